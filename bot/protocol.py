@@ -1,0 +1,225 @@
+"""The channel's messages: one WebSocket between a machine and the dispatcher, JSON text frames.
+
+The machine opens `{dispatcher}/v1/machines/channel` with `Authorization: Bearer <machine token>` and sends
+`hello` first; the dispatcher answers `welcome`. From then on either side sends what it has to say:
+
+    machine → dispatcher                      dispatcher → machine
+    hello              who I am, what I run   welcome       the channel stands
+    heartbeat          phase and load         assign        the session to serve (machines without one)
+    ready              pipeline started       request       a call of the session API, to be answered
+    client-connected   somebody is there      stop          end the session
+    client-disconnected                       acknowledge   `ended` is on record, the process may exit
+    latency            first word, turns
+    response           to a request
+    ended              last word, with reason
+
+A machine reconnects with backoff and says `hello` again with the phase it is in, so that a dispatcher that
+was restarted learns what runs without asking. This module imports pydantic and nothing of ours: it is the
+only one that the dispatcher shares with the bot.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+PROTOCOL_VERSION = 1
+"""Raised when a message changes its meaning; each side accepts one version less than its own."""
+
+CHANNEL_PATH = "/v1/machines/channel"
+MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
+
+MAX_ARGUMENT_BODY_BYTES = 4096
+"""A larger `body` of a start request travels in `assign`, not in the entrypoint's arguments: ECS allows
+8192 characters of overrides in all, and arguments show in consoles and process lists."""
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""The largest frame that either side accepts: a 1 MB body, base64 and JSON around it, and room to spare."""
+
+Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
+"""Where a machine is: `booting` (imports), `idle` (a machine of the reserve), `loading` (the bot file is
+imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet),
+`ready` (pipeline started), `active` (a client is connected), `ending`."""
+
+EndReason = Literal["completed", "stopped", "max_duration", "bot_error", "invalid_bot", "never_ready"]
+"""Why a machine ended: the bot returned; it was told to stop; its time was up; it raised; its file could
+not be imported or has no `async def bot(runner_args)`; it returned before its pipeline had started."""
+
+
+class Message(BaseModel):
+    """A frame of the channel. Unknown fields are ignored: the other side may be one version ahead."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class IceServer(Message):
+    """A STUN or TURN server, in the shape of a browser's RTCIceServer."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
+class Assignment(Message):
+    """What a machine is told of its session, by arguments or over the channel."""
+
+    session_id: str
+    agent: str
+    transport: str
+    body: Any = None
+    """The start request's `body`, as JSON."""
+    room_url: str | None = None
+    token: str | None = None
+    ice_servers: tuple[IceServer, ...] = ()
+    max_duration_seconds: float
+    """The machine ends itself this long after it was assigned, with `max_duration`."""
+
+
+class Timings(Message):
+    """Where a start went, in milliseconds since the machine's process began; None until it happened."""
+
+    connected: float | None = None
+    """The channel stood."""
+    imported: float | None = None
+    """Pipecat was imported."""
+    loaded: float | None = None
+    """The bot file was imported."""
+    offer: float | None = None
+    """The client's offer arrived (SmallWebRTC)."""
+    answer: float | None = None
+    """The answer to it was sent."""
+    pipeline: float | None = None
+    """The pipeline started."""
+    client: float | None = None
+    """The client was connected."""
+    first_word: float | None = None
+    """The bot's first audio went out."""
+
+
+class Hello(Message):
+    type: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL_VERSION
+    machine_id: str
+    session_id: str | None = None
+    phase: Phase
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of `pipecat` and `python`, for the session's record."""
+    timings: Timings = Timings()
+
+
+class Heartbeat(Message):
+    """Sent at the interval of `welcome`, and at once when the phase changes."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    phase: Phase
+    rss_bytes: int
+    cpu_seconds: float
+
+
+class Ready(Message):
+    type: Literal["ready"] = "ready"
+    timings: Timings
+
+
+class ClientConnected(Message):
+    type: Literal["client-connected"] = "client-connected"
+    timings: Timings
+
+
+class ClientDisconnected(Message):
+    type: Literal["client-disconnected"] = "client-disconnected"
+
+
+class Latency(Message):
+    type: Literal["latency"] = "latency"
+    kind: Literal["first_word", "turn"]
+    """`first_word`: from the client's connection to the bot's first audio. `turn`: from the end of the
+    user's speech to the start of the bot's."""
+    milliseconds: float
+
+
+class Response(Message):
+    type: Literal["response"] = "response"
+    id: str
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    """Base64."""
+
+
+class Ended(Message):
+    """The machine's last word. Sent again after a reconnect until it is acknowledged."""
+
+    type: Literal["ended"] = "ended"
+    reason: EndReason
+    message: str
+    """One sentence that a person understands."""
+    detail: str = ""
+    """The end of the traceback, where there is one."""
+    exit_code: int = 0
+    """What the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0 once this
+    message is acknowledged, because some platforms restart a machine that failed."""
+
+
+class Welcome(Message):
+    type: Literal["welcome"] = "welcome"
+    protocol: int = PROTOCOL_VERSION
+    heartbeat_seconds: float
+
+
+class Assign(Message):
+    type: Literal["assign"] = "assign"
+    assignment: Assignment
+
+
+class Request(Message):
+    type: Literal["request"] = "request"
+    id: str
+    method: str
+    path: str
+    """Without the leading slash: `api/offer` for SmallWebRTC, else a route that the bot added."""
+    query: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    """Base64."""
+
+
+class Stop(Message):
+    type: Literal["stop"] = "stop"
+    message: str
+    """Why, in words; it comes back in `ended`."""
+
+
+class Acknowledge(Message):
+    type: Literal["acknowledge"] = "acknowledge"
+
+
+FromMachine = Annotated[
+    Hello | Heartbeat | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
+    Field(discriminator="type"),
+]
+FromDispatcher = Annotated[
+    Welcome | Assign | Request | Stop | Acknowledge, Field(discriminator="type")
+]
+
+_from_machine: TypeAdapter[FromMachine] = TypeAdapter(FromMachine)
+_from_dispatcher: TypeAdapter[FromDispatcher] = TypeAdapter(FromDispatcher)
+
+
+def parse_from_machine(frame: str | bytes) -> FromMachine:
+    """Read a frame that a machine sent.
+
+    Raises:
+        pydantic.ValidationError: it is not one of the messages above.
+    """
+    return _from_machine.validate_json(frame)
+
+
+def parse_from_dispatcher(frame: str | bytes) -> FromDispatcher:
+    """Read a frame that the dispatcher sent.
+
+    Raises:
+        pydantic.ValidationError: it is not one of the messages above.
+    """
+    return _from_dispatcher.validate_json(frame)

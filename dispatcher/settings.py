@@ -1,0 +1,155 @@
+"""Every setting that the dispatcher reads, and the only place where it reads its environment.
+
+Stacks build a dispatcher's environment from the same classes (`Settings.to_environment`), so a setting
+that exists in one and not in the other cannot happen.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENVIRONMENT_PREFIX = "SWITCHBOARD_"
+
+TransportName = Literal["webrtc"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class AgentSettings(BaseModel):
+    """A deployed, named bot: its file, the size of its machine, and its limits."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
+    )
+
+    bot: Path
+    """The bot file: a Python file with `async def bot(runner_args)`."""
+    transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
+    """The transports that a client may ask for; the first is the default."""
+    cpu: float = Field(default=1.0, gt=0, le=64)
+    """vCPUs of one machine."""
+    memory_mb: int = Field(default=1024, ge=256, le=131072)
+    """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
+    env: tuple[EnvironmentName, ...] = ()
+    """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
+    max_sessions: int = Field(default=10, ge=1, le=100_000)
+    """Sessions of this agent that may live at the same time."""
+    start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
+    """From the start request until the machine can take its client."""
+    client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
+    """From a machine that can take its client until the client is there."""
+    max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
+    """From the start request to the forced end. 7200 is Pipecat Cloud's default."""
+
+
+class IceServer(BaseModel):
+    """A STUN or TURN server, in the shape of a browser's RTCIceServer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
+class Settings(BaseSettings):
+    """The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """The address to bind. Anything but loopback needs `api_keys`."""
+    port: int = Field(default=7860, ge=1, le=65535)
+    """The TCP port to bind. 7860 is the port of Pipecat's development runner."""
+    public_url: str | None = None
+    """The URL under which clients reach the dispatcher, if not `http://host:port`."""
+    data_dir: Path = Path(".switchboard/dispatcher")
+    """Where the store, the machines' directories and the signing secret are kept."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the store; by default SQLite in `data_dir`."""
+    log_level: LogLevel = "info"
+    agents: dict[AgentName, AgentSettings] = Field(min_length=1)
+    """Name → agent."""
+    default_agent: str | None = None
+    """The agent of `POST /start`; by default the first of `agents`."""
+    api_keys: tuple[SecretStr, ...] = ()
+    """Keys that clients send as `Authorization: Bearer`; none are needed on loopback."""
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
+    """How often a machine reports over its channel."""
+    ice_servers: tuple[IceServer, ...] = ()
+    """STUN and TURN servers for bots and for clients that ask with `enableDefaultIceServers`."""
+    keep_machine_dirs: int = Field(default=100, ge=0)
+    """How many directories of machines that are gone are kept, for their logs."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_long(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < 16 for key in keys):
+            raise ValueError("a key must be at least 16 characters long")
+        return keys
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.default_agent is not None and self.default_agent not in self.agents:
+            names = ", ".join(self.agents)
+            raise ValueError(f"default_agent '{self.default_agent}' is not an agent; allowed: {names}")
+        if not self.api_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"host '{self.host}' is reachable from other machines, so api_keys must be set; "
+                "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
+            )
+        return self
+
+    @property
+    def url(self) -> str:
+        """The URL under which clients reach the dispatcher, without a slash at the end."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def store_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'switchboard.sqlite'}"
+
+    def to_environment(self) -> dict[str, str]:
+        """The environment variables that give a dispatcher exactly these settings.
+
+        Only what was set is written, so a default can change with the code. Secrets are in it.
+        """
+        dumped: dict[str, Any] = {}
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            if name == "api_keys":
+                value = [key.get_secret_value() for key in value]
+            elif name == "agents":
+                value = {
+                    agent: settings.model_dump(mode="json", exclude_unset=True)
+                    for agent, settings in value.items()
+                }
+            elif name == "ice_servers":
+                value = [server.model_dump(mode="json", exclude_none=True) for server in value]
+            if value is not None:
+                dumped[ENVIRONMENT_PREFIX + name.upper()] = value
+        return {
+            name: json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            for name, value in dumped.items()
+        }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that is bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

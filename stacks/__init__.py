@@ -1,0 +1,1 @@
+"""The Pulumi programs, one package per cloud, and what drives them."""
