@@ -20,6 +20,7 @@ only one that the dispatcher shares with the bot.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -29,6 +30,8 @@ PROTOCOL_VERSION = 1
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
+BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
+"""The path of the bot file inside the machine; `/app/bot.py` in the images."""
 
 MAX_ARGUMENT_BODY_BYTES = 4096
 """A larger `body` of a start request travels in `assign`, not in the entrypoint's arguments: ECS allows
@@ -74,6 +77,33 @@ class Assignment(Message):
     ice_servers: tuple[IceServer, ...] = ()
     max_duration_seconds: float
     """The machine ends itself this long after it was assigned, with `max_duration`."""
+
+
+def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignment | None) -> list[str]:
+    """The arguments of `python -m bot` for a machine; `bot/runtime.py` parses exactly these.
+
+    Without an assignment the machine waits for one over the channel: a machine of the reserve, or one
+    whose session's body is over `MAX_ARGUMENT_BODY_BYTES`.
+    """
+    arguments = ["--machine-id", machine_id, "--dispatcher", dispatcher]
+    if assignment is None:
+        return arguments
+    arguments += [
+        *("--session-id", assignment.session_id),
+        *("--agent", assignment.agent),
+        *("--transport", assignment.transport),
+        *("--max-duration", str(assignment.max_duration_seconds)),
+    ]
+    if assignment.body is not None:
+        arguments += ["--body", json.dumps(assignment.body, separators=(",", ":"))]
+    if assignment.room_url is not None:
+        arguments += ["--room-url", assignment.room_url]
+    if assignment.token is not None:
+        arguments += ["--token", assignment.token]
+    if assignment.ice_servers:
+        servers = [server.model_dump(exclude_none=True) for server in assignment.ice_servers]
+        arguments += ["--ice-servers", json.dumps(servers, separators=(",", ":"))]
+    return arguments
 
 
 class Timings(Message):
@@ -199,9 +229,7 @@ FromMachine = Annotated[
     Hello | Heartbeat | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
     Field(discriminator="type"),
 ]
-FromDispatcher = Annotated[
-    Welcome | Assign | Request | Stop | Acknowledge, Field(discriminator="type")
-]
+FromDispatcher = Annotated[Welcome | Assign | Request | Stop | Acknowledge, Field(discriminator="type")]
 
 _from_machine: TypeAdapter[FromMachine] = TypeAdapter(FromMachine)
 _from_dispatcher: TypeAdapter[FromDispatcher] = TypeAdapter(FromDispatcher)

@@ -26,9 +26,7 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 class AgentSettings(BaseModel):
     """A deployed, named bot: its file, the size of its machine, and its limits."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     bot: Path
     """The bot file: a Python file with `async def bot(runner_args)`."""
