@@ -1,0 +1,240 @@
+/**
+ * One call: from the click to the last word.
+ *
+ * It joins three sources that each know a part: Pipecat's client (signalling, media), the dispatcher's record of
+ * the session (why a bot is gone), and the measured audio (who is heard).
+ */
+
+import { DeviceError, LogLevel, PipecatClient, type RTVIMessage } from "@pipecat-ai/client-js";
+import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
+import { endSession, getSession, isOver, type SessionRecord, SessionWatch, startEndpoint } from "./dispatcher.ts";
+import { LevelMeter } from "./levels.ts";
+import { Microphone } from "./microphone.ts";
+import type { Timeline } from "./timeline.ts";
+import { CONNECTION_LOST, type Trouble, troubleOf, troubleOfSession } from "./trouble.ts";
+
+/** `ending`: the audio is gone and the dispatcher is asked why. */
+export type Phase = "microphone" | "starting" | "live" | "ending" | "ended" | "failed";
+
+export interface CallState {
+  phase: Phase;
+  sessionId?: string;
+  /** The dispatcher's word for where the session is. */
+  session?: SessionRecord["state"];
+  bot: boolean;
+  you: boolean;
+  muted: boolean;
+  dispatcherReachable: boolean;
+  /** What the bot itself last reported as an error. */
+  complaint?: string;
+  /** Why it ended, in words; with `failed` see `trouble`. */
+  ending?: string;
+  trouble?: Trouble;
+}
+
+/** While a machine starts, its failure should show at once. */
+const STARTING_INTERVAL_MS = 500;
+const LIVE_INTERVAL_MS = 2_000;
+/** How long the dispatcher may take to notice that a bot that is gone is gone. */
+const VERDICT_WITHIN_MS = 5_000;
+
+export class Call {
+  state: CallState = { phase: "microphone", bot: false, you: false, muted: false, dispatcherReachable: true };
+  readonly #client: PipecatClient;
+  readonly #microphone = new Microphone();
+  readonly #context = new AudioContext();
+  readonly #audio = new Audio();
+  #watch: SessionWatch | undefined;
+  #botMeter: LevelMeter | undefined;
+  #youMeter: LevelMeter | undefined;
+  #closed = false;
+
+  constructor(
+    private readonly agent: string | null,
+    private readonly timeline: Timeline,
+    private readonly onChange: (state: CallState) => void,
+  ) {
+    this.#client = new PipecatClient({
+      transport: new SmallWebRTCTransport({
+        mediaManager: this.#microphone,
+        // By default the client replaces the first "/start" of the start URL, which an agent's name may contain.
+        offerUrlTemplate: "/sessions/:sessionId/api/offer",
+      }),
+      callbacks: {
+        onBotStarted: (answer) => this.#onStarted(answer as { sessionId?: string }),
+        onConnected: () => this.#onConnected(),
+        onBotReady: () => this.timeline.mark("bot-ready"),
+        onTrackStarted: (track, participant) => {
+          if (track.kind !== "audio") return;
+          if (this.#closed) track.stop();
+          else if (participant?.local) this.#listenToYou(track);
+          else this.#listenToBot(track);
+        },
+        onUserStartedSpeaking: () => this.#set({ you: true }),
+        onUserStoppedSpeaking: () => this.#set({ you: false }),
+        onDisconnected: () => void this.#onDisconnected(),
+        onError: (message) => this.#onComplaint(message),
+      },
+    });
+    this.#client.setLogLevel(LogLevel.WARN);
+  }
+
+  /** 0 to 1, for the meters. */
+  get levels(): { bot: number; you: number } {
+    return { bot: this.#botMeter?.level ?? 0, you: this.state.muted ? 0 : (this.#youMeter?.level ?? 0) };
+  }
+
+  /** Runs the call; all that happens is told through `onChange`. */
+  async run(): Promise<void> {
+    this.#set({});
+    try {
+      // Opening a microphone can take a second, and a machine's start too. They go side by side, unless the
+      // person has yet to be asked: a refusal should cost no machine.
+      const granted = await microphoneIsGranted();
+      const microphone = this.#client.initDevices().then(() => this.timeline.mark("microphone"));
+      if (!granted) await microphone;
+      if (this.#closed) return;
+      this.#set({ phase: "starting" });
+      const request = { transport: "webrtc", enableDefaultIceServers: true, body: {} };
+      const started = this.#client.startBot({ endpoint: startEndpoint(this.agent), requestData: request });
+      const [answer] = await Promise.all([started, microphone]);
+      if (this.#closed) return;
+      await this.#client.connect(answer);
+    } catch (error) {
+      if (!this.#closed) await this.#judge(error);
+    }
+  }
+
+  mute(muted: boolean): void {
+    this.#client.enableMic(!muted);
+    this.#set(muted ? { muted, you: false } : { muted });
+  }
+
+  hangUp(): void {
+    this.#finish({ phase: "ended", ending: "You hung up." });
+  }
+
+  #onStarted(answer: { sessionId?: string }): void {
+    this.timeline.mark("started");
+    const { sessionId } = answer;
+    if (!sessionId) return;
+    if (this.#closed) {
+      // Hung up before the dispatcher had answered: what it started is ours to end.
+      void endSession(sessionId);
+      return;
+    }
+    this.#set({ sessionId });
+    this.#watch = new SessionWatch(sessionId, STARTING_INTERVAL_MS, {
+      record: (record) => this.#onRecord(record),
+      reachable: (dispatcherReachable) => this.#set({ dispatcherReachable }),
+    });
+  }
+
+  #onRecord(record: SessionRecord): void {
+    if (isOver(record)) this.#finishWith(record);
+    else this.#set({ session: record.state });
+  }
+
+  #onConnected(): void {
+    this.timeline.mark("connected");
+    this.#watch?.every(LIVE_INTERVAL_MS);
+    this.#set({ phase: "live" });
+  }
+
+  #onComplaint(message: RTVIMessage): void {
+    const { error, message: text } = message.data as { error?: string; message?: string };
+    const complaint = error ?? text;
+    console.error("The bot reports an error", message.data);
+    if (complaint && this.state.phase === "live") this.#set({ complaint });
+  }
+
+  #listenToYou(track: MediaStreamTrack): void {
+    this.#youMeter?.close();
+    this.#youMeter = new LevelMeter(this.#context, track);
+  }
+
+  #listenToBot(track: MediaStreamTrack): void {
+    this.#audio.srcObject = new MediaStream([track]);
+    this.#audio.play().catch((error: unknown) => console.error("The browser does not play the bot's audio", error));
+    this.#botMeter?.close();
+    this.#botMeter = new LevelMeter(this.#context, track);
+    this.#botMeter.onFirstSound = (at) => {
+      this.timeline.mark("first-sound", at);
+      this.#set({});
+    };
+    this.#botMeter.onSpeaking = (bot) => this.#set({ bot });
+  }
+
+  async #onDisconnected(): Promise<void> {
+    if (!this.#closed) await this.#judge(undefined);
+  }
+
+  /** The media path is gone, or never came up: asks the dispatcher why, and ends the call. */
+  async #judge(error: unknown): Promise<void> {
+    if (this.state.phase === "live") this.#set({ phase: "ending", bot: false, you: false });
+    const record = error instanceof DeviceError ? undefined : await this.#verdict();
+    if (this.#closed) return;
+    if (record && isOver(record)) this.#finishWith(record);
+    else this.#finish({ phase: "failed", trouble: error === undefined ? this.#lost() : troubleOf(error) });
+  }
+
+  #lost(): Trouble {
+    const { complaint } = this.state;
+    return complaint === undefined ? CONNECTION_LOST : { title: "The bot failed", text: complaint };
+  }
+
+  /** The session's record, once it is over; the last one seen if that does not happen in time. */
+  async #verdict(): Promise<SessionRecord | undefined> {
+    const { sessionId } = this.state;
+    if (!sessionId) return undefined;
+    const deadline = performance.now() + VERDICT_WITHIN_MS;
+    let record: SessionRecord | undefined;
+    do {
+      try {
+        record = await getSession(sessionId);
+      } catch {
+        return record; // Unreachable or unknown there: the page has only its own words for it.
+      }
+      if (isOver(record)) return record;
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    } while (performance.now() < deadline && !this.#closed);
+    return record;
+  }
+
+  #finishWith(record: SessionRecord): void {
+    this.#set({ session: record.state });
+    if (record.state === "failed") this.#finish({ phase: "failed", trouble: troubleOfSession(record) });
+    else this.#finish({ phase: "ended", ending: record.message || "The bot ended the call." });
+  }
+
+  #finish(change: Partial<CallState>): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#watch?.stop();
+    this.#botMeter?.close();
+    this.#youMeter?.close();
+    this.#audio.srcObject = null;
+    void this.#context.close();
+    const { sessionId, session } = this.state;
+    if (sessionId && session !== "ended" && session !== "failed") {
+      endSession(sessionId).catch((error: unknown) => console.error("The session could not be ended", error));
+    }
+    this.#client.disconnect().catch((error: unknown) => console.error("The client did not disconnect", error));
+    void this.#microphone.disconnect();
+    this.#set({ ...change, bot: false, you: false });
+  }
+
+  #set(change: Partial<CallState>): void {
+    this.state = { ...this.state, ...change };
+    this.onChange(this.state);
+  }
+}
+
+/** Whether the page may use the microphone without asking. */
+async function microphoneIsGranted(): Promise<boolean> {
+  try {
+    return (await navigator.permissions.query({ name: "microphone" as PermissionName })).state === "granted";
+  } catch {
+    return false; // A browser that cannot say (older Firefox) is asked first.
+  }
+}

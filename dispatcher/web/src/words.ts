@@ -1,0 +1,55 @@
+/** The page's words for the state of a call. */
+
+import type { CallState } from "./call.ts";
+
+export interface Words {
+  /** Drives the colours: nothing happening, waiting, in a call, or something wrong. */
+  tone: "calm" | "busy" | "live" | "bad";
+  title: string;
+  text: string;
+}
+
+/** `state` is null before the first call. */
+export function wordsFor(state: CallState | null, agent: string | null): Words {
+  const bot = agent ?? "the bot";
+  if (state === null) {
+    return { tone: "calm", title: `Talk to ${bot}`, text: "Your browser will ask for the microphone." };
+  }
+  switch (state.phase) {
+    case "microphone":
+      return { tone: "busy", title: "Opening the microphone", text: "Allow it if your browser asks." };
+    case "starting":
+      return state.session === "queued"
+        ? { tone: "busy", title: "Waiting for a free line", text: "The call starts as soon as one is free." }
+        : { tone: "busy", title: "Connecting", text: `A machine of your own starts for ${bot}.` };
+    case "live":
+      return liveWords(state, bot);
+    case "ending":
+      return { tone: "busy", title: "The call was cut off", text: "Asking the dispatcher why." };
+    case "ended":
+      return { tone: "calm", title: "Call ended", text: state.ending ?? "" };
+    case "failed":
+      return { tone: "bad", title: state.trouble?.title ?? "The call failed", text: state.trouble?.text ?? "" };
+  }
+}
+
+function liveWords(state: CallState, bot: string): Words {
+  const title = state.bot
+    ? `${capitalised(bot)} is speaking`
+    : state.you
+      ? "You are speaking"
+      : state.muted
+        ? "You are muted"
+        : "Listening";
+  const words = { tone: "live", title } as const;
+  if (state.complaint) return { ...words, text: `The bot reports: ${state.complaint}` };
+  if (!state.dispatcherReachable) {
+    return { ...words, text: "The dispatcher does not answer. The call itself goes on." };
+  }
+  if (state.muted) return { ...words, text: `${capitalised(bot)} cannot hear you.` };
+  return { ...words, text: state.bot ? "You can interrupt at any time." : "Say something." };
+}
+
+function capitalised(words: string): string {
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
