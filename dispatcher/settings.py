@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """Keys that clients send as `Authorization: Bearer`; none are needed on loopback."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     """How often a machine reports over its channel."""
+    call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
+    """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for bots and for clients that ask with `enableDefaultIceServers`."""
     keep_machine_dirs: int = Field(default=100, ge=0)

@@ -1,0 +1,126 @@
+"""`python -m dispatcher` serves; `python -m dispatcher stop-machines` ends every machine of this data_dir.
+
+Settings come from `SWITCHBOARD_…` environment variables. SIGTERM and SIGINT end the dispatcher and leave
+live bots alone: they are processes of their own and reconnect to the next dispatcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import socket
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from bot.protocol import MAX_MESSAGE_BYTES
+from dispatcher.app import Dispatcher, build
+from dispatcher.machines.provider import MachineStatus
+from dispatcher.sessions.lifecycle import End
+from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 10
+"""How long answers in flight may take once the dispatcher was told to exit."""
+
+
+def main() -> int:
+    """Run the command line; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dispatcher", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["serve", "stop-machines"], default="serve")
+    command = parser.parse_args().command
+    try:
+        settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
+    except ValidationError as error:
+        return _fail("; ".join(_in_words(dict(item)) for item in error.errors()))
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if command == "stop-machines":
+        asyncio.run(stop_machines(build(settings)))
+        return 0
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to exit."""
+    try:
+        listener = _listen(settings)
+    except OSError as error:
+        reason = (
+            "is taken by another program"
+            if error.errno == errno.EADDRINUSE
+            else f"cannot be bound ({error.strerror})"
+        )
+        return _fail(f"port: {settings.port} on {settings.host} {reason}; allowed: any free port")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build(settings).app,
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            ws_max_size=MAX_MESSAGE_BYTES,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            server_header=False,
+        )
+    )
+    log.info("serving %s", settings.url)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+async def stop_machines(dispatcher: Dispatcher) -> None:
+    """End every machine, and close what sessions they had, whether or not a dispatcher runs."""
+    await dispatcher.store.open()
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for status in dispatcher.provider.list():
+                group.create_task(_stop_one(dispatcher, status))
+        for session in await dispatcher.store.live_sessions():
+            await dispatcher.service.close(session, End("stopped", "The deployment was taken down."))
+        await dispatcher.service.drain()
+    finally:
+        await dispatcher.store.close()
+
+
+async def _stop_one(dispatcher: Dispatcher, status: MachineStatus) -> None:
+    log.info("stopping machine %s", status.id)
+    await dispatcher.service.release(status.id, "The deployment was taken down.")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _in_words(item: dict) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    variable = f"{ENVIRONMENT_PREFIX}{name.upper()}" if "." not in name else name
+    if item["type"] == "missing":
+        return f"{variable} is not set"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{variable}: {message}" if name else message
+
+
+def _fail(message: str) -> int:
+    print(f"dispatcher: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What operators and the page ask: health, agents, and the page itself."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dispatcher.api.problems import problem
+from dispatcher.sessions.service import SessionService
+from dispatcher.store.store import Store
+
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
+
+# The audio worklets of Pipecat's client come from blob URLs; nothing comes from another host.
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' blob:",
+        "worker-src 'self' blob:",
+        "media-src 'self' blob: mediastream:",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+PAGE_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=()",
+}
+
+
+def router(service: SessionService, store: Store) -> APIRouter:
+    """Health and readiness, the agents, and the voice page."""
+    routes = APIRouter()
+
+    @routes.get("/healthz")
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @routes.get("/readyz")
+    async def readyz() -> JSONResponse:
+        if service.draining:
+            return problem(503, "The dispatcher is about to exit.", code="draining")
+        try:
+            await store.ping()
+        except SQLAlchemyError:
+            log.exception("the store does not answer")
+            return problem(503, "The store does not answer.", code="store_down")
+        return JSONResponse({"status": "ok"})
+
+    @routes.get("/v1/agents")
+    async def agents() -> JSONResponse:
+        listed = [
+            {"name": name, "transports": list(agent.transports)} for name, agent in service.agents.items()
+        ]
+        return JSONResponse({"agents": listed, "defaultAgent": service.default_agent})
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> Response:
+        index = PAGE / "index.html"
+        if not index.is_file():
+            return problem(404, "The voice page is not built; 'make up' builds it.")
+        return FileResponse(index, headers=PAGE_HEADERS | {"Cache-Control": "no-cache"})
+
+    return routes
+
+
+def mount_page(app: FastAPI) -> None:
+    """Serve the page's files; their names carry a hash of their content."""
+    if (PAGE / "assets").is_dir():
+        app.mount("/assets", _Immutable(StaticFiles(directory=PAGE / "assets")))
+
+
+class _Immutable:
+    """Lets browsers keep what never changes under its name."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_cached(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                cached = (b"cache-control", b"public, max-age=31536000, immutable")
+                message["headers"] = [*message["headers"], cached]
+            await send(message)
+
+        await self._app(scope, receive, send_cached)

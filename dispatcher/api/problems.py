@@ -1,0 +1,91 @@
+"""Errors as clients read them: RFC 9457, with Pipecat Cloud's members beside the standard ones.
+
+`error` and `code` are Pipecat Cloud's; `info` is what Pipecat's JavaScript client shows to a person.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from dispatcher.sessions.errors import SessionError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """The body of every answer that is an error."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    error: str
+    code: str
+    info: str
+
+
+def problem(
+    status: int, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error answer; `detail` is a sentence for the person at the other end."""
+    body = Problem(
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        error=detail,
+        code=code or str(status),
+        info=detail,
+    )
+    return JSONResponse(body.model_dump(), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app an answer of this form."""
+    app.add_exception_handler(SessionError, _session_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _session_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SessionError)  # noqa: S101 - for the type checker
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return problem(error.status, str(error), code=error.code, headers=headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    return problem(400, "; ".join(_in_words(item) for item in error.errors()))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    return problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises it again after this answer, and the server logs it with its traceback.
+    return problem(500, "Something went wrong in the dispatcher; its log has the details.")
+
+
+def _in_words(item: Mapping[str, Any]) -> str:
+    place = [str(part) for part in item["loc"] if part not in ("body", "query", "path")]
+    field = ".".join(place) or "the request's body"
+    message = str(item["msg"])
+    if item["type"] in ("json_invalid", "missing") or "input" not in item:
+        return f"{field}: {message}"
+    value = repr(item["input"])
+    return f"{field}: {message}, not {value if len(value) <= 80 else value[:77] + '…'}"

@@ -1,0 +1,97 @@
+"""A session: its state, its end, and the way to its bot."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from bot import protocol
+from dispatcher.api.bodies import read_body
+from dispatcher.machines.channels import new_request_id
+from dispatcher.sessions.lifecycle import Session
+from dispatcher.sessions.service import SessionService
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+
+# Hop-by-hop headers belong to one connection (RFC 9110, 7.6.1); credentials are the dispatcher's, not the
+# bot's; lengths are counted anew.
+NOT_FORWARDED = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "host", "authorization", "cookie", "content-length"),
+    }
+)
+
+
+def router(service: SessionService) -> APIRouter:
+    """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
+    routes = APIRouter()
+
+    @routes.get("/sessions/{session_id}")
+    async def show(session_id: str) -> JSONResponse:
+        return JSONResponse(describe(await service.get(session_id)))
+
+    @routes.delete("/sessions/{session_id}")
+    @routes.delete("/v1/agents/{agent}/sessions/{session_id}")
+    async def stop(session_id: str, agent: str | None = None) -> JSONResponse:
+        await service.stop(session_id, by="its client")
+        return JSONResponse({"status": "terminated", "session_id": session_id})
+
+    @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS)
+    @routes.api_route("/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS)
+    async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
+        body = await read_body(request)
+        message = protocol.Request(
+            id=new_request_id(),
+            method=request.method,
+            path=path,
+            query=request.url.query,
+            headers=_forwarded(request.headers.items()),
+            body=base64.b64encode(body).decode(),
+        )
+        answer = await service.call(session_id, message)
+        response = Response(base64.b64decode(answer.body), answer.status)
+        for name, value in _forwarded(answer.headers):
+            response.headers.append(name, value)
+        return response
+
+    return routes
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """A session as its owner reads it. Pipecat Cloud's members are among the others."""
+    end = session.ended_at
+    ready_after = session.ready_at - session.created_at if session.ready_at is not None else None
+    return {
+        "sessionId": session.id,
+        "agent": session.agent,
+        "transport": session.transport,
+        "state": session.state,
+        "phase": session.phase,
+        "createdAt": _iso(session.created_at),
+        "startedAt": _iso(session.started_at),
+        "readyAt": _iso(session.ready_at),
+        "activeAt": _iso(session.active_at),
+        "endedAt": _iso(end),
+        "reason": session.reason,
+        "message": session.message,
+        "detail": session.detail,
+        "exitCode": session.exit_code,
+        "durationSeconds": round(end - session.created_at, 3) if end is not None else None,
+        "botStartSeconds": round(ready_after) if ready_after is not None else None,
+        "timings": session.timings,
+        "latency": {"firstWordMs": session.first_word_ms, "turnMs": session.turns_ms},
+    }
+
+
+def _iso(time: float | None) -> str | None:
+    return None if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+
+
+def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in headers if name.lower() not in NOT_FORWARDED)

@@ -1,0 +1,65 @@
+"""Starting a session: the request and the answer of Pipecat Cloud's API and of the development runner."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dispatcher.api.bodies import read_body
+from dispatcher.sessions.service import SessionService, Start, Wait
+from dispatcher.transports.transport import Wanted
+
+
+class StartRequest(BaseModel):
+    """Pipecat Cloud's start request. Members that are not known are ignored, as it does."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    transport: str | None = None
+    createDailyRoom: bool = False
+    enableDefaultIceServers: bool = False
+    body: Any = None
+
+
+def router(service: SessionService) -> APIRouter:
+    """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
+    routes = APIRouter()
+
+    @routes.post("/start")
+    async def start(request: Request, wait: Annotated[Wait, Query()] = "ready") -> JSONResponse:
+        return await _start(service, None, request, wait)
+
+    @routes.post("/v1/public/{agent}/start")
+    async def start_agent(
+        agent: str, request: Request, wait: Annotated[Wait, Query()] = "ready"
+    ) -> JSONResponse:
+        return await _start(service, agent, request, wait)
+
+    return routes
+
+
+async def _start(service: SessionService, agent: str | None, request: Request, wait: Wait) -> JSONResponse:
+    wanted = await _read(request)
+    started = await service.start(
+        Start(
+            agent=agent,
+            # The older way of asking for Daily, which clients still use.
+            transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
+            body=wanted.body,
+            wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
+            wait=wait,
+        )
+    )
+    return JSONResponse({"sessionId": started.session.id, **started.client})
+
+
+async def _read(request: Request) -> StartRequest:
+    raw = await read_body(request)
+    try:
+        return StartRequest.model_validate_json(raw) if raw.strip() else StartRequest()
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error

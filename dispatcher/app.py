@@ -1,0 +1,106 @@
+"""The composition root: the only file that knows every concrete class."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from dispatcher.api import machines, operations, problems, sessions, start
+from dispatcher.api.auth import Gate
+from dispatcher.clock import Clock, SystemClock
+from dispatcher.machines.channels import Channels
+from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.provider import MachineProvider
+from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
+from dispatcher.sessions.reaper import Reaper
+from dispatcher.sessions.reports import Reports
+from dispatcher.sessions.service import SessionService
+from dispatcher.settings import Settings
+from dispatcher.store.store import Store
+from dispatcher.transports.webrtc import WebRTC
+
+
+@dataclass(frozen=True)
+class Dispatcher:
+    """A dispatcher's parts, wired."""
+
+    settings: Settings
+    store: Store
+    provider: MachineProvider
+    service: SessionService
+    reaper: Reaper
+    app: FastAPI
+
+
+def build(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    provider: MachineProvider | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Dispatcher:
+    """Wire a dispatcher. Nothing runs and nothing is opened until its app starts."""
+    clock = clock or SystemClock()
+    store = Store(settings.store_url)
+    provider = provider or ProcessProvider(
+        settings.data_dir / "machines", python=sys.executable, keep=settings.keep_machine_dirs
+    )
+    channels = Channels()
+    tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
+    service = SessionService(
+        settings=settings,
+        store=store,
+        provider=provider,
+        transports={"webrtc": WebRTC(settings.ice_servers)},
+        channels=channels,
+        tokens=tokens,
+        clock=clock,
+        environment=environment,
+        dispatcher_url=_url_for_machines(settings),
+    )
+    reaper = Reaper(
+        settings=settings, service=service, store=store, provider=provider, channels=channels, clock=clock
+    )
+    reports = Reports(
+        service=service,
+        store=store,
+        channels=channels,
+        clock=clock,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        on_lost=reaper.nudge,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await store.open()
+        reaping = asyncio.create_task(reaper.run())
+        try:
+            yield
+        finally:
+            await service.drain()
+            reaping.cancel()
+            await asyncio.wait([reaping])
+            await store.close()
+
+    app = FastAPI(title="Switchboard dispatcher", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Gate, settings=settings)
+    problems.install(app)
+    # The channel, health and agents come before the session proxy, which takes any path below a session.
+    app.include_router(machines.router(reports, tokens))
+    app.include_router(operations.router(service, store))
+    app.include_router(start.router(service))
+    app.include_router(sessions.router(service))
+    operations.mount_page(app)
+    return Dispatcher(settings, store, provider, service, reaper, app)
+
+
+def _url_for_machines(settings: Settings) -> str:
+    """Where machines on this host find the dispatcher: never through a public name or a proxy."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -1,0 +1,107 @@
+"""The contract with a machines API, and the closed set of errors that callers act on.
+
+ProviderError
+├── Throttled      too many calls; the same call may go through after `retry_after` seconds
+├── NoCapacity     the provider has no machine of this size here now; another placement may
+├── QuotaReached   the account's limit; another placement may help, repeating the call does not
+├── Rejected       permanent: the request or the stack is wrong
+└── Unreachable    nothing is known, the call may have worked: look the machine up by its id first
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+
+class ProviderError(Exception):
+    """A call to a machines API did not do what was asked. The text is for the person who reads the log."""
+
+
+class Throttled(ProviderError):
+    """Too many calls. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoCapacity(ProviderError):
+    """The provider has no machine of this size here now."""
+
+
+class QuotaReached(ProviderError):
+    """The account's limit is reached."""
+
+
+class Rejected(ProviderError):
+    """Permanent: repeating the same call cannot help."""
+
+
+class Unreachable(ProviderError):
+    """No answer: the call may have worked or not."""
+
+
+class MachineState(StrEnum):
+    """What a provider says of a machine. `started` is no promise that the bot in it is ready."""
+
+    requested = "requested"
+    started = "started"
+    gone = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One machine to create. Its provider-side identity follows from `id` alone."""
+
+    id: str
+    image: str
+    """What to run: an image reference, or for processes the path of the bot file."""
+    arguments: tuple[str, ...]
+    """The arguments of `python -m bot`."""
+    environment: Mapping[str, str] = field(repr=False)
+    """The whole environment of the bot. It holds the machine's token: never log it."""
+    cpu: float
+    """vCPUs."""
+    memory_mb: int
+    """MiB."""
+    max_duration: timedelta
+    """The deadline that a provider enforces where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatus:
+    """What a provider knows of a machine."""
+
+    id: str
+    state: MachineState
+    exit_code: int | None = None
+    """Of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal n."""
+
+
+class MachineProvider(Protocol):
+    """An adapter to one machines API. Every method raises `ProviderError` and nothing else by design."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in rows, logs and metrics."""
+        ...
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        """Create the machine; a second call with the same `spec.id` gives the same machine."""
+        ...
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        """What is known of the machine, or None if the provider has never heard of it."""
+        ...
+
+    def list(self) -> AsyncIterator[MachineStatus]:
+        """Every machine of this deployment that is not gone."""
+        ...
+
+    async def stop(self, machine_id: str, grace: timedelta) -> None:
+        """End the machine: ask it, and after `grace` force it. Stopping what is gone is fine."""
+        ...

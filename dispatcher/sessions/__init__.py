@@ -1,0 +1,1 @@
+"""Sessions: their lifecycle (pure), the service that runs them, and the reaper."""

@@ -1,0 +1,74 @@
+"""What can go wrong with a request for a session.
+
+    SessionError
+    ├── InvalidRequest       400  the request names something that is not on offer
+    │   └── UnknownAgent     404  no agent of that name
+    ├── UnknownSession       404  no session of that id
+    ├── SessionOver          410  the session had ended before the request came
+    ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps
+    ├── StartFailed          502  the machine or the bot failed before the request could be served
+    ├── NotStarted           503  the provider has no machine now; retry helps
+    └── TookTooLong          504  no answer from the bot in time
+
+Each carries the sentence that a person reads (`str`), a stable code, and after how many seconds a retry
+can help, if it can.
+"""
+
+from __future__ import annotations
+
+
+class SessionError(Exception):
+    """A request for a session that could not be served."""
+
+    status = 500
+    code = "internal"
+    retry_after: float | None = None
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class InvalidRequest(SessionError):
+    status = 400
+    code = "400"
+
+
+class UnknownAgent(InvalidRequest):
+    status = 404
+    code = "404"
+
+
+class UnknownSession(SessionError):
+    status = 404
+    code = "404"
+
+
+class SessionOver(SessionError):
+    status = 410
+    code = "session_over"
+
+
+class AtCapacity(SessionError):
+    status = 429
+    code = "PCC-AGENT-AT-CAPACITY"
+    retry_after = 5.0
+
+
+class StartFailed(SessionError):
+    status = 502
+    code = "start_failed"
+
+
+class NotStarted(SessionError):
+    status = 503
+    code = "no_capacity"
+    retry_after = 5.0
+
+
+class TookTooLong(SessionError):
+    status = 504
+    code = "timeout"

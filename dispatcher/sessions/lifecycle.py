@@ -1,0 +1,227 @@
+"""All states and transitions of sessions and machines, and nothing else: values in, values out.
+
+    session   queued → starting → ready → active → ended
+                └─────────┴─────────┴────────┴──→ failed     (and `ended` from any of them: it was stopped)
+
+    machine   requested → started → gone
+
+An event that comes late or twice changes nothing: a channel may repeat itself after a reconnect, and a
+session that is over stays over, with the first reason that was given.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from bot.protocol import Ended, Phase, Timings
+from dispatcher.machines.provider import MachineState, MachineStatus
+from dispatcher.settings import AgentSettings
+
+
+class SessionState(StrEnum):
+    queued = "queued"
+    starting = "starting"
+    ready = "ready"
+    active = "active"
+    ended = "ended"
+    failed = "failed"
+
+
+LIVE = (SessionState.queued, SessionState.starting, SessionState.ready, SessionState.active)
+OVER = (SessionState.ended, SessionState.failed)
+
+GOOD_ENDS = frozenset({"completed", "stopped"})
+"""The reasons of `ended`; every other reason is a failure."""
+
+DEADLINE_GRACE_SECONDS = 15.0
+"""How long after its maximum duration a session is left to its bot's own timer."""
+
+MAX_TURNS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One conversation. Times are unix seconds; None until it happened."""
+
+    id: str
+    agent: str
+    transport: str
+    body: Any
+    ice_servers: list[dict[str, Any]]
+    machine_id: str
+    state: SessionState
+    created_at: float
+    phase: Phase | None = None
+    started_at: float | None = None
+    """The provider said that the machine started."""
+    waiting_at: float | None = None
+    """The machine could take its client."""
+    ready_at: float | None = None
+    active_at: float | None = None
+    ended_at: float | None = None
+    reason: str | None = None
+    message: str | None = None
+    detail: str | None = None
+    exit_code: int | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    first_word_ms: float | None = None
+    turns_ms: list[float] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine of a session."""
+
+    id: str
+    session_id: str | None
+    provider: str
+    state: MachineState
+    created_at: float
+    gone_at: float | None = None
+    exit_code: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a session is over: a stable code, a sentence for people, and what else is known."""
+
+    reason: str
+    message: str
+    detail: str | None = None
+    exit_code: int | None = None
+
+
+def launched(session: Session) -> Session:
+    """A machine is being asked for."""
+    if session.state is not SessionState.queued:
+        return session
+    return replace(session, state=SessionState.starting)
+
+
+def started(session: Session, now: float) -> Session:
+    """The provider says that the machine started."""
+    if session.over or session.started_at is not None:
+        return session
+    return replace(launched(session), started_at=now)
+
+
+def reported(session: Session, phase: Phase, timings: Timings | None, now: float) -> Session:
+    """The machine said over its channel in which phase it is."""
+    if session.over:
+        return _timed(session, timings)
+    session = _timed(replace(started(session, now), phase=phase), timings)
+    if phase in ("waiting", "starting", "ready", "active") and session.waiting_at is None:
+        session = replace(session, waiting_at=now)
+    if phase in ("ready", "active") and session.ready_at is None:
+        session = replace(session, state=SessionState.ready, ready_at=now)
+    if phase == "active" and session.active_at is None:
+        session = replace(session, state=SessionState.active, active_at=now)
+    return session
+
+
+def first_word(session: Session, milliseconds: float) -> Session:
+    """The bot's first audio went out so long after the client was connected."""
+    return session if session.first_word_ms is not None else replace(session, first_word_ms=milliseconds)
+
+
+def turn(session: Session, milliseconds: float) -> Session:
+    """The bot answered the user after so long."""
+    return replace(session, turns_ms=[*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:])
+
+
+def over(session: Session, end: End, now: float) -> Session:
+    """The session is over, for this reason."""
+    if session.over:
+        return session
+    state = SessionState.ended if end.reason in GOOD_ENDS else SessionState.failed
+    return replace(
+        session,
+        state=state,
+        ended_at=now,
+        reason=end.reason,
+        message=end.message,
+        detail=end.detail,
+        exit_code=end.exit_code,
+    )
+
+
+def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> Machine:
+    """The provider says that the machine is gone, or has never heard of it."""
+    if machine.state is MachineState.gone:
+        return machine
+    exit_code = status.exit_code if status is not None else None
+    return replace(machine, state=MachineState.gone, gone_at=now, exit_code=exit_code)
+
+
+def end_by_report(report: Ended) -> End:
+    """The bot's own last word."""
+    return End(report.reason, report.message, report.detail or None, report.exit_code)
+
+
+def end_by_loss(status: MachineStatus | None) -> End:
+    """The machine is gone and had not said why."""
+    if status is None:
+        return End("machine_lost", "The machine is gone, and the provider has no record of it.")
+    if status.exit_code is None:
+        return End("machine_lost", "The machine is gone; its bot's exit status is not known.")
+    number = status.exit_code - 128
+    if number not in set(signal.Signals):
+        return End(
+            "machine_exited",
+            f"The bot's process ended with exit status {status.exit_code} before it could say why.",
+            exit_code=status.exit_code,
+        )
+    name = signal.Signals(number).name
+    message = f"The bot's process was killed with signal {number} ({name})."
+    if name == "SIGKILL":
+        message += " The system does that when memory runs out."
+    return End("machine_killed", message, exit_code=status.exit_code)
+
+
+def overdue(session: Session, agent: AgentSettings, now: float) -> End | None:
+    """The deadline that a live session has missed, if any."""
+    if now > session.created_at + agent.max_duration_seconds + DEADLINE_GRACE_SECONDS:
+        allowed = f"{agent.max_duration_seconds:g} s"
+        return End("max_duration", f"The session outlived its maximum duration of {allowed}.")
+    if session.ready_at is not None:
+        return None
+    if session.waiting_at is None:
+        if now <= session.created_at + agent.start_timeout_seconds:
+            return None
+        limit = f"{agent.start_timeout_seconds:g} s"
+        return End("start_timeout", f"The bot was not ready within {limit}; {_last_step(session)}.")
+    if now <= session.waiting_at + agent.client_timeout_seconds:
+        return None
+    limit = f"{agent.client_timeout_seconds:g} s"
+    if session.phase == "starting":
+        return End("start_timeout", f"The bot's pipeline did not start within {limit}.")
+    return End("no_client", f"No client connected within {limit}.")
+
+
+def _last_step(session: Session) -> str:
+    if session.started_at is None:
+        return "its machine never started"
+    if session.phase is None:
+        return "its machine runs, but never reported"
+    if session.phase == "loading":
+        return "it was still importing the bot file"
+    return f"its last report was '{session.phase}'"
+
+
+def _timed(session: Session, timings: Timings | None) -> Session:
+    if timings is None:
+        return session
+    known = timings.model_dump(exclude_none=True)
+    return (
+        session
+        if known.items() <= session.timings.items()
+        else replace(session, timings=session.timings | known)
+    )

@@ -1,0 +1,122 @@
+"""Looks after every machine that is not gone: deadlines, silence, and what a crash left half done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from dispatcher.clock import Clock
+from dispatcher.machines.channels import Channels
+from dispatcher.machines.provider import MachineProvider, MachineState, MachineStatus, ProviderError
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.lifecycle import Machine, Session
+from dispatcher.sessions.service import SessionService
+from dispatcher.settings import Settings
+from dispatcher.store.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+"""How often the reaper looks. Only machines without a channel cost a question to the provider."""
+
+MISSED_HEARTBEATS = 3
+"""After so many missed heartbeats the provider is asked, channel or not."""
+
+RELEASE_SECONDS = 15.0
+"""How long after its session's end a machine may take to go, before the reaper ends it again."""
+
+
+class Reaper:
+    """One per deployment."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        service: SessionService,
+        store: Store,
+        provider: MachineProvider,
+        channels: Channels,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._store = store
+        self._provider = provider
+        self._channels = channels
+        self._clock = clock
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Something happened that cannot wait for the next tick."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Look, again and again, until cancelled."""
+        while True:
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("the reaper could not finish its round")
+            await self._pause()
+
+    async def tick(self) -> None:
+        """One look at every machine that is not known to be gone."""
+        for machine in await self._store.live_machines():
+            try:
+                await self._look_at(machine)
+            except ProviderError:
+                # Nothing is known of the machine: its row stays as it is until the provider answers.
+                log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
+
+    async def _pause(self) -> None:
+        sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
+        nudge = asyncio.create_task(self._nudged.wait())
+        try:
+            await asyncio.wait((sleep, nudge), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            nudge.cancel()
+            self._nudged.clear()
+
+    async def _look_at(self, machine: Machine) -> None:
+        session = await self._store.session_of_machine(machine.id)
+        if session is None or session.over:
+            await self._see_off(machine, session)
+            return
+        if self._is_silent(machine):
+            status = await self._provider.get(machine.id)
+            if _is_lost(status, session):
+                await self._lost(machine, status)
+                return
+        agent = self._settings.agents.get(session.agent)
+        if agent is None:
+            return  # the agent left the settings; the bot's own timer ends the session
+        if (end := lifecycle.overdue(session, agent, self._clock.now())) is not None:
+            await self._service.close(session, end)
+
+    async def _see_off(self, machine: Machine, session: Session | None) -> None:
+        """The session is over: its machine goes by itself, or is made to."""
+        if await self._service.note_if_gone(machine.id):
+            return
+        over_at = session.ended_at if session is not None else machine.created_at
+        if over_at is None or self._clock.now() > over_at + RELEASE_SECONDS:
+            await self._service.release(machine.id, "The session is over.")
+
+    async def _lost(self, machine: Machine, status: MachineStatus | None) -> None:
+        # Read again: the bot's last word may have come in while the provider was asked.
+        session = await self._store.session_of_machine(machine.id)
+        if session is not None and not session.over:
+            await self._service.close(session, lifecycle.end_by_loss(status))
+
+    def _is_silent(self, machine: Machine) -> bool:
+        last_heard = self._channels.last_heard(machine.id)
+        allowed = MISSED_HEARTBEATS * self._settings.heartbeat_seconds
+        return last_heard is None or self._clock.now() > last_heard + allowed
+
+
+def _is_lost(status: MachineStatus | None, session: Session) -> bool:
+    if status is None:
+        # The provider may not know it yet: it was only just asked for.
+        return session.started_at is not None
+    return status.state is MachineState.gone

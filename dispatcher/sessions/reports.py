@@ -1,0 +1,115 @@
+"""What the machines say over their channels, and what it means for their sessions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from bot.protocol import (
+    Acknowledge,
+    Assign,
+    ClientConnected,
+    Ended,
+    FromMachine,
+    Heartbeat,
+    Hello,
+    Latency,
+    Ready,
+    Response,
+    Stop,
+    Welcome,
+)
+from dispatcher.clock import Clock
+from dispatcher.machines.channels import Channels, Send
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.service import SessionService
+from dispatcher.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Reports:
+    """Hears the machines.
+
+    Args:
+        on_lost: Called when a machine's channel breaks: somebody should look after it soon.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: SessionService,
+        store: Store,
+        channels: Channels,
+        clock: Clock,
+        heartbeat_seconds: float,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._channels = channels
+        self._clock = clock
+        self._heartbeat_seconds = heartbeat_seconds
+        self._on_lost = on_lost
+
+    async def connected(self, machine_id: str, hello: Hello, send: Send) -> None:
+        """A machine said hello: learn what it runs, and tell it what it has to know."""
+        await send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
+        self._channels.attach(machine_id, send, self._clock.now())
+        session = await self._store.session_of_machine(machine_id)
+        if session is None:
+            await send(Stop(message="No session of this deployment runs on this machine."))
+            return
+        await self._store.update_machine(
+            machine_id, lambda machine: replace(machine, versions=hello.versions)
+        )
+        if session.over:
+            await send(Stop(message=session.message or "The session is over."))
+        elif hello.session_id is None:
+            await send(Assign(assignment=self._service.assignment(session)))
+        now = self._clock.now()
+        await self._service.change(
+            session.id, lambda current: lifecycle.reported(current, hello.phase, hello.timings, now)
+        )
+
+    def disconnected(self, machine_id: str, send: Send) -> None:
+        """A machine's connection broke. What that means, the provider knows."""
+        if self._channels.detach(machine_id, send):
+            self._on_lost()
+
+    async def heard(self, machine_id: str, message: FromMachine) -> None:
+        """A machine said something."""
+        now = self._clock.now()
+        self._channels.heard(machine_id, now)
+        if isinstance(message, Response):
+            self._channels.answered(machine_id, message)
+            return
+        session = await self._store.session_of_machine(machine_id)
+        if session is None:
+            log.warning("machine %s has no session, and says %s", machine_id, message.type)
+            return
+        if isinstance(message, Ended):
+            await self._ended(session, message)
+            return
+        await self._service.change(session.id, lambda current: _change(current, message, now))
+
+    async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
+        await self._service.close(session, lifecycle.end_by_report(message))
+        await self._channels.send(session.machine_id, Acknowledge())
+
+
+def _change(session: lifecycle.Session, message: FromMachine, now: float) -> lifecycle.Session:
+    match message:
+        case Heartbeat():
+            return lifecycle.reported(session, message.phase, None, now)
+        case Ready():
+            return lifecycle.reported(session, "ready", message.timings, now)
+        case ClientConnected():
+            return lifecycle.reported(session, "active", message.timings, now)
+        case Latency(kind="first_word"):
+            return lifecycle.first_word(session, message.milliseconds)
+        case Latency(kind="turn"):
+            return lifecycle.turn(session, message.milliseconds)
+        case _:  # a client that left may come back; the rest was dealt with before
+            return session

@@ -1,0 +1,368 @@
+"""Runs sessions: starts them, passes calls to their bots, hears what their machines report, ends them.
+
+The row comes first, then the machine. What a client waits for is a change of the row, so it makes no
+difference who caused it: the provider, the machine's channel, the reaper or a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+from bot.protocol import (
+    MACHINE_TOKEN_VARIABLE,
+    MAX_ARGUMENT_BODY_BYTES,
+    Assignment,
+    IceServer,
+    Request,
+    Response,
+    Stop,
+    entrypoint_arguments,
+)
+from dispatcher.clock import Clock
+from dispatcher.machines.channels import Channels
+from dispatcher.machines.provider import (
+    MachineProvider,
+    MachineSpec,
+    MachineState,
+    NoCapacity,
+    ProviderError,
+    QuotaReached,
+    Throttled,
+    Unreachable,
+)
+from dispatcher.machines.tokens import MachineTokens
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.errors import (
+    AtCapacity,
+    InvalidRequest,
+    NotStarted,
+    SessionOver,
+    StartFailed,
+    TookTooLong,
+    UnknownAgent,
+    UnknownSession,
+)
+from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store.store import Store
+from dispatcher.transports.transport import Transport, Wanted
+
+log = logging.getLogger(__name__)
+
+Wait = Literal["none", "started", "ready"]
+
+STOP_GRACE = timedelta(seconds=5)
+"""What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start request, validated in form only."""
+
+    agent: str | None = None
+    transport: str | None = None
+    body: Any = None
+    wanted: Wanted = field(default_factory=Wanted)
+    wait: Wait = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A session that was started, and what its client needs to join."""
+
+    session: Session
+    client: Mapping[str, Any]
+
+
+class SessionService:
+    """The sessions of this deployment.
+
+    Args:
+        environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
+        dispatcher_url: Where the machines find the dispatcher.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        provider: MachineProvider,
+        transports: Mapping[str, Transport],
+        channels: Channels,
+        tokens: MachineTokens,
+        clock: Clock,
+        environment: Mapping[str, str],
+        dispatcher_url: str,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._provider = provider
+        self._transports = transports
+        self._channels = channels
+        self._tokens = tokens
+        self._clock = clock
+        self._environment = environment
+        self._dispatcher_url = dispatcher_url
+        self._changes = Changes()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def agents(self) -> Mapping[str, AgentSettings]:
+        return self._settings.agents
+
+    @property
+    def default_agent(self) -> str:
+        return self._settings.default_agent or next(iter(self._settings.agents))
+
+    @property
+    def draining(self) -> bool:
+        """Whether new starts are refused because the dispatcher is about to exit."""
+        return self._draining
+
+    async def start(self, start: Start) -> Started:
+        """Start a session and wait for it as long as `start.wait` says.
+
+        Raises:
+            SessionError: the session could not be started; nothing is left running.
+        """
+        if self._draining:
+            raise NotStarted("The dispatcher is restarting; please try again in a moment.", retry_after=2)
+        name, agent, transport_name = self._resolve(start)
+        transport = self._transports[transport_name]
+        session_id = str(uuid.uuid4())
+        opened = await transport.open(session_id, start.wanted)
+        now = self._clock.now()
+        machine = Machine(f"m-{session_id}", session_id, self._provider.name, MachineState.requested, now)
+        session = Session(
+            id=session_id,
+            agent=name,
+            transport=transport_name,
+            body=start.body,
+            ice_servers=list(opened.ice_servers),
+            machine_id=machine.id,
+            state=SessionState.queued,
+            created_at=now,
+        )
+        if not await self._store.add(session, machine, agent.max_sessions):
+            limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
+            raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
+        log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
+        self._spawn(self._launch(session, agent))
+        # The client of such a transport can only act once it has the answer.
+        wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
+        return Started(await self._wait_for(session, wait, agent), opened.client)
+
+    async def get(self, session_id: str) -> Session:
+        session = await self._store.session(session_id)
+        if session is None:
+            raise UnknownSession(f"There is no session {session_id}.")
+        return session
+
+    async def stop(self, session_id: str, by: str) -> Session:
+        """End a session. Ending one that is over is fine, and changes nothing."""
+        session = await self.get(session_id)
+        await self.close(session, End("stopped", f"The session was stopped by {by}."))
+        return await self.get(session_id)
+
+    async def call(self, session_id: str, request: Request) -> Response:
+        """Pass a request to the session's bot, holding it until the bot can take it.
+
+        Raises:
+            SessionOver: the session was over before.
+            StartFailed: the session failed meanwhile; the text says why.
+            TookTooLong: the bot did not answer in time.
+        """
+        session = await self.get(session_id)
+        if session.over:
+            raise SessionOver(_over_in_words(session))
+        answer = asyncio.create_task(self._channels.call(session.machine_id, request))
+        end = asyncio.create_task(self._until(session_id, lambda changed: changed.over))
+        # A session that starts is held by its own deadlines; one that runs owes a prompt answer.
+        limit = None if session.ready_at is None else self._settings.call_timeout_seconds
+        timer = asyncio.create_task(self._clock.sleep(limit)) if limit is not None else None
+        waiting = [task for task in (answer, end, timer) if task is not None]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if end.done():
+                raise StartFailed(_over_in_words(end.result()))
+            raise TookTooLong(f"The bot did not answer within {limit:g} s.")
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
+        """Apply a change of the lifecycle and tell who waits. None if there is no such session."""
+        updated = await self._store.update_session(session_id, change)
+        if updated is None:
+            return None
+        before, after = updated
+        if before != after:
+            self._changes.notify(session_id)
+            if before.state is not after.state:
+                why = f": {after.message}" if after.message else ""
+                level = logging.WARNING if after.state is SessionState.failed else logging.INFO
+                log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
+        return after
+
+    async def close(self, session: Session, end: End) -> None:
+        """Close the session's row with this reason, if it is still open, and let its machine go."""
+        now = self._clock.now()
+        await self.change(session.id, lambda current: lifecycle.over(current, end, now))
+        self._spawn(self.release(session.machine_id, end.message))
+
+    async def release(self, machine_id: str, why: str) -> None:
+        """End a machine: ask its bot, then the provider, and write down that it is gone."""
+        if await self._channels.send(machine_id, Stop(message=why)):
+            await self._until_gone(machine_id, STOP_GRACE)
+        await self._provider.stop(machine_id, STOP_GRACE)
+        await self.note_if_gone(machine_id)
+
+    async def note_if_gone(self, machine_id: str) -> bool:
+        """Ask the provider; if the machine is gone, write that down. True if it is."""
+        status = await self._provider.get(machine_id)
+        if status is not None and status.state is not MachineState.gone:
+            return False
+        now = self._clock.now()
+        await self._store.update_machine(
+            machine_id, lambda machine: lifecycle.machine_gone(machine, status, now)
+        )
+        return True
+
+    def assignment(self, session: Session) -> Assignment:
+        """What the session's machine is told."""
+        return Assignment(
+            session_id=session.id,
+            agent=session.agent,
+            transport=session.transport,
+            body=session.body,
+            ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
+            max_duration_seconds=self._settings.agents[session.agent].max_duration_seconds,
+        )
+
+    async def drain(self) -> None:
+        """Take no new starts, and let what is in flight finish. Live calls are untouched."""
+        self._draining = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
+        name = start.agent or self.default_agent
+        agent = self._settings.agents.get(name)
+        if agent is None:
+            allowed = ", ".join(self._settings.agents)
+            raise UnknownAgent(f"There is no agent '{name}'; allowed: {allowed}.")
+        transport = start.transport or agent.transports[0]
+        if transport not in agent.transports:
+            allowed = ", ".join(agent.transports)
+            raise InvalidRequest(f"transport '{transport}' is not offered by {name}; allowed: {allowed}.")
+        return name, agent, transport
+
+    async def _launch(self, session: Session, agent: AgentSettings) -> None:
+        """Ask the provider for the session's machine, and write down what came of it."""
+        await self.change(session.id, lifecycle.launched)
+        try:
+            status = await self._provider.create(self._spec(session, agent))
+        except ProviderError as error:
+            log.exception("session %s: no machine", session.id)
+            await self.close(session, _end_by_provider(error))
+            return
+        if status.state is MachineState.requested:
+            return
+        now = self._clock.now()
+        after = await self.change(session.id, lambda current: lifecycle.started(current, now))
+        if after is None or after.over:
+            # Stopped while the machine was being created: whoever stopped it found no machine to end.
+            await self.release(session.machine_id, "The session was stopped before its machine started.")
+
+    def _spec(self, session: Session, agent: AgentSettings) -> MachineSpec:
+        assignment = self.assignment(session)
+        in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
+        token = self._tokens.issue(session.machine_id, agent.max_duration_seconds)
+        named = {name: self._environment[name] for name in agent.env if name in self._environment}
+        return MachineSpec(
+            id=session.machine_id,
+            image=str(agent.bot),
+            arguments=tuple(
+                entrypoint_arguments(
+                    session.machine_id, self._dispatcher_url, assignment if in_arguments else None
+                )
+            ),
+            environment={
+                **named,
+                MACHINE_TOKEN_VARIABLE: token,
+                "SWITCHBOARD_LOG_LEVEL": self._settings.log_level,
+            },
+            cpu=agent.cpu,
+            memory_mb=agent.memory_mb,
+            max_duration=timedelta(seconds=agent.max_duration_seconds),
+        )
+
+    async def _wait_for(self, session: Session, wait: Wait, agent: AgentSettings) -> Session:
+        """Hold a start answer. The session's own deadlines end the wait: every session moves on or fails."""
+        if wait == "none":
+            return session
+        reached = {
+            "started": lambda current: current.over or current.started_at is not None,
+            "ready": lambda current: current.over or current.ready_at is not None,
+        }
+        after = await self._until(session.id, reached[wait])
+        if after.state is SessionState.failed:
+            capacity = after.reason in ("no_capacity", "quota_reached")
+            error = NotStarted if capacity else StartFailed
+            raise error(_over_in_words(after), code=after.reason)
+        return after
+
+    async def _until(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
+        session = await self._changes.until(session_id, self._store.session, reached)
+        if session is None:
+            raise UnknownSession(f"There is no session {session_id}.")
+        return session
+
+    async def _until_gone(self, machine_id: str, within: timedelta) -> None:
+        deadline = self._clock.now() + within.total_seconds()
+        while self._clock.now() < deadline:
+            status = await self._provider.get(machine_id)
+            if status is None or status.state is MachineState.gone:
+                return
+            await self._clock.sleep(0.1)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The reaper comes back to whatever this was about.
+            log.error("a background task failed", exc_info=error)
+
+
+def _end_by_provider(error: ProviderError) -> End:
+    match error:
+        case NoCapacity():
+            return End("no_capacity", "No machine is free for this session right now.", str(error))
+        case QuotaReached():
+            return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
+        case Throttled():
+            return End("throttled", "The machines API is taking no more calls right now.", str(error))
+        case Unreachable():
+            return End("unreachable", "The machines API did not answer.", str(error))
+        case _:
+            return End("rejected", f"The machine could not be created: {error}.", str(error))
+
+
+def _over_in_words(session: Session) -> str:
+    return session.message or f"The session is {session.state}."

@@ -1,0 +1,155 @@
+"""What the dispatcher keeps, and the only code that speaks SQL.
+
+Every change of a session or a machine is a pure function from `sessions/lifecycle.py`, applied inside a
+transaction to the row as it then is. On SQLite a transaction takes the write lock when it begins, so that
+what it read still holds when it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
+from dispatcher.store.tables import machines, sessions
+
+Row = TypeVar("Row", Session, Machine)
+
+BUSY_TIMEOUT_SECONDS = 5.0
+"""How long a transaction waits for SQLite's write lock before the call fails."""
+
+
+class Store:
+    """The store behind one database URL. `open` migrates it and must come first."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._engine = _engine(url)
+
+    async def open(self) -> None:
+        """Make the database if there is none, and migrate it to the newest revision."""
+        from dispatcher.store.migrate import upgrade
+
+        database = self._engine.url.database
+        if self._engine.dialect.name == "sqlite" and database:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        async with self._engine.connect() as connection:
+            await connection.run_sync(upgrade)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def ping(self) -> None:
+        """Raises what the database raises if it cannot answer."""
+        async with self._engine.begin() as connection:
+            await connection.execute(sa.select(sa.literal(1)))
+
+    async def add(self, session: Session, machine: Machine, max_sessions: int) -> bool:
+        """Write a new session with its machine. False if the agent has `max_sessions` live ones already."""
+        live = sa.select(sa.func.count()).where(sessions.c.agent == session.agent, sessions.c.state.in_(LIVE))
+        async with self._engine.begin() as connection:
+            if (await connection.scalar(live) or 0) >= max_sessions:
+                return False
+            await connection.execute(sa.insert(machines).values(**_values(machine)))
+            await connection.execute(sa.insert(sessions).values(**_values(session)))
+        return True
+
+    async def session(self, session_id: str) -> Session | None:
+        return await self._one(Session, sa.select(sessions).where(sessions.c.id == session_id))
+
+    async def session_of_machine(self, machine_id: str) -> Session | None:
+        return await self._one(Session, sa.select(sessions).where(sessions.c.machine_id == machine_id))
+
+    async def machine(self, machine_id: str) -> Machine | None:
+        return await self._one(Machine, sa.select(machines).where(machines.c.id == machine_id))
+
+    async def live_sessions(self) -> Sequence[Session]:
+        query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
+        return await self._many(Session, query)
+
+    async def live_machines(self) -> Sequence[Machine]:
+        """Every machine that is not known to be gone."""
+        query = sa.select(machines).where(machines.c.state != MachineState.gone)
+        return await self._many(Machine, query)
+
+    async def update_session(
+        self, session_id: str, change: Callable[[Session], Session]
+    ) -> tuple[Session, Session] | None:
+        """Apply a change of the lifecycle. Gives the session before and after, or None if there is none."""
+        return await self._update(Session, sessions, session_id, change)
+
+    async def update_machine(
+        self, machine_id: str, change: Callable[[Machine], Machine]
+    ) -> tuple[Machine, Machine] | None:
+        return await self._update(Machine, machines, machine_id, change)
+
+    async def _update(
+        self, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
+    ) -> tuple[Row, Row] | None:
+        async with self._engine.begin() as connection:
+            query = sa.select(table).where(table.c.id == key).with_for_update()
+            before = await _fetch(connection, kind, query)
+            if before is None:
+                return None
+            after = change(before)
+            changed = {
+                name: value for name, value in _values(after).items() if value != getattr(before, name)
+            }
+            if changed:
+                await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
+        return before, after
+
+    async def _one(self, kind: type[Row], query: sa.Select[Any]) -> Row | None:
+        async with self._engine.connect() as connection:
+            return await _fetch(connection, kind, query)
+
+    async def _many(self, kind: type[Row], query: sa.Select[Any]) -> list[Row]:
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_record(kind, row) for row in rows]
+
+
+async def _fetch(connection: AsyncConnection, kind: type[Row], query: sa.Select[Any]) -> Row | None:
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else _record(kind, row)
+
+
+def _record(kind: type[Row], row: Any) -> Row:
+    values = {field.name: row[field.name] for field in fields(kind)}
+    states: dict[type, type] = {Session: SessionState, Machine: MachineState}
+    values["state"] = states[kind](values["state"])
+    return kind(**values)
+
+
+def _values(record: Session | Machine) -> dict[str, Any]:
+    return asdict(record)
+
+
+def _engine(url: str) -> AsyncEngine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_async_engine(parsed, pool_pre_ping=True)
+    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    # The driver's own transaction control begins late and without the write lock: ours replaces it.
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,59 @@
+"""The tables. A change here needs a migration in `migrations/versions/`; a test holds the two together."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+
+# Times are unix seconds: the one form that SQLite and PostgreSQL keep and compare alike.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("agent", sa.String(63), nullable=False),
+    sa.Column("transport", sa.String(16), nullable=False),
+    sa.Column("body", sa.JSON(none_as_null=True)),
+    sa.Column("ice_servers", sa.JSON, nullable=False),
+    sa.Column("machine_id", sa.String(63), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(16)),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("waiting_at", sa.Double),
+    sa.Column("ready_at", sa.Double),
+    sa.Column("active_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("reason", sa.String(32)),
+    sa.Column("message", sa.Text),
+    sa.Column("detail", sa.Text),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("timings", sa.JSON, nullable=False),
+    sa.Column("first_word_ms", sa.Double),
+    sa.Column("turns_ms", sa.JSON, nullable=False),
+    sa.Index(None, "agent", "state"),
+    sa.Index(None, "state"),
+    sa.Index(None, "machine_id", unique=True),
+)
+
+machines = sa.Table(
+    "machines",
+    metadata,
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("session_id", sa.String(36)),
+    sa.Column("provider", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("gone_at", sa.Double),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("versions", sa.JSON, nullable=False),
+    sa.Index(None, "state"),
+    sa.Index(None, "session_id"),
+)
