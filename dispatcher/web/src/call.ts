@@ -89,10 +89,10 @@ export class Call {
     this.#set({});
     try {
       // Opening a microphone can take a second, and a machine's start too. They go side by side, unless the
-      // person has yet to be asked: a refusal should cost no machine.
-      const granted = await microphoneIsGranted();
+      // person has yet to be asked or there is none: that should cost no machine.
+      const certain = await microphoneIsCertain();
       const microphone = this.#client.initDevices().then(() => this.timeline.mark("microphone"));
-      if (!granted) await microphone;
+      if (!certain) await microphone;
       if (this.#closed) return;
       this.#set({ phase: "starting" });
       const request = { transport: "webrtc", enableDefaultIceServers: true, body: {} };
@@ -230,11 +230,13 @@ export class Call {
   }
 }
 
-/** Whether the page may use the microphone without asking. */
-async function microphoneIsGranted(): Promise<boolean> {
+/** Whether there is a microphone that the page may use without asking. */
+async function microphoneIsCertain(): Promise<boolean> {
   try {
-    return (await navigator.permissions.query({ name: "microphone" as PermissionName })).state === "granted";
+    const permission = await navigator.permissions.query({ name: "microphone" as PermissionName });
+    const devices = await navigator.mediaDevices.enumerateDevices();
+    return permission.state === "granted" && devices.some(({ kind }) => kind === "audioinput");
   } catch {
-    return false; // A browser that cannot say (older Firefox) is asked first.
+    return false; // A browser that cannot say: older Firefox, or any on a page that is not secure.
   }
 }

@@ -62,7 +62,11 @@ async function getJson<T>(path: string): Promise<T> {
     throw new Unreachable(String(error));
   }
   if (!response.ok) throw new Refused(response.status, `${path}: ${response.status} ${response.statusText}`);
-  return (await response.json()) as T;
+  try {
+    return (await response.json()) as T;
+  } catch {
+    throw new Refused(response.status, `${path}: the answer is not JSON`);
+  }
 }
 
 export interface Watcher {

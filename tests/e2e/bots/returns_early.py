@@ -1,0 +1,5 @@
+"""A bot that returns without having started a pipeline."""
+
+
+async def bot(runner_args: object) -> None:
+    return

@@ -1,0 +1,72 @@
+"""Fixtures: a browser, and dispatchers that are gone without a trace after each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+from .browser import CHROMIUM, FAKE_MICROPHONE, launch
+from .dispatcher import CHECKOUT, Dispatcher
+
+PAGE = CHECKOUT / "dispatcher" / "web" / "dist" / "index.html"
+
+StartDispatcher = Callable[..., Dispatcher]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def equipment() -> None:
+    """Without a browser and a built page the tests are skipped; where they must run (CI), they fail."""
+    missing = [
+        text
+        for there, text in (
+            (CHROMIUM.exists(), f"no Chromium at {CHROMIUM}"),
+            (
+                PAGE.exists(),
+                "the voice page is not built (npm ci && npm run build in dispatcher/web)",
+            ),
+        )
+        if not there
+    ]
+    if not missing:
+        return
+    reason = "; ".join(missing)
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def playwright(equipment: None) -> Iterator[Playwright]:
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """A browser whose microphone may be used; most tests script it."""
+    running = launch(playwright, *FAKE_MICROPHONE)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def start_dispatcher(tmp_path: Path) -> Iterator[StartDispatcher]:
+    """Starts a dispatcher with the agents given as `name=agent(…)`; it and its machines end with the test."""
+    started: list[Dispatcher] = []
+
+    def start(**agents: dict[str, Any]) -> Dispatcher:
+        directory = tmp_path / f"dispatcher-{len(started)}"
+        directory.mkdir()
+        dispatcher = Dispatcher(directory, {name.replace("_", "-"): value for name, value in agents.items()})
+        started.append(dispatcher)
+        dispatcher.start()
+        return dispatcher
+
+    yield start
+    for dispatcher in started:
+        dispatcher.stop()

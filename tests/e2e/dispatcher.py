@@ -1,0 +1,149 @@
+"""A real dispatcher as a subprocess, with a port and a data directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from .browser import until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BOTS = Path(__file__).parent / "bots"
+OVER = ("ended", "failed")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def agent(bot: Path, **settings: Any) -> dict[str, Any]:
+    """An agent's settings; names as in the stack's config (`startTimeoutSeconds`)."""
+    return {"bot": str(bot), **settings}
+
+
+@dataclass
+class Dispatcher:
+    """Starts, kills and stops a dispatcher, and tells what it knows and what runs."""
+
+    directory: Path
+    agents: dict[str, dict[str, Any]]
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "dispatcher.log"
+
+    def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SWITCHBOARD_")}
+        # Without bytecode each machine would compile Pipecat anew, which no deployment does.
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+        return inherited | {
+            "SWITCHBOARD_PORT": str(self.port),
+            "SWITCHBOARD_DATA_DIR": str(self.directory / "data"),
+            "SWITCHBOARD_AGENTS": json.dumps(self.agents),
+            "SWITCHBOARD_LOG_LEVEL": "debug",
+        }
+
+    def start(self) -> None:
+        """Start it, and return once it takes calls."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dispatcher"],
+                cwd=CHECKOUT,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self._is_ready, 30, "a dispatcher that takes calls")
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        code = self.process.poll()
+        assert code is None, f"the dispatcher ended with status {code}:\n{self.log_tail()}"
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def log_tail(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def session(self, session_id: str) -> dict[str, Any]:
+        """The dispatcher's record of a session."""
+        return httpx.get(f"{self.url}/sessions/{session_id}", timeout=5).raise_for_status().json()
+
+    def wait_until_over(self, session_id: str, seconds: float = 15) -> dict[str, Any]:
+        """The record of a session once it is closed."""
+        until(lambda: self.session(session_id)["state"] in OVER, seconds, f"the end of session {session_id}")
+        return self.session(session_id)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of every machine of this dispatcher, by what they were told at their start."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            if process.info["status"] == psutil.STATUS_ZOMBIE:
+                continue
+            if self.url in (process.info["cmdline"] or []):
+                found.append(process)
+        return found
+
+    def bot(self, session_id: str) -> psutil.Process:
+        """The process in which the bot of a session runs."""
+        found = [process for process in self.processes() if session_id in process.cmdline()]
+        # A machine may have a process that waits for the bot's end; the bot is the one that waits for none.
+        (bot,) = [process for process in found if not process.children()]
+        return bot
+
+    def wait_until_no_machine(self, seconds: float = 15) -> None:
+        until(lambda: not self.processes(), seconds, "the end of every machine")
+
+    def kill(self) -> None:
+        """End it as the system would on running out of memory."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it and every machine, and check that nothing is left."""
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                code = self.process.wait(timeout=15)
+                assert code == 0, f"the dispatcher ended with status {code}:\n{self.log_tail()}"
+            self._stop_machines()
+            self.wait_until_no_machine()
+        finally:
+            self._destroy()
+
+    def _stop_machines(self) -> None:
+        command = [sys.executable, "-m", "dispatcher", "stop-machines"]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=self.environment(), capture_output=True, text=True, timeout=60
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, f"stop-machines ended with status {done.returncode}:\n{said}"
+
+    def _destroy(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for process in self.processes():
+            process.kill()
