@@ -1,0 +1,167 @@
+"""The entrypoint's arguments and variables: `bot.protocol.entrypoint_arguments` writes what this reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import urllib.parse
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Assignment, IceServer
+
+USAGE_ERROR = 2
+"""The exit status for arguments that cannot be used, as of every Unix command."""
+
+_MACHINE = ("machine_id", "dispatcher")
+_SESSION_ARGUMENTS = ("session_id", "agent", "transport", "max_duration")
+
+
+class UsageError(Exception):
+    """An argument or a variable that cannot be used; the text names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Who this machine is, and the session it was started for, if any."""
+
+    machine_id: str
+    dispatcher: str
+    """The dispatcher's URL, without a slash at the end."""
+    assignment: Assignment | None
+
+
+@dataclass(frozen=True)
+class Variables:
+    """What the machine's environment says."""
+
+    token: str
+    bot_file: Path
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Read the entrypoint's arguments.
+
+    Raises:
+        UsageError: one is missing, unknown, or has a value that is not allowed.
+    """
+    parsed = _parser().parse_args(arguments)
+    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed))
+
+
+def read_variables(environment: MutableMapping[str, str]) -> Variables:
+    """Read the machine's variables, and take the token out: the bot's own subprocesses need not have it.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    token = environment.pop(MACHINE_TOKEN_VARIABLE, "")
+    if not token:
+        raise UsageError(f"variable {MACHINE_TOKEN_VARIABLE} is not set: it must hold the machine's token")
+    bot_file = environment.get(BOT_FILE_VARIABLE, "")
+    if not bot_file:
+        raise UsageError(f"variable {BOT_FILE_VARIABLE} is not set: it must be the path of the bot file")
+    return Variables(token, Path(bot_file))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m bot", description="Run one Pipecat bot for one session.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--machine-id", required=True, type=_text, help="this machine's id")
+    add("--dispatcher", required=True, type=_url, help="the dispatcher's URL")
+    add("--session-id", type=_text, help="the session to serve; without it the machine waits for one")
+    add("--agent", type=_text, help="the session's agent")
+    add("--transport", type=_text, help="webrtc, daily, …")
+    add("--max-duration", type=_seconds, metavar="SECONDS", help="the machine ends itself after this time")
+    add("--body", type=_json, metavar="JSON", help="the start request's body")
+    add("--ice-servers", type=_ice_servers, metavar="JSON", help="STUN and TURN servers")
+    add("--room-url", type=_text, help="the room to join (daily)")
+    add("--token", type=_text, help="the token for the room (daily)")
+    return parser
+
+
+def _assignment(parsed: argparse.Namespace) -> Assignment | None:
+    given = [name for name, value in vars(parsed).items() if value is not None and name not in _MACHINE]
+    if not given:
+        return None
+    for name in _SESSION_ARGUMENTS:
+        if name not in given:
+            flag, others = _flag(name), ", ".join(sorted(map(_flag, given)))
+            raise UsageError(f"argument {flag} is missing: a session ({others}) needs it")
+    return Assignment(
+        session_id=parsed.session_id,
+        agent=parsed.agent,
+        transport=parsed.transport,
+        max_duration_seconds=parsed.max_duration,
+        body=parsed.body,
+        ice_servers=parsed.ice_servers or (),
+        room_url=parsed.room_url,
+        token=parsed.token,
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _refuse(value: str, allowed: str) -> argparse.ArgumentTypeError:
+    shown = value if len(value) <= 80 else value[:80] + "…"
+    return argparse.ArgumentTypeError(f"'{shown}' is not allowed: it must be {allowed}")
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise _refuse(value, "a text that is not empty")
+    return value
+
+
+def _url(value: str) -> str:
+    allowed = "an http:// or https:// URL"
+    try:
+        parts = urllib.parse.urlsplit(value)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise _refuse(value, allowed)
+    return value.rstrip("/")
+
+
+def _seconds(value: str) -> float:
+    allowed = "a number of seconds over 0"
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise _refuse(value, allowed) from None
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise _refuse(value, allowed)
+    return seconds
+
+
+def _json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise _refuse(value, f"JSON ({error})") from None
+
+
+def _ice_servers(value: str) -> tuple[IceServer, ...]:
+    try:
+        return TypeAdapter(tuple[IceServer, ...]).validate_json(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the value"
+        allowed = f'JSON like [{{"urls":["stun:host:3478"]}}] ({where}: {first["msg"]})'
+        raise _refuse(value, allowed) from None

@@ -1,0 +1,287 @@
+"""The control thread: the channel, the timers and the end of a machine, whatever its bot is doing.
+
+The bot has the main thread, as under `python bot.py`. Code of the bot that blocks (`time.sleep`, an import
+that hangs) blocks that thread only: heartbeats go on, `stop` and the maximum duration are kept, and the last
+word is said from here. What even this thread cannot survive, a bot that never lets go of Python's lock,
+ends by `faulthandler`, which needs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import sys
+import threading
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+from bot.channel import Channel, Refused
+from bot.logs import logger
+from bot.outcome import Outcome
+from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
+from bot.protocol import (
+    Acknowledge,
+    Assign,
+    Assignment,
+    ClientConnected,
+    ClientDisconnected,
+    EndReason,
+    FromDispatcher,
+    FromMachine,
+    Heartbeat,
+    Hello,
+    Phase,
+    Ready,
+    Request,
+    Stop,
+    Timings,
+    Welcome,
+)
+
+INTERNAL_ERROR = 70
+"""EX_SOFTWARE of sysexits.h: the runtime itself is broken."""
+
+_BEFORE_A_CALL: tuple[Phase, ...] = ("booting", "idle", "loading", "waiting")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the machine waits for others, in seconds."""
+
+    grace: float = 5.0
+    """For a bot that is told to stop."""
+    acknowledge: float = 10.0
+    """For the dispatcher to take down the last word."""
+    unreachable: float = 120.0
+    """For the dispatcher, when the machine has no call and so nothing to do without it."""
+    exit_hooks: float = 2.0
+    """For the bot's exit hooks, after the last word."""
+
+
+class Commands(Protocol):
+    """What the control thread asks of the session; every method may be called from any thread."""
+
+    def assign(self, assignment: Assignment) -> None: ...
+
+    def request(self, request: Request) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Control:
+    """Public methods may be called from any thread, and return at once."""
+
+    def __init__(
+        self,
+        *,
+        machine_id: str,
+        dispatcher: str,
+        token: str,
+        assignment: Assignment | None,
+        clock: ProcessClock,
+        limits: Limits,
+    ) -> None:
+        self._machine_id = machine_id
+        self._dispatcher = dispatcher
+        self._channel = Channel(dispatcher, token, self)
+        self._assignment: Assignment | None = None
+        self._started_with = assignment
+        self._clock = clock
+        self._limits = limits
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="switchboard-control", daemon=True)
+        self._phase: Phase = "booting"
+        self._timings = Timings()
+        self._requested: Outcome | None = None
+        self._outcome: Outcome | None = None
+        self._unreportable = False
+        self._left = threading.Event()
+        self._exit_code = 0
+
+    def start(self, commands: Commands) -> None:
+        """Open the channel, and from now on pass on what the dispatcher asks for."""
+        self._commands = commands
+        self._thread.start()
+
+    # What the session reports.
+
+    def phase(self, phase: Phase) -> None:
+        self._post(self._set_phase, phase)
+
+    def mark(self, name: str) -> None:
+        """Note the time of one of the fields of `Timings`; the first time counts."""
+        self._post(self._set_timing, name, self._clock.milliseconds())
+
+    def ready(self) -> None:
+        self._post(self._say_ready)
+
+    def client_connected(self) -> None:
+        self._post(self._say_client, True)
+
+    def client_disconnected(self) -> None:
+        self._post(self._say_client, False)
+
+    def send(self, message: FromMachine) -> None:
+        self._post(self._send, message)
+
+    def stop(self, message: str) -> None:
+        self._post(self._stop, "stopped", message)
+
+    def finish(self, outcome: Outcome) -> int:
+        """Report how the bot ended, wait until that is on record, and return the exit status.
+
+        Returns after `Limits.acknowledge` at the latest.
+        """
+        self._post(self._finish, outcome)
+        self._left.wait()
+        return self._exit_code
+
+    # The channel's owner.
+
+    def hello(self) -> Hello:
+        return Hello(
+            machine_id=self._machine_id,
+            session_id=self._assignment.session_id if self._assignment else None,
+            phase=self._phase,
+            versions=_versions(),
+            timings=self._timings,
+        )
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(phase=self._phase, rss_bytes=rss_bytes(), cpu_seconds=cpu_seconds())
+
+    def received(self, message: FromDispatcher) -> None:
+        match message:
+            case Welcome():
+                self._set_timing("connected", self._clock.milliseconds())
+                # Also after a reconnect: the last word is repeated until it is on record.
+                self._say_ended()
+            case Assign(assignment=assignment):
+                self._assign(assignment)
+            case Request() as request:
+                self._commands.request(request)
+            case Stop(message=text):
+                self._stop("stopped", text)
+            case Acknowledge():
+                if self._outcome is not None:
+                    self._leave(0)
+
+    def unconnected(self, seconds: float) -> None:
+        if seconds < self._limits.unreachable or self._phase not in _BEFORE_A_CALL:
+            return
+        self._give_up_on_dispatcher(
+            f"the dispatcher at {self._dispatcher} was not reachable for {seconds:.0f} s"
+        )
+
+    # All below runs on the control thread.
+
+    def _run(self) -> None:
+        try:
+            asyncio.set_event_loop(self._loop)
+            self._loop.run_until_complete(self._serve())
+        except Exception:  # noqa: BLE001 - without this thread nobody bounds the bot
+            logger.exception("the machine's control thread failed")
+            end_now(INTERNAL_ERROR)
+
+    async def _serve(self) -> None:
+        if self._started_with is not None:
+            self._assign(self._started_with)
+        try:
+            await self._channel.run()
+        except Refused as refusal:
+            self._give_up_on_dispatcher(str(refusal))
+        await asyncio.Event().wait()  # the timers of the end still run
+
+    def _post(self, call, *arguments) -> None:
+        self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _send(self, message: FromMachine) -> None:
+        self._channel.send(message)
+
+    def _assign(self, assignment: Assignment) -> None:
+        if self._assignment is not None:
+            if self._assignment.session_id != assignment.session_id:
+                logger.error(
+                    f"session {assignment.session_id} is refused: {self._assignment.session_id} is served"
+                )
+            return
+        self._assignment = assignment
+        seconds = assignment.max_duration_seconds
+        text = f"The session reached its maximum duration of {seconds:g} s."
+        self._loop.call_later(seconds, self._stop, "max_duration", text)
+        limits = self._limits
+        last = seconds + limits.grace + limits.acknowledge + limits.exit_hooks + 5
+        faulthandler.dump_traceback_later(last, exit=True, file=sys.__stderr__ or 2)
+        self._commands.assign(assignment)
+
+    def _set_phase(self, phase: Phase) -> None:
+        if phase == self._phase or self._phase == "ending":
+            return
+        self._phase = phase
+        if self._channel.connected:
+            self._channel.send(self.heartbeat())
+
+    def _set_timing(self, name: str, milliseconds: float) -> None:
+        if getattr(self._timings, name) is None:
+            self._timings = self._timings.model_copy(update={name: milliseconds})
+
+    def _say_ready(self) -> None:
+        self._set_phase("ready")
+        self._channel.send(Ready(timings=self._timings))
+
+    def _say_client(self, connected: bool) -> None:
+        self._set_phase("active" if connected else "ready")
+        self._channel.send(ClientConnected(timings=self._timings) if connected else ClientDisconnected())
+
+    def _stop(self, reason: EndReason, message: str) -> None:
+        if self._requested is not None or self._outcome is not None:
+            return
+        logger.info(f"stopping: {message}")
+        self._requested = Outcome(reason, message)
+        self._set_phase("ending")
+        self._commands.stop()
+        grace = self._limits.grace
+        unstoppable = Outcome(reason, message, f"The bot did not stop within {grace:g} s.")
+        self._loop.call_later(grace, self._finish, unstoppable)
+
+    def _give_up_on_dispatcher(self, why: str) -> None:
+        logger.error(f"{why}; this machine ends")
+        self._unreportable = True
+        self._stop("stopped", f"{why[0].upper()}{why[1:]}.")
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._outcome is not None:
+            return
+        if self._requested is not None:
+            outcome = replace(self._requested, detail=outcome.detail)
+        self._outcome = outcome
+        log = logger.info if outcome.exit_code == 0 else logger.error
+        log(f"ended ({outcome.reason}): {outcome.message}")
+        self._set_phase("ending")
+        if self._unreportable:
+            self._leave(1)
+            return
+        self._say_ended()
+        self._loop.call_later(self._limits.acknowledge, self._leave, outcome.exit_code)
+
+    def _say_ended(self) -> None:
+        if self._outcome is not None and self._channel.connected:
+            self._channel.send(self._outcome.to_message())
+
+    def _leave(self, code: int) -> None:
+        if self._left.is_set():
+            return
+        self._exit_code = code
+        self._left.set()
+        # The main thread leaves, unless the bot holds it.
+        self._loop.call_later(self._limits.exit_hooks, end_now, code)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    try:
+        versions["pipecat"] = version("pipecat-ai")
+    except PackageNotFoundError:  # the bot file's import will say so
+        logger.warning("pipecat-ai is not installed")
+    return versions

@@ -1,0 +1,164 @@
+"""Imports the user's bot file, as `python bot.py` would have, except that its main block does not run."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.machinery
+import importlib.util
+import inspect
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from bot.outcome import InvalidBot, describe, traceback_of
+
+BotFunction = Callable[[Any], Any]
+
+_OUR_PACKAGE = __package__ or "bot"
+_OUR_DIRECTORY = Path(__file__).resolve().parent
+_SPARE_NAME = "switchboard_bot_file"
+"""The module name of a file whose own name is taken: `bot.py`, because our package is called `bot`."""
+
+
+def load(file: Path) -> BotFunction:
+    """Import a bot file and return its `bot` function.
+
+    May be called from any thread; `asyncio.get_event_loop()` and `signal.signal()` in the file work as they
+    do in the main thread if the caller has used `as_main_thread`.
+
+    Raises:
+        InvalidBot: the file is missing, cannot be imported, or has no `async def bot(runner_args)`.
+    """
+    if not file.is_file():
+        raise InvalidBot(f"The bot file {file} does not exist.")
+    # Links are followed, as Python does for its script: the file's neighbours are those of the real file.
+    directory = file.resolve().parent
+    sys.path.insert(0, str(directory))
+    sys.argv = [str(file)]
+    _share_our_name(directory)
+    module = _import(file, _module_name(file))
+    return _bot_function(file, module)
+
+
+@contextmanager
+def as_main_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let code of this thread believe it is the main one, where the two differ for a bot file.
+
+    Args:
+        loop: The main thread's event loop. It is the one that `asyncio.get_event_loop()` gives here too, and
+            it must run: signal handlers are set through it.
+    """
+    set_signal = signal.signal
+
+    def set_on_main_thread(number: int, handler: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return set_signal(number, handler)
+
+        async def on_loop() -> Any:
+            return set_signal(number, handler)
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), loop).result()
+
+    asyncio.set_event_loop(loop)
+    signal.signal = set_on_main_thread
+    try:
+        yield
+    finally:
+        signal.signal = set_signal
+        asyncio.set_event_loop(None)
+
+
+def _module_name(file: Path) -> str:
+    """The file's own name, so that a neighbour that imports it gets the same module; else a spare one."""
+    name = file.stem
+    taken = name in sys.modules or name in sys.stdlib_module_names or name == "__main__"
+    return _SPARE_NAME if taken or not name.isidentifier() else name
+
+
+def _import(file: Path, name: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader(name, str(file))
+    spec = importlib.util.spec_from_loader(name, loader)
+    if spec is None:
+        raise InvalidBot(f"The bot file {file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        text = describe(error)
+        if isinstance(error, SystemExit):
+            text = f"it called sys.exit({error.code!r})."
+        message = f"The bot file {file.name} could not be imported: {text}"
+        raise InvalidBot(message, traceback_of(error)) from error
+    return module
+
+
+def _bot_function(file: Path, module: ModuleType) -> BotFunction:
+    wanted = "a bot file needs `async def bot(runner_args)`."
+    function = getattr(module, "bot", None)
+    if function is None:
+        raise InvalidBot(f"The bot file {file.name} has no function `bot`: {wanted}")
+    if not callable(function):
+        raise InvalidBot(f"`bot` in the bot file {file.name} is a {type(function).__name__}: {wanted}")
+    # A decorator may return a plain function that gives a coroutine; a plain `def bot` is a mistake for sure.
+    plain = isinstance(function, FunctionType) and function.__code__.co_name == "bot"
+    if plain and not inspect.iscoroutinefunction(function):
+        raise InvalidBot(f"`bot` in the bot file {file.name} is not async: {wanted}")
+    try:
+        inspect.signature(function).bind(object())
+    except TypeError as error:
+        raise InvalidBot(
+            f"`bot` in the bot file {file.name} cannot take one argument ({error}): {wanted}"
+        ) from None
+    except ValueError:  # a callable without a signature, from C
+        return function
+    return function
+
+
+def _share_our_name(directory: Path) -> None:
+    """Let the user's files `import bot` and mean their own `bot.py`, or `bot/`, beside the bot file.
+
+    The name is our package's. What it does not have is looked for in theirs.
+    """
+    if directory.is_relative_to(_OUR_DIRECTORY):
+        return
+    package, module = directory / _OUR_PACKAGE, directory / f"{_OUR_PACKAGE}.py"
+    initial = package / "__init__.py"
+    file = initial if initial.is_file() else module
+    ours = sys.modules[_OUR_PACKAGE]
+    if package.is_dir():
+        ours.__path__.append(str(package))
+    if file.is_file():
+        ours.__dict__["__getattr__"] = _Theirs(file)
+
+
+class _Theirs:
+    """The `__getattr__` of our package: attributes of the user's module of the same name."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._module: ModuleType | None = None
+
+    def __call__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._find(), name)
+
+    def _find(self) -> ModuleType:
+        # The bot file itself, if it is that one; it may still be in the middle of its import.
+        loaded = sys.modules.get(_SPARE_NAME)
+        if loaded is not None and Path(loaded.__file__ or "").resolve() == self._file.resolve():
+            return loaded
+        if self._module is None:
+            name = f"{_SPARE_NAME}_neighbour"
+            loader = importlib.machinery.SourceFileLoader(name, str(self._file))
+            module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
+            self._module = sys.modules[name] = module
+            loader.exec_module(module)
+        return self._module

@@ -1,0 +1,92 @@
+"""How a bot ended, in the words of `ended`."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from bot.protocol import Ended, EndReason
+
+_MESSAGE_CHARACTERS = 500
+_DETAIL_CHARACTERS = 8000
+_OURS = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a session is over; `message` is a sentence, `detail` the end of a traceback or of the log."""
+
+    reason: EndReason
+    message: str
+    detail: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.reason in ("completed", "stopped") else 1
+
+    def to_message(self) -> Ended:
+        return Ended(
+            reason=self.reason,
+            message=self.message[:_MESSAGE_CHARACTERS],
+            detail=self.detail[-_DETAIL_CHARACTERS:],
+            exit_code=self.exit_code,
+        )
+
+
+class InvalidBot(Exception):
+    """The bot file cannot be run at all. The text is the sentence for the user."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.outcome = Outcome("invalid_bot", message, detail)
+
+
+def returned(started: bool, errors: str) -> Outcome:
+    """The bot's function returned, or left through `sys.exit()`.
+
+    Args:
+        started: Whether its pipeline had started or a client was there.
+        errors: What it logged as errors.
+    """
+    if started:
+        return Outcome("completed", "The bot ended the session.")
+    return Outcome("never_ready", "The bot returned before its pipeline had started.", errors)
+
+
+def raised(error: BaseException) -> Outcome:
+    """The bot's function raised."""
+    return Outcome("bot_error", f"The bot raised {describe(error)}", traceback_of(error))
+
+
+def exited(code: object, started: bool, errors: str) -> Outcome:
+    """The bot called `sys.exit(code)`."""
+    if code is None or code == 0:
+        return returned(started, errors)
+    return Outcome("bot_error", f"The bot called sys.exit({code!r}).", errors)
+
+
+def stopped(message: str = "The session was stopped.") -> Outcome:
+    return Outcome("stopped", message)
+
+
+def describe(error: BaseException) -> str:
+    """`TypeName: text`, on one line, closed like a sentence."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = text[: _MESSAGE_CHARACTERS - 100]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback from the first line that is not ours or the import system's."""
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None and _is_plumbing(frame):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))
+
+
+def _is_plumbing(frame: TracebackType) -> bool:
+    file = frame.tb_frame.f_code.co_filename
+    return file.startswith("<frozen importlib") or Path(file).parent == _OURS

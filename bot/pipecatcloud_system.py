@@ -1,0 +1,27 @@
+"""What `from pipecatcloud_system import app` gives a bot: the names of Pipecat Cloud's base image.
+
+Found under that name through `bot.session_api.offer_pipecatcloud`, and only if no real one is installed. A
+bot adds routes to `app`; they are reached as `/sessions/{id}/{path}` of the dispatcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+def add_lifespan_to_app(new_lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]]) -> None:
+    """Run another lifespan inside the one that `app` has."""
+    existing = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def combined(app: FastAPI) -> AsyncIterator[Any]:
+        async with existing(app) as state, new_lifespan(app):
+            yield state
+
+    app.router.lifespan_context = combined

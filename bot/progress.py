@@ -1,0 +1,77 @@
+"""What a bot has reached: turns what its pipeline does into what the machine reports."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from bot.protocol import FromMachine, Latency, Phase
+
+
+class Report(Protocol):
+    """Where a session tells what happens; `bot.control.Control` is one. Every method returns at once."""
+
+    def phase(self, phase: Phase) -> None: ...
+
+    def mark(self, name: str) -> None:
+        """Note the time of one of the fields of `Timings`."""
+        ...
+
+    def ready(self) -> None: ...
+
+    def client_connected(self) -> None: ...
+
+    def client_disconnected(self) -> None: ...
+
+    def send(self, message: FromMachine) -> None: ...
+
+
+class Progress:
+    """Ready is said once, and before the client, whatever order the frames come in.
+
+    Args:
+        in_room: Whether the bot is ready only once it is in a room (Daily), not with its pipeline alone.
+    """
+
+    def __init__(self, report: Report, *, in_room: bool) -> None:
+        self._report = report
+        self._missing = {"pipeline", "room"} if in_room else {"pipeline"}
+        self._client = False
+        self.started = False
+        """Whether the pipeline has started or a client has been there."""
+
+    def pipeline_started(self) -> None:
+        self.started = True
+        self._report.mark("pipeline")
+        self._reach("pipeline")
+
+    def bot_in_room(self) -> None:
+        self._reach("room")
+
+    def client_here(self) -> None:
+        self.started = True
+        self._report.mark("client")
+        if not self._client:
+            self._client = True
+            if not self._missing:
+                self._report.client_connected()
+
+    def client_gone(self) -> None:
+        if self._client:
+            self._client = False
+            if not self._missing:
+                self._report.client_disconnected()
+
+    def bot_spoke(self) -> None:
+        self._report.mark("first_word")
+
+    def latency(self, kind: Literal["first_word", "turn"], milliseconds: float) -> None:
+        self._report.send(Latency(kind=kind, milliseconds=round(max(milliseconds, 0.0), 1)))
+
+    def _reach(self, what: str) -> None:
+        if what not in self._missing:
+            return
+        self._missing.remove(what)
+        if not self._missing:
+            self._report.ready()
+            if self._client:
+                self._report.client_connected()

@@ -1,0 +1,256 @@
+"""One session on the bot's event loop: load the bot file, answer the offer, run the bot, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bot import outcome
+from bot.calls import Calls
+from bot.loader import BotFunction, as_main_thread, load
+from bot.logs import logger, recent_errors
+from bot.outcome import InvalidBot, Outcome
+from bot.preload import preload, preload_transport
+from bot.problems import Problem
+from bot.progress import Progress, Report
+from bot.protocol import Assignment, Request
+from bot.runner_arguments import runner_arguments
+from bot.session_api import Routes, offer_pipecatcloud
+from bot.watch import Watch
+
+_PIPELINE_SHARE = 0.6
+_TASK_SHARE = 0.3
+"""Of the grace: for the pipeline to end once it is cancelled, and then for the bot's task."""
+
+_HANG_UP_SECONDS = 1.0
+"""For the peer connection's last packets."""
+
+WEBRTC = "webrtc"
+_TRANSPORTS_WITH_A_ROOM = ("daily",)
+
+
+class Session:
+    """`run` belongs to the bot's event loop; `assign`, `request` and `stop` may be called from any thread.
+
+    Args:
+        report: Where the session tells what happens.
+        grace: Seconds that a bot has to end once it is told to stop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, report: Report, bot_file: Path, grace: float) -> None:
+        self._loop = loop
+        self._report = report
+        self._bot_file = bot_file
+        self._grace = grace
+        self._assignment: asyncio.Future[Assignment] = loop.create_future()
+        self._loaded: asyncio.Future[BotFunction] = loop.create_future()
+        self._transport_loaded: asyncio.Future[None] = loop.create_future()
+        self._connection: asyncio.Future[tuple[Any, Any]] = loop.create_future()
+        self._stopping = asyncio.Event()
+        offered, answered = partial(report.mark, "offer"), partial(report.mark, "answer")
+        self._calls = Calls(loop, report.send, offered, answered)
+        self._progress: Progress | None = None
+        self._watch: Watch | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the bot's pipeline has started or a client has been there."""
+        return self._progress is not None and self._progress.started
+
+    # From any thread.
+
+    def assign(self, assignment: Assignment) -> None:
+        self._loop.call_soon_threadsafe(self._assign, assignment)
+
+    def request(self, request: Request) -> None:
+        self._loop.call_soon_threadsafe(self._calls.take, request)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    # On the bot's event loop.
+
+    async def run(self, assignment: Assignment | None) -> Outcome:
+        """Serve one session, from the first import to the bot's end.
+
+        Args:
+            assignment: What the machine was started for; None if `assign` will say.
+        """
+        if assignment is not None:
+            self._assign(assignment)
+        serving = asyncio.create_task(self._serve())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await self._wind_down(serving)
+        stopping.cancel()
+        result = _result(serving, self._grace)
+        await self._hang_up(result)
+        return result
+
+    def _assign(self, assignment: Assignment) -> None:
+        if not self._assignment.done():
+            self._assignment.set_result(assignment)
+
+    async def _serve(self) -> Outcome:
+        try:
+            offer_pipecatcloud()
+            self._load()
+            if not self._assignment.done():
+                await asyncio.wait({self._loaded, self._assignment}, return_when=asyncio.FIRST_COMPLETED)
+                if self._loaded.done():
+                    self._loaded.result()
+                    self._report.phase("idle")
+            assignment = await self._assignment
+            if not self._loaded.done():
+                self._report.phase("loading")
+            return await self._prepare_and_run(assignment)
+        except InvalidBot as invalid:
+            return invalid.outcome
+
+    async def _prepare_and_run(self, assignment: Assignment) -> Outcome:
+        self._progress = Progress(self._report, in_room=assignment.transport in _TRANSPORTS_WITH_A_ROOM)
+        connection = request_data = None
+        if assignment.transport == WEBRTC:
+            await self._transport_loaded
+            self._accept_offers(assignment, self._progress)
+        bot = await self._loaded
+        if assignment.transport == WEBRTC:
+            if not self._connection.done():
+                self._report.phase("waiting")
+            connection, request_data = await self._connection
+        self._watch = Watch(self._progress)
+        self._watch.install()
+        self._report.phase("starting")
+        arguments = runner_arguments(assignment, connection=connection, request_data=request_data)
+        return await self._run_bot(bot, arguments)
+
+    def _accept_offers(self, assignment: Assignment, progress: Progress) -> None:
+        from bot.webrtc import Peer
+
+        def connected(connection: Any, request_data: Any) -> None:
+            self._connection.set_result((connection, request_data))
+
+        self._calls.peer.set_result(Peer(assignment.ice_servers, connected, progress.client_gone))
+
+    async def _run_bot(self, bot: BotFunction, arguments: Any) -> Outcome:
+        routes = Routes()
+        try:
+            async with routes.lifespan():
+                self._calls.routes.set_result(routes)
+                running = bot(arguments)
+                if not inspect.isawaitable(running):
+                    raise InvalidBot(
+                        f"`bot` in the bot file {self._bot_file.name} is not async: it gave {running!r}."
+                    )
+                await running
+        except (InvalidBot, GeneratorExit):
+            raise
+        except asyncio.CancelledError as error:
+            if self._stopping.is_set():
+                raise
+            return outcome.raised(error)
+        except SystemExit as error:
+            return outcome.exited(error.code, self.started, recent_errors())
+        except Exception as error:  # noqa: BLE001 - whatever a bot raises is its last word
+            logger.opt(exception=error).error("the bot raised")
+            return outcome.raised(error)
+        return outcome.returned(self.started, recent_errors())
+
+    async def _wind_down(self, serving: asyncio.Task[Outcome]) -> None:
+        """Let the bot end as Pipecat ends one; cancel its task only if that does not do it."""
+        if self._watch is not None and self._watch.can_cancel:
+            cancelling = asyncio.create_task(self._watch.cancel("the session was stopped"))
+            await asyncio.wait({serving}, timeout=self._grace * _PIPELINE_SHARE)
+            await _settle(cancelling)
+        if not serving.done():
+            serving.cancel()
+            await asyncio.wait({serving}, timeout=self._grace * _TASK_SHARE)
+
+    async def _hang_up(self, result: Outcome) -> None:
+        peer = self._calls.peer
+        await self._calls.end(Problem(503, "session-over", result.message))
+        if peer.done() and not peer.cancelled():
+            closing = asyncio.create_task(peer.result().close())
+            await asyncio.wait({closing}, timeout=_HANG_UP_SECONDS)
+            await _settle(closing)
+
+    def _load(self) -> None:
+        """Import on a thread: an import that hangs, or takes seconds, must hold up neither `stop` nor ICE."""
+        thread = threading.Thread(target=self._load_on_thread, name="switchboard-loader", daemon=True)
+        thread.start()
+
+    def _load_on_thread(self) -> None:
+        assigned = self._assignment.done()
+        transport = self._assignment.result().transport if assigned else WEBRTC
+        with as_main_thread(self._loop):
+            try:
+                if transport == WEBRTC:
+                    _import_transport()
+                    self._loop.call_soon_threadsafe(self._transport_loaded.set_result, None)
+                _import_pipecat()
+                self._report.mark("imported")
+                if assigned:
+                    self._report.phase("loading")
+                else:
+                    preload()
+                bot = load(self._bot_file)
+            except BaseException as error:  # noqa: BLE001 - it is raised again on the event loop
+                self._loop.call_soon_threadsafe(self._fail_loading, error)
+                return
+        self._report.mark("loaded")
+        self._loop.call_soon_threadsafe(self._loading_done, bot)
+
+    def _loading_done(self, bot: BotFunction) -> None:
+        # What was imported lives to the end; the collector need never look at it again.
+        gc.freeze()
+        gc.enable()
+        self._loaded.set_result(bot)
+
+    def _fail_loading(self, error: BaseException) -> None:
+        self._loaded.set_exception(error)
+        if not self._transport_loaded.done():
+            self._transport_loaded.set_exception(error)
+
+
+def _import_transport() -> None:
+    try:
+        preload_transport()
+    except ImportError as error:
+        raise InvalidBot(f"Transport webrtc needs pipecat-ai[webrtc]: {outcome.describe(error)}") from error
+
+
+def _import_pipecat() -> None:
+    try:
+        import pipecat.runner.types  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise InvalidBot(f"Pipecat cannot be imported: {outcome.describe(error)}") from error
+
+
+def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
+    if not serving.done():
+        return Outcome("stopped", "The session was stopped.", f"The bot did not stop within {grace:g} s.")
+    if serving.cancelled():
+        return outcome.stopped()
+    error = serving.exception()
+    if error is not None:
+        logger.opt(exception=error).error("the machine's runtime failed")
+        return Outcome(
+            "bot_error",
+            f"The machine's runtime failed: {outcome.describe(error)}",
+            outcome.traceback_of(error),
+        )
+    return serving.result()
+
+
+async def _settle(task: asyncio.Task[Any]) -> None:
+    """Cancel the task if it still runs, and log what it raised."""
+    task.cancel()
+    (result,) = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(result, Exception):
+        logger.opt(exception=result).warning("an error while the session ended")

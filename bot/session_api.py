@@ -1,0 +1,155 @@
+"""The session API's calls other than offers: routes that the bot added to `pipecatcloud_system.app`.
+
+The application is called in this process, without a server or a port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import AsyncIterator, MutableMapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bot.logs import logger
+from bot.problems import Problem
+from bot.protocol import MAX_MESSAGE_BYTES, Request, Response
+
+SYSTEM_MODULE = "pipecatcloud_system"
+
+_ENVELOPE_BYTES = 4096
+"""For the JSON around a response's body."""
+
+_State = MutableMapping[str, Any]
+
+
+class _SystemFinder:
+    """Finds our `pipecatcloud_system` when nobody else does; FastAPI is imported only if a bot asks."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != SYSTEM_MODULE:
+            return None
+        file = Path(__file__).with_name(f"{SYSTEM_MODULE}.py")
+        return importlib.util.spec_from_file_location(name, file)
+
+
+def offer_pipecatcloud() -> None:
+    """Let bot files `import pipecatcloud_system`."""
+    if _SystemFinder not in sys.meta_path:
+        sys.meta_path.append(_SystemFinder)
+
+
+class Routes:
+    """The bot's own routes, while it runs."""
+
+    def __init__(self) -> None:
+        self._state: _State = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Start and end what the application wants started and ended around its life."""
+        app = _app()
+        if app is None:
+            yield
+            return
+        async with app.router.lifespan_context(app) as state:
+            self._state = dict(state or {})
+            yield
+
+    async def call(self, request: Request) -> Response:
+        """Call the route.
+
+        Raises:
+            Problem: the bot has no routes at all, or the route raised, or answered with too much.
+        """
+        app = _app()
+        if app is None:
+            text = f"The bot has no routes of its own, so there is nothing at '{request.path}'."
+            raise Problem(404, "no-such-route", text)
+        call = _Call(request)
+        task = asyncio.create_task(app(_scope(request, self._state), call.receive, call.send))
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        # The application may go on after its answer, with background work; that is not waited for.
+        await asyncio.wait({task, asyncio.ensure_future(call.complete)}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            raise Problem(500, "route-failed", f"The bot's route '{request.path}' raised an error.")
+        if not call.complete.done():
+            raise Problem(500, "route-failed", f"The bot's route '{request.path}' gave no answer.")
+        return call.response()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.opt(exception=error).error("a route of the bot raised")
+
+
+class _Call:
+    """One request and its response, in ASGI's terms."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._received = False
+        self._status = 500
+        self._headers: tuple[tuple[str, str], ...] = ()
+        self._body = bytearray()
+        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._received:
+            self._received = True
+            return {"type": "http.request", "body": base64.b64decode(self._request.body), "more_body": False}
+        await asyncio.wait({self.complete})
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            pairs = message.get("headers", ())
+            self._headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
+        elif message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False) and not self.complete.done():
+                self.complete.set_result(None)
+
+    def response(self) -> Response:
+        encoded = base64.b64encode(self._body).decode()
+        size = len(encoded) + sum(len(name) + len(value) + 8 for name, value in self._headers)
+        if size + _ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
+            allowed = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
+            text = f"The answer of '{self._request.path}' has {len(self._body)} bytes; allowed are {allowed}."
+            raise Problem(502, "answer-too-large", text)
+        return Response(id=self._request.id, status=self._status, headers=self._headers, body=encoded)
+
+
+def _app() -> Any:
+    """The application, if the bot imported it."""
+    return getattr(sys.modules.get(SYSTEM_MODULE), "app", None)
+
+
+def _scope(request: Request, state: _State) -> dict[str, Any]:
+    path = "/" + request.path.lstrip("/")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method.upper(),
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": request.query.encode("latin-1"),
+        "headers": [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in request.headers],
+        "client": None,
+        "server": None,
+        "state": dict(state),
+    }
