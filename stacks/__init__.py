@@ -1,1 +1,1 @@
-"""The Pulumi programs, one package per cloud, and what drives them."""
+"""The infrastructure: one package per cloud, and the engine that runs them."""

@@ -1,0 +1,181 @@
+"""The typed stack config, and the one place where a bad value is refused.
+
+Every refusal is one line that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
+
+from dispatcher.settings import AgentName, AgentSettings, LogLevel, Settings, TransportName
+from stacks.errors import ConfigError
+
+Cloud = Literal["local"]
+
+# The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
+STRUCTURED = ("agents",)
+
+
+class StackConfig(BaseModel):
+    """The config of one stack, as in `stacks/Pulumi.<stack>.yaml`. All paths are absolute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    cloud: Cloud = "local"
+    port: int = Field(default=7860, ge=1, le=65535)
+    agents: dict[AgentName, AgentSettings] = Field(min_length=1)
+    default_agent: str = ""
+    """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
+    log_level: LogLevel = "info"
+    data_dir: Path
+    """Where the store, the logs and the machines' directories are kept."""
+
+    def settings(self, host: str, data_dir: Path) -> Settings:
+        """The dispatcher's settings under this config. Raises ConfigError for what only the whole tells."""
+        # What is not given must not come from the environment of whoever runs the engine: their
+        # SWITCHBOARD_API_KEYS would end up in the stack's state.
+        no_environment: dict[str, Any] = {"_env_prefix": "NOT_FROM_THE_ENVIRONMENT_"}
+        try:
+            return Settings(
+                host=host,
+                port=self.port,
+                data_dir=data_dir,
+                log_level=self.log_level,
+                agents=self.agents,
+                default_agent=self.default_agent or min(self.agents),
+                **no_environment,
+            )
+        except ValidationError as error:
+            raise ConfigError(_explain(error, "switchboard", {})) from None
+
+
+def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str) -> StackConfig:
+    """The stack config from the engine's values (`switchboard:port` → text; objects as JSON).
+
+    Keys of other projects, such as `aws:region`, are their providers' and pass.
+    Raises ConfigError with a line for each value that is refused.
+    """
+    prefix = f"{project}:"
+    raw: dict[str, Any] = {
+        key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
+    }
+    for key in STRUCTURED:
+        if key in raw:
+            raw[key] = _structure(prefix + key, raw[key])
+    raw["dataDir"] = checkout / (raw.get("dataDir") or f".switchboard/stacks/{stack}")
+    try:
+        config = StackConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, project, raw)) from None
+    if config.default_agent and config.default_agent not in config.agents:
+        raise ConfigError(
+            f"{prefix}defaultAgent: {config.default_agent!r} is not an agent; "
+            f"allowed: {', '.join(config.agents)}"
+        )
+    return config.model_copy(update={"agents": _with_bot_files(config.agents, prefix, checkout)})
+
+
+def _structure(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # the type is refused with the rest
+
+
+def _with_bot_files(
+    agents: Mapping[str, AgentSettings], prefix: str, checkout: Path
+) -> dict[str, AgentSettings]:
+    """The agents with absolute bot files, all of which exist."""
+    found = {}
+    for name, agent in agents.items():
+        path = (checkout / agent.bot.expanduser()).resolve()
+        if not path.is_file():
+            raise ConfigError(
+                f"{prefix}agents.{name}.bot: {str(agent.bot)!r} is not there (looked for {path}); allowed: "
+                "the path of a Python file with `async def bot(runner_args)`, absolute or from the checkout"
+            )
+        found[name] = agent.model_copy(update={"bot": path})
+    return found
+
+
+def _explain(error: ValidationError, project: str, raw: Mapping[str, Any]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False):
+        path = _path(fault["loc"])
+        value = "" if fault["type"] == "missing" else f" {_shown(fault['input'])}"
+        lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault, raw)}")
+    return "\n".join(lines)
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """`agents.echo.memoryMb`; a faulty name of a mapping is pydantic's `name`, `[key]`."""
+    return ".".join(str(part) for part in location if part != "[key]")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _wrong(fault: ErrorDetails) -> str:
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return "is not a key"
+    if kind == "missing":
+        return "is missing"
+    if kind.endswith(("_type", "_parsing", "_from_float")):
+        return "has the wrong type"
+    return "is refused"
+
+
+def _allowed(fault: ErrorDetails, raw: Mapping[str, Any]) -> str:
+    location, kind = fault["loc"], fault["type"]
+    if kind == "extra_forbidden":
+        model = AgentSettings if len(location) > 1 else StackConfig
+        return ", ".join(field.alias or name for name, field in model.model_fields.items())
+    described = _description(location)
+    return described or fault["msg"].removeprefix("Value error, ")
+
+
+def _description(location: Sequence[int | str]) -> str:
+    """What the field at this place takes."""
+    if "[key]" in location:
+        return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
+    key = str(location[0])
+    if key == "agents" and len(location) <= 2:
+        return "at least one agent, each as `name: {bot: path/to/bot.py}`"
+    name = str(location[2]) if key == "agents" else key
+    if name == "env" and len(location) > 3:
+        return "the name of an environment variable (letters, digits and _), never a value"
+    if name == "env":
+        return "a list of names of environment variables"
+    if name == "transports":
+        return f"a list of at least one of {', '.join(get_args(TransportName))}"
+    model = AgentSettings if key == "agents" else StackConfig
+    for field_name, field in model.model_fields.items():
+        if name not in (field_name, field.alias):
+            continue
+        choices = get_args(field.annotation)
+        if choices and all(isinstance(choice, str) for choice in choices):
+            return ", ".join(choices)
+        if field.annotation in (int, float):
+            return _range(field.annotation, field.metadata)
+        if field.annotation is Path:
+            return "a path"
+    return ""
+
+
+def _range(kind: type, metadata: Sequence[Any]) -> str:
+    """`a whole number, 1 to 65535`, from the constraints that the field itself has."""
+    noun = "a whole number" if kind is int else "a number"
+    lowest = next((f"{one.ge:g} to" for one in metadata if hasattr(one, "ge")), None)
+    above = next((f"above {one.gt:g} and up to" for one in metadata if hasattr(one, "gt")), None)
+    highest = next((one.le for one in metadata if hasattr(one, "le")), None)
+    return f"{noun}, {lowest or above} {highest:g}" if highest is not None and (lowest or above) else noun

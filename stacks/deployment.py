@@ -1,0 +1,60 @@
+"""What every cloud's program is given, what it returns, and what they all share: names and tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+from pulumi.runtime import config as engine_config
+
+from stacks.config import StackConfig, parse
+from stacks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The stack that a program describes, and the checkout that it is made from."""
+
+    project: str
+    stack: str
+    checkout: Path
+    config: StackConfig
+
+    def name(self, part: str) -> str:
+        """A name for what the outside sees, unique per stack: `switchboard-local-dispatcher`."""
+        return f"{self.project}-{self.stack}-{part}"
+
+    def tags(self, agent: str | None = None) -> dict[str, str]:
+        tags = {"project": self.project, "stack": self.stack}
+        return tags if agent is None else {**tags, "agent": agent}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployed stack tells its user: the stack's outputs."""
+
+    url: pulumi.Input[str]
+    """The voice page and the API."""
+    log_file: pulumi.Input[str]
+    """The dispatcher's log."""
+    data_dir: pulumi.Input[str]
+    """The store, and each machine's directory with its bot's output."""
+
+    def export(self) -> None:
+        pulumi.export("url", self.url)
+        pulumi.export("logFile", self.log_file)
+        pulumi.export("dataDir", self.data_dir)
+
+
+def current_environment(checkout: Path) -> Environment:
+    """The environment of the running program. Raises pulumi.RunError, which shows without a traceback."""
+    project, stack = pulumi.get_project(), pulumi.get_stack()
+    # `pulumi.Config` answers for single keys only, so an unknown one would go unseen. A program in the
+    # driver's own process has its config in CONFIG, one under the language host has it in its environment.
+    values = {**engine_config.get_config_env(), **engine_config.CONFIG.get()}
+    try:
+        config = parse(values, project=project, checkout=checkout, stack=stack)
+    except ConfigError as error:
+        raise pulumi.RunError(str(error)) from None
+    return Environment(project, stack, checkout, config)

@@ -1,0 +1,77 @@
+"""`python -m stacks.engine VERB`: what `make up`, `make plan` and `make down` run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stacks.engine.drive import Driver
+from stacks.engine.find import find
+from stacks.errors import ConfigError, StackError
+from stacks.progress import duration, say
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    began = time.monotonic()
+    try:
+        if options.verb == "install":
+            find()
+            return 0
+        driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
+        if options.verb == "preview":
+            driver.preview()
+        elif options.verb == "refresh":
+            driver.refresh()
+        elif options.verb == "destroy":
+            driver.destroy()
+        else:
+            outputs = driver.up()
+            took = duration(time.monotonic() - began)
+            say(f"stack {options.stack} is up ({took}); log: {outputs['logFile'].value}")
+            say(str(outputs["url"].value))
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """The config that the command line sets for this run, over the stack's file."""
+    config: dict[str, Any] = {}
+    if options.port:
+        config["port"] = options.port
+    if options.bot:
+        path = Path(options.bot).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"BOT: {options.bot!r} is not a file; "
+                "allowed: the path of a Python file with `async def bot(runner_args)`"
+            )
+        config["agents"] = {
+            "bot": {"bot": str(path.resolve()), "env": options.bot_env.replace(",", " ").split()}
+        }
+        config["defaultAgent"] = "bot"
+    return config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stacks.engine", description="Runs a stack with the Pulumi engine.")
+    parser.add_argument("verb", choices=["up", "preview", "refresh", "destroy", "install"])
+    parser.add_argument("--stack", default="local")
+    parser.add_argument("--port", default="", help="the dispatcher's port, for this run")
+    parser.add_argument("--bot", default="", help="a bot file, which becomes the default agent `bot`")
+    parser.add_argument("--bot-env", default="", help="names of the environment variables that it gets")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""The cloud `local`: the dispatcher and its bots are processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pulumi
+
+from stacks.config import StackConfig
+from stacks.deployment import Deployment, Environment
+from stacks.errors import ConfigError
+from stacks.local import process, server
+from stacks.local.bots import Machines
+from stacks.local.content import code_hash, secret_fingerprint
+from stacks.local.dispatcher import DATA_DIR_VARIABLE, Dispatcher
+
+HOST = "127.0.0.1"
+# By the environment, not by how this interpreter was called (python, python3, …): two ways to run the
+# same program must describe the same command.
+PYTHON = str(Path(sys.prefix) / "bin" / "python")
+
+
+COMMAND = [PYTHON, "-m", "dispatcher"]
+
+
+def check_port(config: StackConfig) -> None:
+    """Before an engine runs. Raises ConfigError if any but this stack's dispatcher has the port."""
+    if process.port_free(HOST, config.port):
+        return
+    ours = process.find([COMMAND], DATA_DIR_VARIABLE, str(_service_dir(config)))
+    if not any(process.listens(one.pid, config.port) for one in ours):
+        raise ConfigError(server.port_taken(config.port))
+
+
+def _service_dir(config: StackConfig) -> Path:
+    """The dispatcher's own directory, beside its log."""
+    return config.data_dir / "dispatcher"
+
+
+def deploy(environment: Environment) -> Deployment:
+    """Describe the stack: the machines' directory, then the dispatcher."""
+    config, checkout = environment.config, environment.checkout
+    settings = config.settings(HOST, _service_dir(config))
+    variables = settings.to_environment()
+    log_file = config.data_dir / "dispatcher.log"
+    names = sorted({name for agent in config.agents.values() for name in agent.env})
+    machines = Machines(
+        "machines",
+        command=COMMAND,
+        stop_command=[*COMMAND, "stop-machines"],
+        cwd=checkout,
+        environment=variables,
+    )
+    Dispatcher(
+        "dispatcher",
+        command=COMMAND,
+        cwd=checkout,
+        environment=variables,
+        secret_names=names,
+        secret_fingerprint=secret_fingerprint(
+            {name: os.environ.get(name) for name in names}, salt=str(config.data_dir)
+        ),
+        code=code_hash(checkout, [agent.bot for agent in config.agents.values()]),
+        log_file=log_file,
+        host=HOST,
+        port=config.port,
+        opts=pulumi.ResourceOptions(depends_on=[machines]),
+    )
+    return Deployment(url=settings.url, log_file=str(log_file), data_dir=str(config.data_dir))
