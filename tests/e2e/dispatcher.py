@@ -58,7 +58,7 @@ class Dispatcher:
             "SWITCHBOARD_PORT": str(self.port),
             "SWITCHBOARD_DATA_DIR": str(self.directory / "data"),
             "SWITCHBOARD_AGENTS": json.dumps(self.agents),
-            "SWITCHBOARD_LOG_LEVEL": "debug",
+            "SWITCHBOARD_LOG_LEVEL": "info",
         }
 
     def start(self) -> None:
@@ -125,14 +125,18 @@ class Dispatcher:
     def stop(self) -> None:
         """End it and every machine, and check that nothing is left."""
         try:
-            if self.process is not None and self.process.poll() is None:
-                self.process.send_signal(signal.SIGTERM)
-                code = self.process.wait(timeout=15)
-                assert code == 0, f"the dispatcher ended with status {code}:\n{self.log_tail()}"
+            status = self._terminate()
             self._stop_machines()
             self.wait_until_no_machine()
+            assert status == 0, f"the dispatcher ended with status {status}:\n{self.log_tail()}"
         finally:
             self._destroy()
+
+    def _terminate(self) -> int:
+        if self.process is None or self.process.poll() is not None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=15)
 
     def _stop_machines(self) -> None:
         command = [sys.executable, "-m", "dispatcher", "stop-machines"]

@@ -21,10 +21,13 @@ STORY = read_wav(VOICES / "story.wav")
 
 
 def loop(sentence: Sound, directory: Path) -> Path:
-    """A wav for the fake microphone, which plays it over and over: silence, the sentence, time to answer."""
+    """A wav for the fake microphone, which plays it over and over.
+
+    It begins with time for the bot to start and to greet: a sentence that comes earlier interrupts it.
+    """
     path = directory / "microphone.wav"
     write_wav(
-        path, join(silence(2.0, sentence.rate), sentence, silence(sentence.seconds + 3.0, sentence.rate))
+        path, join(silence(8.0, sentence.rate), sentence, silence(sentence.seconds + 3.0, sentence.rate))
     )
     return path
 
@@ -167,7 +170,7 @@ def test_a_closed_tab_leaves_no_machine(start_dispatcher: StartDispatcher, brows
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
         session_id = voice.talk()
-        voice.page.goto("about:blank")
+        voice.page.goto(f"{dispatcher.url}/healthz")
         assert_ended(dispatcher, session_id)
 
 

@@ -21,6 +21,16 @@ BROKEN_BOTS = {
 """File → what the page must say beyond the dispatcher's own sentence."""
 
 
+REFUSE_ONCE = """() => {
+    const { mediaDevices } = navigator;
+    const real = mediaDevices.getUserMedia;
+    mediaDevices.getUserMedia = async () => {
+        mediaDevices.getUserMedia = real;
+        throw new DOMException("refused", "NotAllowedError");
+    };
+}"""
+
+
 @pytest.mark.parametrize(("file", "words"), BROKEN_BOTS.items(), ids=list(BROKEN_BOTS))
 def test_a_bot_that_fails(
     start_dispatcher: StartDispatcher, browser: Browser, file: str, words: str | None
@@ -146,11 +156,7 @@ def test_a_call_after_a_failed_one(start_dispatcher: StartDispatcher, playwright
     browser = launch(playwright, *FAKE_MICROPHONE)
     try:
         with visit(browser, dispatcher.url) as voice:
-            voice.page.evaluate(
-                "const {mediaDevices} = navigator; const real = mediaDevices.getUserMedia.bind(mediaDevices);"
-                "let tries = 0; mediaDevices.getUserMedia = (...wanted) => tries++ === 0 ?"
-                " Promise.reject(new DOMException('no', 'NotAllowedError')) : real(...wanted)"
-            )
+            voice.page.evaluate(REFUSE_ONCE)
             voice.click("Talk")
             voice.reach("failed")
             assert voice.title == "The microphone is blocked"

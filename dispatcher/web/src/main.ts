@@ -1,5 +1,6 @@
 /** Wires the page together: the button, the agents, and the one call that there can be. */
 
+import { TransportStartError } from "@pipecat-ai/client-js";
 import { Call, type CallState } from "./call.ts";
 import { getAgents } from "./dispatcher.ts";
 import { Lanes } from "./lanes.ts";
@@ -52,6 +53,12 @@ view.agent.addEventListener("change", () => {
 // A tab that is closed or left ends its call; the request to the dispatcher outlives the page.
 addEventListener("pagehide", () => {
   if (isRunning()) call?.hangUp();
+});
+
+// Hanging up while the offer is under way makes the transport reject a promise that it has not handed out yet
+// (small-webrtc-transport 1.10.8, `_connect`), so nobody can catch it; the call itself has been told by then.
+addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof TransportStartError && !isRunning()) event.preventDefault();
 });
 
 view.show(null, agent, timeline);
