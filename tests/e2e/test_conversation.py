@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Browser, Playwright, expect
 
 from .browser import VoicePage, launch_with_voice, until, visit
 from .conftest import StartDispatcher
@@ -79,9 +79,11 @@ def test_the_bot_lets_itself_be_interrupted(start_dispatcher: StartDispatcher, b
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
         voice.talk()
+        voice.reads("Echo is speaking")
         voice.wait_for_sound()
         voice.wait_for_silence()
         voice.say(STORY)
+        voice.reads("You are speaking")
         voice.page.wait_for_timeout(STORY.seconds * 1000)
         voice.wait_for_sound()
         answered = voice.now()
@@ -160,7 +162,10 @@ def test_a_person_picks_an_agent(start_dispatcher: StartDispatcher, browser: Bro
     with visit(browser, dispatcher.url, scripted=True) as voice:
         voice.page.get_by_label("Agent").select_option("start-parrot")
         voice.reads("Talk to start-parrot")
-        session_id = voice.talk()
+        # By keyboard, and with what a screen reader hears.
+        voice.page.get_by_role("button", name="Talk").press("Enter")
+        expect(voice.page.get_by_role("status")).to_have_text("Connected.", timeout=20_000)
+        session_id = voice.session_id
         assert dispatcher.session(session_id)["agent"] == "start-parrot"
         voice.click("Hang up")
         voice.reach("ended")
