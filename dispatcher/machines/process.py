@@ -2,13 +2,13 @@
 
 A machine's directory under `root` is its record, so the truth survives the dispatcher:
 
-    <root>/<machine id>/pid      the group's leader, written by the leader itself
+    <root>/<machine id>/pid      the ids of the group's leader and of the group
     <root>/<machine id>/exit     the bot's exit status, written by the leader when the bot ended
     <root>/<machine id>/output.log
     <root>/<machine id>/work/    the working directory, with links to the bot file's neighbours
 
-The leader is a small shell that outlives its bot by a moment: only a parent can know an exit status, and
-the dispatcher may not be there. A recycled pid is never taken for a machine, because the leader carries
+The leader is a small shell that outlives its bot by a moment: only a parent learns an exit status, and the
+dispatcher may not be there. A recycled pid is never taken for a machine, because the leader carries
 the machine's id among its arguments.
 """
 
@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,21 +46,36 @@ SOURCE = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.05
 """How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
 
+TAIL_BYTES = 2000
+"""How much of a machine's output goes into its last status: a traceback's worth."""
+
 LEADER_NAME = "switchboard-machine"
 
-# RLIMIT_DATA counts a process's private writable memory (Linux 4.7 and later); RLIMIT_AS would count the
-# gigabytes that runtimes reserve and never touch. A limit that the system refuses is left out.
-# The traps keep the shell alive through a signal to the group; a handler is not inherited by the bot.
-LEADER = """
+# The outer shell only starts the leader and writes down its pid: the leader is nobody's child, so it is
+# the same to a dispatcher that started it and to one that came later. RLIMIT_DATA counts a process's
+# private writable memory (Linux 4.7 and later); RLIMIT_AS would count the gigabytes that runtimes reserve
+# and never touch. A limit that the system refuses is left out. The traps keep the leader alive through a
+# signal to the group; a handler is not inherited by the bot.
+LAUNCH = """
 machine_dir=$2; memory_kib=$3; cpu_seconds=$4; shift 4
-echo $$ > "$machine_dir/pid"
-ulimit -c 0
-ulimit -d "$memory_kib" 2>/dev/null
-ulimit -t "$cpu_seconds" 2>/dev/null
-trap : TERM INT HUP
-"$@"
-echo $? > "$machine_dir/exit"
+{
+    trap : TERM INT HUP
+    ulimit -c 0
+    ulimit -d "$memory_kib" 2>/dev/null
+    ulimit -t "$cpu_seconds" 2>/dev/null
+    "$@"
+    echo $? > "$machine_dir/exit"
+} &
+echo "$! $$" > "$machine_dir/pid"
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """Two process ids: of the machine's leader, and of its process group."""
+
+    leader: int
+    group: int
 
 
 class ProcessProvider:
@@ -85,7 +101,6 @@ class ProcessProvider:
         self._python = python
         self._keep = keep
         self._clock = clock or SystemClock()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
         return await asyncio.to_thread(self._create, spec)
@@ -101,12 +116,15 @@ class ProcessProvider:
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         directory = self._root / machine_id
+        record = _read_record(directory)
+        if record is None or not _runs(record, directory):
+            return
         deadline = self._clock.now() + grace.total_seconds()
-        _signal_group(self._group(directory), signal.SIGTERM)
-        while (group := self._group(directory)) is not None:
+        _signal_group(record, signal.SIGTERM)
+        while _runs(record, directory):
             # A leader that is gone has left members of its group behind: nobody waits for those.
-            if self._leader(directory) is None or self._clock.now() >= deadline:
-                _signal_group(group, signal.SIGKILL)
+            if not _leads(record, directory) or self._clock.now() >= deadline:
+                _signal_group(record, signal.SIGKILL)
             await self._clock.sleep(POLL_SECONDS)
 
     # What follows is synchronous and quick: files and the process table.
@@ -122,8 +140,7 @@ class ProcessProvider:
         self._prune()
         try:
             work = _lay_out(directory, bot_file)
-            with (directory / "output.log").open("ab") as output:
-                self._children[spec.id] = self._spawn(spec, directory, work, bot_file, output.fileno())
+            self._launch(spec, directory, work, bot_file)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE):
@@ -131,58 +148,33 @@ class ProcessProvider:
             raise Rejected(f"the machine's process cannot be started: {error}") from error
         return MachineStatus(spec.id, MachineState.started)
 
-    def _spawn(
-        self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path, output: int
-    ) -> subprocess.Popen[bytes]:
+    def _launch(self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path) -> None:
         cpu_seconds = math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60))
-        leader = ["/bin/sh", "-c", LEADER, LEADER_NAME, spec.id, str(directory)]
+        shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
         limits = [str(spec.memory_mb * 1024), str(cpu_seconds)]
         bot = [self._python, "-P", "-m", "bot", *spec.arguments]
-        return subprocess.Popen(
-            [*leader, *limits, *bot],
-            cwd=work,
-            env=_environment(spec, work, bot_file),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        with (directory / "output.log").open("ab") as output:
+            subprocess.run(
+                [*shell, *limits, *bot],
+                check=True,
+                cwd=work,
+                env=_environment(spec, work, bot_file),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def _status(self, directory: Path) -> MachineStatus | None:
-        if not directory.is_dir():
+        record = _read_record(directory)
+        if record is None:
             return None
-        machine_id = directory.name
-        child = self._children.get(machine_id)
-        if child is not None and child.poll() is None:
-            return MachineStatus(machine_id, MachineState.started)
-        self._children.pop(machine_id, None)
-        if self._group(directory) is not None:
-            return MachineStatus(machine_id, MachineState.started)
-        return MachineStatus(machine_id, MachineState.gone, _read_int(directory / "exit"))
-
-    def _group(self, directory: Path) -> int | None:
-        """The id of the machine's process group, if any of it runs."""
-        leader = self._leader(directory)
-        if leader is not None:
-            return leader.pid
-        pid = _read_int(directory / "pid")
-        return pid if pid is not None and _group_is_ours(pid, directory) else None
-
-    def _leader(self, directory: Path) -> psutil.Process | None:
-        """The group's leader if it lives, whoever its parent is."""
-        child = self._children.get(directory.name)
-        if child is not None:
-            child.poll()  # reaps it, so that a zombie is not taken for a living one
-        pid = child.pid if child is not None else _read_int(directory / "pid")
-        if pid is None:
-            return None
-        try:
-            process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_ZOMBIE or _carries(process, directory.name) is False:
-                return None
-        except psutil.Error:
-            return None
-        return process
+        exit_code = _read_exit(directory)
+        if exit_code is None and _runs(record, directory):
+            return MachineStatus(directory.name, MachineState.started)
+        # Read again: the leader writes the exit status just before it goes.
+        exit_code = _read_exit(directory)
+        return MachineStatus(directory.name, MachineState.gone, exit_code, _tail(directory / "output.log"))
 
     def _directories(self) -> list[Path]:
         if not self._root.is_dir():
@@ -207,6 +199,7 @@ class ProcessProvider:
 def _lay_out(directory: Path, bot_file: Path) -> Path:
     """Make the machine's directories; bots that read a file beside them by a relative path find it."""
     work = directory / "work"
+    shutil.rmtree(directory, ignore_errors=True)  # what an earlier attempt left that never ran
     work.mkdir(parents=True)
     (directory / "tmp").mkdir()
     for neighbour in bot_file.parent.iterdir():
@@ -233,32 +226,57 @@ def _environment(spec: MachineSpec, work: Path, bot_file: Path) -> dict[str, str
     }
 
 
-def _signal_group(group: int | None, number: signal.Signals) -> None:
-    if group is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, number)
-
-
-def _read_int(path: Path) -> int | None:
+def _read_record(directory: Path) -> _Record | None:
     try:
-        text = path.read_text().strip()
+        numbers = (directory / "pid").read_text().split()
+    except FileNotFoundError:
+        return None
+    return _Record(int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else None
+
+
+def _read_exit(directory: Path) -> int | None:
+    try:
+        text = (directory / "exit").read_text().strip()
     except FileNotFoundError:
         return None
     return int(text) if text else None
 
 
-def _carries(process: psutil.Process, machine_id: str) -> bool:
-    arguments = process.cmdline()
-    # A child between fork and exec still shows its parent's arguments.
-    return machine_id in arguments or process.ppid() == os.getpid()
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
-def _group_is_ours(group: int, directory: Path) -> bool:
-    """Whether a process of this group works in the machine's directory, now that its leader is gone."""
+def _runs(record: _Record, directory: Path) -> bool:
+    return _leads(record, directory) or _left_members(record, directory)
+
+
+def _leads(record: _Record, directory: Path) -> bool:
+    """Whether the machine's leader lives; another process with its recycled pid has other arguments."""
+    try:
+        leader = psutil.Process(record.leader)
+        return leader.status() != psutil.STATUS_ZOMBIE and directory.name in leader.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _left_members(record: _Record, directory: Path) -> bool:
+    """Whether a process of the machine's group still works in the machine's directory."""
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == group and Path(process.cwd()).is_relative_to(directory):
+            if os.getpgid(process.pid) != record.group or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if Path(process.cwd()).is_relative_to(directory):
                 return True
         except (psutil.Error, ProcessLookupError, PermissionError):
             continue
     return False
+
+
+def _signal_group(record: _Record, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(record.group, number)

@@ -80,6 +80,8 @@ class MachineStatus:
     state: MachineState
     exit_code: int | None = None
     """Of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal n."""
+    output: str = ""
+    """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
 
 
 class MachineProvider(Protocol):

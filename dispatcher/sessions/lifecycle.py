@@ -171,19 +171,21 @@ def end_by_loss(status: MachineStatus | None) -> End:
     if status is None:
         return End("machine_lost", "The machine is gone, and the provider has no record of it.")
     if status.exit_code is None:
-        return End("machine_lost", "The machine is gone; its bot's exit status is not known.")
+        message = "The machine is gone; its bot's exit status is not known."
+        return End("machine_lost", message, status.output or None)
     number = status.exit_code - 128
     if number not in set(signal.Signals):
         return End(
             "machine_exited",
             f"The bot's process ended with exit status {status.exit_code} before it could say why.",
+            status.output or None,
             exit_code=status.exit_code,
         )
     name = signal.Signals(number).name
     message = f"The bot's process was killed with signal {number} ({name})."
     if name == "SIGKILL":
         message += " The system does that when memory runs out."
-    return End("machine_killed", message, exit_code=status.exit_code)
+    return End("machine_killed", message, status.output or None, status.exit_code)
 
 
 def overdue(session: Session, agent: AgentSettings, now: float) -> End | None:

@@ -101,7 +101,7 @@ class Reaper:
             return
         over_at = session.ended_at if session is not None else machine.created_at
         if over_at is None or self._clock.now() > over_at + RELEASE_SECONDS:
-            await self._service.release(machine.id, "The session is over.")
+            self._service.let_go(machine.id, "The session is over.")
 
     async def _lost(self, machine: Machine, status: MachineStatus | None) -> None:
         # Read again: the bot's last word may have come in while the provider was asked.

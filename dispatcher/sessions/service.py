@@ -114,6 +114,7 @@ class SessionService:
         self._dispatcher_url = dispatcher_url
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._releasing: set[str] = set()
         self._draining = False
 
     @property
@@ -220,14 +221,23 @@ class SessionService:
         """Close the session's row with this reason, if it is still open, and let its machine go."""
         now = self._clock.now()
         await self.change(session.id, lambda current: lifecycle.over(current, end, now))
-        self._spawn(self.release(session.machine_id, end.message))
+        self.let_go(session.machine_id, end.message)
+
+    def let_go(self, machine_id: str, why: str) -> None:
+        """Release a machine in the background, unless that is under way."""
+        if machine_id not in self._releasing:
+            self._releasing.add(machine_id)
+            self._spawn(self.release(machine_id, why))
 
     async def release(self, machine_id: str, why: str) -> None:
         """End a machine: ask its bot, then the provider, and write down that it is gone."""
-        if await self._channels.send(machine_id, Stop(message=why)):
-            await self._until_gone(machine_id, STOP_GRACE)
-        await self._provider.stop(machine_id, STOP_GRACE)
-        await self.note_if_gone(machine_id)
+        try:
+            if await self._channels.send(machine_id, Stop(message=why)):
+                await self._until_gone(machine_id, STOP_GRACE)
+            await self._provider.stop(machine_id, STOP_GRACE)
+            await self.note_if_gone(machine_id)
+        finally:
+            self._releasing.discard(machine_id)
 
     async def note_if_gone(self, machine_id: str) -> bool:
         """Ask the provider; if the machine is gone, write that down. True if it is."""

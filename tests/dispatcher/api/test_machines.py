@@ -1,0 +1,129 @@
+"""The channel, from the machine's side."""
+
+import asyncio
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from bot import protocol
+from tests.dispatcher.harness import deployment
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic x"}])
+def test_a_channel_without_a_valid_token_is_refused(tmp_path, headers):
+    async def run():
+        async with deployment(tmp_path) as running:
+            url = running.url.replace("http", "ws") + protocol.CHANNEL_PATH
+            async with connect(url, additional_headers=headers, proxy=None) as connection:
+                with pytest.raises(ConnectionClosed) as closed:
+                    await connection.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+
+    asyncio.run(run())
+
+
+def test_a_token_is_good_for_its_own_machine_only(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            mine = (await running.start())["sessionId"]
+            other = (await running.start())["sessionId"]
+            machine = await running.machine_of(mine)
+            await machine.send(protocol.Hello(machine_id=f"m-{other}", session_id=other, phase="active"))
+            with pytest.raises(ConnectionClosed):
+                await machine.receive()
+            assert (await running.session(other))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+def test_a_token_expires_after_its_session(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            running.clock.advance(7200 + 301)
+            machine = await running.machine_of(session_id)
+            with pytest.raises(ConnectionClosed):
+                await machine.receive()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "not json",
+        '{"type": "hello"}',
+        '{"type": "welcome", "heartbeat_seconds": 1}',
+        '{"type": "heartbeat", "phase": "ready", "rss_bytes": 1, "cpu_seconds": 1}',
+    ],
+)
+def test_anything_but_a_hello_first_closes_the_channel(tmp_path, frame):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.connection.send(frame)
+            with pytest.raises(ConnectionClosed) as closed:
+                await machine.receive()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4400
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("version", "spoken"), [(0, True), (1, True), (2, True), (3, False)])
+def test_one_version_apart_is_spoken(tmp_path, version, spoken):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            if spoken:
+                assert isinstance(await machine.hello("waiting", protocol=version), protocol.Welcome)
+                return
+            with pytest.raises(ConnectionClosed):
+                await machine.hello("waiting", protocol=version)
+
+    asyncio.run(run())
+
+
+def test_a_machine_whose_session_is_over_is_told_to_stop(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            await running.http.delete(f"/sessions/{session_id}")
+            machine = await running.machine_of(session_id)
+            assert isinstance(await machine.hello(), protocol.Welcome)
+            assert isinstance(await machine.receive(), protocol.Stop)
+
+    asyncio.run(run())
+
+
+def test_a_second_connection_takes_the_place_of_the_first(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            first = await running.machine_of(session_id)
+            await first.hello()
+            second = await running.machine_of(session_id)
+            await second.hello()
+            await first.connection.close()
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            await second.answer({"connection": 2})
+            assert (await calling).json() == {"connection": 2}
+
+    asyncio.run(run())
+
+
+def test_a_restarted_dispatcher_learns_from_hello_what_runs(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+        async with deployment(tmp_path, provider=running.provider) as restarted:
+            machine = await restarted.machine_of(session_id)
+            await machine.hello("active", timings=protocol.Timings(pipeline=700, client=800))
+            active = await restarted.until(session_id, "active")
+            assert active["timings"] == {"pipeline": 700, "client": 800}
+
+    asyncio.run(run())

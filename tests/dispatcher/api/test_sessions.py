@@ -1,0 +1,171 @@
+"""A session over HTTP: its state, its calls, its end."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from bot import protocol
+from tests.dispatcher.harness import deployment, eventually
+
+
+def test_a_session_goes_from_start_to_end(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting", timings=protocol.Timings(connected=40, imported=500))
+            timings = protocol.Timings(connected=40, imported=500, pipeline=700)
+            await machine.send(protocol.Ready(timings=timings))
+            assert (await running.until(session_id, "ready"))["readyAt"] is not None
+            await machine.send(protocol.ClientConnected(timings=timings.model_copy(update={"client": 800})))
+            await running.until(session_id, "active")
+            await machine.send(protocol.Latency(kind="first_word", milliseconds=120))
+            await machine.send(protocol.Latency(kind="turn", milliseconds=900))
+            await machine.send(protocol.Latency(kind="turn", milliseconds=800))
+            running.clock.advance(60)
+            await machine.send(protocol.Ended(reason="completed", message="The bot returned."))
+            ended = await running.until(session_id, "ended")
+            assert ended["reason"] == "completed"
+            assert ended["durationSeconds"] == 60
+            assert ended["exitCode"] == 0
+            assert ended["timings"] == {"connected": 40, "imported": 500, "pipeline": 700, "client": 800}
+            assert ended["latency"] == {"firstWordMs": 120, "turnMs": [900, 800]}
+            said = {type(await machine.receive()), type(await machine.receive())}
+            assert said == {protocol.Acknowledge, protocol.Stop}
+
+    asyncio.run(run())
+
+
+def test_an_unknown_session_is_not_found(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            path = f"/sessions/{uuid.uuid4()}"
+            for answer in (
+                await running.http.get(path),
+                await running.http.delete(path),
+                await running.http.post(f"{path}/api/offer", json={}),
+            ):
+                assert answer.status_code == 404
+                assert "There is no session" in answer.json()["info"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1/public/echo"])
+def test_a_call_is_held_until_the_machine_connects_and_carries_everything(tmp_path, prefix):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            calling = asyncio.create_task(
+                running.http.patch(
+                    f"{prefix}/sessions/{session_id}/api/offer?a=1&b=2",
+                    content=b"\x00binary",
+                    headers={"X-Trace": "t1", "Cookie": "secret=1"},
+                )
+            )
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            request = await machine.answer({"ok": True}, status=201)
+            answer = await calling
+            assert (answer.status_code, answer.json()) == (201, {"ok": True})
+            assert (request.method, request.path, request.query) == ("PATCH", "api/offer", "a=1&b=2")
+            assert request.body == "AGJpbmFyeQ=="
+            names = {name for name, _ in request.headers}
+            assert "x-trace" in names
+            assert not names & {"cookie", "authorization", "host"}
+
+    asyncio.run(run())
+
+
+def test_an_answer_may_come_over_the_next_connection(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            request = await machine.receive()
+            assert isinstance(request, protocol.Request)
+            await machine.connection.close()
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            await machine.send(protocol.Response(id=request.id, status=204))
+            assert (await calling).status_code == 204
+
+    asyncio.run(run())
+
+
+def test_a_held_call_ends_with_the_reason_when_the_bot_fails(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            offer = {"sdp": "v=0", "type": "offer"}
+            path = f"/sessions/{session_id}/api/offer"
+            calling = asyncio.create_task(running.http.post(path, json=offer))
+            machine = await running.machine_of(session_id)
+            await machine.hello("loading")
+            message = "The bot file bot.py could not be imported: No module named 'nope'."
+            await machine.send(
+                protocol.Ended(reason="invalid_bot", message=message, detail="Traceback…", exit_code=1)
+            )
+            answer = await calling
+            assert (answer.status_code, answer.json()["info"]) == (502, message)
+            failed = await running.session(session_id)
+            assert (failed["state"], failed["detail"], failed["exitCode"]) == ("failed", "Traceback…", 1)
+            late = await running.http.post(path, json=offer)
+            assert (late.status_code, late.json()["info"]) == (410, message)
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_does_not_answer_is_given_up_on(tmp_path):
+    async def run():
+        async with deployment(tmp_path, call_timeout_seconds=20) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            await running.until(session_id, "ready")
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/slow"))
+            assert isinstance(await machine.receive(), protocol.Request)
+            running.clock.advance(21)
+            answer = await calling
+            assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+
+    asyncio.run(run())
+
+
+def test_stopping_tells_the_bot_and_ends_the_machine(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            for _ in range(2):
+                answer = await running.http.delete(f"/v1/agents/echo/sessions/{session_id}")
+                assert answer.json() == {"status": "terminated", "session_id": session_id}
+            assert isinstance(await machine.receive(), protocol.Stop)
+            running.provider.die(machine.id, 0)
+            running.clock.advance(1)
+            await running.dispatcher.service.drain()
+            stopped = await running.session(session_id)
+            assert (stopped["state"], stopped["reason"]) == ("ended", "stopped")
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_does_not_stop_is_ended_by_the_provider(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.http.delete(f"/sessions/{session_id}")
+
+            async def running_machines():
+                running.clock.advance(1)
+                return running.provider.running
+
+            assert await eventually(running_machines, lambda found: not found) == []
+
+    asyncio.run(run())

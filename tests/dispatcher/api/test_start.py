@@ -1,0 +1,223 @@
+"""Starting sessions over HTTP."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from bot import protocol
+from dispatcher.machines.provider import NoCapacity, QuotaReached, Rejected
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import deployment
+
+
+def agents(**more) -> dict[str, AgentSettings]:
+    return {
+        "echo": AgentSettings(bot=Path("bot/agents/echo.py"), **more),
+        "other": AgentSettings(bot=Path("bot/agents/voice.py")),
+    }
+
+
+def test_the_answer_names_the_session_and_its_machine_was_asked_for(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            started = await running.start()
+            spec = running.provider.specs[f"m-{started['sessionId']}"]
+            assert started.keys() == {"sessionId"}
+            assert spec.image == "bot/agents/echo.py"
+            assert (await running.session(started["sessionId"]))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+def test_pipecat_clouds_path_starts_the_named_agent(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents()) as running:
+            started = await running.start("/v1/public/other/start", transport="webrtc")
+            assert (await running.session(started["sessionId"]))["agent"] == "other"
+
+    asyncio.run(run())
+
+
+def test_default_ice_servers_come_on_request(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            started = await running.start(enableDefaultIceServers=True)
+            assert started["iceConfig"]["iceServers"][0]["urls"] == ["stun:stun.l.google.com:19302"]
+
+    asyncio.run(run())
+
+
+def test_configured_ice_servers_reach_the_client_and_the_bot(tmp_path):
+    servers = [{"urls": ["turn:turn.example.com"], "username": "u", "credential": "c"}]
+
+    async def run():
+        async with deployment(tmp_path, ice_servers=servers) as running:
+            started = await running.start()
+            arguments = running.provider.specs[f"m-{started['sessionId']}"].arguments
+            assert started["iceConfig"] == {"iceServers": servers}
+            assert json.loads(arguments[arguments.index("--ice-servers") + 1]) == servers
+
+    asyncio.run(run())
+
+
+def test_a_small_body_travels_in_the_arguments_and_a_large_one_over_the_channel(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            small = (await running.start(body={"name": "Ada"}))["sessionId"]
+            arguments = running.provider.specs[f"m-{small}"].arguments
+            assert json.loads(arguments[arguments.index("--body") + 1]) == {"name": "Ada"}
+
+            body = {"text": "x" * protocol.MAX_ARGUMENT_BODY_BYTES}
+            large = (await running.start(body=body))["sessionId"]
+            spec = running.provider.specs[f"m-{large}"]
+            assert "--session-id" not in spec.arguments
+            machine = await running.connect(spec.id)
+            assert isinstance(await machine.hello("idle"), protocol.Welcome)
+            assign = await machine.receive()
+            assert isinstance(assign, protocol.Assign)
+            assert (assign.assignment.session_id, assign.assignment.body) == (large, body)
+
+    asyncio.run(run())
+
+
+def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
+    environment = {"OPENAI_API_KEY": "sk-1", "AWS_SECRET_ACCESS_KEY": "never"}
+
+    async def run():
+        named = agents(env=("OPENAI_API_KEY", "NOT_SET"))
+        async with deployment(tmp_path, agents=named, environment=environment) as running:
+            started = await running.start()
+            seen = running.provider.specs[f"m-{started['sessionId']}"].environment
+            assert seen["OPENAI_API_KEY"] == "sk-1"
+            assert seen.keys() == {"OPENAI_API_KEY", "SWITCHBOARD_LOG_LEVEL", protocol.MACHINE_TOKEN_VARIABLE}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "words"),
+    [
+        (
+            "/start",
+            b'{"transport": "daily"}',
+            400,
+            "transport 'daily' is not offered by echo; allowed: webrtc",
+        ),
+        ("/start", b'{"createDailyRoom": true}', 400, "transport 'daily' is not offered"),
+        ("/start", b"{", 400, "Invalid JSON"),
+        (
+            "/start",
+            b'{"createDailyRoom": "perhaps"}',
+            400,
+            "createDailyRoom: Input should be a valid boolean",
+        ),
+        ("/start", b"[]", 400, "the request's body"),
+        ("/start?wait=long", b"{}", 400, "wait: Input should be 'none', 'started' or 'ready', not 'long'"),
+        ("/v1/public/nobody/start", b"{}", 404, "There is no agent 'nobody'; allowed: echo."),
+        ("/nowhere", b"", 404, "Not Found"),
+    ],
+)
+def test_bad_requests_are_told_what_is_allowed(tmp_path, path, content, status, words):
+    async def run():
+        async with deployment(tmp_path) as running:
+            answer = await running.http.post(path, content=content)
+            body = answer.json()
+            assert answer.status_code == body["status"] == status
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert words in body["detail"]
+            assert body["error"] == body["info"] == body["detail"]
+            assert body["code"] == str(status)
+            assert not running.provider.specs
+
+    asyncio.run(run())
+
+
+def test_a_body_over_a_megabyte_is_refused(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            declared = await running.http.post("/start", content=b"x" * (1024 * 1024 + 1))
+
+            async def chunks():
+                for _ in range(17):
+                    yield b"x" * 65536
+
+            undeclared = await running.http.post("/start", content=chunks())
+            assert (declared.status_code, undeclared.status_code) == (413, 413)
+
+    asyncio.run(run())
+
+
+def test_an_empty_request_starts_the_default_agent(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents(), default_agent="other") as running:
+            answer = await running.http.post("/start")
+            assert (await running.session(answer.json()["sessionId"]))["agent"] == "other"
+
+    asyncio.run(run())
+
+
+def test_capacity_is_never_exceeded_and_an_end_frees_it(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents(max_sessions=3)) as running:
+            answers = await asyncio.gather(*(running.http.post("/start") for _ in range(12)))
+            started = [answer.json()["sessionId"] for answer in answers if answer.status_code == 200]
+            refused = [answer for answer in answers if answer.status_code == 429]
+            assert (len(started), len(refused)) == (3, 9)
+            assert refused[0].json()["code"] == "PCC-AGENT-AT-CAPACITY"
+            assert int(refused[0].headers["retry-after"]) > 0
+            # Another agent has lines of its own.
+            assert (await running.http.post("/v1/public/other/start")).status_code == 200
+            await running.http.delete(f"/sessions/{started[0]}")
+            assert (await running.http.post("/start")).status_code == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (NoCapacity("zone is full"), 503, "no_capacity"),
+        (QuotaReached("6 vCPU"), 503, "quota_reached"),
+        (Rejected("no such image"), 502, "rejected"),
+    ],
+)
+def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(tmp_path, fault, status, code):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.fault = fault
+            answer = await running.http.post("/start")
+            assert answer.status_code == status
+            assert answer.json()["code"] == code
+            assert ("retry-after" in answer.headers) == (status == 503)
+            live = await running.dispatcher.store.live_sessions()
+            assert not live
+
+    asyncio.run(run())
+
+
+def test_waiting_for_nothing_answers_before_the_machine_is_there(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.gate = asyncio.Event()
+            answer = await running.http.post("/start?wait=none")
+            session = await running.session(answer.json()["sessionId"])
+            assert session["startedAt"] is None
+            running.provider.gate.set()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_is_stopped_while_its_machine_is_created_leaves_no_machine(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.gate = asyncio.Event()
+            session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
+            await running.http.delete(f"/sessions/{session_id}")
+            running.provider.gate.set()
+            await running.dispatcher.service.drain()
+            assert list(running.provider.specs) == [f"m-{session_id}"]
+            assert running.provider.running == []
+
+    asyncio.run(run())

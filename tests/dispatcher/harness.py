@@ -1,0 +1,238 @@
+"""A dispatcher under test: the real app behind a real port, with a scripted provider and a clock by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import heapq
+import itertools
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+from websockets.asyncio.client import ClientConnection, connect
+
+from bot import protocol
+from dispatcher.app import Dispatcher, build
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, ProviderError
+from dispatcher.settings import AgentSettings, Settings
+
+T = TypeVar("T")
+
+START_OF_TIME = 1_700_000_000.0
+
+
+class ManualClock:
+    """Time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._now = START_OF_TIME
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), future))
+        await future
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+
+
+class ScriptedProvider:
+    """A machines API in memory.
+
+    `fault` is raised by creates, `gate` holds them back; a `deaf` one does not act on stops.
+    """
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.specs: dict[str, MachineSpec] = {}
+        self.gone: dict[str, MachineStatus] = {}
+        self.stopped: list[str] = []
+        self.fault: ProviderError | None = None
+        self.gate: asyncio.Event | None = None
+        self.deaf = False
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.specs[spec.id] = spec
+        return MachineStatus(spec.id, MachineState.started)
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        if machine_id in self.gone:
+            return self.gone[machine_id]
+        known = machine_id in self.specs
+        return MachineStatus(machine_id, MachineState.started) if known else None
+
+    async def list(self) -> AsyncIterator[MachineStatus]:
+        for machine_id in self.running:
+            yield MachineStatus(machine_id, MachineState.started)
+
+    async def stop(self, machine_id: str, grace: timedelta) -> None:
+        self.stopped.append(machine_id)
+        if machine_id in self.running and not self.deaf:
+            self.die(machine_id, 143)
+
+    @property
+    def running(self) -> list[str]:
+        return [machine_id for machine_id in self.specs if machine_id not in self.gone]
+
+    def die(self, machine_id: str, exit_code: int | None, output: str = "") -> None:
+        self.gone[machine_id] = MachineStatus(machine_id, MachineState.gone, exit_code, output)
+
+
+@dataclass
+class ScriptedMachine:
+    """A machine's end of the channel, played by the test."""
+
+    id: str
+    session_id: str | None
+    connection: ClientConnection
+
+    async def send(self, message: protocol.FromMachine) -> None:
+        await self.connection.send(message.model_dump_json())
+
+    async def receive(self) -> protocol.FromDispatcher:
+        async with asyncio.timeout(5):
+            return protocol.parse_from_dispatcher(await self.connection.recv())
+
+    async def hello(self, phase: protocol.Phase = "waiting", **known: Any) -> protocol.FromDispatcher:
+        await self.send(protocol.Hello(machine_id=self.id, session_id=self.session_id, phase=phase, **known))
+        return await self.receive()
+
+    async def answer(self, body: Any, status: int = 200) -> protocol.Request:
+        """Answer the next request with JSON."""
+        request = await self.receive()
+        assert isinstance(request, protocol.Request), request
+        await self.send(
+            protocol.Response(
+                id=request.id,
+                status=status,
+                headers=(("content-type", "application/json"),),
+                body=base64.b64encode(json.dumps(body).encode()).decode(),
+            )
+        )
+        return request
+
+
+@dataclass
+class Deployment:
+    """A running dispatcher, and what a test needs around it."""
+
+    dispatcher: Dispatcher
+    clock: ManualClock
+    provider: ScriptedProvider
+    url: str
+    http: httpx.AsyncClient
+    connections: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    async def start(self, path: str = "/start", **body: Any) -> dict[str, Any]:
+        answer = await self.http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def session(self, session_id: str) -> dict[str, Any]:
+        answer = await self.http.get(f"/sessions/{session_id}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def until(self, session_id: str, state: str) -> dict[str, Any]:
+        """The session once it is in that state."""
+        return await eventually(lambda: self.session(session_id), lambda found: found["state"] == state)
+
+    async def in_phase(self, session_id: str, phase: str) -> None:
+        """Return once the session's machine is known to be in that phase."""
+        await eventually(lambda: self.session(session_id), lambda found: found["phase"] == phase)
+
+    async def connect(self, machine_id: str, session_id: str | None = None) -> ScriptedMachine:
+        """Open the channel of a machine with the token that it was created with."""
+        token = self.provider.specs[machine_id].environment[protocol.MACHINE_TOKEN_VARIABLE]
+        connection = await self.connections.enter_async_context(
+            connect(
+                self.url.replace("http", "ws") + protocol.CHANNEL_PATH,
+                additional_headers={"Authorization": f"Bearer {token}"},
+                proxy=None,
+            )
+        )
+        return ScriptedMachine(machine_id, session_id, connection)
+
+    async def machine_of(self, session_id: str) -> ScriptedMachine:
+        """The session's machine, connected, as it was started: with its session in its arguments."""
+        return await self.connect(f"m-{session_id}", session_id)
+
+
+async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
+    """Read until it is as it must be; a real server takes real milliseconds."""
+    async with asyncio.timeout(5):
+        while not reached(found := await read()):  # noqa: ASYNC110 - it lies behind a real port
+            await asyncio.sleep(0.005)
+    return found
+
+
+def settings_for(directory: Path, port: int, **more: Any) -> Settings:
+    values: dict[str, Any] = {
+        "port": port,
+        "data_dir": directory,
+        "agents": {"echo": AgentSettings(bot=Path("bot/agents/echo.py"))},
+    }
+    return Settings(**(values | more))
+
+
+@contextlib.asynccontextmanager
+async def deployment(
+    directory: Path,
+    *,
+    key: str | None = None,
+    environment: dict[str, str] | None = None,
+    provider: ScriptedProvider | None = None,
+    **more: Any,
+) -> AsyncIterator[Deployment]:
+    """A dispatcher that serves on a free port until the block ends."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    clock, provider = ManualClock(), provider or ScriptedProvider()
+    dispatcher = build(
+        settings_for(directory, port, **more), clock=clock, provider=provider, environment=environment or {}
+    )
+    config = uvicorn.Config(dispatcher.app, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{port}"
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=False) as http:
+            await eventually(lambda: asyncio.sleep(0, server), lambda found: found.started)
+            running = Deployment(dispatcher, clock, provider, url, http)
+            async with running.connections:
+                yield running
+    finally:
+        server.should_exit = True
+        await _pass_time(clock, serving)
+
+
+async def _pass_time(clock: ManualClock, until: asyncio.Task[None]) -> None:
+    """Let a shutdown take the time that it takes, on the clock by hand."""
+    while not until.done():
+        clock.advance(1)
+        await asyncio.wait([until], timeout=0.01)
+    until.result()

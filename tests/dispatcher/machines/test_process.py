@@ -1,0 +1,272 @@
+"""Machines as processes: real ones."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.provider import MachineSpec, MachineState, Rejected
+
+NO_GRACE = timedelta(0)
+SLEEP = "exec sleep 60"
+LONG_GRACE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Makes machines that run a shell script instead of a bot, and leaves none behind."""
+    made = _Machines(tmp_path)
+    yield made
+    made.kill_all()
+
+
+class _Machines:
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "machines"
+        self.bot_file = directory / "project" / "bot.py"
+        self.bot_file.parent.mkdir()
+        self.bot_file.write_text("")
+        self._script = directory / "python"
+
+    def provider(self, script: str | None = None, **more) -> ProcessProvider:
+        """A provider whose interpreter runs this script, whatever its arguments; or the one before."""
+        if script is not None:
+            self._script.write_text(f"#!/bin/sh\n{script}\n")
+            self._script.chmod(0o755)
+        return ProcessProvider(self.root, python=str(self._script), **more)
+
+    def spec(self, machine_id: str = "m-1", **more) -> MachineSpec:
+        values = {
+            "id": machine_id,
+            "image": str(self.bot_file),
+            "arguments": ("--machine-id", machine_id),
+            "environment": {"NAMED": "yes"},
+            "cpu": 1.0,
+            "memory_mb": 512,
+            "max_duration": timedelta(hours=1),
+        }
+        return MachineSpec(**(values | more))
+
+    def output(self, machine_id: str = "m-1") -> str:
+        return (self.root / machine_id / "output.log").read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(self.root.parent):
+                    found.append(process)
+        return found
+
+    def leaders(self) -> list[str]:
+        return [
+            process.cmdline()[4] for process in self.processes() if "switchboard-machine" in process.cmdline()
+        ]
+
+    def kill_all(self) -> None:
+        for process in self.processes():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
+    async with asyncio.timeout(10):
+        while True:
+            status = await provider.get(machine_id)
+            assert status is not None
+            if status.state is MachineState.gone:
+                return status
+            await asyncio.sleep(0.01)
+
+
+async def until_printed(machines: _Machines, words: str, machine_id: str = "m-1") -> None:
+    async with asyncio.timeout(10):
+        while words not in machines.output(machine_id):  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.01)
+
+
+def test_create_is_idempotent_and_list_tells_what_runs(machines):
+    async def run():
+        provider = machines.provider(SLEEP)
+        await provider.create(machines.spec())
+        await provider.create(machines.spec())
+        await provider.create(machines.spec("m-2"))
+        assert {status.id async for status in provider.list()} == {"m-1", "m-2"}
+        assert sorted(machines.leaders()) == ["m-1", "m-2"]
+        await provider.stop("m-1", LONG_GRACE)
+        assert [status.id async for status in provider.list()] == ["m-2"]
+
+    asyncio.run(run())
+
+
+def test_an_unknown_machine_is_none_and_stopping_it_is_fine(machines):
+    async def run():
+        provider = machines.provider()
+        assert await provider.get("m-1") is None
+        await provider.stop("m-1", NO_GRACE)
+
+    asyncio.run(run())
+
+
+def test_a_restarted_dispatcher_sees_the_same_truth(machines):
+    async def run():
+        await machines.provider(SLEEP).create(machines.spec())
+        restarted = machines.provider()
+        status = await restarted.get("m-1")
+        assert status is not None
+        assert status.state is MachineState.started
+        assert [status.id async for status in restarted.list()] == ["m-1"]
+        await restarted.create(machines.spec())
+        await restarted.stop("m-1", LONG_GRACE)
+        await restarted.stop("m-1", LONG_GRACE)
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("script", "exit_code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -11 $$", 139)]
+)
+def test_the_exit_status_outlives_the_bot_and_the_dispatcher(machines, script, exit_code):
+    async def run():
+        await machines.provider(f"echo last words; {script}").create(machines.spec())
+        status = await until_gone(machines.provider())
+        assert status.exit_code == exit_code
+        assert "last words" in status.output
+
+    asyncio.run(run())
+
+
+def test_a_leader_that_was_killed_leaves_no_exit_status_and_no_bot(machines):
+    async def run():
+        provider = machines.provider("echo up; sleep 61; true")
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        os.kill(int((machines.root / "m-1" / "pid").read_text().split()[0]), signal.SIGKILL)
+        restarted = machines.provider()
+        status = await restarted.get("m-1")
+        assert status is not None
+        assert status.state is MachineState.started, "its bot still runs"
+        await restarted.stop("m-1", LONG_GRACE)
+        assert (await until_gone(restarted)).exit_code is None
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+def test_stop_asks_first_and_forces_after_the_grace(machines):
+    async def run():
+        polite = machines.provider("trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
+        await polite.create(machines.spec())
+        await until_printed(machines, "up")
+        await polite.stop("m-1", LONG_GRACE)
+        assert "goodbye" in machines.output()
+        assert (await until_gone(polite)).exit_code == 0
+
+        deaf = machines.provider("trap '' TERM; echo up; while :; do sleep 0.05; done")
+        await deaf.create(machines.spec("m-2"))
+        await deaf.stop("m-2", timedelta(seconds=0.2))
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+def test_what_the_bot_leaves_in_its_group_is_ended_with_it(machines):
+    async def run():
+        provider = machines.provider("sleep 62 & exit 0")
+        await provider.create(machines.spec())
+        await provider.stop("m-1", LONG_GRACE)
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+def test_a_recycled_pid_is_never_taken_for_a_machine(machines):
+    async def run():
+        provider = machines.provider("exit 0")
+        await provider.create(machines.spec())
+        await until_gone(provider)
+        (machines.root / "m-1" / "exit").unlink()
+        (machines.root / "m-1" / "pid").write_text(f"{os.getpid()} {os.getpgrp()}")
+        restarted = machines.provider()
+        await restarted.stop("m-1", NO_GRACE)  # or this test's own process group would be gone
+        assert (await until_gone(restarted)).exit_code is None
+
+    asyncio.run(run())
+
+
+def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never")
+    (machines.bot_file.parent / "prompt.txt").write_text("Be brief.")
+    (machines.bot_file.parent / ".env").write_text("SECRET=1")
+
+    async def run():
+        provider = machines.provider("env; cat prompt.txt; ls -A; touch made-here; echo done")
+        await provider.create(machines.spec())
+        await until_gone(provider)
+        output = machines.output()
+        assert "NAMED=yes" in output
+        assert "never" not in output
+        assert f"SWITCHBOARD_BOT_FILE={machines.bot_file}" in output
+        assert "Be brief." in output
+        assert ".env\n" not in output
+        assert not (machines.bot_file.parent / "made-here").exists()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts all private memory on Linux only")
+def test_memory_is_limited(machines):
+    async def run():
+        eat = "b = bytearray(400 * 1024 * 1024); print('ate it all')"
+        provider = machines.provider(f'exec {json.dumps(sys.executable)} -S -c "{eat}"')
+        await provider.create(machines.spec(memory_mb=256))
+        assert "MemoryError" in (await until_gone(provider)).output
+        await provider.create(machines.spec("m-2", memory_mb=1024))
+        assert "ate it all" in (await until_gone(provider, "m-2")).output
+
+    asyncio.run(run())
+
+
+def test_a_missing_bot_file_is_refused_and_leaves_nothing(machines):
+    async def run():
+        provider = machines.provider()
+        with pytest.raises(Rejected, match=r"nowhere\.py does not exist"):
+            await provider.create(machines.spec(image=str(machines.root / "nowhere.py")))
+        assert await provider.get("m-1") is None
+
+    asyncio.run(run())
+
+
+def test_a_missing_interpreter_is_an_exit_status_that_says_so(machines):
+    async def run():
+        provider = ProcessProvider(machines.root, python="/nowhere/python")
+        await provider.create(machines.spec())
+        status = await until_gone(provider)
+        assert status.exit_code == 127
+        assert "/nowhere/python" in status.output
+
+    asyncio.run(run())
+
+
+def test_old_directories_go_and_running_machines_stay(machines):
+    async def run():
+        provider = machines.provider("echo up; exec sleep 60", keep=2)
+        await provider.create(machines.spec("m-live"))
+        await until_printed(machines, "up", "m-live")
+        machines.provider("exit 0")
+        for number in range(5):
+            await provider.create(machines.spec(f"m-{number}"))
+            await until_gone(provider, f"m-{number}")
+        left = {entry.name for entry in machines.root.iterdir()}
+        assert left == {"m-live", "m-2", "m-3", "m-4"}
+
+    asyncio.run(run())

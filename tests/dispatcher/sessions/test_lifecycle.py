@@ -1,0 +1,102 @@
+"""The lifecycle, as values."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.protocol import Phase, Timings
+from dispatcher.machines.provider import MachineState, MachineStatus
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.settings import AgentSettings
+
+NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 1000.0)
+AGENT = AgentSettings(bot=Path("bot.py"))
+ORDER = list(SessionState)
+
+events = st.one_of(
+    st.just(lambda session, now: lifecycle.launched(session)),
+    st.just(lifecycle.started),
+    st.sampled_from(get_args(Phase)).map(
+        lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)
+    ),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms)),
+    st.sampled_from(["completed", "stopped", "bot_error", "machine_lost"]).map(
+        lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
+    ),
+)
+
+
+@given(st.lists(events))
+def test_no_order_of_events_takes_a_session_back(history):
+    session = NEW
+    for now, event in enumerate(history, start=1001):
+        before, session = session, event(session, float(now))
+        assert ORDER.index(session.state) >= ORDER.index(before.state)
+        if before.over:
+            assert (session.state, session.reason, session.ended_at) == (
+                before.state,
+                before.reason,
+                before.ended_at,
+            )
+        assert session.over == (session.ended_at is not None) == (session.reason is not None)
+        times = [session.created_at, session.started_at, session.ready_at, session.active_at]
+        known = [time for time in times if time is not None]
+        assert known == sorted(known)
+        assert event(session, float(now)).state == session.state
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("completed", "ended"),
+        ("stopped", "ended"),
+        ("max_duration", "failed"),
+        ("bot_error", "failed"),
+        ("machine_killed", "failed"),
+    ],
+)
+def test_only_good_reasons_end_well(reason, state):
+    assert lifecycle.over(NEW, End(reason, "Why."), 1001.0).state == state
+
+
+def test_the_first_reason_stays():
+    failed = lifecycle.over(NEW, End("bot_error", "It raised."), 1001.0)
+    assert lifecycle.over(failed, End("stopped", "Stopped."), 1002.0) is failed
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "reason"),
+    [
+        ({}, 1030.0, None),
+        ({}, 1030.1, "start_timeout"),
+        ({"waiting_at": 1005.0}, 1065.0, None),
+        ({"waiting_at": 1005.0}, 1065.1, "no_client"),
+        ({"waiting_at": 1005.0, "phase": "starting"}, 1065.1, "start_timeout"),
+        ({"waiting_at": 1005.0, "ready_at": 1006.0}, 8200.0, None),
+        ({"waiting_at": 1005.0, "ready_at": 1006.0}, 8215.1, "max_duration"),
+    ],
+)
+def test_each_phase_has_its_deadline(known, now, reason):
+    end = lifecycle.overdue(replace(NEW, **known), AGENT, now)
+    assert (end.reason if end else None) == reason
+
+
+def test_a_machine_is_gone_once():
+    machine = Machine("m", "s", "process", MachineState.started, 1000.0)
+    gone = lifecycle.machine_gone(machine, MachineStatus("m", MachineState.gone, 137), 1001.0)
+    assert (gone.state, gone.gone_at, gone.exit_code) == (MachineState.gone, 1001.0, 137)
+    assert lifecycle.machine_gone(gone, None, 1002.0) is gone
+
+
+def test_the_turns_that_are_kept_are_bounded():
+    session = NEW
+    for number in range(lifecycle.MAX_TURNS_KEPT + 5):
+        session = lifecycle.turn(session, float(number))
+    assert session.turns_ms[0] == 5.0
+    assert len(session.turns_ms) == lifecycle.MAX_TURNS_KEPT

@@ -1,0 +1,166 @@
+"""What becomes of sessions that nobody ends properly."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bot import protocol
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import Deployment, deployment, eventually
+
+
+async def end_of(running: Deployment, session_id: str, after: float) -> dict:
+    """The session once so many seconds have passed and the reaper has looked."""
+    running.clock.advance(after)
+    return await running.until(session_id, "failed")
+
+
+def limits(**more) -> dict[str, AgentSettings]:
+    return {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), **more)}
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reason", "words"),
+    [
+        (1, "machine_exited", "exit status 1"),
+        (137, "machine_killed", "signal 9 (SIGKILL). The system does that when memory runs out"),
+        (139, "machine_killed", "signal 11 (SIGSEGV)"),
+        (None, "machine_lost", "exit status is not known"),
+    ],
+)
+def test_a_machine_that_dies_without_a_word_is_found_out(tmp_path, exit_code, reason, words):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            running.provider.die(machine.id, exit_code, "Fatal Python error")
+            await machine.connection.close()
+            failed = await running.until(session_id, "failed")
+            assert (failed["reason"], failed["exitCode"]) == (reason, exit_code)
+            assert words in failed["message"]
+            assert failed["detail"] == "Fatal Python error"
+            assert await running.dispatcher.store.live_machines() == []
+
+    asyncio.run(run())
+
+
+def test_a_lost_channel_alone_ends_nothing(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            await machine.connection.close()
+            for _ in range(100):
+                running.clock.advance(1)
+                await asyncio.sleep(0)
+            await running.dispatcher.reaper.tick()
+            assert (await running.session(session_id))["state"] == "active"
+            assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        (None, "never reported"),
+        ("loading", "importing the bot file"),
+        ("booting", "last report was 'booting'"),
+    ],
+)
+def test_a_bot_that_is_never_ready_fails_at_the_start_timeout(tmp_path, phase, words):
+    async def run():
+        async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
+            session_id = (await running.start())["sessionId"]
+            if phase:
+                machine = await running.machine_of(session_id)
+                await machine.hello(phase)
+                await running.in_phase(session_id, phase)
+            failed = await end_of(running, session_id, 11)
+            assert failed["reason"] == "start_timeout"
+            assert "within 10 s" in failed["message"]
+            assert words in failed["message"]
+
+    asyncio.run(run())
+
+
+def test_a_pipeline_that_does_not_start_fails_the_session(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=limits(client_timeout_seconds=20)) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("starting")
+            await running.in_phase(session_id, "starting")
+            failed = await end_of(running, session_id, 21)
+            assert "pipeline did not start" in failed["message"]
+
+    asyncio.run(run())
+
+
+def test_a_client_that_never_comes_fails_the_session_and_frees_the_machine(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=limits(client_timeout_seconds=20)) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting")
+            await running.in_phase(session_id, "waiting")
+            failed = await end_of(running, session_id, 21)
+            assert failed["reason"] == "no_client"
+            assert isinstance(await machine.receive(), protocol.Stop)
+
+    asyncio.run(run())
+
+
+def test_a_session_that_outlives_its_time_is_ended(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=limits(max_duration_seconds=100)) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            running.clock.advance(110)
+            await machine.send(protocol.Heartbeat(phase="active", rss_bytes=1, cpu_seconds=1))
+            await running.dispatcher.reaper.tick()
+            assert (await running.session(session_id))["state"] == "active", "the bot's own timer comes first"
+            failed = await end_of(running, session_id, 10)
+            assert failed["reason"] == "max_duration"
+            assert "100 s" in failed["message"]
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_stays_after_its_session_is_ended_again(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            running.provider.deaf = True
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.reaper.tick()
+            assert len(await running.dispatcher.store.live_machines()) == 1
+            running.provider.deaf = False
+
+            async def live_machines():
+                running.clock.advance(1)
+                return await running.dispatcher.store.live_machines()
+
+            await eventually(live_machines, lambda found: not found)
+            assert running.provider.running == []
+
+    asyncio.run(run())
+
+
+def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
+            running.provider.gate = asyncio.Event()
+            session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
+            failed = await end_of(running, session_id, 11)
+            assert "its machine never started" in failed["message"]
+            running.provider.gate.set()
+
+    asyncio.run(run())

@@ -1,0 +1,116 @@
+"""`python -m dispatcher`, as a process."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs the command line with an agent whose bot hangs at import, on a free port."""
+    made = _Command(tmp_path)
+    yield made
+    made.run("stop-machines")
+
+
+class _Command:
+    def __init__(self, directory: Path) -> None:
+        bot_file = directory / "bot.py"
+        bot_file.write_text(HANGS)
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "SWITCHBOARD_PORT": str(self.port),
+            "SWITCHBOARD_DATA_DIR": str(directory / "data"),
+            "SWITCHBOARD_AGENTS": json.dumps({"echo": {"bot": str(bot_file)}}),
+        }
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "dispatcher", *arguments],
+            cwd=ROOT,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    @contextlib.contextmanager
+    def serving(self):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dispatcher"], cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            self._until_ready(process)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+
+    def _until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert process.poll() is None
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
+                    return
+        raise TimeoutError(self.url)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"SWITCHBOARD_PORT": "seventy"}, "SWITCHBOARD_PORT: Input should be a valid integer"),
+        ({"SWITCHBOARD_HOST": "0.0.0.0"}, "host '0.0.0.0' is reachable from other machines"),
+        ({"SWITCHBOARD_LOG_LEVEL": "loud"}, "'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_status_2(command, environment, words):
+    done = command.run(**environment)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_one_line_and_status_2(command):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", command.port))
+        other.listen()
+        done = command.run()
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"dispatcher: port: {command.port} on 127.0.0.1 is taken by another program; allowed: any free port\n"
+    )
+
+
+def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
+    with command.serving():
+        session_id = httpx.post(f"{command.url}/start", trust_env=False).json()["sessionId"]
+    with command.serving():
+        session = httpx.get(f"{command.url}/sessions/{session_id}", trust_env=False).json()
+        assert session["state"] == "starting", "its bot is still importing"
+    stopped = command.run("stop-machines")
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"stopping machine m-{session_id}" in stopped.stderr
+    with command.serving():
+        session = httpx.get(f"{command.url}/sessions/{session_id}", trust_env=False).json()
+        assert (session["state"], session["reason"]) == ("ended", "stopped")
