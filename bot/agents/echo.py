@@ -11,6 +11,7 @@ import sys
 import wave
 from pathlib import Path
 
+import numpy as np
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
@@ -45,8 +46,13 @@ SAMPLE_RATE = 16_000
 PAUSE_SECONDS = 0.4
 """How long the user may pause, after the 0.2 s in which the detector notices, before the bot answers."""
 
-PRE_ROLL_SECONDS = 0.5
-"""Kept from before the detector fires: that is 0.2 s into a word, 0.4 s where it begins softly."""
+PRE_ROLL_SECONDS = 1.0
+"""Kept from before the detector fires: that is 0.4 s into a loud voice, 0.6 s into a quiet one."""
+
+QUIET = 0.02
+"""Of the loudest sample: what comes before the first louder one is cut off, but for `LEAD_IN_SECONDS`."""
+
+LEAD_IN_SECONDS = 0.1
 
 POST_ROLL_SECONDS = 0.15
 """Kept after the last sound that the detector took for speech: the end of a word is often quiet."""
@@ -108,9 +114,11 @@ class Echo(FrameProcessor):
     def _take_utterance(self) -> bytes:
         trailing = max(0, self._silence - bytes_of(POST_ROLL_SECONDS))
         end = len(self._heard) - trailing
-        utterance = bytes(self._heard[:end])
+        samples = np.frombuffer(bytes(self._heard[:end]), np.int16)
         del self._heard[:end]
-        return utterance
+        level = np.abs(samples.astype(np.float32))
+        begin = int(np.argmax(level > QUIET * level.max())) - round(LEAD_IN_SECONDS * SAMPLE_RATE)
+        return samples[max(0, begin) :].tobytes()
 
 
 def create_worker(transport: BaseTransport, idle_timeout_secs: float | None) -> PipelineWorker:
