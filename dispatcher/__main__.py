@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import signal
 import socket
 import sys
 
@@ -70,6 +71,9 @@ def serve(settings: Settings) -> int:
             server_header=False,
         )
     )
+    # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     log.info("serving %s", settings.url)
     server.run(sockets=[listener])
     return 0 if server.started else 1
