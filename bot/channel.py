@@ -44,7 +44,7 @@ KEPT_MESSAGES = 1000
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _REFUSED_STATUSES = (401, 403)
-_REFUSED_CLOSE_CODES = (1008, 4401, 4403)
+_REFUSED_CLOSE_CODES = (1008, 4401, 4403, 4426)
 
 
 class Refused(Exception):
@@ -168,7 +168,7 @@ class Channel:
             except ConnectionClosed as closed:
                 close = closed.rcvd
                 if close is not None and close.code in _REFUSED_CLOSE_CODES:
-                    raise Refused(_refusal(self._url, f"{close.code} {close.reason}".strip())) from closed
+                    raise Refused(_refusal(self._url, f"{close.code}: {close.reason}")) from closed
                 if not self.connected:
                     raise
                 logger.warning(f"the connection to the dispatcher is lost: {closed}")
@@ -193,9 +193,11 @@ class Channel:
         return welcome.heartbeat_seconds
 
     async def _converse(self, connection: ClientConnection, heartbeat_seconds: float) -> None:
+        # A phase of before the break would contradict the hello.
+        self._waiting = deque(message for message in self._waiting if not isinstance(message, Heartbeat))
         speaking = [
             asyncio.create_task(self._write(connection)),
-            asyncio.create_task(self._beat(connection, heartbeat_seconds)),
+            asyncio.create_task(self._beat(heartbeat_seconds)),
         ]
         try:
             async for frame in connection:
@@ -222,16 +224,18 @@ class Channel:
                 while not self._waiting:
                     self._more.clear()
                     await self._more.wait()
-                # Only what was sent is taken off, so that a break loses as little as can be known here.
+                # Taken off only once it is sent, so that a break loses as little as can be known here.
                 await connection.send(self._waiting[0].model_dump_json())
                 self._waiting.popleft()
 
-    async def _beat(self, connection: ClientConnection, seconds: float) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await connection.send(self._owner.heartbeat().model_dump_json())
-                await self._sleep(seconds)
+    async def _beat(self, seconds: float) -> None:
+        self.send(self._owner.heartbeat())
+        while True:
+            await self._sleep(seconds)
+            # Behind messages that the network does not take, heartbeats would only pile up.
+            if not self._waiting:
+                self.send(self._owner.heartbeat())
 
 
 def _refusal(url: str, answer: str) -> str:
-    return f"the dispatcher at {url} refused this machine ({answer}): its token is not valid there"
+    return f"the dispatcher at {url} refused this machine ({answer})"

@@ -11,6 +11,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import sys
+import urllib.parse
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -145,9 +146,9 @@ def _scope(request: Request, state: _State) -> dict[str, Any]:
         "method": request.method.upper(),
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": urllib.parse.quote(path).encode(),
         "root_path": "",
-        "query_string": request.query.encode("latin-1"),
+        "query_string": request.query.encode(),
         "headers": [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in request.headers],
         "client": None,
         "server": None,

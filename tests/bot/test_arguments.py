@@ -1,0 +1,104 @@
+"""The entrypoint reads what the contract writes, and says what is wrong in one line."""
+
+import asyncio
+import sys
+
+import pytest
+
+from bot.arguments import UsageError, parse, read_variables
+from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, IceServer, entrypoint_arguments
+from tests.bot.dispatcher import CHECKOUT, assignment
+
+URL = "http://127.0.0.1:7860"
+SESSION = ["--session-id", "s", "--agent", "a", "--transport", "webrtc", "--max-duration", "60"]
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        None,
+        assignment(),
+        assignment(body={"--body": ["-x", None, "“ü"]}),
+        assignment(body=-5),
+        assignment(body=[]),
+        assignment(body=False),
+        assignment("daily", room_url="https://x.daily.co/r", token="eyJ-token", max_duration_seconds=0.5),
+        assignment(ice_servers=(IceServer(urls=("turn:a", "turn:b"), username="u", credential="-c"),)),
+    ],
+)
+def test_everything_that_a_dispatcher_writes_is_read_back(assigned):
+    parsed = parse(entrypoint_arguments("m-1", URL, assigned))
+
+    assert parsed.machine_id == "m-1"
+    assert parsed.dispatcher == URL
+    assert parsed.assignment == assigned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--dispatcher", URL], ["--machine-id"]),
+        (["--machine-id", "m"], ["--dispatcher"]),
+        (["--machine-id", "m", "--dispatcher", "ftp://x"], ["--dispatcher", "'ftp://x'", "http://"]),
+        (["--machine-id", "m", "--dispatcher", "http://x:port"], ["--dispatcher", "'http://x:port'"]),
+        (["--machine-id", " ", "--dispatcher", URL], ["--machine-id", "' '", "not empty"]),
+        ([*SESSION[:-1], "soon"], ["--max-duration", "'soon'", "number of seconds"]),
+        ([*SESSION[:-1], "nan"], ["--max-duration", "'nan'"]),
+        ([*SESSION[:-1], "0"], ["--max-duration", "'0'", "over 0"]),
+        ([*SESSION, "--body", "{"], ["--body", "'{'", "JSON"]),
+        ([*SESSION, "--ice-servers", '[{"urls":5}]'], ["--ice-servers", "urls", '[{"urls":5}]']),
+        (["--session-id", "s"], ["--agent", "missing"]),
+        (["--body", "{}"], ["--session-id", "missing", "--body"]),
+        ([*SESSION, "--colour", "red"], ["--colour"]),
+        ([*SESSION, "--sess", "x"], ["--sess"]),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name_value_and_what_is_allowed(arguments, named):
+    identity = (
+        [] if arguments[0] in ("--machine-id", "--dispatcher") else ["--machine-id", "m", "--dispatcher", URL]
+    )
+
+    with pytest.raises(UsageError) as refused:
+        parse([*identity, *arguments])
+
+    assert "\n" not in str(refused.value)
+    for text in named:
+        assert text in str(refused.value)
+
+
+def test_the_token_leaves_the_environment():
+    environment = {MACHINE_TOKEN_VARIABLE: "secret", BOT_FILE_VARIABLE: "/app/bot.py"}
+
+    variables = read_variables(environment)
+
+    assert variables.token == "secret"
+    assert str(variables.bot_file) == "/app/bot.py"
+    assert "secret" not in environment.values()
+
+
+@pytest.mark.parametrize("missing", [MACHINE_TOKEN_VARIABLE, BOT_FILE_VARIABLE])
+def test_a_missing_variable_is_named(missing):
+    environment = {MACHINE_TOKEN_VARIABLE: "secret", BOT_FILE_VARIABLE: "/app/bot.py"}
+    environment[missing] = ""
+
+    with pytest.raises(UsageError, match=missing):
+        read_variables(environment)
+
+
+def test_the_process_says_it_in_one_line_and_exits_with_2():
+    async def scenario():
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "bot", "--machine-id", "m", "--dispatcher", "nowhere"),
+            env={"PYTHONPATH": str(CHECKOUT)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode == 2
+        assert output == b""
+        assert errors.decode().splitlines() == [
+            "python -m bot: argument --dispatcher: 'nowhere' is not allowed: "
+            "it must be an http:// or https:// URL"
+        ]
+
+    asyncio.run(scenario())

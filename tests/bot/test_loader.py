@@ -1,0 +1,56 @@
+"""What the loader's thread pretends to a bot file, and how little it leaves behind."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+
+from bot.loader import as_main_thread
+from tests.bot.dispatcher import CHECKOUT
+
+
+def test_a_thread_that_passes_for_the_main_one_sets_signal_handlers():
+    before = signal.getsignal(signal.SIGUSR2)
+    real = signal.signal
+    seen: list[object] = []
+
+    def handler(number, frame): ...
+
+    def load(loop):
+        with as_main_thread(loop):
+            seen.append(signal.signal(signal.SIGUSR2, handler))
+            seen.append(asyncio.get_event_loop_policy().get_event_loop() is loop)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=load, args=(loop,))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+
+    try:
+        asyncio.run(scenario())
+        assert seen == [before, True]
+        assert signal.getsignal(signal.SIGUSR2) is handler
+        assert signal.signal is real
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_an_import_of_the_runtime_starts_nothing_and_preloads_nothing():
+    """A template process forks machines: it must hold no event loop and no thread."""
+    code = (
+        "import asyncio, sys, threading, bot.runtime, bot.preload\n"
+        "heavy = {'pipecat', 'numpy', 'aiortc', 'fastapi', 'psutil', 'openai'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "bot.preload.preload()\n"
+        "assert 'pipecat.pipeline.worker' in sys.modules and 'bot.webrtc' in sys.modules\n"
+        "assert 'pipecat.runner.run' not in sys.modules and 'fastapi' not in sys.modules\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert asyncio.get_event_loop_policy()._local._loop is None\n"
+    )
+    environment = {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

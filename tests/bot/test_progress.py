@@ -1,0 +1,68 @@
+"""Ready and the client are reported once each, in that order, whatever order the frames come in."""
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.progress import Progress
+from bot.protocol import FromMachine, Latency
+
+
+class Report:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.sent: list[FromMachine] = []
+
+    def phase(self, phase) -> None: ...
+
+    def mark(self, name) -> None: ...
+
+    def ready(self) -> None:
+        self.said.append("ready")
+
+    def client_connected(self) -> None:
+        self.said.append("connected")
+
+    def client_disconnected(self) -> None:
+        self.said.append("disconnected")
+
+    def send(self, message) -> None:
+        self.sent.append(message)
+
+
+EVENTS: dict[str, Callable[[Progress], None]] = {
+    "pipeline": Progress.pipeline_started,
+    "room": Progress.bot_in_room,
+    "client": Progress.client_here,
+    "gone": Progress.client_gone,
+}
+
+
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12), st.booleans())
+def test_every_order_of_events_makes_an_orderly_report(events, in_room):
+    report = Report()
+    progress = Progress(report, in_room=in_room)
+    for event in events:
+        EVENTS[event](progress)
+
+    needed = {"pipeline", "room"} if in_room else {"pipeline"}
+    ready = needed <= set(events)
+    assert report.said.count("ready") == ready
+    assert progress.started == bool({"pipeline", "client"} & set(events))
+    if not ready:
+        assert report.said == []
+        return
+    assert report.said[0] == "ready"
+    connections = report.said[1:]
+    expected = ["connected", "disconnected"] * len(connections)
+    assert connections == expected[: len(connections)]
+    last = next((event for event in reversed(events) if event in ("client", "gone")), "gone")
+    assert (len(connections) % 2 == 1) == (last == "client")
+
+
+def test_a_latency_is_never_negative():
+    report = Report()
+    Progress(report, in_room=False).latency("turn", -3.2)
+
+    assert report.sent == [Latency(kind="turn", milliseconds=0.0)]

@@ -1,0 +1,239 @@
+"""SmallWebRTC over the channel, with a real peer connection on the client's side."""
+
+import asyncio
+import json
+
+import pytest
+
+from bot.protocol import (
+    ClientConnected,
+    ClientDisconnected,
+    Ended,
+    Heartbeat,
+    Hello,
+    Latency,
+    Ready,
+    Response,
+    Stop,
+)
+from tests.bot.client import client
+from tests.bot.dispatcher import PATIENCE, Dispatcher, assignment, dispatcher, machine
+
+CANDIDATE = "candidate:1 1 udp 2130706431 127.0.0.1 9 typ host generation 0 ufrag x network-id 1"
+
+
+def candidates(pc_id, *given: str) -> dict:
+    listed = [{"candidate": text, "sdp_mid": "0", "sdp_mline_index": 0} for text in given]
+    return {"pc_id": pc_id, "candidates": listed}
+
+
+async def patch(served: Dispatcher, body) -> tuple[int, dict]:
+    return await served.call("PATCH", "api/offer", body)
+
+
+def test_a_call_from_the_offer_to_the_hang_up(tmp_path):
+    async def scenario():
+        body = {"from": "start"}
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path, "caller.py", served.url, assignment(body=body)) as run,
+        ):
+            await served.wait_for(Heartbeat, lambda beat: beat.phase == "waiting")
+            await caller.connect(served)
+            status, answer = await patch(served, candidates(caller.pc_id, CANDIDATE, ""))
+            assert (status, answer) == (200, {"status": "success"})
+            await served.wait_for(Ready)
+            connected = await served.wait_for(ClientConnected)
+            assert await caller.loudness() > 0.1
+            first = await served.wait_for(Latency)
+            assert first.kind == "first_word"
+            assert 0 < first.milliseconds < 10_000
+            timings = connected.timings
+            assert timings.offer is not None
+            assert timings.answer is not None
+            assert timings.loaded is not None
+            assert timings.loaded < timings.offer < timings.answer < (timings.client or 0)
+            await caller.pc.close()
+            await served.wait_for(ClientDisconnected)
+            ended = await served.wait_for(Ended)
+            assert (ended.reason, ended.exit_code) == ("completed", 0)
+            assert await run.exit_code() == 0
+        assert json.loads((tmp_path / "body.json").read_text()) == body
+
+    asyncio.run(scenario())
+
+
+def test_an_offer_is_answered_and_connects_while_the_bot_file_is_still_imported(tmp_path):
+    (tmp_path / "slow").touch()
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path, "caller.py", served.url, assignment(body={"from": "start"})),
+        ):
+            await served.wait_for(Hello)
+            await caller.connect(served, requestData={"from": "offer"})
+            assert (await patch(served, candidates(caller.pc_id, CANDIDATE)))[0] == 200
+            async with asyncio.timeout(PATIENCE):
+                while caller.pc.connectionState != "connected":
+                    await asyncio.sleep(0.01)
+            assert not any(isinstance(message, Ready) for message in served.heard)
+            (tmp_path / "slow").unlink()
+            await served.wait_for(ClientConnected)
+            assert await caller.loudness() > 0.1
+        # What the client sends with its offer takes the place of the start request's body.
+        assert json.loads((tmp_path / "body.json").read_text()) == {"from": "offer"}
+
+    asyncio.run(scenario())
+
+
+def test_a_client_whose_answer_was_lost_offers_again(tmp_path):
+    (tmp_path / "slow").touch()
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as lost,
+            client() as caller,
+            machine(tmp_path, "caller.py", served.url, assignment()),
+        ):
+            await served.wait_for(Hello)
+            status, first = await served.call("POST", "api/offer", await lost.offer())
+            assert status == 200
+            await caller.connect(served, restart=True)
+            assert caller.pc_id != first["pc_id"]
+            (tmp_path / "slow").unlink()
+            await served.wait_for(ClientConnected)
+            assert await caller.loudness() > 0.1
+            # It is one client's session now.
+            status, problem = await served.call("POST", "api/offer", await lost.offer())
+            assert (status, problem["code"]) == (409, "session-taken")
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_is_renegotiated_and_restarted_in_the_middle_of_a_call(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            client() as again,
+            machine(tmp_path, "greeter.py", served.url, assignment()),
+        ):
+            await served.wait_for(Hello)
+            await caller.connect(served)
+            assert await caller.loudness() > 0.1
+            # Pipecat's output waits for ever on audio that a restart throws away.
+            await caller.quiet()
+            pc_id = caller.pc_id
+            await caller.connect(served)
+            assert caller.pc_id == pc_id
+            again.pc_id = pc_id
+            await again.connect(served, restart=True)
+            assert await again.loudness() > 0.1
+            assert not any(isinstance(message, (Ended, ClientDisconnected)) for message in served.heard)
+            await served.send(Stop(message="enough"))
+            await served.wait_for(Ended)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bot_file", ["greeter.py", "fails_late.py"])
+def test_the_client_learns_at_once_that_the_bot_has_gone(tmp_path, bot_file):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path, bot_file, served.url, assignment()) as run,
+        ):
+            await served.wait_for(Hello)
+            await caller.connect(served)
+            async with asyncio.timeout(PATIENCE):
+                while caller.channel.readyState != "open":
+                    await asyncio.sleep(0.01)
+            if bot_file == "greeter.py":
+                await served.wait_for(ClientConnected)
+                await served.send(Stop(message="enough"))
+            else:
+                (tmp_path / "fail").touch()
+            ended = await served.wait_for(Ended)
+            assert ended.reason == ("stopped" if bot_file == "greeter.py" else "bot_error")
+            async with asyncio.timeout(PATIENCE):
+                await caller.left.wait()
+            assert await run.exit_code() == 0
+
+    asyncio.run(scenario())
+
+
+def test_malformed_calls_are_refused_by_field(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path, "greeter.py", served.url, assignment()),
+        ):
+            await served.wait_for(Hello)
+            good = await caller.offer()
+            for body, field in [
+                (b"{", "body"),
+                (b"[]", "body"),
+                ({**good, "sdp": None}, "sdp"),
+                ({"type": "offer"}, "sdp"),
+                ({**good, "type": "answer"}, "type"),
+                ({**good, "sdp": ""}, "sdp"),
+                ({**good, "sdp": "v=0\r\nnonsense"}, "sdp"),
+                ({**good, "sdp": "v=0\r\nm=audio x y z\r\n"}, "sdp"),
+                ({**good, "sdp": good["sdp"].replace("a=ice-ufrag", "a=nothing")}, "sdp"),
+                ({**good, "pc_id": 7}, "pc_id"),
+            ]:
+                status, problem = await served.call("POST", "api/offer", body)
+                assert (status, problem["status"]) == (400, 400), (body, problem)
+                assert problem["code"] == "bad-request"
+                assert problem["detail"].startswith(f"{field}: "), (body, problem)
+            assert (await patch(served, candidates("nobody")))[0] == 404
+            # None of that has spoilt the session.
+            await caller.connect(served)
+            for body, field in [
+                ({"candidates": []}, "pc_id"),
+                (candidates(caller.pc_id, CANDIDATE, "candidate:1 1 udp"), "candidates.1.candidate"),
+                (candidates(caller.pc_id, CANDIDATE.replace(" 1 ", " x ")), "candidates.0.candidate"),
+                ({"pc_id": caller.pc_id, "candidates": [{"candidate": CANDIDATE}]}, "candidates.0.sdp_mid"),
+                ({"pc_id": caller.pc_id, "candidates": [{}]}, "candidates.0.candidate"),
+            ]:
+                status, problem = await patch(served, body)
+                assert status == 400, (body, problem)
+                assert problem["detail"].startswith(f"{field}: "), (body, problem)
+            assert (await patch(served, candidates("nobody")))[0] == 404
+            status, problem = await served.call("POST", "api/offer", {**good, "pc_id": "nobody"})
+            assert (status, problem["code"]) == (404, "unknown-connection")
+            status, problem = await served.call("DELETE", "api/offer")
+            assert (status, problem["code"]) == (405, "method-not-allowed")
+            assert await caller.loudness() > 0.1
+            types = {
+                dict(message.headers)["content-type"]
+                for message in served.heard
+                if isinstance(message, Response) and message.status >= 400
+            }
+            assert types == {"application/problem+json"}
+
+    asyncio.run(scenario())
+
+
+def test_an_offer_for_a_bot_that_cannot_be_loaded_is_answered_with_the_reason(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import time\ntime.sleep(0.5)\nimport nowhere_to_be_found\n")
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path / "m", str(file), served.url, assignment(transport="daily")),
+        ):
+            await served.wait_for(Hello)
+            status, problem = await served.call("POST", "api/offer", await caller.offer())
+            assert status == 503
+            assert "No module named 'nowhere_to_be_found'" in problem["info"]
+
+    asyncio.run(scenario())
