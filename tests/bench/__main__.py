@@ -24,6 +24,7 @@ ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 WAITS = {"bot-ready": "click → bot ready", "first-sound": "click → first audible sound"}
 
 STEPS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
+    "row": ("the session's row is written", lambda run: run.machine.get("row")),
     "started": ("the dispatcher has answered the start request", lambda run: run.page.get("started")),
     "process": ("the machine's process exists", lambda run: run.machine.get("process")),
     "connected": ("its channel stands", lambda run: run.machine.get("connected")),

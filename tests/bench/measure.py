@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ class Run:
     page: dict[str, float]
     """The page's marks."""
     machine: dict[str, float]
-    """The machine's own account (`protocol.Timings`) and its process's birth; empty without a machine."""
+    """The session's record and the machine's own `protocol.Timings`; empty without a machine."""
 
 
 def call(voice: VoicePage, url: str, dispatcher: Dispatcher | None) -> Run:
@@ -43,14 +44,19 @@ def call(voice: VoicePage, url: str, dispatcher: Dispatcher | None) -> Run:
         "performance.timeOrigin + performance.getEntriesByName('switchboard:click')[0].startTime"
     )
     session_id = voice.session_id
-    born = dispatcher.bot(session_id).create_time() * 1000 - clicked if dispatcher else 0.0
     voice.click("Hang up")
     voice.reach("ended")
     if dispatcher is None:
         return Run(page, {})
-    timings = dispatcher.wait_until_over(session_id)["timings"]
+    record = dispatcher.wait_until_over(session_id)
     dispatcher.wait_until_no_machine()
-    return Run(page, {"process": born} | {name: born + value for name, value in timings.items()})
+    # Dispatcher, browser and machine share a clock; the system knows a process's birth only to 10 ms.
+    written, born = (
+        datetime.fromisoformat(record[name]).timestamp() * 1000 - clicked
+        for name in ("createdAt", "startedAt")
+    )
+    timings = {name: born + value for name, value in record["timings"].items()}
+    return Run(page, {"row": written, "process": born} | timings)
 
 
 @contextmanager
