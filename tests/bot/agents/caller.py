@@ -34,7 +34,11 @@ Exchange = Callable[[dict[str, str]], Awaitable[dict[str, str]]]
 
 
 class Microphone(MediaStreamTrack):
-    """Silence, and in it what is said, in frames of 20 ms at the pace of the clock."""
+    """Silence, and in it what is said, in frames of 20 ms.
+
+    On a busy machine it falls behind the clock rather than send a burst: the bot's end would drop packets of
+    that, and a hole in a sentence ends it.
+    """
 
     kind = "audio"
 
@@ -42,7 +46,7 @@ class Microphone(MediaStreamTrack):
         super().__init__()
         self._to_say: Samples = np.zeros(0, np.int16)
         self._sent = 0
-        self._began = 0.0
+        self._due = 0.0
         self.said_until = 0.0
         """Wall clock, in seconds: when the last word left."""
 
@@ -50,8 +54,8 @@ class Microphone(MediaStreamTrack):
         self._to_say = np.concatenate([self._to_say, samples])
 
     async def recv(self) -> AudioFrame:
-        self._began = self._began or time.monotonic()
-        await asyncio.sleep(max(0.0, self._began + self._sent / SAMPLE_RATE - time.monotonic()))
+        self._due = max(self._due + FRAME / SAMPLE_RATE, time.monotonic())
+        await asyncio.sleep(self._due - time.monotonic())
         now, self._to_say = self._to_say[:FRAME], self._to_say[FRAME:]
         if now.any():
             self.said_until = time.monotonic()
