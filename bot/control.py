@@ -57,6 +57,8 @@ class Limits:
     """For the dispatcher, when the machine has no call and so nothing to do without it."""
     exit_hooks: float = 2.0
     """For the bot's exit hooks, after the last word."""
+    last_resort: float = 5.0
+    """After all of these are over, before the process is ended with what needs no Python."""
 
 
 class Commands(Protocol):
@@ -211,7 +213,7 @@ class Control:
         text = f"The session reached its maximum duration of {seconds:g} s."
         self._loop.call_later(seconds, self._stop, "max_duration", text)
         limits = self._limits
-        last = seconds + limits.grace + limits.acknowledge + limits.exit_hooks + 5
+        last = seconds + limits.grace + limits.acknowledge + limits.exit_hooks + limits.last_resort
         faulthandler.dump_traceback_later(last, exit=True, file=sys.__stderr__ or 2)
         self._commands.assign(assignment)
 

@@ -9,6 +9,7 @@ from pipecat.frames.frames import (
     BotConnectedFrame,
     BotStartedSpeakingFrame,
     ClientConnectedFrame,
+    ErrorFrame,
     Frame,
     OutputAudioRawFrame,
     UserStoppedSpeakingFrame,
@@ -48,6 +49,8 @@ class PipelineObserver(BaseObserver):
             # Audio that is not marked as speech (a bot that plays or repeats sounds) has no start of speech.
             OutputAudioRawFrame: self._bot_sounded,
         }
+        for error in (ErrorFrame, *ErrorFrame.__subclasses__()):
+            self._handlers[error] = self._failed
 
     async def on_pipeline_started(self) -> None:
         self._listener.pipeline_started()
@@ -82,6 +85,11 @@ class PipelineObserver(BaseObserver):
         if self._user_stopped_at is not None:
             self._listener.latency("turn", (self._now() - self._user_stopped_at) * 1000)
             self._user_stopped_at = None
+
+    def _failed(self, frame: ErrorFrame) -> None:
+        # Any other error is one that the pipeline goes on after; Pipecat logs it.
+        if frame.fatal or (frame.processor is not None and not frame.processor.is_usable):
+            self._listener.failed(frame.error, fatal=frame.fatal)
 
     def _bot_sounded(self, _frame: Frame) -> None:
         if self._spoke:

@@ -43,15 +43,19 @@ class InvalidBot(Exception):
         self.outcome = Outcome("invalid_bot", message, detail)
 
 
-def returned(started: bool, errors: str) -> Outcome:
+def returned(started: bool, errors: str, *, failure: str = "", fatal: bool = False) -> Outcome:
     """The bot's function returned, or left through `sys.exit()`.
 
     Args:
         started: Whether its pipeline had started or a client was there.
         errors: What it logged as errors.
+        failure: Why a part of its pipeline could not do its job.
+        fatal: Whether the pipeline ended for that.
     """
+    if fatal:
+        return Outcome("bot_error", f"The bot's pipeline failed: {_sentence(failure)}", errors)
     if started:
-        return Outcome("completed", "The bot ended the session.")
+        return Outcome("completed", "The bot ended the session.", failure)
     return Outcome("never_ready", "The bot returned before its pipeline had started.", errors)
 
 
@@ -60,10 +64,14 @@ def raised(error: BaseException) -> Outcome:
     return Outcome("bot_error", f"The bot raised {describe(error)}", traceback_of(error))
 
 
-def exited(code: object, started: bool, errors: str) -> Outcome:
-    """The bot called `sys.exit(code)`."""
+def exited(code: object, otherwise: Outcome, errors: str) -> Outcome:
+    """The bot called `sys.exit(code)`.
+
+    Args:
+        otherwise: What a return would have been; exit status 0 is no more than that.
+    """
     if code is None or code == 0:
-        return returned(started, errors)
+        return otherwise
     return Outcome("bot_error", f"The bot called sys.exit({code!r}).", errors)
 
 
@@ -75,7 +83,11 @@ def describe(error: BaseException) -> str:
     """`TypeName: text`, on one line, closed like a sentence."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    text = text[: _MESSAGE_CHARACTERS - 100]
+    return _sentence(text)
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())[: _MESSAGE_CHARACTERS - 100]
     return text if text.endswith((".", "!", "?")) else text + "."
 
 

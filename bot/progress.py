@@ -38,6 +38,10 @@ class Progress:
         self._client = False
         self.started = False
         """Whether the pipeline has started or a client has been there."""
+        self.error = ""
+        """Why a part of the pipeline cannot do its job any more."""
+        self.is_broken = False
+        """Whether the pipeline ended for it."""
 
     def pipeline_started(self) -> None:
         self.started = True
@@ -63,6 +67,12 @@ class Progress:
 
     def bot_spoke(self) -> None:
         self._report.mark("first_word")
+
+    def failed(self, error: str, *, fatal: bool) -> None:
+        # The first error is the cause; what comes after it is its consequence.
+        if not self.error or (fatal and not self.is_broken):
+            self.error = error
+        self.is_broken = self.is_broken or fatal
 
     def latency(self, kind: Literal["first_word", "turn"], milliseconds: float) -> None:
         self._report.send(Latency(kind=kind, milliseconds=round(max(milliseconds, 0.0), 1)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,10 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> None:
     gc.disable()
     logs.configure(os.environ.get(logs.LEVEL_VARIABLE, logs.DEFAULT_LEVEL))
     loop = asyncio.new_event_loop()
+    # A machine may be killed at any moment; what its bot has printed is in the log by then.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     control = Control(
         machine_id=arguments.machine_id,
         dispatcher=arguments.dispatcher,
@@ -71,7 +76,7 @@ def _run_session(loop: asyncio.AbstractEventLoop, session: Session, assignment: 
         return loop.run_until_complete(session.run(assignment))
     except SystemExit as error:
         # Raised by one of the bot's tasks: asyncio lets it through, and the event loop has ended.
-        return outcome.exited(error.code, session.started, logs.recent_errors())
+        return outcome.exited(error.code, session.returned(), logs.recent_errors())
     except Exception as error:  # noqa: BLE001 - a bot that stops our event loop ends with a word all the same
         return outcome.raised(error)
 

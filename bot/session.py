@@ -57,10 +57,14 @@ class Session:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
 
-    @property
-    def started(self) -> bool:
-        """Whether the bot's pipeline has started or a client has been there."""
-        return self._progress is not None and self._progress.started
+    def returned(self) -> Outcome:
+        """How it ends if the bot returns now."""
+        progress = self._progress
+        if progress is None:
+            return outcome.returned(False, recent_errors())
+        return outcome.returned(
+            progress.started, recent_errors(), failure=progress.error, fatal=progress.is_broken
+        )
 
     # From any thread.
 
@@ -106,29 +110,39 @@ class Session:
                 if self._loaded.done():
                     self._loaded.result()
                     self._report.phase("idle")
-            assignment = await self._assignment
-            if not self._loaded.done():
-                self._report.phase("loading")
-            return await self._prepare_and_run(assignment)
+                await self._assignment
+                if not self._loaded.done():
+                    self._report.phase("loading")
+            return await self._prepare_and_run(await self._assignment)
         except InvalidBot as invalid:
             return invalid.outcome
 
     async def _prepare_and_run(self, assignment: Assignment) -> Outcome:
         self._progress = Progress(self._report, in_room=assignment.transport in _TRANSPORTS_WITH_A_ROOM)
-        connection = request_data = None
         if assignment.transport == WEBRTC:
             await self._transport_loaded
             self._accept_offers(assignment, self._progress)
+        else:
+            text = f"This session's transport is {assignment.transport}, which has no offers."
+            self._calls.peer.set_exception(Problem(409, "no-offers", text))
         bot = await self._loaded
-        if assignment.transport == WEBRTC:
-            if not self._connection.done():
-                self._report.phase("waiting")
-            connection, request_data = await self._connection
-        self._watch = Watch(self._progress)
-        self._watch.install()
-        self._report.phase("starting")
-        arguments = runner_arguments(assignment, connection=connection, request_data=request_data)
-        return await self._run_bot(bot, arguments)
+        routes = Routes()
+        async with routes.lifespan():
+            # A page may ask a route of the bot before it makes its offer.
+            self._calls.routes.set_result(routes)
+            arguments = await self._arguments(assignment)
+            self._watch = Watch(self._progress)
+            self._watch.install()
+            self._report.phase("starting")
+            return await self._run_bot(bot, arguments)
+
+    async def _arguments(self, assignment: Assignment) -> Any:
+        if assignment.transport != WEBRTC:
+            return runner_arguments(assignment)
+        if not self._connection.done():
+            self._report.phase("waiting")
+        connection, request_data = await self._connection
+        return runner_arguments(assignment, connection=connection, request_data=request_data)
 
     def _accept_offers(self, assignment: Assignment, progress: Progress) -> None:
         from bot.webrtc import Peer
@@ -139,28 +153,25 @@ class Session:
         self._calls.peer.set_result(Peer(assignment.ice_servers, connected, progress.client_gone))
 
     async def _run_bot(self, bot: BotFunction, arguments: Any) -> Outcome:
-        routes = Routes()
         try:
-            async with routes.lifespan():
-                self._calls.routes.set_result(routes)
-                running = bot(arguments)
-                if not inspect.isawaitable(running):
-                    raise InvalidBot(
-                        f"`bot` in the bot file {self._bot_file.name} is not async: it gave {running!r}."
-                    )
-                await running
-        except (InvalidBot, GeneratorExit):
+            running = bot(arguments)
+            if not inspect.isawaitable(running):
+                raise InvalidBot(
+                    f"`bot` in the bot file {self._bot_file.name} is not async: it gave {running!r}."
+                )
+            await running
+        except InvalidBot:
             raise
         except asyncio.CancelledError as error:
             if self._stopping.is_set():
                 raise
             return outcome.raised(error)
         except SystemExit as error:
-            return outcome.exited(error.code, self.started, recent_errors())
+            return outcome.exited(error.code, self.returned(), recent_errors())
         except Exception as error:  # noqa: BLE001 - whatever a bot raises is its last word
             logger.opt(exception=error).error("the bot raised")
             return outcome.raised(error)
-        return outcome.returned(self.started, recent_errors())
+        return self.returned()
 
     async def _wind_down(self, serving: asyncio.Task[Outcome]) -> None:
         """Let the bot end as Pipecat ends one; cancel its task only if that does not do it."""
@@ -175,7 +186,7 @@ class Session:
     async def _hang_up(self, result: Outcome) -> None:
         peer = self._calls.peer
         await self._calls.end(Problem(503, "session-over", result.message))
-        if peer.done() and not peer.cancelled():
+        if peer.done() and peer.exception() is None:
             closing = asyncio.create_task(peer.result().close())
             await asyncio.wait({closing}, timeout=_HANG_UP_SECONDS)
             await _settle(closing)
@@ -186,8 +197,7 @@ class Session:
         thread.start()
 
     def _load_on_thread(self) -> None:
-        assigned = self._assignment.done()
-        transport = self._assignment.result().transport if assigned else WEBRTC
+        transport = self._assignment.result().transport if self._assignment.done() else WEBRTC
         with as_main_thread(self._loop):
             try:
                 if transport == WEBRTC:
@@ -195,10 +205,11 @@ class Session:
                     self._loop.call_soon_threadsafe(self._transport_loaded.set_result, None)
                 _import_pipecat()
                 self._report.mark("imported")
-                if assigned:
-                    self._report.phase("loading")
-                else:
+                # With a session to serve, only what the bot file itself asks for is worth its time.
+                if not self._assignment.done():
                     preload()
+                if self._assignment.done():
+                    self._report.phase("loading")
                 bot = load(self._bot_file)
             except BaseException as error:  # noqa: BLE001 - it is raised again on the event loop
                 self._loop.call_soon_threadsafe(self._fail_loading, error)
@@ -239,10 +250,10 @@ def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
         return outcome.stopped()
     error = serving.exception()
     if error is not None:
-        logger.opt(exception=error).error("the machine's runtime failed")
+        logger.opt(exception=error).error("the session failed outside of the bot's function")
         return Outcome(
             "bot_error",
-            f"The machine's runtime failed: {outcome.describe(error)}",
+            f"The session failed outside of the bot's function: {outcome.describe(error)}",
             outcome.traceback_of(error),
         )
     return serving.result()

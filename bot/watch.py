@@ -22,6 +22,10 @@ class Listener(Protocol):
 
     def bot_spoke(self) -> None: ...
 
+    def failed(self, error: str, *, fatal: bool) -> None:
+        """A processor cannot do its job any more; `fatal` if the pipeline ends for it."""
+        ...
+
     def latency(self, kind: Literal["first_word", "turn"], milliseconds: float) -> None: ...
 
 

@@ -57,6 +57,8 @@ class Dispatcher:
         self.acknowledges = acknowledges
         self.heartbeat_seconds = heartbeat_seconds
         self.refuses = False
+        self.close_codes: list[int] = []
+        """With which machines closed connections, when not in peace."""
         self.heard: list[FromMachine] = []
         self._news = asyncio.Condition()
         self._server: Server | None = None
@@ -144,8 +146,9 @@ class Dispatcher:
                 async with self._news:
                     self.heard.append(message)
                     self._news.notify_all()
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            if closed.rcvd is not None:
+                self.close_codes.append(closed.rcvd.code)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bot.channel import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, Channel, Refused, backoff
 from bot.protocol import (
+    MAX_MESSAGE_BYTES,
     ClientConnected,
     FromDispatcher,
     Heartbeat,
@@ -182,6 +183,20 @@ def test_a_message_that_it_does_not_know_is_passed_over():
             await served.send(Stop(message="enough"))
             await until(lambda: len(scene.owner.messages) == 2)
             assert scene.owner.messages[1] == Stop(message="enough")
+
+    asyncio.run(scenario())
+
+
+def test_a_frame_that_is_too_large_is_refused_and_the_channel_goes_on():
+    async def scenario():
+        async with dispatcher() as served, Scene(served) as scene:
+            await served.wait_for(Heartbeat)
+            before = len(served.heard)
+            await served.send_text("x" * (MAX_MESSAGE_BYTES + 1))
+            await served.wait_for(Hello, after=before)
+            assert served.close_codes == [1009]
+            await served.send(Stop(message="enough"))
+            await until(lambda: Stop(message="enough") in scene.owner.messages)
 
     asyncio.run(scenario())
 

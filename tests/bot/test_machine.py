@@ -206,6 +206,52 @@ def test_a_bot_that_cannot_be_stopped_is_ended(tmp_path, bot_file, how):
     asyncio.run(scenario())
 
 
+def test_a_bot_that_holds_pythons_lock_is_ended_by_its_deadline(tmp_path):
+    limits = "grace=0.2, acknowledge=0.2, exit_hooks=0.2, last_resort=0.2"
+    assigned = assignment("daily", max_duration_seconds=1.5)
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "holds_the_lock.py", served.url, assigned, limits=limits) as run,
+        ):
+            await until(lambda: "holding" in run.text())
+            assert await run.exit_code() == 1
+            # All threads' tracebacks are in the log.
+            assert "Timeout (0:00:02.3" in run.text()
+            assert "holds_the_lock.py" in run.text()
+
+    asyncio.run(scenario())
+
+
+def test_a_pipeline_that_breaks_is_no_completed_session(tmp_path):
+    ended, code, _ = ending(tmp_path, "breaks.py")
+
+    assert (ended.reason, ended.exit_code, code) == ("bot_error", 1, 0)
+    assert ended.message == "The bot's pipeline failed: the speech service hung up."
+    assert "the speech service hung up" in ended.detail
+
+
+def test_a_bot_whose_lifespan_fails_ends_with_its_error(tmp_path):
+    file = tmp_path / "lifespan.py"
+    file.write_text(
+        "from contextlib import asynccontextmanager\n"
+        "from pipecatcloud_system import add_lifespan_to_app\n"
+        "@asynccontextmanager\n"
+        "async def fails(app):\n"
+        "    raise OSError('no such pool')\n"
+        "    yield\n"
+        "add_lifespan_to_app(fails)\n"
+        "async def bot(runner_args): pass\n"
+    )
+
+    ended, code, _ = ending(tmp_path / "machine", str(file))
+
+    assert (ended.reason, code) == ("bot_error", 0)
+    assert "OSError: no such pool" in ended.message
+    assert "raise OSError('no such pool')" in ended.detail
+
+
 def test_a_pipeline_in_a_room_is_ready_once_it_is_there_and_then_has_its_client(tmp_path):
     async def scenario():
         async with dispatcher() as served, machine(tmp_path, "room.py", served.url, DAILY) as run:

@@ -3,11 +3,13 @@
 import asyncio
 import time
 
+import pytest
 from pipecat.frames.frames import (
     BotConnectedFrame,
     BotStartedSpeakingFrame,
     ClientConnectedFrame,
     EndFrame,
+    ErrorFrame,
     Frame,
     InputAudioRawFrame,
     OutputAudioRawFrame,
@@ -41,6 +43,9 @@ class Listener:
 
     def bot_spoke(self) -> None:
         self.said.append("spoke")
+
+    def failed(self, error, *, fatal) -> None:
+        self.said.append((error, fatal))
 
     def latency(self, kind, milliseconds) -> None:
         self.said.append((kind, round(milliseconds)))
@@ -117,6 +122,20 @@ def test_a_turn_that_the_user_takes_up_again_counts_from_its_real_end():
     )
 
     assert said[3:] == [("turn", 500)]
+
+
+def test_only_errors_that_leave_a_processor_useless_are_told():
+    useless = IdentityFilter()
+    useless._is_usable = False
+    with pytest.warns(DeprecationWarning, match="fatal"):
+        fatal = ErrorFrame("over", fatal=True)
+    said = watched(
+        (1.0, ErrorFrame("a hiccup", processor=IdentityFilter())),
+        (2.0, ErrorFrame("no such key", processor=useless)),
+        (3.0, fatal),
+    )
+
+    assert said == [("no such key", False), ("over", True)]
 
 
 def test_turns_are_measured_without_a_vad():

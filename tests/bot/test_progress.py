@@ -61,6 +61,14 @@ def test_every_order_of_events_makes_an_orderly_report(events, in_room):
     assert (len(connections) % 2 == 1) == (last == "client")
 
 
+def test_the_error_that_ended_the_pipeline_is_the_one_that_counts():
+    progress = Progress(Report(), in_room=False)
+    for error, fatal in [("no key", False), ("hung up", True), ("cancelled", True), ("later", False)]:
+        progress.failed(error, fatal=fatal)
+
+    assert (progress.error, progress.is_broken) == ("hung up", True)
+
+
 def test_a_latency_is_never_negative():
     report = Report()
     Progress(report, in_room=False).latency("turn", -3.2)

@@ -221,19 +221,29 @@ def test_malformed_calls_are_refused_by_field(tmp_path):
     asyncio.run(scenario())
 
 
-def test_an_offer_for_a_bot_that_cannot_be_loaded_is_answered_with_the_reason(tmp_path):
-    file = tmp_path / "broken.py"
-    file.write_text("import time\ntime.sleep(0.5)\nimport nowhere_to_be_found\n")
+def test_the_bots_routes_are_there_before_its_client(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "routes.py", served.url, assignment()),
+        ):
+            await served.wait_for(Hello)
+            status, problem = await served.call("GET", "no/such")
+            assert (status, problem) == (404, {"detail": "Not Found"})
+            await served.wait_for(Heartbeat, lambda beat: beat.phase == "waiting")
 
+    asyncio.run(scenario())
+
+
+def test_a_session_in_a_room_has_no_offers(tmp_path):
     async def scenario():
         async with (
             dispatcher() as served,
             client() as caller,
-            machine(tmp_path / "m", str(file), served.url, assignment(transport="daily")),
+            machine(tmp_path, "tidy.py", served.url, assignment("daily")),
         ):
             await served.wait_for(Hello)
             status, problem = await served.call("POST", "api/offer", await caller.offer())
-            assert status == 503
-            assert "No module named 'nowhere_to_be_found'" in problem["info"]
+            assert (status, problem["code"]) == (409, "no-offers")
 
     asyncio.run(scenario())
