@@ -115,7 +115,8 @@ class Peer:
             return await self._first(offer)
         if offer.pc_id is not None and offer.pc_id != connection.pc_id:
             raise _unknown(offer.pc_id)
-        restart = bool(offer.restart_pc)
+        # What is closed cannot be negotiated again; a client that comes back gets a new one.
+        restart = bool(offer.restart_pc) or connection.pc.connectionState in ("closed", "failed")
         if offer.pc_id is None:
             # A client whose first answer was lost offers again, with a new peer connection and no pc_id.
             if connection.pc.connectionState == "connected":

@@ -140,6 +140,29 @@ def test_a_connection_is_renegotiated_and_restarted_in_the_middle_of_a_call(tmp_
     asyncio.run(scenario())
 
 
+def test_a_client_that_hung_up_may_come_back_while_its_bot_waits(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            client() as again,
+            machine(tmp_path, "patient.py", served.url, assignment()),
+        ):
+            await served.wait_for(Hello)
+            await caller.connect(served)
+            assert await caller.loudness() > 0.1
+            await caller.quiet()
+            await caller.pc.close()
+            await served.wait_for(ClientDisconnected)
+            before = len(served.heard)
+            again.pc_id = caller.pc_id
+            await again.connect(served)
+            await served.wait_for(ClientConnected, after=before)
+            assert await again.loudness() > 0.1
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("bot_file", ["greeter.py", "fails_late.py"])
 def test_the_client_learns_at_once_that_the_bot_has_gone(tmp_path, bot_file):
     async def scenario():
