@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,25 +31,13 @@ def seconds(samples: Samples) -> float:
     return len(samples) / SAMPLE_RATE
 
 
-def test_it_greets_as_soon_as_the_client_is_there() -> None:
+def test_it_greets_as_soon_as_the_client_is_there_and_says_back_what_was_said() -> None:
     async def scenario() -> None:
         async with call(echo.bot) as session:
             caller = session.caller
             await caller.until_spoken()
             assert likeness(GREETING, caller.heard()) > ALIKE
             assert caller.sounded_at()[0] - caller.connected_at < 1.0
-            kinds = [kind for _, kind in caller.events]
-            assert "bot-ready" in kinds
-            assert kinds.index("bot-started-speaking") < kinds.index("bot-stopped-speaking")
-
-    asyncio.run(scenario())
-
-
-def test_it_says_back_what_was_said() -> None:
-    async def scenario() -> None:
-        async with call(echo.bot) as session:
-            caller = session.caller
-            await caller.until_spoken()
             caller.say(SENTENCE)
             started, stopped = await caller.until_spoken(2)
             echoed = caller.heard(since=started)
@@ -61,7 +48,13 @@ def test_it_says_back_what_was_said() -> None:
             assert seconds(SENTENCE) < stopped - started < seconds(SENTENCE) + 0.7
             assert started - caller.microphone.said_until < 1.2
             kinds = [kind for _, kind in caller.events]
-            assert kinds.index("user-started-speaking") < kinds.index("user-stopped-speaking")
+            assert "bot-ready" in kinds
+            speaking = [kind for kind in kinds if kind.endswith("-speaking")]
+            assert speaking == [
+                *("bot-started-speaking", "bot-stopped-speaking"),
+                *("user-started-speaking", "user-stopped-speaking"),
+                *("bot-started-speaking", "bot-stopped-speaking"),
+            ]
 
     asyncio.run(scenario())
 
@@ -100,15 +93,14 @@ def test_a_user_who_speaks_stops_the_echo_and_is_echoed_instead() -> None:
     asyncio.run(scenario())
 
 
-def test_silence_and_noise_are_not_answered() -> None:
+def test_noise_neither_interrupts_nor_is_answered() -> None:
     async def scenario() -> None:
         async with call(echo.bot) as session:
             caller = session.caller
-            await caller.until_spoken()
             caller.say(np.random.default_rng(7).normal(0, 400, 2 * SAMPLE_RATE).astype(np.int16))
-            await caller.until_listened(time.monotonic() + 3)
+            await caller.until_spoken()
+            assert likeness(GREETING, caller.heard()) > ALIKE
             assert caller.times_of("user-started-speaking") == []
-            assert len(caller.times_of("bot-started-speaking")) == 1
 
     asyncio.run(scenario())
 
@@ -169,9 +161,6 @@ def test_it_runs_under_the_development_runner() -> None:
             try:
                 await caller.until_spoken()
                 assert likeness(GREETING, caller.heard()) > ALIKE
-                caller.say(SENTENCE)
-                started, _ = await caller.until_spoken(2)
-                assert likeness(SENTENCE, caller.heard(since=started)) > ALIKE
             finally:
                 await caller.hang_up()
 

@@ -68,10 +68,9 @@ def test_a_user_who_speaks_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
                 await caller.until(lambda: len(caller.sounded_at()) > 25, 5, "half a second of greeting")
                 caller.say(SENTENCE)
                 interrupted = await caller.until_event("user-started-speaking")
-                started, _ = await caller.until_spoken(2)
-                assert not [at for at in caller.sounded_at(interrupted + ON_THE_WAY) if at < started]
+                answered = await caller.until_event("bot-started-speaking", count=2)
+                assert not [at for at in caller.sounded_at(interrupted + ON_THE_WAY) if at < answered]
                 assert likeness(GREETING[-len(GREETING) // 3 :], caller.heard()) < ALIKE
-                assert likeness(OBJECTION, caller.heard(since=started)) > ALIKE
 
     asyncio.run(scenario())
 
