@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Playwright
 from .browser import FAKE_MICROPHONE, launch, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, agent
-from .test_conversation import ECHO, FOX, STORY, hear
+from .test_conversation import ECHO, FOX, hear
 
 BROKEN_BOTS = {
     "raises_at_import": "the phrase book is missing",
@@ -113,8 +113,8 @@ def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> Non
         # The caller who was there first notices nothing.
         first.wait_for_sound()
         first.wait_for_silence()
-        said = first.say(STORY)
-        hear(first, STORY, since=said)
+        said = first.say(FOX)
+        hear(first, FOX, since=said)
 
 
 def test_a_dispatcher_that_is_not_there(start_dispatcher: StartDispatcher, browser: Browser) -> None:
