@@ -225,6 +225,31 @@ class Acknowledge(Message):
     type: Literal["acknowledge"] = "acknowledge"
 
 
+class Launch(Message):
+    """What a template process is told to fork: a line of JSON. It answers with a `Launched`.
+
+    Templates belong to machines that are processes of one host; no other machine knows of them.
+    """
+
+    machine_id: str
+    directory: str
+    """The machine's directory: the ids of its processes go into `pid`, its exit status into `exit`, what it
+    prints into `output.log`; `work` in it is the working directory."""
+    arguments: tuple[str, ...]
+    """Of `python -m bot`."""
+    environment: dict[str, str]
+    memory_kib: int
+    """Of private memory (RLIMIT_DATA)."""
+    cpu_seconds: int
+    """Of CPU time (RLIMIT_CPU)."""
+
+
+class Launched(Message):
+    """The machine runs, and is on record in its directory; or it does not, for this reason."""
+
+    error: str | None = None
+
+
 FromMachine = Annotated[
     Hello | Heartbeat | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
     Field(discriminator="type"),

@@ -16,7 +16,7 @@ from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import MachineProvider
+from dispatcher.machines.provider import MachineProvider, Prepares
 from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
@@ -79,6 +79,8 @@ def build(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.open()
+        if isinstance(provider, Prepares):
+            await provider.prepare(str(agent.bot) for agent in settings.agents.values())
         reaping = asyncio.create_task(reaper.run())
         try:
             yield
@@ -86,6 +88,8 @@ def build(
             await service.drain()
             reaping.cancel()
             await asyncio.wait([reaping])
+            if isinstance(provider, Prepares):
+                await provider.close()
             await store.close()
 
     app = FastAPI(title="Switchboard dispatcher", docs_url=None, redoc_url=None, lifespan=lifespan)

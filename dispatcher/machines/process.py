@@ -23,15 +23,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 
-from bot.protocol import BOT_FILE_VARIABLE
+from bot.protocol import BOT_FILE_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.machines import templates
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
@@ -39,6 +40,7 @@ from dispatcher.machines.provider import (
     NoCapacity,
     Rejected,
 )
+from dispatcher.machines.templates import Template
 
 SOURCE = Path(__file__).resolve().parents[2]
 """Where the `bot` package lies."""
@@ -81,6 +83,8 @@ class _Record:
 class ProcessProvider:
     """Machines as processes of this host.
 
+    A machine is forked from its bot file's template where one is ready, and else started from nothing.
+
     Args:
         root: The directory that holds the machines' directories.
         python: The interpreter that runs the bot.
@@ -101,6 +105,23 @@ class ProcessProvider:
         self._python = python
         self._keep = keep
         self._clock = clock or SystemClock()
+        self._templates: dict[str, Template] = {}
+
+    async def prepare(self, images: Iterable[str]) -> None:
+        """Start a template for each bot file: machines of it then start without their imports' time."""
+        if not templates.SUPPORTED:
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        for image in set(images) - self._templates.keys():
+            bot_file = Path(image)
+            environment = _base_environment(cpu=1.0)
+            log_file = self._root / f"template-{bot_file.stem}.log"
+            self._templates[image] = Template(self._python, bot_file, environment, log_file)
+
+    async def close(self) -> None:
+        """End the templates. Machines are not touched."""
+        while self._templates:
+            await asyncio.to_thread(self._templates.popitem()[1].close)
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
         return await asyncio.to_thread(self._create, spec)
@@ -149,16 +170,29 @@ class ProcessProvider:
         return MachineStatus(spec.id, MachineState.started)
 
     def _launch(self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path) -> None:
+        environment = _environment(spec, work, bot_file)
+        memory_kib = spec.memory_mb * 1024
         cpu_seconds = math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60))
+        template = self._templates.get(spec.image)
+        if template is not None and template.ready:
+            launch = Launch(
+                machine_id=spec.id,
+                directory=str(directory),
+                arguments=spec.arguments,
+                environment=environment,
+                memory_kib=memory_kib,
+                cpu_seconds=cpu_seconds,
+            )
+            template.launch(launch)
+            return
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
-        limits = [str(spec.memory_mb * 1024), str(cpu_seconds)]
         bot = [self._python, "-P", "-m", "bot", *spec.arguments]
         with (directory / "output.log").open("ab") as output:
             subprocess.run(
-                [*shell, *limits, *bot],
+                [*shell, str(memory_kib), str(cpu_seconds), *bot],
                 check=True,
                 cwd=work,
-                env=_environment(spec, work, bot_file),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -210,19 +244,25 @@ def _lay_out(directory: Path, bot_file: Path) -> Path:
 
 def _environment(spec: MachineSpec, work: Path, bot_file: Path) -> dict[str, str]:
     """A clean environment: what Python needs, and what the agent's config names."""
-    threads = str(max(1, math.ceil(spec.cpu)))
     return {
-        "PATH": os.defpath,
+        **_base_environment(spec.cpu),
         "HOME": str(work),
         "TMPDIR": str(work.parent / "tmp"),
+        BOT_FILE_VARIABLE: str(bot_file.resolve()),
+        **spec.environment,
+    }
+
+
+def _base_environment(cpu: float) -> dict[str, str]:
+    threads = str(max(1, math.ceil(cpu)))
+    return {
+        "PATH": os.defpath,
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(SOURCE),
         "PYTHONUNBUFFERED": "1",
         # Numeric libraries otherwise start a thread per core of the host, whatever the machine's size.
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
-        BOT_FILE_VARIABLE: str(bot_file.resolve()),
-        **spec.environment,
     }
 
 
@@ -259,7 +299,9 @@ def _leads(record: _Record, directory: Path) -> bool:
     """Whether the machine's leader lives; another process with its recycled pid has other arguments."""
     try:
         leader = psutil.Process(record.leader)
-        return leader.status() != psutil.STATUS_ZOMBIE and directory.name in leader.cmdline()
+        # A leader from a template shows its title in one piece.
+        words = " ".join(leader.cmdline()).split()
+        return leader.status() != psutil.STATUS_ZOMBIE and directory.name in words
     except psutil.Error:
         return False
 

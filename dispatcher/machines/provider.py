@@ -10,11 +10,11 @@ ProviderError
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ProviderError(Exception):
@@ -106,4 +106,17 @@ class MachineProvider(Protocol):
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         """End the machine: ask it, and after `grace` force it. Stopping what is gone is fine."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A provider that can get ready for machines before they are asked for."""
+
+    async def prepare(self, images: Iterable[str]) -> None:
+        """Machines of these images will be asked for. Returns at once; getting ready goes on behind it."""
+        ...
+
+    async def close(self) -> None:
+        """Undo what `prepare` started. Machines are not touched."""
         ...

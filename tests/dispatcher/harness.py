@@ -183,7 +183,7 @@ class Deployment:
 async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
     """Read until it is as it must be; a real server takes real milliseconds."""
     async with asyncio.timeout(5):
-        while not reached(found := await read()):  # noqa: ASYNC110 - it lies behind a real port
+        while not reached(found := await read()):
             await asyncio.sleep(0.005)
     return found
 

@@ -89,7 +89,7 @@ async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
 
 async def until_printed(machines: _Machines, words: str, machine_id: str = "m-1") -> None:
     async with asyncio.timeout(10):
-        while words not in machines.output(machine_id):  # noqa: ASYNC110 - another process writes it
+        while words not in machines.output(machine_id):
             await asyncio.sleep(0.01)
 
 

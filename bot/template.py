@@ -1,0 +1,176 @@
+"""A template: a process that has imported what a bot needs, and forks machines that need not.
+
+`python -P -m bot.template BOT_FILE` imports Pipecat and the installed packages that the bot file names, says
+`{}` on its standard output, and from then on forks a machine for each line on its standard input. It never
+runs a line of the user's own code, so a bot file that was edited is read anew by the next machine. When its
+standard input ends, it ends; its machines go on.
+
+A machine of a template is two processes in a group of their own: the bot, and its leader, which waits for it
+and writes down how it ended. Linux only: other systems' libraries do not stand a fork.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gc
+import importlib
+import importlib.util
+import os
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from bot.preload import preload
+from bot.protocol import Launch, Launched
+
+LEADER_TITLE = "switchboard-machine"
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> None:
+    """Import, then fork on request until standard input ends."""
+    bot_file = Path(sys.argv[1])
+    replies = os.dup(1)
+    os.dup2(2, 1)  # what an import prints is no reply
+    importlib.import_module("bot.logs")  # first: it imports loguru the way that the runtime needs it
+    preload()
+    _import_packages_of(bot_file)
+    gc.collect()
+    gc.freeze()  # or a collection in a machine would copy every page that the template shares with it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaders are reaped by the system
+    # Some packages start a thread when they are imported. It is idle, and is not needed in a machine.
+    warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+    setproctitle(f"switchboard-template {bot_file}")
+    _reply(replies, Launched())
+    for line in sys.stdin:
+        _reply(replies, _fork(Launch.model_validate_json(line), replies))
+
+
+def _import_packages_of(bot_file: Path) -> None:
+    """Import the installed packages that the bot file imports at its top; its own neighbours are not."""
+    for name in _imports_of(bot_file):
+        try:
+            if importlib.util.find_spec(name) is not None:
+                importlib.import_module(name)
+        except Exception:  # noqa: BLE001 - the machine will meet the same error, and reports it
+            traceback.print_exc()
+
+
+def _imports_of(bot_file: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(bot_file.read_bytes())
+    except (OSError, SyntaxError):  # the machine reports what is wrong with the file
+        return
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def _reply(replies: int, launched: Launched) -> None:
+    os.write(replies, launched.model_dump_json(exclude_none=True).encode() + b"\n")
+
+
+def _fork(launch: Launch, replies: int) -> Launched:
+    """Fork a machine's leader, and wait until the machine is on record."""
+    done, tell = os.pipe()
+    try:
+        if os.fork() == 0:
+            os.close(done)
+            os.close(replies)
+            _lead(launch, tell)
+    except OSError as error:
+        os.close(done)
+        os.close(tell)
+        return Launched(error=str(error))
+    os.close(tell)
+    with open(done) as told:
+        said = told.read()
+    return Launched() if said == "ok" else Launched(error=said or "the machine's leader died at once")
+
+
+def _lead(launch: Launch, tell: int) -> NoReturn:
+    """Be the leader of a new group: run the bot, wait for it, write down how it ended."""
+    directory = Path(launch.directory)
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in _FORWARDED:  # the bot gets them too, and the leader outlives it
+            signal.signal(number, lambda *_: None)
+        setproctitle(f"{LEADER_TITLE} {launch.machine_id}")
+        _redirect(directory / "output.log")
+        bot = os.fork()
+        if bot == 0:
+            os.close(tell)
+            _run(launch)
+        (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
+        os.write(tell, b"ok")
+    except OSError as error:
+        os.write(tell, str(error).encode())
+        os._exit(1)
+    os.close(tell)
+    status = os.waitstatus_to_exitcode(os.waitpid(bot, 0)[1])
+    (directory / "exit").write_text(f"{status if status >= 0 else 128 - status}\n")
+    os._exit(0)
+
+
+def _run(launch: Launch) -> NoReturn:
+    """Be the bot, as `python -m bot` would be in this environment."""
+    code = 1
+    try:
+        for number in _FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(launch.environment)
+        os.chdir(Path(launch.directory) / "work")
+        tempfile.tempdir = None  # it is looked up anew, in the machine's own TMPDIR
+        setproctitle(f"python -m bot --machine-id {launch.machine_id}")
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
+        _limit(resource.RLIMIT_CPU, launch.cpu_seconds)
+        _seed()
+        from bot.runtime import main as run_bot
+
+        run_bot(launch.arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a fork must never go on as the template
+        traceback.print_exc()
+    os._exit(code)
+
+
+def _redirect(output: Path) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nothing)
+    os.close(log)
+
+
+def _limit(kind: int, value: int) -> None:
+    with contextlib.suppress(ValueError, OSError):  # a limit that the system refuses is left out
+        resource.setrlimit(kind, (value, value))
+
+
+def _seed() -> None:
+    """Give the machine random numbers of its own. Python's own generator reseeds itself in a fork."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+if __name__ == "__main__":
+    main()

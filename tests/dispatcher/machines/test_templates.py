@@ -1,0 +1,184 @@
+"""Machines forked from templates: real ones, on Linux."""
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bot.protocol import MACHINE_TOKEN_VARIABLE, entrypoint_arguments
+from dispatcher.machines import templates
+from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.provider import MachineSpec, MachineState
+
+pytestmark = pytest.mark.skipif(
+    not templates.SUPPORTED, reason="other systems' libraries do not stand a fork"
+)
+
+GRACE = timedelta(seconds=10)
+
+
+class Host:
+    """A provider with the template of one bot file, ready."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "machines"
+        self.bot_file = directory / "bot.py"
+        self.bot_file.write_text("import json\n\nasync def bot(runner_args): ...\n")
+        self.provider = ProcessProvider(self.root)
+
+    def spec(self, machine_id: str = "m-1") -> MachineSpec:
+        """A machine that waits for a dispatcher that is not there."""
+        return MachineSpec(
+            id=machine_id,
+            image=str(self.bot_file),
+            arguments=tuple(entrypoint_arguments(machine_id, "http://127.0.0.1:9", None)),
+            environment={MACHINE_TOKEN_VARIABLE: "token", "NAMED": "yes"},
+            cpu=1.0,
+            memory_mb=1024,
+            max_duration=timedelta(hours=1),
+        )
+
+    async def create(self, machine_id: str = "m-1") -> psutil.Process:
+        """Create a machine; gives its leader."""
+        status = await self.provider.create(self.spec(machine_id))
+        assert status.state is MachineState.started
+        return psutil.Process(int((self.root / machine_id / "pid").read_text().split()[0]))
+
+    def templates(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = " ".join(process.cmdline())
+                if "switchboard-template" in words and str(self.bot_file) in words:
+                    found.append(process)
+        return found
+
+
+@asynccontextmanager
+async def host(directory: Path):
+    made = Host(directory)
+    await made.provider.prepare([str(made.bot_file)])
+    try:
+        await until(lambda: made.templates() or None)
+        yield made
+    finally:
+        async for status in made.provider.list():
+            await made.provider.stop(status.id, timedelta(0))
+        await made.provider.close()
+        assert made.templates() == []
+
+
+async def until(read):
+    async with asyncio.timeout(20):
+        while (found := read()) is None:
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
+    async with asyncio.timeout(20):
+        while (status := await provider.get(machine_id)) is None or status.state is not MachineState.gone:
+            await asyncio.sleep(0.01)
+    return status
+
+
+def is_from_template(leader: psutil.Process) -> bool:
+    return " ".join(leader.cmdline()).startswith("switchboard-machine")
+
+
+def bot_of(leader: psutil.Process) -> psutil.Process:
+    (bot,) = leader.children()
+    return bot
+
+
+def test_a_machine_of_a_template_is_a_machine_like_any_other(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            leader = await here.create()
+            assert is_from_template(leader)
+            assert leader.ppid() == here.templates()[0].pid
+            assert os.getpgid(bot_of(leader).pid) == leader.pid != os.getpgid(0)
+            await here.provider.create(here.spec())
+            assert [status.id async for status in here.provider.list()] == ["m-1"]
+            assert [status.id async for status in ProcessProvider(here.root).list()] == ["m-1"]
+            await here.provider.stop("m-1", GRACE)
+            await here.provider.stop("m-1", GRACE)
+            assert [status.id async for status in here.provider.list()] == []
+
+    asyncio.run(run())
+
+
+def test_it_runs_in_its_own_directory_with_its_own_limits(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            leader = await here.create()
+            bot = bot_of(leader)
+
+            def settled():
+                return bot if Path(bot.cwd()) == here.root / "m-1" / "work" else None
+
+            await until(settled)
+            assert (here.root / "m-1" / "work" / "bot.py").samefile(here.bot_file)
+
+            def limited():
+                limits = bot.rlimit(psutil.RLIMIT_DATA), bot.rlimit(psutil.RLIMIT_CPU)
+                return limits if limits[1][0] != psutil.RLIM_INFINITY else None
+
+            data, cpu = await until(limited)
+            assert data[0] == 1024 * 1024 * 1024
+            assert cpu[0] == 3660
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
+def test_how_its_bot_ended_is_on_record(tmp_path, number, exit_code):
+    async def run():
+        async with host(tmp_path) as here:
+            bot = bot_of(await here.create())
+            bot.send_signal(number)
+            assert (await until_gone(here.provider)).exit_code == exit_code
+
+    asyncio.run(run())
+
+
+def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            first = await here.create()
+            template = here.templates()[0]
+            template.kill()
+            template.wait(10)
+            second = await here.create("m-2")
+            assert not is_from_template(second)
+            assert first.is_running()
+            assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
+
+    asyncio.run(run())
+
+
+def test_a_template_ends_with_its_dispatcher(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            leader = await here.create()
+            await here.provider.close()
+            assert here.templates() == []
+            assert leader.is_running()
+
+    asyncio.run(run())
+
+
+def test_the_bot_file_is_read_anew_by_each_machine(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            here.bot_file.write_text("print('edited', flush=True)\nimport nowhere_to_be_found\n")
+            await here.create()
+            output = here.root / "m-1" / "output.log"
+            await until(lambda: output.read_text() if "edited" in output.read_text() else None)
+
+    asyncio.run(run())
