@@ -107,7 +107,7 @@ def _lead(launch: Launch, tell: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in _FORWARDED:  # the bot gets them too, and the leader outlives it
             signal.signal(number, lambda *_: None)
-        setproctitle(f"{LEADER_TITLE} {launch.machine_id}")
+        setproctitle(f"{LEADER_TITLE} {launch.machine_id} {launch.directory}")
         _redirect(directory / "output.log")
         bot = os.fork()
         if bot == 0:
@@ -135,7 +135,7 @@ def _run(launch: Launch) -> NoReturn:
         os.environ.update(launch.environment)
         os.chdir(Path(launch.directory) / "work")
         tempfile.tempdir = None  # it is looked up anew, in the machine's own TMPDIR
-        setproctitle(f"python -m bot --machine-id {launch.machine_id}")
+        setproctitle(f"python -m bot {' '.join(launch.arguments)}")
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
         _limit(resource.RLIMIT_CPU, launch.cpu_seconds)

@@ -102,13 +102,14 @@ class Dispatcher:
         for process in psutil.process_iter(["cmdline", "status"]):
             if process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
-            if self.url in (process.info["cmdline"] or []):
+            words = " ".join(process.info["cmdline"] or [])
+            if self.url in words or str(self.directory) in words:
                 found.append(process)
         return found
 
     def bot(self, session_id: str) -> psutil.Process:
         """The process in which the bot of a session runs."""
-        found = [process for process in self.processes() if session_id in process.cmdline()]
+        found = [process for process in self.processes() if session_id in " ".join(process.cmdline())]
         # A machine may have a process that waits for the bot's end; the bot is the one that waits for none.
         (bot,) = [process for process in found if not process.children()]
         return bot
