@@ -39,7 +39,10 @@ class Lock:
         if self.host != socket.gethostname():
             return False
         try:
-            started = psutil.Process(self.pid).create_time()
+            process = psutil.Process(self.pid)
+            started = process.create_time()
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
         except psutil.NoSuchProcess:
             return True
         # Started after the lock was taken: another process that has got the pid since.

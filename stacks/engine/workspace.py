@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from stacks.errors import ConfigError
+from stacks.local.dispatcher import USER_PATH_VARIABLE
 
 BIN = Path(__file__).parent / "bin"
 # What an engine writes into a stack's file; the committed file may hold it too, and then that counts.
@@ -152,6 +153,8 @@ def _environment(checkout: Path, home: Path, backend: str | None, own: bool) -> 
     path = os.pathsep.join([str(BIN), str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
     environment = {
         "PATH": path,
+        # What the dispatcher's process gets as its PATH.
+        USER_PATH_VARIABLE: os.environ.get("PATH", os.defpath),
         # For the provider's own launcher and for the one that a full installation brings.
         "SWITCHBOARD_PYTHON": str(Path(sys.prefix) / "bin" / "python"),
         "PULUMI_RUNTIME_VIRTUALENV": sys.prefix,

@@ -1,0 +1,84 @@
+"""A checkout of a test's own: our program and stacks, with the stand-in as its dispatcher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from pulumi.automation import PulumiCommand
+
+from stacks.engine.drive import Driver
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class CheckoutCopy:
+    """A checkout in a directory that a test may change."""
+
+    def __init__(self, root: Path, engine: PulumiCommand) -> None:
+        self.root = root
+        self.engine = engine
+        self.port = free_port()
+        self.lines: list[str] = []
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=ignored)
+        for name in ("Pulumi.yaml", "__main__.py"):
+            shutil.copy(REPOSITORY / name, root / name)
+        (root / "dispatcher").mkdir()
+        (root / "bot" / "agents").mkdir(parents=True)
+        for name in ("__init__.py", "settings.py"):
+            shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
+        shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
+        (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
+        self.write_config(port=self.port, agents={"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}})
+
+    def write_config(self, **values: Any) -> None:
+        config = {f"switchboard:{key}": value for key, value in values.items()}
+        (self.root / "stacks" / "Pulumi.local.yaml").write_text(yaml.safe_dump({"config": config}))
+
+    def fault(self, name: str) -> None:
+        (self.root / "fault").write_text(name)
+
+    def driver(self, **overrides: Any) -> Driver:
+        return Driver(self.root, "local", lambda: self.engine, overrides=overrides, out=self.lines.append)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.root / ".switchboard" / "stacks" / "local" / "dispatcher"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.root / ".switchboard" / "engine" / "state" / ".pulumi"
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Name → resource, as the engine wrote it."""
+        file = self.state_dir / "stacks" / "switchboard" / "local.json"
+        resources = json.loads(file.read_text())["checkpoint"]["latest"].get("resources", [])
+        return {resource["urn"].rsplit("::", 1)[-1]: resource for resource in resources}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that runs the dispatcher of this checkout, whatever a state says."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(self.root) and "dispatcher" in process.cmdline():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        return found
+
+    def kill_all(self) -> None:
+        for process in self.processes():
+            process.kill()
+            process.wait(10)

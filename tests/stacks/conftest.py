@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pulumi.automation import PulumiCommand
+
+from stacks.engine.find import find
+from tests.stacks.checkouts import CheckoutCopy
+
+
+@pytest.fixture(scope="session")
+def engine() -> PulumiCommand:
+    """The real engine, as `make up` would find it."""
+    return find()
+
+
+@pytest.fixture
+def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests must not touch the state or the login of whoever runs them."""
+    for name in (
+        "PULUMI_BACKEND_URL",
+        "PULUMI_ACCESS_TOKEN",
+        "PULUMI_CONFIG_PASSPHRASE",
+        "PULUMI_CONFIG_PASSPHRASE_FILE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PULUMI_HOME", str(tmp_path / "pulumi-home"))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
+    copy = CheckoutCopy(tmp_path / "checkout", engine)
+    yield copy
+    copy.kill_all()

@@ -1,0 +1,174 @@
+"""Bad values are refused in one line each, which names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stacks.config import StackConfig, parse
+from stacks.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ECHO = {"echo": {"bot": "echo.py"}}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "echo.py").touch()
+    return tmp_path
+
+
+def config(checkout: Path, **values: Any) -> StackConfig:
+    """As the engine hands it over: text, and JSON for what is structured."""
+    raw = {
+        f"switchboard:{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+    }
+    return parse(raw, project="switchboard", checkout=checkout, stack="local")
+
+
+def with_agent(**values: Any) -> dict[str, Any]:
+    return {"agents": {"echo": {"bot": "echo.py", **values}}}
+
+
+def test_what_is_not_set_has_its_default(checkout: Path) -> None:
+    found = config(checkout, agents=ECHO)
+    assert (found.cloud, found.port, found.log_level) == ("local", 7860, "info")
+    assert found.data_dir == checkout / ".switchboard/stacks/local"
+
+
+def test_paths_are_from_the_checkout(checkout: Path) -> None:
+    found = config(checkout, agents=ECHO, dataDir="kept/here")
+    assert found.agents["echo"].bot == checkout / "echo.py"
+    assert found.data_dir == checkout / "kept/here"
+
+
+def test_keys_of_providers_pass(checkout: Path) -> None:
+    values = {"aws:region": "eu-central-1", "switchboard:agents": json.dumps(ECHO)}
+    assert parse(values, project="switchboard", checkout=checkout, stack="local").port == 7860
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"agents": ECHO, "port": 99999},
+            'switchboard:port: "99999" is refused; allowed: a whole number, 1 to 65535',
+        ),
+        (
+            {"agents": ECHO, "port": "http"},
+            'switchboard:port: "http" has the wrong type; allowed: a whole number, 1 to 65535',
+        ),
+        (
+            {"agents": ECHO, "prot": 1},
+            'switchboard:prot: "1" is not a key; '
+            "allowed: cloud, port, agents, defaultAgent, logLevel, dataDir",
+        ),
+        (
+            {"agents": ECHO, "logLevel": "loud"},
+            'switchboard:logLevel: "loud" is refused; allowed: debug, info, warning, error',
+        ),
+        ({"agents": ECHO, "cloud": "moon"}, 'switchboard:cloud: "moon" is refused; allowed: local'),
+        (
+            {"agents": ECHO, "defaultAgent": "ehco"},
+            "switchboard:defaultAgent: 'ehco' is not an agent; allowed: echo",
+        ),
+        (
+            {},
+            "switchboard:agents: is missing; "
+            "allowed: at least one agent, each as `name: {bot: path/to/bot.py}`",
+        ),
+        (
+            {"agents": {}},
+            "switchboard:agents: {} is refused; "
+            "allowed: at least one agent, each as `name: {bot: path/to/bot.py}`",
+        ),
+        (
+            {"agents": {"Echo!": {"bot": "echo.py"}}},
+            'switchboard:agents.Echo!: "Echo!" is refused; allowed: a name of a-z, 0-9 and -, '
+            "at most 63 long, that begins and ends with a letter or digit",
+        ),
+        ({"agents": {"echo": {}}}, "switchboard:agents.echo.bot: is missing; allowed: a path"),
+        (
+            with_agent(memory=512),
+            "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, transports, cpu, memoryMb, env, "
+            "maxSessions, startTimeoutSeconds, clientTimeoutSeconds, maxDurationSeconds",
+        ),
+        (
+            with_agent(memoryMb=1),
+            "switchboard:agents.echo.memoryMb: 1 is refused; allowed: a whole number, 256 to 131072",
+        ),
+        (
+            with_agent(cpu=0),
+            "switchboard:agents.echo.cpu: 0 is refused; allowed: a number, above 0 and up to 64",
+        ),
+        (
+            with_agent(maxSessions=1.5),
+            "switchboard:agents.echo.maxSessions: 1.5 has the wrong type; "
+            "allowed: a whole number, 1 to 100000",
+        ),
+        (
+            with_agent(env=["KEY=secret"]),
+            'switchboard:agents.echo.env.0: "KEY=secret" is refused; '
+            "allowed: the name of an environment variable (letters, digits and _), never a value",
+        ),
+        (
+            with_agent(transports=[]),
+            "switchboard:agents.echo.transports: [] is refused; allowed: a list of at least one of webrtc",
+        ),
+    ],
+)
+def test_a_bad_value_is_refused(checkout: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(checkout, **values)
+    assert str(caught.value) == message
+
+
+def test_a_bot_file_that_is_not_there(checkout: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(checkout, agents={"echo": {"bot": "bots/ehco.py"}})
+    assert str(caught.value) == (
+        f"switchboard:agents.echo.bot: 'bots/ehco.py' is not there (looked for {checkout}/bots/ehco.py); "
+        "allowed: the path of a Python file with `async def bot(runner_args)`, absolute or from the checkout"
+    )
+
+
+def test_each_fault_has_its_line(checkout: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(checkout, agents=ECHO, port=0, prot=1)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_settings_come_from_the_config_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHBOARD_API_KEYS", '["a-key-of-whoever-runs-the-engine"]')
+    monkeypatch.setenv("SWITCHBOARD_PORT", "1")
+    environment = config(checkout, agents=ECHO).settings("127.0.0.1", checkout / "data").to_environment()
+    assert environment["SWITCHBOARD_PORT"] == "7860"
+    assert "SWITCHBOARD_API_KEYS" not in environment
+
+
+def test_the_projects_schema_is_the_configs() -> None:
+    """Pulumi.yaml says keys and defaults once more, for the engine's own checks and its users."""
+    schema = yaml.safe_load((REPOSITORY / "Pulumi.yaml").read_text())["config"]
+    fields = {field.alias: field for field in StackConfig.model_fields.values()}
+    assert set(schema) == set(fields)
+    assert all(entry["description"] for entry in schema.values())
+    for key, entry in schema.items():
+        if fields[key].is_required():
+            assert entry.get("default", "") == ""
+        else:
+            assert entry["default"] == fields[key].default
+
+
+def test_the_committed_stack_is_valid() -> None:
+    file = yaml.safe_load((REPOSITORY / "stacks" / "Pulumi.local.yaml").read_text())
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in file["config"].items()
+    }
+    found = parse(values, project="switchboard", checkout=REPOSITORY, stack="local")
+    assert set(found.agents) == {"echo", "voice"}
+    assert found.default_agent == "echo"

@@ -1,0 +1,59 @@
+"""A line for what takes over a second, and not a word about the rest."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from stacks.progress import SHOW_AFTER_SECONDS, duration, step
+
+
+class Shown(io.StringIO):
+    """Lets a test wait until the first line is written."""
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + SHOW_AFTER_SECONDS + 5
+        while not self.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_what_is_quick_is_not_shown() -> None:
+    stream = io.StringIO()
+    with step("quick", stream):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_a_log_gets_whole_lines() -> None:
+    stream = Shown()
+    with step("slow", stream) as running:
+        running.detail = "3 of 5"
+        stream.wait()
+    first, last = stream.getvalue().splitlines()
+    assert first.startswith("slow … 1.")
+    assert first.endswith(" s (3 of 5)")
+    assert last.startswith("slow: done in ")
+
+
+def test_a_failure_is_said() -> None:
+    stream = Shown()
+
+    def fail() -> None:
+        with step("slow", stream):
+            stream.wait()
+            raise ValueError("oh")
+
+    with pytest.raises(ValueError, match="oh"):
+        fail()
+    assert stream.getvalue().splitlines()[-1].startswith("slow: failed after ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (185, "3 min 05 s"), (60, "1 min 00 s")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,132 @@
+"""The setup does a step only when what it is made from has changed.
+
+pip, npm and node are scripts of the tests.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacks import setup
+from stacks.errors import SetupError
+from stacks.setup import Checkout
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    made = Checkout(tmp_path / "checkout")
+    web = made.web
+    (web / "src").mkdir(parents=True)
+    for name in ("package.json", "package-lock.json", "build.mjs", "src/main.ts"):
+        (web / name).write_text(name)
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-node.txt"):
+        (made.root / name).write_text(name)
+    log = tmp_path / "log"
+    log.touch()
+    program(made.python, f'echo "python $*" >> {log}')
+    program(tmp_path / "bin/node", "echo v20.1.0")
+    # npm ci makes node_modules anew, the page's build makes dist anew.
+    program(
+        tmp_path / "bin/npm",
+        f'echo "npm $*" >> {log}\n'
+        "case $1 in\n"
+        "ci) rm -rf node_modules; mkdir node_modules;;\n"
+        "run) rm -rf dist; mkdir dist; touch dist/index.html;;\n"
+        "esac",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return made
+
+
+def steps(checkout: Checkout) -> list[str]:
+    """What was run since the last call, in a word or two each; checks of the venv are not counted."""
+    log = checkout.root.parent / "log"
+    lines = [line for line in log.read_text().splitlines() if "import pip" not in line]
+    log.write_text("")
+    return [
+        " ".join(line.replace(str(checkout.root) + "/", "").split()[:2])
+        + " "
+        + line.split()[-1].rpartition("/")[2]
+        for line in lines
+    ]
+
+
+def test_everything_once_and_then_nothing(checkout: Checkout) -> None:
+    checkout.set_up(dev=False)
+    assert steps(checkout) == ["python -m requirements.txt", "npm ci --loglevel=error", "npm run --silent"]
+    checkout.set_up(dev=False)
+    assert steps(checkout) == []
+
+
+def test_packages_are_checked_against_their_hashes(checkout: Checkout) -> None:
+    checkout.install("requirements.txt")
+    assert "--require-hashes" in (checkout.root.parent / "log").read_text()
+
+
+def test_new_pins_install_only_packages(checkout: Checkout) -> None:
+    checkout.set_up(dev=False)
+    steps(checkout)
+    (checkout.root / "requirements.txt").write_text("others")
+    checkout.set_up(dev=False)
+    assert steps(checkout) == ["python -m requirements.txt"]
+
+
+def test_a_new_source_builds_the_page_and_keeps_its_packages(checkout: Checkout) -> None:
+    checkout.set_up(dev=False)
+    steps(checkout)
+    (checkout.web / "src/main.ts").write_text("changed")
+    checkout.set_up(dev=False)
+    assert steps(checkout) == ["npm run --silent"]
+
+
+def test_a_lost_page_is_built_again(checkout: Checkout) -> None:
+    checkout.set_up(dev=False)
+    steps(checkout)
+    (checkout.web / "dist/index.html").unlink()
+    checkout.set_up(dev=False)
+    assert steps(checkout) == ["npm run --silent"]
+
+
+def test_the_packages_for_tests_contain_the_others(checkout: Checkout) -> None:
+    checkout.install("requirements-dev.txt", "requirements.txt")
+    checkout.install("requirements.txt")
+    assert steps(checkout) == ["python -m requirements-dev.txt"]
+
+
+@pytest.mark.parametrize("node", ["echo v18.20.0", "exit 1", "echo nonsense"])
+def test_a_node_that_will_not_do_is_replaced_by_pypis(checkout: Checkout, node: str) -> None:
+    program(checkout.root.parent / "bin/node", node)
+    checkout.build_page()
+    assert steps(checkout)[0] == "python -m requirements-node.txt"
+
+
+def test_a_step_that_fails_says_what_and_why_and_is_done_again(checkout: Checkout) -> None:
+    program(checkout.root.parent / "bin/npm", "echo npm error 404; exit 1")
+    with pytest.raises(SetupError) as caught:
+        checkout.build_page()
+    assert str(caught.value) == "the voice page's packages were not installed:\nnpm error 404"
+    assert not (checkout.web / "node_modules/.switchboard-packages").exists()
+
+
+def test_a_venv_whose_python_is_gone_is_made_anew(
+    checkout: Checkout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(checkout.python, "exit 1")
+    checkout.make_venv()
+    assert "it is made anew" in capsys.readouterr().out
+    assert checkout.python.resolve() == Path(sys.executable).resolve()
+
+
+def test_without_a_browser_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="install the package chromium"):
+        setup.find_browser()
