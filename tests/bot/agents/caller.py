@@ -272,5 +272,7 @@ async def call(bot: Callable[[RunnerArguments], Awaitable[None]]) -> AsyncIterat
         _, hanging = await asyncio.wait(bots, timeout=10)
         for task in hanging:
             task.cancel()
+            # Cancelled a second time, by the end of asyncio.run, it would hang for good.
+            await asyncio.wait([task], timeout=10)
         assert not hanging, "the bot goes on although its caller hung up"
         await bots[0]
