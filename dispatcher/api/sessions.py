@@ -39,7 +39,7 @@ def router(service: SessionService) -> APIRouter:
     @routes.delete("/sessions/{session_id}")
     @routes.delete("/v1/agents/{agent}/sessions/{session_id}")
     async def stop(session_id: str, agent: str | None = None) -> JSONResponse:
-        await service.stop(session_id, by="its client")
+        await service.stop(session_id, "its client", agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
     @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS)
@@ -54,7 +54,7 @@ def router(service: SessionService) -> APIRouter:
             headers=_forwarded(request.headers.items()),
             body=base64.b64encode(body).decode(),
         )
-        answer = await service.call(session_id, message)
+        answer = await service.call(session_id, message, agent)
         response = Response(base64.b64decode(answer.body), answer.status)
         for name, value in _forwarded(answer.headers):
             response.headers.append(name, value)

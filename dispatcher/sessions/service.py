@@ -163,19 +163,21 @@ class SessionService:
         wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         return Started(await self._wait_for(session, wait, agent), opened.client)
 
-    async def get(self, session_id: str) -> Session:
+    async def get(self, session_id: str, agent: str | None = None) -> Session:
+        """A session, which must be of that agent if one is named."""
         session = await self._store.session(session_id)
-        if session is None:
-            raise UnknownSession(f"There is no session {session_id}.")
+        if session is None or agent not in (None, session.agent):
+            of_agent = f" of {agent}" if agent else ""
+            raise UnknownSession(f"There is no session {session_id}{of_agent}.")
         return session
 
-    async def stop(self, session_id: str, by: str) -> Session:
+    async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:
         """End a session. Ending one that is over is fine, and changes nothing."""
-        session = await self.get(session_id)
+        session = await self.get(session_id, agent)
         await self.close(session, End("stopped", f"The session was stopped by {by}."))
         return await self.get(session_id)
 
-    async def call(self, session_id: str, request: Request) -> Response:
+    async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
         """Pass a request to the session's bot, holding it until the bot can take it.
 
         Raises:
@@ -183,7 +185,7 @@ class SessionService:
             StartFailed: the session failed meanwhile; the text says why.
             TookTooLong: the bot did not answer in time.
         """
-        session = await self.get(session_id)
+        session = await self.get(session_id, agent)
         if session.over:
             raise SessionOver(_over_in_words(session))
         answer = asyncio.create_task(self._channels.call(session.machine_id, request))

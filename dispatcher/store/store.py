@@ -22,6 +22,9 @@ from dispatcher.store.tables import machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
 
+READ_ONLY = "switchboard_read_only"
+"""The execution option of connections that only read: they need not wait for SQLite's write lock."""
+
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a transaction waits for SQLite's write lock before the call fails."""
 
@@ -32,6 +35,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._url = url
         self._engine = _engine(url)
+        self._reading = self._engine.execution_options(**{READ_ONLY: True})
 
     async def open(self) -> None:
         """Make the database if there is none, and migrate it to the newest revision."""
@@ -107,11 +111,11 @@ class Store:
         return before, after
 
     async def _one(self, kind: type[Row], query: sa.Select[Any]) -> Row | None:
-        async with self._engine.connect() as connection:
+        async with self._reading.connect() as connection:
             return await _fetch(connection, kind, query)
 
     async def _many(self, kind: type[Row], query: sa.Select[Any]) -> list[Row]:
-        async with self._engine.connect() as connection:
+        async with self._reading.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_record(kind, row) for row in rows]
 
@@ -150,6 +154,7 @@ def _engine(url: str) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get(READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine

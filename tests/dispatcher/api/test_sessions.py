@@ -52,6 +52,18 @@ def test_an_unknown_session_is_not_found(tmp_path):
     asyncio.run(run())
 
 
+def test_a_session_is_found_under_its_own_agent_only(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            call = await running.http.get(f"/v1/public/other/sessions/{session_id}/status")
+            stop = await running.http.delete(f"/v1/agents/other/sessions/{session_id}")
+            assert (call.status_code, stop.status_code) == (404, 404)
+            assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("prefix", ["", "/v1/public/echo"])
 def test_a_call_is_held_until_the_machine_connects_and_carries_everything(tmp_path, prefix):
     async def run():
