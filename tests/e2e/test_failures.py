@@ -99,6 +99,21 @@ def test_a_dispatcher_that_is_killed_during_a_call(
         dispatcher.wait_until_no_machine()
 
 
+def test_a_connection_that_breaks_and_comes_back(start_dispatcher: StartDispatcher, browser: Browser) -> None:
+    dispatcher = start_dispatcher(echo=agent(ECHO))
+    with visit(browser, dispatcher.url, scripted=True) as voice:
+        session_id = voice.talk()
+        voice.wait_for_sound()
+        voice.wait_for_silence()
+        bot = dispatcher.bot(session_id)
+        bot.suspend()
+        voice.reads("Connection interrupted", 20)
+        bot.resume()
+        voice.reads("Listening")
+        said = voice.say(FOX)
+        hear(voice, FOX, since=said)
+
+
 def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO, maxSessions=1))
     with (

@@ -25,6 +25,8 @@ export interface CallState {
   you: boolean;
   muted: boolean;
   dispatcherReachable: boolean;
+  /** Nothing arrives from the bot; the transport tries to reach it again. */
+  interrupted: boolean;
   /** What the bot itself last reported as an error. */
   complaint?: string;
   /** Why it ended, in words; with `failed` see `trouble`. */
@@ -35,16 +37,29 @@ export interface CallState {
 /** While a machine starts, its failure should show at once. */
 const STARTING_INTERVAL_MS = 500;
 const LIVE_INTERVAL_MS = 2_000;
+const CONNECTION_INTERVAL_MS = 500;
+/** The transport looks for 10 s before it sends a new offer; what is not back after that and as long again is gone. */
+const LOST_AFTER_MS = 25_000;
 /** How long the dispatcher may take to notice that a bot that is gone is gone. */
 const VERDICT_WITHIN_MS = 5_000;
 
 export class Call {
-  state: CallState = { phase: "microphone", bot: false, you: false, muted: false, dispatcherReachable: true };
+  state: CallState = {
+    phase: "microphone",
+    bot: false,
+    you: false,
+    muted: false,
+    dispatcherReachable: true,
+    interrupted: false,
+  };
+  readonly #transport: SmallWebRTCTransport;
   readonly #client: PipecatClient;
   readonly #microphone = new Microphone();
   readonly #context = new AudioContext();
   readonly #audio = new Audio();
   #watch: SessionWatch | undefined;
+  #connectionTimer: ReturnType<typeof setInterval> | undefined;
+  #lastConnected = 0;
   #botMeter: LevelMeter | undefined;
   #youMeter: LevelMeter | undefined;
   #closed = false;
@@ -54,12 +69,13 @@ export class Call {
     private readonly timeline: Timeline,
     private readonly onChange: (state: CallState) => void,
   ) {
+    this.#transport = new SmallWebRTCTransport({
+      mediaManager: this.#microphone,
+      // By default the client replaces the first "/start" of the start URL, which an agent's name may contain.
+      offerUrlTemplate: "/sessions/:sessionId/api/offer",
+    });
     this.#client = new PipecatClient({
-      transport: new SmallWebRTCTransport({
-        mediaManager: this.#microphone,
-        // By default the client replaces the first "/start" of the start URL, which an agent's name may contain.
-        offerUrlTemplate: "/sessions/:sessionId/api/offer",
-      }),
+      transport: this.#transport,
       callbacks: {
         onBotStarted: (answer) => this.#onStarted(answer as { sessionId?: string }),
         onConnected: () => this.#onConnected(),
@@ -138,7 +154,24 @@ export class Call {
   #onConnected(): void {
     this.timeline.mark("connected");
     this.#watch?.every(LIVE_INTERVAL_MS);
+    this.#lastConnected = performance.now();
+    clearInterval(this.#connectionTimer);
+    this.#connectionTimer = setInterval(() => this.#lookAtConnection(), CONNECTION_INTERVAL_MS);
     this.#set({ phase: "live" });
+  }
+
+  /**
+   * A bot that is frozen or out of reach looks like one that listens, and the transport tells nobody while it
+   * tries to get it back; so its peer connection, which it keeps to itself, is asked.
+   */
+  #lookAtConnection(): void {
+    if (this.state.phase !== "live") return;
+    const connection = Reflect.get(this.#transport, "pc") as RTCPeerConnection | null;
+    const state = connection?.iceConnectionState;
+    const interrupted = state !== "connected" && state !== "completed";
+    if (!interrupted) this.#lastConnected = performance.now();
+    if (interrupted !== this.state.interrupted) this.#set({ interrupted });
+    if (performance.now() - this.#lastConnected > LOST_AFTER_MS) void this.#judge(undefined);
   }
 
   #onComplaint(message: RTVIMessage): void {
@@ -211,6 +244,7 @@ export class Call {
     if (this.#closed) return;
     this.#closed = true;
     this.#watch?.stop();
+    clearInterval(this.#connectionTimer);
     this.#botMeter?.close();
     this.#youMeter?.close();
     this.#audio.srcObject = null;

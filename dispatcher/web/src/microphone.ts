@@ -36,6 +36,7 @@ export class Microphone {
   readonly selectedSpeaker: Record<string, never> = {};
   #options: PipecatClientOptions | undefined;
   #track: MediaStreamTrack | undefined;
+  #lent: MediaStreamTrack[] = [];
   #enabled = true;
   #selected: MediaDeviceInfo | undefined;
 
@@ -64,12 +65,20 @@ export class Microphone {
   }
 
   async disconnect(): Promise<void> {
-    this.#track?.stop();
+    for (const track of this.#all()) track.stop();
     this.#track = undefined;
+    this.#lent = [];
   }
 
+  /**
+   * A track to send. It is a new clone each time: when the transport replaces a peer connection that was lost, it
+   * stops the old one's track after the new one has been given its own, and the same track would fall silent.
+   */
   tracks(): Tracks {
-    return { local: this.#track ? { audio: this.#track } : {} };
+    if (!this.#track) return { local: {} };
+    const audio = this.#track.clone();
+    this.#lent = [...this.#lent.filter(({ readyState }) => readyState === "live"), audio];
+    return { local: { audio } };
   }
 
   get isMicEnabled(): boolean {
@@ -78,7 +87,11 @@ export class Microphone {
 
   enableMic(enable: boolean): void {
     this.#enabled = enable;
-    if (this.#track) this.#track.enabled = enable;
+    for (const track of this.#all()) track.enabled = enable;
+  }
+
+  #all(): MediaStreamTrack[] {
+    return this.#track ? [this.#track, ...this.#lent] : this.#lent;
   }
 
   get selectedMic(): MediaDeviceInfo | Record<string, never> {

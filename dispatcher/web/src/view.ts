@@ -85,6 +85,7 @@ export class View {
 }
 
 function liveAnnouncement(state: CallState | null): string {
+  if (state?.interrupted) return "Connection interrupted.";
   if (state?.complaint) return `The bot reports: ${state.complaint}`;
   if (state?.dispatcherReachable === false) return "The dispatcher does not answer. The call itself goes on.";
   return state?.muted ? "Connected. You are muted." : "Connected.";

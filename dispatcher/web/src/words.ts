@@ -34,6 +34,9 @@ export function wordsFor(state: CallState | null, agent: string | null): Words {
 }
 
 function liveWords(state: CallState, bot: string): Words {
+  if (state.interrupted) {
+    return { tone: "busy", title: "Connection interrupted", text: `Trying to reach ${bot} again.` };
+  }
   const title = state.bot
     ? `${capitalised(bot)} is speaking`
     : state.you
