@@ -1,7 +1,12 @@
 """`python -m tests.bench [--runs 10]`: prints a Markdown table for the README.
 
-Each run is a fresh call in the same browser with the same page and the same bot, through Switchboard and
-through Pipecat's development runner in turn. The first call of each warms caches and is not counted.
+Each run is a fresh call in the same browser with the same page and the same bot, in turn through
+
+- Switchboard with machines that are forked from a template, which has Pipecat imported,
+- Switchboard with machines that are started from nothing: its template has been killed,
+- Pipecat's development runner, which has everything imported and isolates nothing.
+
+The first call of each warms caches and is not counted.
 """
 
 from __future__ import annotations
@@ -10,7 +15,8 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -40,64 +46,92 @@ STEPS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
 }
 
 
+FORKED = "Switchboard, forked"
+FROM_NOTHING = "Switchboard, from nothing"
+RUNNER = "development runner"
+
+Runs = dict[str, list[Run]]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--runs", type=int, default=10, help="calls through each that count (default: 10)")
     runs = parser.parse_args().runs
     if runs < 1:
         parser.error(f"--runs is {runs}; at least 1 is needed")
-    ours, theirs = measure(runs)
-    print(compared(ours, theirs))
+    measured = measure(runs)
+    print(compared(measured))
     print()
-    print(cold_start(ours))
+    print(where_a_start_goes(measured[FORKED], measured[FROM_NOTHING]))
     return 0
 
 
-def measure(runs: int) -> tuple[list[Run], list[Run]]:
-    """Call through Switchboard and through the development runner in turn."""
-    ours: list[Run] = []
-    theirs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="switchboard-bench-") as name, sync_playwright() as playwright:
-        directory = Path(name)
-        dispatcher = Dispatcher(directory, {"echo": agent(ECHO)})
-        try:
-            dispatcher.start()
-            with development_runner(directory) as runner_url, launch(playwright, *FAKE_MICROPHONE) as browser:
-                voice = VoicePage(browser.new_page())
-                for number in range(runs + 1):
-                    ours.append(call(voice, dispatcher.url, dispatcher))
-                    theirs.append(call(voice, runner_url, None))
-                    print(f"\r{number} of {runs}", end="", file=sys.stderr, flush=True)
-                print(file=sys.stderr)
-        finally:
-            dispatcher.stop()
-    return ours[1:], theirs[1:]
+def measure(runs: int) -> Runs:
+    """Call through each in turn, so that what else the machine does falls on all alike."""
+    measured: Runs = {FORKED: [], FROM_NOTHING: [], RUNNER: []}
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="switchboard-bench-")))
+        forked = stack.enter_context(dispatcher_in(directory / "forked"))
+        forked.wait_for_templates()
+        from_nothing = stack.enter_context(dispatcher_in(directory / "from-nothing"))
+        from_nothing.end_templates()
+        runner_url = stack.enter_context(development_runner(directory))
+        playwright = stack.enter_context(sync_playwright())
+        browser = stack.enter_context(launch(playwright, *FAKE_MICROPHONE))
+        voice = VoicePage(browser.new_page())
+        for number in range(runs + 1):
+            measured[FORKED].append(call(voice, forked.url, forked))
+            measured[FROM_NOTHING].append(call(voice, from_nothing.url, from_nothing))
+            measured[RUNNER].append(call(voice, runner_url, None))
+            assert forked.ready_templates() == 1, "the template died: these machines were not all forked"
+            assert from_nothing.templates() == [], "a template came back: these machines may be forked"
+            print(f"\r{number} of {runs}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+    return {name: taken[1:] for name, taken in measured.items()}
 
 
-def compared(ours: Sequence[Run], theirs: Sequence[Run]) -> str:
+@contextmanager
+def dispatcher_in(directory: Path) -> Iterator[Dispatcher]:
+    directory.mkdir()
+    dispatcher = Dispatcher(directory, {"echo": agent(ECHO)})
+    try:
+        dispatcher.start()
+        yield dispatcher
+    finally:
+        dispatcher.stop()
+
+
+def compared(measured: Runs) -> str:
+    heads = [FORKED, FROM_NOTHING, RUNNER]
     rows = [
-        f"| medians of {len(ours)} calls | Switchboard | development runner | ratio |",
+        f"| medians of {len(measured[RUNNER])} calls (fastest–slowest) | {' | '.join(heads)} |",
         "|---|---:|---:|---:|",
     ]
     for step, words in WAITS.items():
-        one, other = ([run.page[step] for run in side] for side in (ours, theirs))
-        ratio = statistics.median(one) / statistics.median(other)
-        rows.append(f"| {words} | {spread(one)} | {spread(other)} | {ratio:.1f} × |")
+        values = {head: [run.page[step] for run in measured[head]] for head in heads}
+        base = statistics.median(values[RUNNER])
+        cells = [f"{spread(values[head])}, {statistics.median(values[head]) / base:.1f} ×" for head in heads]
+        rows.append(f"| {words} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def cold_start(ours: Sequence[Run]) -> str:
-    times = {}
-    for step, (words, pick) in STEPS.items():
-        values = [value for run in ours if (value := pick(run)) is not None]
-        if values:
-            times[step] = (statistics.median(values), words)
-    rows = ["| where a cold start goes | ms since the click | since the line above |", "|---|---:|---:|"]
-    before = 0.0
-    for at, words in sorted(times.values()):
-        rows.append(f"| {words} | {at:.0f} | {at - before:.0f} |")
-        before = at
+def where_a_start_goes(forked: Sequence[Run], from_nothing: Sequence[Run]) -> str:
+    """Medians of each step; in the order in which they happen in a machine that is started from nothing."""
+    rows = ["| where a start goes, in ms since the click | forked | from nothing |", "|---|---:|---:|"]
+    steps = [
+        (median_of(from_nothing, pick), median_of(forked, pick), words) for words, pick in STEPS.values()
+    ]
+    for slow, quick, words in sorted(steps):
+        rows.append(f"| {words} | {quick:.0f} | {slow:.0f} |")
     return "\n".join(rows)
+
+
+def median_of(runs: Sequence[Run], pick: Callable[[Run], float | None]) -> float:
+    return statistics.median(value for run in runs if (value := pick(run)) is not None)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .browser import until
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOTS = Path(__file__).parent / "bots"
 OVER = ("ended", "failed")
+TEMPLATE_TITLE = "switchboard-template"
+"""What a template calls itself once it can fork."""
 
 
 def free_port() -> int:
@@ -41,6 +44,8 @@ class Dispatcher:
     agents: dict[str, dict[str, Any]]
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    helpers: set[psutil.Process] = field(default_factory=set)
+    """Processes of the dispatcher's own, such as templates, that must not outlive it."""
 
     @property
     def url(self) -> str:
@@ -114,12 +119,43 @@ class Dispatcher:
         (bot,) = [process for process in found if not process.children()]
         return bot
 
+    def templates(self) -> list[psutil.Process]:
+        """The processes from which this dispatcher forks machines."""
+        assert self.process is not None
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            title = " ".join(child.cmdline())
+            if "bot.template" in title or title.startswith(TEMPLATE_TITLE):
+                found.append(child)
+        self.helpers.update(found)
+        return found
+
+    def wait_for_templates(self, seconds: float = 30) -> None:
+        """Wait until each agent's machines are forked, where the system can fork them (Linux)."""
+        if sys.platform != "linux":
+            return
+        bots = {settings["bot"] for settings in self.agents.values()}
+        until(lambda: self.ready_templates() == len(bots), seconds, "a ready template for each bot file")
+
+    def ready_templates(self) -> int:
+        """How many templates can fork now."""
+        return sum(" ".join(process.cmdline()).startswith(TEMPLATE_TITLE) for process in self.templates())
+
+    def end_templates(self) -> None:
+        """From here on every machine is started from nothing: a template that died must cost time only."""
+        self.wait_for_templates()
+        ended = self.templates()
+        for process in ended:
+            process.kill()
+        until(lambda: not _running(ended), 10, "the end of the templates")
+
     def wait_until_no_machine(self, seconds: float = 15) -> None:
         until(lambda: not self.processes(), seconds, "the end of every machine")
 
     def kill(self) -> None:
         """End it as the system would on running out of memory."""
         assert self.process is not None
+        self.templates()
         self.process.kill()
         self.process.wait()
 
@@ -129,6 +165,7 @@ class Dispatcher:
             status = self._terminate()
             self._stop_machines()
             self.wait_until_no_machine()
+            until(lambda: not _running(self.helpers), 10, "the end of every template")
             assert status == 0, f"the dispatcher ended with status {status}:\n{self.log_tail()}"
         finally:
             self._destroy()
@@ -136,6 +173,7 @@ class Dispatcher:
     def _terminate(self) -> int:
         if self.process is None or self.process.poll() is not None:
             return 0
+        self.templates()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=15)
 
@@ -150,5 +188,9 @@ class Dispatcher:
     def _destroy(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        for process in self.processes():
+        for process in [*self.processes(), *_running(self.helpers)]:
             process.kill()
+
+
+def _running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

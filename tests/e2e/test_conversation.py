@@ -50,6 +50,7 @@ def test_another_sentence_does_not_pass_for_this_one() -> None:
 
 def test_a_conversation(start_dispatcher: StartDispatcher, playwright: Playwright, tmp_path: Path) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
+    dispatcher.end_templates()
     browser = launch_with_voice(playwright, loop(FOX, tmp_path))
     try:
         with visit(browser, dispatcher.url) as voice:
@@ -100,6 +101,8 @@ def test_two_sessions_at_once_hear_only_themselves(
     start_dispatcher: StartDispatcher, playwright: Playwright, tmp_path: Path
 ) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
+    # Forked from one template, they have most in common: what they share must not be their audio.
+    dispatcher.wait_for_templates()
     directories = [tmp_path / "one", tmp_path / "other"]
     for directory in directories:
         directory.mkdir()
