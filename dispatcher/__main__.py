@@ -43,7 +43,9 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Ours and the server's are what somebody looks for; these say a line per migration and per statement.
+    for library in ("alembic", "aiosqlite"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     if command == "stop-machines":
         asyncio.run(stop_machines(build(settings)))
         return 0
@@ -88,7 +90,7 @@ async def stop_machines(dispatcher: Dispatcher) -> None:
                 group.create_task(_stop_one(dispatcher, status))
         for session in await dispatcher.store.live_sessions():
             await dispatcher.service.close(session, End("stopped", "The deployment was taken down."))
-        await dispatcher.service.drain()
+        await dispatcher.service.settle()
     finally:
         await dispatcher.store.close()
 

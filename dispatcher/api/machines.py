@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from bot.protocol import CHANNEL_PATH, PROTOCOL_VERSION, FromDispatcher, Hello, parse_from_machine
+from bot.protocol import (
+    CHANNEL_PATH,
+    PROTOCOL_VERSION,
+    FromDispatcher,
+    FromMachine,
+    Hello,
+    parse_from_machine,
+)
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.tokens import InvalidToken, MachineTokens
 from dispatcher.sessions.reports import Reports
@@ -24,7 +32,7 @@ MALFORMED = 4400
 
 
 class _Connection:
-    """One machine's connection, as the rest of the dispatcher sends to it."""
+    """One machine's connection. Both ways raise `ChannelLost` once it is gone, whoever noticed first."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -37,6 +45,16 @@ class _Connection:
         except (WebSocketDisconnect, RuntimeError) as error:
             # Starlette raises RuntimeError for a socket that was closed before the send.
             raise ChannelLost(str(error)) from error
+
+    async def receive(self) -> FromMachine:
+        """The next message. Raises pydantic.ValidationError for what is none."""
+        try:
+            frame = await self._websocket.receive()
+        except RuntimeError as error:
+            raise ChannelLost(str(error)) from error
+        if frame["type"] == "websocket.disconnect":
+            raise ChannelLost(f"closed with code {frame['code']}")
+        return parse_from_machine(frame.get("text") or frame.get("bytes") or b"")
 
 
 def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
@@ -54,34 +72,32 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
         await websocket.accept()
         try:
             await _serve(websocket, machine_id, reports)
-        except WebSocketDisconnect:
-            log.debug("machine %s: channel closed", machine_id)
+        except ChannelLost as lost:
+            log.debug("machine %s: channel lost: %s", machine_id, lost)
         except (ValidationError, TimeoutError) as error:
             log.warning("machine %s: not a message of the channel: %s", machine_id, error)
-            await websocket.close(MALFORMED, "not a message of the channel")
+            await _close(websocket, MALFORMED, "not a message of the channel")
 
     return routes
 
 
 async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> None:
+    connection = _Connection(websocket)
     async with asyncio.timeout(HELLO_SECONDS):
-        hello = parse_from_machine(await websocket.receive_text())
+        hello = await connection.receive()
     if not isinstance(hello, Hello) or hello.machine_id != machine_id:
         log.warning("machine %s: its first message is not its own hello", machine_id)
-        await websocket.close(MALFORMED, "the first message must be this machine's hello")
+        await _close(websocket, MALFORMED, "the first message must be this machine's hello")
         return
     if abs(hello.protocol - PROTOCOL_VERSION) > 1:
         reason = f"protocol {hello.protocol} is not spoken here; allowed: {PROTOCOL_VERSION} ± 1"
-        await websocket.close(UNSUPPORTED, reason)
+        await _close(websocket, UNSUPPORTED, reason)
         return
-    connection = _Connection(websocket)
     send = connection.send
     try:
         await reports.connected(machine_id, hello, send)
         while True:
-            await reports.heard(machine_id, parse_from_machine(await websocket.receive_text()))
-    except ChannelLost:
-        log.debug("machine %s: channel lost", machine_id)
+            await reports.heard(machine_id, await connection.receive())
     finally:
         reports.disconnected(machine_id, send)
 
@@ -89,4 +105,9 @@ async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> Non
 async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:
     log.warning("a channel was refused: %s", reason)
     await websocket.accept()
-    await websocket.close(code, reason)
+    await _close(websocket, code, reason)
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is closed already
+        await websocket.close(code, reason)

@@ -19,14 +19,11 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
 
-# The audio worklets of Pipecat's client come from blob URLs; nothing comes from another host.
+# Nothing comes from another host, and nothing is written into the page.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
-        "default-src 'self'",
-        "script-src 'self' blob:",
-        "worker-src 'self' blob:",
-        "media-src 'self' blob: mediastream:",
-        "img-src 'self' data:",
+        "default-src 'none'",
+        *(f"{kind}-src 'self'" for kind in ("script", "style", "img", "font", "connect")),
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

@@ -114,7 +114,7 @@ class SessionService:
         self._dispatcher_url = dispatcher_url
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._releasing: set[str] = set()
+        self._releases: dict[str, asyncio.Task[None]] = {}
         self._draining = False
 
     @property
@@ -227,19 +227,17 @@ class SessionService:
 
     def let_go(self, machine_id: str, why: str) -> None:
         """Release a machine in the background, unless that is under way."""
-        if machine_id not in self._releasing:
-            self._releasing.add(machine_id)
-            self._spawn(self.release(machine_id, why))
+        if machine_id not in self._releases:
+            release = self._spawn(self.release(machine_id, why))
+            self._releases[machine_id] = release
+            release.add_done_callback(lambda _: self._releases.pop(machine_id, None))
 
     async def release(self, machine_id: str, why: str) -> None:
         """End a machine: ask its bot, then the provider, and write down that it is gone."""
-        try:
-            if await self._channels.send(machine_id, Stop(message=why)):
-                await self._until_gone(machine_id, STOP_GRACE)
-            await self._provider.stop(machine_id, STOP_GRACE)
-            await self.note_if_gone(machine_id)
-        finally:
-            self._releasing.discard(machine_id)
+        if await self._channels.send(machine_id, Stop(message=why)):
+            await self._until_gone(machine_id, STOP_GRACE)
+        await self._provider.stop(machine_id, STOP_GRACE)
+        await self.note_if_gone(machine_id)
 
     async def note_if_gone(self, machine_id: str) -> bool:
         """Ask the provider; if the machine is gone, write that down. True if it is."""
@@ -263,11 +261,21 @@ class SessionService:
             max_duration_seconds=self._settings.agents[session.agent].max_duration_seconds,
         )
 
-    async def drain(self) -> None:
-        """Take no new starts, and let what is in flight finish. Live calls are untouched."""
-        self._draining = True
+    async def settle(self) -> None:
+        """Let everything finish that is under way: machines that are created, and machines that end."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def drain(self) -> None:
+        """Take no new starts, and let those in flight finish. Live calls are untouched.
+
+        Machines that are about to end are left to themselves and to the next dispatcher's reaper: their bots
+        may be waiting for an acknowledgement that this one's channels no longer carry.
+        """
+        self._draining = True
+        for release in list(self._releases.values()):
+            release.cancel()
+        await self.settle()
 
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
         name = start.agent or self.default_agent
@@ -350,10 +358,11 @@ class SessionService:
                 return
             await self._clock.sleep(0.1)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -57,6 +57,8 @@ def test_a_token_expires_after_its_session(tmp_path):
         '{"type": "hello"}',
         '{"type": "welcome", "heartbeat_seconds": 1}',
         '{"type": "heartbeat", "phase": "ready", "rss_bytes": 1, "cpu_seconds": 1}',
+        b"\xff\x00binary",
+        "",
     ],
 )
 def test_anything_but_a_hello_first_closes_the_channel(tmp_path, frame):

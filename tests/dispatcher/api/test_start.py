@@ -216,7 +216,7 @@ def test_a_session_that_is_stopped_while_its_machine_is_created_leaves_no_machin
             session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
             await running.http.delete(f"/sessions/{session_id}")
             running.provider.gate.set()
-            await running.dispatcher.service.drain()
+            await running.dispatcher.service.settle()
             assert list(running.provider.specs) == [f"m-{session_id}"]
             assert running.provider.running == []
 
