@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,20 @@ class CheckoutCopy:
 
     def driver(self, **overrides: Any) -> Driver:
         return Driver(self.root, "local", lambda: self.engine, overrides=overrides, out=self.lines.append)
+
+    def command(self, *arguments: str) -> subprocess.Popen[str]:
+        """`python -m stacks.engine` in this checkout, as `make` runs it, in a session of its own."""
+        path = os.pathsep.join([str(Path(self.engine.command).parent), os.environ["PATH"]])
+        return subprocess.Popen(
+            [sys.executable, "-m", "stacks.engine", *arguments],
+            cwd=self.root,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     @property
     def data_dir(self) -> Path:

@@ -1,0 +1,58 @@
+"""Run `__main__.py` under Pulumi's mocks, and print as JSON what it describes.
+
+    python -m tests.stacks.record '{"switchboard:port": "7861"}'
+
+In a process of its own: the mocks set the SDK's global state, and leave event loops open in its threads.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.runtime import mocks, set_all_config
+from pulumi.runtime.settings import get_root_resource
+from pulumi.runtime.stack import Stack
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Recorder(mocks.Mocks):
+    def __init__(self) -> None:
+        self.resources: dict[str, dict[str, Any]] = {}
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        self.resources[args.name] = {"type": args.typ, "inputs": args.inputs}
+        return f"{args.name}-id", dict(args.inputs)
+
+    def call(self, args: mocks.MockCallArgs) -> Any:
+        raise AssertionError(f"the program calls {args.token}")
+
+
+def record(config: dict[str, str]) -> dict[str, Any]:
+    recorder = Recorder()
+    mocks.set_mocks(recorder, project="switchboard", stack="local")
+    set_all_config(config)
+    outputs: dict[str, Any] = {}
+
+    @pulumi.runtime.test
+    def program() -> None:
+        runpy.run_path(str(REPOSITORY / "__main__.py"), run_name="switchboard_program")
+        # `set_mocks` has made the stack; nothing registers the outputs that the program gives it.
+        stack = get_root_resource()
+        assert isinstance(stack, Stack)
+        outputs.update(stack.outputs)
+
+    try:
+        program()
+    except pulumi.RunError as error:
+        return {"error": str(error)}
+    return {"resources": recorder.resources, "outputs": outputs}
+
+
+if __name__ == "__main__":
+    print(json.dumps(record(json.loads(sys.argv[1]))))
