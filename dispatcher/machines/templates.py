@@ -36,6 +36,8 @@ class Template:
         self._bot_file = bot_file
         self._lock = threading.Lock()
         self._ready = False
+        self._mourned = False
+        self._log_file = log_file
         with log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 [python, "-P", "-m", "bot.template", str(bot_file)],
@@ -52,7 +54,16 @@ class Template:
         with self._lock:
             if not self._ready and self._process.poll() is None and self._answered(0):
                 self._ready = bool(self._stdout.readline())
-            return self._ready and self._process.poll() is None
+            alive = self._process.poll() is None
+            if not alive and not self._mourned:
+                self._mourned = True
+                log.warning(
+                    "the template of %s ended with status %s: machines start from nothing, see %s",
+                    self._bot_file,
+                    self._process.returncode,
+                    self._log_file,
+                )
+            return self._ready and alive
 
     def launch(self, launch: Launch) -> None:
         """Fork a machine. Blocks for some milliseconds.

@@ -147,7 +147,7 @@ def test_how_its_bot_ended_is_on_record(tmp_path, number, exit_code):
     asyncio.run(run())
 
 
-def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_path):
+def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_path, caplog):
     async def run():
         async with host(tmp_path) as here:
             first = await here.create()
@@ -156,6 +156,7 @@ def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_pat
             template.wait(10)
             second = await here.create("m-2")
             assert not is_from_template(second)
+            assert "ended with status" in caplog.text
             assert first.is_running()
             assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
 
