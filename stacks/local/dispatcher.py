@@ -114,7 +114,7 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
         log_file: Path,
         host: str,
         port: int,
-        start_timeout_seconds: float = 60,
+        start_timeout_seconds: float = 30,
         stop_grace_seconds: float = 15,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:

@@ -2,6 +2,8 @@
 
     python -m tests.stacks.record '{"switchboard:port": "7861"}'
 
+Without an argument the config is that of the environment, PULUMI_CONFIG, as under the language host.
+
 In a process of its own: the mocks set the SDK's global state, and leave event loops open in its threads.
 """
 
@@ -55,4 +57,4 @@ def record(config: dict[str, str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(record(json.loads(sys.argv[1]))))
+    print(json.dumps(record(json.loads(sys.argv[1]) if sys.argv[1:] else {})))

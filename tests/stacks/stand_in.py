@@ -1,12 +1,12 @@
 """A stand-in for the dispatcher, copied into a test's checkout as `dispatcher/__main__.py`.
 
 It answers its health checks, unless the file `fault` in its checkout names a fault:
-`dies` ends with a message, `never-ready` answers 503 at /readyz, `stubborn` ignores SIGTERM.
+`dies` ends with a message, `never-ready` answers 503 at /readyz, `slow` takes 3 s to listen.
 """
 
 import os
-import signal
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def main() -> int:
     if FAULT == "dies":
         print("first line\nport 7 is cursed", file=sys.stderr)
         return 2
+    if FAULT == "slow":
+        time.sleep(3)
     server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["SWITCHBOARD_PORT"])), Handler)
-    if FAULT == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(f"serving with {sorted(os.environ)}", flush=True)
     server.serve_forever()
     return 0

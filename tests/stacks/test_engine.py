@@ -280,3 +280,23 @@ def wait_for_other_process(checkout: CheckoutCopy, before: int) -> int:
                 return process.pid
         time.sleep(0.05)
     raise AssertionError("no new dispatcher was started")
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_run_finishes_what_it_has_begun(checkout: CheckoutCopy, to_all: bool) -> None:
+    """Ctrl-C goes to everything in the terminal's group; `kill` only to the one process."""
+    checkout.fault("slow")
+    with checkout.command("up") as run:
+        wait_for_other_process(checkout, before=0)
+        if to_all:
+            os.killpg(run.pid, signal.SIGINT)
+        else:
+            run.terminate()
+        said, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted: the engine finishes what it has begun" in said
+    assert "Traceback" not in said + errors
+    assert list((checkout.state_dir / "locks").rglob("*.json")) == []
+    checkout.fault("")
+    checkout.driver().up()
+    assert healthy(checkout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot": "stacks/config.py"}}
 
 
-def run(**values: str) -> dict[str, Any]:
-    config = {"agents": json.dumps(AGENTS), **values}
+def run(by_environment: bool = False, **values: str) -> dict[str, Any]:
+    given = {"agents": json.dumps(AGENTS), **values}
+    config = json.dumps({f"switchboard:{key}": value for key, value in given.items()})
     result = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.stacks.record"),
-            json.dumps({f"switchboard:{key}": value for key, value in config.items()}),
-        ],
+        [sys.executable, "-m", "tests.stacks.record", *([] if by_environment else [config])],
+        env={**os.environ, **({"PULUMI_CONFIG": config} if by_environment else {})},
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
@@ -56,6 +56,11 @@ def test_the_outputs() -> None:
 
 def test_the_program_describes_the_same_each_time() -> None:
     assert run() == run()
+
+
+def test_the_command_lines_config_gives_the_same_as_the_drivers() -> None:
+    """The language host of `pulumi up` hands the config over in the environment."""
+    assert run(by_environment=True, port="28900") == run(port="28900")
 
 
 def test_a_bad_value_is_an_error_without_a_traceback() -> None:
