@@ -70,6 +70,8 @@ class Driver:
         stack = self._stack()
         report = Report(out=self._out)
         self._run(report, lambda: stack.refresh(on_event=report, color="never", show_secrets=False))
+        if not report.changes:
+            self._out(f"stack {self.workspace.stack}: all is as the state says")
         return report.changes
 
     def destroy(self) -> None:

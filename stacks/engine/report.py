@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -64,7 +66,8 @@ class Report:
             return
         self.changes += 1
         sign, verb = VERBS.get(op, ("*", op))
-        took = time.monotonic() - self._began.get(step.urn, time.monotonic())
+        now = time.monotonic()
+        took = now - self._began.get(step.urn, now)
         self._out(f"  {sign} {name_of(step.urn)} {verb} ({duration(took)})")
 
     def _diagnose(self, event: DiagnosticEvent) -> None:
@@ -103,7 +106,10 @@ def differences(step: StepEventMetadata) -> list[str]:
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
-    """A nested mapping as one level, with the keys joined by dots."""
+    """A nested mapping as one level, with the keys joined by dots. Mappings written as JSON are opened too."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
     if not isinstance(value, dict):
         return {path: str(value)}
     result: dict[str, str] = {}

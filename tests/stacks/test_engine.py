@@ -119,6 +119,9 @@ def test_refresh_sees_a_dead_dispatcher_and_up_brings_it_back(checkout: Checkout
     checkout.driver().refresh()
     assert "dispatcher" not in checkout.state()
     assert "machines" in checkout.state()
+    checkout.lines.clear()
+    assert checkout.driver().refresh() == 0
+    assert checkout.lines == ["stack local: all is as the state says"]
     checkout.driver().up()
     assert healthy(checkout)
 

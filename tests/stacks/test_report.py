@@ -1,0 +1,79 @@
+"""What of the engine's events a user reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pulumi.automation.events import EngineEvent
+
+from stacks.engine.report import Report, clean, flat
+
+URN = "urn:pulumi:local::switchboard::pulumi-python:dynamic/switchboard:Dispatcher::dispatcher"
+
+
+def event(**content: Any) -> EngineEvent:
+    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, **content})
+
+
+def step(
+    op: str, kind: str = "pulumi-python:dynamic/switchboard:Dispatcher", **states: Any
+) -> dict[str, Any]:
+    return {"metadata": {"op": op, "urn": URN, "type": kind, "provider": "", **states}}
+
+
+def inputs(**values: Any) -> dict[str, Any]:
+    return {"type": "t", "urn": URN, "id": "i", "parent": "", "provider": "", "inputs": values, "outputs": {}}
+
+
+def test_unchanged_resources_and_the_engines_own_are_not_shown() -> None:
+    lines: list[str] = []
+    report = Report(out=lines.append)
+    report(event(resOutputsEvent=step("same")))
+    report(event(resOutputsEvent=step("create", "pulumi:pulumi:Stack")))
+    report(event(resOutputsEvent=step("create", "pulumi:providers:pulumi-python")))
+    assert (lines, report.changes) == ([], 0)
+    report(event(resOutputsEvent=step("create")))
+    assert (lines, report.changes) == (["  + dispatcher created (0.0 s)"], 1)
+
+
+def test_a_preview_shows_what_differs() -> None:
+    lines: list[str] = []
+    before, after = inputs(port=1, code="a", __provider="x"), inputs(port=2, code="a", __provider="y")
+    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=before, new=after)))
+    assert lines == ["  ~ dispatcher: update", "      port: 1 → 2"]
+
+
+def test_settings_that_are_json_are_compared_key_by_key() -> None:
+    assert flat({"e": {"AGENTS": '{"echo": {"cpu": 1}}', "X": "{not json"}}) == {
+        "e.AGENTS.echo.cpu": "1",
+        "e.X": "{not json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("<{%fg 1%}>stacks.errors.ProcessError: it ended<{%reset%}>\n", "it ended"),
+        ("Exception calling application: stacks.errors.ProcessError: it\nended", "it\nended"),
+        (
+            "pulumi-python:dynamic/x:Dispatcher resource 'dispatcher' has a problem: switchboard:port: taken",
+            "switchboard:port: taken",
+        ),
+        ("something else", "something else"),
+    ],
+)
+def test_an_error_is_shown_without_its_wrappings(message: str, text: str) -> None:
+    assert clean(message) == text
+
+
+def test_an_error_is_kept_once_and_warnings_are_shown_unless_expected() -> None:
+    lines: list[str] = []
+    report = Report(out=lines.append)
+    for message in ("oh", "oh", "update failed"):
+        report(event(diagnosticEvent={"message": message, "color": "never", "severity": "error"}))
+    expected = "using pulumi-resource-pulumi-python from $PATH at /x"
+    for message in ("careful", expected):
+        report(event(diagnosticEvent={"message": message, "color": "never", "severity": "warning"}))
+    assert report.errors == ["oh"]
+    assert lines == ["  warning: careful"]
