@@ -89,7 +89,7 @@ def _import(file: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
         text = describe(error)
         if isinstance(error, SystemExit):

@@ -53,7 +53,7 @@ not be imported or has no `async def bot(runner_args)`; it returned before its p
 class Message(BaseModel):
     """A frame of the channel. Unknown fields are ignored: the other side may be one version ahead."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class IceServer(Message):
@@ -95,7 +95,8 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
         *("--max-duration", str(assignment.max_duration_seconds)),
     ]
     if assignment.body is not None:
-        arguments += ["--body", json.dumps(assignment.body, separators=(",", ":"))]
+        # In one piece: JSON may begin with a hyphen, as an option does.
+        arguments += [f"--body={json.dumps(assignment.body, separators=(',', ':'))}"]
     if assignment.room_url is not None:
         arguments += ["--room-url", assignment.room_url]
     if assignment.token is not None:

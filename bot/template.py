@@ -56,8 +56,14 @@ def main() -> None:
 
 
 def _import_packages_of(bot_file: Path) -> None:
-    """Import the installed packages that the bot file imports at its top; its own neighbours are not."""
+    """Import the installed packages that the bot file imports at its top; its own neighbours are not.
+
+    A neighbour may have the name of an installed package, and comes first in a machine.
+    """
+    neighbours = {entry.name.partition(".")[0] for entry in bot_file.resolve().parent.iterdir()}
     for name in _imports_of(bot_file):
+        if name.partition(".")[0] in neighbours:
+            continue
         try:
             if importlib.util.find_spec(name) is not None:
                 importlib.import_module(name)
@@ -109,11 +115,12 @@ def _lead(launch: Launch, tell: int) -> NoReturn:
             signal.signal(number, lambda *_: None)
         setproctitle(f"{LEADER_TITLE} {launch.machine_id} {launch.directory}")
         _redirect(directory / "output.log")
+        # On record before it runs: a machine without a record could never be stopped.
+        (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
         bot = os.fork()
         if bot == 0:
             os.close(tell)
             _run(launch)
-        (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
         os.write(tell, b"ok")
     except OSError as error:
         os.write(tell, str(error).encode())

@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import fcntl
 import logging
 import signal
 import socket
 import sys
+from pathlib import Path
+from typing import IO
 
 import uvicorn
 from pydantic import ValidationError
@@ -20,10 +23,15 @@ from pydantic import ValidationError
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
 from dispatcher.machines.provider import MachineStatus
+from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.sessions.lifecycle import End
+from dispatcher.sessions.service import SessionService
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 
 log = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 2048
+"""Uvicorn's own default."""
 
 SHUTDOWN_SECONDS = 10
 """How long answers in flight may take once the dispatcher was told to exit."""
@@ -47,9 +55,20 @@ def main() -> int:
     for library in ("alembic", "aiosqlite"):
         logging.getLogger(library).setLevel(logging.WARNING)
     if command == "stop-machines":
-        asyncio.run(stop_machines(build(settings)))
-        return 0
+        return 0 if asyncio.run(stop_machines(build(settings))) else 1
     return serve(settings)
+
+
+class _Server(uvicorn.Server):
+    """Sends held calls away before it waits for the answers in flight."""
+
+    def __init__(self, service: SessionService, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.refuse()
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> int:
@@ -63,41 +82,69 @@ def serve(settings: Settings) -> int:
             else f"cannot be bound ({error.strerror})"
         )
         return _fail(f"port: {settings.port} on {settings.host} {reason}; allowed: any free port")
-    server = uvicorn.Server(
+    try:
+        lock = _lock(settings.data_dir)
+        dispatcher = build(settings)
+    except (OSError, InvalidSecret) as error:
+        return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
+    server = _Server(
+        dispatcher.service,
         uvicorn.Config(
-            build(settings).app,
+            dispatcher.app,
             log_config=None,
             access_log=settings.log_level == "debug",
             ws_max_size=MAX_MESSAGE_BYTES,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
-        )
+        ),
     )
     # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("serving %s", settings.url)
-    server.run(sockets=[listener])
+    with lock:
+        server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-async def stop_machines(dispatcher: Dispatcher) -> None:
-    """End every machine, and close what sessions they had, whether or not a dispatcher runs."""
+async def stop_machines(dispatcher: Dispatcher) -> bool:
+    """End every machine, and close what sessions they had, whether or not a dispatcher runs.
+
+    False if a machine could not be ended; all others were.
+    """
+    end = End("stopped", "The deployment was taken down.")
     await dispatcher.store.open()
     try:
-        async with asyncio.TaskGroup() as group:
-            async for status in dispatcher.provider.list():
-                group.create_task(_stop_one(dispatcher, status))
+        running = [status async for status in dispatcher.provider.list()]
+        ended = await asyncio.gather(*(_stop_one(dispatcher, status, end) for status in running))
         for session in await dispatcher.store.live_sessions():
-            await dispatcher.service.close(session, End("stopped", "The deployment was taken down."))
+            await dispatcher.service.close(session, end)
         await dispatcher.service.settle()
     finally:
         await dispatcher.store.close()
+    return all(ended)
 
 
-async def _stop_one(dispatcher: Dispatcher, status: MachineStatus) -> None:
+async def _stop_one(dispatcher: Dispatcher, status: MachineStatus, end: End) -> bool:
     log.info("stopping machine %s", status.id)
-    await dispatcher.service.release(status.id, "The deployment was taken down.")
+    try:
+        await dispatcher.service.release(status.id, end.message)
+    except Exception:
+        log.exception("machine %s could not be ended", status.id)
+        return False
+    return True
+
+
+def _lock(data_dir: Path) -> IO[bytes]:
+    """Hold the data directory until the file is closed: two reapers would end each other's machines."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = (data_dir / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OSError("another dispatcher uses it") from None
+    return lock
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -108,6 +155,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(LISTEN_BACKLOG)  # now, or another dispatcher could still bind the port
     except OSError:
         listener.close()
         raise

@@ -80,7 +80,7 @@ def build(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.open()
         if isinstance(provider, Prepares):
-            await provider.prepare(str(agent.bot) for agent in settings.agents.values())
+            await provider.prepare(service.preparations())
         reaping = asyncio.create_task(reaper.run())
         try:
             yield

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 
@@ -117,8 +118,13 @@ class Settings(BaseSettings):
         return f"http://{host}:{self.port}"
 
     @property
-    def store_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'switchboard.sqlite'}"
+    def store_url(self) -> str | URL:
+        """The store's SQLAlchemy URL."""
+        if self.database_url:
+            return self.database_url
+        # Built from its parts: a path may hold what means something in the text of a URL.
+        database = str(self.data_dir.resolve() / "switchboard.sqlite")
+        return URL.create("sqlite+aiosqlite", database=database)
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a dispatcher exactly these settings.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -49,10 +49,11 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        host = ", ".join(hosts)
         if not self._is_our_host(host):
             return 403, f"The Host '{host}' is not a name of this dispatcher."
-        origin = headers.get("origin")
+        origin = ", ".join(origins) if origins else None
         if origin is not None and not self._is_our_origin(origin, host):
             return 403, f"Pages of the origin '{origin}' may not call this dispatcher."
         path = scope["path"]
@@ -62,13 +63,13 @@ class Gate:
         return None
 
     def _is_our_host(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if self._any_host or is_loopback(name) or name == self._bound_host:
             return True
         return self._public is not None and name == self._public.hostname
 
     def _is_our_origin(self, origin: str, host: str) -> bool:
-        parsed = urlsplit(origin)
+        parsed = _split(origin)
         if parsed.scheme not in ("http", "https"):
             return False
         if self._public is not None and (parsed.scheme, parsed.netloc) == self._public[:2]:
@@ -82,3 +83,11 @@ class Gate:
         given = key.strip().encode()
         # Every key is compared, so that the time taken does not tell which one came close.
         return sum(hmac.compare_digest(given, ours) for ours in self._keys) > 0
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; of what is none, empty parts, which are nobody's."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")

@@ -29,6 +29,7 @@ HELLO_SECONDS = 10.0
 UNAUTHORIZED = 4401
 UNSUPPORTED = 4426
 MALFORMED = 4400
+REPLACED = 4409
 
 
 class _Connection:
@@ -45,6 +46,9 @@ class _Connection:
         except (WebSocketDisconnect, RuntimeError) as error:
             # Starlette raises RuntimeError for a socket that was closed before the send.
             raise ChannelLost(str(error)) from error
+
+    async def close(self, reason: str) -> None:
+        await _close(self._websocket, REPLACED, reason)
 
     async def receive(self) -> FromMachine:
         """The next message. Raises pydantic.ValidationError for what is none."""
@@ -93,13 +97,12 @@ async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> Non
         reason = f"protocol {hello.protocol} is not spoken here; allowed: {PROTOCOL_VERSION} ± 1"
         await _close(websocket, UNSUPPORTED, reason)
         return
-    send = connection.send
     try:
-        await reports.connected(machine_id, hello, send)
+        await reports.connected(machine_id, hello, connection)
         while True:
             await reports.heard(machine_id, await connection.receive())
     finally:
-        reports.disconnected(machine_id, send)
+        reports.disconnected(machine_id, connection)
 
 
 async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:

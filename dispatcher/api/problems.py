@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from dispatcher.sessions.errors import SessionError
@@ -55,6 +56,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SessionError, _session_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(SQLAlchemyError, _store_down)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -74,6 +76,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     return problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _store_down(request: Request, error: Exception) -> JSONResponse:
+    log.error("the store failed a request", exc_info=error)
+    return problem(503, "The store does not answer.", code="store_down", headers={"Retry-After": "5"})
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

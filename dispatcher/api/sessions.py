@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import logging
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +15,16 @@ from fastapi.responses import JSONResponse
 from bot import protocol
 from dispatcher.api.bodies import read_body
 from dispatcher.machines.channels import new_request_id
+from dispatcher.sessions.errors import StartFailed
 from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.service import SessionService
 
+log = logging.getLogger(__name__)
+
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*")
+"""A header's name and value (RFC 9110, 5.1 and 5.5)."""
 
 # Hop-by-hop headers belong to one connection (RFC 9110, 7.6.1); credentials are the dispatcher's, not the
 # bot's; lengths are counted anew.
@@ -55,12 +63,25 @@ def router(service: SessionService) -> APIRouter:
             body=base64.b64encode(body).decode(),
         )
         answer = await service.call(session_id, message, agent)
-        response = Response(base64.b64decode(answer.body), answer.status)
-        for name, value in _forwarded(answer.headers):
-            response.headers.append(name, value)
-        return response
+        return _response(answer)
 
     return routes
+
+
+def _response(answer: protocol.Response) -> Response:
+    """The bot's answer, as the client gets it."""
+    try:
+        if not 200 <= answer.status <= 599:
+            raise ValueError(f"status {answer.status}")
+        response = Response(base64.b64decode(answer.body, validate=True), answer.status)
+        for name, value in _forwarded(answer.headers):
+            if not HEADER.fullmatch(f"{name}: {value}"):
+                raise ValueError(f"header {name!r}")
+            response.headers.append(name, value)
+    except ValueError as error:
+        log.warning("a bot's answer is no HTTP: %s", error)
+        raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
+    return response
 
 
 def describe(session: Session) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dispatcher.api.bodies import read_body
+from dispatcher.sessions.errors import InvalidRequest
 from dispatcher.sessions.service import SessionService, Start, Wait
 from dispatcher.transports.transport import Wanted
 
@@ -60,6 +62,10 @@ async def _start(service: SessionService, agent: str | None, request: Request, w
 async def _read(request: Request) -> StartRequest:
     raw = await read_body(request)
     try:
-        return StartRequest.model_validate_json(raw) if raw.strip() else StartRequest()
+        wanted = StartRequest.model_validate_json(raw) if raw.strip() else StartRequest()
+        json.dumps(wanted.body, allow_nan=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+    except ValueError as error:
+        raise InvalidRequest(f"body: NaN and Infinity are not JSON ({error}).") from error
+    return wanted

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bot.protocol import FromDispatcher, Request, Response
-
-Send = Callable[[FromDispatcher], Awaitable[None]]
 
 
 class ChannelLost(Exception):
     """The machine's connection broke before the message was out."""
 
 
+class Connection(Protocol):
+    """One connection of a machine."""
+
+    async def send(self, message: FromDispatcher) -> None:
+        """Raises ChannelLost if it broke before the message was out."""
+        ...
+
+    async def close(self, reason: str) -> None:
+        """Close it; that it is closed already is fine."""
+        ...
+
+
 @dataclass
 class _Machine:
-    send: Send | None = None
+    connection: Connection | None = None
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     calls: dict[str, asyncio.Future[Response]] = field(default_factory=dict)
     last_heard: float = 0.0
@@ -33,19 +43,21 @@ class Channels:
     def __init__(self) -> None:
         self._machines: dict[str, _Machine] = {}
 
-    def attach(self, machine_id: str, send: Send, now: float) -> None:
-        """A machine's connection stands. A second one for the same machine takes the first one's place."""
+    async def attach(self, machine_id: str, connection: Connection, now: float) -> None:
+        """A machine's connection stands. It takes the place of an earlier one, which is closed."""
         machine = self._machines.setdefault(machine_id, _Machine())
-        machine.send = send
+        replaced, machine.connection = machine.connection, connection
         machine.last_heard = now
         machine.connected.set()
+        if replaced is not None:
+            await replaced.close("another connection of this machine took its place")
 
-    def detach(self, machine_id: str, send: Send) -> bool:
+    def detach(self, machine_id: str, connection: Connection) -> bool:
         """That connection is gone. False if another had taken its place already."""
         machine = self._machines.get(machine_id)
-        if machine is None or machine.send is not send:
+        if machine is None or machine.connection is not connection:
             return False
-        machine.send = None
+        machine.connection = None
         machine.connected.clear()
         if not machine.calls:
             del self._machines[machine_id]
@@ -59,15 +71,15 @@ class Channels:
     def last_heard(self, machine_id: str) -> float | None:
         """When a connected machine last sent something, in unix seconds; None if it is not connected."""
         machine = self._machines.get(machine_id)
-        return machine.last_heard if machine is not None and machine.send is not None else None
+        return machine.last_heard if machine is not None and machine.connection is not None else None
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
         """Send to a machine. False if it is not connected, or its connection broke under the message."""
         machine = self._machines.get(machine_id)
-        if machine is None or machine.send is None:
+        if machine is None or machine.connection is None:
             return False
         try:
-            await machine.send(message)
+            await machine.connection.send(message)
         except ChannelLost:
             return False
         return True
@@ -88,7 +100,7 @@ class Channels:
                 await asyncio.sleep(0)
         finally:
             del machine.calls[request.id]
-            if machine.send is None and not machine.calls:
+            if machine.connection is None and not machine.calls:
                 self._machines.pop(machine_id, None)
 
     def answered(self, machine_id: str, response: Response) -> None:

@@ -20,24 +20,22 @@ import errno
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
-
-from bot.protocol import BOT_FILE_VARIABLE, Launch
+from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines import templates
+from dispatcher.machines.process_groups import MACHINE_VARIABLE, read_exit_code, read_group, read_tail
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
     MachineStatus,
     NoCapacity,
+    Preparation,
     Rejected,
 )
 from dispatcher.machines.templates import Template
@@ -48,8 +46,14 @@ SOURCE = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.05
 """How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
 
-TAIL_BYTES = 2000
-"""How much of a machine's output goes into its last status: a traceback's worth."""
+PYTHONPATH = ".pythonpath"
+"""The directory under `root` in which machines find our `bot` package, and nothing else of the checkout."""
+
+RESTART_SECONDS = 10.0
+"""A template that died is not started again sooner after its own start."""
+
+NEVER_RAN_SECONDS = 3600.0
+"""After so long a machine's directory without a record is what a crash left."""
 
 LEADER_NAME = "switchboard-machine"
 
@@ -68,16 +72,9 @@ machine_dir=$2; memory_kib=$3; cpu_seconds=$4; shift 4
     "$@"
     echo $? > "$machine_dir/exit"
 } &
-echo "$! $$" > "$machine_dir/pid"
+# A machine without a record could never be stopped.
+echo "$! $$" > "$machine_dir/pid" || kill -9 -- -$$
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """Two process ids: of the machine's leader, and of its process group."""
-
-    leader: int
-    group: int
 
 
 class ProcessProvider:
@@ -105,18 +102,15 @@ class ProcessProvider:
         self._python = python
         self._keep = keep
         self._clock = clock or SystemClock()
-        self._templates: dict[str, Template] = {}
+        self._templates: dict[tuple[str, frozenset[tuple[str, str]]], Template] = {}
 
-    async def prepare(self, images: Iterable[str]) -> None:
+    async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Start a template for each bot file: machines of it then start without their imports' time."""
         if not templates.SUPPORTED:
             return
-        self._root.mkdir(parents=True, exist_ok=True)
-        for image in set(images) - self._templates.keys():
-            bot_file = Path(image)
-            environment = _base_environment(cpu=1.0)
-            log_file = self._root / f"template-{bot_file.stem}.log"
-            self._templates[image] = Template(self._python, bot_file, environment, log_file)
+        self._lay_out_root()
+        for preparation in preparations:
+            self._start_template(preparation.image, dict(preparation.environment))
 
     async def close(self) -> None:
         """End the templates. Machines are not touched."""
@@ -136,16 +130,16 @@ class ProcessProvider:
                 yield status
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        directory = self._root / machine_id
-        record = _read_record(directory)
-        if record is None or not _runs(record, directory):
+        group = read_group(self._root / machine_id)
+        if group is None:
             return
         deadline = self._clock.now() + grace.total_seconds()
-        _signal_group(record, signal.SIGTERM)
-        while _runs(record, directory):
-            # A leader that is gone has left members of its group behind: nobody waits for those.
-            if not _leads(record, directory) or self._clock.now() >= deadline:
-                _signal_group(record, signal.SIGKILL)
+        group.ask()
+        while group.leads() and self._clock.now() < deadline:
+            await self._clock.sleep(POLL_SECONDS)
+        # Whether or not the bot is gone: what it started and left behind goes with it.
+        while await asyncio.to_thread(group.runs):
+            await asyncio.to_thread(group.kill)
             await self._clock.sleep(POLL_SECONDS)
 
     # What follows is synchronous and quick: files and the process table.
@@ -158,33 +152,37 @@ class ProcessProvider:
         bot_file = Path(spec.image)
         if not bot_file.is_file():
             raise Rejected(f"the bot file {bot_file} does not exist")
-        self._prune()
         try:
+            self._lay_out_root()
+            self._prune()
             work = _lay_out(directory, bot_file)
             self._launch(spec, directory, work, bot_file)
         except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE):
+            if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
                 raise NoCapacity(f"this host cannot start another process: {error}") from error
+            raise Rejected(f"the machine's process cannot be started: {error}") from error
+        except (ValueError, subprocess.CalledProcessError) as error:
+            # A NUL or bytes that are not UTF-8 in an argument or variable; a disk too full for the record.
             raise Rejected(f"the machine's process cannot be started: {error}") from error
         return MachineStatus(spec.id, MachineState.started)
 
     def _launch(self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path) -> None:
-        environment = _environment(spec, work, bot_file)
+        environment = _environment(spec, self._root, work, bot_file)
         memory_kib = spec.memory_mb * 1024
         cpu_seconds = math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60))
-        template = self._templates.get(spec.image)
-        if template is not None and template.ready:
-            launch = Launch(
-                machine_id=spec.id,
-                directory=str(directory),
-                arguments=spec.arguments,
-                environment=environment,
-                memory_kib=memory_kib,
-                cpu_seconds=cpu_seconds,
-            )
-            template.launch(launch)
+        launch = Launch(
+            machine_id=spec.id,
+            directory=str(directory),
+            arguments=spec.arguments,
+            environment=environment,
+            memory_kib=memory_kib,
+            cpu_seconds=cpu_seconds,
+        )
+        template = self._template(spec)
+        if template is not None and template.launch(launch):
             return
+        if self._status(directory) is not None:
+            return  # the template died after the fork, and the machine is on record
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
         bot = [self._python, "-P", "-m", "bot", *spec.arguments]
         with (directory / "output.log").open("ab") as output:
@@ -199,35 +197,79 @@ class ProcessProvider:
                 start_new_session=True,
             )
 
+    def _template(self, spec: MachineSpec) -> Template | None:
+        """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
+        environment = {k: v for k, v in spec.environment.items() if k != MACHINE_TOKEN_VARIABLE}
+        template = self._templates.get(_template_key(spec.image, environment))
+        if template is None or template.ready:
+            return template
+        if template.dead and self._clock.now() > template.started_at + RESTART_SECONDS:
+            template.close()
+            self._start_template(spec.image, environment)
+        return None
+
+    def _start_template(self, image: str, environment: dict[str, str]) -> None:
+        key = _template_key(image, environment)
+        if (known := self._templates.get(key)) is None or known.dead:
+            bot_file = Path(image)
+            self._templates[key] = Template(
+                self._python,
+                bot_file,
+                _base_environment(self._root, cpu=1.0) | environment,
+                self._root / f"template-{bot_file.stem}.log",
+                started_at=self._clock.now(),
+            )
+
     def _status(self, directory: Path) -> MachineStatus | None:
-        record = _read_record(directory)
-        if record is None:
+        group = read_group(directory)
+        if group is None:
             return None
-        exit_code = _read_exit(directory)
-        if exit_code is None and _runs(record, directory):
+        if read_exit_code(directory) is None and group.runs():
             return MachineStatus(directory.name, MachineState.started)
         # Read again: the leader writes the exit status just before it goes.
-        exit_code = _read_exit(directory)
-        return MachineStatus(directory.name, MachineState.gone, exit_code, _tail(directory / "output.log"))
+        exit_code = read_exit_code(directory)
+        return MachineStatus(directory.name, MachineState.gone, exit_code, read_tail(directory))
+
+    def _lay_out_root(self) -> None:
+        """Make the root, with a place that has our `bot` package and nothing else of ours."""
+        package = self._root / PYTHONPATH / "bot"
+        package.parent.mkdir(parents=True, exist_ok=True)
+        if not package.exists():
+            package.unlink(missing_ok=True)  # it may lead to a checkout that has moved
+            with contextlib.suppress(FileExistsError):
+                package.symlink_to(SOURCE / "bot")
 
     def _directories(self) -> list[Path]:
         if not self._root.is_dir():
             return []
-        return [entry for entry in self._root.iterdir() if entry.is_dir()]
+        return [entry for entry in self._root.iterdir() if entry.is_dir() and entry.name != PYTHONPATH]
 
     def _prune(self) -> None:
-        """Delete the oldest directories of machines that are gone."""
+        """Delete the oldest directories of machines that are gone, or that never ran."""
         directories = self._directories()
         if len(directories) <= self._keep:
             return
         gone = []
         for directory in directories:
             status = self._status(directory)
-            if status is not None and status.state is MachineState.gone:
-                gone.append(directory)
-        gone.sort(key=lambda directory: directory.stat().st_mtime, reverse=True)
-        for directory in gone[self._keep :]:
+            changed = _changed_at(directory)
+            never_ran = status is None and self._clock.now() > changed + NEVER_RAN_SECONDS
+            if never_ran or (status is not None and status.state is MachineState.gone):
+                gone.append((changed, directory))
+        gone.sort(reverse=True)
+        for _, directory in gone[self._keep :]:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _template_key(image: str, environment: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
+    return image, frozenset(environment.items())
+
+
+def _changed_at(directory: Path) -> float:
+    try:
+        return directory.stat().st_mtime
+    except FileNotFoundError:  # another create prunes as well
+        return 0.0
 
 
 def _lay_out(directory: Path, bot_file: Path) -> Path:
@@ -242,83 +284,26 @@ def _lay_out(directory: Path, bot_file: Path) -> Path:
     return work
 
 
-def _environment(spec: MachineSpec, work: Path, bot_file: Path) -> dict[str, str]:
+def _environment(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
     """A clean environment: what Python needs, and what the agent's config names."""
     return {
-        **_base_environment(spec.cpu),
+        **_base_environment(root, spec.cpu),
         "HOME": str(work),
         "TMPDIR": str(work.parent / "tmp"),
         BOT_FILE_VARIABLE: str(bot_file.resolve()),
+        MACHINE_VARIABLE: spec.id,
         **spec.environment,
     }
 
 
-def _base_environment(cpu: float) -> dict[str, str]:
+def _base_environment(root: Path, cpu: float) -> dict[str, str]:
     threads = str(max(1, math.ceil(cpu)))
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(SOURCE),
+        "PYTHONPATH": str(root / PYTHONPATH),
         "PYTHONUNBUFFERED": "1",
         # Numeric libraries otherwise start a thread per core of the host, whatever the machine's size.
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
     }
-
-
-def _read_record(directory: Path) -> _Record | None:
-    try:
-        numbers = (directory / "pid").read_text().split()
-    except FileNotFoundError:
-        return None
-    return _Record(int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else None
-
-
-def _read_exit(directory: Path) -> int | None:
-    try:
-        text = (directory / "exit").read_text().strip()
-    except FileNotFoundError:
-        return None
-    return int(text) if text else None
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""
-
-
-def _runs(record: _Record, directory: Path) -> bool:
-    return _leads(record, directory) or _left_members(record, directory)
-
-
-def _leads(record: _Record, directory: Path) -> bool:
-    """Whether the machine's leader lives; another process with its recycled pid has other arguments."""
-    try:
-        leader = psutil.Process(record.leader)
-        # A leader from a template shows its title in one piece.
-        words = " ".join(leader.cmdline()).split()
-        return leader.status() != psutil.STATUS_ZOMBIE and directory.name in words
-    except psutil.Error:
-        return False
-
-
-def _left_members(record: _Record, directory: Path) -> bool:
-    """Whether a process of the machine's group still works in the machine's directory."""
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) != record.group or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if Path(process.cwd()).is_relative_to(directory):
-                return True
-        except (psutil.Error, ProcessLookupError, PermissionError):
-            continue
-    return False
-
-
-def _signal_group(record: _Record, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(record.group, number)

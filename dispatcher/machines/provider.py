@@ -109,12 +109,21 @@ class MachineProvider(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What machines of one agent will have in common."""
+
+    image: str
+    environment: Mapping[str, str] = field(repr=False)
+    """Of `MachineSpec.environment`, all but the machine's token."""
+
+
 @runtime_checkable
 class Prepares(Protocol):
     """A provider that can get ready for machines before they are asked for."""
 
-    async def prepare(self, images: Iterable[str]) -> None:
-        """Machines of these images will be asked for. Returns at once; getting ready goes on behind it."""
+    async def prepare(self, preparations: Iterable[Preparation]) -> None:
+        """Machines like these will be asked for. Returns at once; getting ready goes on behind it."""
         ...
 
     async def close(self) -> None:

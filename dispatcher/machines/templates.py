@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import select
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from bot.protocol import Launch, Launched
-from dispatcher.machines.provider import NoCapacity, Unreachable
+from dispatcher.machines.provider import NoCapacity
 
 log = logging.getLogger(__name__)
 
 SUPPORTED = sys.platform == "linux"
 
-REPLY_SECONDS = 5.0
+REPLY_SECONDS = 2.0
 """A fork takes about 5 ms; a template that does not answer by then is broken."""
+
+SETTLE_SECONDS = 0.2
+"""After a template was killed: the time for a leader that it had forked to write its record."""
 
 
 class Template:
@@ -32,12 +40,20 @@ class Template:
         log_file: Where its imports print.
     """
 
-    def __init__(self, python: str, bot_file: Path, environment: Mapping[str, str], log_file: Path) -> None:
+    def __init__(
+        self,
+        python: str,
+        bot_file: Path,
+        environment: Mapping[str, str],
+        log_file: Path,
+        started_at: float,
+    ) -> None:
+        self.started_at = started_at
         self._bot_file = bot_file
+        self._log_file = log_file
         self._lock = threading.Lock()
         self._ready = False
         self._mourned = False
-        self._log_file = log_file
         with log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 [python, "-P", "-m", "bot.template", str(bot_file)],
@@ -49,51 +65,79 @@ class Template:
             )
 
     @property
+    def dead(self) -> bool:
+        """Whether it ended, by itself or because it did not answer."""
+        return self._process.poll() is not None
+
+    @property
     def ready(self) -> bool:
         """Whether its imports are done and it can fork now."""
         with self._lock:
-            if not self._ready and self._process.poll() is None and self._answered(0):
+            if self.dead:
+                self._mourn()
+            elif not self._ready and self._answered(0):
                 self._ready = bool(self._stdout.readline())
-            alive = self._process.poll() is None
-            if not alive and not self._mourned:
-                self._mourned = True
-                log.warning(
-                    "the template of %s ended with status %s: machines start from nothing, see %s",
-                    self._bot_file,
-                    self._process.returncode,
-                    self._log_file,
-                )
-            return self._ready and alive
+            return self._ready and not self.dead
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: Launch) -> bool:
         """Fork a machine. Blocks for some milliseconds.
+
+        False if the machine cannot be told in JSON (variables may hold any bytes), and if the template gave
+        no answer. It is dead then, and so is what it had not finished: a machine
+        that was started all the same is on record in its directory.
 
         Raises:
             NoCapacity: the system cannot start another process.
-            Unreachable: the template gave no answer; a machine may have been started.
         """
+        try:
+            line = launch.model_dump_json().encode() + b"\n"
+        except PydanticSerializationError:
+            return False
         with self._lock:
             try:
-                self._stdin.write(launch.model_dump_json().encode() + b"\n")
+                self._stdin.write(line)
                 self._stdin.flush()
-                line = self._stdout.readline() if self._answered(REPLY_SECONDS) else b""
-                launched = Launched.model_validate_json(line)
-            except (OSError, ValidationError) as error:
-                self._process.kill()
-                raise Unreachable(f"the template of {self._bot_file} does not answer: {error}") from error
+                reply = self._stdout.readline() if self._answered(REPLY_SECONDS) else b""
+                launched = Launched.model_validate_json(reply)
+            except (OSError, ValidationError):
+                self._give_up()
+                return False
         if launched.error is not None:
             raise NoCapacity(f"this host cannot start another process: {launched.error}")
+        return True
 
     def close(self) -> None:
         """End the template; its machines go on."""
         with self._lock:
-            self._stdin.close()
+            with contextlib.suppress(OSError):  # it is dead, and a line to it was never read
+                self._stdin.close()
             try:
                 self._process.wait(REPLY_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
             self._stdout.close()
+
+    def _give_up(self) -> None:
+        """Kill the template with whatever it forked that has not become a group of its own.
+
+        A leader that has become one writes its record next, which takes it microseconds.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._mourn()
+        time.sleep(SETTLE_SECONDS)
+
+    def _mourn(self) -> None:
+        if not self._mourned:
+            self._mourned = True
+            log.warning(
+                "the template of %s ended with status %s: machines start from nothing, see %s",
+                self._bot_file,
+                self._process.returncode,
+                self._log_file,
+            )
 
     def _answered(self, seconds: float) -> bool:
         return bool(select.select([self._stdout], [], [], seconds)[0])

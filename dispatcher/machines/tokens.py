@@ -11,12 +11,18 @@ import jwt
 from dispatcher.clock import Clock
 
 AUDIENCE = "switchboard-machine"
+SECRET_BYTES = 32
+
 LEEWAY_SECONDS = 300
 """How long a token outlives its machine's deadline: a last word may be late, and clocks differ."""
 
 
 class InvalidToken(Exception):
     """The token is not one of ours, or its time is up."""
+
+
+class InvalidSecret(Exception):
+    """The signing secret's file does not hold a secret of ours."""
 
 
 class MachineTokens:
@@ -58,7 +64,7 @@ def load_or_create_secret(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(SECRET_BYTES))
         # A link fails where the file exists: of two dispatchers that start at once, one wins for both.
         try:
             os.link(fresh, path)
@@ -66,4 +72,8 @@ def load_or_create_secret(path: Path) -> bytes:
             pass
         finally:
             fresh.unlink()
-    return path.read_bytes()
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        found = f"{path} has {len(secret)} bytes, not {SECRET_BYTES}"
+        raise InvalidSecret(f"{found}; delete it to get a new secret")
+    return secret

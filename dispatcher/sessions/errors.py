@@ -8,6 +8,7 @@
     ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
+    ├── Restarting           503  the dispatcher is about to exit; retry reaches the next one
     └── TookTooLong          504  no answer from the bot in time
 
 Each carries the sentence that a person reads (`str`), a stable code, and after how many seconds a retry
@@ -67,6 +68,15 @@ class NotStarted(SessionError):
     status = 503
     code = "no_capacity"
     retry_after = 5.0
+
+
+class Restarting(SessionError):
+    status = 503
+    code = "draining"
+    retry_after = 2.0
+
+    def __init__(self) -> None:
+        super().__init__("The dispatcher is restarting; please try again in a moment.")
 
 
 class TookTooLong(SessionError):

@@ -18,7 +18,6 @@ from typing import Any
 
 from bot.protocol import Ended, Phase, Timings
 from dispatcher.machines.provider import MachineState, MachineStatus
-from dispatcher.settings import AgentSettings
 
 
 class SessionState(StrEnum):
@@ -40,6 +39,9 @@ DEADLINE_GRACE_SECONDS = 15.0
 """How long after its maximum duration a session is left to its bot's own timer."""
 
 MAX_TURNS_KEPT = 1000
+MAX_MESSAGE_LENGTH = 1000
+MAX_DETAIL_LENGTH = 20_000
+"""Characters: these texts come from bots, and are answered with every look at their session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Session:
     ice_servers: list[dict[str, Any]]
     machine_id: str
     state: SessionState
+    start_timeout_seconds: float
+    client_timeout_seconds: float
+    max_duration_seconds: float
+    """The agent's limits when the session was started: a later deployment does not change them."""
     created_at: float
     phase: Phase | None = None
     started_at: float | None = None
@@ -147,10 +153,24 @@ def over(session: Session, end: End, now: float) -> Session:
         state=state,
         ended_at=now,
         reason=end.reason,
-        message=end.message,
-        detail=end.detail,
+        message=end.message[:MAX_MESSAGE_LENGTH],
+        detail=end.detail[-MAX_DETAIL_LENGTH:] if end.detail else None,
         exit_code=end.exit_code,
     )
+
+
+def exited(session: Session, exit_code: int | None) -> Session:
+    """How the bot ended became known after the session was over."""
+    if not session.over or session.exit_code is not None:
+        return session
+    return replace(session, exit_code=exit_code)
+
+
+def machine_started(machine: Machine) -> Machine:
+    """The provider says that the machine started."""
+    if machine.state is not MachineState.requested:
+        return machine
+    return replace(machine, state=MachineState.started)
 
 
 def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> Machine:
@@ -188,21 +208,21 @@ def end_by_loss(status: MachineStatus | None) -> End:
     return End("machine_killed", message, status.output or None, status.exit_code)
 
 
-def overdue(session: Session, agent: AgentSettings, now: float) -> End | None:
+def overdue(session: Session, now: float) -> End | None:
     """The deadline that a live session has missed, if any."""
-    if now > session.created_at + agent.max_duration_seconds + DEADLINE_GRACE_SECONDS:
-        allowed = f"{agent.max_duration_seconds:g} s"
+    if now > session.created_at + session.max_duration_seconds + DEADLINE_GRACE_SECONDS:
+        allowed = f"{session.max_duration_seconds:g} s"
         return End("max_duration", f"The session outlived its maximum duration of {allowed}.")
     if session.ready_at is not None:
         return None
     if session.waiting_at is None:
-        if now <= session.created_at + agent.start_timeout_seconds:
+        if now <= session.created_at + session.start_timeout_seconds:
             return None
-        limit = f"{agent.start_timeout_seconds:g} s"
+        limit = f"{session.start_timeout_seconds:g} s"
         return End("start_timeout", f"The bot was not ready within {limit}; {_last_step(session)}.")
-    if now <= session.waiting_at + agent.client_timeout_seconds:
+    if now <= session.waiting_at + session.client_timeout_seconds:
         return None
-    limit = f"{agent.client_timeout_seconds:g} s"
+    limit = f"{session.client_timeout_seconds:g} s"
     if session.phase == "starting":
         return End("start_timeout", f"The bot's pipeline did not start within {limit}.")
     return End("no_client", f"No client connected within {limit}.")

@@ -68,6 +68,8 @@ class Reaper:
             except ProviderError:
                 # Nothing is known of the machine: its row stays as it is until the provider answers.
                 log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
+            except Exception:
+                log.exception("machine %s: could not be looked after", machine.id)
 
     async def _pause(self) -> None:
         sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
@@ -89,10 +91,7 @@ class Reaper:
             if _is_lost(status, session):
                 await self._lost(machine, status)
                 return
-        agent = self._settings.agents.get(session.agent)
-        if agent is None:
-            return  # the agent left the settings; the bot's own timer ends the session
-        if (end := lifecycle.overdue(session, agent, self._clock.now())) is not None:
+        if (end := lifecycle.overdue(session, self._clock.now())) is not None:
             await self._service.close(session, end)
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:

@@ -21,7 +21,7 @@ from bot.protocol import (
     Welcome,
 )
 from dispatcher.clock import Clock
-from dispatcher.machines.channels import Channels, Send
+from dispatcher.machines.channels import Channels, Connection
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.service import SessionService
 from dispatcher.store.store import Store
@@ -53,29 +53,29 @@ class Reports:
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
 
-    async def connected(self, machine_id: str, hello: Hello, send: Send) -> None:
+    async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
-        await send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
-        self._channels.attach(machine_id, send, self._clock.now())
+        await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
+        await self._channels.attach(machine_id, connection, self._clock.now())
         session = await self._store.session_of_machine(machine_id)
         if session is None:
-            await send(Stop(message="No session of this deployment runs on this machine."))
+            await connection.send(Stop(message="No session of this deployment runs on this machine."))
             return
         await self._store.update_machine(
             machine_id, lambda machine: replace(machine, versions=hello.versions)
         )
         if session.over:
-            await send(Stop(message=session.message or "The session is over."))
+            await connection.send(Stop(message=session.message or "The session is over."))
         elif hello.session_id is None:
-            await send(Assign(assignment=self._service.assignment(session)))
+            await connection.send(Assign(assignment=self._service.assignment(session)))
         now = self._clock.now()
         await self._service.change(
             session.id, lambda current: lifecycle.reported(current, hello.phase, hello.timings, now)
         )
 
-    def disconnected(self, machine_id: str, send: Send) -> None:
+    def disconnected(self, machine_id: str, connection: Connection) -> None:
         """A machine's connection broke. What that means, the provider knows."""
-        if self._channels.detach(machine_id, send):
+        if self._channels.detach(machine_id, connection):
             self._on_lost()
 
     async def heard(self, machine_id: str, message: FromMachine) -> None:

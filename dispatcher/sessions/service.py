@@ -32,6 +32,7 @@ from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
     NoCapacity,
+    Preparation,
     ProviderError,
     QuotaReached,
     Throttled,
@@ -44,6 +45,7 @@ from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
     NotStarted,
+    Restarting,
     SessionOver,
     StartFailed,
     TookTooLong,
@@ -115,7 +117,7 @@ class SessionService:
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._releases: dict[str, asyncio.Task[None]] = {}
-        self._draining = False
+        self._drained = asyncio.Event()
 
     @property
     def agents(self) -> Mapping[str, AgentSettings]:
@@ -128,7 +130,7 @@ class SessionService:
     @property
     def draining(self) -> bool:
         """Whether new starts are refused because the dispatcher is about to exit."""
-        return self._draining
+        return self._drained.is_set()
 
     async def start(self, start: Start) -> Started:
         """Start a session and wait for it as long as `start.wait` says.
@@ -136,8 +138,8 @@ class SessionService:
         Raises:
             SessionError: the session could not be started; nothing is left running.
         """
-        if self._draining:
-            raise NotStarted("The dispatcher is restarting; please try again in a moment.", retry_after=2)
+        if self._drained.is_set():
+            raise Restarting()
         name, agent, transport_name = self._resolve(start)
         transport = self._transports[transport_name]
         session_id = str(uuid.uuid4())
@@ -152,6 +154,9 @@ class SessionService:
             ice_servers=list(opened.ice_servers),
             machine_id=machine.id,
             state=SessionState.queued,
+            start_timeout_seconds=agent.start_timeout_seconds,
+            client_timeout_seconds=agent.client_timeout_seconds,
+            max_duration_seconds=agent.max_duration_seconds,
             created_at=now,
         )
         if not await self._store.add(session, machine, agent.max_sessions):
@@ -190,20 +195,26 @@ class SessionService:
             raise SessionOver(_over_in_words(session))
         answer = asyncio.create_task(self._channels.call(session.machine_id, request))
         end = asyncio.create_task(self._until(session_id, lambda changed: changed.over))
-        # A session that starts is held by its own deadlines; one that runs owes a prompt answer.
-        limit = None if session.ready_at is None else self._settings.call_timeout_seconds
-        timer = asyncio.create_task(self._clock.sleep(limit)) if limit is not None else None
-        waiting = [task for task in (answer, end, timer) if task is not None]
+        timer = asyncio.create_task(self._call_timer(session_id))
+        exit_ = asyncio.create_task(self._drained.wait())
+        waiting = [answer, end, timer, exit_]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             if end.done():
                 raise StartFailed(_over_in_words(end.result()))
-            raise TookTooLong(f"The bot did not answer within {limit:g} s.")
+            if exit_.done():
+                raise Restarting()
+            raise TookTooLong(f"The bot did not answer within {self._settings.call_timeout_seconds:g} s.")
         finally:
             for task in waiting:
                 task.cancel()
+
+    async def _call_timer(self, session_id: str) -> None:
+        """A session that starts is held by its own deadlines; one that runs owes a prompt answer."""
+        await self._until(session_id, lambda session: session.over or session.ready_at is not None)
+        await self._clock.sleep(self._settings.call_timeout_seconds)
 
     async def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
         """Apply a change of the lifecycle and tell who waits. None if there is no such session."""
@@ -245,9 +256,11 @@ class SessionService:
         if status is not None and status.state is not MachineState.gone:
             return False
         now = self._clock.now()
-        await self._store.update_machine(
+        updated = await self._store.update_machine(
             machine_id, lambda machine: lifecycle.machine_gone(machine, status, now)
         )
+        if status is not None and updated is not None and (session_id := updated[1].session_id):
+            await self.change(session_id, lambda session: lifecycle.exited(session, status.exit_code))
         return True
 
     def assignment(self, session: Session) -> Assignment:
@@ -258,7 +271,7 @@ class SessionService:
             transport=session.transport,
             body=session.body,
             ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
-            max_duration_seconds=self._settings.agents[session.agent].max_duration_seconds,
+            max_duration_seconds=session.max_duration_seconds,
         )
 
     async def settle(self) -> None:
@@ -266,13 +279,17 @@ class SessionService:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def refuse(self) -> None:
+        """Take no new starts, and send held calls away with a retry: the dispatcher is about to exit."""
+        self._drained.set()
+
     async def drain(self) -> None:
         """Take no new starts, and let those in flight finish. Live calls are untouched.
 
         Machines that are about to end are left to themselves and to the next dispatcher's reaper: their bots
         may be waiting for an acknowledgement that this one's channels no longer carry.
         """
-        self._draining = True
+        self.refuse()
         for release in list(self._releases.values()):
             release.cancel()
         await self.settle()
@@ -291,26 +308,41 @@ class SessionService:
 
     async def _launch(self, session: Session, agent: AgentSettings) -> None:
         """Ask the provider for the session's machine, and write down what came of it."""
-        await self.change(session.id, lifecycle.launched)
         try:
+            await self.change(session.id, lifecycle.launched)
             status = await self._provider.create(self._spec(session, agent))
         except ProviderError as error:
             log.exception("session %s: no machine", session.id)
             await self.close(session, _end_by_provider(error))
             return
+        except Exception as error:
+            log.exception("session %s: no machine", session.id)
+            message = "The dispatcher could not ask for a machine; its log says why."
+            await self.close(session, End("internal_error", message, f"{type(error).__name__}: {error}"))
+            return
         if status.state is MachineState.requested:
             return
         now = self._clock.now()
+        await self._store.update_machine(session.machine_id, lifecycle.machine_started)
         after = await self.change(session.id, lambda current: lifecycle.started(current, now))
         if after is None or after.over:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
             await self.release(session.machine_id, "The session was stopped before its machine started.")
 
+    def preparations(self) -> list[Preparation]:
+        """What the machines of each agent have in common, for a provider that can get ready for them."""
+        return [
+            Preparation(str(agent.bot), self._common_environment(agent)) for agent in self.agents.values()
+        ]
+
+    def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
+        named = {name: self._environment[name] for name in agent.env if name in self._environment}
+        return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+
     def _spec(self, session: Session, agent: AgentSettings) -> MachineSpec:
         assignment = self.assignment(session)
         in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
         token = self._tokens.issue(session.machine_id, agent.max_duration_seconds)
-        named = {name: self._environment[name] for name in agent.env if name in self._environment}
         return MachineSpec(
             id=session.machine_id,
             image=str(agent.bot),
@@ -319,11 +351,7 @@ class SessionService:
                     session.machine_id, self._dispatcher_url, assignment if in_arguments else None
                 )
             ),
-            environment={
-                **named,
-                MACHINE_TOKEN_VARIABLE: token,
-                "SWITCHBOARD_LOG_LEVEL": self._settings.log_level,
-            },
+            environment={**self._common_environment(agent), MACHINE_TOKEN_VARIABLE: token},
             cpu=agent.cpu,
             memory_mb=agent.memory_mb,
             max_duration=timedelta(seconds=agent.max_duration_seconds),

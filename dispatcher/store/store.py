@@ -32,8 +32,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 class Store:
     """The store behind one database URL. `open` migrates it and must come first."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str | sa.URL) -> None:
         self._engine = _engine(url)
         self._reading = self._engine.execution_options(**{READ_ONLY: True})
 
@@ -51,9 +50,9 @@ class Store:
         await self._engine.dispose()
 
     async def ping(self) -> None:
-        """Raises what the database raises if it cannot answer."""
+        """Raises what the database raises if it cannot be written."""
         async with self._engine.begin() as connection:
-            await connection.execute(sa.select(sa.literal(1)))
+            await connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
 
     async def add(self, session: Session, machine: Machine, max_sessions: int) -> bool:
         """Write a new session with its machine. False if the agent has `max_sessions` live ones already."""
@@ -136,7 +135,7 @@ def _values(record: Session | Machine) -> dict[str, Any]:
     return asdict(record)
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str | sa.URL) -> AsyncEngine:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_async_engine(parsed, pool_pre_ping=True)

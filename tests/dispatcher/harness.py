@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
 from dispatcher.app import Dispatcher, build
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, ProviderError
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.settings import AgentSettings, Settings
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class ScriptedProvider:
         self.specs: dict[str, MachineSpec] = {}
         self.gone: dict[str, MachineStatus] = {}
         self.stopped: list[str] = []
-        self.fault: ProviderError | None = None
+        self.fault: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.deaf = False
 

@@ -114,3 +114,29 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
     with command.serving():
         session = httpx.get(f"{command.url}/sessions/{session_id}", trust_env=False).json()
         assert (session["state"], session["reason"]) == ("ended", "stopped")
+
+
+def test_a_second_dispatcher_on_the_same_port_or_directory_is_refused(command, tmp_path):
+    with command.serving():
+        same_port = command.run(SWITCHBOARD_DATA_DIR=str(tmp_path / "other"))
+        assert "is taken by another program" in same_port.stderr
+        same_directory = command.run(SWITCHBOARD_PORT=str(_free_port()))
+        assert same_directory.returncode == 2
+        assert same_directory.stderr.endswith("cannot be used: another dispatcher uses it\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_a_secret_that_is_none_is_refused(command, tmp_path, content):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "machine-token.key").write_bytes(content)
+    done = command.run()
+    assert done.returncode == 2
+    assert f"has {len(content)} bytes, not 32; delete it" in done.stderr
+    (tmp_path / "data" / "machine-token.key").unlink()
+
+
+def test_a_directory_that_cannot_be_used_is_one_line(command):
+    done = command.run(SWITCHBOARD_DATA_DIR="/dev/null/x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("dispatcher: data_dir: /dev/null/x cannot be used")
+    assert done.stderr.count("\n") == 1

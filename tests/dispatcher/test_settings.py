@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from dispatcher.settings import AgentSettings, Settings, is_loopback
 
@@ -87,3 +88,9 @@ def test_a_key_is_in_no_error_and_no_repr():
 )
 def test_loopback(host, loopback):
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("name", ["que?ry", "pc%20t", "ha#sh", "spa ce"])
+def test_the_store_lies_in_the_data_directory_whatever_its_name(tmp_path, name):
+    settings = Settings.model_validate({"agents": AGENTS, "data_dir": tmp_path / name})
+    assert make_url(settings.store_url).database == str(tmp_path / name / "switchboard.sqlite")

@@ -25,6 +25,10 @@ KEY = "a-key-of-enough-length"
         ({"Host": "localhost:9000", "Origin": "http://localhost:9001"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "a[b]c"}, 403),
+        ({"Origin": "http://["}, 403),
+        ([("Host", "a:1"), ("Origin", "http://a:1"), ("Origin", "http://evil.example")], 403),
     ],
 )
 def test_only_our_own_names_and_our_own_pages_may_call(tmp_path, headers, status):

@@ -110,7 +110,10 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path):
             await first.hello()
             second = await running.machine_of(session_id)
             await second.hello()
-            await first.connection.close()
+            with pytest.raises(ConnectionClosed) as closed:
+                await first.receive()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4409
             calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
             await second.answer({"connection": 2})
             assert (await calling).json() == {"connection": 2}

@@ -140,9 +140,81 @@ def test_a_bot_that_does_not_answer_is_given_up_on(tmp_path):
             await running.until(session_id, "ready")
             calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/slow"))
             assert isinstance(await machine.receive(), protocol.Request)
-            running.clock.advance(21)
+
+            async def answered():
+                running.clock.advance(1)
+                return calling.done()
+
+            await eventually(answered, bool)
             answer = await calling
             assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+
+    asyncio.run(run())
+
+
+def test_a_call_that_was_held_is_given_up_on_after_the_bot_was_ready(tmp_path):
+    async def run():
+        async with deployment(tmp_path, call_timeout_seconds=20) as running:
+            session_id = (await running.start())["sessionId"]
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/never"))
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting")
+            assert isinstance(await machine.receive(), protocol.Request)
+            await machine.send(protocol.Ready(timings=protocol.Timings()))
+            await running.until(session_id, "ready")
+
+            async def answered():
+                running.clock.advance(1)
+                return calling.done()
+
+            await eventually(answered, bool)
+            assert (await calling).status_code == 504
+
+    asyncio.run(run())
+
+
+def test_a_held_call_is_sent_away_when_the_dispatcher_exits(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            assert isinstance(await machine.receive(), protocol.Request)
+            running.dispatcher.service.refuse()
+            answer = await calling
+            assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "2"
+            for method, path in (("POST", "/start"), ("GET", "/readyz")):
+                assert (await running.http.request(method, path)).json()["code"] == "draining"
+            assert (await running.session(session_id))["state"] == "starting", "live sessions are untouched"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 101},
+        {"status": 0},
+        {"status": 99999},
+        {"status": 200, "headers": (("x", "a\r\nSet-Cookie: b"),)},
+        {"status": 200, "headers": (("bad name", "a"),)},
+        {"status": 200, "body": "not base64!"},
+    ],
+)
+def test_an_answer_that_is_no_http_is_the_bots_fault_in_words(tmp_path, answer):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            request = await machine.receive()
+            assert isinstance(request, protocol.Request)
+            await machine.send(protocol.Response(id=request.id, **answer))
+            refused = await calling
+            assert (refused.status_code, refused.json()["code"]) == (502, "bad_answer")
 
     asyncio.run(run())
 

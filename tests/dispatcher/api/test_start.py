@@ -67,7 +67,7 @@ def test_a_small_body_travels_in_the_arguments_and_a_large_one_over_the_channel(
         async with deployment(tmp_path) as running:
             small = (await running.start(body={"name": "Ada"}))["sessionId"]
             arguments = running.provider.specs[f"m-{small}"].arguments
-            assert json.loads(arguments[arguments.index("--body") + 1]) == {"name": "Ada"}
+            assert '--body={"name":"Ada"}' in arguments
 
             body = {"text": "x" * protocol.MAX_ARGUMENT_BODY_BYTES}
             large = (await running.start(body=body))["sessionId"]
@@ -113,6 +113,8 @@ def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
             400,
             "createDailyRoom: Input should be a valid boolean",
         ),
+        ("/start", b'{"body": NaN}', 400, "NaN"),
+        ("/start", b'{"body": {"deep": [-Infinity]}}', 400, "Infinity"),
         ("/start", b"[]", 400, "the request's body"),
         ("/start?wait=long", b"{}", 400, "wait: Input should be 'none', 'started' or 'ready', not 'long'"),
         ("/v1/public/nobody/start", b"{}", 404, "There is no agent 'nobody'; allowed: echo."),
@@ -219,5 +221,38 @@ def test_a_session_that_is_stopped_while_its_machine_is_created_leaves_no_machin
             await running.dispatcher.service.settle()
             assert list(running.provider.specs) == [f"m-{session_id}"]
             assert running.provider.running == []
+
+    asyncio.run(run())
+
+
+def test_a_body_that_begins_like_an_option_arrives(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            started = await running.start(body=-1e22)
+            assert "--body=-1e+22" in running.provider.specs[f"m-{started['sessionId']}"].arguments
+
+    asyncio.run(run())
+
+
+def test_a_fault_that_nobody_thought_of_fails_the_session_at_once(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.fault = ZeroDivisionError("a bug")
+            answer = await running.http.post("/start")
+            assert (answer.status_code, answer.json()["code"]) == (502, "internal_error")
+            assert await running.dispatcher.store.live_sessions() == []
+
+    asyncio.run(run())
+
+
+def test_a_store_that_fails_is_503_with_a_retry(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            await running.dispatcher.store.close()
+            (tmp_path / "switchboard.sqlite").unlink()
+            (tmp_path / "switchboard.sqlite").mkdir()
+            for method, path in (("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/readyz")):
+                answer = await running.http.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_down")
 
     asyncio.run(run())

@@ -189,6 +189,45 @@ def test_what_the_bot_leaves_in_its_group_is_ended_with_it(machines):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("garbage", ["", "x", "-1", "12", "1 2 3", "99999999999999999999999 1", "\x00"])
+def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbage):
+    async def run():
+        provider = machines.provider("exit 0")
+        await provider.create(machines.spec())
+        await until_gone(provider)
+        for name in ("pid", "exit"):
+            (machines.root / "m-1" / name).write_text(garbage)
+        await provider.get("m-1")
+        await provider.stop("m-1", NO_GRACE)
+        await machines.provider(SLEEP).create(machines.spec("m-2"))
+        assert [status.id async for status in provider.list()] == ["m-2"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("escape", ["setsid sleep 63 &", "(cd / && exec sleep 63) &"])
+def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
+    async def run():
+        provider = machines.provider(f"{escape}\necho up; exec sleep 64")
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        await provider.stop("m-1", NO_GRACE)
+        left = [process for process in psutil.process_iter() if "63" in _arguments(process)]
+        assert left == []
+
+    asyncio.run(run())
+
+
+def test_a_variable_that_no_process_can_have_is_refused_and_nothing_runs(machines):
+    async def run():
+        provider = machines.provider(SLEEP)
+        with pytest.raises(Rejected):
+            await provider.create(machines.spec(environment={"NAMED": "a\0b"}))
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
 def test_a_recycled_pid_is_never_taken_for_a_machine(machines):
     async def run():
         provider = machines.provider("exit 0")
@@ -266,7 +305,13 @@ def test_old_directories_go_and_running_machines_stay(machines):
         for number in range(5):
             await provider.create(machines.spec(f"m-{number}"))
             await until_gone(provider, f"m-{number}")
-        left = {entry.name for entry in machines.root.iterdir()}
+        left = {entry.name for entry in machines.root.glob("m-*")}
         assert left == {"m-live", "m-2", "m-3", "m-4"}
 
     asyncio.run(run())
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []

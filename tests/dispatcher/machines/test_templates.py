@@ -13,12 +13,13 @@ import pytest
 from bot.protocol import MACHINE_TOKEN_VARIABLE, entrypoint_arguments
 from dispatcher.machines import templates
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import MachineSpec, MachineState
+from dispatcher.machines.provider import MachineSpec, MachineState, Preparation
 
 pytestmark = pytest.mark.skipif(
     not templates.SUPPORTED, reason="other systems' libraries do not stand a fork"
 )
 
+NAMED = {"NAMED": "yes"}
 GRACE = timedelta(seconds=10)
 
 
@@ -28,7 +29,8 @@ class Host:
     def __init__(self, directory: Path) -> None:
         self.root = directory / "machines"
         self.bot_file = directory / "bot.py"
-        self.bot_file.write_text("import json\n\nasync def bot(runner_args): ...\n")
+        if not self.bot_file.exists():
+            self.bot_file.write_text("import json\n\nasync def bot(runner_args): ...\n")
         self.provider = ProcessProvider(self.root)
 
     def spec(self, machine_id: str = "m-1") -> MachineSpec:
@@ -37,7 +39,7 @@ class Host:
             id=machine_id,
             image=str(self.bot_file),
             arguments=tuple(entrypoint_arguments(machine_id, "http://127.0.0.1:9", None)),
-            environment={MACHINE_TOKEN_VARIABLE: "token", "NAMED": "yes"},
+            environment={**NAMED, MACHINE_TOKEN_VARIABLE: "token"},
             cpu=1.0,
             memory_mb=1024,
             max_duration=timedelta(hours=1),
@@ -62,7 +64,7 @@ class Host:
 @asynccontextmanager
 async def host(directory: Path):
     made = Host(directory)
-    await made.provider.prepare([str(made.bot_file)])
+    await made.provider.prepare([Preparation(str(made.bot_file), NAMED)])
     try:
         await until(lambda: made.templates() or None)
         yield made
@@ -181,5 +183,29 @@ def test_the_bot_file_is_read_anew_by_each_machine(tmp_path):
             await here.create()
             output = here.root / "m-1" / "output.log"
             await until(lambda: output.read_text() if "edited" in output.read_text() else None)
+
+    asyncio.run(run())
+
+
+def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):
+    async def run():
+        async with host(tmp_path) as here:
+            here.templates()[0].suspend()
+            leader = await here.create()
+            assert not is_from_template(leader)
+            assert [status.id async for status in here.provider.list()] == ["m-1"]
+
+    asyncio.run(run())
+
+
+def test_a_neighbour_comes_before_an_installed_package_of_its_name(tmp_path):
+    (tmp_path / "bot.py").write_text("import wave, pulumi\n")
+    (tmp_path / "pulumi.py").write_text("print('the neighbour', flush=True)\n")
+
+    async def run():
+        async with host(tmp_path) as here:
+            assert is_from_template(await here.create())
+            output = here.root / "m-1" / "output.log"
+            await until(lambda: output.read_text() if "the neighbour" in output.read_text() else None)
 
     asyncio.run(run())

@@ -1,7 +1,6 @@
 """The lifecycle, as values."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,10 +11,8 @@ from bot.protocol import Phase, Timings
 from dispatcher.machines.provider import MachineState, MachineStatus
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
-from dispatcher.settings import AgentSettings
 
-NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 1000.0)
-AGENT = AgentSettings(bot=Path("bot.py"))
+NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
 ORDER = list(SessionState)
 
 events = st.one_of(
@@ -83,7 +80,7 @@ def test_the_first_reason_stays():
     ],
 )
 def test_each_phase_has_its_deadline(known, now, reason):
-    end = lifecycle.overdue(replace(NEW, **known), AGENT, now)
+    end = lifecycle.overdue(replace(NEW, **known), now)
     assert (end.reason if end else None) == reason
 
 
@@ -100,3 +97,12 @@ def test_the_turns_that_are_kept_are_bounded():
         session = lifecycle.turn(session, float(number))
     assert session.turns_ms[0] == 5.0
     assert len(session.turns_ms) == lifecycle.MAX_TURNS_KEPT
+
+
+def test_what_bots_write_is_bounded_and_an_exit_code_may_come_late():
+    session = lifecycle.over(NEW, End("bot_error", "x" * 5000, "y" * 50_000), 1001.0)
+    assert len(session.message or "") == lifecycle.MAX_MESSAGE_LENGTH
+    assert len(session.detail or "") == lifecycle.MAX_DETAIL_LENGTH
+    assert lifecycle.exited(session, 137).exit_code == 137
+    assert lifecycle.exited(lifecycle.exited(session, 137), 0).exit_code == 137
+    assert lifecycle.exited(NEW, 137).exit_code is None

@@ -164,3 +164,58 @@ def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
             running.provider.gate.set()
 
     asyncio.run(run())
+
+
+def test_a_session_keeps_its_limits_when_its_agent_leaves_the_settings(tmp_path):
+    other = {"other": AgentSettings(bot=Path("bot/agents/voice.py"))}
+
+    async def run():
+        async with deployment(tmp_path, agents=limits(start_timeout_seconds=500)) as running:
+            body = {"text": "x" * protocol.MAX_ARGUMENT_BODY_BYTES}
+            session_id = (await running.start(body=body))["sessionId"]
+        async with deployment(tmp_path, agents=other, provider=running.provider) as restarted:
+            machine = await restarted.connect(f"m-{session_id}")
+            await machine.hello("idle")
+            assign = await machine.receive()
+            assert isinstance(assign, protocol.Assign)
+            assert assign.assignment.body == body
+            failed = await end_of(restarted, session_id, 501)
+            assert "within 500 s" in failed["message"]
+
+    asyncio.run(run())
+
+
+def test_one_machine_that_cannot_be_looked_after_does_not_harm_the_others(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
+            odd = (await running.start())["sessionId"]
+            plain = (await running.start())["sessionId"]
+            get = running.provider.get
+
+            async def get_or_raise(machine_id):
+                if machine_id == f"m-{odd}":
+                    raise ZeroDivisionError("a bug")
+                return await get(machine_id)
+
+            monkeypatch.setattr(running.provider, "get", get_or_raise)
+            assert (await end_of(running, plain, 11))["reason"] == "start_timeout"
+
+    asyncio.run(run())
+
+
+def test_the_machines_row_says_started_and_then_how_it_ended(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            store, machine_id = running.dispatcher.store, f"m-{session_id}"
+            machine = await store.machine(machine_id)
+            assert machine is not None
+            assert machine.state == "started"
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.service.settle()
+            machine = await store.machine(machine_id)
+            assert machine is not None
+            assert (machine.state, machine.exit_code) == ("gone", 143)
+            assert (await running.session(session_id))["exitCode"] == 143
+
+    asyncio.run(run())

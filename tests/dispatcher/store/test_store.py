@@ -21,7 +21,9 @@ def pair(agent: str = "echo") -> tuple[Session, Machine]:
     session_id = str(uuid.uuid4())
     machine = Machine(f"m-{session_id}", session_id, "process", MachineState.requested, 1000.0)
     body = {"deep": [1, None, "ä"]}
-    return Session(session_id, agent, "webrtc", body, [], machine.id, SessionState.queued, 1000.0), machine
+    return Session(
+        session_id, agent, "webrtc", body, [], machine.id, SessionState.queued, 30.0, 60.0, 7200.0, 1000.0
+    ), machine
 
 
 def with_store(tmp_path, use):
