@@ -106,7 +106,7 @@ def differences(step: StepEventMetadata) -> list[str]:
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
-    """A nested mapping as one level, with the keys joined by dots. Mappings written as JSON are opened too."""
+    """A nested mapping as one level, with the keys joined by dots; a mapping that is written as JSON too."""
     if isinstance(value, str) and value.startswith("{"):
         with contextlib.suppress(ValueError):
             value = json.loads(value)

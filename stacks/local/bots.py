@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    ConfigureRequest,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
 from stacks.errors import ProcessError
 from stacks.local import process
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, environment_of, find
-from stacks.local.faults import plain_errors
+from stacks.local.host import end_with_engine, plain_errors
 
 INPUTS = ("command", "stopCommand", "cwd", "environment", "stopTimeoutSeconds")
 
@@ -28,6 +36,9 @@ class MachinesProvider(ResourceProvider):
 
     # It holds nothing but its own name.
     serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:

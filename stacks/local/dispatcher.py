@@ -16,6 +16,7 @@ import pulumi
 from pulumi.dynamic import (
     CheckFailure,
     CheckResult,
+    ConfigureRequest,
     CreateResult,
     DiffResult,
     ReadResult,
@@ -26,7 +27,7 @@ from pulumi.dynamic import (
 from pulumi.runtime import rpc
 
 from stacks.local import process, server
-from stacks.local.faults import plain_errors
+from stacks.local.host import end_with_engine, plain_errors
 from stacks.local.process import Identity
 from stacks.local.server import Server
 
@@ -57,6 +58,9 @@ class DispatcherProvider(ResourceProvider):
 
     # It holds nothing but its own name.
     serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """In preview and before anything is touched: is the port free, or ours already?"""

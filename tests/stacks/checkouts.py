@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def until(what: str, condition: Callable[[], bool]) -> None:
+    """Wait for other processes to get there."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 30 s: {what}"
+        time.sleep(0.05)
 
 
 class CheckoutCopy:
@@ -90,6 +100,18 @@ class CheckoutCopy:
         for process in psutil.process_iter():
             try:
                 if process.cwd() == str(self.root) and "dispatcher" in process.cmdline():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        return found
+
+    def everything(self) -> list[psutil.Process]:
+        """Every living process that has to do with the checkout, by directory, arguments or environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                places = [process.cwd(), *process.cmdline(), *process.environ().values()]
+                if process.status() != psutil.STATUS_ZOMBIE and any(str(self.root) in one for one in places):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from pulumi.automation import PulumiCommand
 
-from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 
 BOT = """\
 import asyncio
@@ -33,22 +32,8 @@ def checkout(tmp_path: Path, engine: PulumiCommand, nobody_logged_in: None) -> I
     (copy.root / "sleeper.py").write_text(BOT)
     copy.write_config(port=copy.port, agents={"sleeper": {"bot": "sleeper.py"}})
     yield copy
-    for process in of_checkout(copy):
+    for process in copy.everything():
         process.kill()
-
-
-def of_checkout(checkout: CheckoutCopy) -> list[psutil.Process]:
-    """Every living process that has to do with the checkout: by its directory, arguments or environment."""
-    root = str(checkout.root)
-    found = []
-    for process in psutil.process_iter():
-        try:
-            places = [process.cwd(), *process.cmdline(), *process.environ().values()]
-            if process.status() != psutil.STATUS_ZOMBIE and any(root in place for place in places):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
 
 
 def ask(checkout: CheckoutCopy, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
@@ -59,13 +44,6 @@ def ask(checkout: CheckoutCopy, path: str, body: dict[str, object] | None = None
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
-
-
-def until(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.05)
 
 
 def start_session(checkout: CheckoutCopy) -> str:
@@ -79,14 +57,14 @@ def start_session(checkout: CheckoutCopy) -> str:
 def test_after_a_destroy_no_process_is_left(checkout: CheckoutCopy, killed: bool) -> None:
     checkout.driver().up()
     start_session(checkout)
-    assert len(of_checkout(checkout)) > 1
+    assert len(checkout.everything()) > 1
     if killed:
         (dispatcher,) = (
-            one for one in of_checkout(checkout) if psutil.pid_exists(one.pid) and is_server(one)
+            one for one in checkout.everything() if psutil.pid_exists(one.pid) and is_server(one)
         )
         dispatcher.kill()
     checkout.driver().destroy()
-    assert of_checkout(checkout) == []
+    assert checkout.everything() == []
 
 
 def is_server(process: psutil.Process) -> bool:
@@ -101,4 +79,4 @@ def test_a_session_lives_through_a_restart_of_the_dispatcher(checkout: CheckoutC
     assert checkout.lines[-1].startswith("  ~ dispatcher updated")
     assert ask(checkout, f"/sessions/{session}")["endedAt"] is None
     checkout.driver().destroy()
-    assert of_checkout(checkout) == []
+    assert checkout.everything() == []
