@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
-from dispatcher.machines.provider import MachineStatus
 from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.sessions.lifecycle import End
 from dispatcher.sessions.service import SessionService
@@ -115,8 +114,12 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
     end = End("stopped", "The deployment was taken down.")
     await dispatcher.store.open()
     try:
-        running = [status async for status in dispatcher.provider.list()]
-        ended = await asyncio.gather(*(_stop_one(dispatcher, status, end) for status in running))
+        running = [
+            (placement, status.id)
+            for placement in dispatcher.fleet.placements
+            async for status in dispatcher.fleet.list(placement)
+        ]
+        ended = await asyncio.gather(*(_stop_one(dispatcher, *machine, end) for machine in running))
         for session in await dispatcher.store.live_sessions():
             await dispatcher.service.close(session, end)
         await dispatcher.service.settle()
@@ -125,12 +128,12 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
     return all(ended)
 
 
-async def _stop_one(dispatcher: Dispatcher, status: MachineStatus, end: End) -> bool:
-    log.info("stopping machine %s", status.id)
+async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end: End) -> bool:
+    log.info("stopping machine %s", machine_id)
     try:
-        await dispatcher.service.release(status.id, end.message)
+        await dispatcher.service.release(machine_id, end.message, placement)
     except Exception:
-        log.exception("machine %s could not be ended", status.id)
+        log.exception("machine %s could not be ended", machine_id)
         return False
     return True
 

@@ -15,8 +15,9 @@ from dispatcher.api import machines, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
+from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import MachineProvider, Prepares
+from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
@@ -32,7 +33,7 @@ class Dispatcher:
 
     settings: Settings
     store: Store
-    provider: MachineProvider
+    fleet: Fleet
     service: SessionService
     reaper: Reaper
     app: FastAPI
@@ -42,21 +43,23 @@ def build(
     settings: Settings,
     *,
     clock: Clock | None = None,
-    provider: MachineProvider | None = None,
+    providers: Mapping[str, MachineProvider] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Dispatcher:
-    """Wire a dispatcher. Nothing runs and nothing is opened until its app starts."""
+    """Wire a dispatcher. Nothing runs and nothing is opened until its app starts.
+
+    Args:
+        providers: Placement → provider, in the place of those that the settings name.
+    """
     clock = clock or SystemClock()
     store = Store(settings.store_url)
-    provider = provider or ProcessProvider(
-        settings.data_dir / "machines", python=sys.executable, keep=settings.keep_machine_dirs
-    )
+    fleet = Fleet(providers or _providers(settings), clock)
     channels = Channels()
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
     service = SessionService(
         settings=settings,
         store=store,
-        provider=provider,
+        fleet=fleet,
         transports={"webrtc": WebRTC(settings.ice_servers)},
         channels=channels,
         tokens=tokens,
@@ -65,7 +68,7 @@ def build(
         dispatcher_url=_url_for_machines(settings),
     )
     reaper = Reaper(
-        settings=settings, service=service, store=store, provider=provider, channels=channels, clock=clock
+        settings=settings, service=service, store=store, fleet=fleet, channels=channels, clock=clock
     )
     reports = Reports(
         service=service,
@@ -79,8 +82,7 @@ def build(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.open()
-        if isinstance(provider, Prepares):
-            await provider.prepare(service.preparations())
+        await fleet.prepare({name: service.preparations(name) for name in fleet.placements})
         reaping = asyncio.create_task(reaper.run())
         try:
             yield
@@ -88,8 +90,7 @@ def build(
             await service.drain()
             reaping.cancel()
             await asyncio.wait([reaping])
-            if isinstance(provider, Prepares):
-                await provider.close()
+            await fleet.close()
             await store.close()
 
     app = FastAPI(title="Switchboard dispatcher", docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -101,7 +102,15 @@ def build(
     app.include_router(start.router(service))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
-    return Dispatcher(settings, store, provider, service, reaper, app)
+    return Dispatcher(settings, store, fleet, service, reaper, app)
+
+
+def _providers(settings: Settings) -> dict[str, MachineProvider]:
+    machines_dir = settings.data_dir / "machines"
+    return {
+        name: ProcessProvider(machines_dir, python=sys.executable, keep=settings.keep_machine_dirs)
+        for name in settings.placements
+    }
 
 
 def _url_for_machines(settings: Settings) -> str:

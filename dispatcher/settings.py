@@ -21,6 +21,8 @@ ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 TransportName = Literal["webrtc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ProviderName = Literal["process"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -47,6 +49,8 @@ class AgentSettings(BaseModel):
     """From a machine that can take its client until the client is there."""
     max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
     """From the start request to the forced end. 7200 is Pipecat Cloud's default."""
+    placements: tuple[PlacementName, ...] = ()
+    """Where its machines may run, in the order in which they are asked; by default all placements."""
 
 
 class IceServer(BaseModel):
@@ -57,6 +61,15 @@ class IceServer(BaseModel):
     urls: tuple[str, ...]
     username: str | None = None
     credential: str | None = None
+
+
+class PlacementSettings(BaseModel):
+    """A place for machines: a provider, and what it must know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    provider: ProviderName
+    """`process`: processes of this host."""
 
 
 class Settings(BaseSettings):
@@ -77,6 +90,10 @@ class Settings(BaseSettings):
     log_level: LogLevel = "info"
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
+    placements: dict[PlacementName, PlacementSettings] = Field(
+        default={"process": PlacementSettings(provider="process")}, min_length=1
+    )
+    """Name → placement, in the order in which they are asked for machines."""
     default_agent: str | None = None
     """The agent of `POST /start`; by default the first of `agents`."""
     api_keys: tuple[SecretStr, ...] = ()
@@ -102,6 +119,14 @@ class Settings(BaseSettings):
         if self.default_agent is not None and self.default_agent not in self.agents:
             names = ", ".join(self.agents)
             raise ValueError(f"default_agent '{self.default_agent}' is not an agent; allowed: {names}")
+        for name, agent in self.agents.items():
+            for placement in agent.placements:
+                if placement not in self.placements:
+                    allowed = ", ".join(self.placements)
+                    raise ValueError(f"agent '{name}': '{placement}' is not a placement; allowed: {allowed}")
+        if len(self.placements) > 1:
+            names = ", ".join(self.placements)
+            raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
         if not self.api_keys and not is_loopback(self.host):
             raise ValueError(
                 f"host '{self.host}' is reachable from other machines, so api_keys must be set; "
@@ -136,10 +161,10 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name == "api_keys":
                 value = [key.get_secret_value() for key in value]
-            elif name == "agents":
+            elif name in ("agents", "placements"):
                 value = {
-                    agent: settings.model_dump(mode="json", exclude_unset=True)
-                    for agent, settings in value.items()
+                    key: settings.model_dump(mode="json", exclude_unset=True)
+                    for key, settings in value.items()
                 }
             elif name == "ice_servers":
                 value = [server.model_dump(mode="json", exclude_none=True) for server in value]

@@ -14,7 +14,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+Action = Literal["create", "get", "list", "stop"]
+"""What a provider can be asked for; each has a rate of its own."""
 
 
 class ProviderError(Exception):
@@ -84,6 +87,18 @@ class MachineStatus:
     """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often an action may be called: `burst` calls at once, and `per_second` in the long run."""
+
+    per_second: float
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.per_second > 0 and self.burst >= 1):
+            raise ValueError(f"a rate needs per_second > 0 and burst >= 1, not {self}")
+
+
 class MachineProvider(Protocol):
     """An adapter to one machines API. Every method raises `ProviderError` and nothing else by design."""
 
@@ -93,7 +108,11 @@ class MachineProvider(Protocol):
         ...
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
-        """Create the machine; a second call with the same `spec.id` gives the same machine."""
+        """Create the machine; a second call with the same `spec.id` gives the same machine.
+
+        Any error but `Unreachable` says that there is no machine. A call that is cancelled is as good as
+        `Unreachable`.
+        """
         ...
 
     async def get(self, machine_id: str) -> MachineStatus | None:
@@ -128,4 +147,27 @@ class Prepares(Protocol):
 
     async def close(self) -> None:
         """Undo what `prepare` started. Machines are not touched."""
+        ...
+
+
+@runtime_checkable
+class PublishesRates(Protocol):
+    """A provider whose machines API has published rate limits: the fleet stays under them."""
+
+    @property
+    def rates(self) -> Mapping[Action, Rate]:
+        """The rate of each action that has one."""
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A provider whose `get` may not know a machine yet although its create went through.
+
+    Without this, `get` tells the truth from the moment in which a create has ended.
+    """
+
+    @property
+    def settling(self) -> timedelta:
+        """So long after a create has ended, however it did, `None` from `get` means that there is none."""
         ...

@@ -93,6 +93,10 @@ class Machine:
     gone_at: float | None = None
     exit_code: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    placement: str | None = None
+    """Where it is or may be; None as long as no placement was asked for it."""
+    create_by: float | None = None
+    """Nobody asks for the machine after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,26 @@ def machine_started(machine: Machine) -> Machine:
     if machine.state is not MachineState.requested:
         return machine
     return replace(machine, state=MachineState.started)
+
+
+def placed(machine: Machine, placement: str, provider: str) -> Machine:
+    """A placement is about to be asked for the machine, and every one before it is known not to have it."""
+    if machine.state is MachineState.gone:
+        return machine
+    return replace(machine, placement=placement, provider=provider)
+
+
+def absence_counts(machine: Machine, session: Session | None, settling: float, now: float) -> bool:
+    """Whether a provider that does not know the machine proves that it is gone.
+
+    While it is being asked for, and for the provider's settling time after that, it proves nothing.
+    """
+    if machine.placement is None or machine.create_by is None:
+        return True
+    asked_until = machine.create_by
+    if session is not None and session.started_at is not None:
+        asked_until = min(asked_until, session.started_at)
+    return now >= asked_until + settling
 
 
 def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> Machine:

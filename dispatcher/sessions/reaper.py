@@ -7,7 +7,8 @@ import logging
 
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
-from dispatcher.machines.provider import MachineProvider, MachineState, MachineStatus, ProviderError
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.sessions.service import SessionService
@@ -35,14 +36,14 @@ class Reaper:
         settings: Settings,
         service: SessionService,
         store: Store,
-        provider: MachineProvider,
+        fleet: Fleet,
         channels: Channels,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._service = service
         self._store = store
-        self._provider = provider
+        self._fleet = fleet
         self._channels = channels
         self._clock = clock
         self._nudged = asyncio.Event()
@@ -87,8 +88,8 @@ class Reaper:
             await self._see_off(machine, session)
             return
         if self._is_silent(machine):
-            status = await self._provider.get(machine.id)
-            if _is_lost(status, session):
+            status = await self._fleet.get(machine.placement, machine.id)
+            if self._is_lost(status, machine, session):
                 await self._lost(machine, status)
                 return
         if (end := lifecycle.overdue(session, self._clock.now())) is not None:
@@ -113,9 +114,11 @@ class Reaper:
         allowed = MISSED_HEARTBEATS * self._settings.heartbeat_seconds
         return last_heard is None or self._clock.now() > last_heard + allowed
 
-
-def _is_lost(status: MachineStatus | None, session: Session) -> bool:
-    if status is None:
-        # The provider may not know it yet: it was only just asked for.
-        return session.started_at is not None
-    return status.state is MachineState.gone
+    def _is_lost(self, status: MachineStatus | None, machine: Machine, session: Session) -> bool:
+        if status is not None:
+            return status.state is MachineState.gone
+        # A machine that never started has the start's own deadline, which says more.
+        settling = self._fleet.settling(machine.placement)
+        return session.started_at is not None and lifecycle.absence_counts(
+            machine, session, settling, self._clock.now()
+        )

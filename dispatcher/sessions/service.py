@@ -27,10 +27,11 @@ from bot.protocol import (
 )
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
+from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import (
-    MachineProvider,
     MachineSpec,
     MachineState,
+    MachineStatus,
     NoCapacity,
     Preparation,
     ProviderError,
@@ -60,6 +61,13 @@ from dispatcher.transports.transport import Transport, Wanted
 log = logging.getLogger(__name__)
 
 Wait = Literal["none", "started", "ready"]
+
+START_SHARE = 0.9
+"""The part of the start timeout in which a machine must be had: one that came later had no time to get ready,
+and what the placements said is told before the timeout, which knows less, closes the session."""
+
+RETRY_HELPS = ("no_capacity", "quota_reached", "throttled", "unreachable")
+"""The reasons for having no machine that may be gone in a moment."""
 
 STOP_GRACE = timedelta(seconds=5)
 """What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
@@ -97,7 +105,7 @@ class SessionService:
         *,
         settings: Settings,
         store: Store,
-        provider: MachineProvider,
+        fleet: Fleet,
         transports: Mapping[str, Transport],
         channels: Channels,
         tokens: MachineTokens,
@@ -107,7 +115,7 @@ class SessionService:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._provider = provider
+        self._fleet = fleet
         self._transports = transports
         self._channels = channels
         self._tokens = tokens
@@ -145,7 +153,16 @@ class SessionService:
         session_id = str(uuid.uuid4())
         opened = await transport.open(session_id, start.wanted)
         now = self._clock.now()
-        machine = Machine(f"m-{session_id}", session_id, self._provider.name, MachineState.requested, now)
+        placement, provider = self._fleet.first(agent.placements)
+        machine = Machine(
+            f"m-{session_id}",
+            session_id,
+            provider,
+            MachineState.requested,
+            now,
+            placement=placement,
+            create_by=now + START_SHARE * agent.start_timeout_seconds,
+        )
         session = Session(
             id=session_id,
             agent=name,
@@ -163,7 +180,7 @@ class SessionService:
             limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
             raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
-        self._spawn(self._launch(session, agent))
+        self._spawn(self._launch(session, machine, agent))
         # The client of such a transport can only act once it has the answer.
         wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         return Started(await self._wait_for(session, wait, agent), opened.client)
@@ -243,25 +260,44 @@ class SessionService:
             self._releases[machine_id] = release
             release.add_done_callback(lambda _: self._releases.pop(machine_id, None))
 
-    async def release(self, machine_id: str, why: str) -> None:
-        """End a machine: ask its bot, then the provider, and write down that it is gone."""
+    async def release(self, machine_id: str, why: str, placement: str | None = None) -> None:
+        """End a machine: ask its bot, then the provider, and write down that it is gone.
+
+        Args:
+            placement: Where it is; by default where its row says.
+        """
+        if placement is None:
+            machine = await self._store.machine(machine_id)
+            placement = machine.placement if machine is not None else None
         if await self._channels.send(machine_id, Stop(message=why)):
-            await self._until_gone(machine_id, STOP_GRACE)
-        await self._provider.stop(machine_id, STOP_GRACE)
+            await self._until_gone(placement, machine_id, STOP_GRACE)
+        await self._fleet.stop(placement, machine_id, STOP_GRACE)
         await self.note_if_gone(machine_id)
 
     async def note_if_gone(self, machine_id: str) -> bool:
-        """Ask the provider; if the machine is gone, write that down. True if it is."""
-        status = await self._provider.get(machine_id)
-        if status is not None and status.state is not MachineState.gone:
+        """Ask the provider; if the machine is certainly gone, write that down. True if it is."""
+        machine = await self._store.machine(machine_id)
+        if machine is None or machine.state is MachineState.gone:
+            return True
+        asked = self._clock.now()
+        status = await self._fleet.get(machine.placement, machine_id)
+        if status is None:
+            session = await self._store.session_of_machine(machine_id)
+            settling = self._fleet.settling(machine.placement)
+            if not lifecycle.absence_counts(machine, session, settling, asked):
+                return False
+        elif status.state is not MachineState.gone:
             return False
+        await self._machine_gone(machine_id, status)
+        return True
+
+    async def _machine_gone(self, machine_id: str, status: MachineStatus | None) -> None:
         now = self._clock.now()
         updated = await self._store.update_machine(
             machine_id, lambda machine: lifecycle.machine_gone(machine, status, now)
         )
         if status is not None and updated is not None and (session_id := updated[1].session_id):
             await self.change(session_id, lambda session: lifecycle.exited(session, status.exit_code))
-        return True
 
     def assignment(self, session: Session) -> Assignment:
         """What the session's machine is told."""
@@ -306,14 +342,26 @@ class SessionService:
             raise InvalidRequest(f"transport '{transport}' is not offered by {name}; allowed: {allowed}.")
         return name, agent, transport
 
-    async def _launch(self, session: Session, agent: AgentSettings) -> None:
-        """Ask the provider for the session's machine, and write down what came of it."""
+    async def _launch(self, session: Session, machine: Machine, agent: AgentSettings) -> None:
+        """Ask the fleet for the session's machine, and write down what came of it."""
+        deadline = session.created_at + START_SHARE * agent.start_timeout_seconds
+        place = self._places(session, machine)
         try:
             await self.change(session.id, lifecycle.launched)
-            status = await self._provider.create(self._spec(session, agent))
-        except ProviderError as error:
+            spec = self._spec(session, agent)
+            status = await self._fleet.create(spec, agent.placements, deadline, place)
+        except NotWanted:
+            await self._machine_gone(machine.id, None)
+            return
+        except NoMachine as none:
             log.exception("session %s: no machine", session.id)
-            await self.close(session, _end_by_provider(error))
+            end = _end_by_provider(none.error)
+            if not none.nowhere:
+                await self.close(session, end)
+                return
+            now = self._clock.now()
+            await self.change(session.id, lambda current: lifecycle.over(current, end, now))
+            await self._machine_gone(machine.id, None)
             return
         except Exception as error:
             log.exception("session %s: no machine", session.id)
@@ -329,15 +377,35 @@ class SessionService:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
             await self.release(session.machine_id, "The session was stopped before its machine started.")
 
-    def preparations(self) -> list[Preparation]:
-        """What the machines of each agent have in common, for a provider that can get ready for them."""
+    def preparations(self, placement: str) -> list[Preparation]:
+        """What the machines of each agent have in common, for a placement that can get ready for them."""
         return [
-            Preparation(str(agent.bot), self._common_environment(agent)) for agent in self.agents.values()
+            Preparation(str(agent.bot), self._common_environment(agent))
+            for agent in self.agents.values()
+            if not agent.placements or placement in agent.placements
         ]
 
     def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
         named = {name: self._environment[name] for name in agent.env if name in self._environment}
         return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+
+    def _places(self, session: Session, machine: Machine) -> Place:
+        """Moves the machine's row from placement to placement, as long as its session wants a machine."""
+        at = machine.placement
+
+        async def place(placement: str, provider: str) -> bool:
+            nonlocal at
+            if (await self.get(session.id)).over:
+                return False
+            if placement == at:
+                return True
+            updated = await self._store.update_machine(
+                machine.id, lambda current: lifecycle.placed(current, placement, provider)
+            )
+            at = placement
+            return updated is not None and updated[1].placement == placement
+
+        return place
 
     def _spec(self, session: Session, agent: AgentSettings) -> MachineSpec:
         assignment = self.assignment(session)
@@ -367,8 +435,7 @@ class SessionService:
         }
         after = await self._until(session.id, reached[wait])
         if after.state is SessionState.failed:
-            capacity = after.reason in ("no_capacity", "quota_reached")
-            error = NotStarted if capacity else StartFailed
+            error = NotStarted if after.reason in RETRY_HELPS else StartFailed
             raise error(_over_in_words(after), code=after.reason)
         return after
 
@@ -378,10 +445,10 @@ class SessionService:
             raise UnknownSession(f"There is no session {session_id}.")
         return session
 
-    async def _until_gone(self, machine_id: str, within: timedelta) -> None:
+    async def _until_gone(self, placement: str | None, machine_id: str, within: timedelta) -> None:
         deadline = self._clock.now() + within.total_seconds()
         while self._clock.now() < deadline:
-            status = await self._provider.get(machine_id)
+            status = await self._fleet.get(placement, machine_id)
             if status is None or status.state is MachineState.gone:
                 return
             await self._clock.sleep(0.1)

@@ -19,8 +19,8 @@ def configuration() -> Config:
     return config
 
 
-def upgrade(connection: sa.Connection) -> None:
-    """Migrate the connected database to the newest revision."""
+def upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Migrate the connected database to a revision; by default the newest."""
     config = configuration()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

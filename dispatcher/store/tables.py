@@ -57,6 +57,8 @@ machines = sa.Table(
     sa.Column("gone_at", sa.Double),
     sa.Column("exit_code", sa.Integer),
     sa.Column("versions", sa.JSON, nullable=False),
+    sa.Column("placement", sa.String(63)),
+    sa.Column("create_by", sa.Double),
     sa.Index(None, "state"),
     sa.Index(None, "session_id"),
 )

@@ -68,8 +68,10 @@ class ScriptedProvider:
         self.fault: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.deaf = False
+        self.asked = 0
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
+        self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.fault is not None:
@@ -91,6 +93,10 @@ class ScriptedProvider:
         self.stopped.append(machine_id)
         if machine_id in self.running and not self.deaf:
             self.die(machine_id, 143)
+
+    def appear(self, machine_id: str) -> None:
+        """A machine that somebody else asked for is there."""
+        self.specs[machine_id] = MachineSpec(machine_id, "", (), {}, 1.0, 256, timedelta(hours=1))
 
     @property
     def running(self) -> list[str]:
@@ -204,15 +210,24 @@ async def deployment(
     key: str | None = None,
     environment: dict[str, str] | None = None,
     provider: ScriptedProvider | None = None,
+    second: ScriptedProvider | None = None,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
-    """A dispatcher that serves on a free port until the block ends."""
+    """A dispatcher that serves on a free port until the block ends.
+
+    Args:
+        second: The provider of a second placement, which is asked after the first.
+    """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     clock, provider = ManualClock(), provider or ScriptedProvider()
+    placements = {"scripted": provider, **({"second": second} if second else {})}
     dispatcher = build(
-        settings_for(directory, port, **more), clock=clock, provider=provider, environment=environment or {}
+        settings_for(directory, port, **more),
+        clock=clock,
+        providers=placements,
+        environment=environment or {},
     )
     config = uvicorn.Config(dispatcher.app, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

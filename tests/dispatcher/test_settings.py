@@ -27,6 +27,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
             "ice_servers": [{"urls": ["stun:stun.example.com"]}],
             "data_dir": "/var/lib/switchboard",
             "default_agent": "echo",
+            "placements": {"here": {"provider": "process"}},
         }
     )
     environment = settings.to_environment()
@@ -52,6 +53,24 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_DEFAULT_AGENT": "voice"},
             "default_agent 'voice' is not an agent; allowed: echo",
+        ),
+        (
+            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py", "placements": ["moon"]}}'},
+            "agent 'echo': 'moon' is not a placement; allowed: process",
+        ),
+        (
+            {
+                "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
+                "SWITCHBOARD_PLACEMENTS": '{"a": {"provider": "process"}, "b": {"provider": "process"}}',
+            },
+            "placements a, b are all this host; allowed: one placement of 'process'",
+        ),
+        (
+            {
+                "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
+                "SWITCHBOARD_PLACEMENTS": '{"a": {"provider": "ecs"}}',
+            },
+            "Input should be 'process'",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_API_KEYS": '["short"]'},

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bot import protocol
-from dispatcher.machines.provider import NoCapacity, QuotaReached, Rejected
+from dispatcher.machines.provider import MachineState, NoCapacity, QuotaReached, Rejected, Throttled
 from dispatcher.settings import AgentSettings
-from tests.dispatcher.harness import deployment
+from tests.dispatcher.harness import ScriptedProvider, deployment, eventually
 
 
 def agents(**more) -> dict[str, AgentSettings]:
@@ -182,6 +182,7 @@ def test_capacity_is_never_exceeded_and_an_end_frees_it(tmp_path):
     [
         (NoCapacity("zone is full"), 503, "no_capacity"),
         (QuotaReached("6 vCPU"), 503, "quota_reached"),
+        (Throttled("rate exceeded", 60), 503, "throttled"),
         (Rejected("no such image"), 502, "rejected"),
     ],
 )
@@ -193,8 +194,78 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(tmp
             assert answer.status_code == status
             assert answer.json()["code"] == code
             assert ("retry-after" in answer.headers) == (status == 503)
-            live = await running.dispatcher.store.live_sessions()
-            assert not live
+            assert not await running.dispatcher.store.live_sessions()
+            await running.dispatcher.service.settle()
+            assert not await running.dispatcher.store.live_machines()
+            assert running.provider.stopped == [], "there was nothing to stop"
+
+    asyncio.run(run())
+
+
+def test_the_next_placement_gives_the_machine_and_its_row_says_where_it_is(tmp_path):
+    async def run():
+        second = ScriptedProvider()
+        async with deployment(tmp_path, second=second) as running:
+            running.provider.fault = NoCapacity("zone is full")
+            session_id = (await running.start())["sessionId"]
+            machine = await running.dispatcher.store.machine(f"m-{session_id}")
+            assert machine is not None
+            assert machine.placement == "second"
+            assert second.running == [machine.id]
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.service.settle()
+            assert second.running == []
+            gone = await running.dispatcher.store.machine(machine.id)
+            assert gone is not None
+            assert (gone.state, gone.exit_code) == (MachineState.gone, 143)
+            assert running.provider.stopped == [], "it was never there"
+
+    asyncio.run(run())
+
+
+def test_the_row_says_where_a_machine_will_be_asked_for_before_anybody_is(tmp_path):
+    async def run():
+        seen = []
+
+        class Looks(ScriptedProvider):
+            async def create(self, spec):
+                machine = await running.dispatcher.store.machine(spec.id)
+                seen.append(machine.placement if machine else None)
+                return await super().create(spec)
+
+        first = Looks()
+        first.fault = NoCapacity("zone is full")
+        async with deployment(tmp_path, provider=first, second=Looks()) as running:
+            await running.start()
+        assert seen == ["scripted", "second"]
+
+    asyncio.run(run())
+
+
+def test_with_no_machine_anywhere_the_detail_has_the_words_of_each_placement(tmp_path):
+    async def run():
+        second = ScriptedProvider()
+        second.fault = QuotaReached("6 of 6 vCPU")
+        async with deployment(tmp_path, second=second) as running:
+            running.provider.fault = NoCapacity("the zone is full")
+            started = await running.http.post("/start?wait=none")
+            failed = await running.until(started.json()["sessionId"], "failed")
+            assert failed["reason"] == "no_capacity"
+            assert failed["detail"] == "scripted: the zone is full; second: 6 of 6 vCPU"
+
+    asyncio.run(run())
+
+
+def test_a_machines_api_that_never_answers_is_told_before_the_start_timeout(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents(start_timeout_seconds=10)) as running:
+            running.provider.gate = asyncio.Event()
+            session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, running.provider.asked), lambda asked: asked == 1)
+            running.clock.advance(9.5)
+            failed = await running.until(session_id, "failed")
+            assert failed["reason"] == "unreachable"
+            assert "scripted: no answer within 9 s" in failed["detail"]
 
     asyncio.run(run())
 

@@ -91,6 +91,36 @@ def test_a_machine_is_gone_once():
     assert lifecycle.machine_gone(gone, None, 1002.0) is gone
 
 
+def test_a_machine_moves_from_placement_to_placement_until_it_is_gone():
+    machine = Machine("m", "s", "process", MachineState.requested, 1000.0, placement="near")
+    moved = lifecycle.placed(machine, "far", "ecs")
+    assert (moved.placement, moved.provider) == ("far", "ecs")
+    gone = lifecycle.machine_gone(machine, None, 1001.0)
+    assert lifecycle.placed(gone, "far", "ecs") is gone
+
+
+@pytest.mark.parametrize(
+    ("placement", "started_at", "now", "counts"),
+    [
+        (None, None, 1000.0, True),
+        ("near", None, 1027.0, False),
+        ("near", None, 1036.9, False),
+        ("near", None, 1037.0, True),
+        ("near", 1005.0, 1014.9, False),
+        ("near", 1005.0, 1015.0, True),
+    ],
+)
+def test_that_a_provider_knows_no_machine_proves_nothing_while_it_may_come(
+    placement, started_at, now, counts
+):
+    machine = Machine(
+        "m", "s", "process", MachineState.requested, 1000.0, placement=placement, create_by=1027.0
+    )
+    session = replace(NEW, started_at=started_at)
+    assert lifecycle.absence_counts(machine, session, 10.0, now) is counts
+    assert lifecycle.absence_counts(machine, None, 10.0, 1037.0)
+
+
 def test_the_turns_that_are_kept_are_bounded():
     session = NEW
     for number in range(lifecycle.MAX_TURNS_KEPT + 5):

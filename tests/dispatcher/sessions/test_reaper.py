@@ -1,11 +1,14 @@
 """What becomes of sessions that nobody ends properly."""
 
 import asyncio
+import uuid
 from pathlib import Path
 
 import pytest
 
 from bot import protocol
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
 
@@ -157,11 +160,18 @@ def test_a_machine_that_stays_after_its_session_is_ended_again(tmp_path):
 def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
     async def run():
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
-            running.provider.gate = asyncio.Event()
-            session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
-            failed = await end_of(running, session_id, 11)
+            # What a dispatcher leaves that dies between the row and the call.
+            session, machine = rows(running)
+            assert await running.dispatcher.store.add(session, machine, 1)
+            failed = await end_of(running, session.id, 11)
+            assert failed["reason"] == "start_timeout"
             assert "its machine never started" in failed["message"]
-            running.provider.gate.set()
+
+            async def live_machines():
+                running.clock.advance(1)
+                return await running.dispatcher.store.live_machines()
+
+            await eventually(live_machines, lambda found: not found)
 
     asyncio.run(run())
 
@@ -219,3 +229,37 @@ def test_the_machines_row_says_started_and_then_how_it_ended(tmp_path):
             assert (await running.session(session_id))["exitCode"] == 143
 
     asyncio.run(run())
+
+
+def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
+            # A dispatcher asked for it and died. The session is stopped; the provider knows no machine yet.
+            session, machine = rows(running)
+            assert await running.dispatcher.store.add(session, machine, 1)
+            await running.http.delete(f"/sessions/{session.id}")
+            await running.dispatcher.service.settle()
+            assert len(await running.dispatcher.store.live_machines()) == 1, "it may still come"
+            running.provider.appear(machine.id)
+
+            async def running_machines():
+                running.clock.advance(1)
+                return running.provider.running
+
+            await eventually(running_machines, lambda found: not found)
+
+    asyncio.run(run())
+
+
+def rows(running: Deployment) -> tuple[Session, Machine]:
+    now, session_id = running.clock.now(), str(uuid.uuid4())
+    machine = Machine(
+        f"m-{session_id}",
+        session_id,
+        "scripted",
+        MachineState.requested,
+        now,
+        placement="scripted",
+        create_by=now + 9,
+    )
+    return Session(session_id, "echo", "webrtc", None, [], machine.id, SessionState.starting, now), machine

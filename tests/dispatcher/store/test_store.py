@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.store.migrate import upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import metadata
 
@@ -44,6 +45,26 @@ def test_the_migrations_make_exactly_the_tables(tmp_path):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(tmp_path):
+    database = tmp_path / "new" / "store.sqlite"
+    database.parent.mkdir()
+    engine = sa.create_engine(f"sqlite:///{database}")
+    with engine.connect() as connection:
+        upgrade(connection, "0001")
+        connection.execute(
+            sa.text(
+                "INSERT INTO machines (id, session_id, provider, state, created_at, versions)"
+                " VALUES ('m-1', 's-1', 'process', 'requested', 1000, '{}')"
+            )
+        )
+        connection.commit()
+    engine.dispose()
+    machine = with_store(tmp_path, lambda store: store.machine("m-1"))
+    assert machine == Machine(
+        "m-1", "s-1", "process", MachineState.requested, 1000.0, placement="process", create_by=None
+    )
 
 
 def test_what_was_written_is_read_back_and_survives_a_reopening(tmp_path):

@@ -1,0 +1,41 @@
+"""A token bucket as a value: it answers when the next call may go out, and forgets nothing it promised.
+
+A bucket is kept as the one moment in which it would be full again (the generic cell rate algorithm): each
+call moves that moment on by one interval, and a call may go out as soon as the moment is no further ahead
+than the burst allows. Turns are given in the order in which they were asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dispatcher.machines.provider import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The calls of one action. Times are seconds of whatever clock the caller uses."""
+
+    rate: Rate | None = None
+    """None: calls go out at once, unless they are held."""
+    full_at: float = float("-inf")
+    held_until: float = float("-inf")
+
+    def reserve(self, now: float, patience: float) -> tuple[Bucket, float, bool]:
+        """Ask for a turn.
+
+        Returns:
+            The bucket afterwards; in how many seconds the turn comes; and whether it was taken, which it is
+            if it comes within `patience` seconds. A turn that was taken and not used is lost.
+        """
+        interval = 1 / self.rate.per_second if self.rate else 0.0
+        ahead = (self.rate.burst - 1) * interval if self.rate else 0.0
+        at = max(now, self.held_until, self.full_at - ahead)
+        wait = at - now
+        if wait > patience:
+            return self, wait, False
+        return replace(self, full_at=max(self.full_at, at) + interval), wait, True
+
+    def hold(self, until: float) -> Bucket:
+        """Let nobody through before that: the API itself said so."""
+        return replace(self, held_until=max(self.held_until, until))

@@ -1,0 +1,208 @@
+"""The fleet: gets a machine from the first placement that has one, and finds machines where they are.
+
+Two machines for one id are impossible through it. A create whose answer is lost may have worked, so the
+placement is looked at until it is certain that it has no such machine; until then nobody is asked again.
+Where a machine may be is written down before its placement is asked (`Place`), so a crash loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+
+from dispatcher.clock import Clock
+from dispatcher.machines import failover
+from dispatcher.machines.failover import Failure, Unknown
+from dispatcher.machines.placement import Placement
+from dispatcher.machines.provider import (
+    MachineProvider,
+    MachineSpec,
+    MachineStatus,
+    Preparation,
+    Prepares,
+    ProviderError,
+    Throttled,
+    Unreachable,
+)
+
+log = logging.getLogger(__name__)
+
+Place = Callable[[str, str], Awaitable[bool]]
+"""Writes down that a placement (its name, its provider's name) is about to be asked for the machine. False:
+the machine is no longer wanted."""
+
+NO_GRACE = timedelta(0)
+
+
+class NoMachine(Exception):
+    """No placement gave a machine.
+
+    Attributes:
+        error: The kind of failure, with the words of each placement.
+        nowhere: Whether it is certain that no machine was created.
+    """
+
+    def __init__(self, error: ProviderError, nowhere: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.nowhere = nowhere
+
+
+class NotWanted(Exception):
+    """The machine was no longer wanted before a placement was asked. It is certain that there is none."""
+
+
+class Fleet:
+    """The placements of a deployment, in their order."""
+
+    def __init__(self, providers: Mapping[str, MachineProvider], clock: Clock) -> None:
+        self._placements = {name: Placement(name, provider, clock) for name, provider in providers.items()}
+        self._clock = clock
+
+    @property
+    def placements(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return tuple(self._placements)
+
+    def first(self, names: Sequence[str] = ()) -> tuple[str, str]:
+        """The placement that `create` would ask first, and its provider's name."""
+        order = self._order(names)
+        placement = next((one for one in order if not one.avoided), order[0])
+        return placement.name, placement.provider.name
+
+    def settling(self, placement: str | None) -> float:
+        """Seconds after the end of a create from which on `None` from `get` is to be believed."""
+        known = self._placements.get(placement or "")
+        return known.settling if known is not None else 0.0
+
+    async def prepare(self, preparations: Mapping[str, Iterable[Preparation]]) -> None:
+        """Placement → the machines that will be asked of it. Returns at once."""
+        for name, placement in self._placements.items():
+            if isinstance(placement.provider, Prepares):
+                await placement.provider.prepare(preparations.get(name, ()))
+
+    async def close(self) -> None:
+        """Undo what `prepare` started. Machines are not touched."""
+        for placement in self._placements.values():
+            if isinstance(placement.provider, Prepares):
+                await placement.provider.close()
+
+    async def create(
+        self, spec: MachineSpec, names: Sequence[str], deadline: float, place: Place
+    ) -> MachineStatus:
+        """Get a machine from the first of these placements that has one.
+
+        Args:
+            names: The agent's placements; all of the deployment's, if none are named.
+            deadline: In unix seconds. Nobody is being asked any more when it has passed.
+
+        Raises:
+            NoMachine: no placement gave one.
+            NotWanted: `place` said so.
+        """
+        failures: list[Failure] = []
+        for placement in self._order(names):
+            if self._clock.now() >= deadline:
+                late = Throttled("the deadline came before it could be asked", retry_after=0)
+                failures.append(Failure(placement.name, late))
+                break
+            try:
+                placement.enter()
+                return await self._create_at(placement, spec, deadline, place)
+            except ProviderError as error:
+                log.warning("machine %s: not from %s: %s", spec.id, placement.name, error)
+                failures.append(Failure(placement.name, error))
+            if not failover.may_go_on(failures):
+                break
+        raise NoMachine(failover.verdict(failures), failover.nowhere(failures))
+
+    async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
+        """What the placement knows of the machine. None also where no placement was asked for it yet."""
+        return None if placement is None else await self._at(placement).get(machine_id)
+
+    async def stop(self, placement: str | None, machine_id: str, grace: timedelta) -> None:
+        """End the machine where it is. Fine where no placement was asked for it yet."""
+        if placement is not None:
+            await self._at(placement).stop(machine_id, grace)
+
+    def list(self, placement: str) -> AsyncIterator[MachineStatus]:
+        """Every machine of this deployment at the placement."""
+        return self._at(placement).list()
+
+    async def _create_at(
+        self, placement: Placement, spec: MachineSpec, deadline: float, place: Place
+    ) -> MachineStatus:
+        """Ask one placement, again after a lost answer. Its errors other than `Unknown` mean: none here."""
+        for attempt in range(failover.ATTEMPTS):
+            if not await place(placement.name, placement.provider.name):
+                raise NotWanted
+            try:
+                status = await placement.create(spec, deadline)
+            except Unreachable as error:
+                placement.failed()
+                found = await self._look_up(placement, spec.id, deadline, error)
+                if found is not None:
+                    placement.worked()
+                    return found
+                wait = failover.pause(attempt)
+                if attempt + 1 == failover.ATTEMPTS or self._clock.now() + wait >= deadline:
+                    raise
+                await self._clock.sleep(wait)
+            except ProviderError:
+                placement.worked()
+                raise
+            else:
+                placement.worked()
+                return status
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _look_up(
+        self, placement: Placement, machine_id: str, deadline: float, lost: Unreachable
+    ) -> MachineStatus | None:
+        """After a create without an answer: the machine, or None once it is certain that there is none.
+
+        Raises:
+            Unknown: the deadline came first, or the placement answers nothing.
+        """
+        settled = self._clock.now() + placement.settling
+        unanswered = attempt = 0
+        while True:
+            asked = self._clock.now()
+            try:
+                status = await placement.get(machine_id, deadline)
+            except ProviderError as error:
+                unanswered += 1
+                if unanswered >= failover.LOOKUPS and asked >= settled:
+                    return await self._forget(placement, machine_id, deadline, error)
+            else:
+                unanswered = 0
+                if status is not None or asked >= settled:
+                    return status
+            now = self._clock.now()
+            wait = failover.pause(attempt)
+            attempt += 1
+            if now < settled:
+                wait = min(wait, settled - now)
+            if now + wait >= deadline:
+                raise Unknown(f"{lost}; whether the machine was created could not be found out") from lost
+            await self._clock.sleep(wait)
+
+    async def _forget(
+        self, placement: Placement, machine_id: str, deadline: float, last: ProviderError
+    ) -> None:
+        """End a machine that cannot be seen: when that has worked, there is none."""
+        try:
+            await placement.stop(machine_id, NO_GRACE, deadline)
+        except ProviderError as error:
+            raise Unknown(f"look-up: {last}; stop: {error}") from error
+
+    def _order(self, names: Sequence[str]) -> list[Placement]:
+        return [self._at(name) for name in names] if names else list(self._placements.values())
+
+    def _at(self, name: str) -> Placement:
+        try:
+            return self._placements[name]
+        except KeyError:
+            known = ", ".join(self._placements)
+            raise Unreachable(f"'{name}' is not a placement of this deployment; it has: {known}") from None

@@ -1,0 +1,159 @@
+"""One placement: every call to its provider goes through here, under its rates and within a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from dispatcher.clock import Clock
+from dispatcher.machines.breaker import Breaker
+from dispatcher.machines.bucket import Bucket
+from dispatcher.machines.provider import (
+    Action,
+    MachineProvider,
+    MachineSpec,
+    MachineStatus,
+    ProviderError,
+    PublishesRates,
+    Settles,
+    Throttled,
+    Unreachable,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CREATE_SECONDS = 20.0
+"""How long one create may take. Clouds that start a machine within the call take up to about ten seconds."""
+
+CALL_SECONDS = 10.0
+"""How long any other call may take; stopping has its grace on top."""
+
+PATIENCE_SECONDS = 30.0
+"""How long a call that has no deadline of its own waits for its turn."""
+
+LEAST_HOLD_SECONDS = 0.1
+"""A throttled call is not repeated sooner, whatever the API says."""
+
+
+class Placement:
+    """A provider under a name, with a token bucket per action and a circuit breaker."""
+
+    def __init__(self, name: str, provider: MachineProvider, clock: Clock) -> None:
+        rates = provider.rates if isinstance(provider, PublishesRates) else {}
+        self.name = name
+        self.provider = provider
+        self._clock = clock
+        self._breaker = Breaker()
+        self._buckets: dict[Action, Bucket] = {
+            action: Bucket(rates.get(action)) for action in ("create", "get", "list", "stop")
+        }
+
+    @property
+    def settling(self) -> float:
+        """Seconds after a create's end from which on `None` from `get` means that there is no machine."""
+        return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
+
+    @property
+    def avoided(self) -> bool:
+        """Whether a start would be refused now, because the placement did not answer the last ones."""
+        return not self._breaker.admit(self._clock.now())[1]
+
+    def enter(self) -> None:
+        """Ask to start a machine here.
+
+        Raises:
+            Unreachable: the placement did not answer the last starts, and is not asked for a while.
+        """
+        now = self._clock.now()
+        self._breaker, admitted = self._breaker.admit(now)
+        if not admitted:
+            raise Unreachable(
+                f"did not answer {self._breaker.failures} times in a row, "
+                f"and is not asked for another {self._breaker.shut_until - now:.0f} s"
+            )
+
+    def worked(self) -> None:
+        """The placement answered a start, be it with a no."""
+        self._breaker = self._breaker.worked()
+
+    def failed(self) -> None:
+        """The placement did not answer a start."""
+        self._breaker = self._breaker.failed(self._clock.now())
+        if self._breaker.tripped:
+            log.warning("placement %s does not answer: it is skipped for a while", self.name)
+
+    async def create(self, spec: MachineSpec, deadline: float) -> MachineStatus:
+        """As the provider's, and never beyond the deadline (unix seconds)."""
+        return await self._call("create", lambda: self.provider.create(spec), CREATE_SECONDS, deadline)
+
+    async def get(self, machine_id: str, deadline: float | None = None) -> MachineStatus | None:
+        return await self._call("get", lambda: self.provider.get(machine_id), CALL_SECONDS, deadline)
+
+    async def stop(self, machine_id: str, grace: timedelta, deadline: float | None = None) -> None:
+        limit = CALL_SECONDS + grace.total_seconds()
+        await self._call("stop", lambda: self.provider.stop(machine_id, grace), limit, deadline)
+
+    async def list(self) -> AsyncIterator[MachineStatus]:
+        """Every machine here. It takes as long as its pages take: each comes within a call's time."""
+        await self._turn("list", self._clock.now() + PATIENCE_SECONDS)
+        statuses = aiter(self.provider.list())
+        while (status := await self._guarded(lambda: anext(statuses, None), CALL_SECONDS)) is not None:
+            yield status
+
+    async def _call(
+        self, action: Action, call: Callable[[], Awaitable[T]], limit: float, deadline: float | None
+    ) -> T:
+        """Make a call in its turn, and again if it was throttled, as long as the deadline allows."""
+        if deadline is None:
+            deadline = self._clock.now() + PATIENCE_SECONDS + limit
+        words = ""
+        while True:
+            await self._turn(action, deadline, words)
+            left = deadline - self._clock.now()
+            if left <= 0:
+                raise Throttled(words or "the deadline came before its turn", LEAST_HOLD_SECONDS)
+            try:
+                return await self._guarded(call, min(limit, left))
+            except Throttled as error:
+                words = str(error)
+                until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
+                self._buckets[action] = self._buckets[action].hold(until)
+
+    async def _turn(self, action: Action, deadline: float, words: str = "") -> None:
+        now = self._clock.now()
+        self._buckets[action], wait, taken = self._buckets[action].reserve(now, deadline - now)
+        if not taken:
+            because = words or f"no more '{action}' calls are allowed"
+            raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)
+        if wait > 0:
+            await self._clock.sleep(wait)
+
+    async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """Bound a call, and let it raise nothing but `ProviderError`."""
+        try:
+            return await _within(self._clock, seconds, call())
+        except ProviderError:
+            raise
+        except Exception as error:
+            log.exception("placement %s: the provider raised what it must not", self.name)
+            raise Unreachable(f"unexpected {type(error).__name__}: {error}") from error
+
+
+async def _within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
+    """What `work` gives, or `Unreachable` if it takes longer."""
+    task = asyncio.ensure_future(work)
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Unreachable(f"no answer within {seconds:.0f} s")
+    finally:
+        task.cancel()
+        timer.cancel()
+        await asyncio.gather(task, timer, return_exceptions=True)

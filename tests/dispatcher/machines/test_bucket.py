@@ -1,0 +1,79 @@
+"""The token bucket, as a value."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.machines.bucket import Bucket
+from dispatcher.machines.provider import Rate
+
+EPSILON = 1e-6
+
+rates = st.builds(Rate, st.floats(0.1, 100), st.integers(1, 50))
+asks = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 30)), max_size=60)
+
+
+def turns(bucket: Bucket, asked: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """When each ask (so long after the one before, with that patience) was made, and its turn came."""
+    now, given = 0.0, []
+    for pause, patience in asked:
+        now += pause
+        bucket, wait, taken = bucket.reserve(now, patience)
+        assert taken == (wait <= patience)
+        assert wait >= 0
+        if taken:
+            given.append((now, now + wait))
+    return given
+
+
+@given(rates, asks)
+def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
+    at = [turn for _, turn in turns(Bucket(rate), asked)]
+    for first in range(len(at)):
+        for last in range(first, len(at)):
+            allowed = rate.burst + (at[last] - at[first]) * rate.per_second
+            assert last - first + 1 <= allowed + EPSILON
+
+
+@given(rates, asks)
+def test_turns_come_in_the_order_in_which_they_were_asked_for(rate, asked):
+    at = [turn for _, turn in turns(Bucket(rate), asked)]
+    assert at == sorted(at)
+
+
+@given(rates, st.floats(0, 1000))
+def test_after_a_rest_a_whole_burst_goes_out_at_once_and_not_one_more(rate, now):
+    bucket = Bucket(rate)
+    for _ in range(rate.burst):
+        bucket, wait, taken = bucket.reserve(now, EPSILON)
+        assert taken
+        assert wait <= EPSILON
+    _, wait, _ = bucket.reserve(now, 0)
+    assert wait == pytest.approx(1 / rate.per_second)
+
+
+@given(rates, st.floats(0, 10), st.floats(0, 10))
+def test_who_does_not_take_a_turn_costs_nobody_one(rate, now, patience):
+    bucket = Bucket(rate, full_at=now + 1000)
+    after, _, taken = bucket.reserve(now, patience)
+    assert not taken
+    assert after == bucket
+
+
+@given(st.one_of(st.none(), rates), asks, st.floats(0, 50))
+def test_nobody_gets_through_while_it_is_held(rate, asked, until):
+    assert all(turn >= until for _, turn in turns(Bucket(rate).hold(until), asked))
+
+
+def test_a_shorter_hold_does_not_shorten_a_longer_one():
+    assert Bucket().hold(20).hold(10).reserve(0, 100)[1] == 20
+
+
+def test_without_a_rate_nobody_waits():
+    assert turns(Bucket(), [(0.0, 0.0)] * 100) == [(0.0, 0.0)] * 100
+
+
+@pytest.mark.parametrize(("per_second", "burst"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
+def test_a_rate_that_lets_nobody_through_is_refused(per_second, burst):
+    with pytest.raises(ValueError, match="a rate needs"):
+        Rate(per_second, burst)
