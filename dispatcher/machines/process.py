@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -90,6 +91,9 @@ class ProcessProvider:
 
     name = "process"
 
+    settling = timedelta(seconds=templates.REPLY_SECONDS + 1)
+    """A call that was given up goes on in its thread, for as long as a template may take to answer."""
+
     def __init__(
         self,
         root: Path,
@@ -155,8 +159,12 @@ class ProcessProvider:
         try:
             self._lay_out_root()
             self._prune()
-            work = _lay_out(directory, bot_file)
-            self._launch(spec, directory, work, bot_file)
+            with _locked(directory):
+                # Whoever had the lock before may have been asked for the same machine.
+                if (known := self._status(directory)) is not None:
+                    return known
+                work = _lay_out(directory, bot_file)
+                self._launch(spec, directory, work, bot_file)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
                 raise NoCapacity(f"this host cannot start another process: {error}") from error
@@ -272,11 +280,35 @@ def _changed_at(directory: Path) -> float:
         return 0.0
 
 
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a machine's directory, against other threads and other dispatchers of this host."""
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if _is_still(directory, held):
+                yield
+                return
+        finally:
+            os.close(held)
+
+
+def _is_still(directory: Path, held: int) -> bool:
+    """Whether that is still the directory: one whose machine never ran is deleted at some time."""
+    try:
+        return os.path.samestat(os.fstat(held), directory.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _lay_out(directory: Path, bot_file: Path) -> Path:
     """Make the machine's directories; bots that read a file beside them by a relative path find it."""
     work = directory / "work"
-    shutil.rmtree(directory, ignore_errors=True)  # what an earlier attempt left that never ran
-    work.mkdir(parents=True)
+    for entry in directory.iterdir():  # what an earlier attempt left that never ran
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    work.mkdir()
     (directory / "tmp").mkdir()
     for neighbour in bot_file.parent.iterdir():
         if not neighbour.name.startswith("."):

@@ -1,5 +1,7 @@
 """The token bucket, as a value."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
 @given(rates, asks)
 def test_turns_come_in_the_order_in_which_they_were_asked_for(rate, asked):
     at = [turn for _, turn in turns(Bucket(rate), asked)]
-    assert at == sorted(at)
+    assert all(later >= turn - EPSILON for turn, later in pairwise(at))
 
 
 @given(rates, st.floats(0, 1000))
@@ -62,7 +64,7 @@ def test_who_does_not_take_a_turn_costs_nobody_one(rate, now, patience):
 
 @given(st.one_of(st.none(), rates), asks, st.floats(0, 50))
 def test_nobody_gets_through_while_it_is_held(rate, asked, until):
-    assert all(turn >= until for _, turn in turns(Bucket(rate).hold(until), asked))
+    assert all(turn >= until - EPSILON for _, turn in turns(Bucket(rate).hold(until), asked))
 
 
 def test_a_shorter_hold_does_not_shorten_a_longer_one():

@@ -226,6 +226,16 @@ def test_a_stop_that_works_proves_that_there_is_no_machine(world):
     assert world.near.calls["stop"] >= 1
 
 
+def test_a_stop_proves_nothing_as_long_as_the_machine_may_still_come(world):
+    class OnlyStops(CreatesLate):
+        async def get(self, machine_id):
+            raise Unreachable("the read side is down")
+
+    world.clock.run(world.create(world.fleet(OnlyStops(world.near, 8))))
+    world.clock.advance(100)
+    assert world.machines() == (0, 1)
+
+
 def test_a_create_that_comes_through_after_the_deadline_is_not_followed_by_another(world):
     failed = world.fails(world.fleet(CreatesLate(world.near, BUDGET + 10)))
     assert isinstance(failed.error, Unreachable)

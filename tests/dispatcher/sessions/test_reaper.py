@@ -262,4 +262,17 @@ def rows(running: Deployment) -> tuple[Session, Machine]:
         placement="scripted",
         create_by=now + 9,
     )
-    return Session(session_id, "echo", "webrtc", None, [], machine.id, SessionState.starting, now), machine
+    session = Session(
+        id=session_id,
+        agent="echo",
+        transport="webrtc",
+        body=None,
+        ice_servers=[],
+        machine_id=machine.id,
+        state=SessionState.starting,
+        start_timeout_seconds=10,
+        client_timeout_seconds=60,
+        max_duration_seconds=7200,
+        created_at=now,
+    )
+    return session, machine

@@ -1,0 +1,183 @@
+"""The conformance suite of machine providers: what `MachineProvider` promises, one check per promise.
+
+A new provider needs a `Harness` and three lines:
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_mine_keeps_the_contract(check, harness):
+        harness.run(CHECKS[check](harness))
+
+Each check uses ids of its own, so one deployment serves for all of them, and stops what it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+from dispatcher.machines.provider import MachineProvider, MachineState
+from tests.contracts.harness import Harness
+
+Check = Callable[[Harness], Coroutine[Any, Any, None]]
+
+GRACE = timedelta(seconds=3)
+DEADLINE = 3.0
+"""Seconds; longer than a machine needs to start on most clouds, so that the deadline is what ends it."""
+
+CONCURRENT = 8
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(promise: Check) -> Check:
+    """Add a check to the suite, under its name."""
+
+    async def and_tidy(harness: Harness) -> None:
+        try:
+            await promise(harness)
+        finally:
+            for machine_id in set(await harness.running()):
+                await harness.provider().stop(machine_id, timedelta(0))
+
+    CHECKS[promise.__name__] = and_tidy
+    return promise
+
+
+@check
+async def create_twice_gives_one_machine(harness: Harness) -> None:
+    provider = harness.provider()
+    first = await provider.create(harness.spec("twice-1"))
+    second = await provider.create(harness.spec("twice-1"))
+    assert first.id == second.id == "twice-1"
+    await provider.create(harness.spec("twice-2"))
+    await _until_running(harness, "twice-1", "twice-2")
+
+
+@check
+async def concurrent_creates_of_one_id_give_one_machine(harness: Harness) -> None:
+    one, other = harness.provider(), harness.provider()
+    await asyncio.gather(*(at.create(harness.spec("race-1")) for at in [one, other] * (CONCURRENT // 2)))
+    await _until_running(harness, "race-1")
+
+
+@check
+async def a_list_contains_what_was_created_and_nothing_that_is_gone(harness: Harness) -> None:
+    provider = harness.provider()
+    for machine_id in ("list-1", "list-2"):
+        await provider.create(harness.spec(machine_id))
+    await _until_listed(harness, provider, "list-1", "list-2")
+    await provider.stop("list-1", GRACE)
+    await _until_listed(harness, provider, "list-2")
+
+
+@check
+async def an_unknown_machine_is_none(harness: Harness) -> None:
+    provider = harness.provider()
+    assert await provider.get("unknown-1") is None
+    await provider.create(harness.spec("unknown-2"))
+    assert await provider.get("unknown-1") is None
+
+
+@check
+async def a_stopped_machine_is_gone_and_stopping_it_again_is_fine(harness: Harness) -> None:
+    provider = harness.provider()
+    await provider.create(harness.spec("stop-1"))
+    await _until_running(harness, "stop-1")
+    await provider.stop("stop-1", GRACE)
+    await _until_running(harness)
+    await _until_gone(harness, provider, "stop-1")
+    await provider.stop("stop-1", GRACE)
+
+
+@check
+async def stopping_an_unknown_machine_is_fine(harness: Harness) -> None:
+    provider = harness.provider()
+    await provider.create(harness.spec("stranger-2"))
+    await provider.stop("stranger-1", GRACE)
+    assert await provider.get("stranger-1") is None
+    await _until_running(harness, "stranger-2")
+
+
+@check
+async def a_lost_answer_to_create_is_recovered_by_identity(harness: Harness) -> None:
+    ids = ("lost-1", "lost-2")
+    # The first caller goes away while the call is under way, the second one just before the answer.
+    calling = asyncio.ensure_future(harness.provider().create(harness.spec(ids[0])))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    await harness.provider().create(harness.spec(ids[1]))
+    # The next one knows nothing but the ids.
+    provider = harness.provider()
+    assert await harness.look_up(provider, ids[1]) is not None
+    for machine_id in ids:
+        if await harness.look_up(provider, machine_id) is None:
+            await provider.create(harness.spec(machine_id))
+    await _until_running(harness, *ids)
+
+
+@check
+async def a_machine_that_ends_by_itself_is_seen_gone_with_its_exit_code(harness: Harness) -> None:
+    provider = harness.provider()
+    for code in (0, 7):
+        await provider.create(harness.spec(f"exit-{code}", exits=code))
+    for code in (0, 7):
+        exit_code = await _until_gone(harness, provider, f"exit-{code}")
+        if harness.tells_exit_codes:
+            assert exit_code == code, f"exit code {exit_code} instead of {code}"
+    await _until_listed(harness, provider)
+
+
+@check
+async def a_restarted_provider_sees_the_same_truth(harness: Harness) -> None:
+    first = harness.provider()
+    await first.create(harness.spec("truth-1"))
+    await first.create(harness.spec("truth-2", exits=7))
+    await _until_gone(harness, first, "truth-2")
+    restarted = harness.provider()
+    status = await harness.look_up(restarted, "truth-1")
+    assert status is not None, "a restarted provider does not know the machine"
+    assert status.state is not MachineState.gone
+    await _until_listed(harness, restarted, "truth-1")
+    assert await restarted.get("truth-2") == await first.get("truth-2")
+    await restarted.create(harness.spec("truth-1"))
+    await _until_running(harness, "truth-1")
+    await restarted.stop("truth-1", GRACE)
+    await _until_running(harness)
+
+
+@check
+async def a_machine_ends_at_its_deadline(harness: Harness) -> None:
+    provider = harness.provider()
+    await provider.create(harness.spec("deadline-1", deadline=DEADLINE))
+    if harness.deadline_kept_by == "reaper":
+        await _until_listed(harness, provider, "deadline-1")
+        await harness.sleep(DEADLINE)
+        await provider.stop("deadline-1", GRACE)
+    await _until_gone(harness, provider, "deadline-1")
+    assert await harness.running() == []
+
+
+async def _until_running(harness: Harness, *machine_ids: str) -> None:
+    """Exactly these run; once each."""
+    wanted = sorted(machine_ids)
+    await harness.until(f"{wanted or 'nothing'} must run", harness.running, lambda ids: sorted(ids) == wanted)
+
+
+async def _until_listed(harness: Harness, provider: MachineProvider, *machine_ids: str) -> None:
+    async def listed() -> list[str]:
+        return sorted([status.id async for status in provider.list()])
+
+    wanted = sorted(machine_ids)
+    await harness.until(f"{wanted or 'nothing'} must be listed", listed, lambda ids: ids == wanted)
+
+
+async def _until_gone(harness: Harness, provider: MachineProvider, machine_id: str) -> int | None:
+    """Gives the exit code. A provider that forgets what is gone says None, which is as good."""
+    status = await harness.until(
+        f"{machine_id} must be gone",
+        lambda: harness.look_up(provider, machine_id),
+        lambda status: status is None or status.state is MachineState.gone,
+    )
+    return status.exit_code if status is not None else None

@@ -1,0 +1,207 @@
+"""The suite itself: who keeps the contract passes, and each broken promise is caught by its check."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dispatcher.machines.provider import MachineState, MachineStatus, Unreachable
+from tests.contracts.conformance import CHECKS
+from tests.contracts.harness import Harness
+from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock, spec
+
+
+class InMemory(Harness):
+    """A cloud in memory, on a clock that runs by itself."""
+
+    deadline_kept_by = "provider"
+
+    def __init__(self, kind: Callable[[Cloud], GoodProvider]) -> None:
+        self._clock = VirtualClock()
+        self._cloud = Cloud(self._clock)
+        self._kind = kind
+
+    def provider(self):
+        return self._kind(self._cloud)
+
+    def spec(self, machine_id, *, exits=None, deadline=None):
+        how = {} if exits is None else {EXIT_AFTER: "1", EXIT_CODE: str(exits)}
+        made = spec(machine_id, **how)
+        return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
+
+    async def running(self):
+        return [instance.machine_id for instance in self._cloud.running()]
+
+    def run(self, work):
+        return self._clock.run(work)
+
+    def now(self):
+        return self._clock.now()
+
+    async def sleep(self, seconds):
+        await self._clock.sleep(seconds)
+
+
+class SettlesLate(GoodProvider):
+    """Keeps the contract of an API whose reads lag behind its writes."""
+
+    settling = timedelta(seconds=5)
+
+    async def get(self, machine_id):
+        instance = self.find(machine_id)
+        late = instance is not None and self.cloud.clock.now() < instance.created_at + 4
+        return None if late else await super().get(machine_id)
+
+    async def list(self):
+        async for status in super().list():
+            if await self.get(status.id) is not None:
+                yield status
+
+
+class ForgetsWhatIsGone(GoodProvider):
+    """Keeps the contract of an API that deletes a machine's record with the machine."""
+
+    async def get(self, machine_id):
+        status = await super().get(machine_id)
+        return None if status is not None and status.state is MachineState.gone else status
+
+
+class ChecksThenCreates(GoodProvider):
+    """Looks whether there is one already, and another call looks at the same time."""
+
+    async def create(self, spec):
+        known = self.find(spec.id)
+        await asyncio.sleep(0)
+        if known is None:
+            self.cloud.start(spec, self.identity(spec.id))
+        return MachineStatus(spec.id, MachineState.started)
+
+
+class ListsNothing(GoodProvider):
+    async def list(self):
+        for status in ():
+            yield status
+
+
+class ListsTheGone(GoodProvider):
+    async def list(self):
+        for instance in self.cloud.instances:
+            yield self.status(instance)
+
+
+class KnowsEveryMachine(GoodProvider):
+    async def get(self, machine_id):
+        return await super().get(machine_id) or MachineStatus(machine_id, MachineState.gone)
+
+
+class StopsOnce(GoodProvider):
+    async def stop(self, machine_id, grace):
+        if not self.cloud.running(machine_id) and self.find(machine_id):
+            raise Unreachable("409: the machine is not running")
+        await super().stop(machine_id, grace)
+
+
+class OnlySaysThatItStops(GoodProvider):
+    async def stop(self, machine_id, grace):
+        pass
+
+
+class KnowsNoStrangers(GoodProvider):
+    async def stop(self, machine_id, grace):
+        if self.find(machine_id) is None:
+            raise Unreachable("404")
+        await super().stop(machine_id, grace)
+
+
+class NamesAtRandom(GoodProvider):
+    """Remembers under which random names it created what; a restarted one cannot."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, cloud):
+        super().__init__(cloud)
+        self._names: dict[str, str] = {}
+
+    def identity(self, machine_id):
+        return self._names.setdefault(machine_id, f"random-{next(self._numbers)}")
+
+
+class HidesDeaths(GoodProvider):
+    def status(self, instance):
+        return MachineStatus(instance.machine_id, MachineState.started)
+
+
+class LosesExitCodes(GoodProvider):
+    def status(self, instance):
+        return replace(super().status(instance), exit_code=None)
+
+
+class KeepsItsOwnBooks(GoodProvider):
+    """Answers from what this object has created, not from what the cloud knows."""
+
+    def __init__(self, cloud):
+        super().__init__(cloud)
+        self._mine: set[str] = set()
+
+    async def create(self, spec):
+        self._mine.add(spec.id)
+        return await super().create(spec)
+
+    async def get(self, machine_id):
+        return await super().get(machine_id) if machine_id in self._mine else None
+
+
+class IgnoresDeadlines(GoodProvider):
+    async def create(self, spec):
+        return await super().create(replace(spec, max_duration=timedelta(days=1)))
+
+
+BROKEN = {
+    "create_twice_gives_one_machine": [CreatesTwiceIfAsked],
+    "concurrent_creates_of_one_id_give_one_machine": [ChecksThenCreates],
+    "a_list_contains_what_was_created_and_nothing_that_is_gone": [ListsNothing, ListsTheGone],
+    "an_unknown_machine_is_none": [KnowsEveryMachine],
+    "a_stopped_machine_is_gone_and_stopping_it_again_is_fine": [StopsOnce, OnlySaysThatItStops],
+    "stopping_an_unknown_machine_is_fine": [KnowsNoStrangers],
+    "a_lost_answer_to_create_is_recovered_by_identity": [NamesAtRandom],
+    "a_machine_that_ends_by_itself_is_seen_gone_with_its_exit_code": [HidesDeaths, LosesExitCodes],
+    "a_restarted_provider_sees_the_same_truth": [KeepsItsOwnBooks],
+    "a_machine_ends_at_its_deadline": [IgnoresDeadlines],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("kind", [GoodProvider, SettlesLate])
+def test_a_provider_that_keeps_the_contract_passes(check, kind):
+    harness = InMemory(kind)
+    harness.run(CHECKS[check](harness))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_provider_that_forgets_what_is_gone_passes(check):
+    harness = InMemory(ForgetsWhatIsGone)
+    harness.tells_exit_codes = False
+    harness.run(CHECKS[check](harness))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_deadline_may_be_the_reapers(check):
+    harness = InMemory(IgnoresDeadlines)
+    harness.deadline_kept_by = "reaper"
+    harness.run(CHECKS[check](harness))
+
+
+def test_every_check_has_a_provider_that_it_must_catch():
+    assert BROKEN.keys() == CHECKS.keys()
+
+
+@pytest.mark.parametrize(("check", "kind"), [(check, kind) for check in BROKEN for kind in BROKEN[check]])
+def test_a_broken_promise_is_caught_by_its_check(check, kind):
+    harness = InMemory(kind)
+    with pytest.raises((AssertionError, Unreachable)):
+        harness.run(CHECKS[check](harness))
