@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from dispatcher.api import machines, operations, problems, sessions, start
+from dispatcher.api import events, machines, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
@@ -21,6 +21,7 @@ from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.webrtc import WebRTC
@@ -35,7 +36,13 @@ class Dispatcher:
     provider: MachineProvider
     service: SessionService
     reaper: Reaper
+    watch: Watch
     app: FastAPI
+
+    def refuse(self) -> None:
+        """The dispatcher is about to exit: send away who waits, each with a way to come back."""
+        self.service.refuse()
+        self.watch.stop()
 
 
 def build(
@@ -64,6 +71,7 @@ def build(
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
     )
+    watch = Watch(store, service.changes, clock)
     reaper = Reaper(
         settings=settings, service=service, store=store, provider=provider, channels=channels, clock=clock
     )
@@ -99,9 +107,10 @@ def build(
     app.include_router(machines.router(reports, tokens))
     app.include_router(operations.router(service, store))
     app.include_router(start.router(service))
+    app.include_router(events.router(watch))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
-    return Dispatcher(settings, store, provider, service, reaper, app)
+    return Dispatcher(settings, store, provider, service, reaper, watch, app)
 
 
 def _url_for_machines(settings: Settings) -> str:

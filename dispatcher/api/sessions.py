@@ -6,7 +6,6 @@ import base64
 import logging
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from bot import protocol
 from dispatcher.api.bodies import read_body
+from dispatcher.api.times import maybe_iso
 from dispatcher.machines.channels import new_request_id
 from dispatcher.sessions.errors import StartFailed
 from dispatcher.sessions.lifecycle import Session
@@ -94,11 +94,11 @@ def describe(session: Session) -> dict[str, Any]:
         "transport": session.transport,
         "state": session.state,
         "phase": session.phase,
-        "createdAt": _iso(session.created_at),
-        "startedAt": _iso(session.started_at),
-        "readyAt": _iso(session.ready_at),
-        "activeAt": _iso(session.active_at),
-        "endedAt": _iso(end),
+        "createdAt": maybe_iso(session.created_at),
+        "startedAt": maybe_iso(session.started_at),
+        "readyAt": maybe_iso(session.ready_at),
+        "activeAt": maybe_iso(session.active_at),
+        "endedAt": maybe_iso(end),
         "reason": session.reason,
         "message": session.message,
         "detail": session.detail,
@@ -108,10 +108,6 @@ def describe(session: Session) -> dict[str, Any]:
         "timings": session.timings,
         "latency": {"firstWordMs": session.first_word_ms, "turnMs": session.turns_ms},
     }
-
-
-def _iso(time: float | None) -> str | None:
-    return None if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
 def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from dispatcher.machines.provider import MachineProvider, MachineState, MachineS
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 
@@ -92,7 +93,7 @@ class Reaper:
                 await self._lost(machine, status)
                 return
         if (end := lifecycle.overdue(session, self._clock.now())) is not None:
-            await self._service.close(session, end)
+            await self._service.close(session, end, REAPER)
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
@@ -106,7 +107,7 @@ class Reaper:
         # Read again: the bot's last word may have come in while the provider was asked.
         session = await self._store.session_of_machine(machine.id)
         if session is not None and not session.over:
-            await self._service.close(session, lifecycle.end_by_loss(status))
+            await self._service.close(session, lifecycle.end_by_loss(status), REAPER)
 
     def _is_silent(self, machine: Machine) -> bool:
         last_heard = self._channels.last_heard(machine.id)

@@ -53,6 +53,7 @@ from dispatcher.sessions.errors import (
     UnknownSession,
 )
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.transport import Transport, Wanted
@@ -74,6 +75,8 @@ class Start:
     body: Any = None
     wanted: Wanted = field(default_factory=Wanted)
     wait: Wait = "ready"
+    by: str = "its client"
+    """Who asks, for the timeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,11 @@ class SessionService:
         return self._settings.default_agent or next(iter(self._settings.agents))
 
     @property
+    def changes(self) -> Changes:
+        """Who waits for sessions to change."""
+        return self._changes
+
+    @property
     def draining(self) -> bool:
         """Whether new starts are refused because the dispatcher is about to exit."""
         return self._drained.is_set()
@@ -159,7 +167,7 @@ class SessionService:
             max_duration_seconds=agent.max_duration_seconds,
             created_at=now,
         )
-        if not await self._store.add(session, machine, agent.max_sessions):
+        if not await self._store.add(session, machine, agent.max_sessions, start.by):
             limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
             raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
@@ -179,7 +187,7 @@ class SessionService:
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:
         """End a session. Ending one that is over is fine, and changes nothing."""
         session = await self.get(session_id, agent)
-        await self.close(session, End("stopped", f"The session was stopped by {by}."))
+        await self.close(session, End("stopped", f"The session was stopped by {by}."), by)
         return await self.get(session_id)
 
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
@@ -216,9 +224,15 @@ class SessionService:
         await self._until(session_id, lambda session: session.over or session.ready_at is not None)
         await self._clock.sleep(self._settings.call_timeout_seconds)
 
-    async def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
-        """Apply a change of the lifecycle and tell who waits. None if there is no such session."""
-        updated = await self._store.update_session(session_id, change)
+    async def change(
+        self, session_id: str, change: Callable[[Session], Session], by: str = DISPATCHER
+    ) -> Session | None:
+        """Apply a change of the lifecycle and tell who waits. None if there is no such session.
+
+        Args:
+            by: Who causes the change, for the timeline.
+        """
+        updated = await self._store.update_session(session_id, change, Cause(by, self._clock.now()))
         if updated is None:
             return None
         before, after = updated
@@ -230,10 +244,10 @@ class SessionService:
                 log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
         return after
 
-    async def close(self, session: Session, end: End) -> None:
+    async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
         """Close the session's row with this reason, if it is still open, and let its machine go."""
         now = self._clock.now()
-        await self.change(session.id, lambda current: lifecycle.over(current, end, now))
+        await self.change(session.id, lambda current: lifecycle.over(current, end, now), by)
         self.let_go(session.machine_id, end.message)
 
     def let_go(self, machine_id: str, why: str) -> None:
@@ -257,7 +271,7 @@ class SessionService:
             return False
         now = self._clock.now()
         updated = await self._store.update_machine(
-            machine_id, lambda machine: lifecycle.machine_gone(machine, status, now)
+            machine_id, lambda machine: lifecycle.machine_gone(machine, status, now), Cause(PROVIDER, now)
         )
         if status is not None and updated is not None and (session_id := updated[1].session_id):
             await self.change(session_id, lambda session: lifecycle.exited(session, status.exit_code))
@@ -313,7 +327,7 @@ class SessionService:
             status = await self._provider.create(self._spec(session, agent))
         except ProviderError as error:
             log.exception("session %s: no machine", session.id)
-            await self.close(session, _end_by_provider(error))
+            await self.close(session, _end_by_provider(error), PROVIDER)
             return
         except Exception as error:
             log.exception("session %s: no machine", session.id)
@@ -323,8 +337,8 @@ class SessionService:
         if status.state is MachineState.requested:
             return
         now = self._clock.now()
-        await self._store.update_machine(session.machine_id, lifecycle.machine_started)
-        after = await self.change(session.id, lambda current: lifecycle.started(current, now))
+        await self._store.update_machine(session.machine_id, lifecycle.machine_started, Cause(PROVIDER, now))
+        after = await self.change(session.id, lambda current: lifecycle.started(current, now), PROVIDER)
         if after is None or after.over:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
             await self.release(session.machine_id, "The session was stopped before its machine started.")

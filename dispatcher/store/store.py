@@ -1,8 +1,8 @@
 """What the dispatcher keeps, and the only code that speaks SQL.
 
 Every change of a session or a machine is a pure function from `sessions/lifecycle.py`, applied inside a
-transaction to the row as it then is. On SQLite a transaction takes the write lock when it begins, so that
-what it read still holds when it writes.
+transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
+On SQLite a transaction takes the write lock when it begins, so that what it read still holds when it writes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dispatcher.machines.provider import MachineState
+from dispatcher.sessions import timeline
 from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
-from dispatcher.store.tables import machines, sessions
+from dispatcher.sessions.timeline import Cause, Event
+from dispatcher.store.tables import events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
+Record = TypeVar("Record", Session, Machine, Event)
 
 READ_ONLY = "switchboard_read_only"
 """The execution option of connections that only read: they need not wait for SQLite's write lock."""
@@ -54,14 +57,19 @@ class Store:
         async with self._engine.begin() as connection:
             await connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
 
-    async def add(self, session: Session, machine: Machine, max_sessions: int) -> bool:
-        """Write a new session with its machine. False if the agent has `max_sessions` live ones already."""
+    async def add(self, session: Session, machine: Machine, max_sessions: int, actor: str) -> bool:
+        """Write a new session with its machine. False if the agent has `max_sessions` live ones already.
+
+        Args:
+            actor: Who asked for it.
+        """
         live = sa.select(sa.func.count()).where(sessions.c.agent == session.agent, sessions.c.state.in_(LIVE))
         async with self._engine.begin() as connection:
             if (await connection.scalar(live) or 0) >= max_sessions:
                 return False
             await connection.execute(sa.insert(machines).values(**_values(machine)))
             await connection.execute(sa.insert(sessions).values(**_values(session)))
+            await _note(connection, session.id, [timeline.asked(session, actor)])
         return True
 
     async def session(self, session_id: str) -> Session | None:
@@ -83,37 +91,38 @@ class Store:
         return await self._many(Machine, query)
 
     async def update_session(
-        self, session_id: str, change: Callable[[Session], Session]
+        self, session_id: str, change: Callable[[Session], Session], cause: Cause
     ) -> tuple[Session, Session] | None:
         """Apply a change of the lifecycle. Gives the session before and after, or None if there is none."""
-        return await self._update(Session, sessions, session_id, change)
+        async with self._engine.begin() as connection:
+            updated = await _update(connection, Session, sessions, session_id, change)
+            if updated is not None:
+                await _note(connection, session_id, timeline.changed(*updated, cause))
+        return updated
 
     async def update_machine(
-        self, machine_id: str, change: Callable[[Machine], Machine]
+        self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
     ) -> tuple[Machine, Machine] | None:
-        return await self._update(Machine, machines, machine_id, change)
-
-    async def _update(
-        self, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
-    ) -> tuple[Row, Row] | None:
         async with self._engine.begin() as connection:
-            query = sa.select(table).where(table.c.id == key).with_for_update()
-            before = await _fetch(connection, kind, query)
-            if before is None:
-                return None
-            after = change(before)
-            changed = {
-                name: value for name, value in _values(after).items() if value != getattr(before, name)
-            }
-            if changed:
-                await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
-        return before, after
+            # The session's row is locked first, as every writer of its timeline does: events have one order.
+            query = sa.select(sessions).where(sessions.c.machine_id == machine_id).with_for_update()
+            session = await _fetch(connection, Session, query)
+            updated = await _update(connection, Machine, machines, machine_id, change)
+            if updated is not None and session is not None:
+                new = timeline.machine_changed(*updated, session, cause)
+                await _note(connection, session.id, new)
+        return updated
+
+    async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
+        """A session's timeline from the event after that number on, oldest first."""
+        query = sa.select(events).where(events.c.session_id == session_id, events.c.number > after)
+        return await self._many(Event, query.order_by(events.c.number))
 
     async def _one(self, kind: type[Row], query: sa.Select[Any]) -> Row | None:
         async with self._reading.connect() as connection:
             return await _fetch(connection, kind, query)
 
-    async def _many(self, kind: type[Row], query: sa.Select[Any]) -> list[Row]:
+    async def _many(self, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
         async with self._reading.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_record(kind, row) for row in rows]
@@ -124,9 +133,32 @@ async def _fetch(connection: AsyncConnection, kind: type[Row], query: sa.Select[
     return None if row is None else _record(kind, row)
 
 
-def _record(kind: type[Row], row: Any) -> Row:
+async def _update(
+    connection: AsyncConnection, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
+) -> tuple[Row, Row] | None:
+    before = await _fetch(connection, kind, sa.select(table).where(table.c.id == key).with_for_update())
+    if before is None:
+        return None
+    after = change(before)
+    changed = {name: value for name, value in _values(after).items() if value != getattr(before, name)}
+    if changed:
+        await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
+    return before, after
+
+
+async def _note(connection: AsyncConnection, session_id: str, new: Sequence[Event]) -> None:
+    """Write events at the end of a session's timeline, whose session is locked by this transaction."""
+    last = sa.select(sa.func.coalesce(sa.func.max(events.c.number), 0)).where(
+        events.c.session_id == session_id
+    )
+    for event_ in new:
+        values = asdict(event_) | {"session_id": session_id, "number": last.scalar_subquery() + 1}
+        await connection.execute(sa.insert(events).values(**values))
+
+
+def _record(kind: type[Record], row: Any) -> Record:
     values = {field.name: row[field.name] for field in fields(kind)}
-    states: dict[type, type] = {Session: SessionState, Machine: MachineState}
+    states: dict[type, type] = {Session: SessionState, Machine: MachineState, Event: SessionState}
     values["state"] = states[kind](values["state"])
     return kind(**values)
 

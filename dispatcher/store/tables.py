@@ -60,3 +60,18 @@ machines = sa.Table(
     sa.Index(None, "state"),
     sa.Index(None, "session_id"),
 )
+
+# A session's timeline. Numbers count from 1 within a session: nobody learns how many others there are.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("session_id", sa.String(36), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("actor", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(16)),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("reason", sa.String(32)),
+)

@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from bot import protocol
 from dispatcher.app import Dispatcher, build
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
+from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
 
 T = TypeVar("T")
@@ -155,6 +156,11 @@ class Deployment:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    async def timeline(self, session_id: str) -> list[dict[str, Any]]:
+        answer = await self.http.get(f"/v1/sessions/{session_id}/events")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["events"]
+
     async def until(self, session_id: str, state: str) -> dict[str, Any]:
         """The session once it is in that state."""
         return await eventually(lambda: self.session(session_id), lambda found: found["state"] == state)
@@ -215,7 +221,7 @@ async def deployment(
         settings_for(directory, port, **more), clock=clock, provider=provider, environment=environment or {}
     )
     config = uvicorn.Config(dispatcher.app, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = Server(config, on_exit=dispatcher.refuse)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
