@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dispatcher.api.bodies import read_body
 from dispatcher.sessions.errors import InvalidRequest
+from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
 from dispatcher.transports.transport import Wanted
 
@@ -54,6 +55,7 @@ async def _start(service: SessionService, agent: str | None, request: Request, w
             body=wanted.body,
             wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
             wait=wait,
+            key=_idempotency_key(request),
         )
     )
     return JSONResponse({"sessionId": started.session.id, **started.client})
@@ -69,3 +71,14 @@ async def _read(request: Request) -> StartRequest:
     except ValueError as error:
         raise InvalidRequest(f"body: NaN and Infinity are not JSON ({error}).") from error
     return wanted
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not is_key(keys[0]):
+        given = "more than one" if len(keys) > 1 else f"{len(keys[0])} characters: {keys[0][:40]!r}"
+        allowed = f"one of 1 to {MAX_KEY_LENGTH} visible ASCII characters"
+        raise InvalidRequest(f"Idempotency-Key: allowed is {allowed}, not {given}.")
+    return keys[0]

@@ -27,6 +27,11 @@ RELEASE_SECONDS = 15.0
 """How long after its session's end a machine may take to go, before the reaper ends it again."""
 
 
+CLEANING_SECONDS = 60.0
+CLEANING_BATCH = 500
+"""How often expired keys are deleted, and how many at once: a long delete would hold up every start."""
+
+
 class Reaper:
     """One per deployment."""
 
@@ -47,6 +52,7 @@ class Reaper:
         self._channels = channels
         self._clock = clock
         self._nudged = asyncio.Event()
+        self._cleaned_at = clock.now()
 
     def nudge(self) -> None:
         """Something happened that cannot wait for the next tick."""
@@ -71,6 +77,14 @@ class Reaper:
                 log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
             except Exception:
                 log.exception("machine %s: could not be looked after", machine.id)
+        if self._clock.now() >= self._cleaned_at + CLEANING_SECONDS:
+            await self._clean()
+
+    async def _clean(self) -> None:
+        """Delete a batch of what has expired. A full one leaves the rest to the next round."""
+        now = self._clock.now()
+        if await self._store.delete_expired_claims(now, CLEANING_BATCH) < CLEANING_BATCH:
+            self._cleaned_at = now
 
     async def _pause(self) -> None:
         sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))

@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -39,11 +39,12 @@ from dispatcher.machines.provider import (
     Unreachable,
 )
 from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions import lifecycle
+from dispatcher.sessions import idempotency, lifecycle
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
+    KeyReused,
     NotStarted,
     Restarting,
     SessionOver,
@@ -52,6 +53,7 @@ from dispatcher.sessions.errors import (
     UnknownAgent,
     UnknownSession,
 )
+from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.settings import AgentSettings, Settings
@@ -77,6 +79,10 @@ class Start:
     wait: Wait = "ready"
     by: str = "its client"
     """Who asks, for the timeline."""
+    key: str | None = None
+    """The `Idempotency-Key`."""
+    scope: str = ""
+    """Whose key it is: the same key of another caller is another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,12 @@ class SessionService:
             raise Restarting()
         name, agent, transport_name = self._resolve(start)
         transport = self._transports[transport_name]
+        # The client of such a transport can only act once it has the answer.
+        wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         session_id = str(uuid.uuid4())
+        claim = self._claim(start, name, session_id)
+        if claim is not None and (known := await self._store.claim(claim.id, self._clock.now())):
+            return await self._again(claim, known, wait, agent)
         opened = await transport.open(session_id, start.wanted)
         now = self._clock.now()
         machine = Machine(f"m-{session_id}", session_id, self._provider.name, MachineState.requested, now)
@@ -167,13 +178,17 @@ class SessionService:
             max_duration_seconds=agent.max_duration_seconds,
             created_at=now,
         )
-        if not await self._store.add(session, machine, agent.max_sessions, start.by):
+        if claim is not None:
+            claim = replace(claim, client=opened.client)
+        try:
+            added = await self._store.add(session, machine, agent.max_sessions, start.by, claim)
+        except AlreadyClaimed as first:
+            return await self._again(first.wanted, first.standing, wait, agent)
+        if not added:
             limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
             raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
         self._spawn(self._launch(session, agent))
-        # The client of such a transport can only act once it has the answer.
-        wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         return Started(await self._wait_for(session, wait, agent), opened.client)
 
     async def get(self, session_id: str, agent: str | None = None) -> Session:
@@ -307,6 +322,26 @@ class SessionService:
         for release in list(self._releases.values()):
             release.cancel()
         await self.settle()
+
+    def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
+        """The hold that the request's key is to have on its session; None without a key."""
+        if start.key is None:
+            return None
+        request = [agent, start.transport, start.body, asdict(start.wanted)]
+        return Claim(
+            id=idempotency.claim_id(start.scope, start.key),
+            fingerprint=idempotency.fingerprint(request),
+            session_id=session_id,
+            client={},
+            expires_at=self._clock.now() + idempotency.KEPT_SECONDS,
+        )
+
+    async def _again(self, wanted: Claim, standing: Claim, wait: Wait, agent: AgentSettings) -> Started:
+        """Answer a request whose key stands for a session already, as it was answered the first time."""
+        if wanted.fingerprint != standing.fingerprint:
+            raise KeyReused("The Idempotency-Key was used before, for another request; use a new key.")
+        session = await self.get(standing.session_id)
+        return Started(await self._wait_for(session, wait, agent), standing.client)
 
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
         name = start.agent or self.default_agent

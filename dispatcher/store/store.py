@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import timeline
+from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store.tables import events, machines, sessions
+from dispatcher.store.tables import claims, events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
 Record = TypeVar("Record", Session, Machine, Event)
@@ -57,20 +59,49 @@ class Store:
         async with self._engine.begin() as connection:
             await connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
 
-    async def add(self, session: Session, machine: Machine, max_sessions: int, actor: str) -> bool:
+    async def add(
+        self, session: Session, machine: Machine, max_sessions: int, actor: str, claim: Claim | None = None
+    ) -> bool:
         """Write a new session with its machine. False if the agent has `max_sessions` live ones already.
 
         Args:
             actor: Who asked for it.
+            claim: The key that stands for it from now on.
+
+        Raises:
+            AlreadyClaimed: the key stands for another session.
         """
         live = sa.select(sa.func.count()).where(sessions.c.agent == session.agent, sessions.c.state.in_(LIVE))
-        async with self._engine.begin() as connection:
-            if (await connection.scalar(live) or 0) >= max_sessions:
-                return False
-            await connection.execute(sa.insert(machines).values(**_values(machine)))
-            await connection.execute(sa.insert(sessions).values(**_values(session)))
-            await _note(connection, session.id, [timeline.asked(session, actor)])
+        try:
+            async with self._engine.begin() as connection:
+                if claim is not None:
+                    await _stake(connection, claim, session.created_at)
+                if (await connection.scalar(live) or 0) >= max_sessions:
+                    await connection.rollback()
+                    return False
+                await connection.execute(sa.insert(machines).values(**_values(machine)))
+                await connection.execute(sa.insert(sessions).values(**_values(session)))
+                await _note(connection, session.id, [timeline.asked(session, actor)])
+        except IntegrityError:
+            # PostgreSQL says so late, when another replica has committed the same key meanwhile.
+            if claim is None or (standing := await self.claim(claim.id, session.created_at)) is None:
+                raise
+            raise AlreadyClaimed(claim, standing) from None
         return True
+
+    async def claim(self, claim_id: str, now: float) -> Claim | None:
+        """The session that a key stands for, unless its time is up."""
+        async with self._reading.connect() as connection:
+            return await _claim(connection, claim_id, now)
+
+    async def delete_expired_claims(self, now: float, limit: int) -> int:
+        """Delete keys whose time is up, at most `limit`; gives how many."""
+        expired = sa.select(claims.c.id).where(claims.c.expires_at <= now).limit(limit)
+        async with self._engine.begin() as connection:
+            deleted = await connection.execute(
+                sa.delete(claims).where(claims.c.id.in_(expired.scalar_subquery()))
+            )
+        return deleted.rowcount
 
     async def session(self, session_id: str) -> Session | None:
         return await self._one(Session, sa.select(sessions).where(sessions.c.id == session_id))
@@ -144,6 +175,20 @@ async def _update(
     if changed:
         await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
     return before, after
+
+
+async def _claim(connection: AsyncConnection, claim_id: str, now: float) -> Claim | None:
+    query = sa.select(claims).where(claims.c.id == claim_id, claims.c.expires_at > now)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else Claim(**row)
+
+
+async def _stake(connection: AsyncConnection, claim: Claim, now: float) -> None:
+    """Write a key's claim in the place of one whose time is up."""
+    if (standing := await _claim(connection, claim.id, now)) is not None:
+        raise AlreadyClaimed(claim, standing)
+    await connection.execute(sa.delete(claims).where(claims.c.id == claim.id, claims.c.expires_at <= now))
+    await connection.execute(sa.insert(claims).values(**asdict(claim)))
 
 
 async def _note(connection: AsyncConnection, session_id: str, new: Sequence[Event]) -> None:

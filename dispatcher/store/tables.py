@@ -44,6 +44,9 @@ sessions = sa.Table(
     sa.Index(None, "agent", "state"),
     sa.Index(None, "state"),
     sa.Index(None, "machine_id", unique=True),
+    # Lists are in this order.
+    sa.Index(None, "created_at", "id"),
+    sa.Index(None, "agent", "created_at", "id"),
 )
 
 machines = sa.Table(
@@ -74,4 +77,16 @@ events = sa.Table(
     sa.Column("phase", sa.String(16)),
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("reason", sa.String(32)),
+)
+
+# Which session an Idempotency-Key stands for; `id` is a hash of the key and its caller.
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("session_id", sa.String(36), nullable=False),
+    sa.Column("client", sa.JSON, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Index(None, "expires_at"),
 )

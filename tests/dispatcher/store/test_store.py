@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
+from bot.protocol import Phase
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
@@ -113,7 +114,7 @@ def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(tmp_
     async def use(store):
         await store.add(session, machine, 2, "tester")
         await store.add(other, others_machine, 2, "tester")
-        phases = ["loading", "waiting", "starting", "active", "ready"] * 5
+        phases: list[Phase] = ["loading", "waiting", "starting", "active", "ready"] * 5
         await asyncio.gather(
             *(
                 store.update_session(
