@@ -114,14 +114,13 @@ def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(tmp_
     async def use(store):
         await store.add(session, machine, 2, "tester")
         await store.add(other, others_machine, 2, "tester")
+
+        def reports(phase: Phase):
+            return lambda current: lifecycle.reported(current, phase, None, 1001.0)
+
         phases: list[Phase] = ["loading", "waiting", "starting", "active", "ready"] * 5
         await asyncio.gather(
-            *(
-                store.update_session(
-                    session.id, lambda s, phase=phase: lifecycle.reported(s, phase, None, 1001.0), CAUSE
-                )
-                for phase in phases
-            ),
+            *(store.update_session(session.id, reports(phase), CAUSE) for phase in phases),
             store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE),
         )
         events = await store.events(session.id)
