@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from dispatcher.api import events, machines, operations, problems, sessions, start
+from dispatcher.api import events, lists, machines, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
@@ -108,6 +108,7 @@ def build(
     app.include_router(operations.router(service, store))
     app.include_router(start.router(service))
     app.include_router(events.router(watch))
+    app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
     return Dispatcher(settings, store, provider, service, reaper, watch, app)

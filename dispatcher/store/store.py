@@ -21,7 +21,9 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import timeline
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
+from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
+from dispatcher.store import lists
 from dispatcher.store.tables import claims, events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
@@ -115,6 +117,16 @@ class Store:
     async def live_sessions(self) -> Sequence[Session]:
         query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
         return await self._many(Session, query)
+
+    async def list_sessions(
+        self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
+    ) -> Sequence[Session]:
+        """A page of sessions, newest first."""
+        return await self._many(Session, lists.page(wanted, behind, limit, offset))
+
+    async def count_sessions(self, wanted: Filter) -> int:
+        async with self._reading.connect() as connection:
+            return await connection.scalar(lists.count(wanted)) or 0
 
     async def live_machines(self) -> Sequence[Machine]:
         """Every machine that is not known to be gone."""
