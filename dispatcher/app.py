@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from dispatcher.api import events, lists, machines, operations, problems, sessions, start
+from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
@@ -100,7 +100,14 @@ def build(
                 await provider.close()
             await store.close()
 
-    app = FastAPI(title="Switchboard dispatcher", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Switchboard dispatcher",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=openapi.problems(403, 500, 503),
+    )
+    openapi.install(app)
     app.add_middleware(Gate, settings=settings)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.

@@ -11,13 +11,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
 
-from bot.protocol import Phase
+from dispatcher.api.models import Timeline, TimelineEvent
+from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso
 from dispatcher.sessions.errors import UnknownSession
-from dispatcher.sessions.lifecycle import SessionState
-from dispatcher.sessions.timeline import Event, Kind
+from dispatcher.sessions.timeline import Event
 from dispatcher.sessions.watch import Seen, Watch
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -35,34 +34,21 @@ WaitSeconds = Annotated[
 ]
 
 
-class TimelineEvent(BaseModel):
-    """One event. `state` and `phase` are the session's right after it."""
-
-    id: int
-    event: Kind
-    at: str
-    by: str
-    state: SessionState
-    phase: Phase | None
-    message: str
-    reason: str | None
-
-
-class Timeline(BaseModel):
-    """The events after the one that was asked about, oldest first."""
-
-    sessionId: str
-    state: SessionState
-    over: bool
-    """Whether the session is over; then only its machine's end can still follow."""
-    events: list[TimelineEvent]
+_STREAMED = {
+    200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+    204: {"description": "The stream has ended: there is nothing after that event, and nothing will come."},
+}
 
 
 def router(watch: Watch) -> APIRouter:
     """`GET /v1/sessions/{id}/events`, as JSON or, for those who accept it, as server-sent events."""
     routes = APIRouter()
 
-    @routes.get("/v1/sessions/{session_id}/events")
+    @routes.get(
+        "/v1/sessions/{session_id}/events",
+        response_model=Timeline,
+        responses={**_STREAMED, **problems(400, 404)},
+    )
     async def events(
         session_id: str,
         request: Request,

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from dispatcher.api.models import CloudSessionList, CloudSessionRecord, SessionPage
+from dispatcher.api.openapi import problems
 from dispatcher.api.sessions import describe
 from dispatcher.api.times import iso
 from dispatcher.sessions.errors import UnknownAgent
@@ -32,7 +34,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
     """`GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session below it."""
     routes = APIRouter()
 
-    @routes.get("/v1/sessions")
+    @routes.get("/v1/sessions", response_model=SessionPage, responses=problems(400))
     async def sessions(
         agent: str | None = None,
         state: Annotated[tuple[SessionState, ...], Query()] = (),
@@ -46,7 +48,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
         following = str(Cursor.behind(shown[-1])) if len(found) > limit else None
         return JSONResponse({"sessions": [describe(one) for one in shown], "nextCursor": following})
 
-    @routes.get("/v1/agents/{agent}/sessions")
+    @routes.get("/v1/agents/{agent}/sessions", response_model=CloudSessionList, responses=problems(400, 404))
     async def agent_sessions(
         agent: str,
         limit: Limit = 10,
@@ -76,7 +78,9 @@ def router(service: SessionService, store: Store) -> APIRouter:
         total = await store.count_sessions(wanted)
         return JSONResponse({"total_count": total, "sessions": [_in_list(one) for one in found]})
 
-    @routes.get("/v1/agents/{agent}/sessions/{session_id}")
+    @routes.get(
+        "/v1/agents/{agent}/sessions/{session_id}", response_model=CloudSessionRecord, responses=problems(404)
+    )
     async def agent_session(agent: str, session_id: str) -> JSONResponse:
         session = await service.get(session_id, agent)
         return JSONResponse(

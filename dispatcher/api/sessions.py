@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 
 from bot import protocol
 from dispatcher.api.bodies import read_body
+from dispatcher.api.models import SessionRecord, Stopped
+from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
 from dispatcher.machines.channels import new_request_id
 from dispatcher.sessions.errors import StartFailed
@@ -40,18 +42,22 @@ def router(service: SessionService) -> APIRouter:
     """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
     routes = APIRouter()
 
-    @routes.get("/sessions/{session_id}")
+    @routes.get("/sessions/{session_id}", response_model=SessionRecord, responses=problems(404))
     async def show(session_id: str) -> JSONResponse:
         return JSONResponse(describe(await service.get(session_id)))
 
-    @routes.delete("/sessions/{session_id}")
-    @routes.delete("/v1/agents/{agent}/sessions/{session_id}")
+    @routes.delete("/sessions/{session_id}", response_model=Stopped, responses=problems(404))
+    @routes.delete(
+        "/v1/agents/{agent}/sessions/{session_id}", response_model=Stopped, responses=problems(404)
+    )
     async def stop(session_id: str, agent: str | None = None) -> JSONResponse:
         await service.stop(session_id, "its client", agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
-    @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS)
-    @routes.api_route("/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS)
+    @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False)
+    @routes.api_route(
+        "/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False
+    )
     async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
         body = await read_body(request)
         message = protocol.Request(

@@ -24,6 +24,7 @@ from dispatcher.app import Dispatcher, build
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
+from tests.dispatcher import contract
 
 T = TypeVar("T")
 
@@ -226,7 +227,10 @@ async def deployment(
     url = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=False) as http:
+        hooks = {"response": [contract.check]}
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=10, trust_env=False, event_hooks=hooks
+        ) as http:
             await eventually(lambda: asyncio.sleep(0, server), lambda found: found.started)
             running = Deployment(dispatcher, clock, provider, url, http)
             async with running.connections:
