@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
+from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineStatus
 from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.server import Server
@@ -78,6 +79,7 @@ def serve(settings: Settings) -> int:
     server = Server(
         uvicorn.Config(
             dispatcher.app,
+            http=LimitedProtocol,
             log_config=None,
             access_log=settings.log_level == "debug",
             ws_max_size=MAX_MESSAGE_BYTES,

@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
 from dispatcher.app import Dispatcher, build
+from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
@@ -221,7 +222,9 @@ async def deployment(
     dispatcher = build(
         settings_for(directory, port, **more), clock=clock, provider=provider, environment=environment or {}
     )
-    config = uvicorn.Config(dispatcher.app, log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1
+    )
     server = Server(config, on_exit=dispatcher.refuse)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
