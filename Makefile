@@ -14,7 +14,7 @@ PATHS = __main__.py stacks dispatcher bot tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test bench fmt lint setup setup-dev lock python
+.PHONY: help up down plan refresh test openapi bench fmt lint setup setup-dev lock python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: setup-dev
 fmt: setup-dev ## format the code and fix what can be fixed
 	@.venv/bin/ruff format $(PATHS)
 	@.venv/bin/ruff check --fix $(PATHS)
+
+openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
+	@$(RUN) -m dispatcher.api.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 bench: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench

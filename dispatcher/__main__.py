@@ -22,9 +22,10 @@ from pydantic import ValidationError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
+from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.tokens import InvalidSecret
+from dispatcher.server import Server
 from dispatcher.sessions.lifecycle import End
-from dispatcher.sessions.service import SessionService
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 
 log = logging.getLogger(__name__)
@@ -58,18 +59,6 @@ def main() -> int:
     return serve(settings)
 
 
-class _Server(uvicorn.Server):
-    """Sends held calls away before it waits for the answers in flight."""
-
-    def __init__(self, service: SessionService, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._service = service
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.refuse()
-        await super().shutdown(sockets)
-
-
 def serve(settings: Settings) -> int:
     """Serve until told to exit."""
     try:
@@ -86,16 +75,17 @@ def serve(settings: Settings) -> int:
         dispatcher = build(settings)
     except (OSError, InvalidSecret) as error:
         return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
-    server = _Server(
-        dispatcher.service,
+    server = Server(
         uvicorn.Config(
             dispatcher.app,
+            http=LimitedProtocol,
             log_config=None,
             access_log=settings.log_level == "debug",
             ws_max_size=MAX_MESSAGE_BYTES,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
         ),
+        on_exit=dispatcher.refuse,
     )
     # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,7 +111,7 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
         ]
         ended = await asyncio.gather(*(_stop_one(dispatcher, *machine, end) for machine in running))
         for session in await dispatcher.store.live_sessions():
-            await dispatcher.service.close(session, end)
+            await dispatcher.service.close(session, end, "the operator")
         await dispatcher.service.settle()
     finally:
         await dispatcher.store.close()

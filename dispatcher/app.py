@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from dispatcher.api import machines, operations, problems, sessions, start
+from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.channels import Channels
@@ -22,6 +22,7 @@ from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.webrtc import WebRTC
@@ -36,7 +37,13 @@ class Dispatcher:
     fleet: Fleet
     service: SessionService
     reaper: Reaper
+    watch: Watch
     app: FastAPI
+
+    def refuse(self) -> None:
+        """The dispatcher is about to exit: send away who waits, each with a way to come back."""
+        self.service.refuse()
+        self.watch.stop()
 
 
 def build(
@@ -67,6 +74,7 @@ def build(
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
     )
+    watch = Watch(store, service.changes, clock)
     reaper = Reaper(
         settings=settings, service=service, store=store, fleet=fleet, channels=channels, clock=clock
     )
@@ -93,16 +101,25 @@ def build(
             await fleet.close()
             await store.close()
 
-    app = FastAPI(title="Switchboard dispatcher", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Switchboard dispatcher",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=openapi.problems(403, 500, 503),
+    )
+    openapi.install(app)
     app.add_middleware(Gate, settings=settings)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(reports, tokens))
     app.include_router(operations.router(service, store))
     app.include_router(start.router(service))
+    app.include_router(events.router(watch))
+    app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
-    return Dispatcher(settings, store, fleet, service, reaper, app)
+    return Dispatcher(settings, store, fleet, service, reaper, watch, app)
 
 
 def _providers(settings: Settings) -> dict[str, MachineProvider]:

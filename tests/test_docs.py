@@ -8,6 +8,7 @@ import pytest
 
 from bot.protocol import EndReason
 from dispatcher.sessions import errors
+from dispatcher.sessions.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
 
@@ -27,6 +28,11 @@ def test_every_reason_of_an_end_is_in_the_docs():
     assert {"machine_killed", "no_capacity", "bot_error"} <= reasons
     for reason in reasons:
         assert f"`{reason}`" in LOCAL
+
+
+def test_every_event_of_a_timeline_is_in_the_docs():
+    for kind in KINDS:
+        assert f"`{kind}`" in LOCAL, kind
 
 
 def test_every_error_is_in_the_docs():

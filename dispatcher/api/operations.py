@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dispatcher.api.models import Agents, Status
 from dispatcher.api.problems import problem
 from dispatcher.sessions.service import SessionService
 from dispatcher.store.store import Store
@@ -41,11 +42,11 @@ def router(service: SessionService, store: Store) -> APIRouter:
     """Health and readiness, the agents, and the voice page."""
     routes = APIRouter()
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", response_model=Status)
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    @routes.get("/readyz")
+    @routes.get("/readyz", response_model=Status)
     async def readyz() -> JSONResponse:
         if service.draining:
             return problem(503, "The dispatcher is about to exit.", code="draining")
@@ -56,7 +57,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
             return problem(503, "The store does not answer.", code="store_down")
         return JSONResponse({"status": "ok"})
 
-    @routes.get("/v1/agents")
+    @routes.get("/v1/agents", response_model=Agents)
     async def agents() -> JSONResponse:
         listed = [
             {"name": name, "transports": list(agent.transports)} for name, agent in service.agents.items()

@@ -89,7 +89,7 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 
 def _in_words(item: Mapping[str, Any]) -> str:
-    place = [str(part) for part in item["loc"] if part not in ("body", "query", "path")]
+    place = [str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")]
     field = ".".join(place) or "the request's body"
     message = str(item["msg"])
     if item["type"] in ("json_invalid", "missing") or "input" not in item:

@@ -6,7 +6,6 @@ import base64
 import logging
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +13,9 @@ from fastapi.responses import JSONResponse
 
 from bot import protocol
 from dispatcher.api.bodies import read_body
+from dispatcher.api.models import SessionRecord, Stopped
+from dispatcher.api.openapi import problems
+from dispatcher.api.times import maybe_iso
 from dispatcher.machines.channels import new_request_id
 from dispatcher.sessions.errors import StartFailed
 from dispatcher.sessions.lifecycle import Session
@@ -40,18 +42,22 @@ def router(service: SessionService) -> APIRouter:
     """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
     routes = APIRouter()
 
-    @routes.get("/sessions/{session_id}")
+    @routes.get("/sessions/{session_id}", response_model=SessionRecord, responses=problems(404))
     async def show(session_id: str) -> JSONResponse:
         return JSONResponse(describe(await service.get(session_id)))
 
-    @routes.delete("/sessions/{session_id}")
-    @routes.delete("/v1/agents/{agent}/sessions/{session_id}")
+    @routes.delete("/sessions/{session_id}", response_model=Stopped, responses=problems(404))
+    @routes.delete(
+        "/v1/agents/{agent}/sessions/{session_id}", response_model=Stopped, responses=problems(404)
+    )
     async def stop(session_id: str, agent: str | None = None) -> JSONResponse:
         await service.stop(session_id, "its client", agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
-    @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS)
-    @routes.api_route("/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS)
+    @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False)
+    @routes.api_route(
+        "/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False
+    )
     async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
         body = await read_body(request)
         message = protocol.Request(
@@ -94,11 +100,11 @@ def describe(session: Session) -> dict[str, Any]:
         "transport": session.transport,
         "state": session.state,
         "phase": session.phase,
-        "createdAt": _iso(session.created_at),
-        "startedAt": _iso(session.started_at),
-        "readyAt": _iso(session.ready_at),
-        "activeAt": _iso(session.active_at),
-        "endedAt": _iso(end),
+        "createdAt": maybe_iso(session.created_at),
+        "startedAt": maybe_iso(session.started_at),
+        "readyAt": maybe_iso(session.ready_at),
+        "activeAt": maybe_iso(session.active_at),
+        "endedAt": maybe_iso(end),
         "reason": session.reason,
         "message": session.message,
         "detail": session.detail,
@@ -108,10 +114,6 @@ def describe(session: Session) -> dict[str, Any]:
         "timings": session.timings,
         "latency": {"firstWordMs": session.first_word_ms, "turnMs": session.turns_ms},
     }
-
-
-def _iso(time: float | None) -> str | None:
-    return None if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 
 def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dispatcher.api.bodies import read_body
+from dispatcher.api.models import StartAnswer
+from dispatcher.api.openapi import problems
 from dispatcher.sessions.errors import InvalidRequest
+from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
 from dispatcher.transports.transport import Wanted
 
@@ -27,15 +30,34 @@ class StartRequest(BaseModel):
     body: Any = None
 
 
+# The body and the key are read by hand, with limits and words of their own.
+_DESCRIBED: dict[str, Any] = {
+    "response_model": StartAnswer,
+    "responses": problems(400, 404, 413, 422, 429, 502),
+    "openapi_extra": {
+        "requestBody": {"content": {"application/json": {"schema": StartRequest.model_json_schema()}}},
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "The same key with the same request is the same session, for 24 h.",
+                "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
+            }
+        ],
+    },
+}
+
+
 def router(service: SessionService) -> APIRouter:
     """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
 
-    @routes.post("/start")
+    @routes.post("/start", **_DESCRIBED)
     async def start(request: Request, wait: Annotated[Wait, Query()] = "ready") -> JSONResponse:
         return await _start(service, None, request, wait)
 
-    @routes.post("/v1/public/{agent}/start")
+    @routes.post("/v1/public/{agent}/start", **_DESCRIBED)
     async def start_agent(
         agent: str, request: Request, wait: Annotated[Wait, Query()] = "ready"
     ) -> JSONResponse:
@@ -54,6 +76,7 @@ async def _start(service: SessionService, agent: str | None, request: Request, w
             body=wanted.body,
             wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
             wait=wait,
+            key=_idempotency_key(request),
         )
     )
     return JSONResponse({"sessionId": started.session.id, **started.client})
@@ -69,3 +92,14 @@ async def _read(request: Request) -> StartRequest:
     except ValueError as error:
         raise InvalidRequest(f"body: NaN and Infinity are not JSON ({error}).") from error
     return wanted
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not is_key(keys[0]):
+        given = "more than one" if len(keys) > 1 else f"{len(keys[0])} characters: {keys[0][:40]!r}"
+        allowed = f"one of 1 to {MAX_KEY_LENGTH} visible ASCII characters"
+        raise InvalidRequest(f"Idempotency-Key: allowed is {allowed}, not {given}.")
+    return keys[0]

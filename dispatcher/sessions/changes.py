@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from dispatcher.sessions.lifecycle import Session
+T = TypeVar("T")
 
 
 class Changes:
@@ -21,19 +22,22 @@ class Changes:
     async def until(
         self,
         session_id: str,
-        read: Callable[[str], Awaitable[Session | None]],
-        reached: Callable[[Session], bool],
-    ) -> Session | None:
-        """Wait until the session is as asked for; None if it does not exist. The caller bounds the wait."""
+        read: Callable[[str], Awaitable[T | None]],
+        reached: Callable[[T], bool],
+    ) -> T | None:
+        """Wait until what is read of the session is as asked for; None if there is no such session.
+
+        The caller bounds the wait.
+        """
         event = asyncio.Event()
         waiters = self._waiters.setdefault(session_id, set())
         waiters.add(event)
         try:
             while True:
                 event.clear()
-                session = await read(session_id)
-                if session is None or reached(session):
-                    return session
+                found = await read(session_id)
+                if found is None or reached(found):
+                    return found
                 await event.wait()
         finally:
             waiters.discard(event)

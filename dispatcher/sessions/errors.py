@@ -5,6 +5,7 @@
     │   └── UnknownAgent     404  no agent of that name
     ├── UnknownSession       404  no session of that id
     ├── SessionOver          410  the session had ended before the request came
+    ├── KeyReused            422  the Idempotency-Key stands for another request
     ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
@@ -51,6 +52,11 @@ class UnknownSession(SessionError):
 class SessionOver(SessionError):
     status = 410
     code = "session_over"
+
+
+class KeyReused(SessionError):
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class AtCapacity(SessionError):

@@ -137,6 +137,11 @@ def reported(session: Session, phase: Phase, timings: Timings | None, now: float
     return session
 
 
+def client_left(session: Session, now: float) -> Session:
+    """The machine said that no client is connected any more."""
+    return reported(session, "ready", None, now) if session.phase == "active" else session
+
+
 def first_word(session: Session, milliseconds: float) -> Session:
     """The bot's first audio went out so long after the client was connected."""
     return session if session.first_word_ms is not None else replace(session, first_word_ms=milliseconds)

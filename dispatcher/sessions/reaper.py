@@ -12,6 +12,7 @@ from dispatcher.machines.provider import MachineState, MachineStatus, ProviderEr
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 
@@ -25,6 +26,11 @@ MISSED_HEARTBEATS = 3
 
 RELEASE_SECONDS = 15.0
 """How long after its session's end a machine may take to go, before the reaper ends it again."""
+
+
+CLEANING_SECONDS = 60.0
+CLEANING_BATCH = 500
+"""How often expired keys are deleted, and how many at once: a long delete would hold up every start."""
 
 
 class Reaper:
@@ -47,6 +53,7 @@ class Reaper:
         self._channels = channels
         self._clock = clock
         self._nudged = asyncio.Event()
+        self._cleaned_at = clock.now()
 
     def nudge(self) -> None:
         """Something happened that cannot wait for the next tick."""
@@ -71,6 +78,14 @@ class Reaper:
                 log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
             except Exception:
                 log.exception("machine %s: could not be looked after", machine.id)
+        if self._clock.now() >= self._cleaned_at + CLEANING_SECONDS:
+            await self._clean()
+
+    async def _clean(self) -> None:
+        """Delete a batch of what has expired. A full one leaves the rest to the next round."""
+        now = self._clock.now()
+        if await self._store.delete_expired_claims(now, CLEANING_BATCH) < CLEANING_BATCH:
+            self._cleaned_at = now
 
     async def _pause(self) -> None:
         sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
@@ -93,7 +108,7 @@ class Reaper:
                 await self._lost(machine, status)
                 return
         if (end := lifecycle.overdue(session, self._clock.now())) is not None:
-            await self._service.close(session, end)
+            await self._service.close(session, end, REAPER)
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
@@ -107,7 +122,7 @@ class Reaper:
         # Read again: the bot's last word may have come in while the provider was asked.
         session = await self._store.session_of_machine(machine.id)
         if session is not None and not session.over:
-            await self._service.close(session, lifecycle.end_by_loss(status))
+            await self._service.close(session, lifecycle.end_by_loss(status), REAPER)
 
     def _is_silent(self, machine: Machine) -> bool:
         last_heard = self._channels.last_heard(machine.id)

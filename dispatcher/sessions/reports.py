@@ -10,6 +10,7 @@ from bot.protocol import (
     Acknowledge,
     Assign,
     ClientConnected,
+    ClientDisconnected,
     Ended,
     FromMachine,
     Heartbeat,
@@ -24,6 +25,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels, Connection
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.timeline import MACHINE, Cause
 from dispatcher.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -61,16 +63,16 @@ class Reports:
         if session is None:
             await connection.send(Stop(message="No session of this deployment runs on this machine."))
             return
+        now = self._clock.now()
         await self._store.update_machine(
-            machine_id, lambda machine: replace(machine, versions=hello.versions)
+            machine_id, lambda machine: replace(machine, versions=hello.versions), Cause(MACHINE, now)
         )
         if session.over:
             await connection.send(Stop(message=session.message or "The session is over."))
         elif hello.session_id is None:
             await connection.send(Assign(assignment=self._service.assignment(session)))
-        now = self._clock.now()
         await self._service.change(
-            session.id, lambda current: lifecycle.reported(current, hello.phase, hello.timings, now)
+            session.id, lambda current: lifecycle.reported(current, hello.phase, hello.timings, now), MACHINE
         )
 
     def disconnected(self, machine_id: str, connection: Connection) -> None:
@@ -92,10 +94,10 @@ class Reports:
         if isinstance(message, Ended):
             await self._ended(session, message)
             return
-        await self._service.change(session.id, lambda current: _change(current, message, now))
+        await self._service.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
-        await self._service.close(session, lifecycle.end_by_report(message))
+        await self._service.close(session, lifecycle.end_by_report(message), MACHINE)
         await self._channels.send(session.machine_id, Acknowledge())
 
 
@@ -111,5 +113,7 @@ def _change(session: lifecycle.Session, message: FromMachine, now: float) -> lif
             return lifecycle.first_word(session, message.milliseconds)
         case Latency(kind="turn"):
             return lifecycle.turn(session, message.milliseconds)
-        case _:  # a client that left may come back; the rest was dealt with before
+        case ClientDisconnected():  # the client may come back
+            return lifecycle.client_left(session, now)
+        case _:  # the rest was dealt with before
             return session

@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -40,11 +40,12 @@ from dispatcher.machines.provider import (
     Unreachable,
 )
 from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions import lifecycle
+from dispatcher.sessions import idempotency, lifecycle
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
+    KeyReused,
     NotStarted,
     Restarting,
     SessionOver,
@@ -53,7 +54,9 @@ from dispatcher.sessions.errors import (
     UnknownAgent,
     UnknownSession,
 )
+from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.transport import Transport, Wanted
@@ -82,6 +85,12 @@ class Start:
     body: Any = None
     wanted: Wanted = field(default_factory=Wanted)
     wait: Wait = "ready"
+    by: str = "its client"
+    """Who asks, for the timeline."""
+    key: str | None = None
+    """The `Idempotency-Key`."""
+    scope: str = ""
+    """Whose key it is: the same key of another caller is another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,11 @@ class SessionService:
         return self._settings.default_agent or next(iter(self._settings.agents))
 
     @property
+    def changes(self) -> Changes:
+        """Who waits for sessions to change."""
+        return self._changes
+
+    @property
     def draining(self) -> bool:
         """Whether new starts are refused because the dispatcher is about to exit."""
         return self._drained.is_set()
@@ -150,7 +164,12 @@ class SessionService:
             raise Restarting()
         name, agent, transport_name = self._resolve(start)
         transport = self._transports[transport_name]
+        # The client of such a transport can only act once it has the answer.
+        wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         session_id = str(uuid.uuid4())
+        claim = self._claim(start, name, session_id)
+        if claim is not None and (known := await self._store.claim(claim.id, self._clock.now())):
+            return await self._again(claim, known, wait, agent)
         opened = await transport.open(session_id, start.wanted)
         now = self._clock.now()
         placement, provider = self._fleet.first(agent.placements)
@@ -176,13 +195,17 @@ class SessionService:
             max_duration_seconds=agent.max_duration_seconds,
             created_at=now,
         )
-        if not await self._store.add(session, machine, agent.max_sessions):
+        if claim is not None:
+            claim = replace(claim, client=opened.client)
+        try:
+            added = await self._store.add(session, machine, agent.max_sessions, start.by, claim)
+        except AlreadyClaimed as first:
+            return await self._again(first.wanted, first.standing, wait, agent)
+        if not added:
             limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
             raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
         self._spawn(self._launch(session, machine, agent))
-        # The client of such a transport can only act once it has the answer.
-        wait: Wait = "started" if start.wait == "ready" and transport.ready_needs_client else start.wait
         return Started(await self._wait_for(session, wait, agent), opened.client)
 
     async def get(self, session_id: str, agent: str | None = None) -> Session:
@@ -196,7 +219,7 @@ class SessionService:
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:
         """End a session. Ending one that is over is fine, and changes nothing."""
         session = await self.get(session_id, agent)
-        await self.close(session, End("stopped", f"The session was stopped by {by}."))
+        await self.close(session, End("stopped", f"The session was stopped by {by}."), by)
         return await self.get(session_id)
 
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
@@ -233,9 +256,15 @@ class SessionService:
         await self._until(session_id, lambda session: session.over or session.ready_at is not None)
         await self._clock.sleep(self._settings.call_timeout_seconds)
 
-    async def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
-        """Apply a change of the lifecycle and tell who waits. None if there is no such session."""
-        updated = await self._store.update_session(session_id, change)
+    async def change(
+        self, session_id: str, change: Callable[[Session], Session], by: str = DISPATCHER
+    ) -> Session | None:
+        """Apply a change of the lifecycle and tell who waits. None if there is no such session.
+
+        Args:
+            by: Who causes the change, for the timeline.
+        """
+        updated = await self._store.update_session(session_id, change, Cause(by, self._clock.now()))
         if updated is None:
             return None
         before, after = updated
@@ -247,10 +276,10 @@ class SessionService:
                 log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
         return after
 
-    async def close(self, session: Session, end: End) -> None:
+    async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
         """Close the session's row with this reason, if it is still open, and let its machine go."""
         now = self._clock.now()
-        await self.change(session.id, lambda current: lifecycle.over(current, end, now))
+        await self.change(session.id, lambda current: lifecycle.over(current, end, now), by)
         self.let_go(session.machine_id, end.message)
 
     def let_go(self, machine_id: str, why: str) -> None:
@@ -294,7 +323,7 @@ class SessionService:
     async def _machine_gone(self, machine_id: str, status: MachineStatus | None) -> None:
         now = self._clock.now()
         updated = await self._store.update_machine(
-            machine_id, lambda machine: lifecycle.machine_gone(machine, status, now)
+            machine_id, lambda machine: lifecycle.machine_gone(machine, status, now), Cause(PROVIDER, now)
         )
         if status is not None and updated is not None and (session_id := updated[1].session_id):
             await self.change(session_id, lambda session: lifecycle.exited(session, status.exit_code))
@@ -330,6 +359,26 @@ class SessionService:
             release.cancel()
         await self.settle()
 
+    def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
+        """The hold that the request's key is to have on its session; None without a key."""
+        if start.key is None:
+            return None
+        request = [agent, start.transport, start.body, asdict(start.wanted)]
+        return Claim(
+            id=idempotency.claim_id(start.scope, start.key),
+            fingerprint=idempotency.fingerprint(request),
+            session_id=session_id,
+            client={},
+            expires_at=self._clock.now() + idempotency.KEPT_SECONDS,
+        )
+
+    async def _again(self, wanted: Claim, standing: Claim, wait: Wait, agent: AgentSettings) -> Started:
+        """Answer a request whose key stands for a session already, as it was answered the first time."""
+        if wanted.fingerprint != standing.fingerprint:
+            raise KeyReused("The Idempotency-Key was used before, for another request; use a new key.")
+        session = await self.get(standing.session_id)
+        return Started(await self._wait_for(session, wait, agent), standing.client)
+
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
         name = start.agent or self.default_agent
         agent = self._settings.agents.get(name)
@@ -357,10 +406,10 @@ class SessionService:
             log.exception("session %s: no machine", session.id)
             end = _end_by_provider(none.error)
             if not none.nowhere:
-                await self.close(session, end)
+                await self.close(session, end, PROVIDER)
                 return
             now = self._clock.now()
-            await self.change(session.id, lambda current: lifecycle.over(current, end, now))
+            await self.change(session.id, lambda current: lifecycle.over(current, end, now), PROVIDER)
             await self._machine_gone(machine.id, None)
             return
         except Exception as error:
@@ -371,8 +420,8 @@ class SessionService:
         if status.state is MachineState.requested:
             return
         now = self._clock.now()
-        await self._store.update_machine(session.machine_id, lifecycle.machine_started)
-        after = await self.change(session.id, lambda current: lifecycle.started(current, now))
+        await self._store.update_machine(session.machine_id, lifecycle.machine_started, Cause(PROVIDER, now))
+        after = await self.change(session.id, lambda current: lifecycle.started(current, now), PROVIDER)
         if after is None or after.over:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
             await self.release(session.machine_id, "The session was stopped before its machine started.")
@@ -400,7 +449,9 @@ class SessionService:
             if placement == at:
                 return True
             updated = await self._store.update_machine(
-                machine.id, lambda current: lifecycle.placed(current, placement, provider)
+                machine.id,
+                lambda current: lifecycle.placed(current, placement, provider),
+                Cause(DISPATCHER, self._clock.now()),
             )
             at = placement
             return updated is not None and updated[1].placement == placement

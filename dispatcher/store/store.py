@@ -1,8 +1,8 @@
 """What the dispatcher keeps, and the only code that speaks SQL.
 
 Every change of a session or a machine is a pure function from `sessions/lifecycle.py`, applied inside a
-transaction to the row as it then is. On SQLite a transaction takes the write lock when it begins, so that
-what it read still holds when it writes.
+transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
+On SQLite a transaction takes the write lock when it begins, so that what it read still holds when it writes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dispatcher.machines.provider import MachineState
+from dispatcher.sessions import timeline
+from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
-from dispatcher.store.tables import machines, sessions
+from dispatcher.sessions.listing import Cursor, Filter
+from dispatcher.sessions.timeline import Cause, Event
+from dispatcher.store import lists
+from dispatcher.store.tables import claims, events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
+Record = TypeVar("Record", Session, Machine, Event)
 
 READ_ONLY = "switchboard_read_only"
 """The execution option of connections that only read: they need not wait for SQLite's write lock."""
@@ -54,15 +61,49 @@ class Store:
         async with self._engine.begin() as connection:
             await connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
 
-    async def add(self, session: Session, machine: Machine, max_sessions: int) -> bool:
-        """Write a new session with its machine. False if the agent has `max_sessions` live ones already."""
+    async def add(
+        self, session: Session, machine: Machine, max_sessions: int, actor: str, claim: Claim | None = None
+    ) -> bool:
+        """Write a new session with its machine. False if the agent has `max_sessions` live ones already.
+
+        Args:
+            actor: Who asked for it.
+            claim: The key that stands for it from now on.
+
+        Raises:
+            AlreadyClaimed: the key stands for another session.
+        """
         live = sa.select(sa.func.count()).where(sessions.c.agent == session.agent, sessions.c.state.in_(LIVE))
-        async with self._engine.begin() as connection:
-            if (await connection.scalar(live) or 0) >= max_sessions:
-                return False
-            await connection.execute(sa.insert(machines).values(**_values(machine)))
-            await connection.execute(sa.insert(sessions).values(**_values(session)))
+        try:
+            async with self._engine.begin() as connection:
+                if claim is not None:
+                    await _stake(connection, claim, session.created_at)
+                if (await connection.scalar(live) or 0) >= max_sessions:
+                    await connection.rollback()
+                    return False
+                await connection.execute(sa.insert(machines).values(**_values(machine)))
+                await connection.execute(sa.insert(sessions).values(**_values(session)))
+                await _note(connection, session.id, [timeline.asked(session, actor)])
+        except IntegrityError:
+            # PostgreSQL says so late, when another replica has committed the same key meanwhile.
+            if claim is None or (standing := await self.claim(claim.id, session.created_at)) is None:
+                raise
+            raise AlreadyClaimed(claim, standing) from None
         return True
+
+    async def claim(self, claim_id: str, now: float) -> Claim | None:
+        """The session that a key stands for, unless its time is up."""
+        async with self._reading.connect() as connection:
+            return await _claim(connection, claim_id, now)
+
+    async def delete_expired_claims(self, now: float, limit: int) -> int:
+        """Delete keys whose time is up, at most `limit`; gives how many."""
+        expired = sa.select(claims.c.id).where(claims.c.expires_at <= now).limit(limit)
+        async with self._engine.begin() as connection:
+            deleted = await connection.execute(
+                sa.delete(claims).where(claims.c.id.in_(expired.scalar_subquery()))
+            )
+        return deleted.rowcount
 
     async def session(self, session_id: str) -> Session | None:
         return await self._one(Session, sa.select(sessions).where(sessions.c.id == session_id))
@@ -77,43 +118,54 @@ class Store:
         query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
         return await self._many(Session, query)
 
+    async def list_sessions(
+        self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
+    ) -> Sequence[Session]:
+        """A page of sessions, newest first."""
+        return await self._many(Session, lists.page(wanted, behind, limit, offset))
+
+    async def count_sessions(self, wanted: Filter) -> int:
+        async with self._reading.connect() as connection:
+            return await connection.scalar(lists.count(wanted)) or 0
+
     async def live_machines(self) -> Sequence[Machine]:
         """Every machine that is not known to be gone."""
         query = sa.select(machines).where(machines.c.state != MachineState.gone)
         return await self._many(Machine, query)
 
     async def update_session(
-        self, session_id: str, change: Callable[[Session], Session]
+        self, session_id: str, change: Callable[[Session], Session], cause: Cause
     ) -> tuple[Session, Session] | None:
         """Apply a change of the lifecycle. Gives the session before and after, or None if there is none."""
-        return await self._update(Session, sessions, session_id, change)
+        async with self._engine.begin() as connection:
+            updated = await _update(connection, Session, sessions, session_id, change)
+            if updated is not None:
+                await _note(connection, session_id, timeline.changed(*updated, cause))
+        return updated
 
     async def update_machine(
-        self, machine_id: str, change: Callable[[Machine], Machine]
+        self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
     ) -> tuple[Machine, Machine] | None:
-        return await self._update(Machine, machines, machine_id, change)
-
-    async def _update(
-        self, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
-    ) -> tuple[Row, Row] | None:
         async with self._engine.begin() as connection:
-            query = sa.select(table).where(table.c.id == key).with_for_update()
-            before = await _fetch(connection, kind, query)
-            if before is None:
-                return None
-            after = change(before)
-            changed = {
-                name: value for name, value in _values(after).items() if value != getattr(before, name)
-            }
-            if changed:
-                await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
-        return before, after
+            # The session's row is locked first, as every writer of its timeline does: events have one order.
+            query = sa.select(sessions).where(sessions.c.machine_id == machine_id).with_for_update()
+            session = await _fetch(connection, Session, query)
+            updated = await _update(connection, Machine, machines, machine_id, change)
+            if updated is not None and session is not None:
+                new = timeline.machine_changed(*updated, session, cause)
+                await _note(connection, session.id, new)
+        return updated
+
+    async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
+        """A session's timeline from the event after that number on, oldest first."""
+        query = sa.select(events).where(events.c.session_id == session_id, events.c.number > after)
+        return await self._many(Event, query.order_by(events.c.number))
 
     async def _one(self, kind: type[Row], query: sa.Select[Any]) -> Row | None:
         async with self._reading.connect() as connection:
             return await _fetch(connection, kind, query)
 
-    async def _many(self, kind: type[Row], query: sa.Select[Any]) -> list[Row]:
+    async def _many(self, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
         async with self._reading.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_record(kind, row) for row in rows]
@@ -124,9 +176,46 @@ async def _fetch(connection: AsyncConnection, kind: type[Row], query: sa.Select[
     return None if row is None else _record(kind, row)
 
 
-def _record(kind: type[Row], row: Any) -> Row:
+async def _update(
+    connection: AsyncConnection, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
+) -> tuple[Row, Row] | None:
+    before = await _fetch(connection, kind, sa.select(table).where(table.c.id == key).with_for_update())
+    if before is None:
+        return None
+    after = change(before)
+    changed = {name: value for name, value in _values(after).items() if value != getattr(before, name)}
+    if changed:
+        await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
+    return before, after
+
+
+async def _claim(connection: AsyncConnection, claim_id: str, now: float) -> Claim | None:
+    query = sa.select(claims).where(claims.c.id == claim_id, claims.c.expires_at > now)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else Claim(**row)
+
+
+async def _stake(connection: AsyncConnection, claim: Claim, now: float) -> None:
+    """Write a key's claim in the place of one whose time is up."""
+    if (standing := await _claim(connection, claim.id, now)) is not None:
+        raise AlreadyClaimed(claim, standing)
+    await connection.execute(sa.delete(claims).where(claims.c.id == claim.id, claims.c.expires_at <= now))
+    await connection.execute(sa.insert(claims).values(**asdict(claim)))
+
+
+async def _note(connection: AsyncConnection, session_id: str, new: Sequence[Event]) -> None:
+    """Write events at the end of a session's timeline, whose session is locked by this transaction."""
+    last = sa.select(sa.func.coalesce(sa.func.max(events.c.number), 0)).where(
+        events.c.session_id == session_id
+    )
+    for event_ in new:
+        values = asdict(event_) | {"session_id": session_id, "number": last.scalar_subquery() + 1}
+        await connection.execute(sa.insert(events).values(**values))
+
+
+def _record(kind: type[Record], row: Any) -> Record:
     values = {field.name: row[field.name] for field in fields(kind)}
-    states: dict[type, type] = {Session: SessionState, Machine: MachineState}
+    states: dict[type, type] = {Session: SessionState, Machine: MachineState, Event: SessionState}
     values["state"] = states[kind](values["state"])
     return kind(**values)
 

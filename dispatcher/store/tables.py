@@ -44,6 +44,9 @@ sessions = sa.Table(
     sa.Index(None, "agent", "state"),
     sa.Index(None, "state"),
     sa.Index(None, "machine_id", unique=True),
+    # Lists are in this order.
+    sa.Index(None, "created_at", "id"),
+    sa.Index(None, "agent", "created_at", "id"),
 )
 
 machines = sa.Table(
@@ -61,4 +64,31 @@ machines = sa.Table(
     sa.Column("create_by", sa.Double),
     sa.Index(None, "state"),
     sa.Index(None, "session_id"),
+)
+
+# A session's timeline. Numbers count from 1 within a session: nobody learns how many others there are.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("session_id", sa.String(36), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("actor", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(16)),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("reason", sa.String(32)),
+)
+
+# Which session an Idempotency-Key stands for; `id` is a hash of the key and its caller.
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("session_id", sa.String(36), nullable=False),
+    sa.Column("client", sa.JSON, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Index(None, "expires_at"),
 )

@@ -21,8 +21,11 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
 from dispatcher.app import Dispatcher, build
+from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
+from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
+from tests.dispatcher import contract
 
 T = TypeVar("T")
 
@@ -161,6 +164,11 @@ class Deployment:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    async def timeline(self, session_id: str) -> list[dict[str, Any]]:
+        answer = await self.http.get(f"/v1/sessions/{session_id}/events")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["events"]
+
     async def until(self, session_id: str, state: str) -> dict[str, Any]:
         """The session once it is in that state."""
         return await eventually(lambda: self.session(session_id), lambda found: found["state"] == state)
@@ -229,13 +237,18 @@ async def deployment(
         providers=placements,
         environment=environment or {},
     )
-    config = uvicorn.Config(dispatcher.app, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1
+    )
+    server = Server(config, on_exit=dispatcher.refuse)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=False) as http:
+        hooks = {"response": [contract.check]}
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=10, trust_env=False, event_hooks=hooks
+        ) as http:
             await eventually(lambda: asyncio.sleep(0, server), lambda found: found.started)
             running = Deployment(dispatcher, clock, provider, url, http)
             async with running.connections:

@@ -162,7 +162,7 @@ def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # What a dispatcher leaves that dies between the row and the call.
             session, machine = rows(running)
-            assert await running.dispatcher.store.add(session, machine, 1)
+            assert await running.dispatcher.store.add(session, machine, 1, "tester")
             failed = await end_of(running, session.id, 11)
             assert failed["reason"] == "start_timeout"
             assert "its machine never started" in failed["message"]
@@ -236,7 +236,7 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # A dispatcher asked for it and died. The session is stopped; the provider knows no machine yet.
             session, machine = rows(running)
-            assert await running.dispatcher.store.add(session, machine, 1)
+            assert await running.dispatcher.store.add(session, machine, 1, "tester")
             await running.http.delete(f"/sessions/{session.id}")
             await running.dispatcher.service.settle()
             assert len(await running.dispatcher.store.live_machines()) == 1, "it may still come"

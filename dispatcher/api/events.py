@@ -1,0 +1,115 @@
+"""A session's timeline: read at once, waited for, or streamed.
+
+It is not below `/sessions/{id}/`: every path there is the bot's, and a bot's own `events` must stay its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from dispatcher.api.models import Timeline, TimelineEvent
+from dispatcher.api.openapi import problems
+from dispatcher.api.times import iso
+from dispatcher.sessions.errors import UnknownSession
+from dispatcher.sessions.timeline import Event
+from dispatcher.sessions.watch import Seen, Watch
+
+KEEP_ALIVE_SECONDS = 15.0
+"""How long a stream may be silent: proxies and load balancers cut idle connections after 30 s to 60 s."""
+
+MAX_WAIT_SECONDS = 60.0
+
+EVENT_STREAM = "text/event-stream"
+
+EventNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="The id of the last event that is known.")]
+LastEventId = Annotated[int | None, Header(ge=0, le=2**31 - 1, description="`after`, as browsers send it.")]
+WaitSeconds = Annotated[
+    float,
+    Query(ge=0, le=MAX_WAIT_SECONDS, description="Hold the answer until there is an event, so long at most."),
+]
+
+
+_STREAMED = {
+    200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+    204: {"description": "The stream has ended: there is nothing after that event, and nothing will come."},
+}
+
+
+def router(watch: Watch) -> APIRouter:
+    """`GET /v1/sessions/{id}/events`, as JSON or, for those who accept it, as server-sent events."""
+    routes = APIRouter()
+
+    @routes.get(
+        "/v1/sessions/{session_id}/events",
+        response_model=Timeline,
+        responses={**_STREAMED, **problems(400, 404)},
+    )
+    async def events(
+        session_id: str,
+        request: Request,
+        after: EventNumber = 0,
+        wait: WaitSeconds = 0,
+        last_event_id: LastEventId = None,
+    ) -> Response:
+        after = after if last_event_id is None else last_event_id
+        if EVENT_STREAM in request.headers.get("accept", ""):
+            return await _stream(watch, session_id, after)
+        seen = await (watch.wait(session_id, after, wait) if wait else watch.read(session_id, after))
+        if seen is None:
+            raise UnknownSession(f"There is no session {session_id}.")
+        return JSONResponse(describe(seen).model_dump(mode="json"), headers={"Vary": "Accept"})
+
+    return routes
+
+
+def describe(seen: Seen) -> Timeline:
+    """A timeline as its owner reads it."""
+    # A session that was read a moment before its events may be behind them.
+    state = seen.events[-1].state if seen.events else seen.session.state
+    described = [_describe(event) for event in seen.events]
+    return Timeline(sessionId=seen.session.id, state=state, over=seen.over, events=described)
+
+
+async def _stream(watch: Watch, session_id: str, after: int) -> Response:
+    seen = await watch.read(session_id, after)
+    if seen is None:
+        raise UnknownSession(f"There is no session {session_id}.")
+    if seen.over and not seen.events:
+        # A browser reopens a stream that ended; this status is what tells it that there is no more.
+        return Response(status_code=204)
+    # Proxies that buffer would hold events back; this header is nginx's switch.
+    headers = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_frames(watch, session_id, after), headers=headers, media_type=EVENT_STREAM)
+
+
+async def _frames(watch: Watch, session_id: str, after: int) -> AsyncIterator[str]:
+    while not watch.stopped:
+        seen = await watch.wait(session_id, after, KEEP_ALIVE_SECONDS)
+        if seen is None:
+            return
+        for event in seen.events:
+            after = event.number
+            data = json.dumps(_describe(event).model_dump(mode="json"))
+            yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+        if seen.over:
+            return
+        if not seen.events:
+            yield ": still there\n\n"
+
+
+def _describe(event: Event) -> TimelineEvent:
+    return TimelineEvent(
+        id=event.number,
+        event=event.kind,
+        at=iso(event.at),
+        by=event.actor,
+        state=event.state,
+        phase=event.phase,
+        message=event.message,
+        reason=event.reason,
+    )

@@ -1,0 +1,132 @@
+"""The OpenAPI document: what FastAPI generates, made true where it cannot know better.
+
+`python -m dispatcher.api.openapi` prints it; `docs/openapi.json` is a copy, so that a change shows in review.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from dispatcher.api.auth import KEYED_PREFIXES, OPEN_PATHS
+from dispatcher.api.problems import MEDIA_TYPE, Problem
+
+PROXIES = ("/sessions/{session_id}/{path}", "/v1/public/{agent}/sessions/{session_id}/{path}")
+PROXIED = ("get", "post", "put", "patch", "delete", "options", "head")
+
+_MEANINGS = {
+    400: "The request; `detail` names the member, its value and what is allowed.",
+    401: "A valid key is needed.",
+    403: "A foreign Host or Origin.",
+    404: "No such agent or session.",
+    410: "The session was over before the call.",
+    413: "The body is too large.",
+    422: "The Idempotency-Key stands for another request.",
+    429: "The agent has all the sessions that it may have; `Retry-After` says when to ask again.",
+    500: "A fault of the dispatcher.",
+    502: "The session failed before the request could be served; `code` is the reason.",
+    503: "No machine, no store, or about to exit; `Retry-After` says when to ask again.",
+    504: "The bot did not answer in time.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for its `responses`."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": _MEANINGS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted(statuses)
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Let the app answer `/openapi.json` with the whole document."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(generated())
+        return app.openapi_schema
+
+    app.openapi = openapi
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    schemas = document["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema()
+    # What is invalid is a 400 here, and no answer has FastAPI's own form.
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            invalid = operation["responses"].get("422", {}).get("content", {})
+            if "application/json" in invalid:
+                del operation["responses"]["422"]
+            _secure(path, operation)
+    for path in PROXIES:
+        document["paths"].setdefault(path, {}).update({method: _proxy(path, method) for method in PROXIED})
+    document["components"]["responses"] = _shared_problems(document)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+def _shared_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Take the error answers out of the operations, each of which then refers to them."""
+    shared: dict[str, Any] = {}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if MEDIA_TYPE in answer.get("content", {}):
+                    shared[status] = answer
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{status}"}
+            operation["responses"] = dict(sorted(operation["responses"].items()))
+    return dict(sorted(shared.items()))
+
+
+def _secure(path: str, operation: dict[str, Any]) -> None:
+    if path.startswith(KEYED_PREFIXES) and path not in OPEN_PATHS:
+        # Either is enough, as the deployment is set up: on loopback no key is asked for.
+        operation["security"] = [{"key": []}, {}]
+        operation["responses"].update({str(key): value for key, value in problems(401).items()})
+
+
+def _proxy(path: str, method: str) -> dict[str, Any]:
+    """Every path and method below a session is its bot's."""
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
+    refused = problems(400, 403, 404, 410, 413, 500, 502, 503, 504)
+    responses = {str(status): meaning for status, meaning in refused.items()}
+    responses["default"] = {"description": "The bot's own answer: any status, headers and body."}
+    operation = {
+        "summary": "Call the session's bot",
+        "operationId": f"call_{'agent_' if 'agent' in names else ''}{method}",
+        "parameters": parameters,
+        "responses": responses,
+    }
+    _secure(path, operation)
+    return operation
+
+
+def text(app: FastAPI) -> str:
+    """The document as it is committed."""
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _print() -> None:
+    from dispatcher.app import build
+    from dispatcher.settings import AgentSettings, Settings
+
+    with tempfile.TemporaryDirectory() as directory:
+        agents = {"echo": AgentSettings(bot=Path("bot.py"))}
+        sys.stdout.write(text(build(Settings(agents=agents, data_dir=Path(directory))).app))
+
+
+if __name__ == "__main__":
+    _print()

@@ -1,0 +1,48 @@
+"""`Idempotency-Key`: the same request under the same key is the same session. Values in, values out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+KEPT_SECONDS = 24 * 3600.0
+"""How long a key stands for its session."""
+
+MAX_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key's hold on a session. `client` is what the first answer told the client, for the next ones."""
+
+    id: str
+    fingerprint: str
+    session_id: str
+    client: dict[str, Any]
+    expires_at: float
+
+
+class AlreadyClaimed(Exception):
+    """Another request came first with the same key."""
+
+    def __init__(self, wanted: Claim, standing: Claim) -> None:
+        super().__init__(f"the key stands for session {standing.session_id}")
+        self.wanted = wanted
+        self.standing = standing
+
+
+def is_key(key: str) -> bool:
+    """Whether it is 1 to 255 visible ASCII characters."""
+    return 1 <= len(key) <= MAX_KEY_LENGTH and all("!" <= character <= "~" for character in key)
+
+
+def claim_id(scope: str, key: str) -> str:
+    """A key is its caller's own. It is kept as a hash: of one length, and whatever it contains."""
+    return hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+
+
+def fingerprint(request: Any) -> str:
+    """Tells one request from another. Spaces and the order of members make no difference."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""Which sessions a list is of, and where its next page begins. Newest first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from dispatcher.sessions.errors import InvalidRequest
+from dispatcher.sessions.lifecycle import Session, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a session must be to be listed; None and empty ask for nothing. Times are unix seconds."""
+
+    agent: str | None = None
+    states: tuple[SessionState, ...] = ()
+    created_from: float | None = None
+    created_until: float | None = None
+    ready_after_at_least: float | None = None
+    """From the start request until the bot was ready."""
+    ready_after_at_most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last session of a page; the next one begins behind it, however many sessions came meanwhile."""
+
+    created_at: float
+    id: str
+
+    @classmethod
+    def behind(cls, session: Session) -> Cursor:
+        return cls(session.created_at, session.id)
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(json.dumps([self.created_at, self.id]).encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read what `str` wrote.
+
+        Raises:
+            InvalidRequest: it is none of ours.
+        """
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            created_at, session_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            if not isinstance(created_at, float) or not isinstance(session_id, str):
+                raise ValueError("not a time and an id")
+        except (ValueError, TypeError, binascii.Error) as error:
+            message = "cursor: allowed is the nextCursor of an earlier answer"
+            raise InvalidRequest(f"{message}, not '{text[:80]}'.") from error
+        return cls(created_at, session_id)

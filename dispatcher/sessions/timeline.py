@@ -1,0 +1,140 @@
+"""What a session's owner reads of its past: an event per transition, and per fact worth knowing.
+
+    queued             asked for, by whom          client-connected     somebody is there
+    starting           a machine is asked for      client-disconnected  and gone again; may come back
+    machine-started    the provider says so        stop-requested       by whom
+    phase              what the machine does       ended, failed        with the reason in words
+    ready, active      the bot, then its client    machine-gone         nothing is left
+
+Events are derived from a session as it was and as it is, so that no change can be written without them, and
+what is said twice is on record once. Values in, values out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from bot.protocol import Phase
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.lifecycle import OVER, Machine, Session, SessionState
+
+Kind = Literal[
+    "queued",
+    "starting",
+    "machine-started",
+    "phase",
+    "ready",
+    "active",
+    "client-connected",
+    "client-disconnected",
+    "stop-requested",
+    "ended",
+    "failed",
+    "machine-gone",
+]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+ENDS: frozenset[Kind] = frozenset({"ended", "failed"})
+"""The last of a session's own events; only its machine's end can follow."""
+
+DISPATCHER = "dispatcher"
+PROVIDER = "provider"
+MACHINE = "machine"
+REAPER = "reaper"
+OURS = frozenset({DISPATCHER, PROVIDER, MACHINE, REAPER})
+"""Who causes events, apart from people and their keys, who are named by the caller."""
+
+# What a machine does before its bot is ready, and as it goes; `ready` and `active` are events of their own.
+_PHASES: dict[Phase, str] = {
+    "booting": "The machine starts.",
+    "idle": "The machine waits for its session.",
+    "loading": "The machine imports the bot file.",
+    "waiting": "The machine waits for its client.",
+    "starting": "The bot runs; its pipeline starts.",
+    "ending": "The machine ends.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who changed something, and when (unix seconds)."""
+
+    actor: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a timeline. `state` and `phase` are the session's right after it."""
+
+    kind: Kind
+    at: float
+    actor: str
+    state: SessionState
+    phase: Phase | None
+    message: str
+    """A sentence for people."""
+    reason: str | None = None
+    """The stable code of an end."""
+    number: int = 0
+    """1 for a session's first event, and so on; the store gives it."""
+
+
+def asked(session: Session, actor: str) -> Event:
+    """The first event of every session."""
+    message = f"A session of {session.agent} over {session.transport} was asked for."
+    return Event("queued", session.created_at, actor, session.state, session.phase, message)
+
+
+def changed(before: Session, after: Session, cause: Cause) -> list[Event]:
+    """The events that lie between a session as it was and as it is."""
+    return list(_changed(before, after, cause))
+
+
+def machine_changed(before: Machine, after: Machine, session: Session, cause: Cause) -> list[Event]:
+    """The events of a session that lie between its machine as it was and as it is."""
+    if after.state is before.state or after.state is not MachineState.gone:
+        return []
+    status = "" if after.exit_code is None else f"; its process ended with exit status {after.exit_code}"
+    message = f"The machine {after.id} is gone{status}."
+    return [Event("machine-gone", cause.at, cause.actor, session.state, session.phase, message)]
+
+
+def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
+    now = Event("phase", cause.at, cause.actor, before.state, before.phase, "")
+    if before.state is SessionState.queued and after.state not in (before.state, *OVER):
+        now = replace(now, state=SessionState.starting)
+        message = f"The machine {after.machine_id} is asked for."
+        yield replace(now, kind="starting", actor=DISPATCHER, message=message)
+    if before.started_at is None and after.started_at is not None:
+        yield replace(now, kind="machine-started", message=f"The machine {after.machine_id} started.")
+    now = replace(now, phase=after.phase)
+    if after.phase != before.phase and after.phase in _PHASES:
+        yield replace(now, kind="phase", message=_PHASES[after.phase])
+    if before.ready_at is None and after.ready_at is not None:
+        now = replace(now, state=SessionState.ready)
+        yield replace(now, kind="ready", message="The bot is ready: its pipeline started.")
+    yield from _clients(before, after, now)
+    if after.over and not before.over:
+        yield from _end(after, now)
+
+
+def _clients(before: Session, after: Session, now: Event) -> Iterator[Event]:
+    if after.phase == "active" != before.phase:
+        yield replace(now, kind="client-connected", message="A client is connected.")
+    if before.active_at is None and after.active_at is not None:
+        message = "The conversation runs."
+        yield replace(now, kind="active", state=SessionState.active, message=message)
+    if before.phase == "active" and after.phase == "ready":
+        yield replace(now, kind="client-disconnected", message="No client is connected any more.")
+
+
+def _end(after: Session, now: Event) -> Iterator[Event]:
+    if after.reason == "stopped" and now.actor not in OURS:
+        yield replace(now, kind="stop-requested", message=f"Asked to stop by {now.actor}.")
+        now = replace(now, actor=DISPATCHER)
+    kind = "ended" if after.state is SessionState.ended else "failed"
+    yield replace(now, kind=kind, state=after.state, message=after.message or "", reason=after.reason)

@@ -1,0 +1,68 @@
+"""Following a session's timeline: what happened after an event, as soon as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dispatcher.clock import Clock
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.lifecycle import Session
+from dispatcher.sessions.timeline import ENDS, Event
+from dispatcher.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A session, and the events of its timeline after the one that was asked about, oldest first."""
+
+    session: Session
+    events: Sequence[Event]
+
+    @property
+    def over(self) -> bool:
+        """Whether the session's own last event is among these or before them."""
+        # The events are read after the session and may know more.
+        return self.session.over or any(event.kind in ENDS for event in self.events)
+
+
+class Watch:
+    """Waits for events. Every wait ends at once when the dispatcher is told to exit."""
+
+    def __init__(self, store: Store, changes: Changes, clock: Clock) -> None:
+        self._store = store
+        self._changes = changes
+        self._clock = clock
+        self._stopped = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Let everybody go who waits: they come back to the next dispatcher with the last event they saw."""
+        self._stopped.set()
+
+    async def read(self, session_id: str, after: int = 0) -> Seen | None:
+        """What happened after that event so far; None if there is no such session."""
+        session = await self._store.session(session_id)
+        return None if session is None else Seen(session, await self._store.events(session_id, after))
+
+    async def wait(self, session_id: str, after: int, seconds: float) -> Seen | None:
+        """The same, held until something happened or the session is over, for so many seconds at most."""
+        happened = asyncio.create_task(
+            self._changes.until(
+                session_id,
+                lambda _: self.read(session_id, after),
+                lambda seen: bool(seen.events) or seen.over,
+            )
+        )
+        timer = asyncio.create_task(self._clock.sleep(seconds))
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait((happened, timer, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return happened.result() if happened.done() else await self.read(session_id, after)
+        finally:
+            for task in (happened, timer, stopped):
+                task.cancel()
