@@ -32,6 +32,10 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 4.0
 
 
+class Faulty(Unreachable):
+    """The provider raised what it must not. What it did before is not known, and it would do it again."""
+
+
 class Unknown(Unreachable):
     """The placement may have the machine: no other may be asked for it."""
 
@@ -67,7 +71,7 @@ def verdict(failures: Sequence[Failure]) -> ProviderError:
     waits = [error.retry_after for error in errors if isinstance(error, Throttled)]
     if waits:
         return Throttled(words, min(waits))
-    for kind in (NoCapacity, QuotaReached):
+    for kind in (NoCapacity, QuotaReached, Faulty):
         if any(isinstance(error, kind) for error in errors):
             return kind(words)
     return Unreachable(words)

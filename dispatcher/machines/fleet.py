@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from dispatcher.clock import Clock
 from dispatcher.machines import failover
-from dispatcher.machines.failover import Failure, Unknown
+from dispatcher.machines.failover import Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
     MachineProvider,
@@ -146,7 +146,8 @@ class Fleet:
                     placement.worked()
                     return found
                 wait = failover.pause(attempt)
-                if attempt + 1 == failover.ATTEMPTS or self._clock.now() + wait >= deadline:
+                last = attempt + 1 == failover.ATTEMPTS or isinstance(error, Faulty)
+                if last or self._clock.now() + wait >= deadline:
                     raise
                 await self._clock.sleep(wait)
             except ProviderError:

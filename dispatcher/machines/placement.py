@@ -11,6 +11,7 @@ from typing import TypeVar
 from dispatcher.clock import Clock
 from dispatcher.machines.breaker import Breaker
 from dispatcher.machines.bucket import Bucket
+from dispatcher.machines.failover import Faulty
 from dispatcher.machines.provider import (
     Action,
     MachineProvider,
@@ -141,7 +142,7 @@ class Placement:
             raise
         except Exception as error:
             log.exception("placement %s: the provider raised what it must not", self.name)
-            raise Unreachable(f"unexpected {type(error).__name__}: {error}") from error
+            raise Faulty(f"unexpected {type(error).__name__}: {error}") from error
 
 
 async def _within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:

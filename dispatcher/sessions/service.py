@@ -27,6 +27,7 @@ from bot.protocol import (
 )
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
+from dispatcher.machines.failover import Faulty
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import (
     MachineSpec,
@@ -525,6 +526,10 @@ def _end_by_provider(error: ProviderError) -> End:
             return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
         case Throttled():
             return End("throttled", "The machines API is taking no more calls right now.", str(error))
+        case Faulty():
+            return End(
+                "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)
+            )
         case Unreachable():
             return End("unreachable", "The machines API did not answer.", str(error))
         case _:

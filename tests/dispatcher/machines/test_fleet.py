@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import FAILURES, OPEN_SECONDS
-from dispatcher.machines.failover import Failure, Unknown
+from dispatcher.machines.failover import Failure, Faulty, Unknown
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.placement import CREATE_SECONDS
 from dispatcher.machines.provider import (
@@ -338,6 +338,9 @@ DOWN, BUSY = Failure("c", Unreachable("no route")), Failure("d", Throttled("slow
 WRONG, LOST = Failure("e", Rejected("no image")), Failure("f", Unknown("no answer"))
 
 
+BUG = Failure("g", Faulty("a bug"))
+
+
 @pytest.mark.parametrize(
     ("failures", "kind", "words"),
     [
@@ -346,6 +349,7 @@ WRONG, LOST = Failure("e", Rejected("no image")), Failure("f", Unknown("no answe
         ([DOWN, QUOTA], QuotaReached, "c: no route; b: 6 vCPU"),
         ([DOWN], Unreachable, "c: no route"),
         ([FULL, BUSY, QUOTA], Throttled, "a: zone a is full; d: slow down; b: 6 vCPU"),
+        ([DOWN, BUG], Faulty, "c: no route; g: a bug"),
         ([BUSY, WRONG], Rejected, "d: slow down; e: no image"),
         ([FULL, LOST], Unreachable, "a: zone a is full; f: no answer"),
     ],
