@@ -25,7 +25,6 @@ from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.webrtc import WebRTC
 
-
 REAPER_SECONDS = 5.0
 """How long the reaper may take to finish its round when the dispatcher exits."""
 
