@@ -21,11 +21,14 @@ from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
-from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.service import SessionService, end_tasks
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.webrtc import WebRTC
+
+REAPER_SECONDS = 5.0
+"""How long the reaper may take to finish its round when the dispatcher exits."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,9 @@ def build(
             yield
         finally:
             await service.drain()
-            reaping.cancel()
-            await asyncio.wait([reaping])
+            reaper.stop()
+            await asyncio.wait([reaping], timeout=REAPER_SECONDS)
+            await end_tasks(reaping)
             await fleet.close()
             await store.close()
 

@@ -54,14 +54,20 @@ class Reaper:
         self._clock = clock
         self._nudged = asyncio.Event()
         self._cleaned_at = clock.now()
+        self._stopping = False
 
     def nudge(self) -> None:
         """Something happened that cannot wait for the next tick."""
         self._nudged.set()
 
+    def stop(self) -> None:
+        """End `run` after the round that it is in."""
+        self._stopping = True
+        self.nudge()
+
     async def run(self) -> None:
-        """Look, again and again, until cancelled."""
-        while True:
+        """Look, again and again, until stopped."""
+        while not self._stopping:
             try:
                 await self.tick()
             except Exception:

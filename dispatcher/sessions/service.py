@@ -249,8 +249,7 @@ class SessionService:
                 raise Restarting()
             raise TookTooLong(f"The bot did not answer within {self._settings.call_timeout_seconds:g} s.")
         finally:
-            for task in waiting:
-                task.cancel()
+            await end_tasks(*waiting)
 
     async def _call_timer(self, session_id: str) -> None:
         """A session that starts is held by its own deadlines; one that runs owes a prompt answer."""
@@ -516,6 +515,13 @@ class SessionService:
         if not task.cancelled() and (error := task.exception()) is not None:
             # The reaper comes back to whatever this was about.
             log.error("a background task failed", exc_info=error)
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and see them end: one that is left behind may hold a connection of the store."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _end_by_provider(error: ProviderError) -> End:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bot import protocol
 from dispatcher.machines.provider import MachineState, NoCapacity, QuotaReached, Rejected, Throttled
@@ -316,14 +317,17 @@ def test_a_fault_that_nobody_thought_of_fails_the_session_at_once(tmp_path):
     asyncio.run(run())
 
 
-def test_a_store_that_fails_is_503_with_a_retry(tmp_path):
+def test_a_store_that_fails_is_503_with_a_retry(tmp_path, monkeypatch):
+    async def fail(*_):
+        raise OperationalError("SELECT", {}, Exception("unable to open database file"))
+
     async def run():
         async with deployment(tmp_path) as running:
-            await running.dispatcher.store.close()
-            (tmp_path / "switchboard.sqlite").unlink()
-            (tmp_path / "switchboard.sqlite").mkdir()
+            for name in ("add", "session", "ping"):
+                monkeypatch.setattr(running.dispatcher.store, name, fail)
             for method, path in (("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/readyz")):
                 answer = await running.http.request(method, path)
                 assert (answer.status_code, answer.json()["code"]) == (503, "store_down")
+            monkeypatch.undo()
 
     asyncio.run(run())

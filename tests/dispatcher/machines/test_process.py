@@ -16,7 +16,7 @@ from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, Rejected
 
 NO_GRACE = timedelta(0)
-SLEEP = "exec sleep 60"
+SLEEP = "echo up; exec sleep 60"
 LONG_GRACE = timedelta(seconds=30)
 
 
@@ -100,6 +100,8 @@ def test_create_is_idempotent_and_list_tells_what_runs(machines):
         await provider.create(machines.spec())
         await provider.create(machines.spec("m-2"))
         assert {status.id async for status in provider.list()} == {"m-1", "m-2"}
+        for machine_id in ("m-1", "m-2"):  # until then the fork that becomes the bot looks like its leader
+            await until_printed(machines, "up", machine_id)
         assert sorted(machines.leaders()) == ["m-1", "m-2"]
         await provider.stop("m-1", LONG_GRACE)
         assert [status.id async for status in provider.list()] == ["m-2"]
