@@ -21,10 +21,11 @@ from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.reports import Reports
-from dispatcher.sessions.service import SessionService, end_tasks
+from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
+from dispatcher.tasks import end_tasks
 from dispatcher.transports.webrtc import WebRTC
 
 REAPER_SECONDS = 5.0

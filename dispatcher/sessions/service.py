@@ -60,6 +60,7 @@ from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
+from dispatcher.tasks import end_tasks
 from dispatcher.transports.transport import Transport, Wanted
 
 log = logging.getLogger(__name__)
@@ -515,13 +516,6 @@ class SessionService:
         if not task.cancelled() and (error := task.exception()) is not None:
             # The reaper comes back to whatever this was about.
             log.error("a background task failed", exc_info=error)
-
-
-async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and see them end: one that is left behind may hold a connection of the store."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 def _end_by_provider(error: ProviderError) -> End:

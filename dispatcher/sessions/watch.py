@@ -11,6 +11,7 @@ from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.timeline import ENDS, Event
 from dispatcher.store.store import Store
+from dispatcher.tasks import end_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +65,4 @@ class Watch:
             await asyncio.wait((happened, timer, stopped), return_when=asyncio.FIRST_COMPLETED)
             return happened.result() if happened.done() else await self.read(session_id, after)
         finally:
-            for task in (happened, timer, stopped):
-                task.cancel()
+            await end_tasks(happened, timer, stopped)
