@@ -130,7 +130,12 @@ def build(
 def _providers(settings: Settings) -> dict[str, MachineProvider]:
     machines_dir = settings.data_dir / "machines"
     return {
-        name: ProcessProvider(machines_dir, python=sys.executable, keep=settings.keep_machine_dirs)
+        name: ProcessProvider(
+            machines_dir,
+            python=sys.executable,
+            keep=settings.keep_machine_dirs,
+            templates=settings.process_templates,
+        )
         for name in settings.placements
     }
 

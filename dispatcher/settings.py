@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for bots and for clients that ask with `enableDefaultIceServers`."""
+    process_templates: bool = True
+    """Whether machines that are processes are forked from a template: quick, at 150 MB for each bot file."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """How many directories of machines that are gone are kept, for their logs."""
 

@@ -29,7 +29,6 @@ from pathlib import Path
 
 from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.machines import templates
 from dispatcher.machines.process_groups import MACHINE_VARIABLE, read_exit_code, read_group, read_tail
 from dispatcher.machines.provider import (
     MachineSpec,
@@ -39,7 +38,7 @@ from dispatcher.machines.provider import (
     Preparation,
     Rejected,
 )
-from dispatcher.machines.templates import Template
+from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
 SOURCE = Path(__file__).resolve().parents[2]
 """Where the `bot` package lies."""
@@ -87,11 +86,12 @@ class ProcessProvider:
         root: The directory that holds the machines' directories.
         python: The interpreter that runs the bot.
         keep: How many directories of machines that are gone are kept, for their logs.
+        templates: Whether machines are forked from templates, where the system allows it.
     """
 
     name = "process"
 
-    settling = timedelta(seconds=templates.REPLY_SECONDS + 1)
+    settling = timedelta(seconds=REPLY_SECONDS + 1)
     """A call that was given up goes on in its thread, for as long as a template may take to answer."""
 
     def __init__(
@@ -100,17 +100,19 @@ class ProcessProvider:
         *,
         python: str = sys.executable,
         keep: int = 100,
+        templates: bool = True,
         clock: Clock | None = None,
     ) -> None:
         self._root = root.resolve()
         self._python = python
         self._keep = keep
+        self._forks = templates and SUPPORTED
         self._clock = clock or SystemClock()
         self._templates: dict[tuple[str, frozenset[tuple[str, str]]], Template] = {}
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Start a template for each bot file: machines of it then start without their imports' time."""
-        if not templates.SUPPORTED:
+        if not self._forks:
             return
         self._lay_out_root()
         for preparation in preparations:

@@ -75,10 +75,9 @@ def measure(runs: int) -> Runs:
     measured: Runs = {FORKED: [], FROM_NOTHING: [], RUNNER: []}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="switchboard-bench-")))
-        forked = stack.enter_context(dispatcher_in(directory / "forked"))
+        forked = stack.enter_context(dispatcher_in(directory / "forked", forks=True))
         forked.wait_for_templates()
-        from_nothing = stack.enter_context(dispatcher_in(directory / "from-nothing"))
-        from_nothing.end_templates()
+        from_nothing = stack.enter_context(dispatcher_in(directory / "from-nothing", forks=False))
         runner_url = stack.enter_context(development_runner(directory))
         playwright = stack.enter_context(sync_playwright())
         browser = stack.enter_context(launch(playwright, *FAKE_MICROPHONE))
@@ -95,9 +94,9 @@ def measure(runs: int) -> Runs:
 
 
 @contextmanager
-def dispatcher_in(directory: Path) -> Iterator[Dispatcher]:
+def dispatcher_in(directory: Path, forks: bool) -> Iterator[Dispatcher]:
     directory.mkdir()
-    dispatcher = Dispatcher(directory, {"echo": agent(ECHO)})
+    dispatcher = Dispatcher(directory, {"echo": agent(ECHO)}, forks=forks)
     try:
         dispatcher.start()
         yield dispatcher

@@ -45,6 +45,8 @@ class Dispatcher:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     helpers: set[psutil.Process] = field(default_factory=set)
+    forks: bool = True
+    """Whether its machines are forked from templates."""
     """Processes of the dispatcher's own, such as templates, that must not outlive it."""
 
     @property
@@ -64,6 +66,7 @@ class Dispatcher:
             "SWITCHBOARD_DATA_DIR": str(self.directory / "data"),
             "SWITCHBOARD_AGENTS": json.dumps(self.agents),
             "SWITCHBOARD_LOG_LEVEL": "info",
+            "SWITCHBOARD_PROCESS_TEMPLATES": str(self.forks),
         }
 
     def start(self) -> None:
