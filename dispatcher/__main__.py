@@ -54,6 +54,9 @@ def main() -> int:
     # Ours and the server's are what somebody looks for; these say a line per migration and per statement.
     for library in ("alembic", "aiosqlite"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # At debug these write down every header of a channel, machine tokens among them.
+    for server in ("uvicorn.error", "websockets"):
+        logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
     if command == "stop-machines":
         return 0 if asyncio.run(stop_machines(build(settings))) else 1
     return serve(settings)
