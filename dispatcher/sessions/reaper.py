@@ -15,6 +15,7 @@ from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
+from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,7 @@ class Reaper:
         try:
             await asyncio.wait((sleep, nudge), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            sleep.cancel()
-            nudge.cancel()
+            await end_tasks(sleep, nudge)
             self._nudged.clear()
 
     async def _look_at(self, machine: Machine) -> None:
