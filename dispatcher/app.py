@@ -111,7 +111,7 @@ def build(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses=openapi.problems(403, 500, 503),
+        responses=openapi.problems(*openapi.ANYWHERE),
     )
     openapi.install(app)
     app.add_middleware(Gate, settings=settings)

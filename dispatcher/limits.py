@@ -1,13 +1,16 @@
 """What a connection may ask of the server before any of our code sees a request.
 
-Uvicorn's parser takes a URL and headers of any size into memory, waits for ever for a request that is begun,
-and for a reader that takes nothing. Here each of these has an end, which the client is told as a problem.
+Uvicorn's parser takes a URL, headers and trailers of any size into memory, waits for ever for a request that
+is begun and for a reader that takes nothing, and answers what is no HTTP in plain text. Here each of these
+has an end, which the client is told as a problem.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import http
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,8 +24,25 @@ MAX_HEAD_BYTES = 32768
 HEAD_SECONDS = 30.0
 """From the connection, or from the first byte of a further request, to the end of its headers."""
 
+BODY_SECONDS = 20.0
+BODY_BYTES_PER_SECOND = 500
+"""A body has 20 s, and one more for every 500 bytes of it that came: the defaults of Apache's mod_reqtimeout
+(`body=20,MinRate=500`). The slowest of mobile links, GPRS, carries several times as much."""
+
 WRITE_SECONDS = 30.0
 """How long a client may take nothing of an answer that waits for it."""
+
+LINGER_SECONDS = 2.0
+"""How long a client that was refused may go on sending: closed at once, the system would reset the connection
+and the answer could be lost with it (RFC 9112, 9.6)."""
+
+
+class _Part(enum.Enum):
+    """Of a request: what the next byte belongs to."""
+
+    none = enum.auto()
+    head = enum.auto()
+    body = enum.auto()
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -31,30 +51,47 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.url = b""
+        self._part = _Part.none
         self._refused = False
-        self._in_head = True
-        self._begun = False
+        self._upgraded = False
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_bytes = 0
+        self._framing_bytes = 0
+        """Since the last byte of the body: chunk sizes, their extensions, trailers."""
+        self._body_began = 0.0
+        self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        self._read_within(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_timer = _cancelled(self._head_timer)
+        self._read_timer = _cancelled(self._read_timer)
         self._write_timer = _cancelled(self._write_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._in_head:
+        if self._part is _Part.body:
+            self._framing_bytes += len(data)
+        else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and not self._refused and self._head_bytes > MAX_HEAD_BYTES:
+        if self._refused or self._upgraded:
+            return
+        if self._part is _Part.body:
+            self._body_went_on()
+        elif self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
+        elif self._read_timer is None and (self.cycle is None or self.cycle.response_complete):
+            # These bytes have ended uvicorn's wait for a further request, and began none.
+            self._read_within(HEAD_SECONDS, self._head_is_late)
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(400, "This is not a valid HTTP/1.1 request.")
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -68,30 +105,86 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = self._begun = True
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        self._part = _Part.head
+        if self._read_timer is None:
+            self._read_within(HEAD_SECONDS, self._head_is_late)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # The headers are the app's since they were complete: trailers must not be added to them.
+        if self._part is _Part.head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._begun, self._head_bytes = False, False, 0
-        self._head_timer = _cancelled(self._head_timer)
+        self._read_timer = _cancelled(self._read_timer)
+        self._head_bytes = self._body_bytes = self._framing_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) > MAX_URL_BYTES or size > MAX_HEAD_BYTES:
             self._refuse_head()
+            return
+        super().on_headers_complete()
+        self._part = _Part.body
+        if self.parser is None or not self.parser.should_upgrade():
+            return
+        if self._should_upgrade():
+            self._part = _Part.none
         else:
-            super().on_headers_complete()
+            # To another protocol than ours (HTTP/2): the parser takes nothing for HTTP that comes after it.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
+            self._body_bytes += len(body)
+            self._framing_bytes = 0
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._refused:
+            self._part = _Part.none
+            self._read_timer = _cancelled(self._read_timer)
             super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         if not self._refused:
+            self._upgraded = True
             super().handle_websocket_upgrade()
+
+    # The limits.
+
+    def _read_within(self, seconds: float, too_late: Callable[[], None]) -> None:
+        self._read_timer = self.loop.call_later(seconds, too_late)
+
+    def _head_is_late(self) -> None:
+        if self.flow.read_paused:
+            self._read_within(HEAD_SECONDS, self._head_is_late)
+        elif self._part is _Part.head:
+            self._refuse(408, f"The request's headers did not come within {HEAD_SECONDS:g} s.")
+        else:
+            self.transport.close()
+
+    def _body_went_on(self) -> None:
+        if self._framing_bytes > MAX_HEAD_BYTES:
+            self._refuse(
+                431, f"The body's chunk extensions or trailers are larger than {MAX_HEAD_BYTES} bytes."
+            )
+        elif self._read_timer is None:
+            self._body_began = self.loop.time()
+            self._read_within(BODY_SECONDS, self._body_is_late)
+
+    def _body_is_late(self) -> None:
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            # It is we who do not take it yet.
+            self._body_began = self.loop.time()
+        # A body that nobody waits for any more earns no time.
+        earned = 0 if self.cycle.response_complete else self._body_bytes / BODY_BYTES_PER_SECOND
+        left = self._body_began + BODY_SECONDS + earned - self.loop.time()
+        if left > 0:
+            self._read_within(left, self._body_is_late)
+        else:
+            self._refuse(
+                408,
+                f"The request's body did not come within {BODY_SECONDS:g} s, "
+                f"and one more for every {BODY_BYTES_PER_SECOND} bytes.",
+            )
 
     def _refuse_head(self) -> None:
         if len(self.url) > MAX_URL_BYTES:
@@ -99,24 +192,31 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._refuse(431, f"The request's line and headers are larger than {MAX_HEAD_BYTES} bytes.")
 
-    def _too_slow(self) -> None:
-        if self._begun:
-            self._refuse(408, f"The request's headers did not come within {HEAD_SECONDS:g} s.")
-        else:
-            self.transport.close()
-
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer without the app, and close."""
+        """Answer in the place of the app, and read no more."""
         self._refused = True
-        if self.cycle is not None and not self.cycle.response_complete:
-            # An earlier answer is on its way; another one in its midst would be read as part of it.
+        self._read_timer = _cancelled(self._read_timer)
+        if not self._may_answer():
+            # An answer is on its way; another one in its midst would be read as part of it.
             self.transport.close()
             return
+        if self._part is _Part.body:
+            # The app that has this request in hand can no longer be heard.
+            self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.message_event.set()
         answer = problem(status, detail, headers={"Connection": "close"})
         headers = b"".join(name + b": " + value + b"\r\n" for name, value in answer.raw_headers)
         line = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()
         self.transport.write(line + headers + b"\r\n" + bytes(answer.body))
-        self.transport.close()
+        self.transport.write_eof()
+        self._read_within(LINGER_SECONDS, self.transport.close)
+
+    def _may_answer(self) -> bool:
+        """Whether the next answer on this connection is the one to the request that is being read."""
+        if self._part is _Part.body:
+            return not self.cycle.response_started and not self.pipeline
+        return self.cycle is None or self.cycle.response_complete
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:

@@ -47,7 +47,7 @@ def router(watch: Watch) -> APIRouter:
     @routes.get(
         "/v1/sessions/{session_id}/events",
         response_model=Timeline,
-        responses={**_STREAMED, **problems(400, 404)},
+        responses={**_STREAMED, **problems(404)},
     )
     async def events(
         session_id: str,

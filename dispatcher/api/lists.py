@@ -34,7 +34,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
     """`GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session below it."""
     routes = APIRouter()
 
-    @routes.get("/v1/sessions", response_model=SessionPage, responses=problems(400))
+    @routes.get("/v1/sessions", response_model=SessionPage)
     async def sessions(
         agent: str | None = None,
         state: Annotated[tuple[SessionState, ...], Query()] = (),
@@ -48,7 +48,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
         following = str(Cursor.behind(shown[-1])) if len(found) > limit else None
         return JSONResponse({"sessions": [describe(one) for one in shown], "nextCursor": following})
 
-    @routes.get("/v1/agents/{agent}/sessions", response_model=CloudSessionList, responses=problems(400, 404))
+    @routes.get("/v1/agents/{agent}/sessions", response_model=CloudSessionList, responses=problems(404))
     async def agent_sessions(
         agent: str,
         limit: Limit = 10,

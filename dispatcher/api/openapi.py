@@ -24,15 +24,21 @@ _MEANINGS = {
     401: "A valid key is needed.",
     403: "A foreign Host or Origin.",
     404: "No such agent or session.",
+    408: "The headers or the body came too slowly.",
     410: "The session was over before the call.",
     413: "The body is too large.",
+    414: "The URL is too long.",
     422: "The Idempotency-Key stands for another request.",
     429: "The agent has all the sessions that it may have; `Retry-After` says when to ask again.",
+    431: "The headers, or a body's trailers, are too large.",
     500: "A fault of the dispatcher.",
     502: "The session failed before the request could be served; `code` is the reason.",
     503: "No machine, no store, or about to exit; `Retry-After` says when to ask again.",
     504: "The bot did not answer in time.",
 }
+
+ANYWHERE = (400, 403, 408, 414, 431, 500, 503)
+"""What any operation may answer: the server's limits (`dispatcher.limits`), the gate, and faults."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -101,7 +107,7 @@ def _proxy(path: str, method: str) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
     ]
-    refused = problems(400, 403, 404, 410, 413, 500, 502, 503, 504)
+    refused = problems(*ANYWHERE, 404, 410, 413, 502, 504)
     responses = {str(status): meaning for status, meaning in refused.items()}
     responses["default"] = {"description": "The bot's own answer: any status, headers and body."}
     operation = {

@@ -12,10 +12,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from dispatcher.sessions.errors import SessionError
 
@@ -57,6 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(SQLAlchemyError, _store_down)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -81,6 +83,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _store_down(request: Request, error: Exception) -> JSONResponse:
     log.error("the store failed a request", exc_info=error)
     return problem(503, "The store does not answer.", code="store_down", headers={"Retry-After": "5"})
+
+
+async def _hung_up(request: Request, error: Exception) -> Response:
+    # Its body never came whole. Nobody reads this answer, and it is no fault of ours that a log should show.
+    return Response(status_code=400)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,15 +1,32 @@
 """What a connection may ask of the server."""
 
 import asyncio
+import contextlib
 import json
+import logging
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from dispatcher.limits import MAX_HEAD_BYTES, MAX_URL_BYTES
+from dispatcher.api.bodies import MAX_BODY_BYTES, read_body
+from dispatcher.limits import (
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    LINGER_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_URL_BYTES,
+    LimitedProtocol,
+)
 from tests.dispatcher.harness import Deployment, deployment, eventually
 
 HOST = b"Host: 127.0.0.1\r\n"
+CHUNKED = b"POST /start HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def opened(running: Deployment) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -112,5 +129,296 @@ def test_a_reader_that_takes_nothing_is_cut_off(tmp_path, monkeypatch):
 
             assert await eventually(cut, bool)
             assert not reader.at_eof()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [b"how do you do\r\n\r\n"],
+        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"],  # the begin of TLS
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\nno header\r\n\r\n"],
+        [b"GET http://[::1 HTTP/1.1\r\n" + HOST + b"\r\n"],
+        [b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n"],
+        [b"POST /start HTTP/1.1\r\n" + HOST + b"Content-Length: two\r\n\r\n{}"],
+        [b"POST /start HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"],
+        [CHUNKED, b"2\r\n{}\r\nno size\r\n"],
+        [CHUNKED, b"2\r\n{}\r\n", b"0\r\nno trailer\r\n\r\n"],
+    ],
+)
+def test_what_is_no_http_is_told_so(tmp_path, chunks):
+    async def run():
+        async with deployment(tmp_path) as running:
+            status, body = await said(running, *chunks)
+            assert (status, body["status"]) == (400, 400)
+            assert body["detail"] == "This is not a valid HTTP/1.1 request."
+            assert not running.provider.specs
+
+    asyncio.run(run())
+
+
+def test_trailers_are_bounded_and_are_no_headers(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            trailers = [b"X: y\r\n" * 1000] * 100
+            status, _ = await said(running, CHUNKED, b"2\r\n{}\r\n0\r\n", *trailers)
+            assert status == 431
+            assert not running.provider.specs
+            reader, writer = await opened(running)
+            # As a header, this key would be refused for its space.
+            writer.write(CHUNKED.replace(b"/start", b"/start?wait=none"))
+            writer.write(b"2\r\n{}\r\n0\r\nIdempotency-Key: a b\r\n\r\n")
+            async with asyncio.timeout(5):
+                assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_is_on_its_way_is_not_broken_by_a_refusal(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            started = await running.start("/start?wait=none")
+            reader, writer = await opened(running)
+            path = f"/v1/sessions/{started['sessionId']}/events".encode()
+            writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"Accept: text/event-stream\r\n\r\n")
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"event: queued")
+                writer.write(b"what is no HTTP\r\n\r\n")
+                assert b"HTTP/1.1" not in await reader.read()
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_wish_for_another_protocol_is_declined(tmp_path):
+    """As Java's and curl's clients send it with a first request."""
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            reader, writer = await opened(running)
+            upgrade = (
+                b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+            )
+            writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_hangs_up_in_its_body_leaves_no_error_in_the_log(tmp_path, caplog):
+    async def run():
+        async with deployment(tmp_path) as running:
+            _, writer = await opened(running)
+            writer.write(b"POST /start HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n{")
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            assert (await running.http.get("/healthz")).status_code == 200
+            assert not running.provider.specs
+
+    asyncio.run(run())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# Slow bodies, in virtual time.
+
+
+class LoopByHand:
+    """What uvicorn's protocol uses of a loop, with time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._timers: list[tuple[float, asyncio.TimerHandle]] = []
+        self.create_task = asyncio.get_running_loop().create_task
+
+    def time(self) -> float:
+        return self._now
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+        at = self._now + delay
+        handle = asyncio.TimerHandle(at, callback, args, asyncio.get_running_loop())
+        self._timers.append((at, handle))
+        return handle
+
+    def advance(self, seconds: float) -> None:
+        until = self._now + seconds
+        while due := [timer for timer in self._timers if timer[0] <= until]:
+            first = min(due, key=lambda timer: timer[0])
+            self._timers.remove(first)
+            self._now = max(self._now, first[0])
+            if not first[1].cancelled():
+                first[1]._run()
+        self._now = until
+
+
+class Wire(asyncio.Transport):
+    """The client's end of a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered = b""
+        self.ended = self.closed = self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.ended, "the answer had ended"
+        self.answered += bytes(data)
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        self.ended = self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+async def measure(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the length of the body; to /refused before it is read, to /later only when told to."""
+    request = Request(scope)
+    if scope["path"] == "/refused":
+        await Response(status_code=401)(scope, receive, send)
+        return
+    if scope["path"] == "/later":
+        await scope["state"]["told"].wait()
+    with contextlib.suppress(ClientDisconnect):
+        length = len(await read_body(Request(request.scope, receive)))
+        await Response(str(length))(scope, receive, send)
+
+
+class Line:
+    """A connection to a server in virtual time."""
+
+    def __init__(self) -> None:
+        self.loop, self.wire, self.told = LoopByHand(), Wire(), asyncio.Event()
+        config = uvicorn.Config(measure, log_config=None)
+        state = {"told": self.told}
+        self._protocol = LimitedProtocol(config, ServerState(), state, _loop=self.loop)
+        self._protocol.connection_made(self.wire)
+
+    async def send(self, data: bytes, then: float = 0.0) -> None:
+        if not self.wire.closed:
+            self._protocol.data_received(data)
+        await self.settle()
+        self.loop.advance(then)
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    @property
+    def status(self) -> int | None:
+        return int(self.wire.answered.split()[1]) if self.wire.answered else None
+
+
+def head(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def test_a_start_body_of_1_mib_may_come_over_a_phone_link():
+    """GPRS with one time slot upwards: 9.05 kbit/s is its slowest coding, about 1,100 bytes/s."""
+
+    async def run():
+        line = Line()
+        await line.send(head("/", f"Content-Length: {MAX_BODY_BYTES}"))
+        for _ in range(MAX_BODY_BYTES // 1024):
+            await line.send(b"x" * 1024, then=1.0)
+        assert line.status == 200
+        assert line.wire.answered.endswith(str(MAX_BODY_BYTES).encode())
+        assert line.loop.time() > 900
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "trickle"),
+    [
+        ("Content-Length: 1000", b"x"),
+        ("Transfer-Encoding: chunked", b"1\r\nx\r\n"),
+        ("Transfer-Encoding: chunked", b"1;extension=of-some-length\r\nx\r\n"),
+    ],
+)
+def test_a_body_that_trickles_has_an_end(headers, trickle):
+    async def run():
+        line = Line()
+        await line.send(head("/", headers))
+        while line.status is None:
+            await line.send(trickle, then=1.0)
+        assert line.status == 408
+        assert b"application/problem+json" in line.wire.answered
+        assert BODY_SECONDS <= line.loop.time() <= BODY_SECONDS + 2
+        assert not line.wire.closed, "closed at once, the answer could be lost"
+        line.loop.advance(LINGER_SECONDS)
+        assert line.wire.closed
+
+    asyncio.run(run())
+
+
+def test_a_body_that_nobody_waits_for_earns_no_time():
+    async def run():
+        line = Line()
+        await line.send(head("/refused", "Content-Length: 100000000"))
+        assert line.status == 401
+        while not line.wire.closed:
+            await line.send(b"x" * 100_000, then=1.0)
+        assert line.loop.time() <= BODY_SECONDS + 1
+        assert line.wire.answered.count(b"HTTP/1.1") == 1
+
+    asyncio.run(run())
+
+
+def test_time_in_which_the_server_takes_nothing_is_not_the_clients():
+    async def run():
+        line = Line()
+        await line.send(head("/later", "Content-Length: 200000"))
+        await line.send(b"x" * 100_000, then=10 * BODY_SECONDS)
+        assert line.wire.paused
+        assert line.status is None
+        line.told.set()
+        await line.send(b"")
+        await line.send(b"x" * 100_000)
+        assert line.status == 200
+
+    asyncio.run(run())
+
+
+def test_a_client_that_was_not_told_to_continue_is_not_late():
+    async def run():
+        line = Line()
+        await line.send(head("/later", "Content-Length: 2", "Expect: 100-continue"), then=10 * BODY_SECONDS)
+        assert line.status is None
+        line.told.set()
+        await line.send(b"", then=BODY_SECONDS - 1)
+        assert line.status == 100
+        await line.send(b"{}")
+        assert b"HTTP/1.1 200" in line.wire.answered
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("after", [b"\r\n", b""])
+def test_a_connection_without_a_request_has_an_end(after):
+    async def run():
+        line = Line()
+        # The answer is given before the body is there: the body's last byte comes when nobody waits for it.
+        await line.send(head("/refused", "Content-Length: 2") + b"{")
+        await line.send(b"}" + after)
+        assert line.status == 401
+        line.loop.advance(HEAD_SECONDS + 1)
+        assert line.wire.closed
 
     asyncio.run(run())
