@@ -26,6 +26,8 @@ from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.scrape import Scrape
 from dispatcher.transports.webrtc import WebRTC
 
 REAPER_SECONDS = 5.0
@@ -64,7 +66,8 @@ def build(
     """
     clock = clock or SystemClock()
     store = Store(settings.store_url)
-    fleet = Fleet(providers or _providers(settings), clock)
+    metrics = Metrics()
+    fleet = Fleet(providers or _providers(settings), clock, metrics.provider_called)
     channels = Channels()
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
     service = SessionService(
@@ -77,10 +80,20 @@ def build(
         clock=clock,
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
+        observers=(metrics.session_changed,),
+    )
+    scrape = Scrape(
+        metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
     )
     watch = Watch(store, service.changes, clock)
     reaper = Reaper(
-        settings=settings, service=service, store=store, fleet=fleet, channels=channels, clock=clock
+        settings=settings,
+        service=service,
+        store=store,
+        fleet=fleet,
+        channels=channels,
+        clock=clock,
+        on_round=metrics.reaper_round,
     )
     reports = Reports(
         service=service,
@@ -118,8 +131,8 @@ def build(
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(reports, tokens))
-    app.include_router(operations.router(service, store))
-    app.include_router(start.router(service))
+    app.include_router(operations.router(service, store, scrape))
+    app.include_router(start.router(service, metrics.refused))
     app.include_router(events.router(watch))
     app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))

@@ -2,15 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from bot.protocol import EndReason
 from dispatcher.sessions import errors
 from dispatcher.sessions.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
+from tests.reasons import reasons_in_code
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = (ROOT / "docs" / "local.md").read_text()
@@ -23,8 +22,7 @@ def test_every_key_of_the_config_is_in_the_docs(model):
 
 
 def test_every_reason_of_an_end_is_in_the_docs():
-    source = "".join(path.read_text() for path in (ROOT / "dispatcher" / "sessions").glob("*.py"))
-    reasons = set(re.findall(r'End\(\s*"([a-z_]+)"', source)) | set(get_args(EndReason))
+    reasons = reasons_in_code()
     assert {"machine_killed", "no_capacity", "bot_error"} <= reasons
     for reason in reasons:
         assert f"`{reason}`" in LOCAL

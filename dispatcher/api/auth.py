@@ -21,7 +21,7 @@ from dispatcher.settings import Settings, is_loopback
 OPEN_PATHS = ("/healthz", "/readyz", CHANNEL_PATH)
 """Called without a key: by health checks, and by machines, which have tokens of their own."""
 
-KEYED_PREFIXES = ("/start", "/sessions/", "/v1/")
+KEYED_PREFIXES = ("/start", "/sessions/", "/v1/", "/metrics")
 """What a key is asked for; the rest is the page and its files."""
 
 

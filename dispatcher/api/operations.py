@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +16,7 @@ from dispatcher.api.models import Agents, Status
 from dispatcher.api.problems import problem
 from dispatcher.sessions.service import SessionService
 from dispatcher.store.store import Store
+from dispatcher.telemetry.scrape import Scrape
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,15 @@ PAGE_HEADERS = {
 }
 
 
-def router(service: SessionService, store: Store) -> APIRouter:
-    """Health and readiness, the agents, and the voice page."""
+_EXPOSITIONS: dict[str, Any] = {
+    "text/plain": {"schema": {"type": "string"}},
+    "application/openmetrics-text": {"schema": {"type": "string"}},
+}
+"""As the scraper's `Accept` says."""
+
+
+def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
+    """Health, readiness and metrics, the agents, and the voice page."""
     routes = APIRouter()
 
     @routes.get("/healthz", response_model=Status)
@@ -56,6 +65,12 @@ def router(service: SessionService, store: Store) -> APIRouter:
             log.exception("the store does not answer")
             return problem(503, "The store does not answer.", code="store_down")
         return JSONResponse({"status": "ok"})
+
+    @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})
+    async def metrics(request: Request) -> Response:
+        """What this replica counted, for Prometheus."""
+        text, media_type = await scrape.exposition(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
     @routes.get("/v1/agents", response_model=Agents)
     async def agents() -> JSONResponse:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.bodies import read_body
 from dispatcher.api.models import StartAnswer
 from dispatcher.api.openapi import problems
-from dispatcher.sessions.errors import InvalidRequest
+from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
+from dispatcher.telemetry import refusals
 from dispatcher.transports.transport import Wanted
 
 
@@ -49,37 +52,59 @@ _DESCRIBED: dict[str, Any] = {
 }
 
 
-def router(service: SessionService) -> APIRouter:
+OnRefused = Callable[[str, str, str], None]
+"""Is told of each start that was refused: agent and transport, empty if they are none of ours, and why."""
+
+
+def router(service: SessionService, on_refused: OnRefused) -> APIRouter:
     """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
 
     @routes.post("/start", **_DESCRIBED)
     async def start(request: Request, wait: Annotated[Wait, Query()] = "ready") -> JSONResponse:
-        return await _start(service, None, request, wait)
+        return await _start(service, on_refused, None, request, wait)
 
     @routes.post("/v1/public/{agent}/start", **_DESCRIBED)
     async def start_agent(
         agent: str, request: Request, wait: Annotated[Wait, Query()] = "ready"
     ) -> JSONResponse:
-        return await _start(service, agent, request, wait)
+        return await _start(service, on_refused, agent, request, wait)
 
     return routes
 
 
-async def _start(service: SessionService, agent: str | None, request: Request, wait: Wait) -> JSONResponse:
+async def _start(
+    service: SessionService, on_refused: OnRefused, agent: str | None, request: Request, wait: Wait
+) -> JSONResponse:
     wanted = await _read(request)
-    started = await service.start(
-        Start(
-            agent=agent,
-            # The older way of asking for Daily, which clients still use.
-            transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
-            body=wanted.body,
-            wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
-            wait=wait,
-            key=_idempotency_key(request),
-        )
+    start = Start(
+        agent=agent,
+        # The older way of asking for Daily, which clients still use.
+        transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
+        body=wanted.body,
+        wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
+        wait=wait,
+        key=_idempotency_key(request),
     )
+    try:
+        started = await service.start(start)
+    except SQLAlchemyError:
+        on_refused(*_labels(service, start), refusals.STORE_DOWN)
+        raise
+    except SessionError as error:
+        if (outcome := refusals.outcome(error)) is not None:
+            on_refused(*_labels(service, start), outcome)
+        raise
     return JSONResponse({"sessionId": started.session.id, **started.client})
+
+
+def _labels(service: SessionService, start: Start) -> tuple[str, str]:
+    """Agent and transport, as far as they are ours: a client's own words would make series without bound."""
+    name = start.agent or service.default_agent
+    if (agent := service.agents.get(name)) is None:
+        return "", ""
+    transport = start.transport or agent.transports[0]
+    return name, transport if transport in agent.transports else ""
 
 
 async def _read(request: Request) -> StartRequest:

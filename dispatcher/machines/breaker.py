@@ -11,6 +11,7 @@ whose outcome never comes is followed by another.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 FAILURES = 3
 """So many failures in a row open it: one lost packet is no outage."""
@@ -23,6 +24,9 @@ LONGEST_OPEN_SECONDS = 120.0
 
 PROBE_SECONDS = 60.0
 """After so long without an outcome a probe is taken for lost: its start may have been called off."""
+
+
+BreakerState = Literal["closed", "open", "probing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class Breaker:
     def tripped(self) -> bool:
         """Whether it is open or probing."""
         return self.openings > 0
+
+    @property
+    def state(self) -> BreakerState:
+        if not self.tripped:
+            return "closed"
+        return "probing" if self.probing else "open"
 
     def admit(self, now: float) -> tuple[Breaker, bool]:
         """Ask to be let through. Where it had opened, the one who is let through is its probe."""

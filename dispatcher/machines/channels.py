@@ -43,6 +43,11 @@ class Channels:
     def __init__(self) -> None:
         self._machines: dict[str, _Machine] = {}
 
+    @property
+    def connected(self) -> int:
+        """How many machines are connected."""
+        return sum(machine.connection is not None for machine in self._machines.values())
+
     async def attach(self, machine_id: str, connection: Connection, now: float) -> None:
         """A machine's connection stands. It takes the place of an earlier one, which is closed."""
         machine = self._machines.setdefault(machine_id, _Machine())

@@ -13,6 +13,8 @@ from datetime import timedelta
 
 from dispatcher.clock import Clock
 from dispatcher.machines import failover
+from dispatcher.machines.breaker import BreakerState
+from dispatcher.machines.calls import OnCall, unobserved
 from dispatcher.machines.failover import Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
@@ -56,14 +58,23 @@ class NotWanted(Exception):
 class Fleet:
     """The placements of a deployment, in their order."""
 
-    def __init__(self, providers: Mapping[str, MachineProvider], clock: Clock) -> None:
-        self._placements = {name: Placement(name, provider, clock) for name, provider in providers.items()}
+    def __init__(
+        self, providers: Mapping[str, MachineProvider], clock: Clock, on_call: OnCall = unobserved
+    ) -> None:
+        self._placements = {
+            name: Placement(name, provider, clock, on_call) for name, provider in providers.items()
+        }
         self._clock = clock
 
     @property
     def placements(self) -> tuple[str, ...]:
         """Their names, in order."""
         return tuple(self._placements)
+
+    @property
+    def breakers(self) -> Mapping[str, BreakerState]:
+        """Placement → the state of its circuit breaker."""
+        return {name: placement.breaker for name, placement in self._placements.items()}
 
     def first(self, names: Sequence[str] = ()) -> tuple[str, str]:
         """The placement that `create` would ask first, and its provider's name."""

@@ -9,8 +9,9 @@ from datetime import timedelta
 from typing import TypeVar
 
 from dispatcher.clock import Clock
-from dispatcher.machines.breaker import Breaker
+from dispatcher.machines.breaker import Breaker, BreakerState
 from dispatcher.machines.bucket import Bucket
+from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserved
 from dispatcher.machines.failover import Faulty
 from dispatcher.machines.provider import (
     Action,
@@ -44,11 +45,14 @@ LEAST_HOLD_SECONDS = 0.1
 class Placement:
     """A provider under a name, with a token bucket per action and a circuit breaker."""
 
-    def __init__(self, name: str, provider: MachineProvider, clock: Clock) -> None:
+    def __init__(
+        self, name: str, provider: MachineProvider, clock: Clock, on_call: OnCall = unobserved
+    ) -> None:
         rates = provider.rates if isinstance(provider, PublishesRates) else {}
         self.name = name
         self.provider = provider
         self._clock = clock
+        self._on_call = on_call
         self._breaker = Breaker()
         self._buckets: dict[Action, Bucket] = {
             action: Bucket(rates.get(action)) for action in ("create", "get", "list", "stop")
@@ -58,6 +62,10 @@ class Placement:
     def settling(self) -> float:
         """Seconds after a create's end from which on `None` from `get` means that there is no machine."""
         return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
+
+    @property
+    def breaker(self) -> BreakerState:
+        return self._breaker.state
 
     @property
     def avoided(self) -> bool:
@@ -103,8 +111,16 @@ class Placement:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""
         await self._turn("list", self._clock.now() + PATIENCE_SECONDS)
         statuses = aiter(self.provider.list())
-        while (status := await self._guarded(lambda: anext(statuses, None), CALL_SECONDS)) is not None:
-            yield status
+        began_at, error = self._clock.now(), None
+        try:
+            while (status := await self._guarded(lambda: anext(statuses, None), CALL_SECONDS)) is not None:
+                yield status
+        except BaseException as raised:
+            # Whoever asked may have had enough, and closes this generator.
+            error = None if isinstance(raised, GeneratorExit) else raised
+            raise
+        finally:
+            self._ended("list", began_at, error)
 
     async def _call(
         self, action: Action, call: Callable[[], Awaitable[T]], limit: float, deadline: float | None
@@ -119,7 +135,7 @@ class Placement:
             if left <= 0:
                 raise Throttled(words or "the deadline came before its turn", LEAST_HOLD_SECONDS)
             try:
-                return await self._guarded(call, min(limit, left))
+                return await self._watched(action, call, min(limit, left))
             except Throttled as error:
                 words = str(error)
                 until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
@@ -133,6 +149,22 @@ class Placement:
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)
         if wait > 0:
             await self._clock.sleep(wait)
+
+    async def _watched(self, action: Action, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """One call, of which somebody is told."""
+        began_at, error = self._clock.now(), None
+        try:
+            return await self._guarded(call, seconds)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._ended(action, began_at, error)
+
+    def _ended(self, action: Action, began_at: float, error: BaseException | None) -> None:
+        words = "" if error is None else str(error)
+        outcome, now = outcome_of(error), self._clock.now()
+        self._on_call(ProviderCall(self.name, self.provider.name, action, outcome, began_at, now, words))
 
     async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Bound a call, and let it raise nothing but `ProviderError`."""

@@ -75,6 +75,10 @@ class Session:
     timings: dict[str, float] = field(default_factory=dict)
     first_word_ms: float | None = None
     turns_ms: list[float] = field(default_factory=list)
+    launched_at: float | None = None
+    """A machine was asked for."""
+    traceparent: str | None = None
+    """The W3C trace context under which all that the session does is told."""
 
     @property
     def over(self) -> bool:
@@ -109,18 +113,18 @@ class End:
     exit_code: int | None = None
 
 
-def launched(session: Session) -> Session:
+def launched(session: Session, now: float) -> Session:
     """A machine is being asked for."""
     if session.state is not SessionState.queued:
         return session
-    return replace(session, state=SessionState.starting)
+    return replace(session, state=SessionState.starting, launched_at=now)
 
 
 def started(session: Session, now: float) -> Session:
     """The provider says that the machine started."""
     if session.over or session.started_at is not None:
         return session
-    return replace(launched(session), started_at=now)
+    return replace(launched(session, now), started_at=now)
 
 
 def reported(session: Session, phase: Phase, timings: Timings | None, now: float) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
@@ -35,7 +36,11 @@ CLEANING_BATCH = 500
 
 
 class Reaper:
-    """One per deployment."""
+    """One per deployment.
+
+    Args:
+        on_round: Is told of every round: whether it could be finished, and how many seconds it took.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Reaper:
         fleet: Fleet,
         channels: Channels,
         clock: Clock,
+        on_round: Callable[[bool, float], None],
     ) -> None:
         self._settings = settings
         self._service = service
@@ -53,6 +59,7 @@ class Reaper:
         self._fleet = fleet
         self._channels = channels
         self._clock = clock
+        self._on_round = on_round
         self._nudged = asyncio.Event()
         self._cleaned_at = clock.now()
         self._stopping = False
@@ -69,10 +76,13 @@ class Reaper:
     async def run(self) -> None:
         """Look, again and again, until stopped."""
         while not self._stopping:
+            began_at, finished = self._clock.now(), False
             try:
                 await self.tick()
+                finished = True
             except Exception:
                 log.exception("the reaper could not finish its round")
+            self._on_round(finished, self._clock.now() - began_at)
             await self._pause()
 
     async def tick(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -123,6 +123,7 @@ class SessionService:
         clock: Clock,
         environment: Mapping[str, str],
         dispatcher_url: str,
+        observers: Sequence[Callable[[Session | None, Session], None]] = (),
     ) -> None:
         self._settings = settings
         self._store = store
@@ -133,6 +134,7 @@ class SessionService:
         self._clock = clock
         self._environment = environment
         self._dispatcher_url = dispatcher_url
+        self._observers = observers
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._releases: dict[str, asyncio.Task[None]] = {}
@@ -206,6 +208,8 @@ class SessionService:
         if not added:
             limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
             raise AtCapacity(f"All lines are busy: {name} takes {limit} at a time. Please try again later.")
+        for observe in self._observers:
+            observe(None, session)
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
         self._spawn(self._launch(session, machine, agent))
         return Started(await self._wait_for(session, wait, agent), opened.client)
@@ -271,6 +275,8 @@ class SessionService:
         before, after = updated
         if before != after:
             self._changes.notify(session_id)
+            for observe in self._observers:
+                observe(before, after)
             if before.state is not after.state:
                 why = f": {after.message}" if after.message else ""
                 level = logging.WARNING if after.state is SessionState.failed else logging.INFO
@@ -397,7 +403,8 @@ class SessionService:
         deadline = session.created_at + START_SHARE * agent.start_timeout_seconds
         place = self._places(session, machine)
         try:
-            await self.change(session.id, lifecycle.launched)
+            asked = self._clock.now()
+            await self.change(session.id, lambda current: lifecycle.launched(current, asked))
             spec = self._spec(session, agent)
             status = await self._fleet.create(spec, agent.placements, deadline, place)
         except NotWanted:

@@ -23,7 +23,8 @@ from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store import lists
+from dispatcher.store import counts, lists
+from dispatcher.store.counts import Counts
 from dispatcher.store.tables import claims, events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
@@ -117,6 +118,16 @@ class Store:
     async def live_sessions(self) -> Sequence[Session]:
         query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
         return await self._many(Session, query)
+
+    async def counts(self) -> Counts:
+        """How many sessions and machines are live."""
+        async with self._reading.connect() as connection:
+            sessions_ = await connection.execute(counts.live_sessions())
+            machines_ = await connection.execute(counts.live_machines())
+            return Counts(
+                {(agent, state): number for agent, state, number in sessions_},
+                {(placement, state): number for placement, state, number in machines_},
+            )
 
     async def list_sessions(
         self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0

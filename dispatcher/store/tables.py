@@ -41,6 +41,8 @@ sessions = sa.Table(
     sa.Column("timings", sa.JSON, nullable=False),
     sa.Column("first_word_ms", sa.Double),
     sa.Column("turns_ms", sa.JSON, nullable=False),
+    sa.Column("launched_at", sa.Double),
+    sa.Column("traceparent", sa.String(55)),
     sa.Index(None, "agent", "state"),
     sa.Index(None, "state"),
     sa.Index(None, "machine_id", unique=True),

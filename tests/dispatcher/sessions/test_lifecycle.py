@@ -16,7 +16,7 @@ NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 6
 ORDER = list(SessionState)
 
 events = st.one_of(
-    st.just(lambda session, now: lifecycle.launched(session)),
+    st.just(lifecycle.launched),
     st.just(lifecycle.started),
     st.sampled_from(get_args(Phase)).map(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import uuid
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -160,8 +161,9 @@ def test_a_change_whose_event_cannot_be_written_is_not_written_either(tmp_path):
     async def use(store):
         await store.add(session, machine, 1, "tester")
         # No time: SQLite keeps NaN as NULL, which the column refuses.
+        launch = partial(lifecycle.launched, now=1001.0)
         with pytest.raises(IntegrityError):
-            await store.update_session(session.id, lifecycle.launched, Cause("tester", float("nan")))
+            await store.update_session(session.id, launch, Cause("tester", float("nan")))
         assert await store.session(session.id) == session
 
     with_store(tmp_path, use)

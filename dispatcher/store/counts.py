@@ -1,0 +1,40 @@
+"""How many rows are live. Both queries read an index; neither grows with what is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.lifecycle import LIVE
+from dispatcher.store.tables import machines, sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """(agent, state) → live sessions, and (placement, state) → machines that are not known to be gone.
+
+    A machine that no placement was asked for yet has the placement ''.
+    """
+
+    sessions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    machines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def live_sessions() -> sa.Select[str, str, int]:
+    return (
+        sa.select(sessions.c.agent, sessions.c.state, sa.func.count())
+        .where(sessions.c.state.in_(LIVE))
+        .group_by(sessions.c.agent, sessions.c.state)
+    )
+
+
+def live_machines() -> sa.Select[str, str, int]:
+    placement = sa.func.coalesce(machines.c.placement, "")
+    return (
+        sa.select(placement, machines.c.state, sa.func.count())
+        .where(machines.c.state.in_([state for state in MachineState if state is not MachineState.gone]))
+        .group_by(placement, machines.c.state)
+    )

@@ -1,0 +1,103 @@
+"""What is measured of a session, derived from the session as it was and as it is: values in, values out.
+
+    asked ──queued──▶ launched ──machine──▶ started ──boot──▶ waiting ──pipeline──▶ ready ──client──▶ active
+      └─────────────────────────── a whole start ────────────────────────────────────┘
+
+A change that is written once is measured once, by the replica that wrote it: nothing is counted twice, summed
+over replicas and restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from dispatcher.sessions.lifecycle import Session
+
+Measure = Literal["starts", "ends", "phase", "start", "duration", "first_word", "turn"]
+
+Phase = Literal["queued", "machine", "boot", "pipeline", "client"]
+
+READY = "ok"
+"""The outcome of a start whose bot became ready; any other is the reason for which it did not."""
+
+OTHER = "other"
+"""In the place of a reason that is not known here, so that a new one never makes series without bound."""
+
+END_REASONS = frozenset(
+    {
+        "bot_error",
+        "completed",
+        "internal_error",
+        "invalid_bot",
+        "machine_exited",
+        "machine_killed",
+        "machine_lost",
+        "max_duration",
+        "never_ready",
+        "no_capacity",
+        "no_client",
+        "quota_reached",
+        "rejected",
+        "start_timeout",
+        "stopped",
+        "throttled",
+        "unreachable",
+    }
+)
+"""Every reason of an end; a test holds this against the code that gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One value. Times are in seconds; `starts` and `ends` are counted.
+
+    Attributes:
+        kind: The outcome of a start, the reason of an end, the name of a phase; else empty.
+    """
+
+    measure: Measure
+    value: float
+    kind: str = ""
+
+
+def measured(before: Session | None, after: Session) -> Iterator[Measured]:
+    """What the change tells. `before` is None for a session that is new."""
+    if before is None:
+        return
+    for phase, since, until in _phases(before, after):
+        yield Measured("phase", max(0.0, until - since), phase)
+    if before.ready_at is None and after.ready_at is not None:
+        yield Measured("starts", 1, READY)
+        yield Measured("start", max(0.0, after.ready_at - after.created_at))
+    if before.first_word_ms is None and after.first_word_ms is not None:
+        yield Measured("first_word", after.first_word_ms / 1000)
+    if after.turns_ms and after.turns_ms != before.turns_ms:
+        yield Measured("turn", after.turns_ms[-1] / 1000)
+    if after.over and not before.over:
+        reason = after.reason if after.reason in END_REASONS else OTHER
+        yield Measured("ends", 1, reason)
+        if after.ready_at is None:
+            yield Measured("starts", 1, reason)
+        elif after.ended_at is not None:
+            yield Measured("duration", max(0.0, after.ended_at - after.ready_at))
+
+
+def _phases(before: Session, after: Session) -> Iterator[tuple[Phase, float, float]]:
+    """The phases that ended with this change: their names, beginnings and ends."""
+    moments: tuple[tuple[Phase | None, float | None, float | None], ...] = (
+        (None, before.created_at, after.created_at),
+        ("queued", before.launched_at, after.launched_at),
+        ("machine", before.started_at, after.started_at),
+        ("boot", before.waiting_at, after.waiting_at),
+        ("pipeline", before.ready_at, after.ready_at),
+        ("client", before.active_at, after.active_at),
+    )
+    since = after.created_at
+    for phase, was, is_ in moments:
+        if is_ is None:
+            continue
+        if phase is not None and was is None:
+            yield phase, since, is_
+        since = is_

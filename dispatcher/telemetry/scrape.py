@@ -1,0 +1,138 @@
+"""What is looked up when somebody scrapes: what lives now, by the store's own count.
+
+A gauge that a process keeps by itself is wrong after a restart and with a second replica; the rows never are.
+So every replica shows the whole deployment's sessions and machines, to be aggregated with `max`, and its own
+channels and circuit breakers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, get_args
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.clock import Clock
+from dispatcher.machines.breaker import BreakerState
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.lifecycle import LIVE
+from dispatcher.store.counts import Counts
+from dispatcher.telemetry.metrics import PREFIX
+
+log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 5.0
+"""For so long a count is shown again, so that several scrapers cost one query; every 15 s is common."""
+
+
+class Counting(Protocol):
+    async def counts(self) -> Counts:
+        """What is live. Raises SQLAlchemyError if the store does not answer."""
+        ...
+
+
+class Channels(Protocol):
+    @property
+    def connected(self) -> int:
+        """How many machines are connected to this replica."""
+        ...
+
+
+class Fleet(Protocol):
+    @property
+    def breakers(self) -> Mapping[str, BreakerState]:
+        """Placement → the state of its circuit breaker in this replica."""
+        ...
+
+
+class Scrape(Collector):
+    """The gauges of one dispatcher, and its answer to a scrape."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        agents: Iterable[str],
+        store: Counting,
+        channels: Channels,
+        fleet: Fleet,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._agents = tuple(agents)
+        self._store = store
+        self._channels = channels
+        self._fleet = fleet
+        self._clock = clock
+        self._counts: Counts | None = None
+        self._counted_at = float("-inf")
+        self._counting = asyncio.Lock()
+        registry.register(self)
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics, in the format that the scraper accepts, and its media type."""
+        async with self._counting:
+            if self._clock.now() >= self._counted_at + CACHE_SECONDS:
+                await self._count()
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Named without being collected: nothing is known before the first scrape."""
+        yield from self._families(Counts())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = self._counts is not None
+        yield GaugeMetricFamily(f"{PREFIX}_store_up", "Whether the store answered the last count.", int(up))
+        yield from self._families(self._counts or Counts(), known=up)
+
+    async def _count(self) -> None:
+        try:
+            self._counts = await self._store.counts()
+        except SQLAlchemyError:
+            # An old count would look like a quiet deployment; a missing one is an alert of its own.
+            log.warning("the store did not answer a scrape", exc_info=True)
+            self._counts = None
+        self._counted_at = self._clock.now()
+
+    def _families(self, counts: Counts, *, known: bool = False) -> Iterator[GaugeMetricFamily]:
+        sessions = GaugeMetricFamily(
+            f"{PREFIX}_sessions", "Sessions that are live.", labels=("agent", "state")
+        )
+        machines = GaugeMetricFamily(
+            f"{PREFIX}_machines", "Machines that are not known to be gone.", labels=("placement", "state")
+        )
+        if known:
+            _fill(sessions, counts.sessions, self._agents, LIVE)
+            alive = [state for state in MachineState if state is not MachineState.gone]
+            _fill(machines, counts.machines, self._fleet.breakers, alive)
+        breakers = GaugeMetricFamily(
+            f"{PREFIX}_placement_breaker",
+            "1 for the state that a placement's circuit breaker is in.",
+            labels=("placement", "state"),
+        )
+        for placement, is_in in self._fleet.breakers.items():
+            for state in get_args(BreakerState):
+                breakers.add_metric((placement, state), int(state == is_in))
+        channels = GaugeMetricFamily(
+            f"{PREFIX}_channels", "Machines whose channel is open, to this replica.", self._channels.connected
+        )
+        yield from (sessions, machines, breakers, channels)
+
+
+def _fill(
+    family: GaugeMetricFamily,
+    counted: Mapping[tuple[str, str], int],
+    names: Iterable[str],
+    states: Iterable[str],
+) -> None:
+    """A zero where there is none: a series that comes and goes cannot be compared with its past."""
+    states = tuple(states)
+    zeros = {(name, str(state)): 0 for name in names for state in states}
+    for labels, number in (zeros | {(name, str(state)): n for (name, state), n in counted.items()}).items():
+        family.add_metric(labels, number)
