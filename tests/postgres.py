@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -69,6 +70,8 @@ class Postgres:
         self._password = secrets.token_hex(16)
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
+        # Linux tells a child of the death of the thread that started it: one that lives as long as this.
+        self._starter = ThreadPoolExecutor(1)
         self.port = _free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="switchboard-postgres-"))
         self._data = self.directory / "data"
@@ -163,6 +166,7 @@ class Postgres:
     def close(self) -> None:
         """Stop the server and delete its data."""
         self.stop("immediate")
+        self._starter.shutdown()
         shutil.rmtree(self.directory)
 
     def __enter__(self) -> Postgres:
@@ -185,7 +189,8 @@ class Postgres:
             raise RuntimeError(f"initdb failed with status {status}:\n{self.log}")
 
     def _popen(self, command: list[Any], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen[bytes](
+        return self._starter.submit(
+            subprocess.Popen[bytes],
             command,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
@@ -197,7 +202,7 @@ class Postgres:
             user=self._as.pw_uid if self._as is not None else None,
             group=self._as.pw_gid if self._as is not None else None,
             extra_groups=[] if self._as is not None else None,
-        )
+        ).result()
 
 
 def find(installed: Path = Path("/usr/lib/postgresql")) -> Path:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_what_was_committed_outlives_a_stop_and_the_port_stays(
         execute(postgres_url, "SELECT 1")
     postgres.start()
     assert execute(postgres_url, "SELECT id FROM kept") == [(7,)]
+
+
+def test_it_outlives_the_thread_that_started_it(postgres: Postgres):
+    postgres.stop()
+    for work in (postgres.start, lambda: None):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    with postgres.connect() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert "shutdown request" not in postgres.log.rpartition("ready to accept connections")[2]
 
 
 def test_it_does_not_run_as_root_and_takes_nobody_without_the_password(postgres: Postgres):
