@@ -94,3 +94,13 @@ claims = sa.Table(
     sa.Column("expires_at", sa.Double, nullable=False),
     sa.Index(None, "expires_at"),
 )
+
+# What is too large for a notification of the bus between replicas, until all have read it.
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index(None, "created_at"),
+)
