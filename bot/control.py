@@ -12,10 +12,12 @@ import asyncio
 import faulthandler
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
+from bot.answers import Answers
 from bot.channel import Channel, Refused
 from bot.logs import logger
 from bot.outcome import Outcome
@@ -34,6 +36,7 @@ from bot.protocol import (
     Phase,
     Ready,
     Request,
+    Response,
     Stop,
     Timings,
     Welcome,
@@ -93,6 +96,7 @@ class Control:
         self._limits = limits
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="switchboard-control", daemon=True)
+        self._answers = Answers()
         self._phase: Phase = "booting"
         self._timings = Timings()
         self._requested: Outcome | None = None
@@ -148,6 +152,7 @@ class Control:
             phase=self._phase,
             versions=_versions(),
             timings=self._timings,
+            opened_at=time.monotonic(),
         )
 
     def heartbeat(self) -> Heartbeat:
@@ -162,7 +167,10 @@ class Control:
             case Assign(assignment=assignment):
                 self._assign(assignment)
             case Request() as request:
-                self._commands.request(request)
+                if self._answers.is_new(request):
+                    self._commands.request(request)
+                elif (answer := self._answers.find(request)) is not None:
+                    self._channel.send(answer)
             case Stop(message=text):
                 self._stop("stopped", text)
             case Acknowledge():
@@ -199,6 +207,8 @@ class Control:
         self._loop.call_soon_threadsafe(call, *arguments)
 
     def _send(self, message: FromMachine) -> None:
+        if isinstance(message, Response):
+            self._answers.keep(message)
         self._channel.send(message)
 
     def _assign(self, assignment: Assignment) -> None:

@@ -14,8 +14,9 @@ The machine opens `{dispatcher}/v1/machines/channel` with `Authorization: Bearer
     ended              last word, with reason
 
 A machine reconnects with backoff and says `hello` again with the phase it is in, so that a dispatcher that
-was restarted learns what runs without asking. This module imports pydantic and nothing of ours: it is the
-only one that the dispatcher shares with the bot.
+was restarted learns what runs without asking. A request that is not answered yet may come again then; the
+machine knows it by its id, and does not run it again. This module imports pydantic and nothing of ours: it is
+the only one that the dispatcher shares with the bot.
 """
 
 from __future__ import annotations
@@ -137,6 +138,9 @@ class Hello(Message):
     versions: dict[str, str] = Field(default_factory=dict)
     """Of `pipecat` and `python`, for the session's record."""
     timings: Timings = Timings()
+    opened_at: float = 0.0
+    """When the machine opened this connection, in seconds of a clock of its own that never goes back: where
+    two of its connections seem to stand, at two dispatchers, the later one counts."""
 
 
 class Heartbeat(Message):

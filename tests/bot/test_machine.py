@@ -15,6 +15,7 @@ from bot.protocol import (
     Heartbeat,
     Hello,
     Ready,
+    Request,
     Response,
     Stop,
 )
@@ -451,6 +452,24 @@ def test_the_bots_own_routes_are_reached_over_the_channel(tmp_path):
             assert "the drawer is empty" in run.text()
             for response in (message for message in served.heard if isinstance(message, Response)):
                 assert dict(response.headers)["content-type"].startswith("application/")
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_comes_again_after_a_reconnect_is_answered_again_and_runs_once(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
+            first = await served.wait_for(Hello)
+            request = Request(id="the-same", method="POST", path="count")
+            await served.send(request)
+            answer = await served.wait_for(Response)
+            before = len(served.heard)
+            await served.close_connection(1011)
+            second = await served.wait_for(Hello, after=before)
+            assert second.opened_at > first.opened_at > 0
+            await served.send(request)
+            assert await served.wait_for(Response, after=before) == answer
+            assert await served.call("POST", "count") == (200, {"count": 2})
 
     asyncio.run(scenario())
 

@@ -28,6 +28,15 @@ async def echo(word: str, request: Request):
     }
 
 
+counted = []
+
+
+@app.post("/count")
+async def count():
+    counted.append(1)
+    return {"count": len(counted)}
+
+
 @app.get("/broken")
 async def broken():
     raise RuntimeError("the drawer is empty")

@@ -1,0 +1,56 @@
+"""What the machine was asked, and what it answered: so that a request that comes again does not run again.
+
+A dispatcher cannot know whether a request, or the answer to it, was lost with a broken connection, so it
+sends what it has no answer to once more over the next one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from bot.protocol import Request, Response
+
+KEPT_REQUESTS = 1000
+"""Ids are remembered of so many; a client's requests in the few seconds of a reconnect are a handful."""
+
+KEPT_BYTES = 8 * 1024 * 1024
+"""Of answers, the newest: two of the largest frames."""
+
+
+class Answers:
+    """Remembers requests by their ids."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, Response | None] = OrderedDict()
+        self._bytes = 0
+
+    def is_new(self, request: Request) -> bool:
+        """Whether the request comes for the first time; from now on it does not."""
+        if request.id in self._answers:
+            return False
+        self._answers[request.id] = None
+        if len(self._answers) > KEPT_REQUESTS:
+            _, oldest = self._answers.popitem(last=False)
+            self._bytes -= _size(oldest)
+        return True
+
+    def keep(self, response: Response) -> None:
+        """This is the answer, in case it is asked for again."""
+        if response.id not in self._answers:
+            return
+        self._bytes += _size(response) - _size(self._answers[response.id])
+        self._answers[response.id] = response
+        self._answers.move_to_end(response.id)
+        for request_id, answer in self._answers.items():
+            if self._bytes <= KEPT_BYTES:
+                return
+            self._answers[request_id] = None
+            self._bytes -= _size(answer)
+
+    def find(self, request: Request) -> Response | None:
+        """What was answered. None if there is no answer yet, or none any more."""
+        return self._answers.get(request.id)
+
+
+def _size(answer: Response | None) -> int:
+    return 0 if answer is None else len(answer.body)
