@@ -21,6 +21,10 @@ MAX_LIMIT = 100
 MAX_TIME = 2**40
 """Far away, and exact in every number that it passes through."""
 
+COUNTED_AHEAD = 10_000
+"""How many sessions behind a page are counted: in about 1 ms, where 1,000,000 take SQLite 60 ms and more. Who
+pages on as long as `total_count` is above the offset still reaches every one."""
+
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many sessions at most.")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1)]
 Time = Annotated[int | None, Query(ge=0, le=MAX_TIME)]
@@ -61,6 +65,11 @@ def router(service: SessionService, store: Store) -> APIRouter:
         startTimeMin: Seconds = 0,
         startTimeMax: Seconds = 0,
     ) -> JSONResponse:
+        """Pipecat Cloud's list. `total_count` counts no further than 10,000 sessions behind the page.
+
+        It is exact where fewer follow; where more do, it is below the total and above the offset.
+        `startTimeMin` and `startTimeMax` look at every session that the other filters leave.
+        """
         if agent not in service.agents:
             raise UnknownAgent(f"There is no agent '{agent}'; allowed: {', '.join(service.agents)}.")
         # An agent is its own deployment, and every machine is started for its session.
@@ -75,7 +84,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
             ready_after_at_most=startTimeMax or None,
         )
         found = await store.list_sessions(wanted, None, limit, offset)
-        total = await store.count_sessions(wanted)
+        total = await store.count_sessions(wanted, offset + limit + COUNTED_AHEAD)
         return JSONResponse({"total_count": total, "sessions": [_in_list(one) for one in found]})
 
     @routes.get(

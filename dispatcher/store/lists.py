@@ -1,4 +1,9 @@
-"""The queries of lists of sessions."""
+"""The queries of lists of sessions.
+
+Their cost must not grow with the sessions that are over and kept. Every state that is asked for is read on
+its own, newest first, from the index that has it in that order, and no further than the page needs: asked for
+several at once, a database reads all of them and sorts, or reads all sessions and picks.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +14,45 @@ import sqlalchemy as sa
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.store.tables import sessions
 
+NEWEST_FIRST = (sessions.c.created_at.desc(), sessions.c.id.desc())
+
 
 def page(wanted: Filter, behind: Cursor | None, limit: int, offset: int) -> sa.Select[Any]:
     """A page of sessions, newest first. Behind a cursor its cost does not grow with the pages before."""
-    query = sa.select(sessions).where(*_conditions(wanted))
+    parts = _parts(wanted)
     if behind is not None:
         key = sa.tuple_(sessions.c.created_at, sessions.c.id)
-        query = query.where(key < sa.tuple_(sa.literal(behind.created_at), sa.literal(behind.id)))
-    order = (sessions.c.created_at.desc(), sessions.c.id.desc())
-    return query.order_by(*order).limit(limit).offset(offset)
+        last = sa.tuple_(sa.literal(behind.created_at), sa.literal(behind.id))
+        parts = [[*conditions, key < last] for conditions in parts]
+    if len(parts) == 1:
+        return sa.select(sessions).where(*parts[0]).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
+    found = sa.union_all(*(_newest(conditions, offset + limit) for conditions in parts)).subquery()
+    order = (found.c.created_at.desc(), found.c.id.desc())
+    shown = sa.select(found.c.id).order_by(*order).limit(limit).offset(offset)
+    return sa.select(sessions).where(sessions.c.id.in_(shown)).order_by(*NEWEST_FIRST)
 
 
-def count(wanted: Filter) -> sa.Select[Any]:
-    return sa.select(sa.func.count()).select_from(sessions).where(*_conditions(wanted))
+def count(wanted: Filter, at_most: int) -> sa.Select[Any]:
+    """How many sessions there are, counted no further than that number in each state."""
+    counts = []
+    for conditions in _parts(wanted):
+        some = sa.select(sa.literal(1)).select_from(sessions).where(*conditions).limit(at_most).subquery()
+        counts.append(sa.select(sa.func.count()).select_from(some).scalar_subquery())
+    return sa.select(sum(counts[1:], counts[0]))
+
+
+def _newest(conditions: list[sa.ColumnElement[bool]], limit: int) -> sa.Select[Any]:
+    """Wrapped: a part of a union has no order of its own."""
+    newest = sa.select(sessions.c.id, sessions.c.created_at).where(*conditions).order_by(*NEWEST_FIRST)
+    return sa.select(newest.limit(limit).subquery())
+
+
+def _parts(wanted: Filter) -> list[list[sa.ColumnElement[bool]]]:
+    """The conditions of each part that has an index of its own: one for each state, or one for them all."""
+    common = _conditions(wanted)
+    if not wanted.states:
+        return [common]
+    return [[*common, sessions.c.state == state] for state in dict.fromkeys(wanted.states)]
 
 
 def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
@@ -29,8 +60,6 @@ def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
     conditions = []
     if wanted.agent is not None:
         conditions.append(sessions.c.agent == wanted.agent)
-    if wanted.states:
-        conditions.append(sessions.c.state.in_(wanted.states))
     if wanted.created_from is not None:
         conditions.append(sessions.c.created_at >= wanted.created_from)
     if wanted.created_until is not None:

@@ -135,9 +135,10 @@ class Store:
         """A page of sessions, newest first."""
         return await self._many(Session, lists.page(wanted, behind, limit, offset))
 
-    async def count_sessions(self, wanted: Filter) -> int:
+    async def count_sessions(self, wanted: Filter, at_most: int) -> int:
+        """How many there are, or `at_most` if there are more: counting all of them would take ever longer."""
         async with self._reading.connect() as connection:
-            return await connection.scalar(lists.count(wanted)) or 0
+            return min(await connection.scalar(lists.count(wanted, at_most)) or 0, at_most)
 
     async def live_machines(self) -> Sequence[Machine]:
         """Every machine that is not known to be gone."""

@@ -43,12 +43,12 @@ sessions = sa.Table(
     sa.Column("turns_ms", sa.JSON, nullable=False),
     sa.Column("launched_at", sa.Double),
     sa.Column("traceparent", sa.String(55)),
-    sa.Index(None, "agent", "state"),
-    sa.Index(None, "state"),
     sa.Index(None, "machine_id", unique=True),
-    # Lists are in this order.
+    # Lists are in this order, of one agent or all, of one state or all.
     sa.Index(None, "created_at", "id"),
+    sa.Index(None, "state", "created_at", "id"),
     sa.Index(None, "agent", "created_at", "id"),
+    sa.Index(None, "agent", "state", "created_at", "id"),
 )
 
 machines = sa.Table(

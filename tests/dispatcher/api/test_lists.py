@@ -151,6 +151,25 @@ def test_pipecat_clouds_list_has_its_members_and_its_filters(tmp_path):
     asyncio.run(run())
 
 
+def test_what_is_counted_has_an_end_and_still_every_page_is_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr("dispatcher.api.lists.COUNTED_AHEAD", 3)
+    path = "/v1/agents/echo/sessions"
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            ids = await started(running, 9)
+            counts, seen, total = [], [], 1
+            while len(seen) < total:
+                page = (await running.http.get(f"{path}?limit=2&offset={len(seen)}&status=active")).json()
+                total = page["total_count"]
+                counts.append(total)
+                seen += [session["sessionId"] for session in page["sessions"]]
+            assert seen == ids
+            assert counts == [5, 7, 9, 9, 9]
+
+    asyncio.run(run())
+
+
 def test_pipecat_clouds_record_of_a_session_satisfies_its_document(tmp_path):
     async def run():
         async with deployment(tmp_path, agents=agents()) as running:
