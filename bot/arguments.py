@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Assignment, IceServer
+from bot.protocol import (
+    BOT_FILE_VARIABLE,
+    MACHINE_TOKEN_VARIABLE,
+    TRACEPARENT_VARIABLE,
+    Assignment,
+    IceServer,
+)
 
 USAGE_ERROR = 2
 """The exit status for arguments that cannot be used, as of every Unix command."""
@@ -42,6 +48,8 @@ class Variables:
 
     token: str
     bot_file: Path
+    traceparent: str | None = None
+    """The trace context of the session that the machine was started for."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +79,7 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
     bot_file = environment.get(BOT_FILE_VARIABLE, "")
     if not bot_file:
         raise UsageError(f"variable {BOT_FILE_VARIABLE} is not set: it must be the path of the bot file")
-    return Variables(token, Path(bot_file))
+    return Variables(token, Path(bot_file), environment.get(TRACEPARENT_VARIABLE))
 
 
 def _parser() -> _Parser:

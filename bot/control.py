@@ -240,6 +240,7 @@ class Control:
 
     def _say_ready(self) -> None:
         self._set_phase("ready")
+        self._set_timing("ready", self._clock.milliseconds())
         self._channel.send(Ready(timings=self._timings))
 
     def _say_client(self, connected: bool) -> None:

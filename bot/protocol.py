@@ -31,6 +31,8 @@ PROTOCOL_VERSION = 1
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
+TRACEPARENT_VARIABLE = "TRACEPARENT"
+"""The W3C trace context of the machine's session, in the variable that OpenTelemetry has for it."""
 BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
 """The path of the bot file inside the machine; `/app/bot.py` in the images."""
 
@@ -78,6 +80,9 @@ class Assignment(Message):
     ice_servers: tuple[IceServer, ...] = ()
     max_duration_seconds: float
     """The machine ends itself this long after it was assigned, with `max_duration`."""
+    traceparent: str | None = None
+    """The W3C trace context of the session, for a bot that traces. It is no argument: a machine that is
+    started for its session has it in `TRACEPARENT_VARIABLE`."""
 
 
 def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignment | None) -> list[str]:
@@ -123,6 +128,8 @@ class Timings(Message):
     """The answer to it was sent."""
     pipeline: float | None = None
     """The pipeline started."""
+    ready: float | None = None
+    """The bot was ready."""
     client: float | None = None
     """The client was connected."""
     first_word: float | None = None

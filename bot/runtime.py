@@ -61,7 +61,7 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> None:
         clock=clock,
         limits=limits,
     )
-    session = Session(loop, control, variables.bot_file, limits.grace)
+    session = Session(loop, control, variables.bot_file, limits.grace, variables.traceparent)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: control.stop(_signalled(received)))
     control.start(session)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bot import outcome
+from bot import outcome, tracing
 from bot.calls import Calls
 from bot.loader import BotFunction, as_main_thread, load
 from bot.logs import logger, recent_errors
@@ -40,13 +40,22 @@ class Session:
     Args:
         report: Where the session tells what happens.
         grace: Seconds that a bot has to end once it is told to stop.
+        traceparent: The session's trace context, if the machine was started for its session.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, report: Report, bot_file: Path, grace: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        report: Report,
+        bot_file: Path,
+        grace: float,
+        traceparent: str | None = None,
+    ) -> None:
         self._loop = loop
         self._report = report
         self._bot_file = bot_file
         self._grace = grace
+        self._traceparent = traceparent
         self._assignment: asyncio.Future[Assignment] = loop.create_future()
         self._loaded: asyncio.Future[BotFunction] = loop.create_future()
         self._transport_loaded: asyncio.Future[None] = loop.create_future()
@@ -134,6 +143,7 @@ class Session:
             self._watch = Watch(self._progress)
             self._watch.install()
             self._report.phase("starting")
+            tracing.join(assignment.traceparent or self._traceparent)
             return await self._run_bot(bot, arguments)
 
     async def _arguments(self, assignment: Assignment) -> Any:

@@ -27,6 +27,7 @@ from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.server import Server
 from dispatcher.sessions.lifecycle import End
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+from dispatcher.telemetry.export import InvalidExport
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ def serve(settings: Settings) -> int:
     try:
         lock = _lock(settings.data_dir)
         dispatcher = build(settings)
+    except InvalidExport as error:
+        return _fail(str(error))
     except (OSError, InvalidSecret) as error:
         return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
     server = Server(

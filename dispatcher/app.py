@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.machines.calls import ProviderCall
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process import ProcessProvider
@@ -26,9 +28,15 @@ from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks
+from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
+from dispatcher.telemetry.traces import Traces
 from dispatcher.transports.webrtc import WebRTC
+from dispatcher.version import VERSION
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 REAPER_SECONDS = 5.0
 """How long the reaper may take to finish its round when the dispatcher exits."""
@@ -58,16 +66,25 @@ def build(
     clock: Clock | None = None,
     providers: Mapping[str, MachineProvider] | None = None,
     environment: Mapping[str, str] = os.environ,
+    tracer_provider: TracerProvider | None = None,
 ) -> Dispatcher:
     """Wire a dispatcher. Nothing runs and nothing is opened until its app starts.
 
     Args:
         providers: Placement → provider, in the place of those that the settings name.
+        tracer_provider: Takes the spans, in the place of what the `OTEL_…` variables say.
     """
     clock = clock or SystemClock()
     store = Store(settings.store_url)
     metrics = Metrics()
-    fleet = Fleet(providers or _providers(settings), clock, metrics.provider_called)
+    spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
+    traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
+
+    def provider_called(call: ProviderCall) -> None:
+        metrics.provider_called(call)
+        traces.provider_called(call)
+
+    fleet = Fleet(providers or _providers(settings), clock, provider_called)
     channels = Channels()
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
     service = SessionService(
@@ -80,7 +97,7 @@ def build(
         clock=clock,
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
-        observers=(metrics.session_changed,),
+        observers=(metrics.session_changed, traces.session_changed),
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
@@ -118,6 +135,8 @@ def build(
             await end_tasks(reaping)
             await fleet.close()
             await store.close()
+            if spans is not None:
+                await export.close(spans)
 
     app = FastAPI(
         title="Switchboard dispatcher",
@@ -132,7 +151,7 @@ def build(
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(reports, tokens))
     app.include_router(operations.router(service, store, scrape))
-    app.include_router(start.router(service, metrics.refused))
+    app.include_router(start.router(service, metrics.refused, traces))
     app.include_router(events.router(watch))
     app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))

@@ -19,6 +19,7 @@ from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
 from dispatcher.telemetry import refusals
+from dispatcher.telemetry.traces import Served, Traces
 from dispatcher.transports.transport import Wanted
 
 
@@ -56,25 +57,33 @@ OnRefused = Callable[[str, str, str], None]
 """Is told of each start that was refused: agent and transport, empty if they are none of ours, and why."""
 
 
-def router(service: SessionService, on_refused: OnRefused) -> APIRouter:
+def router(service: SessionService, on_refused: OnRefused, traces: Traces) -> APIRouter:
     """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
 
     @routes.post("/start", **_DESCRIBED)
     async def start(request: Request, wait: Annotated[Wait, Query()] = "ready") -> JSONResponse:
-        return await _start(service, on_refused, None, request, wait)
+        with traces.serve("POST", "/start", request.headers.get("traceparent")) as served:
+            return await _start(service, on_refused, None, request, wait, served)
 
     @routes.post("/v1/public/{agent}/start", **_DESCRIBED)
     async def start_agent(
         agent: str, request: Request, wait: Annotated[Wait, Query()] = "ready"
     ) -> JSONResponse:
-        return await _start(service, on_refused, agent, request, wait)
+        route = "/v1/public/{agent}/start"
+        with traces.serve("POST", route, request.headers.get("traceparent")) as served:
+            return await _start(service, on_refused, agent, request, wait, served)
 
     return routes
 
 
 async def _start(
-    service: SessionService, on_refused: OnRefused, agent: str | None, request: Request, wait: Wait
+    service: SessionService,
+    on_refused: OnRefused,
+    agent: str | None,
+    request: Request,
+    wait: Wait,
+    served: Served,
 ) -> JSONResponse:
     wanted = await _read(request)
     start = Start(
@@ -85,16 +94,21 @@ async def _start(
         wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
         wait=wait,
         key=_idempotency_key(request),
+        traceparent=served.traceparent,
     )
     try:
         started = await service.start(start)
     except SQLAlchemyError:
+        served.status = 503
         on_refused(*_labels(service, start), refusals.STORE_DOWN)
         raise
     except SessionError as error:
+        served.status = error.status
         if (outcome := refusals.outcome(error)) is not None:
             on_refused(*_labels(service, start), outcome)
         raise
+    served.status = 200
+    served.attributes["session.id"] = started.session.id
     return JSONResponse({"sessionId": started.session.id, **started.client})
 
 

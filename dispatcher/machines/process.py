@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Launch
+from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.process_groups import MACHINE_VARIABLE, read_exit_code, read_group, read_tail
 from dispatcher.machines.provider import (
@@ -54,6 +54,9 @@ RESTART_SECONDS = 10.0
 
 NEVER_RAN_SECONDS = 3600.0
 """After so long a machine's directory without a record is what a crash left."""
+
+OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE)
+"""The variables that differ from machine to machine of an agent: a template has none of them."""
 
 LEADER_NAME = "switchboard-machine"
 
@@ -209,7 +212,7 @@ class ProcessProvider:
 
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
-        environment = {k: v for k, v in spec.environment.items() if k != MACHINE_TOKEN_VARIABLE}
+        environment = {k: v for k, v in spec.environment.items() if k not in OF_ONE_MACHINE}
         template = self._templates.get(_template_key(spec.image, environment))
         if template is None or template.ready:
             return template

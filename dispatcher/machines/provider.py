@@ -134,7 +134,7 @@ class Preparation:
 
     image: str
     environment: Mapping[str, str] = field(repr=False)
-    """Of `MachineSpec.environment`, all but the machine's token."""
+    """Of `MachineSpec.environment`, all but the machine's token and its trace context."""
 
 
 @runtime_checkable

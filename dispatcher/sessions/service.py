@@ -18,6 +18,7 @@ from typing import Any, Literal
 from bot.protocol import (
     MACHINE_TOKEN_VARIABLE,
     MAX_ARGUMENT_BODY_BYTES,
+    TRACEPARENT_VARIABLE,
     Assignment,
     IceServer,
     Request,
@@ -61,6 +62,7 @@ from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks
+from dispatcher.telemetry.context import about
 from dispatcher.transports.transport import Transport, Wanted
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ class Start:
     """The `Idempotency-Key`."""
     scope: str = ""
     """Whose key it is: the same key of another caller is another key."""
+    traceparent: str | None = None
+    """The trace context of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,7 @@ class SessionService:
             client_timeout_seconds=agent.client_timeout_seconds,
             max_duration_seconds=agent.max_duration_seconds,
             created_at=now,
+            traceparent=start.traceparent,
         )
         if claim is not None:
             claim = replace(claim, client=opened.client)
@@ -211,7 +216,8 @@ class SessionService:
         for observe in self._observers:
             observe(None, session)
         log.info("session %s of %s: machine %s is asked for", session.id, name, machine.id)
-        self._spawn(self._launch(session, machine, agent))
+        with about(session_id=session.id, machine_id=machine.id, traceparent=session.traceparent):
+            self._spawn(self._launch(session, machine, agent))
         return Started(await self._wait_for(session, wait, agent), opened.client)
 
     async def get(self, session_id: str, agent: str | None = None) -> Session:
@@ -344,6 +350,7 @@ class SessionService:
             body=session.body,
             ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
             max_duration_seconds=session.max_duration_seconds,
+            traceparent=session.traceparent,
         )
 
     async def settle(self) -> None:
@@ -470,6 +477,9 @@ class SessionService:
         assignment = self.assignment(session)
         in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
         token = self._tokens.issue(session.machine_id, agent.max_duration_seconds)
+        of_machine = {MACHINE_TOKEN_VARIABLE: token}
+        if session.traceparent is not None:
+            of_machine[TRACEPARENT_VARIABLE] = session.traceparent
         return MachineSpec(
             id=session.machine_id,
             image=str(agent.bot),
@@ -478,7 +488,7 @@ class SessionService:
                     session.machine_id, self._dispatcher_url, assignment if in_arguments else None
                 )
             ),
-            environment={**self._common_environment(agent), MACHINE_TOKEN_VARIABLE: token},
+            environment={**self._common_environment(agent), **of_machine},
             cpu=agent.cpu,
             memory_mb=agent.memory_mb,
             max_duration=timedelta(seconds=agent.max_duration_seconds),

@@ -66,7 +66,7 @@ def measured(before: Session | None, after: Session) -> Iterator[Measured]:
     """What the change tells. `before` is None for a session that is new."""
     if before is None:
         return
-    for phase, since, until in _phases(before, after):
+    for phase, since, until in phases(before, after):
         yield Measured("phase", max(0.0, until - since), phase)
     if before.ready_at is None and after.ready_at is not None:
         yield Measured("starts", 1, READY)
@@ -84,20 +84,35 @@ def measured(before: Session | None, after: Session) -> Iterator[Measured]:
             yield Measured("duration", max(0.0, after.ended_at - after.ready_at))
 
 
-def _phases(before: Session, after: Session) -> Iterator[tuple[Phase, float, float]]:
+def phases(before: Session, after: Session) -> Iterator[tuple[Phase, float, float]]:
     """The phases that ended with this change: their names, beginnings and ends."""
-    moments: tuple[tuple[Phase | None, float | None, float | None], ...] = (
-        (None, before.created_at, after.created_at),
-        ("queued", before.launched_at, after.launched_at),
-        ("machine", before.started_at, after.started_at),
-        ("boot", before.waiting_at, after.waiting_at),
-        ("pipeline", before.ready_at, after.ready_at),
-        ("client", before.active_at, after.active_at),
-    )
+    earlier = dict(_ends(before))
     since = after.created_at
-    for phase, was, is_ in moments:
-        if is_ is None:
+    for phase, at in _ends(after):
+        if at is None:
             continue
-        if phase is not None and was is None:
-            yield phase, since, is_
-        since = is_
+        if earlier[phase] is None:
+            yield phase, since, at
+        since = at
+
+
+def phase_of(session: Session) -> tuple[Phase | None, float]:
+    """The phase that a session is in, or was in when it ended, and since when; None after the last one."""
+    since, is_in = session.created_at, None
+    for phase, at in reversed(_ends(session)):
+        if at is not None:
+            since = at
+            break
+        is_in = phase
+    return is_in, since
+
+
+def _ends(session: Session) -> tuple[tuple[Phase, float | None], ...]:
+    """When each phase ended, in their order."""
+    return (
+        ("queued", session.launched_at),
+        ("machine", session.started_at),
+        ("boot", session.waiting_at),
+        ("pipeline", session.ready_at),
+        ("client", session.active_at),
+    )

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
+from opentelemetry.sdk.trace import TracerProvider
 from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
@@ -219,6 +220,7 @@ async def deployment(
     environment: dict[str, str] | None = None,
     provider: ScriptedProvider | None = None,
     second: ScriptedProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A dispatcher that serves on a free port until the block ends.
@@ -236,6 +238,7 @@ async def deployment(
         clock=clock,
         providers=placements,
         environment=environment or {},
+        tracer_provider=tracer_provider,
     )
     config = uvicorn.Config(
         dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1

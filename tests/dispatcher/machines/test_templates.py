@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.protocol import MACHINE_TOKEN_VARIABLE, entrypoint_arguments
+from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, entrypoint_arguments
 from dispatcher.machines import templates
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, Preparation
@@ -39,7 +39,8 @@ class Host:
             id=machine_id,
             image=str(self.bot_file),
             arguments=tuple(entrypoint_arguments(machine_id, "http://127.0.0.1:9", None)),
-            environment={**NAMED, MACHINE_TOKEN_VARIABLE: "token"},
+            # The last two are this machine's own, and no template has them.
+            environment={**NAMED, MACHINE_TOKEN_VARIABLE: "token", TRACEPARENT_VARIABLE: "00-1-2-01"},
             cpu=1.0,
             memory_mb=1024,
             max_duration=timedelta(hours=1),
