@@ -52,9 +52,8 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    # Ours and the server's are what somebody looks for; these say a line per migration and per statement.
-    for library in ("alembic", "aiosqlite"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    # Ours and the server's are what somebody looks for; this says a line per migration.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # At debug these write down every header of a channel, machine tokens among them.
     for server in ("uvicorn.error", "websockets"):
         logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
@@ -117,8 +116,8 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
         ]
         ended = await asyncio.gather(*(_stop_one(dispatcher, *machine, end) for machine in running))
         for session in await dispatcher.store.live_sessions():
-            await dispatcher.service.close(session, end, "the operator")
-        await dispatcher.service.settle()
+            await dispatcher.releases.close(session, end, "the operator")
+        await dispatcher.background.settle()
     finally:
         await dispatcher.store.close()
     return all(ended)
@@ -127,7 +126,7 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
 async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end: End) -> bool:
     log.info("stopping machine %s", machine_id)
     try:
-        await dispatcher.service.release(machine_id, end.message, placement)
+        await dispatcher.releases.release(machine_id, end.message, placement)
     except Exception:
         log.exception("machine %s could not be ended", machine_id)
         return False

@@ -21,13 +21,18 @@ from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.launcher import Launcher
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.reaper import Reaper
+from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import Background, end_tasks
 from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
@@ -50,6 +55,8 @@ class Dispatcher:
     store: Store
     fleet: Fleet
     service: SessionService
+    releases: Releases
+    background: Background
     reaper: Reaper
     watch: Watch
     app: FastAPI
@@ -87,25 +94,51 @@ def build(
     fleet = Fleet(providers or _providers(settings), clock, provider_called)
     channels = Channels()
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
-    service = SessionService(
+    changes, background = Changes(), Background()
+    ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
+    releases = Releases(
+        store=store, ledger=ledger, fleet=fleet, channels=channels, clock=clock, background=background
+    )
+    launcher = Launcher(
         settings=settings,
         store=store,
+        ledger=ledger,
+        releases=releases,
         fleet=fleet,
-        transports={"webrtc": WebRTC(settings.ice_servers)},
-        channels=channels,
         tokens=tokens,
         clock=clock,
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
-        observers=(metrics.session_changed, traces.session_changed),
+        background=background,
+    )
+    queue = Queue(
+        settings=settings,
+        store=store,
+        ledger=ledger,
+        launcher=launcher,
+        changes=changes,
+        background=background,
+    )
+    service = SessionService(
+        settings=settings,
+        store=store,
+        ledger=ledger,
+        launcher=launcher,
+        releases=releases,
+        queue=queue,
+        transports={"webrtc": WebRTC(settings.ice_servers)},
+        channels=channels,
+        changes=changes,
+        clock=clock,
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
     )
-    watch = Watch(store, service.changes, clock)
+    watch = Watch(store, queue, changes, clock)
     reaper = Reaper(
         settings=settings,
-        service=service,
+        releases=releases,
+        queue=queue,
         store=store,
         fleet=fleet,
         channels=channels,
@@ -113,7 +146,8 @@ def build(
         on_round=metrics.reaper_round,
     )
     reports = Reports(
-        service=service,
+        ledger=ledger,
+        releases=releases,
         store=store,
         channels=channels,
         clock=clock,
@@ -124,12 +158,16 @@ def build(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.open()
-        await fleet.prepare({name: service.preparations(name) for name in fleet.placements})
+        await fleet.prepare({name: launcher.preparations(name) for name in fleet.placements})
         reaping = asyncio.create_task(reaper.run())
         try:
             yield
         finally:
-            await service.drain()
+            # Starts in flight finish; live calls are untouched; who waits is admitted by another dispatcher.
+            service.refuse()
+            queue.close()
+            releases.abandon()
+            await background.settle()
             reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
             await end_tasks(reaping)
@@ -156,7 +194,7 @@ def build(
     app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
-    return Dispatcher(settings, store, fleet, service, reaper, watch, app)
+    return Dispatcher(settings, store, fleet, service, releases, background, reaper, watch, app)
 
 
 def _providers(settings: Settings) -> dict[str, MachineProvider]:

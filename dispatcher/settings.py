@@ -26,6 +26,9 @@ ProviderName = Literal["process"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
+
+
 class AgentSettings(BaseModel):
     """A deployed, named bot: its file, the size of its machine, and its limits."""
 
@@ -43,12 +46,18 @@ class AgentSettings(BaseModel):
     """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
     max_sessions: int = Field(default=10, ge=1, le=100_000)
     """Sessions of this agent that may live at the same time."""
+    max_queued: int = Field(default=100, ge=0, le=10_000)
+    """Callers who may wait for one of these, beyond them; 0 for no queue."""
+    max_queue_seconds: float = Field(default=600.0, ge=0, le=3600)
+    """How long a caller may ask to wait."""
     start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
-    """From the start request until the machine can take its client."""
+    """From admission (without a queue: the start request) until the machine can take its client."""
     client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
     """From a machine that can take its client until the client is there."""
+    idle_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
+    """How long a session lives after its client has left. 300 is how long Pipecat's own pipelines idle."""
     max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
-    """From the start request to the forced end. 7200 is Pipecat Cloud's default."""
+    """From admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
     """Where its machines may run, in the order in which they are asked; by default all placements."""
 
@@ -86,10 +95,13 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".switchboard/dispatcher")
     """Where the store, the machines' directories and the signing secret are kept."""
     database_url: str | None = None
-    """SQLAlchemy URL of the store; by default SQLite in `data_dir`."""
+    """URL of the store: `postgresql://…` with libpq's parameters, for several dispatchers on one store, or
+    `sqlite:///path`. By default SQLite in `data_dir`."""
     log_level: LogLevel = "info"
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
+    max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Sessions of all agents that may live at the same time; by default only the agents' own limits hold."""
     placements: dict[PlacementName, PlacementSettings] = Field(
         default={"process": PlacementSettings(provider="process")}, min_length=1
     )
@@ -126,6 +138,8 @@ class Settings(BaseSettings):
                 if placement not in self.placements:
                     allowed = ", ".join(self.placements)
                     raise ValueError(f"agent '{name}': '{placement}' is not a placement; allowed: {allowed}")
+        if self.database_url is not None and not self.database_url.startswith(STORES):
+            raise ValueError(f"database_url: allowed is a URL that begins with {' or '.join(STORES)}")
         if len(self.placements) > 1:
             names = ", ".join(self.placements)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
@@ -148,10 +162,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str | URL:
         """The store's SQLAlchemy URL."""
         if self.database_url:
-            return self.database_url
+            # Without a driver's name SQLAlchemy would take another one.
+            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
         # Built from its parts: a path may hold what means something in the text of a URL.
         database = str(self.data_dir.resolve() / "switchboard.sqlite")
-        return URL.create("sqlite+aiosqlite", database=database)
+        return URL.create("sqlite", database=database)
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a dispatcher exactly these settings.

@@ -1,13 +1,41 @@
-"""Ending asyncio tasks."""
+"""Starting and ending asyncio tasks."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and see them end: one that is left behind may hold a connection of the store."""
+    """Cancel tasks and see them end."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+class Background:
+    """Work that nobody waits for, kept until it is done. An error is logged: the reaper comes back to it."""
+
+    def __init__(self) -> None:
+        # In order, so that what happens does not depend on where objects lie in memory.
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._finished)
+        return task
+
+    async def settle(self) -> None:
+        """Let everything finish that is under way, and what comes of it."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed", exc_info=error)

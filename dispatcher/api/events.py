@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from dispatcher.api.models import Timeline, TimelineEvent
+from dispatcher.api.models import QueuePlace, Timeline, TimelineEvent
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso
 from dispatcher.sessions.errors import UnknownSession
@@ -72,7 +72,8 @@ def describe(seen: Seen) -> Timeline:
     # A session that was read a moment before its events may be behind them.
     state = seen.events[-1].state if seen.events else seen.session.state
     described = [_describe(event) for event in seen.events]
-    return Timeline(sessionId=seen.session.id, state=state, over=seen.over, events=described)
+    place = QueuePlace.of(seen.place)
+    return Timeline(sessionId=seen.session.id, state=state, over=seen.over, queue=place, events=described)
 
 
 async def _stream(watch: Watch, session_id: str, after: int) -> Response:
@@ -88,8 +89,9 @@ async def _stream(watch: Watch, session_id: str, after: int) -> Response:
 
 
 async def _frames(watch: Watch, session_id: str, after: int) -> AsyncIterator[str]:
+    place: int | None = None
     while not watch.stopped:
-        seen = await watch.wait(session_id, after, KEEP_ALIVE_SECONDS)
+        seen = await watch.wait(session_id, after, KEEP_ALIVE_SECONDS, place)
         if seen is None:
             return
         for event in seen.events:
@@ -98,7 +100,12 @@ async def _frames(watch: Watch, session_id: str, after: int) -> AsyncIterator[st
             yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
         if seen.over:
             return
-        if not seen.events:
+        moved = seen.place is not None and seen.place.number != place
+        place = seen.place.number if seen.place is not None else None
+        if moved and (shown := QueuePlace.of(seen.place)) is not None:
+            # Without an id: it is true now, and nothing that a client could have missed.
+            yield f"event: queue\ndata: {shown.model_dump_json()}\n\n"
+        elif not seen.events:
             yield ": still there\n\n"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bot.protocol import Phase
+from dispatcher.sessions.admission import Place
 from dispatcher.sessions.lifecycle import SessionState
 from dispatcher.sessions.timeline import Kind
 from dispatcher.settings import TransportName
@@ -37,11 +38,29 @@ class IceConfig(BaseModel):
     iceServers: list[IceServer]
 
 
+class QueuePlace(BaseModel):
+    """Where a session waits for a line."""
+
+    place: int
+    """1 is next."""
+    estimatedWaitSeconds: float | None
+    """By how long the agent's last sessions took; null as long as there are none."""
+
+    @classmethod
+    def of(cls, place: Place | None) -> QueuePlace | None:
+        if place is None:
+            return None
+        seconds = place.estimated_seconds
+        return cls(place=place.number, estimatedWaitSeconds=None if seconds is None else round(seconds, 1))
+
+
 class StartAnswer(BaseModel):
-    """A started session, and what its client needs to join."""
+    """A session that was asked for, and what its client needs to join."""
 
     sessionId: str
     iceConfig: IceConfig | None = None
+    queue: QueuePlace | None = None
+    """Left out, unless the session waits for a line."""
 
 
 class Stopped(BaseModel):
@@ -65,6 +84,7 @@ class SessionRecord(BaseModel):
     state: SessionState
     phase: Phase | None
     createdAt: str
+    admittedAt: str | None
     startedAt: str | None
     readyAt: str | None
     activeAt: str | None
@@ -77,6 +97,8 @@ class SessionRecord(BaseModel):
     botStartSeconds: int | None
     timings: dict[str, float]
     latency: Latency
+    queue: QueuePlace | None = None
+    """Of one session: where it waits for a line, if it does. Lists leave it out."""
 
 
 class SessionPage(BaseModel):
@@ -135,4 +157,6 @@ class Timeline(BaseModel):
     state: SessionState
     over: bool
     """Whether the session is over; then only its machine's end can still follow."""
+    queue: QueuePlace | None
+    """Where the session waits for a line, if it does. A stream tells of every step as an event `queue`."""
     events: list[TimelineEvent]

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from bot import protocol
 from dispatcher.api.bodies import read_body
-from dispatcher.api.models import SessionRecord, Stopped
+from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
 from dispatcher.machines.channels import new_request_id
@@ -44,7 +44,9 @@ def router(service: SessionService) -> APIRouter:
 
     @routes.get("/sessions/{session_id}", response_model=SessionRecord, responses=problems(404))
     async def show(session_id: str) -> JSONResponse:
-        return JSONResponse(describe(await service.get(session_id)))
+        session = await service.get(session_id)
+        place = QueuePlace.of(await service.place(session))
+        return JSONResponse(describe(session) | {"queue": place and place.model_dump()})
 
     @routes.delete("/sessions/{session_id}", response_model=Stopped, responses=problems(404))
     @routes.delete(
@@ -101,6 +103,7 @@ def describe(session: Session) -> dict[str, Any]:
         "state": session.state,
         "phase": session.phase,
         "createdAt": maybe_iso(session.created_at),
+        "admittedAt": maybe_iso(session.admitted_at),
         "startedAt": maybe_iso(session.started_at),
         "readyAt": maybe_iso(session.ready_at),
         "activeAt": maybe_iso(session.active_at),

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.bodies import read_body
-from dispatcher.api.models import StartAnswer
+from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
+from dispatcher.tasks import end_tasks
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.traces import Served, Traces
 from dispatcher.transports.transport import Wanted
+
+T = TypeVar("T")
+
+Hold = Annotated[
+    Wait,
+    Query(description="Answer at once, when the machine has started, or when the bot is ready."),
+]
+QueueSeconds = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=3600,
+        description="Where all lines are busy: how long to wait for one, in seconds, before the start"
+        " fails with 429. The session waits in the state `queued`; 0 answers 429 at once.",
+    ),
+]
 
 
 class StartRequest(BaseModel):
@@ -62,17 +80,17 @@ def router(service: SessionService, on_refused: OnRefused, traces: Traces) -> AP
     routes = APIRouter()
 
     @routes.post("/start", **_DESCRIBED)
-    async def start(request: Request, wait: Annotated[Wait, Query()] = "ready") -> JSONResponse:
+    async def start(request: Request, wait: Hold = "ready", queue: QueueSeconds = 0) -> Response:
         with traces.serve("POST", "/start", request.headers.get("traceparent")) as served:
-            return await _start(service, on_refused, None, request, wait, served)
+            return await _start(service, on_refused, None, request, wait, queue, served)
 
     @routes.post("/v1/public/{agent}/start", **_DESCRIBED)
     async def start_agent(
-        agent: str, request: Request, wait: Annotated[Wait, Query()] = "ready"
-    ) -> JSONResponse:
+        agent: str, request: Request, wait: Hold = "ready", queue: QueueSeconds = 0
+    ) -> Response:
         route = "/v1/public/{agent}/start"
         with traces.serve("POST", route, request.headers.get("traceparent")) as served:
-            return await _start(service, on_refused, agent, request, wait, served)
+            return await _start(service, on_refused, agent, request, wait, queue, served)
 
     return routes
 
@@ -83,8 +101,9 @@ async def _start(
     agent: str | None,
     request: Request,
     wait: Wait,
+    queue: float,
     served: Served,
-) -> JSONResponse:
+) -> Response:
     wanted = await _read(request)
     start = Start(
         agent=agent,
@@ -92,7 +111,7 @@ async def _start(
         transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
         body=wanted.body,
         wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
-        wait=wait,
+        queue_seconds=queue,
         key=_idempotency_key(request),
         traceparent=served.traceparent,
     )
@@ -107,9 +126,31 @@ async def _start(
         if (outcome := refusals.outcome(error)) is not None:
             on_refused(*_labels(service, start), outcome)
         raise
-    served.status = 200
     served.attributes["session.id"] = started.session.id
-    return JSONResponse({"sessionId": started.session.id, **started.client})
+    joined = await _unless_gone(request, service.joined(started, wait))
+    if joined is None:
+        await service.hang_up(started)
+        return Response(status_code=499)  # nginx's number for this; nobody reads it
+    served.status = 200
+    place = QueuePlace.of(joined.place)
+    waiting = {"queue": place.model_dump()} if place is not None else {}
+    return JSONResponse({"sessionId": joined.session.id, **joined.client, **waiting})
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` gives, or None as soon as the caller has hung up. Once its body was read."""
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        await end_tasks(working, gone)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _labels(service: SessionService, start: Start) -> tuple[str, str]:

@@ -3,6 +3,9 @@
     session   queued → starting → ready → active → ended
                 └─────────┴─────────┴────────┴──→ failed     (and `ended` from any of them: it was stopped)
 
+    queued    waits for a line             ready    the bot runs, and waits for its client
+    starting  admitted; a machine comes    active   a client was there
+
     machine   requested → started → gone
 
 An event that comes late or twice changes nothing: a channel may repeat itself after a reconnect, and a
@@ -30,6 +33,9 @@ class SessionState(StrEnum):
 
 
 LIVE = (SessionState.queued, SessionState.starting, SessionState.ready, SessionState.active)
+ADMITTED = (SessionState.starting, SessionState.ready, SessionState.active)
+"""The live ones that count against `max_sessions`."""
+
 OVER = (SessionState.ended, SessionState.failed)
 
 GOOD_ENDS = frozenset({"completed", "stopped"})
@@ -60,6 +66,14 @@ class Session:
     max_duration_seconds: float
     """The agent's limits when the session was started: a later deployment does not change them."""
     created_at: float
+    idle_timeout_seconds: float | None = None
+    """How long nobody may be there, once somebody was. None: sessions from before there was this limit."""
+    queue_seconds: float = 0.0
+    """How long it may wait for a line."""
+    admitted_at: float | None = None
+    """A line became free; from here on the start's and the session's deadlines run."""
+    idle_since: float | None = None
+    """Nobody is there since then; None while somebody is, and before somebody could be."""
     phase: Phase | None = None
     started_at: float | None = None
     """The provider said that the machine started."""
@@ -75,8 +89,6 @@ class Session:
     timings: dict[str, float] = field(default_factory=dict)
     first_word_ms: float | None = None
     turns_ms: list[float] = field(default_factory=list)
-    launched_at: float | None = None
-    """A machine was asked for."""
     traceparent: str | None = None
     """The W3C trace context under which all that the session does is told."""
 
@@ -113,18 +125,23 @@ class End:
     exit_code: int | None = None
 
 
-def launched(session: Session, now: float) -> Session:
-    """A machine is being asked for."""
+def admitted(session: Session, now: float) -> Session:
+    """There is a line for the session: a machine may be asked for."""
     if session.state is not SessionState.queued:
         return session
-    return replace(session, state=SessionState.starting, launched_at=now)
+    return replace(session, state=SessionState.starting, admitted_at=now)
+
+
+def unadmitted(session: Session) -> Session:
+    """A session that was admitted just now, as it was before."""
+    return replace(session, state=SessionState.queued, admitted_at=None)
 
 
 def started(session: Session, now: float) -> Session:
     """The provider says that the machine started."""
     if session.over or session.started_at is not None:
         return session
-    return replace(launched(session, now), started_at=now)
+    return replace(admitted(session, now), started_at=now)
 
 
 def reported(session: Session, phase: Phase, timings: Timings | None, now: float) -> Session:
@@ -138,6 +155,8 @@ def reported(session: Session, phase: Phase, timings: Timings | None, now: float
         session = replace(session, state=SessionState.ready, ready_at=now)
     if phase == "active" and session.active_at is None:
         session = replace(session, state=SessionState.active, active_at=now)
+    if session.ready_at is not None and (phase == "active") == (session.idle_since is not None):
+        session = replace(session, idle_since=None if phase == "active" else now)
     return session
 
 
@@ -151,9 +170,11 @@ def first_word(session: Session, milliseconds: float) -> Session:
     return session if session.first_word_ms is not None else replace(session, first_word_ms=milliseconds)
 
 
-def turn(session: Session, milliseconds: float) -> Session:
-    """The bot answered the user after so long."""
-    return replace(session, turns_ms=[*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:])
+def turn(session: Session, milliseconds: float, now: float) -> Session:
+    """The bot answered the user after so long, at this moment: somebody is there, whatever else was said."""
+    turns = [*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:]
+    idle_since = now if session.idle_since is not None else None
+    return replace(session, turns_ms=turns, idle_since=idle_since)
 
 
 def over(session: Session, end: End, now: float) -> Session:
@@ -184,6 +205,13 @@ def machine_started(machine: Machine) -> Machine:
     if machine.state is not MachineState.requested:
         return machine
     return replace(machine, state=MachineState.started)
+
+
+def wanted(machine: Machine, placement: str, provider: str, create_by: float) -> Machine:
+    """Its session was admitted: this placement is to be asked for the machine first, until `create_by`."""
+    if machine.state is MachineState.gone or machine.create_by is not None:
+        return machine
+    return replace(machine, placement=placement, provider=provider, create_by=create_by)
 
 
 def placed(machine: Machine, placement: str, provider: str) -> Machine:
@@ -243,13 +271,17 @@ def end_by_loss(status: MachineStatus | None) -> End:
 
 def overdue(session: Session, now: float) -> End | None:
     """The deadline that a live session has missed, if any."""
-    if now > session.created_at + session.max_duration_seconds + DEADLINE_GRACE_SECONDS:
+    if session.admitted_at is None:
+        if now <= session.created_at + session.queue_seconds:
+            return None
+        return End("queue_timeout", f"No line became free within {session.queue_seconds:g} s.")
+    if now > session.admitted_at + session.max_duration_seconds + DEADLINE_GRACE_SECONDS:
         allowed = f"{session.max_duration_seconds:g} s"
         return End("max_duration", f"The session outlived its maximum duration of {allowed}.")
     if session.ready_at is not None:
-        return None
+        return _idle(session, now)
     if session.waiting_at is None:
-        if now <= session.created_at + session.start_timeout_seconds:
+        if now <= session.admitted_at + session.start_timeout_seconds:
             return None
         limit = f"{session.start_timeout_seconds:g} s"
         return End("start_timeout", f"The bot was not ready within {limit}; {_last_step(session)}.")
@@ -259,6 +291,18 @@ def overdue(session: Session, now: float) -> End | None:
     if session.phase == "starting":
         return End("start_timeout", f"The bot's pipeline did not start within {limit}.")
     return End("no_client", f"No client connected within {limit}.")
+
+
+def _idle(session: Session, now: float) -> End | None:
+    if session.idle_since is None or session.idle_timeout_seconds is None:
+        return None
+    came = session.active_at is not None
+    limit = session.idle_timeout_seconds if came else session.client_timeout_seconds
+    if now <= session.idle_since + limit:
+        return None
+    if not came:
+        return End("no_client", f"No client connected within {limit:g} s.")
+    return End("idle_timeout", f"No client was connected for {limit:g} s.")
 
 
 def _last_step(session: Session) -> str:

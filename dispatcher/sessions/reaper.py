@@ -11,8 +11,9 @@ from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
 from dispatcher.sessions import lifecycle
-from dispatcher.sessions.lifecycle import Machine, Session
-from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.sessions.queue import Queue
+from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
@@ -46,7 +47,8 @@ class Reaper:
         self,
         *,
         settings: Settings,
-        service: SessionService,
+        releases: Releases,
+        queue: Queue,
         store: Store,
         fleet: Fleet,
         channels: Channels,
@@ -54,7 +56,8 @@ class Reaper:
         on_round: Callable[[bool, float], None],
     ) -> None:
         self._settings = settings
-        self._service = service
+        self._releases = releases
+        self._queue = queue
         self._store = store
         self._fleet = fleet
         self._channels = channels
@@ -87,14 +90,15 @@ class Reaper:
 
     async def tick(self) -> None:
         """One look at every machine that is not known to be gone."""
-        for machine in await self._store.live_machines():
+        for machine, session in await self._store.live_machines():
             try:
-                await self._look_at(machine)
+                await self._look_at(machine, session)
             except ProviderError:
                 # Nothing is known of the machine: its row stays as it is until the provider answers.
                 log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
             except Exception:
                 log.exception("machine %s: could not be looked after", machine.id)
+        self._queue.nudge()
         if self._clock.now() >= self._cleaned_at + CLEANING_SECONDS:
             await self._clean()
 
@@ -113,32 +117,31 @@ class Reaper:
             await end_tasks(sleep, nudge)
             self._nudged.clear()
 
-    async def _look_at(self, machine: Machine) -> None:
-        session = await self._store.session_of_machine(machine.id)
+    async def _look_at(self, machine: Machine, session: Session | None) -> None:
         if session is None or session.over:
             await self._see_off(machine, session)
             return
-        if self._is_silent(machine):
+        if session.state is not SessionState.queued and self._is_silent(machine):
             status = await self._fleet.get(machine.placement, machine.id)
             if self._is_lost(status, machine, session):
                 await self._lost(machine, status)
                 return
         if (end := lifecycle.overdue(session, self._clock.now())) is not None:
-            await self._service.close(session, end, REAPER)
+            await self._releases.close(session, end, REAPER)
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
-        if await self._service.note_if_gone(machine.id):
+        if await self._releases.note_if_gone(machine.id):
             return
         over_at = session.ended_at if session is not None else machine.created_at
         if over_at is None or self._clock.now() > over_at + RELEASE_SECONDS:
-            self._service.let_go(machine.id, "The session is over.")
+            self._releases.let_go(machine.id, "The session is over.")
 
     async def _lost(self, machine: Machine, status: MachineStatus | None) -> None:
         # Read again: the bot's last word may have come in while the provider was asked.
         session = await self._store.session_of_machine(machine.id)
         if session is not None and not session.over:
-            await self._service.close(session, lifecycle.end_by_loss(status), REAPER)
+            await self._releases.close(session, lifecycle.end_by_loss(status), REAPER)
 
     def _is_silent(self, machine: Machine) -> bool:
         last_heard = self._channels.last_heard(machine.id)

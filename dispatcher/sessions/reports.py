@@ -24,8 +24,10 @@ from bot.protocol import (
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels, Connection
 from dispatcher.sessions import lifecycle
-from dispatcher.sessions.service import SessionService
-from dispatcher.sessions.timeline import MACHINE, Cause
+from dispatcher.sessions.launcher import assignment
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,14 +43,16 @@ class Reports:
     def __init__(
         self,
         *,
-        service: SessionService,
+        ledger: Ledger,
+        releases: Releases,
         store: Store,
         channels: Channels,
         clock: Clock,
         heartbeat_seconds: float,
         on_lost: Callable[[], None],
     ) -> None:
-        self._service = service
+        self._ledger = ledger
+        self._releases = releases
         self._store = store
         self._channels = channels
         self._clock = clock
@@ -63,16 +67,16 @@ class Reports:
         if session is None:
             await connection.send(Stop(message="No session of this deployment runs on this machine."))
             return
-        now = self._clock.now()
-        await self._store.update_machine(
-            machine_id, lambda machine: replace(machine, versions=hello.versions), Cause(MACHINE, now)
-        )
         if session.over:
             await connection.send(Stop(message=session.message or "The session is over."))
         elif hello.session_id is None:
-            await connection.send(Assign(assignment=self._service.assignment(session)))
-        await self._service.change(
-            session.id, lambda current: lifecycle.reported(current, hello.phase, hello.timings, now), MACHINE
+            await connection.send(Assign(assignment=assignment(session)))
+        now = self._clock.now()
+        await self._ledger.change(
+            session.id,
+            lambda current: lifecycle.reported(current, hello.phase, hello.timings, now),
+            MACHINE,
+            machine=lambda machine: replace(machine, versions=hello.versions),
         )
 
     def disconnected(self, machine_id: str, connection: Connection) -> None:
@@ -94,10 +98,10 @@ class Reports:
         if isinstance(message, Ended):
             await self._ended(session, message)
             return
-        await self._service.change(session.id, lambda current: _change(current, message, now), MACHINE)
+        await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
-        await self._service.close(session, lifecycle.end_by_report(message), MACHINE)
+        await self._releases.close(session, lifecycle.end_by_report(message), MACHINE)
         await self._channels.send(session.machine_id, Acknowledge())
 
 
@@ -112,7 +116,7 @@ def _change(session: lifecycle.Session, message: FromMachine, now: float) -> lif
         case Latency(kind="first_word"):
             return lifecycle.first_word(session, message.milliseconds)
         case Latency(kind="turn"):
-            return lifecycle.turn(session, message.milliseconds)
+            return lifecycle.turn(session, message.milliseconds, now)
         case ClientDisconnected():  # the client may come back
             return lifecycle.client_left(session, now)
         case _:  # the rest was dealt with before

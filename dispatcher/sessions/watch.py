@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dispatcher.clock import Clock
+from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.lifecycle import Session
+from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.timeline import ENDS, Event
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks
@@ -20,6 +22,8 @@ class Seen:
 
     session: Session
     events: Sequence[Event]
+    place: Place | None = None
+    """Where the session waits for a line, if it does."""
 
     @property
     def over(self) -> bool:
@@ -31,8 +35,9 @@ class Seen:
 class Watch:
     """Waits for events. Every wait ends at once when the dispatcher is told to exit."""
 
-    def __init__(self, store: Store, changes: Changes, clock: Clock) -> None:
+    def __init__(self, store: Store, queue: Queue, changes: Changes, clock: Clock) -> None:
         self._store = store
+        self._queue = queue
         self._changes = changes
         self._clock = clock
         self._stopped = asyncio.Event()
@@ -48,15 +53,29 @@ class Watch:
     async def read(self, session_id: str, after: int = 0) -> Seen | None:
         """What happened after that event so far; None if there is no such session."""
         session = await self._store.session(session_id)
-        return None if session is None else Seen(session, await self._store.events(session_id, after))
+        if session is None:
+            return None
+        events = await self._store.events(session_id, after)
+        return Seen(session, events, await self._queue.place(session))
 
-    async def wait(self, session_id: str, after: int, seconds: float) -> Seen | None:
-        """The same, held until something happened or the session is over, for so many seconds at most."""
+    async def wait(
+        self, session_id: str, after: int, seconds: float, place: int | None = None
+    ) -> Seen | None:
+        """The same, held until something happened or the session is over, for so many seconds at most.
+
+        Args:
+            place: The place in the queue that is known: another one is something that happened.
+        """
+
+        def happened_to(seen: Seen) -> bool:
+            moved = place is not None and (seen.place is None or seen.place.number != place)
+            return bool(seen.events) or seen.over or moved
+
         happened = asyncio.create_task(
             self._changes.until(
                 session_id,
                 lambda _: self.read(session_id, after),
-                lambda seen: bool(seen.events) or seen.over,
+                happened_to,
             )
         )
         timer = asyncio.create_task(self._clock.sleep(seconds))

@@ -23,7 +23,14 @@ class Counts:
     machines: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
-def live_sessions() -> sa.Select[str, str, int]:
+def count(connection: sa.Connection) -> Counts:
+    return Counts(
+        {(agent, state): number for agent, state, number in connection.execute(_live_sessions())},
+        {(placement, state): number for placement, state, number in connection.execute(_live_machines())},
+    )
+
+
+def _live_sessions() -> sa.Select[str, str, int]:
     return (
         sa.select(sessions.c.agent, sessions.c.state, sa.func.count())
         .where(sessions.c.state.in_(LIVE))
@@ -31,7 +38,7 @@ def live_sessions() -> sa.Select[str, str, int]:
     )
 
 
-def live_machines() -> sa.Select[str, str, int]:
+def _live_machines() -> sa.Select[str, str, int]:
     placement = sa.func.coalesce(machines.c.placement, "")
     return (
         sa.select(placement, machines.c.state, sa.func.count())

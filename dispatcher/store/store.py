@@ -1,260 +1,275 @@
-"""What the dispatcher keeps, and the only code that speaks SQL.
+"""What the dispatcher keeps, and the only package that speaks SQL.
 
 Every change of a session or a machine is a pure function from `sessions/lifecycle.py`, applied inside a
 transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
-On SQLite a transaction takes the write lock when it begins, so that what it read still holds when it writes.
+What a transaction read is locked (PostgreSQL) or nobody else writes meanwhile (SQLite).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import timeline
+from dispatcher.sessions import lifecycle, timeline
+from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
-from dispatcher.sessions.lifecycle import LIVE, Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session, SessionState
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store import counts, lists
+from dispatcher.store import counts, lines, lists, rows
 from dispatcher.store.counts import Counts
+from dispatcher.store.database import Database, Runner
+from dispatcher.store.migrate import upgrade
 from dispatcher.store.tables import claims, events, machines, sessions
 
-Row = TypeVar("Row", Session, Machine)
-Record = TypeVar("Record", Session, Machine, Event)
-
-READ_ONLY = "switchboard_read_only"
-"""The execution option of connections that only read: they need not wait for SQLite's write lock."""
-
-BUSY_TIMEOUT_SECONDS = 5.0
-"""How long a transaction waits for SQLite's write lock before the call fails."""
+RECENT = 20
+"""From so many of its last sessions an agent's waiting times are estimated."""
 
 
 class Store:
-    """The store behind one database URL. `open` migrates it and must come first."""
+    """The store behind one database URL. `open` migrates it and must come first.
 
-    def __init__(self, url: str | sa.URL) -> None:
-        self._engine = _engine(url)
-        self._reading = self._engine.execution_options(**{READ_ONLY: True})
+    Every method may raise SQLAlchemyError: the database does not answer. A write that raised it may have been
+    kept; to repeat it is safe.
+    """
+
+    def __init__(self, url: str | sa.URL, runner: Runner | None = None) -> None:
+        self._database = Database(url, runner)
 
     async def open(self) -> None:
         """Make the database if there is none, and migrate it to the newest revision."""
-        from dispatcher.store.migrate import upgrade
-
-        database = self._engine.url.database
-        if self._engine.dialect.name == "sqlite" and database:
-            Path(database).parent.mkdir(parents=True, exist_ok=True)
-        async with self._engine.connect() as connection:
-            await connection.run_sync(upgrade)
+        await self._database.migrate(upgrade)
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._database.close()
 
     async def ping(self) -> None:
         """Raises what the database raises if it cannot be written."""
-        async with self._engine.begin() as connection:
-            await connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
+        await self._database.write(
+            lambda connection: connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
+        )
 
     async def add(
-        self, session: Session, machine: Machine, max_sessions: int, actor: str, claim: Claim | None = None
-    ) -> bool:
-        """Write a new session with its machine. False if the agent has `max_sessions` live ones already.
+        self,
+        session: Session,
+        machine: Machine,
+        limits: Limits,
+        actor: str,
+        claim: Claim | None = None,
+        admit: Callable[[Machine], Machine] = lambda machine: machine,
+    ) -> Session | None:
+        """Write a new session with its machine: admitted if there is a line, else queued if it may be.
 
         Args:
             actor: Who asked for it.
             claim: The key that stands for it from now on.
+            admit: What becomes of the machine if its session is admitted.
+
+        Returns:
+            The session as it was written, or None if there is neither a line nor a place in the queue.
 
         Raises:
             AlreadyClaimed: the key stands for another session.
         """
-        live = sa.select(sa.func.count()).where(sessions.c.agent == session.agent, sessions.c.state.in_(LIVE))
+        now = session.created_at
+
+        def write(connection: sa.Connection) -> Session:
+            again = rows.one(connection, Session, sa.select(sessions).where(sessions.c.id == session.id))
+            if again is not None:
+                return again
+            if claim is not None:
+                _stake(connection, claim, now)
+            admitted = lines.enter(connection, session, limits)
+            after = lifecycle.admitted(session, now) if admitted else session
+            connection.execute(
+                sa.insert(machines).values(**rows.values(admit(machine) if admitted else machine))
+            )
+            connection.execute(sa.insert(sessions).values(**rows.values(after)))
+            new = [timeline.asked(session, actor), *timeline.changed(session, after, Cause(actor, now))]
+            rows.note(connection, session.id, new)
+            return after
+
         try:
-            async with self._engine.begin() as connection:
-                if claim is not None:
-                    await _stake(connection, claim, session.created_at)
-                if (await connection.scalar(live) or 0) >= max_sessions:
-                    await connection.rollback()
-                    return False
-                await connection.execute(sa.insert(machines).values(**_values(machine)))
-                await connection.execute(sa.insert(sessions).values(**_values(session)))
-                await _note(connection, session.id, [timeline.asked(session, actor)])
+            return await self._database.write(write)
+        except lines.Full:
+            return None
         except IntegrityError:
             # PostgreSQL says so late, when another replica has committed the same key meanwhile.
-            if claim is None or (standing := await self.claim(claim.id, session.created_at)) is None:
+            if claim is None or (standing := await self.claim(claim.id, now)) is None:
                 raise
             raise AlreadyClaimed(claim, standing) from None
-        return True
+
+    async def admit_next(
+        self, limits: Limits, admit: Callable[[Session, Machine], Machine], now: float
+    ) -> Session | None:
+        """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
+
+        def write(connection: sa.Connection) -> Session | None:
+            waiting = lines.next_in_line(connection, limits, now)
+            if waiting is None:
+                return None
+            change = lambda current: lifecycle.admitted(current, now)  # noqa: E731 - it has one use
+            updated = _update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
+            rows.change(
+                connection, Machine, machines, waiting.machine_id, lambda machine: admit(waiting, machine)
+            )
+            return updated and updated[1]
+
+        return await self._database.write(write)
+
+    async def place(self, session: Session) -> tuple[int, list[float]]:
+        """A waiting session's place in its agent's queue (1 is next), and how long its last ones took."""
+
+        def read(connection: sa.Connection) -> tuple[int, list[float]]:
+            taken = sessions.c.ended_at - sessions.c.admitted_at
+            done = (sessions.c.agent == session.agent, sessions.c.state.in_(OVER), taken.is_not(None))
+            last = sa.select(taken).where(*done).order_by(sessions.c.created_at.desc()).limit(RECENT)
+            return lines.place(connection, session), list(connection.scalars(last))
+
+        return await self._database.read(read)
+
+    async def queued_sessions(self) -> Sequence[str]:
+        """The ids of all that wait, the longest first."""
+        query = sa.select(sessions.c.id).where(sessions.c.state == SessionState.queued)
+        return await self._database.read(
+            lambda connection: list(connection.scalars(query.order_by(sessions.c.created_at, sessions.c.id)))
+        )
+
+    async def loads(self) -> Mapping[str, Load]:
+        """Agent → how many of its sessions are live and queued."""
+        return await self._database.read(lines.counted)
 
     async def claim(self, claim_id: str, now: float) -> Claim | None:
         """The session that a key stands for, unless its time is up."""
-        async with self._reading.connect() as connection:
-            return await _claim(connection, claim_id, now)
+        return await self._database.read(lambda connection: _claim(connection, claim_id, now))
 
     async def delete_expired_claims(self, now: float, limit: int) -> int:
         """Delete keys whose time is up, at most `limit`; gives how many."""
         expired = sa.select(claims.c.id).where(claims.c.expires_at <= now).limit(limit)
-        async with self._engine.begin() as connection:
-            deleted = await connection.execute(
-                sa.delete(claims).where(claims.c.id.in_(expired.scalar_subquery()))
-            )
-        return deleted.rowcount
+        delete = sa.delete(claims).where(claims.c.id.in_(expired.scalar_subquery()))
+        return await self._database.write(lambda connection: connection.execute(delete).rowcount)
 
     async def session(self, session_id: str) -> Session | None:
-        return await self._one(Session, sa.select(sessions).where(sessions.c.id == session_id))
+        query = sa.select(sessions).where(sessions.c.id == session_id)
+        return await self._database.read(lambda connection: rows.one(connection, Session, query))
 
     async def session_of_machine(self, machine_id: str) -> Session | None:
-        return await self._one(Session, sa.select(sessions).where(sessions.c.machine_id == machine_id))
+        query = sa.select(sessions).where(sessions.c.machine_id == machine_id)
+        return await self._database.read(lambda connection: rows.one(connection, Session, query))
 
     async def machine(self, machine_id: str) -> Machine | None:
-        return await self._one(Machine, sa.select(machines).where(machines.c.id == machine_id))
+        query = sa.select(machines).where(machines.c.id == machine_id)
+        return await self._database.read(lambda connection: rows.one(connection, Machine, query))
 
     async def live_sessions(self) -> Sequence[Session]:
         query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
-        return await self._many(Session, query)
+        return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def counts(self) -> Counts:
         """How many sessions and machines are live."""
-        async with self._reading.connect() as connection:
-            sessions_ = await connection.execute(counts.live_sessions())
-            machines_ = await connection.execute(counts.live_machines())
-            return Counts(
-                {(agent, state): number for agent, state, number in sessions_},
-                {(placement, state): number for placement, state, number in machines_},
-            )
+        return await self._database.read(counts.count)
 
     async def list_sessions(
         self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
     ) -> Sequence[Session]:
         """A page of sessions, newest first."""
-        return await self._many(Session, lists.page(wanted, behind, limit, offset))
+        query = lists.page(wanted, behind, limit, offset)
+        return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def count_sessions(self, wanted: Filter, at_most: int) -> int:
         """How many there are, or `at_most` if there are more: counting all of them would take ever longer."""
-        async with self._reading.connect() as connection:
-            return min(await connection.scalar(lists.count(wanted, at_most)) or 0, at_most)
+        query = lists.count(wanted, at_most)
+        return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 
-    async def live_machines(self) -> Sequence[Machine]:
-        """Every machine that is not known to be gone."""
+    async def live_machines(self) -> Sequence[tuple[Machine, Session | None]]:
+        """Every machine that is not known to be gone, with its session."""
         query = sa.select(machines).where(machines.c.state != MachineState.gone)
-        return await self._many(Machine, query)
+        theirs = sa.select(sessions).join(machines, machines.c.id == sessions.c.machine_id)
+
+        def read(connection: sa.Connection) -> list[tuple[Machine, Session | None]]:
+            # Machines first: a session that begins between the two queries belongs to none of them.
+            found = rows.many(connection, Machine, query)
+            known = rows.many(connection, Session, theirs.where(machines.c.state != MachineState.gone))
+            of_machine = {session.machine_id: session for session in known}
+            return [(machine, of_machine.get(machine.id)) for machine in found]
+
+        return await self._database.read(read)
 
     async def update_session(
-        self, session_id: str, change: Callable[[Session], Session], cause: Cause
+        self,
+        session_id: str,
+        change: Callable[[Session], Session],
+        cause: Cause,
+        machine: Callable[[Machine], Machine] | None = None,
     ) -> tuple[Session, Session] | None:
-        """Apply a change of the lifecycle. Gives the session before and after, or None if there is none."""
-        async with self._engine.begin() as connection:
-            updated = await _update(connection, Session, sessions, session_id, change)
-            if updated is not None:
-                await _note(connection, session_id, timeline.changed(*updated, cause))
-        return updated
+        """Apply a change of the lifecycle, and one of its machine's with it.
+
+        Gives the session before and after, or None if there is none.
+        """
+
+        def write(connection: sa.Connection) -> tuple[Session, Session] | None:
+            updated = _update_session(connection, session_id, change, cause)
+            if updated is not None and machine is not None:
+                _update_machine(connection, updated[1].machine_id, machine, updated[1], cause)
+            return updated
+
+        return await self._database.write(write)
 
     async def update_machine(
         self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
     ) -> tuple[Machine, Machine] | None:
-        async with self._engine.begin() as connection:
-            # The session's row is locked first, as every writer of its timeline does: events have one order.
-            query = sa.select(sessions).where(sessions.c.machine_id == machine_id).with_for_update()
-            session = await _fetch(connection, Session, query)
-            updated = await _update(connection, Machine, machines, machine_id, change)
-            if updated is not None and session is not None:
-                new = timeline.machine_changed(*updated, session, cause)
-                await _note(connection, session.id, new)
-        return updated
+        # The session's row is locked first, as every writer of its timeline does: events have one order.
+        owner = sa.select(sessions).where(sessions.c.machine_id == machine_id).with_for_update()
+        return await self._database.write(
+            lambda connection: _update_machine(
+                connection, machine_id, change, rows.one(connection, Session, owner), cause
+            )
+        )
 
     async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
         """A session's timeline from the event after that number on, oldest first."""
         query = sa.select(events).where(events.c.session_id == session_id, events.c.number > after)
-        return await self._many(Event, query.order_by(events.c.number))
-
-    async def _one(self, kind: type[Row], query: sa.Select[Any]) -> Row | None:
-        async with self._reading.connect() as connection:
-            return await _fetch(connection, kind, query)
-
-    async def _many(self, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
-        async with self._reading.connect() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return [_record(kind, row) for row in rows]
+        return await self._database.read(
+            lambda connection: rows.many(connection, Event, query.order_by(events.c.number))
+        )
 
 
-async def _fetch(connection: AsyncConnection, kind: type[Row], query: sa.Select[Any]) -> Row | None:
-    row = (await connection.execute(query)).mappings().one_or_none()
-    return None if row is None else _record(kind, row)
+def _update_session(
+    connection: sa.Connection, session_id: str, change: Callable[[Session], Session], cause: Cause
+) -> tuple[Session, Session] | None:
+    updated = rows.change(connection, Session, sessions, session_id, change)
+    if updated is not None:
+        rows.note(connection, session_id, timeline.changed(*updated, cause))
+        lines.moved(connection, *updated)
+    return updated
 
 
-async def _update(
-    connection: AsyncConnection, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
-) -> tuple[Row, Row] | None:
-    before = await _fetch(connection, kind, sa.select(table).where(table.c.id == key).with_for_update())
-    if before is None:
-        return None
-    after = change(before)
-    changed = {name: value for name, value in _values(after).items() if value != getattr(before, name)}
-    if changed:
-        await connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
-    return before, after
+def _update_machine(
+    connection: sa.Connection,
+    machine_id: str,
+    change: Callable[[Machine], Machine],
+    session: Session | None,
+    cause: Cause,
+) -> tuple[Machine, Machine] | None:
+    updated = rows.change(connection, Machine, machines, machine_id, change)
+    if updated is not None and session is not None:
+        rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
+    return updated
 
 
-async def _claim(connection: AsyncConnection, claim_id: str, now: float) -> Claim | None:
+def _claim(connection: sa.Connection, claim_id: str, now: float) -> Claim | None:
     query = sa.select(claims).where(claims.c.id == claim_id, claims.c.expires_at > now)
-    row = (await connection.execute(query)).mappings().one_or_none()
+    row = connection.execute(query).mappings().one_or_none()
     return None if row is None else Claim(**row)
 
 
-async def _stake(connection: AsyncConnection, claim: Claim, now: float) -> None:
+def _stake(connection: sa.Connection, claim: Claim, now: float) -> None:
     """Write a key's claim in the place of one whose time is up."""
-    if (standing := await _claim(connection, claim.id, now)) is not None:
+    if (standing := _claim(connection, claim.id, now)) is not None:
         raise AlreadyClaimed(claim, standing)
-    await connection.execute(sa.delete(claims).where(claims.c.id == claim.id, claims.c.expires_at <= now))
-    await connection.execute(sa.insert(claims).values(**asdict(claim)))
-
-
-async def _note(connection: AsyncConnection, session_id: str, new: Sequence[Event]) -> None:
-    """Write events at the end of a session's timeline, whose session is locked by this transaction."""
-    last = sa.select(sa.func.coalesce(sa.func.max(events.c.number), 0)).where(
-        events.c.session_id == session_id
-    )
-    for event_ in new:
-        values = asdict(event_) | {"session_id": session_id, "number": last.scalar_subquery() + 1}
-        await connection.execute(sa.insert(events).values(**values))
-
-
-def _record(kind: type[Record], row: Any) -> Record:
-    values = {field.name: row[field.name] for field in fields(kind)}
-    states: dict[type, type] = {Session: SessionState, Machine: MachineState, Event: SessionState}
-    values["state"] = states[kind](values["state"])
-    return kind(**values)
-
-
-def _values(record: Session | Machine) -> dict[str, Any]:
-    return asdict(record)
-
-
-def _engine(url: str | sa.URL) -> AsyncEngine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True)
-    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
-
-    # The driver's own transaction control begins late and without the write lock: ours replaces it.
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begun(connection: sa.Connection) -> None:
-        reading = connection.get_execution_options().get(READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
+    connection.execute(sa.delete(claims).where(claims.c.id == claim.id, claims.c.expires_at <= now))
+    connection.execute(sa.insert(claims).values(**asdict(claim)))

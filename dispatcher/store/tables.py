@@ -29,6 +29,10 @@ sessions = sa.Table(
     sa.Column("client_timeout_seconds", sa.Double, nullable=False),
     sa.Column("max_duration_seconds", sa.Double, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("idle_timeout_seconds", sa.Double),
+    sa.Column("queue_seconds", sa.Double, nullable=False, server_default="0"),
+    sa.Column("admitted_at", sa.Double),
+    sa.Column("idle_since", sa.Double),
     sa.Column("started_at", sa.Double),
     sa.Column("waiting_at", sa.Double),
     sa.Column("ready_at", sa.Double),
@@ -41,10 +45,9 @@ sessions = sa.Table(
     sa.Column("timings", sa.JSON, nullable=False),
     sa.Column("first_word_ms", sa.Double),
     sa.Column("turns_ms", sa.JSON, nullable=False),
-    sa.Column("launched_at", sa.Double),
     sa.Column("traceparent", sa.String(55)),
     sa.Index(None, "machine_id", unique=True),
-    # Lists are in this order, of one agent or all, of one state or all.
+    # Lists and the queue are in this order, of one agent or all, of one state or all.
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "state", "created_at", "id"),
     sa.Index(None, "agent", "created_at", "id"),
@@ -103,4 +106,15 @@ messages = sa.Table(
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Index(None, "created_at"),
+)
+
+# How many sessions of an agent are live (admitted and not over) and queued. Kept by the transactions that
+# change sessions: a limit costs one row, however many sessions there are. The row without a name counts
+# nothing; who enforces a limit of the whole deployment locks it.
+loads = sa.Table(
+    "loads",
+    metadata,
+    sa.Column("agent", sa.String(63), primary_key=True),
+    sa.Column("live", sa.Integer, nullable=False),
+    sa.Column("queued", sa.Integer, nullable=False),
 )

@@ -1,6 +1,6 @@
 """What is measured of a session, derived from the session as it was and as it is: values in, values out.
 
-    asked ──queued──▶ launched ──machine──▶ started ──boot──▶ waiting ──pipeline──▶ ready ──client──▶ active
+    asked ──queued──▶ admitted ──machine──▶ started ──boot──▶ waiting ──pipeline──▶ ready ──client──▶ active
       └─────────────────────────── a whole start ────────────────────────────────────┘
 
 A change that is written once is measured once, by the replica that wrote it: nothing is counted twice, summed
@@ -27,8 +27,10 @@ OTHER = "other"
 
 END_REASONS = frozenset(
     {
+        "abandoned",
         "bot_error",
         "completed",
+        "idle_timeout",
         "internal_error",
         "invalid_bot",
         "machine_exited",
@@ -38,6 +40,7 @@ END_REASONS = frozenset(
         "never_ready",
         "no_capacity",
         "no_client",
+        "queue_timeout",
         "quota_reached",
         "rejected",
         "start_timeout",
@@ -110,7 +113,7 @@ def phase_of(session: Session) -> tuple[Phase | None, float]:
 def _ends(session: Session) -> tuple[tuple[Phase, float | None], ...]:
     """When each phase ended, in their order."""
     return (
-        ("queued", session.launched_at),
+        ("queued", session.admitted_at),
         ("machine", session.started_at),
         ("boot", session.waiting_at),
         ("pipeline", session.ready_at),

@@ -63,7 +63,7 @@ async def play(running: Deployment, session_id: str) -> None:
     assert answer.status_code == 200
     running.provider.die(machine.id, 0)
     running.clock.advance(1)
-    await running.dispatcher.service.settle()
+    await running.dispatcher.background.settle()
 
 
 def test_the_timeline_tells_what_happened_and_by_whom(tmp_path):

@@ -70,7 +70,9 @@ def test_pages_follow_each_other_whatever_is_started_meanwhile(tmp_path):
                 if len(seen) == 2:
                     await started(running, 1)
             assert seen == expected
-            assert page["sessions"][0] == await running.session(seen[-1])
+            alone = await running.session(seen[-1])
+            assert alone.pop("queue") is None
+            assert page["sessions"][0] == alone
 
     asyncio.run(run())
 

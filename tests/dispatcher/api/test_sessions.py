@@ -231,7 +231,7 @@ def test_stopping_tells_the_bot_and_ends_the_machine(tmp_path):
             assert isinstance(await machine.receive(), protocol.Stop)
             running.provider.die(machine.id, 0)
             running.clock.advance(1)
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             stopped = await running.session(session_id)
             assert (stopped["state"], stopped["reason"]) == ("ended", "stopped")
 

@@ -196,7 +196,7 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(tmp
             assert answer.json()["code"] == code
             assert ("retry-after" in answer.headers) == (status == 503)
             assert not await running.dispatcher.store.live_sessions()
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             assert not await running.dispatcher.store.live_machines()
             assert running.provider.stopped == [], "there was nothing to stop"
 
@@ -214,7 +214,7 @@ def test_the_next_placement_gives_the_machine_and_its_row_says_where_it_is(tmp_p
             assert machine.placement == "second"
             assert second.running == [machine.id]
             await running.http.delete(f"/sessions/{session_id}")
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             assert second.running == []
             gone = await running.dispatcher.store.machine(machine.id)
             assert gone is not None
@@ -290,7 +290,7 @@ def test_a_session_that_is_stopped_while_its_machine_is_created_leaves_no_machin
             session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
             await running.http.delete(f"/sessions/{session_id}")
             running.provider.gate.set()
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             assert list(running.provider.specs) == [f"m-{session_id}"]
             assert running.provider.running == []
 

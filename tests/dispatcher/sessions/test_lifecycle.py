@@ -16,13 +16,13 @@ NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 6
 ORDER = list(SessionState)
 
 events = st.one_of(
-    st.just(lifecycle.launched),
+    st.just(lifecycle.admitted),
     st.just(lifecycle.started),
     st.sampled_from(get_args(Phase)).map(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)
     ),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error", "machine_lost"]).map(
         lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
     ),
@@ -70,17 +70,26 @@ def test_the_first_reason_stays():
 @pytest.mark.parametrize(
     ("known", "now", "reason"),
     [
+        ({"admitted_at": None, "queue_seconds": 20.0}, 1020.0, None),
+        ({"admitted_at": None, "queue_seconds": 20.0}, 1020.1, "queue_timeout"),
         ({}, 1030.0, None),
         ({}, 1030.1, "start_timeout"),
+        ({"admitted_at": 1019.0, "queue_seconds": 20.0}, 1049.0, None),
+        ({"admitted_at": 1019.0, "queue_seconds": 20.0}, 1049.1, "start_timeout"),
         ({"waiting_at": 1005.0}, 1065.0, None),
         ({"waiting_at": 1005.0}, 1065.1, "no_client"),
         ({"waiting_at": 1005.0, "phase": "starting"}, 1065.1, "start_timeout"),
         ({"waiting_at": 1005.0, "ready_at": 1006.0}, 8200.0, None),
         ({"waiting_at": 1005.0, "ready_at": 1006.0}, 8215.1, "max_duration"),
+        ({"waiting_at": 1005.0, "ready_at": 1006.0, "idle_since": 1006.0}, 1066.0, None),
+        ({"waiting_at": 1005.0, "ready_at": 1006.0, "idle_since": 1006.0}, 1066.1, "no_client"),
+        ({"ready_at": 1006.0, "active_at": 1007.0, "idle_since": 1100.0}, 1400.0, None),
+        ({"ready_at": 1006.0, "active_at": 1007.0, "idle_since": 1100.0}, 1400.1, "idle_timeout"),
     ],
 )
 def test_each_phase_has_its_deadline(known, now, reason):
-    end = lifecycle.overdue(replace(NEW, **known), now)
+    session = replace(NEW, **{"admitted_at": 1000.0, "idle_timeout_seconds": 300.0, **known})
+    end = lifecycle.overdue(session, now)
     assert (end.reason if end else None) == reason
 
 
@@ -124,7 +133,7 @@ def test_that_a_provider_knows_no_machine_proves_nothing_while_it_may_come(
 def test_the_turns_that_are_kept_are_bounded():
     session = NEW
     for number in range(lifecycle.MAX_TURNS_KEPT + 5):
-        session = lifecycle.turn(session, float(number))
+        session = lifecycle.turn(session, float(number), 1001.0)
     assert session.turns_ms[0] == 5.0
     assert len(session.turns_ms) == lifecycle.MAX_TURNS_KEPT
 

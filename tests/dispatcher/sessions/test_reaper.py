@@ -8,6 +8,7 @@ import pytest
 
 from bot import protocol
 from dispatcher.machines.provider import MachineState
+from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
@@ -162,7 +163,7 @@ def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # What a dispatcher leaves that dies between the row and the call.
             session, machine = rows(running)
-            assert await running.dispatcher.store.add(session, machine, 1, "tester")
+            assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
             failed = await end_of(running, session.id, 11)
             assert failed["reason"] == "start_timeout"
             assert "its machine never started" in failed["message"]
@@ -222,7 +223,7 @@ def test_the_machines_row_says_started_and_then_how_it_ended(tmp_path):
             assert machine is not None
             assert machine.state == "started"
             await running.http.delete(f"/sessions/{session_id}")
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             machine = await store.machine(machine_id)
             assert machine is not None
             assert (machine.state, machine.exit_code) == ("gone", 143)
@@ -236,9 +237,9 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # A dispatcher asked for it and died. The session is stopped; the provider knows no machine yet.
             session, machine = rows(running)
-            assert await running.dispatcher.store.add(session, machine, 1, "tester")
+            assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
             await running.http.delete(f"/sessions/{session.id}")
-            await running.dispatcher.service.settle()
+            await running.dispatcher.background.settle()
             assert len(await running.dispatcher.store.live_machines()) == 1, "it may still come"
             running.provider.appear(machine.id)
 
@@ -249,6 +250,9 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
             await eventually(running_machines, lambda found: not found)
 
     asyncio.run(run())
+
+
+ALLOWED = Limits({"echo": 1}, {"echo": 0})
 
 
 def rows(running: Deployment) -> tuple[Session, Machine]:
@@ -269,7 +273,7 @@ def rows(running: Deployment) -> tuple[Session, Machine]:
         body=None,
         ice_servers=[],
         machine_id=machine.id,
-        state=SessionState.starting,
+        state=SessionState.queued,
         start_timeout_seconds=10,
         client_timeout_seconds=60,
         max_duration_seconds=7200,

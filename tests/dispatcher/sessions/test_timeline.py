@@ -17,13 +17,13 @@ NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 6
 MACHINE = Machine("m", "s", "process", MachineState.started, 1000.0)
 
 changes = st.one_of(
-    st.just(lifecycle.launched),
+    st.just(lifecycle.admitted),
     st.just(lifecycle.started),
     st.sampled_from(get_args(Phase)).map(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, None, now)
     ),
     st.just(lifecycle.client_left),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error"]).map(
         lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
     ),

@@ -1,10 +1,12 @@
-"""The store, on SQLite."""
+"""The store, on SQLite and on PostgreSQL."""
 
 import asyncio
+import contextlib
 import sqlite3
 import uuid
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from bot.protocol import Phase
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
+from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.migrate import upgrade
@@ -33,9 +36,26 @@ def pair(agent: str = "echo") -> tuple[Session, Machine]:
     ), machine
 
 
-def with_store(tmp_path, use):
+def limits(agent: int = 1, *, queue: int = 0, deployment: int | None = None) -> Limits:
+    names = ("echo", "other")
+    return Limits(dict.fromkeys(names, agent), dict.fromkeys(names, queue), deployment)
+
+
+async def add(store: Store, session: Session, machine: Machine, allowed: Limits) -> Any:
+    """The session as it was written; None if it was refused."""
+    return await store.add(session, machine, allowed, "tester", admit=lambda machine: machine)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'store.sqlite'}"
+    return request.getfixturevalue("postgres_url")
+
+
+def with_store(url, use):
     async def run():
-        store = Store(f"sqlite+aiosqlite:///{tmp_path / 'new' / 'store.sqlite'}")
+        store = Store(url)
         await store.open()
         try:
             return await use(store)
@@ -45,18 +65,18 @@ def with_store(tmp_path, use):
     return asyncio.run(run())
 
 
-def test_the_migrations_make_exactly_the_tables(tmp_path):
-    with_store(tmp_path, lambda store: store.ping())
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'new' / 'store.sqlite'}")
+def test_the_migrations_make_exactly_the_tables(url):
+    with_store(url, lambda store: store.ping())
+    engine = sa.create_engine(url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
 
 
-def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(tmp_path):
-    database = tmp_path / "new" / "store.sqlite"
-    database.parent.mkdir()
-    engine = sa.create_engine(f"sqlite:///{database}")
+def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(url):
+    if "sqlite" in url:
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
+    engine = sa.create_engine(url)
     with engine.connect() as connection:
         upgrade(connection, "0001")
         connection.execute(
@@ -67,17 +87,17 @@ def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(tmp_path
         )
         connection.commit()
     engine.dispose()
-    machine = with_store(tmp_path, lambda store: store.machine("m-1"))
+    machine = with_store(url, lambda store: store.machine("m-1"))
     assert machine == Machine(
         "m-1", "s-1", "process", MachineState.requested, 1000.0, placement="process", create_by=None
     )
 
 
-def test_what_was_written_is_read_back_and_survives_a_reopening(tmp_path):
+def test_what_was_written_is_read_back_and_survives_a_reopening(url):
     session, machine = pair()
 
     async def write(store):
-        assert await store.add(session, machine, 1, "tester")
+        assert await add(store, session, machine, limits())
 
     async def read(store):
         return (
@@ -86,56 +106,149 @@ def test_what_was_written_is_read_back_and_survives_a_reopening(tmp_path):
             await store.machine(machine.id),
         )
 
-    with_store(tmp_path, write)
-    assert with_store(tmp_path, read) == (session, session, machine)
+    with_store(url, write)
+    admitted = lifecycle.admitted(session, session.created_at)
+    assert with_store(url, read) == (admitted, admitted, machine)
 
 
-def test_what_does_not_exist_is_none(tmp_path):
+def test_what_does_not_exist_is_none(url):
     async def read(store):
         nothing = await store.update_session("nope", lambda session: session, CAUSE)
         return await store.session("nope"), await store.machine("nope"), nothing
 
-    assert with_store(tmp_path, read) == (None, None, None)
+    assert with_store(url, read) == (None, None, None)
 
 
-def test_the_limit_counts_live_sessions_of_one_agent(tmp_path):
-    async def use(store):
+def over(session: Session) -> Session:
+    return lifecycle.over(session, End("completed", "Done."), 1001.0)
+
+
+def waiting(agent: str = "echo", at: float = 1000.0, patience: float = 60.0) -> tuple[Session, Machine]:
+    session, machine = pair(agent)
+    return replace(session, queue_seconds=patience, created_at=at), machine
+
+
+def test_the_limit_counts_admitted_sessions_of_one_agent(url):
+    async def use(store: Store):
         pairs = [pair() for _ in range(20)]
-        added = await asyncio.gather(*(store.add(*one, 5, "tester") for one in pairs))
-        assert sum(added) == 5
-        assert await store.add(*pair("other"), 5, "tester")
-        first = next(one for one, was_added in zip(pairs, added, strict=True) if was_added)[0]
-        await store.update_session(
-            first.id, lambda session: lifecycle.over(session, End("completed", "Done."), 1001.0), CAUSE
-        )
+        added = await asyncio.gather(*(add(store, *one, limits(5)) for one in pairs))
+        assert sum(one is not None for one in added) == 5
+        assert await add(store, *pair("other"), limits(5))
+        first = next(one for one in added if one)
+        await store.update_session(first.id, over, CAUSE)
         assert len(await store.live_sessions()) == 5
-        assert await store.add(*pair(), 5, "tester")
+        assert await store.loads() == {"echo": Load(4, 0), "other": Load(1, 0)}
+        assert await add(store, *pair(), limits(5))
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_concurrent_changes_are_all_kept(tmp_path):
+def test_the_deployments_limit_holds_over_all_agents_and_all_callers(url):
+    async def use(store: Store):
+        agents = ["echo", "other"] * 10
+        added = await asyncio.gather(*(add(store, *pair(agent), limits(8, deployment=7)) for agent in agents))
+        assert sum(one is not None for one in added) == 7
+        assert sum(load.live for load in (await store.loads()).values()) == 7
+
+    with_store(url, use)
+
+
+def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
+    async def use(store: Store):
+        allowed = limits(1, queue=3)
+        first = await add(store, *pair(), allowed)
+        queued = [waiting(at=1000.0 + i) for i in range(4)]
+        added = [await add(store, *one, allowed) for one in queued]
+        assert [one and one.state for one in added] == ["queued", "queued", "queued", None]
+        assert await store.place(added[1]) == (2, [])
+        assert await store.admit_next(allowed, lambda _, machine: machine, 1010.0) is None
+        await store.update_session(first.id, over, CAUSE)
+        assert await add(store, *pair(), allowed) is None, "the line belongs to who waits"
+        admitted = await asyncio.gather(
+            *(store.admit_next(allowed, lambda _, machine: machine, 1010.0) for _ in range(5))
+        )
+        assert [one.id for one in admitted if one] == [added[0].id]
+        assert await store.place(added[1]) == (1, [1.0])
+        assert (await store.loads())["echo"] == Load(1, 2)
+
+    with_store(url, use)
+
+
+def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
+    async def use(store: Store):
+        allowed = limits(1, queue=5, deployment=2)
+        await add(store, *pair("echo"), allowed)
+        await add(store, *waiting("echo"), allowed)
+        # One line of the deployment is free, and who waits may not have it.
+        other = await add(store, *pair("other"), allowed)
+        assert other.state == "starting"
+        waits = await add(store, *waiting("other", at=1002.0), allowed)
+        await store.update_session(other.id, over, CAUSE)
+        admitted = await store.admit_next(allowed, lambda _, machine: machine, 1010.0)
+        assert admitted is not None
+        assert admitted.id == waits.id
+
+    with_store(url, use)
+
+
+def test_who_has_waited_long_enough_is_not_admitted(url):
+    async def use(store: Store):
+        allowed = limits(1, queue=5)
+        first = await add(store, *pair(), allowed)
+        await add(store, *waiting(patience=5.0), allowed)
+        patient = await add(store, *waiting(at=1001.0), allowed)
+        await store.update_session(first.id, over, CAUSE)
+        admitted = await store.admit_next(allowed, lambda _, machine: machine, 1006.0)
+        assert admitted is not None
+        assert admitted.id == patient.id
+
+    with_store(url, use)
+
+
+def test_a_cancelled_caller_leaves_a_whole_transaction(url):
+    async def use(store: Store):
+        pairs = [pair() for _ in range(30)]
+        tasks = [asyncio.ensure_future(add(store, *one, limits(100))) for one in pairs]
+        for turn, task in enumerate(tasks):
+            await asyncio.sleep(0.001 * (turn % 3))
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.ping()
+        for session, machine in pairs:
+            kept = await store.session(session.id)
+            assert (kept is None) == (await store.machine(machine.id) is None)
+            assert (kept is None) == (not await store.events(session.id))
+        assert (await store.loads()).get("echo", Load()).live == len(await store.live_sessions())
+
+    with_store(url, use)
+
+
+def test_concurrent_changes_are_all_kept(url):
     session, machine = pair()
 
-    async def use(store):
-        await store.add(session, machine, 1, "tester")
+    async def use(store: Store):
+        await add(store, session, machine, limits())
         turns = [float(number) for number in range(50)]
         await asyncio.gather(
-            *(store.update_session(session.id, lambda s, ms=ms: lifecycle.turn(s, ms), CAUSE) for ms in turns)
+            *(
+                store.update_session(session.id, lambda s, ms=ms: lifecycle.turn(s, ms, 1001.0), CAUSE)
+                for ms in turns
+            )
         )
         found = await store.session(session.id)
+        assert found is not None
         assert sorted(found.turns_ms) == turns
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(tmp_path):
+def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(url):
     session, machine = pair()
     other, others_machine = pair()
 
-    async def use(store):
-        await store.add(session, machine, 2, "tester")
-        await store.add(other, others_machine, 2, "tester")
+    async def use(store: Store):
+        await add(store, session, machine, limits(2))
+        await add(store, other, others_machine, limits(2))
 
         def reports(phase: Phase):
             return lambda current: lifecycle.reported(current, phase, None, 1001.0)
@@ -150,52 +263,50 @@ def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(tmp_
         assert len(events) > 10
         assert sum(event.kind == "machine-gone" for event in events) == 1
         assert await store.events(session.id, after=len(events) - 1) == events[-1:]
-        assert [event.kind for event in await store.events(other.id)] == ["queued"]
+        assert [event.kind for event in await store.events(other.id)] == ["queued", "starting"]
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_a_change_whose_event_cannot_be_written_is_not_written_either(tmp_path):
+def test_a_change_whose_event_cannot_be_written_is_not_written_either(url):
     session, machine = pair()
 
-    async def use(store):
-        await store.add(session, machine, 1, "tester")
-        # No time: SQLite keeps NaN as NULL, which the column refuses.
-        launch = partial(lifecycle.launched, now=1001.0)
+    async def use(store: Store):
+        await add(store, session, machine, limits())
+        # The column refuses what has no time.
         with pytest.raises(IntegrityError):
-            await store.update_session(session.id, launch, Cause("tester", float("nan")))
-        assert await store.session(session.id) == session
+            await store.update_session(session.id, over, replace(CAUSE, at=None))
+        assert await store.session(session.id) == lifecycle.admitted(session, session.created_at)
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_a_change_that_raises_changes_nothing(tmp_path):
+def test_a_change_that_raises_changes_nothing(url):
     session, machine = pair()
 
-    async def use(store):
-        await store.add(session, machine, 1, "tester")
+    async def use(store: Store):
+        await add(store, session, machine, limits())
         with pytest.raises(ZeroDivisionError):
             await store.update_session(session.id, lambda current: replace(current, created_at=1 / 0), CAUSE)
-        assert await store.session(session.id) == session
-        assert await store.add(*pair(), 2, "tester"), "the lock is free again"
+        assert await store.session(session.id) == lifecycle.admitted(session, session.created_at)
+        assert await add(store, *pair(), limits(2)), "the lock is free again"
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_machines_that_are_gone_are_not_live(tmp_path):
+def test_machines_that_are_gone_are_not_live(url):
     session, machine = pair()
 
-    async def use(store):
-        await store.add(session, machine, 1, "tester")
-        assert await store.live_machines() == [machine]
+    async def use(store: Store):
+        await add(store, session, machine, limits())
+        assert await store.live_machines() == [(machine, await store.session(session.id))]
         await store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE)
         assert await store.live_machines() == []
 
-    with_store(tmp_path, use)
+    with_store(url, use)
 
 
-def test_the_database_is_in_write_ahead_mode(tmp_path):
-    with_store(tmp_path, lambda store: store.ping())
-    connection = sqlite3.connect(tmp_path / "new" / "store.sqlite")
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    connection.close()
+def test_sqlite_is_in_write_ahead_mode(tmp_path):
+    with_store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda store: store.ping())
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

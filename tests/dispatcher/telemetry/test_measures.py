@@ -20,13 +20,13 @@ from tests.reasons import reasons_in_code
 NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
 
 changes = st.one_of(
-    st.just(lifecycle.launched),
+    st.just(lifecycle.admitted),
     st.just(lifecycle.started),
     st.sampled_from(get_args(Phase)).map(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, None, now)
     ),
     st.just(lifecycle.client_left),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
     st.sampled_from(["completed", "stopped", "bot_error"]).map(
         lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
@@ -54,7 +54,7 @@ def test_a_session_counts_once_whatever_happens(history):
 
 def _moments(session: Session) -> list[float | None]:
     return [
-        session.launched_at,
+        session.admitted_at,
         session.started_at,
         session.waiting_at,
         session.ready_at,
@@ -63,7 +63,7 @@ def _moments(session: Session) -> list[float | None]:
 
 
 def test_a_clock_that_goes_back_measures_nothing_below_zero():
-    session = lifecycle.launched(NEW, 900.0)
+    session = lifecycle.admitted(NEW, 900.0)
     assert list(measured(NEW, session)) == [Measured("phase", 0.0, "queued")]
 
 

@@ -1,4 +1,4 @@
-"""When a session's machine was asked for, and the trace that the session belongs to"""
+"""The trace that a session belongs to"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("sessions", sa.Column("launched_at", sa.Double(), nullable=True))
     # 2 + 32 + 16 + 2 hexadecimal digits and three hyphens: W3C Trace Context, version 00.
     op.add_column("sessions", sa.Column("traceparent", sa.String(length=55), nullable=True))

@@ -1,0 +1,64 @@
+"""Who may start now, who waits, and how long: values in, values out.
+
+A deployment has so many lines, and each agent so many of them. Sessions that wait are admitted in the order
+in which they were asked for; one that waits only for its own agent's lines holds up nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many sessions may be admitted at the same time, and how many may wait."""
+
+    agents: Mapping[str, int]
+    """Agent → admitted sessions."""
+    queues: Mapping[str, int]
+    """Agent → waiting sessions."""
+    deployment: int | None = None
+    """Admitted sessions of all agents; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The sessions of an agent."""
+
+    live: int = 0
+    """Admitted, and not over."""
+    queued: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A session's place in its agent's queue."""
+
+    number: int
+    """1 is next."""
+    estimated_seconds: float | None
+    """How long it may take, by the agent's last sessions; None as long as there are none."""
+
+
+def has_line(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
+    """Whether one more session of the agent may be admitted."""
+    if loads.get(agent, Load()).live >= limits.agents.get(agent, 0):
+        return False
+    return limits.deployment is None or sum(load.live for load in loads.values()) < limits.deployment
+
+
+def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
+    """Whether a new session of the agent takes a line from nobody who waits for it."""
+    if loads.get(agent, Load()).queued > 0:
+        return False
+    if limits.deployment is None:
+        return True
+    return not any(load.queued > 0 and has_line(name, loads, limits) for name, load in loads.items())
+
+
+def estimate(number: int, lines: int, durations: list[float]) -> Place:
+    """A place, from how long the last sessions took (seconds): every line is free once per session."""
+    if not durations:
+        return Place(number, None)
+    return Place(number, number * sum(durations) / len(durations) / max(lines, 1))

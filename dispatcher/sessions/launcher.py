@@ -1,0 +1,224 @@
+"""From an admitted session to its machine: what is asked of the fleet, and what becomes of the answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+
+from bot.protocol import (
+    MACHINE_TOKEN_VARIABLE,
+    MAX_ARGUMENT_BODY_BYTES,
+    TRACEPARENT_VARIABLE,
+    Assignment,
+    IceServer,
+    entrypoint_arguments,
+)
+from dispatcher.clock import Clock
+from dispatcher.machines.failover import Faulty
+from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
+from dispatcher.machines.provider import (
+    MachineSpec,
+    MachineState,
+    NoCapacity,
+    Preparation,
+    ProviderError,
+    QuotaReached,
+    Throttled,
+    Unreachable,
+)
+from dispatcher.machines.tokens import MachineTokens
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.lifecycle import End, Machine, Session
+from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER
+from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+from dispatcher.telemetry.context import about
+
+log = logging.getLogger(__name__)
+
+START_SHARE = 0.9
+"""The part of the start timeout in which a machine must be had: one that came later had no time to get ready,
+and what the placements said is told before the timeout, which knows less, closes the session."""
+
+
+class Launcher:
+    """Gets machines for sessions.
+
+    Args:
+        environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
+        dispatcher_url: Where the machines find the dispatcher.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        ledger: Ledger,
+        releases: Releases,
+        fleet: Fleet,
+        tokens: MachineTokens,
+        clock: Clock,
+        environment: Mapping[str, str],
+        dispatcher_url: str,
+        background: Background,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._releases = releases
+        self._fleet = fleet
+        self._tokens = tokens
+        self._clock = clock
+        self._environment = environment
+        self._dispatcher_url = dispatcher_url
+        self._background = background
+
+    def machine(self, session: Session) -> Machine:
+        """The machine that the session is going to have; nobody is asked for it yet."""
+        provider = self._fleet.first(self._settings.agents[session.agent].placements)[1]
+        return Machine(session.machine_id, session.id, provider, MachineState.requested, session.created_at)
+
+    def wanted(self, session: Session, machine: Machine) -> Machine:
+        """The machine's row once its session is admitted."""
+        agent = self._settings.agents[session.agent]
+        create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
+        return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by)
+
+    def launch(self, session: Session) -> None:
+        """Ask for the machine of a session that was admitted, in the background."""
+        with about(session_id=session.id, machine_id=session.machine_id, traceparent=session.traceparent):
+            self._background.spawn(self._launch(session))
+
+    def preparations(self, placement: str) -> list[Preparation]:
+        """What the machines of each agent have in common, for a placement that can get ready for them."""
+        return [
+            Preparation(str(agent.bot), self._common_environment(agent))
+            for agent in self._settings.agents.values()
+            if not agent.placements or placement in agent.placements
+        ]
+
+    async def _launch(self, session: Session) -> None:
+        """Ask the fleet for the session's machine, and write down what came of it."""
+        agent = self._settings.agents[session.agent]
+        machine = await self._store.machine(session.machine_id)
+        if machine is None or machine.create_by is None:
+            raise AssertionError(f"session {session.id} was admitted without a machine")
+        try:
+            spec = self._spec(session, agent)
+            place = self._places(session, machine)
+            status = await self._fleet.create(spec, agent.placements, machine.create_by, place)
+        except NotWanted:
+            await self._ledger.machine_gone(machine.id, None)
+            return
+        except NoMachine as none:
+            log.exception("session %s: no machine", session.id)
+            end = _end_by_provider(none.error)
+            if none.nowhere:
+                await self._ledger.end(session.id, end, PROVIDER)
+                await self._ledger.machine_gone(machine.id, None)
+            else:
+                await self._releases.close(session, end, PROVIDER)
+            return
+        except Exception as error:
+            log.exception("session %s: no machine", session.id)
+            message = "The dispatcher could not ask for a machine; its log says why."
+            end = End("internal_error", message, f"{type(error).__name__}: {error}")
+            await self._releases.close(session, end)
+            return
+        if status.state is not MachineState.requested:
+            await self._started(session)
+
+    async def _started(self, session: Session) -> None:
+        now = self._clock.now()
+        after = await self._ledger.change(
+            session.id,
+            lambda current: lifecycle.started(current, now),
+            PROVIDER,
+            machine=lifecycle.machine_started,
+        )
+        if after is None or after.over:
+            # Stopped while the machine was being created: whoever stopped it found no machine to end.
+            why = "The session was stopped before its machine started."
+            await self._releases.release(session.machine_id, why)
+
+    def _places(self, session: Session, machine: Machine) -> Place:
+        """Moves the machine's row from placement to placement, as long as its session wants a machine."""
+        at = machine.placement
+
+        async def place(placement: str, provider: str) -> bool:
+            nonlocal at
+            current = await self._store.session(session.id)
+            if current is None or current.over:
+                return False
+            if placement == at:
+                return True
+            moved = await self._ledger.change_machine(
+                machine.id, lambda current: lifecycle.placed(current, placement, provider), DISPATCHER
+            )
+            at = placement
+            return moved is not None and moved.placement == placement
+
+        return place
+
+    def _spec(self, session: Session, agent: AgentSettings) -> MachineSpec:
+        assigned = assignment(session)
+        in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
+        of_machine = {
+            MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds)
+        }
+        if session.traceparent is not None:
+            of_machine[TRACEPARENT_VARIABLE] = session.traceparent
+        return MachineSpec(
+            id=session.machine_id,
+            image=str(agent.bot),
+            arguments=tuple(
+                entrypoint_arguments(
+                    session.machine_id, self._dispatcher_url, assigned if in_arguments else None
+                )
+            ),
+            environment={**self._common_environment(agent), **of_machine},
+            cpu=agent.cpu,
+            memory_mb=agent.memory_mb,
+            max_duration=timedelta(seconds=session.max_duration_seconds),
+        )
+
+    def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
+        named = {name: self._environment[name] for name in agent.env if name in self._environment}
+        return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+
+
+def assignment(session: Session) -> Assignment:
+    """What the session's machine is told."""
+    return Assignment(
+        session_id=session.id,
+        agent=session.agent,
+        transport=session.transport,
+        body=session.body,
+        ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
+        max_duration_seconds=session.max_duration_seconds,
+        traceparent=session.traceparent,
+    )
+
+
+def _end_by_provider(error: ProviderError) -> End:
+    match error:
+        case NoCapacity():
+            return End("no_capacity", "No machine is free for this session right now.", str(error))
+        case QuotaReached():
+            return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
+        case Throttled():
+            return End("throttled", "The machines API is taking no more calls right now.", str(error))
+        case Faulty():
+            return End(
+                "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)
+            )
+        case Unreachable():
+            return End("unreachable", "The machines API did not answer.", str(error))
+        case _:
+            return End("rejected", f"The machine could not be created: {error}.", str(error))

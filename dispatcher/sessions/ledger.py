@@ -1,0 +1,123 @@
+"""The one way by which sessions and machines are written: through the lifecycle, and told to who waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from dispatcher.clock import Clock
+from dispatcher.machines.provider import MachineStatus
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.idempotency import Claim
+from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
+from dispatcher.store.store import Store
+
+log = logging.getLogger(__name__)
+
+Observer = Callable[[Session | None, Session], None]
+"""Told of every session that was written, as it was before (None: it is new) and as it is."""
+
+
+class Ledger:
+    """Writes to the store.
+
+    Args:
+        observers: Told of every change that this dispatcher makes, right after it was kept.
+    """
+
+    def __init__(
+        self, store: Store, changes: Changes, clock: Clock, observers: Sequence[Observer] = ()
+    ) -> None:
+        self._store = store
+        self._changes = changes
+        self._clock = clock
+        self._observers = list(observers)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell one more of every change."""
+        self._observers.append(observer)
+
+    async def add(
+        self,
+        session: Session,
+        machine: Machine,
+        limits: Limits,
+        by: str,
+        claim: Claim | None,
+        admit: Callable[[Machine], Machine],
+    ) -> Session | None:
+        """Write a new session, as `Store.add` does."""
+        added = await self._store.add(session, machine, limits, by, claim, admit)
+        if added is not None:
+            log.info(
+                "session %s of %s: %s, for machine %s", added.id, added.agent, added.state, added.machine_id
+            )
+            self._tell(None, session)
+            if added != session:
+                self._tell(session, added)
+        return added
+
+    async def admit_next(
+        self, limits: Limits, admit: Callable[[Session, Machine], Machine]
+    ) -> Session | None:
+        """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
+        admitted = await self._store.admit_next(limits, admit, self._clock.now())
+        if admitted is not None:
+            log.info("session %s: %s → %s", admitted.id, SessionState.queued, admitted.state)
+            self._tell(lifecycle.unadmitted(admitted), admitted)
+        return admitted
+
+    async def change(
+        self,
+        session_id: str,
+        change: Callable[[Session], Session],
+        by: str = DISPATCHER,
+        machine: Callable[[Machine], Machine] | None = None,
+    ) -> Session | None:
+        """Apply a change of the lifecycle, and one of its machine with it. None if there is no such session.
+
+        Args:
+            by: Who causes the change, for the timeline.
+        """
+        cause = Cause(by, self._clock.now())
+        updated = await self._store.update_session(session_id, change, cause, machine)
+        if updated is None:
+            return None
+        before, after = updated
+        if before != after:
+            if before.state is not after.state:
+                why = f": {after.message}" if after.message else ""
+                level = logging.WARNING if after.state is SessionState.failed else logging.INFO
+                log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
+            self._tell(before, after)
+        return after
+
+    async def end(self, session_id: str, end: End, by: str = DISPATCHER) -> Session | None:
+        """Close a session's row with this reason, if it is still open."""
+        now = self._clock.now()
+        return await self.change(session_id, lambda current: lifecycle.over(current, end, now), by)
+
+    async def change_machine(
+        self, machine_id: str, change: Callable[[Machine], Machine], by: str
+    ) -> Machine | None:
+        """Apply a change to a machine. None if there is no such machine."""
+        updated = await self._store.update_machine(machine_id, change, Cause(by, self._clock.now()))
+        return updated and updated[1]
+
+    async def machine_gone(self, machine_id: str, status: MachineStatus | None) -> None:
+        """A machine is certainly gone: it goes on record, and how its bot ended with it."""
+        now = self._clock.now()
+        machine = await self.change_machine(
+            machine_id, lambda current: lifecycle.machine_gone(current, status, now), PROVIDER
+        )
+        if machine is not None and machine.session_id is not None:
+            code = status.exit_code if status is not None else None
+            await self.change(machine.session_id, lambda session: lifecycle.exited(session, code))
+
+    def _tell(self, before: Session | None, after: Session) -> None:
+        self._changes.notify(after.id)
+        for observer in self._observers:
+            observer(before, after)

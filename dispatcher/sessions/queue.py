@@ -1,0 +1,96 @@
+"""The waiting line: hands on every line that becomes free, and tells who waits how far they are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.sessions import admission
+from dispatcher.sessions.admission import Limits, Place
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.launcher import Launcher
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.lifecycle import Session, SessionState
+from dispatcher.settings import Settings
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+
+log = logging.getLogger(__name__)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that the settings name."""
+    return Limits(
+        agents={name: agent.max_sessions for name, agent in settings.agents.items()},
+        queues={name: agent.max_queued for name, agent in settings.agents.items()},
+        deployment=settings.max_sessions,
+    )
+
+
+class Queue:
+    """Admits sessions that wait, in their order. Any number of dispatchers may do so at once."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        ledger: Ledger,
+        launcher: Launcher,
+        changes: Changes,
+        background: Background,
+    ) -> None:
+        self.limits = limits_of(settings)
+        self._store = store
+        self._ledger = ledger
+        self._launcher = launcher
+        self._changes = changes
+        self._background = background
+        self._advancing: asyncio.Task[None] | None = None
+        self._again = False
+        self._closed = False
+        ledger.observe(self._observe)
+
+    def nudge(self) -> None:
+        """A line may have become free."""
+        self._again = True
+        if not self._closed and (self._advancing is None or self._advancing.done()):
+            self._advancing = self._background.spawn(self._advance())
+
+    def close(self) -> None:
+        """Admit nobody any more: another dispatcher will."""
+        self._closed = True
+
+    async def place(self, session: Session) -> Place | None:
+        """Where a session is that waits; None if it does not."""
+        if session.state is not SessionState.queued:
+            return None
+        number, durations = await self._store.place(session)
+        lines = self.limits.agents.get(session.agent, 1)
+        return admission.estimate(number, min(lines, self.limits.deployment or lines), durations)
+
+    async def _advance(self) -> None:
+        while self._again and not self._closed:
+            self._again = False
+            moved = False
+            try:
+                while not self._closed and await self._admit():
+                    moved = True
+                if moved:
+                    for session_id in await self._store.queued_sessions():
+                        self._changes.notify(session_id)
+            except SQLAlchemyError as error:
+                # The reaper nudges again, as long as anybody waits.
+                log.warning("nobody can be admitted: the store does not answer (%s)", error)
+
+    async def _admit(self) -> bool:
+        admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
+        if admitted is not None:
+            self._launcher.launch(admitted)
+        return admitted is not None
+
+    def _observe(self, before: Session | None, after: Session) -> None:
+        if after.over and before is not None and not before.over:
+            self.nudge()

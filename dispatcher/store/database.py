@@ -1,0 +1,184 @@
+"""One database, and how transactions run in it: synchronously, whole, in threads of their own.
+
+A coroutine that waits for a transaction can be cancelled at any time; the transaction cannot: it has not
+begun, or it ends. SQLite has one writer, so its write transactions queue up here for one thread and never
+wait for each other's locks. PostgreSQL gets as many threads as it gets connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+T = TypeVar("T")
+
+READ_ONLY = "switchboard_read_only"
+"""The execution option of connections that only read: on SQLite they need not wait for the write lock."""
+
+BUSY_TIMEOUT_SECONDS = 5.0
+"""How long a transaction waits for another process's write lock on SQLite before the call fails."""
+
+SQLITE_READERS = 4
+POSTGRES_CONNECTIONS = 10
+"""Per replica. PostgreSQL's own default is 100 connections in all; beyond some ten, a replica's threads wait
+for Python and not for the database."""
+
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 10
+"""How long PostgreSQL may take to be reached, and for one statement: a database that hangs is one that is
+down, and callers must hear so."""
+
+TRANSIENT = frozenset({"40001", "40P01"})
+"""PostgreSQL's serialization_failure and deadlock_detected: the same transaction may work now."""
+
+ATTEMPTS = 3
+
+
+class Runner(Protocol):
+    """Where transactions run."""
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        """Run `work` once, whole, even if the caller is cancelled meanwhile."""
+        ...
+
+    async def close(self) -> None:
+        """Let everything finish that was begun."""
+        ...
+
+
+class Threads:
+    """Transactions in threads."""
+
+    def __init__(self, readers: int, writers: int) -> None:
+        self._readers = ThreadPoolExecutor(readers, "store-reader")
+        self._writers = ThreadPoolExecutor(writers, "store-writer")
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        executor = self._writers if writes else self._readers
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+
+    async def close(self) -> None:
+        for executor in (self._writers, self._readers):
+            await asyncio.to_thread(executor.shutdown)
+
+
+class Database:
+    """The database behind a SQLAlchemy URL, SQLite or PostgreSQL."""
+
+    def __init__(self, url: str | sa.URL, runner: Runner | None = None) -> None:
+        self._engine = _engine(sa.make_url(url))
+        autocommit = {"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}
+        self._reading = self._engine.execution_options(**{READ_ONLY: True}, **autocommit)
+        self._runner = runner or _threads(self.is_postgres)
+
+    @property
+    def is_postgres(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """What `work` reads. Every statement is a transaction of its own."""
+        return await self._runner.run(lambda: self._again(self._read, work), writes=False)
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work` in one transaction; nothing of it is kept if it raises.
+
+        It may run again: after a connection was lost, nobody knows whether its transaction was kept.
+        """
+        return await self._runner.run(lambda: self._again(self._write, work), writes=True)
+
+    async def migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
+        """Make the database's directory if there is none, and run `upgrade` while nobody else does."""
+        database = self._engine.url.database
+        if not self.is_postgres and database:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        await self._runner.run(lambda: self._migrate(upgrade), writes=True)
+
+    async def close(self) -> None:
+        await self._runner.close()
+        self._engine.dispose()
+
+    def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._reading.connect() as connection:
+            return work(connection)
+
+    def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
+        with self._engine.connect() as connection:
+            if self.is_postgres:
+                # For the session, not the transaction: the migration has transactions of its own.
+                connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('switchboard migrations'))"))
+                connection.commit()
+            upgrade(connection)
+            if self.is_postgres:
+                connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
+                connection.commit()
+
+    def _again(self, run: Callable[[Callable[[sa.Connection], T]], T], work: Callable[..., T]) -> T:
+        """Once more where that can help: the connection had died before, or two transactions collided."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return run(work)
+            except DBAPIError as error:
+                transient = error.connection_invalidated or _sqlstate(error) in TRANSIENT
+                if not transient or attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _threads(postgres: bool) -> Threads:
+    return (
+        Threads(POSTGRES_CONNECTIONS // 2, POSTGRES_CONNECTIONS // 2)
+        if postgres
+        else Threads(SQLITE_READERS, 1)
+    )
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        connect = {
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c statement_timeout={STATEMENT_SECONDS}s",
+        }
+        # What the URL says goes before.
+        arguments = {name: value for name, value in connect.items() if name not in url.query}
+        return sa.create_engine(
+            url, pool_size=POSTGRES_CONNECTIONS, max_overflow=0, connect_args=arguments, pool_use_lifo=True
+        )
+    arguments = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+    engine = sa.create_engine(
+        url, poolclass=QueuePool, pool_size=SQLITE_READERS + 1, max_overflow=0, connect_args=arguments
+    )
+
+    # The driver's own transaction control begins late and without the write lock: ours replaces it.
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # A commit outlives the process, and with WAL the file stays whole in any case. A power cut may lose
+        # the last commits: and with them, on one host, every machine that they are about.
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        if not connection.get_execution_options().get(READ_ONLY, False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

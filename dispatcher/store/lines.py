@@ -1,0 +1,114 @@
+"""Admission in the store: counting lines, and handing them on, exactly.
+
+Locks are taken in one order everywhere: a session that exists, then the deployment's row of `loads`, then
+the agent's. Whoever holds those and wants a waiting session skips the locked ones: these are just ending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dispatcher.sessions.admission import Limits, Load, has_line, may_overtake
+from dispatcher.sessions.lifecycle import ADMITTED, Session, SessionState
+from dispatcher.store import rows
+from dispatcher.store.tables import loads, sessions
+
+DEPLOYMENT = ""
+"""The row of `loads` that is only locked."""
+
+
+class Full(Exception):
+    """There is no line, and no place in the queue. The transaction must be undone."""
+
+
+def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
+    """Count a new session in. Whether it has a line; else it waits.
+
+    Raises:
+        Full: neither.
+    """
+    known = _lock(connection, session.agent, limits)
+    admitted = has_line(session.agent, known, limits) and may_overtake(session.agent, known, limits)
+    waiting = known.get(session.agent, Load()).queued
+    if not admitted and (session.queue_seconds <= 0 or waiting >= limits.queues.get(session.agent, 0)):
+        raise Full
+    _add(connection, session.agent, live=int(admitted), queued=int(not admitted))
+    return admitted
+
+
+def moved(connection: sa.Connection, before: Session, after: Session) -> None:
+    """Count a session that changed where it belongs now."""
+    live = int(after.state in ADMITTED) - int(before.state in ADMITTED)
+    queued = int(after.state is SessionState.queued) - int(before.state is SessionState.queued)
+    if live or queued:
+        _add(connection, after.agent, live=live, queued=queued)
+
+
+def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:
+    """The session that gets a line now, locked; None if there is no line or nobody waits for one."""
+    if not connection.scalar(sa.select(sa.exists().where(loads.c.queued > 0))):
+        return None
+    known = _lock(connection, None, limits)
+    agents = [name for name, load in known.items() if load.queued > 0 and has_line(name, known, limits)]
+    if not agents:
+        return None
+    patient = sessions.c.created_at + sessions.c.queue_seconds >= now
+    query = (
+        sa.select(sessions)
+        .where(sessions.c.state == SessionState.queued, sessions.c.agent.in_(agents), patient)
+        .order_by(sessions.c.created_at, sessions.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return rows.one(connection, Session, query)
+
+
+def place(connection: sa.Connection, session: Session) -> int:
+    """A waiting session's place in its agent's queue; 1 is next."""
+    key = sa.tuple_(sessions.c.created_at, sessions.c.id)
+    ahead = sa.select(sa.func.count()).where(
+        sessions.c.agent == session.agent,
+        sessions.c.state == SessionState.queued,
+        key < sa.tuple_(sa.literal(session.created_at), sa.literal(session.id)),
+    )
+    return (connection.scalar(ahead) or 0) + 1
+
+
+def counted(connection: sa.Connection) -> dict[str, Load]:
+    """Agent → its load."""
+    query = sa.select(loads).where(loads.c.agent != DEPLOYMENT)
+    return {row["agent"]: Load(row["live"], row["queued"]) for row in connection.execute(query).mappings()}
+
+
+def _lock(connection: sa.Connection, agent: str | None, limits: Limits) -> dict[str, Load]:
+    """Lock what admission of the agent depends on (all agents, if none is named), and read it."""
+    wanted = [agent] if agent is not None else sorted(limits.agents)
+    if limits.deployment is not None:
+        _ensure(connection, DEPLOYMENT)
+        connection.execute(sa.select(loads).where(loads.c.agent == DEPLOYMENT).with_for_update())
+    for name in wanted:
+        _ensure(connection, name)
+    locked = sa.select(loads.c.agent).where(loads.c.agent.in_(wanted)).order_by(loads.c.agent)
+    connection.execute(locked.with_for_update())
+    if limits.deployment is not None or agent is None:
+        return counted(connection)
+    query = sa.select(loads).where(loads.c.agent == agent)
+    row = connection.execute(query).mappings().one()
+    return {agent: Load(row["live"], row["queued"])}
+
+
+def _ensure(connection: sa.Connection, agent: str) -> None:
+    if connection.scalar(sa.select(sa.exists().where(loads.c.agent == agent))):
+        return
+    insert: Callable[..., postgresql.Insert | sqlite.Insert] = (
+        postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    )
+    connection.execute(insert(loads).values(agent=agent, live=0, queued=0).on_conflict_do_nothing())
+
+
+def _add(connection: sa.Connection, agent: str, live: int, queued: int) -> None:
+    counts = {"live": loads.c.live + live, "queued": loads.c.queued + queued}
+    connection.execute(sa.update(loads).where(loads.c.agent == agent).values(**counts))

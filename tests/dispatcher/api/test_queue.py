@@ -1,0 +1,215 @@
+"""Callers who wait for a line: over HTTP, as they see it."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import Deployment, deployment, eventually
+
+ONE_LINE: dict[str, Any] = {
+    "agents": {"echo": AgentSettings(bot=Path("echo.py"), max_sessions=1, max_queued=2)}
+}
+
+
+async def end(running: Deployment, session_id: str) -> None:
+    assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+
+
+async def waits(running: Deployment, session_id: str) -> Any:
+    return (await running.session(session_id))["queue"]
+
+
+async def passing(running: Deployment, seconds: float, step: float = 1.0) -> None:
+    """Let time pass in steps, so that whoever wakes up acts before the next one."""
+    for _ in range(round(seconds / step)):
+        running.clock.advance(step)
+        await asyncio.sleep(0.01)
+
+
+def test_a_caller_who_may_wait_gets_the_line_that_becomes_free(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            waiting = asyncio.create_task(running.start("/start?queue=60"))
+            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            session_id = found.json()["sessions"][0]["sessionId"]
+            assert await waits(running, session_id) == {"place": 1, "estimatedWaitSeconds": None}
+            assert len(running.provider.specs) == 1, "no machine before there is a line"
+            running.clock.advance(30)
+            await end(running, first)
+            assert (await waiting)["sessionId"] == session_id
+            record = await running.session(session_id)
+            assert (record["state"], record["queue"]) == ("starting", None)
+            assert [event["event"] for event in await running.timeline(session_id)][:2] == [
+                "queued",
+                "starting",
+            ]
+
+    asyncio.run(run())
+
+
+def _one(answer: httpx.Response) -> bool:
+    return len(answer.json()["sessions"]) == 1
+
+
+def test_places_and_estimates_count_down_for_those_who_only_asked(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            running.clock.advance(40)
+            await end(running, first)
+            second = (await running.start())["sessionId"]
+            third = await running.start("/start?queue=600&wait=none")
+            running.clock.advance(0.001)
+            fourth = await running.start("/start?queue=600&wait=none")
+            assert third["queue"] == {"place": 1, "estimatedWaitSeconds": 40.0}
+            assert fourth["queue"] == {"place": 2, "estimatedWaitSeconds": 80.0}
+            full = await running.http.post("/start?queue=600&wait=none", json={})
+            assert (full.status_code, full.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
+            assert "2 callers may wait" in full.json()["detail"]
+            assert int(full.headers["retry-after"]) >= 1
+            await end(running, second)
+            await eventually(lambda: waits(running, fourth["sessionId"]), lambda found: found["place"] == 1)
+            await running.until(third["sessionId"], "starting")
+
+    asyncio.run(run())
+
+
+def test_a_stream_tells_of_every_step_in_the_queue(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            running.clock.advance(0.001)
+            third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            frames, seen = [], asyncio.Event()
+
+            async def follow():
+                path = f"/v1/sessions/{third}/events"
+                headers = {"Accept": "text/event-stream"}
+                async with running.http.stream("GET", path, headers=headers) as answer:
+                    async for line in answer.aiter_lines():
+                        if line.startswith(("event:", "data:")):
+                            frames.append(line.partition(": ")[2])
+                            seen.set()
+
+            async def told(of: str) -> None:
+                async with asyncio.timeout(5):
+                    while of not in frames:
+                        seen.clear()
+                        await seen.wait()
+
+            following = asyncio.create_task(follow())
+            await told(json.dumps({"place": 2, "estimatedWaitSeconds": None}, separators=(",", ":")))
+            running.clock.advance(10)
+            await end(running, first)
+            await told(json.dumps({"place": 1, "estimatedWaitSeconds": 10.0}, separators=(",", ":")))
+            running.clock.advance(10)
+            await end(running, second)
+            await told("starting")
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+            waiting = asyncio.create_task(running.http.post("/start?queue=20", json={}))
+            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            session_id = found.json()["sessions"][0]["sessionId"]
+            await passing(running, 25)
+            answer = await waiting
+            assert (answer.status_code, answer.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
+            assert "within 20 s" in answer.json()["detail"]
+            assert (await running.session(session_id))["reason"] == "queue_timeout"
+            assert len(running.provider.specs) == 1
+            await eventually(running.dispatcher.store.live_machines, lambda found: len(found) == 1)
+
+    asyncio.run(run())
+
+
+def test_a_caller_who_hangs_up_frees_the_place(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+            with pytest.raises(httpx.ReadTimeout):
+                await running.http.post("/start?queue=600", json={}, timeout=0.3)
+            found = await eventually(lambda: running.http.get("/v1/sessions?state=failed"), _one)
+            gone = found.json()["sessions"][0]
+            assert gone["reason"] == "abandoned"
+            following = await running.start("/start?queue=600&wait=none")
+            assert following["queue"]["place"] == 1
+
+    asyncio.run(run())
+
+
+def test_a_repeated_request_joins_the_one_that_waits_and_its_hanging_up_ends_nothing(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            key = {"Idempotency-Key": "call-1"}
+            waiting = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
+            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            with pytest.raises(httpx.ReadTimeout):
+                await running.http.post("/start?queue=600", json={}, headers=key, timeout=0.3)
+            await end(running, first)
+            assert (await waiting).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_the_whole_deployments_limit(tmp_path):
+    async def run():
+        agents = {name: AgentSettings(bot=Path("echo.py"), max_sessions=5) for name in ("echo", "other")}
+        async with deployment(tmp_path, agents=agents, max_sessions=2) as running:
+            first = (await running.start())["sessionId"]
+            await running.start("/v1/public/other/start")
+            refused = await running.http.post("/v1/public/other/start", json={})
+            assert refused.status_code == 429
+            assert "the deployment 2" in refused.json()["detail"]
+            waiting = await running.start("/v1/public/other/start?queue=60&wait=none")
+            await end(running, first)
+            await running.until(waiting["sessionId"], "starting")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [("-1", "queue"), ("9999", "queue"), ("soon", "queue"), ("nan", "queue")]
+)
+def test_a_wait_that_is_not_allowed_is_refused_by_name(tmp_path, given, says):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            answer = await running.http.post(f"/start?queue={given}", json={})
+            assert answer.status_code == 400
+            assert says in answer.json()["detail"]
+            assert running.provider.specs == {}
+
+    asyncio.run(run())
+
+
+def test_who_waits_survives_a_restart_in_order(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            running.clock.advance(0.001)
+            third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            provider = running.provider
+        async with deployment(tmp_path, provider=provider, **ONE_LINE) as running:
+            assert (await waits(running, third))["place"] == 2
+            await end(running, first)
+            await running.until(second, "starting")
+            assert (await waits(running, third))["place"] == 1
+
+    asyncio.run(run())
