@@ -73,12 +73,22 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
             invalid = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in invalid:
                 del operation["responses"]["422"]
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
             _secure(path, operation)
     for path in PROXIES:
         document["paths"].setdefault(path, {}).update({method: _proxy(path, method) for method in PROXIED})
     document["components"]["responses"] = _shared_problems(document)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return document
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter may be left out; `null` is a word like any other in a URL or a header."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**kinds[0], **{name: value for name, value in schema.items() if name != "anyOf"}}
 
 
 def _shared_problems(document: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,13 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
-    return problem(error.status_code, str(error.detail), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names the methods of one route alone; a path has a route for each of its methods.
+        path = getattr(request.scope.get("route"), "path_format", None)
+        if operations := request.app.openapi()["paths"].get(path):
+            headers["Allow"] = ", ".join(method.upper() for method in operations)
+    return problem(error.status_code, str(error.detail), headers=headers)
 
 
 async def _store_down(request: Request, error: Exception) -> JSONResponse:

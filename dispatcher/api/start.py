@@ -44,7 +44,7 @@ QueueSeconds = Annotated[
 class StartRequest(BaseModel):
     """Pipecat Cloud's start request. Members that are not known are ignored, as it does."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     transport: str | None = None
     createDailyRoom: bool = False

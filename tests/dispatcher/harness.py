@@ -133,6 +133,10 @@ class ScriptedMachine:
         """Answer the next request with JSON."""
         request = await self.receive()
         assert isinstance(request, protocol.Request), request
+        await self.respond(request, body, status)
+        return request
+
+    async def respond(self, request: protocol.Request, body: Any, status: int = 200) -> None:
         await self.send(
             protocol.Response(
                 id=request.id,
@@ -141,7 +145,6 @@ class ScriptedMachine:
                 body=base64.b64encode(json.dumps(body).encode()).decode(),
             )
         )
-        return request
 
 
 @dataclass

@@ -253,3 +253,22 @@ def test_a_bot_that_does_not_stop_is_ended_by_the_provider(tmp_path):
             assert await eventually(running_machines, lambda found: not found) == []
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/sessions/some", {"GET", "DELETE"}),
+        ("POST", "/v1/agents/echo/sessions/some", {"GET", "DELETE"}),
+        ("DELETE", "/start", {"POST"}),
+    ],
+)
+def test_a_method_that_is_not_served_is_told_which_are(tmp_path, method, path, allowed):
+    async def run():
+        async with deployment(tmp_path) as running:
+            answer = await running.http.request(method, path)
+            assert answer.status_code == 405
+            assert set(answer.headers["allow"].split(", ")) == allowed
+            assert answer.headers["content-type"] == "application/problem+json"
+
+    asyncio.run(run())

@@ -107,6 +107,7 @@ def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
             "transport 'daily' is not offered by echo; allowed: webrtc",
         ),
         ("/start", b'{"createDailyRoom": true}', 400, "transport 'daily' is not offered"),
+        ("/start", b'{"enableDefaultIceServers": 1}', 400, "should be a valid boolean, not 1"),
         ("/start", b"{", 400, "Invalid JSON"),
         (
             "/start",

@@ -1,0 +1,1 @@
+"""Schemathesis against a real dispatcher: requests made from the OpenAPI document, good and bad."""
