@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
 from fastapi import FastAPI
 
 from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
 from dispatcher.api.auth import Gate
+from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.machines.channels import Channels
@@ -31,6 +33,7 @@ from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
+from dispatcher.store.bus import PostgresBus
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks
 from dispatcher.telemetry import export
@@ -52,8 +55,11 @@ class Dispatcher:
     """A dispatcher's parts, wired."""
 
     settings: Settings
+    replica: str
+    """This process, among the replicas of its deployment."""
     store: Store
     fleet: Fleet
+    channels: Channels
     service: SessionService
     releases: Releases
     background: Background
@@ -92,9 +98,10 @@ def build(
         traces.provider_called(call)
 
     fleet = Fleet(providers or _providers(settings), clock, provider_called)
-    channels = Channels()
+    bus = _bus(settings, clock)
+    changes, background = Changes(bus), Background()
+    channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
-    changes, background = Changes(), Background()
     ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
     releases = Releases(
         store=store, ledger=ledger, fleet=fleet, channels=channels, clock=clock, background=background
@@ -158,6 +165,8 @@ def build(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.open()
+        await bus.open()
+        channels.open()
         await fleet.prepare({name: launcher.preparations(name) for name in fleet.placements})
         reaping = asyncio.create_task(reaper.run())
         try:
@@ -172,6 +181,8 @@ def build(
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
             await end_tasks(reaping)
             await fleet.close()
+            await channels.close()
+            await bus.close()
             await store.close()
             if spans is not None:
                 await export.close(spans)
@@ -194,7 +205,27 @@ def build(
     app.include_router(lists.router(service, store))
     app.include_router(sessions.router(service))
     operations.mount_page(app)
-    return Dispatcher(settings, store, fleet, service, releases, background, reaper, watch, app)
+    return Dispatcher(
+        settings,
+        bus.replica,
+        store,
+        fleet,
+        channels,
+        service,
+        releases,
+        background,
+        reaper,
+        watch,
+        app,
+    )
+
+
+def _bus(settings: Settings, clock: Clock) -> Bus:
+    """What connects this process to the other replicas, if the store is one that several can share."""
+    replica = new_replica()
+    if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
+        return PostgresBus(settings.store_url, replica, clock)
+    return LocalBus(replica)
 
 
 def _providers(settings: Settings) -> dict[str, MachineProvider]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from bot.protocol import FromDispatcher, Request, Response
+from dispatcher.bus import Bus
+from dispatcher.clock import Clock
+from dispatcher.machines.relay import Relay
+from dispatcher.tasks import end_tasks
+
+REPLACED = "another connection of this machine took its place"
 
 
 class ChannelLost(Exception):
@@ -27,35 +34,79 @@ class Connection(Protocol):
 
 
 @dataclass
+class _Call:
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is an answer, and when the request should go out (again)."""
+    answer: Response | None = None
+
+
+@dataclass
 class _Machine:
     connection: Connection | None = None
-    connected: asyncio.Event = field(default_factory=asyncio.Event)
-    calls: dict[str, asyncio.Future[Response]] = field(default_factory=dict)
+    opened_at: float = 0.0
     last_heard: float = 0.0
+    calls: dict[str, _Call] = field(default_factory=dict)
 
 
 class Channels:
-    """Which machine is connected, and how to reach it.
+    """Where each machine is connected, here or at another replica, and how to reach it.
 
-    A call outlives its connection: a machine that reconnects still answers what it was asked before.
+    A call outlives its connection: its request goes out once more over the machine's next one, to whichever
+    replica that is, and the machine runs it once.
+
+    Args:
+        heartbeat_seconds: How often machines report, and replicas to one another.
+        on_lost: Called when another replica has vanished.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        heartbeat_seconds: float,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
         self._machines: dict[str, _Machine] = {}
+        self._relay = Relay(bus, clock, self, heartbeat_seconds, on_lost)
+        self._relaying: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> int:
-        """How many machines are connected."""
+        """How many machines are connected to this replica."""
         return sum(machine.connection is not None for machine in self._machines.values())
 
-    async def attach(self, machine_id: str, connection: Connection, now: float) -> None:
-        """A machine's connection stands. It takes the place of an earlier one, which is closed."""
+    def open(self) -> None:
+        """Begin to exchange signs of life with other replicas."""
+        self._relaying = asyncio.create_task(self._relay.run())
+
+    async def close(self) -> None:
+        tasks = [*self._closing, *([self._relaying] if self._relaying is not None else [])]
+        if tasks:
+            await end_tasks(*tasks)
+
+    async def attach(
+        self, machine_id: str, connection: Connection, now: float, opened_at: float = 0.0
+    ) -> None:
+        """A machine's connection stands. It takes the place of an earlier one, which is closed.
+
+        Args:
+            opened_at: When the machine says that it opened it (`Hello.opened_at`).
+        """
+        machine = self._machines.get(machine_id)
+        here = machine.opened_at if machine is not None and machine.connection is not None else None
+        if opened_at < max(here or 0.0, self._relay.opened_at(machine_id) or 0.0):
+            await connection.close(REPLACED)
+            return
         machine = self._machines.setdefault(machine_id, _Machine())
         replaced, machine.connection = machine.connection, connection
-        machine.last_heard = now
-        machine.connected.set()
+        machine.opened_at, machine.last_heard = opened_at, now
+        self._relay.attached(machine_id, opened_at)
+        self._reachable(machine)
         if replaced is not None:
-            await replaced.close("another connection of this machine took its place")
+            await replaced.close(REPLACED)
 
     def detach(self, machine_id: str, connection: Connection) -> bool:
         """That connection is gone. False if another had taken its place already."""
@@ -63,9 +114,8 @@ class Channels:
         if machine is None or machine.connection is not connection:
             return False
         machine.connection = None
-        machine.connected.clear()
-        if not machine.calls:
-            del self._machines[machine_id]
+        self._relay.detached(machine_id, machine.opened_at)
+        self._tidy(machine_id)
         return True
 
     def heard(self, machine_id: str, now: float) -> None:
@@ -74,12 +124,93 @@ class Channels:
             machine.last_heard = now
 
     def last_heard(self, machine_id: str) -> float | None:
-        """When a connected machine last sent something, in unix seconds; None if it is not connected."""
+        """When a connected machine last sent something, in unix seconds; None if it is not connected.
+
+        Of a machine at another replica it may be told as later than it was, by two and a half heartbeats.
+        """
         machine = self._machines.get(machine_id)
-        return machine.last_heard if machine is not None and machine.connection is not None else None
+        if machine is not None and machine.connection is not None:
+            return machine.last_heard
+        return self._relay.last_heard(machine_id)
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
         """Send to a machine. False if it is not connected, or its connection broke under the message."""
+        machine = self._machines.get(machine_id)
+        if machine is not None and machine.connection is not None:
+            return await self.deliver(machine_id, message)
+        return await self._relay.send(machine_id, message)
+
+    async def call(self, machine_id: str, request: Request) -> Response:
+        """Send a request as soon as the machine is connected, and wait for the answer as long as it takes.
+
+        The caller bounds the wait by cancelling.
+        """
+        # The id says which replica asked, so that the answer finds it from wherever the machine is then.
+        request = request.model_copy(update={"id": f"{self._bus.replica}.{request.id}"})
+        machine = self._machines.setdefault(machine_id, _Machine())
+        call = machine.calls[request.id] = _Call()
+        try:
+            while call.answer is None:
+                call.news.clear()
+                if machine.connection is not None:
+                    await self.deliver(machine_id, request)
+                else:
+                    self._relay.request(machine_id, request)
+                await call.news.wait()
+            return call.answer
+        finally:
+            del machine.calls[request.id]
+            self._tidy(machine_id)
+
+    def answered(self, machine_id: str, response: Response) -> None:
+        """A machine answered a call. An answer that nobody waits for any more is dropped."""
+        asker = response.id.partition(".")[0]
+        if asker != self._bus.replica:
+            self._relay.answer(asker, machine_id, response)
+            return
+        machine = self._machines.get(machine_id)
+        call = machine.calls.get(response.id) if machine is not None else None
+        if call is not None and call.answer is None:
+            call.answer = response
+            call.news.set()
+
+    # What the relay asks of the channels here.
+
+    def held(self) -> dict[str, float]:
+        """Machine → when it opened the connection that stands here."""
+        return {
+            machine_id: machine.opened_at
+            for machine_id, machine in self._machines.items()
+            if machine.connection is not None
+        }
+
+    def quiet(self, seconds: float) -> dict[str, float]:
+        """Machine → seconds since it was heard here, of those where that is more than so many."""
+        now = self._clock.now()
+        return {
+            machine_id: now - machine.last_heard
+            for machine_id, machine in self._machines.items()
+            if machine.connection is not None and now - machine.last_heard > seconds
+        }
+
+    def elsewhere(self, machine_id: str, opened_at: float) -> bool:
+        """Another replica holds the machine. False if the connection that stands here is a later one."""
+        machine = self._machines.get(machine_id)
+        if machine is None:
+            return True
+        if machine.connection is not None:
+            if machine.opened_at > opened_at:
+                return False
+            replaced, machine.connection = machine.connection, None
+            closing = asyncio.create_task(replaced.close(REPLACED))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._reachable(machine)
+        self._tidy(machine_id)
+        return True
+
+    async def deliver(self, machine_id: str, message: FromDispatcher) -> bool:
+        """Send over the connection that stands here. False if there is none, or it broke."""
         machine = self._machines.get(machine_id)
         if machine is None or machine.connection is None:
             return False
@@ -89,31 +220,14 @@ class Channels:
             return False
         return True
 
-    async def call(self, machine_id: str, request: Request) -> Response:
-        """Send a request as soon as the machine is connected, and wait for the answer as long as it takes.
+    def _reachable(self, machine: _Machine) -> None:
+        for call in machine.calls.values():
+            call.news.set()
 
-        The caller bounds the wait by cancelling.
-        """
-        machine = self._machines.setdefault(machine_id, _Machine())
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        machine.calls[request.id] = future
-        try:
-            while True:
-                await machine.connected.wait()
-                if await self.send(machine_id, request):
-                    return await future
-                await asyncio.sleep(0)
-        finally:
-            del machine.calls[request.id]
-            if machine.connection is None and not machine.calls:
-                self._machines.pop(machine_id, None)
-
-    def answered(self, machine_id: str, response: Response) -> None:
-        """A machine answered a call. An answer that nobody waits for any more is dropped."""
+    def _tidy(self, machine_id: str) -> None:
         machine = self._machines.get(machine_id)
-        future = machine.calls.get(response.id) if machine is not None else None
-        if future is not None and not future.done():
-            future.set_result(response)
+        if machine is not None and machine.connection is None and not machine.calls:
+            del self._machines[machine_id]
 
 
 def new_request_id() -> str:

@@ -1,4 +1,4 @@
-"""Waiting for a session to change, inside one dispatcher."""
+"""Waiting for a session to change, whichever replica changes it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from dispatcher.bus import Bus
+
 T = TypeVar("T")
+
+TOPIC = "changes"
 
 
 class Changes:
-    """Tells waiters that a session's row changed."""
+    """Tells waiters, here and at other replicas, that a session's row changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
         self._waiters: dict[str, set[asyncio.Event]] = {}
+        bus.subscribe(TOPIC, self)
 
     def notify(self, session_id: str) -> None:
-        for event in self._waiters.get(session_id, ()):
-            event.set()
+        """The row is written."""
+        self._wake(session_id)
+        self._bus.publish(TOPIC, session_id)
+
+    def received(self, sender: str, payload: str) -> None:
+        self._wake(payload)
+
+    def resumed(self) -> None:
+        """Changes may have gone unheard: whoever waits reads again."""
+        for session_id in self._waiters:
+            self._wake(session_id)
 
     async def until(
         self,
@@ -43,3 +58,7 @@ class Changes:
             waiters.discard(event)
             if not waiters:
                 self._waiters.pop(session_id, None)
+
+    def _wake(self, session_id: str) -> None:
+        for event in self._waiters.get(session_id, ()):
+            event.set()

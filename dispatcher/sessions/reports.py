@@ -62,7 +62,7 @@ class Reports:
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
         await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
-        await self._channels.attach(machine_id, connection, self._clock.now())
+        await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at)
         session = await self._store.session_of_machine(machine_id)
         if session is None:
             await connection.send(Stop(message="No session of this deployment runs on this machine."))

@@ -224,17 +224,19 @@ async def deployment(
     provider: ScriptedProvider | None = None,
     second: ScriptedProvider | None = None,
     tracer_provider: TracerProvider | None = None,
+    clock: ManualClock | None = None,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A dispatcher that serves on a free port until the block ends.
 
     Args:
         second: The provider of a second placement, which is asked after the first.
+        clock: Shared by the replicas of one deployment.
     """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    clock, provider = ManualClock(), provider or ScriptedProvider()
+    clock, provider = clock or ManualClock(), provider or ScriptedProvider()
     placements = {"scripted": provider, **({"second": second} if second else {})}
     dispatcher = build(
         settings_for(directory, port, **more),

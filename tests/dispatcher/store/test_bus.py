@@ -9,10 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-import sqlalchemy as sa
 
 from dispatcher.store.bus import WAITING_MESSAGES, PostgresBus
-from dispatcher.store.migrate import upgrade
 from tests.dispatcher.harness import ManualClock, eventually
 from tests.postgres import Postgres, StopMode
 
@@ -58,15 +56,6 @@ class Replicas:
             while any(listener.resumptions < resumptions for listener in listeners):
                 self.clock.advance(1)
                 await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def database(postgres_url: str) -> str:
-    engine = sa.create_engine(postgres_url)
-    with engine.connect() as connection:
-        upgrade(connection)
-    engine.dispose()
-    return postgres_url
 
 
 @contextlib.asynccontextmanager

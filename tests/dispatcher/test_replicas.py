@@ -1,0 +1,143 @@
+"""Two dispatchers on one PostgreSQL: whichever is asked, it is one deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bot import protocol
+from tests.dispatcher.harness import (
+    Deployment,
+    ManualClock,
+    ScriptedMachine,
+    ScriptedProvider,
+    deployment,
+    eventually,
+)
+
+
+@contextlib.asynccontextmanager
+async def two(directory: Path, url: str) -> AsyncIterator[tuple[Deployment, Deployment]]:
+    """Two replicas, which share all that replicas share: the database, the machines, the secret, and time."""
+    clock, provider = ManualClock(), ScriptedProvider()
+    async with (
+        deployment(directory, provider=provider, clock=clock, database_url=url) as a,
+        deployment(directory, provider=provider, clock=clock, database_url=url) as b,
+    ):
+        yield a, b
+
+
+async def offer(replica: Deployment, session_id: str, sdp: str) -> httpx.Response:
+    return await replica.http.post(f"/sessions/{session_id}/api/offer", json={"sdp": sdp, "type": "offer"})
+
+
+def body_of(request: protocol.Request) -> dict[str, str]:
+    return json.loads(base64.b64decode(request.body))
+
+
+async def heard_everywhere(session_id: str, *replicas: Deployment) -> None:
+    """Return once each of them knows where the session's machine is connected."""
+    everywhere = [replica.dispatcher.channels for replica in replicas]
+    await eventually(
+        lambda: asyncio.sleep(0, [channels.last_heard(f"m-{session_id}") for channels in everywhere]),
+        lambda heard: None not in heard,
+    )
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 700_000])
+def test_an_offer_at_one_replica_is_answered_by_a_machine_at_the_other(
+    tmp_path: Path, postgres_url: str, size: int
+):
+    async def run():
+        async with two(tmp_path, postgres_url) as (a, b):
+            session_id = (await a.start())["sessionId"]
+            calling = asyncio.create_task(offer(b, session_id, "o" * size))
+            machine = await a.machine_of(session_id)
+            await machine.hello("waiting")
+            request = await machine.answer({"sdp": "a" * size, "type": "answer"})
+            assert body_of(request)["sdp"] == "o" * size
+            assert (await calling).json() == {"sdp": "a" * size, "type": "answer"}
+
+    asyncio.run(run())
+
+
+def test_a_start_that_waits_at_one_replica_hears_what_the_machine_says_at_the_other(
+    tmp_path: Path, postgres_url: str
+):
+    async def run():
+        async with two(tmp_path, postgres_url) as (a, b):
+            session_id = (await a.start())["sessionId"]
+
+            async def follow() -> list[str]:
+                seen = []
+                headers = {"Accept": "text/event-stream"}
+                async with b.http.stream(
+                    "GET", f"/v1/sessions/{session_id}/events", headers=headers
+                ) as stream:
+                    async for line in stream.aiter_lines():
+                        if line.startswith("event: "):
+                            seen.append(line.removeprefix("event: "))
+                return seen
+
+            following = asyncio.create_task(follow())
+            machine = await a.machine_of(session_id)
+            await machine.hello("waiting")
+            await machine.send(protocol.Ready(timings=protocol.Timings()))
+            await b.until(session_id, "ready")
+            await machine.send(protocol.ClientConnected(timings=protocol.Timings()))
+            await b.until(session_id, "active")
+            await machine.send(protocol.Ended(reason="completed", message="Done."))
+            assert isinstance(await machine.receive(), protocol.Acknowledge)
+            async with asyncio.timeout(5):
+                kinds = await following
+            assert [kind for kind in kinds if kind in ("ready", "active", "ended")] == [
+                "ready",
+                "active",
+                "ended",
+            ]
+
+    asyncio.run(run())
+
+
+def test_a_stop_at_one_replica_reaches_the_machine_at_the_other(tmp_path: Path, postgres_url: str):
+    async def run():
+        async with two(tmp_path, postgres_url) as (a, b):
+            session_id = (await a.start())["sessionId"]
+            machine = await a.machine_of(session_id)
+            await machine.hello("active")
+            await heard_everywhere(session_id, a, b)
+            assert (await b.http.delete(f"/sessions/{session_id}")).status_code == 200
+            assert isinstance(await machine.receive(), protocol.Stop)
+            assert (await a.session(session_id))["reason"] == "stopped"
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_reconnects_to_the_other_replica_answers_there_what_it_was_asked_before(
+    tmp_path: Path, postgres_url: str
+):
+    async def run():
+        async with two(tmp_path, postgres_url) as (a, b):
+            session_id = (await a.start())["sessionId"]
+            first = await a.machine_of(session_id)
+            await first.hello("waiting", opened_at=1.0)
+            calling = asyncio.create_task(offer(a, session_id, "hello"))
+            asked = await first.receive()
+            assert isinstance(asked, protocol.Request)
+            second: ScriptedMachine = await b.machine_of(session_id)
+            await second.hello("waiting", opened_at=2.0)
+            again = await second.answer({"sdp": "answer", "type": "answer"})
+            assert again == asked, "the same id: the machine runs it once"
+            assert (await calling).json()["sdp"] == "answer"
+            await eventually(
+                lambda: asyncio.sleep(0, a.dispatcher.channels.connected), lambda connected: connected == 0
+            )
+
+    asyncio.run(run())
