@@ -121,6 +121,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_URL_BYTES or size > MAX_HEAD_BYTES:
             self._refuse_head()
             return
+        if b"%00" in self.url:
+            # PostgreSQL takes it in no text: what it says to that would look like an outage of the store.
+            self._refuse(400, "The URL has a NUL character in it (%00).")
+            return
         super().on_headers_complete()
         self._part = _Part.body
         if self.parser is None or not self.parser.should_upgrade():

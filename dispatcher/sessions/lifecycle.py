@@ -173,7 +173,7 @@ def first_word(session: Session, milliseconds: float) -> Session:
 def turn(session: Session, milliseconds: float, now: float) -> Session:
     """The bot answered the user after so long, at this moment: somebody is there, whatever else was said."""
     turns = [*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:]
-    idle_since = now if session.idle_since is not None else None
+    idle_since = session.idle_since if session.over or session.idle_since is None else now
     return replace(session, turns_ms=turns, idle_since=idle_since)
 
 
@@ -187,8 +187,8 @@ def over(session: Session, end: End, now: float) -> Session:
         state=state,
         ended_at=now,
         reason=end.reason,
-        message=end.message[:MAX_MESSAGE_LENGTH],
-        detail=end.detail[-MAX_DETAIL_LENGTH:] if end.detail else None,
+        message=_text(end.message)[:MAX_MESSAGE_LENGTH],
+        detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,
         exit_code=end.exit_code,
     )
 
@@ -313,6 +313,11 @@ def _last_step(session: Session) -> str:
     if session.phase == "loading":
         return "it was still importing the bot file"
     return f"its last report was '{session.phase}'"
+
+
+def _text(text: str) -> str:
+    """Without NUL, which what a bot printed may have in it and PostgreSQL refuses in any text."""
+    return text.replace("\0", "")
 
 
 def _timed(session: Session, timings: Timings | None) -> Session:

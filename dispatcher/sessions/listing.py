@@ -5,10 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
+import uuid
 from dataclasses import dataclass
 
 from dispatcher.sessions.errors import InvalidRequest
 from dispatcher.sessions.lifecycle import Session, SessionState
+
+MAX_CURSOR_LENGTH = 200
+"""Ours have about 90 characters. In a longer one, JSON may be nested deeper than its parser goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,14 @@ class Cursor:
             InvalidRequest: it is none of ours.
         """
         try:
+            if len(text) > MAX_CURSOR_LENGTH:
+                raise ValueError("too long")
             padded = text + "=" * (-len(text) % 4)
             created_at, session_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if not isinstance(created_at, float) or not isinstance(session_id, str):
-                raise ValueError("not a time and an id")
+            if not isinstance(created_at, float) or not math.isfinite(created_at):
+                raise ValueError("not a time")
+            if not isinstance(session_id, str) or str(uuid.UUID(session_id)) != session_id:
+                raise ValueError("not an id")
         except (ValueError, TypeError, binascii.Error) as error:
             message = "cursor: allowed is the nextCursor of an earlier answer"
             raise InvalidRequest(f"{message}, not '{text[:80]}'.") from error

@@ -159,6 +159,17 @@ def test_what_is_no_http_is_told_so(tmp_path, chunks):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("url", ["/sessions/a%00b", "/v1/sessions?agent=%00"])
+def test_no_url_has_a_nul_character(tmp_path, url):
+    async def run():
+        async with deployment(tmp_path) as running:
+            answer = await running.http.get(url)
+            assert answer.status_code == 400
+            assert answer.json()["detail"] == "The URL has a NUL character in it (%00)."
+
+    asyncio.run(run())
+
+
 def test_trailers_are_bounded_and_are_no_headers(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:

@@ -21,6 +21,8 @@ events = st.one_of(
     st.sampled_from(get_args(Phase)).map(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)
     ),
+    st.just(lifecycle.client_left),
+    st.integers(0, 255).map(lambda code: lambda session, now: lifecycle.exited(session, code)),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error", "machine_lost"]).map(
@@ -29,23 +31,47 @@ events = st.one_of(
 )
 
 
+ONCE = (
+    "started_at",
+    "waiting_at",
+    "ready_at",
+    "active_at",
+    "ended_at",
+    "reason",
+    "exit_code",
+    "first_word_ms",
+)
+"""What is never written over."""
+
+
 @given(st.lists(events))
 def test_no_order_of_events_takes_a_session_back(history):
     session = NEW
     for now, event in enumerate(history, start=1001):
         before, session = session, event(session, float(now))
         assert ORDER.index(session.state) >= ORDER.index(before.state)
-        if before.over:
-            assert (session.state, session.reason, session.ended_at) == (
-                before.state,
-                before.reason,
-                before.ended_at,
-            )
+        for name in ONCE:
+            assert getattr(before, name) in (None, getattr(session, name)), name
         assert session.over == (session.ended_at is not None) == (session.reason is not None)
-        times = [session.created_at, session.started_at, session.ready_at, session.active_at]
-        known = [time for time in times if time is not None]
-        assert known == sorted(known)
+        assert (session.active_at is None) or session.state in ("active", *lifecycle.OVER)
+        assert (session.started_at is None) or session.state is not SessionState.queued
         assert event(session, float(now)).state == session.state
+        order = ("created_at", "started_at", "waiting_at", "ready_at", "active_at", "ended_at")
+        times = [time for name in order if (time := getattr(session, name)) is not None]
+        assert times == sorted(times)
+
+
+@given(st.lists(events), st.lists(events))
+def test_a_session_that_is_over_stays_as_it_ended(before, after):
+    session, now = NEW, 1000.0
+    for event in before:
+        session, now = event(session, now), now + 1
+    over = session = lifecycle.over(session, End("stopped", "Stopped."), now)
+    for event in after:
+        session, now = event(session, now), now + 1
+    # What was measured, and how the process ended, may still come in.
+    late = ("timings", "first_word_ms", "turns_ms", "exit_code")
+    assert replace(session, **{name: getattr(over, name) for name in late}) == over
 
 
 @pytest.mark.parametrize(
@@ -136,6 +162,11 @@ def test_the_turns_that_are_kept_are_bounded():
         session = lifecycle.turn(session, float(number), 1001.0)
     assert session.turns_ms[0] == 5.0
     assert len(session.turns_ms) == lifecycle.MAX_TURNS_KEPT
+
+
+def test_what_bots_write_is_kept_without_what_no_database_takes():
+    session = lifecycle.over(NEW, End("bot_error", "It said \0.", "\0a\0b"), 1001.0)
+    assert (session.message, session.detail) == ("It said .", "ab")
 
 
 def test_what_bots_write_is_bounded_and_an_exit_code_may_come_late():
