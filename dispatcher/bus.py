@@ -7,11 +7,8 @@ they were about: nothing is true only because a message said it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from typing import Protocol
-
-log = logging.getLogger(__name__)
 
 
 class Subscriber(Protocol):
@@ -82,12 +79,13 @@ class LocalBus:
         self._subscribers[topic] = subscriber
 
     def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
-        members = self._hub.members if self._hub is not None else {}
+        if self._hub is None:
+            return to is None
         loop = asyncio.get_running_loop()
-        for replica, member in members.items():
+        for replica, member in self._hub.members.items():
             if replica != self.replica and to in (None, replica):
                 loop.call_soon(member._receive, self.replica, topic, payload)
-        return to is None or to in members
+        return to is None or to in self._hub.members
 
     async def open(self) -> None:
         if self._hub is not None:

@@ -8,6 +8,7 @@ import logging
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from bot.protocol import (
     CHANNEL_PATH,
@@ -30,6 +31,8 @@ UNAUTHORIZED = 4401
 UNSUPPORTED = 4426
 MALFORMED = 4400
 REPLACED = 4409
+TRY_AGAIN_LATER = 1013
+"""Of the registry of WebSocket close codes (IANA)."""
 
 
 class _Connection:
@@ -81,6 +84,10 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
         except (ValidationError, TimeoutError) as error:
             log.warning("machine %s: not a message of the channel: %s", machine_id, error)
             await _close(websocket, MALFORMED, "not a message of the channel")
+        except SQLAlchemyError as error:
+            # What it said is not on record. It comes back, and its hello says what matters of it once more.
+            log.warning("machine %s: the store does not answer: %s", machine_id, type(error).__name__)
+            await _close(websocket, TRY_AGAIN_LATER, "the store does not answer")
 
     return routes
 

@@ -89,8 +89,10 @@ class Channels:
 
     async def attach(
         self, machine_id: str, connection: Connection, now: float, opened_at: float = 0.0
-    ) -> None:
+    ) -> bool:
         """A machine's connection stands. It takes the place of an earlier one, which is closed.
+
+        False if it is itself the earlier one, of two that came in the wrong order; it is closed then.
 
         Args:
             opened_at: When the machine says that it opened it (`Hello.opened_at`).
@@ -99,7 +101,7 @@ class Channels:
         here = machine.opened_at if machine is not None and machine.connection is not None else None
         if opened_at < max(here or 0.0, self._relay.opened_at(machine_id) or 0.0):
             await connection.close(REPLACED)
-            return
+            return False
         machine = self._machines.setdefault(machine_id, _Machine())
         replaced, machine.connection = machine.connection, connection
         machine.opened_at, machine.last_heard = opened_at, now
@@ -107,6 +109,7 @@ class Channels:
         self._reachable(machine)
         if replaced is not None:
             await replaced.close(REPLACED)
+        return True
 
     def detach(self, machine_id: str, connection: Connection) -> bool:
         """That connection is gone. False if another had taken its place already."""

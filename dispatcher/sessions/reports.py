@@ -16,6 +16,7 @@ from bot.protocol import (
     Heartbeat,
     Hello,
     Latency,
+    Phase,
     Ready,
     Response,
     Stop,
@@ -58,11 +59,15 @@ class Reports:
         self._clock = clock
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
+        self._phases: dict[str, Phase] = {}
+        """Machine → the phase that its last heartbeat wrote down, if it has said nothing else since."""
 
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
         await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
-        await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at)
+        if not await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at):
+            return
+        self._phases.pop(machine_id, None)
         session = await self._store.session_of_machine(machine_id)
         if session is None:
             await connection.send(Stop(message="No session of this deployment runs on this machine."))
@@ -81,6 +86,7 @@ class Reports:
 
     def disconnected(self, machine_id: str, connection: Connection) -> None:
         """A machine's connection broke. What that means, the provider knows."""
+        self._phases.pop(machine_id, None)
         if self._channels.detach(machine_id, connection):
             self._on_lost()
 
@@ -91,6 +97,10 @@ class Reports:
         if isinstance(message, Response):
             self._channels.answered(machine_id, message)
             return
+        # Almost all that is ever heard: it must not cost a look into the store.
+        if isinstance(message, Heartbeat) and self._phases.get(machine_id) == message.phase:
+            return
+        self._phases.pop(machine_id, None)
         session = await self._store.session_of_machine(machine_id)
         if session is None:
             log.warning("machine %s has no session, and says %s", machine_id, message.type)
@@ -99,6 +109,8 @@ class Reports:
             await self._ended(session, message)
             return
         await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
+        if isinstance(message, Heartbeat):
+            self._phases[machine_id] = message.phase
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
         await self._releases.close(session, lifecycle.end_by_report(message), MACHINE)

@@ -24,10 +24,13 @@ from dispatcher.store import counts, lines, lists, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, Runner
 from dispatcher.store.migrate import upgrade
-from dispatcher.store.tables import claims, events, machines, sessions
+from dispatcher.store.tables import claims, events, machines, messages, sessions
 
 RECENT = 20
 """From so many of its last sessions an agent's waiting times are estimated."""
+
+MESSAGES_KEPT_SECONDS = 60.0
+"""A replica reads a message within milliseconds, or has lost it."""
 
 
 class Store:
@@ -151,6 +154,12 @@ class Store:
         """Delete keys whose time is up, at most `limit`; gives how many."""
         expired = sa.select(claims.c.id).where(claims.c.expires_at <= now).limit(limit)
         delete = sa.delete(claims).where(claims.c.id.in_(expired.scalar_subquery()))
+        return await self._database.write(lambda connection: connection.execute(delete).rowcount)
+
+    async def delete_old_messages(self, now: float, limit: int) -> int:
+        """Delete messages that all replicas have read long ago, at most `limit`; gives how many."""
+        old = sa.select(messages.c.id).where(messages.c.created_at <= now - MESSAGES_KEPT_SECONDS)
+        delete = sa.delete(messages).where(messages.c.id.in_(old.limit(limit).scalar_subquery()))
         return await self._database.write(lambda connection: connection.execute(delete).rowcount)
 
     async def session(self, session_id: str) -> Session | None:

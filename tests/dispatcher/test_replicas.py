@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from bot import protocol
 from tests.dispatcher.harness import (
@@ -21,6 +22,7 @@ from tests.dispatcher.harness import (
     deployment,
     eventually,
 )
+from tests.postgres import Postgres
 
 
 @contextlib.asynccontextmanager
@@ -68,9 +70,7 @@ def test_an_offer_at_one_replica_is_answered_by_a_machine_at_the_other(
     asyncio.run(run())
 
 
-def test_a_start_that_waits_at_one_replica_hears_what_the_machine_says_at_the_other(
-    tmp_path: Path, postgres_url: str
-):
+def test_a_stream_at_one_replica_tells_what_the_machine_says_at_the_other(tmp_path: Path, postgres_url: str):
     async def run():
         async with two(tmp_path, postgres_url) as (a, b):
             session_id = (await a.start())["sessionId"]
@@ -139,5 +139,52 @@ def test_a_machine_that_reconnects_to_the_other_replica_answers_there_what_it_wa
             await eventually(
                 lambda: asyncio.sleep(0, a.dispatcher.channels.connected), lambda connected: connected == 0
             )
+
+    asyncio.run(run())
+
+
+def test_a_channel_outlives_an_outage_of_the_database(tmp_path: Path, postgres: Postgres, postgres_url: str):
+    async def run():
+        async with deployment(tmp_path, database_url=postgres_url) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            beat = protocol.Heartbeat(phase="active", rss_bytes=1, cpu_seconds=1)
+            await machine.send(beat)
+            # What a machine says is heard in its order: with this answer the heartbeat was heard.
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            await machine.answer({})
+            await calling
+            await asyncio.to_thread(postgres.stop, "immediate")
+            for _ in range(3):
+                await machine.send(beat)
+            assert (await running.http.get(f"/sessions/{session_id}")).status_code == 503
+            await asyncio.to_thread(postgres.start)
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            await machine.answer({"connection": "the same"})
+            assert (await calling).json() == {"connection": "the same"}
+
+    asyncio.run(run())
+
+
+def test_what_a_machine_says_during_an_outage_is_learned_when_it_comes_back(
+    tmp_path: Path, postgres: Postgres, postgres_url: str
+):
+    async def run():
+        async with deployment(tmp_path, database_url=postgres_url) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting")
+            await running.in_phase(session_id, "waiting")
+            await asyncio.to_thread(postgres.stop, "immediate")
+            await machine.send(protocol.Ready(timings=protocol.Timings(pipeline=700)))
+            with pytest.raises(ConnectionClosed) as closed:
+                await machine.receive()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1013
+            await asyncio.to_thread(postgres.start)
+            back = await running.machine_of(session_id)
+            await back.hello("ready", timings=protocol.Timings(pipeline=700))
+            assert (await running.until(session_id, "ready"))["timings"] == {"pipeline": 700}
 
     asyncio.run(run())

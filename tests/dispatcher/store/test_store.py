@@ -22,7 +22,7 @@ from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.store import Store
-from dispatcher.store.tables import metadata
+from dispatcher.store.tables import messages, metadata
 
 CAUSE = Cause("tester", 1001.0)
 
@@ -310,3 +310,21 @@ def test_sqlite_is_in_write_ahead_mode(tmp_path):
     with_store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda store: store.ping())
     with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_messages_are_deleted_after_a_minute_in_batches(url):
+    async def use(store: Store):
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            for number in range(10):
+                values = {"id": str(number), "payload": "x" * 10_000, "created_at": 1000.0 + 10 * number}
+                connection.execute(sa.insert(messages).values(**values))
+        assert await store.delete_old_messages(1059.0, 3) == 0
+        assert await store.delete_old_messages(1100.0, 3) == 3
+        assert await store.delete_old_messages(1100.0, 3) == 2
+        with engine.begin() as connection:
+            left = connection.scalars(sa.select(messages.c.id).order_by(messages.c.id)).all()
+        engine.dispose()
+        assert left == ["5", "6", "7", "8", "9"]
+
+    with_store(url, use)
