@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ async def _session_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SessionError)  # noqa: S101 - for the type checker
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return problem(error.status, str(error), code=error.code, headers=headers)
 
 

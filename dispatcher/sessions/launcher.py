@@ -117,7 +117,7 @@ class Launcher:
             await self._ledger.machine_gone(machine.id, None)
             return
         except NoMachine as none:
-            log.exception("session %s: no machine", session.id)
+            log.warning("session %s: no machine: %s", session.id, none)
             end = _end_by_provider(none.error)
             if none.nowhere:
                 await self._ledger.end(session.id, end, PROVIDER)
@@ -213,7 +213,8 @@ def _end_by_provider(error: ProviderError) -> End:
         case QuotaReached():
             return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
         case Throttled():
-            return End("throttled", "The machines API is taking no more calls right now.", str(error))
+            message = "The machines API is taking no more calls right now."
+            return End("throttled", message, str(error), retry_after=error.retry_after)
         case Faulty():
             return End(
                 "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)

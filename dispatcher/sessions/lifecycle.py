@@ -90,6 +90,8 @@ class Session:
     first_word_ms: float | None = None
     turns_ms: list[float] = field(default_factory=list)
     traceparent: str | None = None
+    retry_at: float | None = None
+    """Of a session that failed: from then on another start may go better, where somebody said so."""
     """The W3C trace context under which all that the session does is told."""
 
     @property
@@ -123,6 +125,8 @@ class End:
     message: str
     detail: str | None = None
     exit_code: int | None = None
+    retry_after: float | None = None
+    """In so many seconds another start may go better: who refused this one said so."""
 
 
 def admitted(session: Session, now: float) -> Session:
@@ -190,6 +194,7 @@ def over(session: Session, end: End, now: float) -> Session:
         message=_text(end.message)[:MAX_MESSAGE_LENGTH],
         detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,
         exit_code=end.exit_code,
+        retry_at=now + end.retry_after if end.retry_after is not None else None,
     )
 
 

@@ -192,7 +192,7 @@ class SessionService:
         if wait != "none":
             session = await self._until(session.id, _reached[wait])
         if session.state is SessionState.failed:
-            raise _failure(session)
+            raise _failure(session, self._clock.now())
         return replace(started, session=session, place=await self._queue.place(session))
 
     async def hang_up(self, started: Started) -> None:
@@ -309,12 +309,15 @@ _reached: Mapping[Wait, Callable[[Session], bool]] = {
 }
 
 
-def _failure(session: Session) -> AtCapacity | NotStarted | StartFailed:
+def _failure(session: Session, now: float) -> AtCapacity | NotStarted | StartFailed:
     message = _over_in_words(session)
     if session.reason == "queue_timeout":
         return AtCapacity(f"All lines are busy: {message}")
-    error = NotStarted if session.reason in RETRY_HELPS else StartFailed
-    return error(message, code=session.reason)
+    if session.reason not in RETRY_HELPS:
+        return StartFailed(message, code=session.reason)
+    # By the row: the answer may be another replica's, or a later one to the same key.
+    retry_after = session.retry_at - now if session.retry_at is not None else None
+    return NotStarted(message, code=session.reason, retry_after=retry_after)
 
 
 def _over_in_words(session: Session) -> str:

@@ -180,26 +180,48 @@ def test_capacity_is_never_exceeded_and_an_end_frees_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "code"),
+    ("fault", "status", "code", "retry_after"),
     [
-        (NoCapacity("zone is full"), 503, "no_capacity"),
-        (QuotaReached("6 vCPU"), 503, "quota_reached"),
-        (Throttled("rate exceeded", 60), 503, "throttled"),
-        (Rejected("no such image"), 502, "rejected"),
+        (NoCapacity("zone is full"), 503, "no_capacity", "5"),
+        (QuotaReached("6 vCPU"), 503, "quota_reached", "5"),
+        (Throttled("rate exceeded", 60), 503, "throttled", "60"),
+        (Throttled("rate exceeded", 61.2), 503, "throttled", "62"),
+        (Rejected("no such image"), 502, "rejected", None),
     ],
 )
-def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(tmp_path, fault, status, code):
+def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(
+    tmp_path, fault, status, code, retry_after
+):
     async def run():
         async with deployment(tmp_path) as running:
             running.provider.fault = fault
             answer = await running.http.post("/start")
             assert answer.status_code == status
             assert answer.json()["code"] == code
-            assert ("retry-after" in answer.headers) == (status == 503)
+            assert answer.headers.get("retry-after") == retry_after
             assert not await running.dispatcher.store.live_sessions()
             await running.dispatcher.background.settle()
             assert not await running.dispatcher.store.live_machines()
             assert running.provider.stopped == [], "there was nothing to stop"
+
+    asyncio.run(run())
+
+
+def test_when_to_ask_again_is_told_to_who_asks_later_and_elsewhere(tmp_path):
+    """By the row: an answer that was held by another replica, or lost, has nothing else to go by."""
+
+    async def run():
+        headers = {"Idempotency-Key": "the-same"}
+        async with deployment(tmp_path) as running:
+            running.provider.fault = Throttled("rate exceeded", 60)
+            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "60"
+            running.clock.advance(20)
+            now = running.clock.now()
+        async with deployment(tmp_path) as running:
+            running.clock.advance(now - running.clock.now())
+            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "40"
+            running.clock.advance(100)
+            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "1"
 
     asyncio.run(run())
 
