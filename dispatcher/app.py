@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -34,6 +34,7 @@ from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
 from dispatcher.store.bus import PostgresBus
+from dispatcher.store.database import Runner
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks
 from dispatcher.telemetry import export
@@ -51,26 +52,70 @@ REAPER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Dispatcher:
-    """A dispatcher's parts, wired."""
+class Core:
+    """A dispatcher's parts, wired, without its HTTP interface."""
 
     settings: Settings
-    replica: str
-    """This process, among the replicas of its deployment."""
+    bus: Bus
     store: Store
     fleet: Fleet
     channels: Channels
     service: SessionService
+    queue: Queue
+    launcher: Launcher
     releases: Releases
     background: Background
     reaper: Reaper
+    reports: Reports
     watch: Watch
-    app: FastAPI
+    tokens: MachineTokens
+    metrics: Metrics
+    scrape: Scrape
+    traces: Traces
+    spans: TracerProvider | None
+
+    @property
+    def replica(self) -> str:
+        """This process, among the replicas of its deployment."""
+        return self.bus.replica
 
     def refuse(self) -> None:
         """The dispatcher is about to exit: send away who waits, each with a way to come back."""
         self.service.refuse()
         self.watch.stop()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the store and look after sessions and machines, until the block ends."""
+        await self.store.open()
+        await self.bus.open()
+        self.channels.open()
+        await self.fleet.prepare({name: self.launcher.preparations(name) for name in self.fleet.placements})
+        reaping = asyncio.create_task(self.reaper.run())
+        try:
+            yield
+        finally:
+            # Starts in flight finish; live calls are untouched; who waits is admitted by another dispatcher.
+            self.service.refuse()
+            self.queue.close()
+            self.releases.abandon()
+            await self.background.settle()
+            self.reaper.stop()
+            await asyncio.wait([reaping], timeout=REAPER_SECONDS)
+            await end_tasks(reaping)
+            await self.fleet.close()
+            await self.channels.close()
+            await self.bus.close()
+            await self.store.close()
+            if self.spans is not None:
+                await export.close(self.spans)
+
+
+@dataclass(frozen=True)
+class Dispatcher(Core):
+    """A dispatcher with its HTTP interface, which runs the rest as long as it is served."""
+
+    app: FastAPI
 
 
 def build(
@@ -88,7 +133,34 @@ def build(
         tracer_provider: Takes the spans, in the place of what the `OTEL_…` variables say.
     """
     clock = clock or SystemClock()
-    store = Store(settings.store_url)
+    core = wire(
+        settings,
+        clock=clock,
+        providers=providers or _providers(settings),
+        bus=_bus(settings, clock),
+        environment=environment,
+        tracer_provider=tracer_provider,
+    )
+    parts = {part.name: getattr(core, part.name) for part in fields(core)}
+    return Dispatcher(**parts, app=_app(core))
+
+
+def wire(
+    settings: Settings,
+    *,
+    clock: Clock,
+    providers: Mapping[str, MachineProvider],
+    bus: Bus,
+    environment: Mapping[str, str],
+    tracer_provider: TracerProvider | None = None,
+    runner: Runner | None = None,
+) -> Core:
+    """Wire all of a dispatcher but its HTTP interface.
+
+    Args:
+        runner: Runs the store's transactions, in the place of threads.
+    """
+    store = Store(settings.store_url, runner)
     metrics = Metrics()
     spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
     traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
@@ -97,8 +169,7 @@ def build(
         metrics.provider_called(call)
         traces.provider_called(call)
 
-    fleet = Fleet(providers or _providers(settings), clock, provider_called)
-    bus = _bus(settings, clock)
+    fleet = Fleet(providers, clock, provider_called)
     changes, background = Changes(bus), Background()
     channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
     tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
@@ -162,30 +233,33 @@ def build(
         on_lost=reaper.nudge,
     )
 
+    return Core(
+        settings=settings,
+        bus=bus,
+        store=store,
+        fleet=fleet,
+        channels=channels,
+        service=service,
+        queue=queue,
+        launcher=launcher,
+        releases=releases,
+        background=background,
+        reaper=reaper,
+        reports=reports,
+        watch=watch,
+        tokens=tokens,
+        metrics=metrics,
+        scrape=scrape,
+        traces=traces,
+        spans=spans,
+    )
+
+
+def _app(core: Core) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await store.open()
-        await bus.open()
-        channels.open()
-        await fleet.prepare({name: launcher.preparations(name) for name in fleet.placements})
-        reaping = asyncio.create_task(reaper.run())
-        try:
+        async with core.running():
             yield
-        finally:
-            # Starts in flight finish; live calls are untouched; who waits is admitted by another dispatcher.
-            service.refuse()
-            queue.close()
-            releases.abandon()
-            await background.settle()
-            reaper.stop()
-            await asyncio.wait([reaping], timeout=REAPER_SECONDS)
-            await end_tasks(reaping)
-            await fleet.close()
-            await channels.close()
-            await bus.close()
-            await store.close()
-            if spans is not None:
-                await export.close(spans)
 
     app = FastAPI(
         title="Switchboard dispatcher",
@@ -195,29 +269,17 @@ def build(
         responses=openapi.problems(*openapi.ANYWHERE),
     )
     openapi.install(app)
-    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Gate, settings=core.settings)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
-    app.include_router(machines.router(reports, tokens))
-    app.include_router(operations.router(service, store, scrape))
-    app.include_router(start.router(service, metrics.refused, traces))
-    app.include_router(events.router(watch))
-    app.include_router(lists.router(service, store))
-    app.include_router(sessions.router(service))
+    app.include_router(machines.router(core.reports, core.tokens))
+    app.include_router(operations.router(core.service, core.store, core.scrape))
+    app.include_router(start.router(core.service, core.metrics.refused, core.traces))
+    app.include_router(events.router(core.watch))
+    app.include_router(lists.router(core.service, core.store))
+    app.include_router(sessions.router(core.service))
     operations.mount_page(app)
-    return Dispatcher(
-        settings,
-        bus.replica,
-        store,
-        fleet,
-        channels,
-        service,
-        releases,
-        background,
-        reaper,
-        watch,
-        app,
-    )
+    return app
 
 
 def _bus(settings: Settings, clock: Clock) -> Bus:

@@ -18,7 +18,8 @@ class Changes:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiters: dict[str, set[asyncio.Event]] = {}
+        # In order, so that who is told first does not depend on where objects lie in memory.
+        self._waiters: dict[str, dict[asyncio.Event, None]] = {}
         bus.subscribe(TOPIC, self)
 
     def notify(self, session_id: str) -> None:
@@ -45,8 +46,8 @@ class Changes:
         The caller bounds the wait.
         """
         event = asyncio.Event()
-        waiters = self._waiters.setdefault(session_id, set())
-        waiters.add(event)
+        waiters = self._waiters.setdefault(session_id, {})
+        waiters[event] = None
         try:
             while True:
                 event.clear()
@@ -55,7 +56,7 @@ class Changes:
                     return found
                 await event.wait()
         finally:
-            waiters.discard(event)
+            del waiters[event]
             if not waiters:
                 self._waiters.pop(session_id, None)
 
