@@ -27,6 +27,7 @@ from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.server import Server
 from dispatcher.sessions.lifecycle import End
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+from dispatcher.telemetry import export, logs
 from dispatcher.telemetry.export import InvalidExport
 
 log = logging.getLogger(__name__)
@@ -47,19 +48,13 @@ def main() -> int:
         settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     except ValidationError as error:
         return _fail("; ".join(_in_words(dict(item)) for item in error.errors()))
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # Ours and the server's are what somebody looks for; this says a line per migration.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # At debug these write down every header of a channel, machine tokens among them.
-    for server in ("uvicorn.error", "websockets"):
-        logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
-    if command == "stop-machines":
-        return 0 if asyncio.run(stop_machines(build(settings))) else 1
-    return serve(settings)
+    logs.configure(settings.log_level, settings.log_lines)
+    try:
+        if command == "stop-machines":
+            return 0 if asyncio.run(stop_machines(build(settings))) else 1
+        return serve(settings)
+    except InvalidExport as error:
+        return _fail(str(error))
 
 
 def serve(settings: Settings) -> int:
@@ -76,8 +71,6 @@ def serve(settings: Settings) -> int:
     try:
         lock = _lock(settings.data_dir)
         dispatcher = build(settings)
-    except InvalidExport as error:
-        return _fail(str(error))
     except (OSError, InvalidSecret) as error:
         return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
     server = Server(
@@ -120,6 +113,8 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
         await dispatcher.background.settle()
     finally:
         await dispatcher.store.close()
+        if dispatcher.spans is not None:
+            await export.close(dispatcher.spans)
     return all(ended)
 
 

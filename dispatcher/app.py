@@ -39,6 +39,7 @@ from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks
 from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.requests import Subjects
 from dispatcher.telemetry.scrape import Scrape
 from dispatcher.telemetry.traces import Traces
 from dispatcher.transports.webrtc import WebRTC
@@ -73,6 +74,7 @@ class Core:
     scrape: Scrape
     traces: Traces
     spans: TracerProvider | None
+    """What makes and sends spans, if anything is traced."""
 
     @property
     def replica(self) -> str:
@@ -160,8 +162,8 @@ def wire(
     Args:
         runner: Runs the store's transactions, in the place of threads.
     """
-    store = Store(settings.store_url, runner)
     metrics = Metrics()
+    store = Store(settings.store_url, runner, metrics.store_used)
     spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
     traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
 
@@ -270,6 +272,7 @@ def _app(core: Core) -> FastAPI:
     )
     openapi.install(app)
     app.add_middleware(Gate, settings=core.settings)
+    app.add_middleware(Subjects)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(core.reports, core.tokens))

@@ -20,6 +20,7 @@ ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 
 TransportName = Literal["webrtc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 ProviderName = Literal["process"]
@@ -120,6 +121,9 @@ class Settings(BaseSettings):
     """Whether machines that are processes are forked from a template: quick, at 150 MB for each bot file."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """How many directories of machines that are gone are kept, for their logs."""
+    log_format: LogFormat | None = None
+    """How log lines are written; by default as text on loopback, where a person reads them, and as JSON
+    elsewhere, where a collector does."""
 
     @field_validator("api_keys")
     @classmethod
@@ -149,6 +153,11 @@ class Settings(BaseSettings):
                 "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
             )
         return self
+
+    @property
+    def log_lines(self) -> LogFormat:
+        """How log lines are written."""
+        return self.log_format or ("text" if is_loopback(self.host) else "json")
 
     @property
     def url(self) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from dispatcher.settings import AgentName, AgentSettings, LogLevel, Settings, TransportName
+from dispatcher.settings import AgentName, AgentSettings, LogFormat, LogLevel, Settings, TransportName
 from stacks.errors import ConfigError
 
 Cloud = Literal["local"]
@@ -34,6 +34,7 @@ class StackConfig(BaseModel):
     default_agent: str = ""
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
     data_dir: Path
     """Where the store, the logs and the machines' directories are kept."""
 
@@ -48,6 +49,7 @@ class StackConfig(BaseModel):
                 port=self.port,
                 data_dir=data_dir,
                 log_level=self.log_level,
+                log_format=self.log_format,
                 agents=self.agents,
                 default_agent=self.default_agent or min(self.agents),
                 **no_environment,

@@ -21,6 +21,7 @@ from bot.protocol import (
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.tokens import InvalidToken, MachineTokens
 from dispatcher.sessions.reports import Reports
+from dispatcher.telemetry.context import about
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,18 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
             await _refuse(websocket, UNAUTHORIZED, str(error))
             return
         await websocket.accept()
-        try:
-            await _serve(websocket, machine_id, reports)
-        except ChannelLost as lost:
-            log.debug("machine %s: channel lost: %s", machine_id, lost)
-        except (ValidationError, TimeoutError) as error:
-            log.warning("machine %s: not a message of the channel: %s", machine_id, error)
-            await _close(websocket, MALFORMED, "not a message of the channel")
-        except SQLAlchemyError as error:
-            # What it said is not on record. It comes back, and its hello says what matters of it once more.
-            log.warning("machine %s: the store does not answer: %s", machine_id, type(error).__name__)
-            await _close(websocket, TRY_AGAIN_LATER, "the store does not answer")
+        with about(machine_id=machine_id):
+            try:
+                await _serve(websocket, machine_id, reports)
+            except ChannelLost as lost:
+                log.debug("machine %s: channel lost: %s", machine_id, lost)
+            except (ValidationError, TimeoutError) as error:
+                log.warning("machine %s: not a message of the channel: %s", machine_id, error)
+                await _close(websocket, MALFORMED, "not a message of the channel")
+            except SQLAlchemyError as error:
+                # What it said is not on record. It comes back, and its hello says what matters once more.
+                log.warning("machine %s: the store does not answer: %s", machine_id, type(error).__name__)
+                await _close(websocket, TRY_AGAIN_LATER, "the store does not answer")
 
     return routes
 

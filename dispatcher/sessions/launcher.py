@@ -37,7 +37,7 @@ from dispatcher.sessions.timeline import DISPATCHER, PROVIDER
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about
+from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Launcher:
 
     def launch(self, session: Session) -> None:
         """Ask for the machine of a session that was admitted, in the background."""
-        with about(session_id=session.id, machine_id=session.machine_id, traceparent=session.traceparent):
+        with about_session(session):
             self._background.spawn(self._launch(session))
 
     def preparations(self, placement: str) -> list[Preparation]:

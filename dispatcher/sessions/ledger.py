@@ -14,6 +14,7 @@ from dispatcher.sessions.idempotency import Claim
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
 from dispatcher.store.store import Store
+from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ class Ledger:
         """Write a new session, as `Store.add` does."""
         added = await self._store.add(session, machine, limits, by, claim, admit)
         if added is not None:
-            log.info(
-                "session %s of %s: %s, for machine %s", added.id, added.agent, added.state, added.machine_id
-            )
+            with about_session(added):
+                words = "session %s of %s: %s, for machine %s"
+                log.info(words, added.id, added.agent, added.state, added.machine_id)
             self._tell(None, session)
             if added != session:
                 self._tell(session, added)
@@ -66,7 +67,8 @@ class Ledger:
         """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
         admitted = await self._store.admit_next(limits, admit, self._clock.now())
         if admitted is not None:
-            log.info("session %s: %s → %s", admitted.id, SessionState.queued, admitted.state)
+            with about_session(admitted):
+                log.info("session %s: %s → %s", admitted.id, SessionState.queued, admitted.state)
             self._tell(lifecycle.unadmitted(admitted), admitted)
         return admitted
 
@@ -91,7 +93,8 @@ class Ledger:
             if before.state is not after.state:
                 why = f": {after.message}" if after.message else ""
                 level = logging.WARNING if after.state is SessionState.failed else logging.INFO
-                log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
+                with about_session(after):
+                    log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
             self._tell(before, after)
         return after
 

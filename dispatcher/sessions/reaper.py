@@ -18,6 +18,7 @@ from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks
+from dispatcher.telemetry.context import about, about_session
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,14 @@ class Reaper:
     async def tick(self) -> None:
         """One look at every machine that is not known to be gone."""
         for machine, session in await self._store.live_machines():
-            try:
-                await self._look_at(machine, session)
-            except ProviderError:
-                # Nothing is known of the machine: its row stays as it is until the provider answers.
-                log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
-            except Exception:
-                log.exception("machine %s: could not be looked after", machine.id)
+            with about(machine_id=machine.id) if session is None else about_session(session):
+                try:
+                    await self._look_at(machine, session)
+                except ProviderError:
+                    # Nothing is known of the machine: its row stays as it is until the provider answers.
+                    log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
+                except Exception:
+                    log.exception("machine %s: could not be looked after", machine.id)
         self._queue.nudge()
         if self._clock.now() >= self._cleaned_at + CLEANING_SECONDS:
             await self._clean()

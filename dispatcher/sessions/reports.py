@@ -30,6 +30,7 @@ from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
+from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,10 @@ class Reports:
         if session is None:
             await connection.send(Stop(message="No session of this deployment runs on this machine."))
             return
+        with about_session(session):
+            await self._greet(session, hello, connection)
+
+    async def _greet(self, session: lifecycle.Session, hello: Hello, connection: Connection) -> None:
         if session.over:
             await connection.send(Stop(message=session.message or "The session is over."))
         elif hello.session_id is None:
@@ -105,10 +110,11 @@ class Reports:
         if session is None:
             log.warning("machine %s has no session, and says %s", machine_id, message.type)
             return
-        if isinstance(message, Ended):
-            await self._ended(session, message)
-            return
-        await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
+        with about_session(session):
+            if isinstance(message, Ended):
+                await self._ended(session, message)
+                return
+            await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
         if isinstance(message, Heartbeat):
             self._phases[machine_id] = message.phase
 

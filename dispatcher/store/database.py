@@ -8,14 +8,15 @@ wait for each other's locks. PostgreSQL gets as many threads as it gets connecti
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 T = TypeVar("T")
@@ -40,6 +41,17 @@ TRANSIENT = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization_failure and deadlock_detected: the same transaction may work now."""
 
 ATTEMPTS = 3
+
+
+Access = Literal["read", "write"]
+
+OnTransaction = Callable[[Access, bool, float], None]
+"""Is told of each read and each transaction: whether the database answered, and after how many seconds, the
+wait for a thread among them."""
+
+
+def unobserved(_access: Access, _answered: bool, _seconds: float) -> None:
+    """Nobody is told."""
 
 
 class Runner(Protocol):
@@ -73,11 +85,14 @@ class Threads:
 class Database:
     """The database behind a SQLAlchemy URL, SQLite or PostgreSQL."""
 
-    def __init__(self, url: str | sa.URL, runner: Runner | None = None) -> None:
+    def __init__(
+        self, url: str | sa.URL, runner: Runner | None = None, on_transaction: OnTransaction = unobserved
+    ) -> None:
         self._engine = _engine(sa.make_url(url))
         autocommit = {"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}
         self._reading = self._engine.execution_options(**{READ_ONLY: True}, **autocommit)
         self._runner = runner or _threads(self.is_postgres)
+        self._on_transaction = on_transaction
 
     @property
     def is_postgres(self) -> bool:
@@ -85,14 +100,14 @@ class Database:
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """What `work` reads. Every statement is a transaction of its own."""
-        return await self._runner.run(lambda: self._again(self._read, work), writes=False)
+        return await self._timed(lambda: self._again(self._read, work), writes=False)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction; nothing of it is kept if it raises.
 
         It may run again: after a connection was lost, nobody knows whether its transaction was kept.
         """
-        return await self._runner.run(lambda: self._again(self._write, work), writes=True)
+        return await self._timed(lambda: self._again(self._write, work), writes=True)
 
     async def migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         """Make the database's directory if there is none, and run `upgrade` while nobody else does."""
@@ -104,6 +119,17 @@ class Database:
     async def close(self) -> None:
         await self._runner.close()
         self._engine.dispose()
+
+    async def _timed(self, work: Callable[[], T], *, writes: bool) -> T:
+        began, answered = time.perf_counter(), True
+        try:
+            return await self._runner.run(work, writes=writes)
+        except SQLAlchemyError as error:
+            # A constraint that refuses is an answer.
+            answered = isinstance(error, IntegrityError)
+            raise
+        finally:
+            self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         with self._reading.connect() as connection:

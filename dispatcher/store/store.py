@@ -22,7 +22,7 @@ from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
 from dispatcher.store import counts, lines, lists, rows
 from dispatcher.store.counts import Counts
-from dispatcher.store.database import Database, Runner
+from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.tables import claims, events, machines, messages, sessions
 
@@ -40,8 +40,13 @@ class Store:
     kept; to repeat it is safe.
     """
 
-    def __init__(self, url: str | sa.URL, runner: Runner | None = None) -> None:
-        self._database = Database(url, runner)
+    def __init__(
+        self,
+        url: str | sa.URL,
+        runner: Runner | None = None,
+        on_transaction: OnTransaction = unobserved,
+    ) -> None:
+        self._database = Database(url, runner, on_transaction)
 
     async def open(self) -> None:
         """Make the database if there is none, and migrate it to the newest revision."""

@@ -10,6 +10,10 @@ import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dispatcher.sessions.lifecycle import Session
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -47,6 +51,11 @@ def about(
         yield
     finally:
         _subject.reset(token)
+
+
+def about_session(session: Session) -> contextlib.AbstractContextManager[None]:
+    """Bind all the ids of a session."""
+    return about(session_id=session.id, machine_id=session.machine_id, traceparent=session.traceparent)
 
 
 def read_traceparent(header: str | None) -> str | None:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import platform
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.sessions.lifecycle import Session
+from dispatcher.store.database import Access
 from dispatcher.telemetry.measures import Measured, measured
 from dispatcher.version import VERSION
 
 PREFIX = "switchboard"
+
+# The time at which each series began, as a series of its own: twice the series, and nobody asks for them.
+disable_created_metrics()
 
 # A forked machine takes 0.1 s to boot, one of a cloud 1 to 60 s; an agent may allow 600 s for a start.
 START_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -73,6 +84,10 @@ class Metrics:
         self._orphans = counter("orphans", "Machines that were found without an owner.", "placement")
         self._rounds = counter("reaper_rounds", "Rounds of the reaper.", "outcome")
         self._round_seconds = histogram("reaper_round_seconds", "How long a round took.", CALL_BUCKETS)
+        self._transactions = histogram(
+            "store_seconds", "Reads and transactions of the store.", STORE_BUCKETS, "access"
+        )
+        self._store_errors = counter("store_errors", "Those that the database did not answer.", "access")
         info = Gauge(
             "build_info", "1, with what runs as labels.", ("version", "python"),
             namespace=PREFIX, registry=registry,
@@ -90,6 +105,11 @@ class Metrics:
 
     def provider_called(self, call: ProviderCall) -> None:
         self._calls.labels(call.placement, call.action, call.outcome).observe(call.seconds)
+
+    def store_used(self, access: Access, answered: bool, seconds: float) -> None:
+        self._transactions.labels(access).observe(seconds)
+        if not answered:
+            self._store_errors.labels(access).inc()
 
     def orphan_found(self, placement: str) -> None:
         self._orphans.labels(placement).inc()

@@ -3,7 +3,7 @@
     POST /start                          the request that asked for the session; all others are below it
     ├── queued, machine, boot, …         a span for each phase, as in the metrics; the last one of a session
     │                                    that failed has the reason
-    ├── provider create, provider get    each call to a machines API (not derived here)
+    ├── provider create, provider stop   each such call to a machines API (not derived here)
     ├── bot                              the machine's process, until the bot is ready, by its own clock
     │   └── bot boot, bot import, …
     ├── first word                       from the client's connection to the bot's first audio

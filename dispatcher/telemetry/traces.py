@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 from dispatcher.clock import Clock
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.sessions.lifecycle import Session
-from dispatcher.telemetry.context import current, read_traceparent
+from dispatcher.telemetry.context import about, current, read_traceparent
 from dispatcher.telemetry.spans import Piece, told
 
 
@@ -60,7 +60,8 @@ class Traces:
         """
         given = read_traceparent(header)
         if self._tracer is None:
-            yield Served(given)
+            with about(traceparent=given):
+                yield Served(given)
             return
         span = self._tracer.start_span(
             f"{method} {route}",
@@ -71,7 +72,8 @@ class Traces:
         )
         served = Served(_traceparent(span))
         try:
-            yield served
+            with about(traceparent=served.traceparent):
+                yield served
         finally:
             span.set_attribute("http.response.status_code", served.status)
             span.set_attributes(served.attributes)
@@ -87,9 +89,12 @@ class Traces:
             self._write(self._tracer, piece, _under(after.traceparent), _attributes(after))
 
     def provider_called(self, call: ProviderCall) -> None:
-        """Called after each call; one that is not about a session with a trace is not told."""
+        """Called after each call; one that is not about a session with a trace is not told.
+
+        Neither are `get` and `list`: who waits for a machine to go asks ten times a second.
+        """
         subject = current()
-        if self._tracer is None or subject.traceparent is None:
+        if self._tracer is None or subject.traceparent is None or call.action not in ("create", "stop"):
             return
         attributes = {
             "switchboard.placement": call.placement,

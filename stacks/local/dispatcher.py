@@ -35,6 +35,8 @@ DATA_DIR_VARIABLE = "SWITCHBOARD_DATA_DIR"
 # What a program needs to find its interpreter's libraries, its home and its language. The rest of the
 # environment of whoever runs the engine (their tokens, the engine's own variables) stays with them.
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+# Where the dispatcher sends its traces, headers with a key among them: never in the state.
+TRACING_PREFIX = "OTEL_"
 # The driver puts the engine's own directories before the user's PATH, and keeps that here.
 USER_PATH_VARIABLE = "SWITCHBOARD_USER_PATH"
 
@@ -181,7 +183,8 @@ def _stop(*properties: Mapping[str, Any]) -> None:
 
 def environment_of(props: Mapping[str, Any]) -> dict[str, str]:
     """The whole environment of the process."""
-    names = (*PASSED_ON, *props["secretNames"])
+    tracing = [name for name in os.environ if name.startswith(TRACING_PREFIX)]
+    names = (*PASSED_ON, *props["secretNames"], *tracing)
     passed = {name: os.environ[name] for name in names if name in os.environ}
     if USER_PATH_VARIABLE in os.environ:
         passed["PATH"] = os.environ[USER_PATH_VARIABLE]

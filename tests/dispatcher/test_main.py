@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -49,9 +50,9 @@ class _Command:
         )
 
     @contextlib.contextmanager
-    def serving(self):
+    def serving(self, log: int | IO[str] = subprocess.DEVNULL, **environment: str):
         process = subprocess.Popen(
-            [sys.executable, "-m", "dispatcher"], cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "dispatcher"], cwd=ROOT, env=self.environment | environment, stderr=log
         )
         try:
             self._until_ready(process)
@@ -140,3 +141,21 @@ def test_a_directory_that_cannot_be_used_is_one_line(command):
     assert done.returncode == 2
     assert done.stderr.startswith("dispatcher: data_dir: /dev/null/x cannot be used")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
+def test_a_tracing_variable_that_is_not_supported_is_refused_in_a_line(command, arguments):
+    ended = command.run(*arguments, OTEL_TRACES_EXPORTER="zipkin")
+    assert ended.returncode == 2
+    assert (
+        ended.stderr == "dispatcher: OTEL_TRACES_EXPORTER: 'zipkin' is not supported; allowed: otlp, none\n"
+    )
+
+
+def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_path):
+    with (tmp_path / "log").open("w") as log, command.serving(log, SWITCHBOARD_LOG_FORMAT="json"):
+        httpx.post(f"{command.url}/start?wait=none", trust_env=False)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    loggers = {line["logger"] for line in lines}
+    assert loggers >= {"__main__", "uvicorn.error", "dispatcher.sessions.service"}
+    assert all(line.keys() >= {"time", "level", "logger", "message", "replica"} for line in lines)

@@ -66,7 +66,7 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             {"agents": ECHO, "prot": 1},
             'switchboard:prot: "1" is not a key; '
-            "allowed: cloud, port, agents, defaultAgent, logLevel, dataDir",
+            "allowed: cloud, port, agents, defaultAgent, logLevel, logFormat, dataDir",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},

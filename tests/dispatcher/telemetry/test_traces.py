@@ -93,7 +93,8 @@ def test_one_trace_goes_from_the_click_to_the_first_word_also_over_a_restart(tmp
         return session_id
 
     session_id = asyncio.run(run())
-    assert tree(collected.spans) == {
+    # The machine's end goes on after the session's; an exit leaves it to the next dispatcher.
+    assert tree([span for span in collected.spans if span.name != "provider stop"]) == {
         "POST /start": None,
         "queued": "POST /start",
         "machine": "POST /start",

@@ -1,0 +1,103 @@
+"""Log lines, as text for people or as JSON for collectors; both carry the ids of what they are about.
+
+    text   2026-11-21 10:54:38,123 INFO dispatcher.sessions.service: … [session=… machine=… trace=…]
+    json   {"time": "2026-11-21T10:54:38.123Z", "level": "INFO", "logger": …, "message": …, "replica": …,
+            "session_id": …, "machine_id": …, "trace_id": …, "error": …}
+
+The ids come from `telemetry.context`. What a line is not about is left out, and so is `error`, the traceback,
+where there is none. Nobody here logs a secret; what a library might quote is masked on the way out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import sys
+from datetime import UTC, datetime
+from typing import IO
+
+from dispatcher.settings import LogFormat, LogLevel
+from dispatcher.telemetry.context import current
+
+_SECRETS = (
+    # An Authorization header, a JWT (machines' tokens, rooms' tokens), a token or key in a URL's query, and
+    # the password in a URL such as the store's.
+    re.compile(r"(?P<kept>\bbearer\s+)[^\s\"',)]+", re.IGNORECASE),
+    re.compile(r"(?P<kept>)\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
+    re.compile(r"(?P<kept>[?&](?:access_token|api_?key|key|secret|token)=)[^&\s\"']+", re.IGNORECASE),
+    re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+(?=@)", re.IGNORECASE),
+)
+
+
+def configure(level: LogLevel, form: LogFormat, stream: IO[str] | None = None) -> None:
+    """Send all lines of this process, the server's and the libraries' too, to the stream, else to stderr."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines(replica()) if form == "json" else TextLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Ours and the server's are what somebody looks for; this says a line per migration.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # At debug these write down every header of a channel, machine tokens among them.
+    for server in ("uvicorn.error", "websockets"):
+        logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
+
+
+def replica() -> str:
+    """This process among the deployment's: a container has a host name of its own, a host many processes."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def masked(text: str) -> str:
+    """The text without what looks like a secret."""
+    for secret in _SECRETS:
+        text = secret.sub(r"\g<kept>***", text)
+    return text
+
+
+class TextLines(logging.Formatter):
+    """One line per record, and its traceback below it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        subject = current()
+        ids = (
+            ("session", subject.session_id),
+            ("machine", subject.machine_id),
+            ("trace", subject.trace_id),
+        )
+        # A sentence that names the session need not name it twice.
+        more = [f"{name}={value}" for name, value in ids if value is not None and value not in record.message]
+        return f"{line} [{' '.join(more)}]" if more else line
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line, whatever is in the record."""
+
+    def __init__(self, replica: str) -> None:
+        super().__init__()
+        self._replica = replica
+
+    def format(self, record: logging.LogRecord) -> str:
+        subject = current()
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": masked(record.getMessage()),
+            "replica": self._replica,
+            "session_id": subject.session_id,
+            "machine_id": subject.machine_id,
+            "trace_id": subject.trace_id,
+            "error": masked(self.formatException(record.exc_info)) if record.exc_info else None,
+        }
+        known = {name: value for name, value in line.items() if value is not None}
+        return json.dumps(known, ensure_ascii=False)

@@ -1,0 +1,26 @@
+"""Binds the session of a request by its path, for all that is logged while the request is served."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dispatcher.telemetry.context import about
+
+# A session's id is a UUID of ours; anything else in its place is a client's own text.
+_SESSION = re.compile(r"/sessions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|$)")
+
+
+class Subjects:
+    """ASGI middleware, around everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (found := _SESSION.search(scope["path"])):
+            with about(session_id=found[1]):
+                await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)

@@ -1,0 +1,181 @@
+"""Log lines, as somebody reads them and as a collector does."""
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import re
+
+import pytest
+
+from bot import protocol
+from dispatcher.machines.provider import NoCapacity
+from dispatcher.settings import LogFormat, LogLevel, Settings
+from dispatcher.telemetry import logs
+from dispatcher.telemetry.context import about, current
+from tests.dispatcher.harness import ScriptedProvider, deployment
+
+CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE_ID = CLICK.split("-")[1]
+log = logging.getLogger("dispatcher.test")
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtLTEifQ.c2lnbmF0dXJl"
+
+
+@contextlib.contextmanager
+def captured(form: LogFormat, level: LogLevel = "info"):
+    """All lines that the process writes, as `python -m dispatcher` would set them up."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers = []
+    stream = io.StringIO()
+    logs.configure(level, form, stream)
+    try:
+        yield stream
+    finally:
+        root.handlers, root.level = before
+
+
+def objects(stream) -> list[dict]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def conversation(tmp_path, provider=None) -> str:
+    """A whole session with a trace, from its start to its end; gives its id."""
+
+    async def run() -> str:
+        async with deployment(tmp_path, provider=provider) as running:
+            answer = await running.http.post("/start", headers={"traceparent": CLICK})
+            session_id = answer.json()["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting")
+            await machine.send(protocol.Ready(timings=protocol.Timings()))
+            await running.until(session_id, "ready")
+            assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+            await running.until(session_id, "ended")
+            return session_id
+
+    return asyncio.run(run())
+
+
+def test_every_line_about_a_session_carries_its_ids_in_json(tmp_path):
+    with captured("json") as stream:
+        session_id = conversation(tmp_path)
+    lines = [line for line in objects(stream) if line["logger"].startswith("dispatcher.")]
+    about_it = [line for line in lines if session_id in line["message"]]
+    moves = [line["message"].split(": ")[1] for line in about_it]
+    assert moves[0].startswith("starting, for machine")
+    assert moves[1:] == ["starting → ready", "ready → ended"]
+    for line in about_it:
+        assert line["session_id"] == session_id, line
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert line["replica"] == logs.replica()
+        assert (line["machine_id"], line["trace_id"]) == (f"m-{session_id}", TRACE_ID), line
+
+
+def test_every_line_about_a_session_carries_its_ids_in_text(tmp_path):
+    with captured("text") as stream:
+        session_id = conversation(tmp_path)
+    (ready,) = [line for line in stream.getvalue().splitlines() if "starting → ready" in line]
+    assert session_id in ready
+    assert ready.endswith(f"starting → ready [machine=m-{session_id} trace={TRACE_ID}]")
+
+
+def test_a_traceback_stays_on_its_line_in_json(tmp_path):
+    provider = ScriptedProvider()
+    provider.fault = NoCapacity("no room")
+
+    async def run() -> None:
+        async with deployment(tmp_path, provider=provider) as running:
+            await running.http.post("/start")
+
+    with captured("json") as stream:
+        asyncio.run(run())
+    (line,) = [line for line in objects(stream) if line["message"].endswith("no machine")]
+    assert line["level"] == "ERROR"
+    assert line["error"].startswith("Traceback")
+    assert "NoMachine: scripted: no room" in line["error"]
+    assert line["session_id"] in line["message"]
+
+
+def test_lines_of_other_libraries_and_of_the_server_are_json_too():
+    with captured("json") as stream:
+        logging.getLogger("uvicorn.error").info("Started server process [%d]", 1)
+        logging.getLogger("uvicorn.access").info(
+            '%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "GET", "/a", "1.1", 200
+        )
+        logging.getLogger("elsewhere").warning('a "quoted"\nline')
+    assert [(line["logger"], line["message"]) for line in objects(stream)] == [
+        ("uvicorn.error", "Started server process [1]"),
+        ("uvicorn.access", '1.2.3.4:5 - "GET /a HTTP/1.1" 200'),
+        ("elsewhere", 'a "quoted"\nline'),
+    ]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    ("said", "secret", "kept"),
+    [
+        ("Authorization: Bearer sk-very-secret-1", "sk-very-secret-1", "Bearer ***"),
+        (f"the token {JWT} is old", JWT.split(".")[2], "the token *** is old"),
+        ("GET /x?after=1&token=abc123&wait=2", "abc123", "after=1&token=***&wait=2"),
+        ("postgresql+psycopg://sb:hunter2@db/x is down", "hunter2", "postgresql+psycopg://sb:***@db/x"),
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(form, said, secret, kept):
+    with captured(form) as stream:
+        log.warning("it says: %s", said)
+        try:
+            raise RuntimeError(said)
+        except RuntimeError:
+            log.exception("and it raised")
+    assert secret not in stream.getvalue()
+    assert stream.getvalue().count(kept) == 2
+
+
+def test_what_is_no_secret_is_not_masked():
+    text = "session 5f0c: http://127.0.0.1:7860/sessions/5f0c?after=1, bot.py:12: key=value"
+    assert logs.masked(text) == text
+
+
+def test_at_debug_no_header_of_a_channel_is_logged(tmp_path):
+    with captured("json", "debug") as stream:
+        conversation(tmp_path)
+    assert "eyJ" not in stream.getvalue()
+    assert not [
+        line
+        for line in objects(stream)
+        if line["logger"] in ("uvicorn.error", "websockets.server") and line["level"] == "DEBUG"
+    ]
+
+
+def test_ids_are_inherited_by_tasks_and_end_with_their_block():
+    async def seen() -> str | None:
+        await asyncio.sleep(0)
+        return current().session_id
+
+    async def run() -> None:
+        with about(session_id="s-1"):
+            inside = asyncio.create_task(seen())
+            with about(machine_id="m-1"):
+                assert (current().session_id, current().machine_id) == ("s-1", "m-1")
+            assert current().machine_id is None
+        assert current().session_id is None
+        assert await inside == "s-1"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        ({}, "text"),
+        ({"host": "::1"}, "text"),
+        ({"host": "0.0.0.0", "api_keys": ["a-key-of-enough-length"]}, "json"),
+        ({"log_format": "json"}, "json"),
+        ({"host": "0.0.0.0", "api_keys": ["a-key-of-enough-length"], "log_format": "text"}, "text"),
+    ],
+)
+def test_lines_are_text_where_a_person_reads_them(given, lines):
+    assert Settings.model_validate({"agents": {"echo": {"bot": "b.py"}}, **given}).log_lines == lines
