@@ -20,6 +20,17 @@ DEPLOYMENT = ""
 """The row of `loads` that is only locked."""
 
 
+_AGENTS = sa.update(loads).where(loads.c.agent == sa.bindparam(rows.KEY))
+ADD = _AGENTS.values(
+    live=loads.c.live + sa.bindparam("more_live"), queued=loads.c.queued + sa.bindparam("more_queued")
+)
+TAKE_LINE = _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(
+    live=loads.c.live + 1
+)
+"""Where only the agent's own limit counts and nobody waits: most of the time."""
+ANYBODY_WAITS = sa.select(sa.exists().where(loads.c.queued > 0))
+
+
 class Full(Exception):
     """There is no line, and no place in the queue. The transaction must be undone."""
 
@@ -30,6 +41,13 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     Raises:
         Full: neither.
     """
+    if (
+        limits.deployment is None
+        and connection.execute(
+            TAKE_LINE, {rows.KEY: session.agent, "most": limits.agents.get(session.agent, 0)}
+        ).rowcount
+    ):
+        return True
     known = _lock(connection, session.agent, limits)
     admitted = has_line(session.agent, known, limits) and may_overtake(session.agent, known, limits)
     waiting = known.get(session.agent, Load()).queued
@@ -49,7 +67,7 @@ def moved(connection: sa.Connection, before: Session, after: Session) -> None:
 
 def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:
     """The session that gets a line now, locked; None if there is no line or nobody waits for one."""
-    if not connection.scalar(sa.select(sa.exists().where(loads.c.queued > 0))):
+    if not connection.scalar(ANYBODY_WAITS):
         return None
     known = _lock(connection, None, limits)
     agents = [name for name, load in known.items() if load.queued > 0 and has_line(name, known, limits)]
@@ -57,7 +75,7 @@ def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Sessi
         return None
     patient = sessions.c.created_at + sessions.c.queue_seconds >= now
     query = (
-        sa.select(sessions)
+        rows.select(Session)
         .where(sessions.c.state == SessionState.queued, sessions.c.agent.in_(agents), patient)
         .order_by(sessions.c.created_at, sessions.c.id)
         .limit(1)
@@ -110,5 +128,4 @@ def _ensure(connection: sa.Connection, agent: str) -> None:
 
 
 def _add(connection: sa.Connection, agent: str, live: int, queued: int) -> None:
-    counts = {"live": loads.c.live + live, "queued": loads.c.queued + queued}
-    connection.execute(sa.update(loads).where(loads.c.agent == agent).values(**counts))
+    connection.execute(ADD, {rows.KEY: agent, "more_live": live, "more_queued": queued})

@@ -11,7 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.listing import Cursor, Filter
+from dispatcher.store import rows
 from dispatcher.store.tables import sessions
 
 NEWEST_FIRST = (sessions.c.created_at.desc(), sessions.c.id.desc())
@@ -25,11 +27,11 @@ def page(wanted: Filter, behind: Cursor | None, limit: int, offset: int) -> sa.S
         last = sa.tuple_(sa.literal(behind.created_at), sa.literal(behind.id))
         parts = [[*conditions, key < last] for conditions in parts]
     if len(parts) == 1:
-        return sa.select(sessions).where(*parts[0]).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
+        return rows.select(Session).where(*parts[0]).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
     found = sa.union_all(*(_newest(conditions, offset + limit) for conditions in parts)).subquery()
     order = (found.c.created_at.desc(), found.c.id.desc())
     shown = sa.select(found.c.id).order_by(*order).limit(limit).offset(offset)
-    return sa.select(sessions).where(sessions.c.id.in_(shown)).order_by(*NEWEST_FIRST)
+    return rows.select(Session).where(sessions.c.id.in_(shown)).order_by(*NEWEST_FIRST)
 
 
 def count(wanted: Filter, at_most: int) -> sa.Select[Any]:

@@ -1,4 +1,8 @@
-"""Records to rows and back, and the statements that every transaction is made of."""
+"""Records to rows and back, and the statements that every transaction is made of.
+
+The statements are made once and get their values as parameters: to make one takes SQLAlchemy several times as
+long as to run it.
+"""
 
 from __future__ import annotations
 
@@ -11,59 +15,83 @@ import sqlalchemy as sa
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Event
-from dispatcher.store.tables import events
+from dispatcher.store.tables import events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
 Record = TypeVar("Record", Session, Machine, Event)
 
-FIELDS: dict[type, tuple[str, ...]] = {
-    kind: tuple(field.name for field in fields(kind)) for kind in (Session, Machine, Event)
-}
+KEY = "key_of_row"
+"""The parameter of statements about one row; no column has its name."""
+
+TABLES: dict[type, sa.Table] = {Session: sessions, Machine: machines, Event: events}
 STATES: dict[type, type] = {Session: SessionState, Machine: MachineState, Event: SessionState}
+FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in TABLES}
+STATE_AT = {kind: names.index("state") for kind, names in FIELDS.items()}
 
 
-def record(kind: type[Record], row: Any) -> Record:
-    values = {name: row[name] for name in FIELDS[kind]}
-    values["state"] = STATES[kind](values["state"])
-    return kind(**values)
+def select(kind: type[Session | Machine | Event]) -> sa.Select[Any]:
+    """Of these records; what `one` and `many` read."""
+    return sa.select(*(TABLES[kind].c[name] for name in FIELDS[kind]))
 
 
-def values(of: Session | Machine) -> dict[str, Any]:
-    return {name: getattr(of, name) for name in FIELDS[type(of)]}
+INSERT = {kind: sa.insert(table) for kind, table in TABLES.items()}
+ONE = {kind: select(kind).where(TABLES[kind].c.id == sa.bindparam(KEY)) for kind in (Session, Machine)}
+LOCK = {kind: query.with_for_update() for kind, query in ONE.items()}
+UPDATE = {
+    kind: sa.update(TABLES[kind]).where(TABLES[kind].c.id == sa.bindparam(KEY)) for kind in (Session, Machine)
+}
+OF_MACHINE = select(Session).where(sessions.c.machine_id == sa.bindparam(KEY))
+LOCK_OF_MACHINE = OF_MACHINE.with_for_update()
+LAST_EVENT = sa.select(sa.func.max(events.c.number)).where(events.c.session_id == sa.bindparam(KEY))
 
 
-def one(connection: sa.Connection, kind: type[Row], query: sa.Select[Any]) -> Row | None:
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else record(kind, row)
+def one(
+    connection: sa.Connection, kind: type[Record], query: sa.Select[Any], key: str | None = None
+) -> Record | None:
+    row = connection.execute(query, {} if key is None else {KEY: key}).first()
+    return None if row is None else _record(kind, row)
 
 
 def many(connection: sa.Connection, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
-    return [record(kind, row) for row in connection.execute(query).mappings()]
+    return [_record(kind, row) for row in connection.execute(query)]
+
+
+def add(connection: sa.Connection, record: Session | Machine) -> None:
+    connection.execute(INSERT[type(record)], _values(record))
 
 
 def change(
-    connection: sa.Connection, kind: type[Row], table: sa.Table, key: str, change: Callable[[Row], Row]
+    connection: sa.Connection, kind: type[Row], key: str, change: Callable[[Row], Row]
 ) -> tuple[Row, Row] | None:
     """Lock a row, apply a change of the lifecycle to it, and write what differs."""
-    before = one(connection, kind, sa.select(table).where(table.c.id == key).with_for_update())
+    before = one(connection, kind, LOCK[kind], key)
     if before is None:
         return None
     after = change(before)
-    changed = {name: value for name, value in values(after).items() if value != getattr(before, name)}
+    changed = {name: value for name, value in _values(after).items() if value != getattr(before, name)}
     if changed:
-        connection.execute(sa.update(table).where(table.c.id == key).values(**changed))
+        connection.execute(UPDATE[kind], {KEY: key, **changed})
     return before, after
 
 
-def note(connection: sa.Connection, session_id: str, new: Sequence[Event]) -> None:
-    """Write events at the end of a session's timeline, whose session is locked by this transaction."""
+def note(connection: sa.Connection, session_id: str, new: Sequence[Event], after: int | None = None) -> None:
+    """Write events at the end of a session's timeline, whose session is locked by this transaction.
+
+    Args:
+        after: The number of the last one so far, where that is known.
+    """
     if not new:
         return
-    last = sa.select(sa.func.coalesce(sa.func.max(events.c.number), 0)).where(
-        events.c.session_id == session_id
-    )
-    number = connection.scalar(last) or 0
-    rows = [
-        asdict(event) | {"session_id": session_id, "number": number + i} for i, event in enumerate(new, 1)
-    ]
-    connection.execute(sa.insert(events), rows)
+    last = after if after is not None else connection.scalar(LAST_EVENT, {KEY: session_id}) or 0
+    numbered = [asdict(event) | {"number": number} for number, event in enumerate(new, last + 1)]
+    connection.execute(INSERT[Event], [{"session_id": session_id} | event for event in numbered])
+
+
+def _record(kind: type[Record], row: sa.Row[Any]) -> Record:
+    values = list(row)
+    values[STATE_AT[kind]] = STATES[kind](values[STATE_AT[kind]])
+    return kind(*values)
+
+
+def _values(record: Session | Machine) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in FIELDS[type(record)]}

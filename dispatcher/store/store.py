@@ -86,19 +86,14 @@ class Store:
         now = session.created_at
 
         def write(connection: sa.Connection) -> Session:
-            again = rows.one(connection, Session, sa.select(sessions).where(sessions.c.id == session.id))
-            if again is not None:
-                return again
             if claim is not None:
                 _stake(connection, claim, now)
             admitted = lines.enter(connection, session, limits)
             after = lifecycle.admitted(session, now) if admitted else session
-            connection.execute(
-                sa.insert(machines).values(**rows.values(admit(machine) if admitted else machine))
-            )
-            connection.execute(sa.insert(sessions).values(**rows.values(after)))
+            rows.add(connection, admit(machine) if admitted else machine)
+            rows.add(connection, after)
             new = [timeline.asked(session, actor), *timeline.changed(session, after, Cause(actor, now))]
-            rows.note(connection, session.id, new)
+            rows.note(connection, session.id, new, after=0)
             return after
 
         try:
@@ -106,6 +101,9 @@ class Store:
         except lines.Full:
             return None
         except IntegrityError:
+            # A connection was lost after the commit, and the transaction ran again.
+            if (kept := await self.session(session.id)) is not None:
+                return kept
             # PostgreSQL says so late, when another replica has committed the same key meanwhile.
             if claim is None or (standing := await self.claim(claim.id, now)) is None:
                 raise
@@ -122,9 +120,7 @@ class Store:
                 return None
             change = lambda current: lifecycle.admitted(current, now)  # noqa: E731 - it has one use
             updated = _update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
-            rows.change(
-                connection, Machine, machines, waiting.machine_id, lambda machine: admit(waiting, machine)
-            )
+            rows.change(connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine))
             return updated and updated[1]
 
         return await self._database.write(write)
@@ -168,19 +164,19 @@ class Store:
         return await self._database.write(lambda connection: connection.execute(delete).rowcount)
 
     async def session(self, session_id: str) -> Session | None:
-        query = sa.select(sessions).where(sessions.c.id == session_id)
-        return await self._database.read(lambda connection: rows.one(connection, Session, query))
+        one = rows.ONE[Session]
+        return await self._database.read(lambda connection: rows.one(connection, Session, one, session_id))
 
     async def session_of_machine(self, machine_id: str) -> Session | None:
-        query = sa.select(sessions).where(sessions.c.machine_id == machine_id)
-        return await self._database.read(lambda connection: rows.one(connection, Session, query))
+        one = rows.OF_MACHINE
+        return await self._database.read(lambda connection: rows.one(connection, Session, one, machine_id))
 
     async def machine(self, machine_id: str) -> Machine | None:
-        query = sa.select(machines).where(machines.c.id == machine_id)
-        return await self._database.read(lambda connection: rows.one(connection, Machine, query))
+        one = rows.ONE[Machine]
+        return await self._database.read(lambda connection: rows.one(connection, Machine, one, machine_id))
 
     async def live_sessions(self) -> Sequence[Session]:
-        query = sa.select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
+        query = rows.select(Session).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def counts(self) -> Counts:
@@ -201,8 +197,8 @@ class Store:
 
     async def live_machines(self) -> Sequence[tuple[Machine, Session | None]]:
         """Every machine that is not known to be gone, with its session."""
-        query = sa.select(machines).where(machines.c.state != MachineState.gone)
-        theirs = sa.select(sessions).join(machines, machines.c.id == sessions.c.machine_id)
+        query = rows.select(Machine).where(machines.c.state != MachineState.gone)
+        theirs = rows.select(Session).join(machines, machines.c.id == sessions.c.machine_id)
 
         def read(connection: sa.Connection) -> list[tuple[Machine, Session | None]]:
             # Machines first: a session that begins between the two queries belongs to none of them.
@@ -237,16 +233,19 @@ class Store:
         self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
     ) -> tuple[Machine, Machine] | None:
         # The session's row is locked first, as every writer of its timeline does: events have one order.
-        owner = sa.select(sessions).where(sessions.c.machine_id == machine_id).with_for_update()
         return await self._database.write(
             lambda connection: _update_machine(
-                connection, machine_id, change, rows.one(connection, Session, owner), cause
+                connection,
+                machine_id,
+                change,
+                rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id),
+                cause,
             )
         )
 
     async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
         """A session's timeline from the event after that number on, oldest first."""
-        query = sa.select(events).where(events.c.session_id == session_id, events.c.number > after)
+        query = rows.select(Event).where(events.c.session_id == session_id, events.c.number > after)
         return await self._database.read(
             lambda connection: rows.many(connection, Event, query.order_by(events.c.number))
         )
@@ -255,7 +254,7 @@ class Store:
 def _update_session(
     connection: sa.Connection, session_id: str, change: Callable[[Session], Session], cause: Cause
 ) -> tuple[Session, Session] | None:
-    updated = rows.change(connection, Session, sessions, session_id, change)
+    updated = rows.change(connection, Session, session_id, change)
     if updated is not None:
         rows.note(connection, session_id, timeline.changed(*updated, cause))
         lines.moved(connection, *updated)
@@ -269,7 +268,7 @@ def _update_machine(
     session: Session | None,
     cause: Cause,
 ) -> tuple[Machine, Machine] | None:
-    updated = rows.change(connection, Machine, machines, machine_id, change)
+    updated = rows.change(connection, Machine, machine_id, change)
     if updated is not None and session is not None:
         rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
     return updated

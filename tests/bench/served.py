@@ -1,0 +1,64 @@
+"""A dispatcher whose machines start at once and do nothing: what is left is the dispatcher's own time.
+
+`python -m tests.bench.served` with `SWITCHBOARD_…` variables, as `python -m dispatcher`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import uvicorn
+
+from bot.protocol import MAX_MESSAGE_BYTES
+from dispatcher.app import build
+from dispatcher.limits import LimitedProtocol
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
+from dispatcher.server import Server
+from dispatcher.settings import Settings
+
+
+class Instant:
+    """A machines API that answers at once."""
+
+    name = "instant"
+
+    def __init__(self) -> None:
+        self._running: set[str] = set()
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        self._running.add(spec.id)
+        return MachineStatus(spec.id, MachineState.started)
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        # Machines that an earlier run left in the store run on, as it were.
+        return MachineStatus(machine_id, MachineState.started)
+
+    async def list(self) -> AsyncIterator[MachineStatus]:
+        for machine_id in list(self._running):
+            yield MachineStatus(machine_id, MachineState.started)
+
+    async def stop(self, machine_id: str, grace: timedelta) -> None:
+        self._running.discard(machine_id)
+
+
+def main() -> None:
+    settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
+    listener = socket.create_server((settings.host, settings.port), backlog=2048)
+    dispatcher = build(settings, providers={"process": Instant()})
+    config = uvicorn.Config(
+        dispatcher.app,
+        http=LimitedProtocol,
+        log_config=None,
+        access_log=False,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    asyncio.run(Server(config, on_exit=dispatcher.refuse).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    main()
