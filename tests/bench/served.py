@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -57,7 +56,7 @@ def main() -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    asyncio.run(Server(config, on_exit=dispatcher.refuse).serve(sockets=[listener]))
+    Server(config, on_exit=dispatcher.refuse).run(sockets=[listener])
 
 
 if __name__ == "__main__":

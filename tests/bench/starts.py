@@ -2,7 +2,7 @@
 
 A dispatcher on one core, with a machines API that answers at once, gets so many starts per second, evenly
 spaced, whether or not the earlier ones were answered; as many requests for `/healthz` come between them,
-which tell what HTTP alone takes in the same run. Times are the client's, from its first byte to the answer; the CPU
+which tell what HTTP alone takes in the same run. Times are the client's, to the answer; the CPU
 time is the dispatcher's for a start, one request for `/healthz`, and all that it does besides.
 """
 
