@@ -1,5 +1,7 @@
 """`python -m dispatcher` serves; `python -m dispatcher stop-machines` ends every machine of this data_dir.
 
+`python -m dispatcher new-key` makes a key for callers.
+
 Settings come from `SWITCHBOARD_…` environment variables. SIGTERM and SIGINT end the dispatcher and leave
 live bots alone: they are processes of their own and reconnect to the next dispatcher.
 """
@@ -21,12 +23,13 @@ import uvicorn
 from pydantic import ValidationError
 
 from bot.protocol import MAX_MESSAGE_BYTES
+from dispatcher import new_key
 from dispatcher.app import Dispatcher, build
 from dispatcher.limits import LimitedProtocol
-from dispatcher.machines.tokens import InvalidSecret
 from dispatcher.server import Server
 from dispatcher.sessions.lifecycle import End
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+from dispatcher.signing import InvalidSecret
 from dispatcher.telemetry import export, logs
 from dispatcher.telemetry.export import InvalidExport
 
@@ -41,8 +44,10 @@ SHUTDOWN_SECONDS = 10
 
 def main() -> int:
     """Run the command line; gives the exit status."""
+    if sys.argv[1:2] == ["new-key"]:
+        return new_key.command(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m dispatcher", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["serve", "stop-machines"], default="serve")
+    parser.add_argument("command", nargs="?", choices=["serve", "stop-machines", "new-key"], default="serve")
     command = parser.parse_args().command
     try:
         settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment

@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
-from dispatcher.api.auth import Gate
+from dispatcher.api.auth import Gate, Keys, own_sessions_only
+from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.calls import ProviderCall
@@ -22,7 +23,7 @@ from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.tokens import MachineTokens, load_or_create_secret
+from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.ledger import Ledger
@@ -31,8 +32,10 @@ from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
+from dispatcher.signing import Signer, load_or_create_secret
 from dispatcher.store.bus import PostgresBus
 from dispatcher.store.database import Runner
 from dispatcher.store.store import Store
@@ -57,6 +60,7 @@ class Core:
     """A dispatcher's parts, wired, without its HTTP interface."""
 
     settings: Settings
+    clock: Clock
     bus: Bus
     store: Store
     fleet: Fleet
@@ -70,6 +74,7 @@ class Core:
     reports: Reports
     watch: Watch
     tokens: MachineTokens
+    session_tokens: SessionTokens
     metrics: Metrics
     scrape: Scrape
     traces: Traces
@@ -174,7 +179,8 @@ def wire(
     fleet = Fleet(providers, clock, provider_called)
     changes, background = Changes(bus), Background()
     channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
-    tokens = MachineTokens(load_or_create_secret(settings.data_dir / "machine-token.key"), clock)
+    signer = Signer(_secrets(settings), clock)
+    tokens = MachineTokens(signer, clock)
     ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
     releases = Releases(
         store=store, ledger=ledger, fleet=fleet, channels=channels, clock=clock, background=background
@@ -237,6 +243,7 @@ def wire(
 
     return Core(
         settings=settings,
+        clock=clock,
         bus=bus,
         store=store,
         fleet=fleet,
@@ -250,6 +257,7 @@ def wire(
         reports=reports,
         watch=watch,
         tokens=tokens,
+        session_tokens=SessionTokens(signer),
         metrics=metrics,
         scrape=scrape,
         traces=traces,
@@ -271,16 +279,22 @@ def _app(core: Core) -> FastAPI:
         responses=openapi.problems(*openapi.ANYWHERE),
     )
     openapi.install(app)
-    app.add_middleware(Gate, settings=core.settings)
+    settings = core.settings
+    keys = Keys(settings.keys, core.session_tokens, core.clock)
+    rates = StartRates(settings.keys, core.clock)
+    app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(core.reports, core.tokens))
     app.include_router(operations.router(core.service, core.store, core.scrape))
-    app.include_router(start.router(core.service, core.metrics.refused, core.traces))
-    app.include_router(events.router(core.watch))
-    app.include_router(lists.router(core.service, core.store))
-    app.include_router(sessions.router(core.service))
+    app.include_router(
+        start.router(core.service, core.session_tokens, rates, core.metrics.refused, core.traces)
+    )
+    own = [Depends(own_sessions_only(core.service))]
+    app.include_router(events.router(core.watch), dependencies=own)
+    app.include_router(lists.router(core.service, core.store), dependencies=own)
+    app.include_router(sessions.router(core.service), dependencies=own)
     operations.mount_page(app)
     return app
 
@@ -291,6 +305,12 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
     if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
         return PostgresBus(settings.store_url, replica, clock)
     return LocalBus(replica)
+
+
+def _secrets(settings: Settings) -> list[bytes]:
+    if settings.secrets:
+        return [secret.get_secret_value().encode() for secret in settings.secrets]
+    return [load_or_create_secret(settings.data_dir / "machine-token.key")]
 
 
 def _providers(settings: Settings) -> dict[str, MachineProvider]:

@@ -11,20 +11,34 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+from dispatcher.keys import AgentName, Keys
+
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
+
+SECRET_SETTINGS = frozenset({"secrets", "database_url"})
+"""Never written down: the signing secrets, and the URL that may have the database's password in it."""
 
 TransportName = Literal["webrtc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
-AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 ProviderName = Literal["process"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+MIN_SECRET_LENGTH = 32
+"""Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
 
 
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
@@ -85,19 +99,24 @@ class PlacementSettings(BaseModel):
 class Settings(BaseSettings):
     """The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
-    """The address to bind. Anything but loopback needs `api_keys`."""
+    """The address to bind. Anything but loopback needs `keys`."""
     port: int = Field(default=7860, ge=1, le=65535)
     """The TCP port to bind. 7860 is the port of Pipecat's development runner."""
     public_url: str | None = None
     """The URL under which clients reach the dispatcher, if not `http://host:port`."""
     data_dir: Path = Path(".switchboard/dispatcher")
     """Where the store, the machines' directories and the signing secret are kept."""
-    database_url: str | None = None
+    database_url: str | None = Field(default=None, repr=False)
     """URL of the store: `postgresql://…` with libpq's parameters, for several dispatchers on one store, or
     `sqlite:///path`. By default SQLite in `data_dir`."""
+    secrets: tuple[SecretStr, ...] = Field(default=(), max_length=2)
+    """What machine and session tokens are signed with: the first signs, both are accepted. By default one
+    that is made and kept in `data_dir`; dispatchers that share a database must share their secrets too."""
     log_level: LogLevel = "info"
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
@@ -109,8 +128,8 @@ class Settings(BaseSettings):
     """Name → placement, in the order in which they are asked for machines."""
     default_agent: str | None = None
     """The agent of `POST /start`; by default the first of `agents`."""
-    api_keys: tuple[SecretStr, ...] = ()
-    """Keys that clients send as `Authorization: Bearer`; none are needed on loopback."""
+    keys: Keys = ()
+    """Keys that callers send as `Authorization: Bearer`; none are needed on loopback."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     """How often a machine reports over its channel."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
@@ -125,12 +144,12 @@ class Settings(BaseSettings):
     """How log lines are written; by default as text on loopback, where a person reads them, and as JSON
     elsewhere, where a collector does."""
 
-    @field_validator("api_keys")
+    @field_validator("secrets")
     @classmethod
-    def _keys_are_long(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(key.get_secret_value()) < 16 for key in keys):
-            raise ValueError("a key must be at least 16 characters long")
-        return keys
+    def _secrets_are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(secret.get_secret_value()) < MIN_SECRET_LENGTH for secret in secrets):
+            raise ValueError(f"a secret must be at least {MIN_SECRET_LENGTH} characters long")
+        return secrets
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -147,10 +166,20 @@ class Settings(BaseSettings):
         if len(self.placements) > 1:
             names = ", ".join(self.placements)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
-        if not self.api_keys and not is_loopback(self.host):
+        for key in self.keys:
+            for agent in key.agents:
+                if agent not in self.agents:
+                    allowed = ", ".join(self.agents)
+                    raise ValueError(f"key '{key.name}': '{agent}' is not an agent; allowed: {allowed}")
+        if not self.keys and not is_loopback(self.host):
             raise ValueError(
-                f"host '{self.host}' is reachable from other machines, so api_keys must be set; "
+                f"host '{self.host}' is reachable from other machines, so keys must be set; "
                 "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
+            )
+        if not self.secrets and (self.database_url or "").startswith("postgresql"):
+            raise ValueError(
+                "secrets must be set with this database_url, since all dispatchers on one database must know "
+                f"the same; allowed: one or two of at least {MIN_SECRET_LENGTH} characters"
             )
         return self
 
@@ -178,15 +207,16 @@ class Settings(BaseSettings):
         return URL.create("sqlite", database=database)
 
     def to_environment(self) -> dict[str, str]:
-        """The environment variables that give a dispatcher exactly these settings.
+        """The environment variables that give a dispatcher these settings, without the secret ones.
 
-        Only what was set is written, so a default can change with the code. Secrets are in it.
+        Only what was set is written, so a default can change with the code. `SECRET_SETTINGS` are left out:
+        this goes into a stack's state. They reach a dispatcher by reference, from its cloud's secret store.
         """
         dumped: dict[str, Any] = {}
-        for name in sorted(self.model_fields_set):
+        for name in sorted(self.model_fields_set - SECRET_SETTINGS):
             value = getattr(self, name)
-            if name == "api_keys":
-                value = [key.get_secret_value() for key in value]
+            if name == "keys":
+                value = [key.model_dump(mode="json", exclude_unset=True) for key in value]
             elif name in ("agents", "placements"):
                 value = {
                     key: settings.model_dump(mode="json", exclude_unset=True)

@@ -14,13 +14,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
+from dispatcher.keys import KeyRate, Keys, KeyScope, KeySettings
 from dispatcher.settings import AgentName, AgentSettings, LogFormat, LogLevel, Settings, TransportName
 from stacks.errors import ConfigError
 
 Cloud = Literal["local"]
 
 # The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
-STRUCTURED = ("agents",)
+STRUCTURED = ("agents", "keys")
+
+KEYS = "a list of the entries that `python -m dispatcher new-key` prints"
+KEY_FIELDS = {
+    "name": "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit",
+    "hash": "what `python -m dispatcher new-key` prints as such, never the key itself",
+    "scope": ", ".join(get_args(KeyScope)),
+    "agents": "a list of names of agents",
+    "expiresAt": "a time with its offset, such as 2030-01-01T00:00:00Z",
+}
 
 
 class StackConfig(BaseModel):
@@ -33,6 +43,8 @@ class StackConfig(BaseModel):
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     default_agent: str = ""
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
+    keys: Keys = ()
+    """Who may call, by the hashes of their keys; without any, only this machine."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     data_dir: Path
@@ -41,7 +53,7 @@ class StackConfig(BaseModel):
     def settings(self, host: str, data_dir: Path) -> Settings:
         """The dispatcher's settings under this config. Raises ConfigError for what only the whole tells."""
         # What is not given must not come from the environment of whoever runs the engine: their
-        # SWITCHBOARD_API_KEYS would end up in the stack's state.
+        # SWITCHBOARD_KEYS would end up in the stack's state.
         no_environment: dict[str, Any] = {"_env_prefix": "NOT_FROM_THE_ENVIRONMENT_"}
         try:
             return Settings(
@@ -51,11 +63,12 @@ class StackConfig(BaseModel):
                 log_level=self.log_level,
                 log_format=self.log_format,
                 agents=self.agents,
+                keys=self.keys,
                 default_agent=self.default_agent or min(self.agents),
                 **no_environment,
             )
         except ValidationError as error:
-            raise ConfigError(_explain(error, "switchboard", {})) from None
+            raise ConfigError(_explain(error, "switchboard")) from None
 
 
 def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str) -> StackConfig:
@@ -75,7 +88,14 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
     try:
         config = StackConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(error, project, raw)) from None
+        raise ConfigError(_explain(error, project)) from None
+    for index, key in enumerate(config.keys):
+        for agent in key.agents:
+            if agent not in config.agents:
+                allowed = ", ".join(config.agents)
+                raise ConfigError(
+                    f"{prefix}keys.{index}.agents: {agent!r} is not an agent; allowed: {allowed}"
+                )
     if config.default_agent and config.default_agent not in config.agents:
         raise ConfigError(
             f"{prefix}defaultAgent: {config.default_agent!r} is not an agent; "
@@ -107,12 +127,18 @@ def _with_bot_files(
     return found
 
 
-def _explain(error: ValidationError, project: str, raw: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, project: str) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         path = _path(fault["loc"])
-        value = "" if fault["type"] == "missing" else f" {_shown(fault['input'])}"
-        lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault, raw)}")
+        if fault["type"] == "value_error":
+            # A check of our own, whose words say what is allowed.
+            lines.append(f"{project}:{path}: {_message(fault)}" if path else f"{project}: {_message(fault)}")
+            continue
+        # What stands under `keys` may be a key that somebody took for its hash.
+        hidden = fault["type"] == "missing" or fault["loc"][0] == "keys"
+        value = "" if hidden else f" {_shown(fault['input'])}"
+        lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault)}")
     return "\n".join(lines)
 
 
@@ -137,13 +163,19 @@ def _wrong(fault: ErrorDetails) -> str:
     return "is refused"
 
 
-def _allowed(fault: ErrorDetails, raw: Mapping[str, Any]) -> str:
+def _allowed(fault: ErrorDetails) -> str:
     location, kind = fault["loc"], fault["type"]
     if kind == "extra_forbidden":
-        model = AgentSettings if len(location) > 1 else StackConfig
+        model = StackConfig if len(location) == 1 else AgentSettings
+        if location[0] == "keys":
+            model = KeyRate if "rate" in location else KeySettings
         return ", ".join(field.alias or name for name, field in model.model_fields.items())
     described = _description(location)
-    return described or fault["msg"].removeprefix("Value error, ")
+    return described or _message(fault)
+
+
+def _message(fault: ErrorDetails) -> str:
+    return fault["msg"].removeprefix("Value error, ")
 
 
 def _description(location: Sequence[int | str]) -> str:
@@ -151,6 +183,8 @@ def _description(location: Sequence[int | str]) -> str:
     if "[key]" in location:
         return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
     key = str(location[0])
+    if key == "keys":
+        return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
     if key == "agents" and len(location) <= 2:
         return "at least one agent, each as `name: {bot: path/to/bot.py}`"
     name = str(location[2]) if key == "agents" else key

@@ -1,66 +1,157 @@
-"""Who may call: the Host and Origin checks, and the keys.
+"""Who calls, and whether they may: Host, Origin, keys and sessions' tokens.
 
-On loopback no key is asked for, so two checks keep every other page of the internet out: the Host must be a
-name of this machine (a page that rebinds its own name to 127.0.0.1 sends that name), and a browser's
-Origin must be the dispatcher's own.
+On loopback, without keys, everybody on the machine may do everything. So two checks, which hold with keys
+too, keep every other page of the internet out: the Host must be a name of this dispatcher (a page that
+rebinds its own name to 127.0.0.1 sends that name), and a browser's Origin must be the dispatcher's own, or
+one that a public key names.
+
+Nothing here writes down a key or a token, nor says which key came close.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Awaitable, Callable
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
+from fastapi import Request
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bot.protocol import CHANNEL_PATH
+from dispatcher.api import access
+from dispatcher.api.access import Action, Asked, Caller
+from dispatcher.api.cors import preflight, with_cors
 from dispatcher.api.problems import problem
+from dispatcher.clock import Clock
+from dispatcher.keys import KeySettings, hash_of
+from dispatcher.sessions.errors import UnknownSession
+from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.settings import Settings, is_loopback
+from dispatcher.signing import InvalidToken
 
-OPEN_PATHS = ("/healthz", "/readyz", CHANNEL_PATH)
-"""Called without a key: by health checks, and by machines, which have tokens of their own."""
+TOKEN_PARAMETER = "token"  # noqa: S105 - its name
+"""Where a browser's EventSource, which cannot send headers, has its session's token."""
 
-KEYED_PREFIXES = ("/start", "/sessions/", "/v1/", "/metrics")
-"""What a key is asked for; the rest is the page and its files."""
+
+class Refused(Exception):
+    """The request must not come in."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Keys:
+    """Tells whose a key or a session's token is."""
+
+    def __init__(self, keys: tuple[KeySettings, ...], tokens: SessionTokens, clock: Clock) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._clock = clock
+
+    @property
+    def needed(self) -> bool:
+        return bool(self._keys)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The sites whose pages may call with some key or token."""
+        now = self._clock.now()
+        return frozenset(origin for key in self._keys if not _expired(key, now) for origin in key.origins)
+
+    def caller(self, given: str, origin: str | None) -> Caller:
+        """Who calls with this key or token, from a page of that origin if from a page of another site.
+
+        Raises:
+            Refused: it is none, or not good for pages of that origin.
+        """
+        now, hashed = self._clock.now(), hash_of(given).encode()
+        # Every key is compared, so that the time taken does not tell which one came close.
+        matches = [key for key in self._keys if hmac.compare_digest(hashed, key.hash.encode())]
+        if not matches:
+            return self._holder_of(given)
+        key = matches[0]
+        if _expired(key, now):
+            raise Refused(401, f"The key '{key.name}' has expired.")
+        if origin is not None and origin not in key.origins:
+            raise Refused(403, f"The key '{key.name}' may not be used by pages of the origin '{origin}'.")
+        return Caller(key.name, key.scope, key.name, frozenset(key.agents))
+
+    def _holder_of(self, token: str) -> Caller:
+        try:
+            session_id = self._tokens.session_id(token)
+        except InvalidToken:
+            needed = "A valid key or session token is needed: send it as 'Authorization: Bearer <key>'."
+            raise Refused(401, needed) from None
+        return Caller(access.CLIENT, "session", session_id=session_id)
 
 
 class Gate:
     """ASGI middleware: refuses what must not come in, before anything else looks at it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, default_agent: str) -> None:
         self._app = app
-        self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
+        self._keys = keys
+        self._default_agent = default_agent
         self._any_host = not is_loopback(settings.host) and settings.public_url is None
         self._public = urlsplit(settings.public_url) if settings.public_url else None
         self._bound_host = settings.host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (refusal := self._refusal(scope)) is None:
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 4403, "reason": refusal[1][:100]})
+        headers, method = Headers(scope=scope), scope.get("method", "WEBSOCKET")
+        asked = access.asked(method, scope["path"])
+        token = _take_token(scope, asked)
+        # A preflight has no key: it asks for another request, which will have one.
+        preflighted = headers.get("access-control-request-method") if method == "OPTIONS" else None
+        origins = self._keys.origins
+        try:
+            foreign = self._foreign_origin(headers)
+            if foreign is not None:
+                wanted = access.asked(preflighted or method, scope["path"])
+                if foreign not in origins or wanted.action not in access.FROM_OTHER_SITES:
+                    raise Refused(403, f"Pages of the origin '{foreign}' may not call this dispatcher.")
+            if (origins and asked.action in access.FROM_OTHER_SITES) or foreign is not None:
+                send = with_cors(send, foreign)
+            if foreign is not None and preflighted is not None:
+                await preflight(headers)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = self._caller(asked, headers, token, foreign)
+        except Refused as refused:
+            await _refuse(refused, scope, receive, send)
             return
-        status, reason = refusal
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        await problem(status, reason, headers=headers)(scope, receive, send)
+        await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        headers = Headers(scope=scope)
-        hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        host = ", ".join(hosts)
+    def _foreign_origin(self, headers: Headers) -> str | None:
+        """The origin of the page of another site that calls; None if it is our own page, or no page.
+
+        Raises:
+            Refused: what was called is not this dispatcher's name.
+        """
+        host = ", ".join(headers.getlist("host"))
         if not self._is_our_host(host):
-            return 403, f"The Host '{host}' is not a name of this dispatcher."
-        origin = ", ".join(origins) if origins else None
-        if origin is not None and not self._is_our_origin(origin, host):
-            return 403, f"Pages of the origin '{origin}' may not call this dispatcher."
-        path = scope["path"]
-        keyed = path.startswith(KEYED_PREFIXES) and path not in OPEN_PATHS
-        if self._keys and keyed and not self._has_key(headers):
-            return 401, "A valid key is needed: send it as 'Authorization: Bearer <key>'."
-        return None
+            raise Refused(403, f"The Host '{host}' is not a name of this dispatcher.")
+        origin = ", ".join(headers.getlist("origin"))
+        if "origin" not in headers or self._is_our_origin(origin, host):
+            return None
+        return origin
+
+    def _caller(self, asked: Asked, headers: Headers, token: str | None, foreign: str | None) -> Caller:
+        if not self._keys.needed or asked.action in (Action.open, Action.channel):
+            return access.LOCAL
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        bearer = given.strip() if scheme.lower() == "bearer" else None
+        caller = self._keys.caller(bearer or token or "", foreign)
+        if token is not None and not bearer and caller.kind != "session":
+            raise Refused(401, f"A key is never part of a URL; '{TOKEN_PARAMETER}' is for a session's token.")
+        if (reason := access.refusal(caller, asked, self._default_agent)) is not None:
+            raise Refused(403, reason)
+        return caller
 
     def _is_our_host(self, host: str) -> bool:
         name = _split(f"//{host}").hostname or ""
@@ -76,13 +167,53 @@ class Gate:
             return True
         return parsed.netloc == host
 
-    def _has_key(self, headers: Mapping[str, str]) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        given = key.strip().encode()
-        # Every key is compared, so that the time taken does not tell which one came close.
-        return sum(hmac.compare_digest(given, ours) for ours in self._keys) > 0
+
+def caller_of(request: HTTPConnection) -> Caller:
+    """Who makes the request, as the gate found."""
+    return request.state.caller
+
+
+def own_sessions_only(service: SessionService) -> Callable[[Request], Awaitable[None]]:
+    """A dependency of routes: to a caller whose session it is not, there is no such session."""
+
+    async def check(request: Request) -> None:
+        caller, session_id = caller_of(request), request.path_params.get("session_id")
+        if session_id is None or caller.sees_all_sessions:
+            return
+        agent = request.path_params.get("agent")
+        if not access.sees(caller, await service.get(session_id, agent)):
+            raise UnknownSession.of(session_id, agent)
+
+    return check
+
+
+def _expired(key: KeySettings, now: float) -> bool:
+    return key.expires_at is not None and key.expires_at.timestamp() <= now
+
+
+def _take_token(scope: Scope, asked: Asked) -> str | None:
+    """The session's token of a request's URL. It is taken out, so that whatever logs URLs does not have it.
+
+    Only timelines are followed with it; on the routes of a session's bot it would be the bot's own parameter.
+    """
+    if asked.action is Action.call:
+        return None
+    pairs = [pair.partition(b"=") for pair in scope["query_string"].split(b"&")]
+    tokens = [value for name, _, value in pairs if unquote_to_bytes(name) == TOKEN_PARAMETER.encode()]
+    if not tokens:
+        return None
+    kept = [pair for pair in pairs if unquote_to_bytes(pair[0]) != TOKEN_PARAMETER.encode()]
+    scope["query_string"] = b"&".join(b"".join(pair) for pair in kept)
+    return unquote(tokens[0].decode("latin-1")) if asked.action is Action.follow else None
+
+
+async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 4403, "reason": refused.reason[:100]})
+        return
+    headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+    await problem(refused.status, refused.reason, headers=headers)(scope, receive, send)
 
 
 def _split(url: str) -> SplitResult:

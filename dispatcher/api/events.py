@@ -61,7 +61,7 @@ def router(watch: Watch) -> APIRouter:
             return await _stream(watch, session_id, after)
         seen = await (watch.wait(session_id, after, wait) if wait else watch.read(session_id, after))
         if seen is None:
-            raise UnknownSession(f"There is no session {session_id}.")
+            raise UnknownSession.of(session_id)
         return JSONResponse(describe(seen).model_dump(mode="json"), headers={"Vary": "Accept"})
 
     return routes
@@ -79,7 +79,7 @@ def describe(seen: Seen) -> Timeline:
 async def _stream(watch: Watch, session_id: str, after: int) -> Response:
     seen = await watch.read(session_id, after)
     if seen is None:
-        raise UnknownSession(f"There is no session {session_id}.")
+        raise UnknownSession.of(session_id)
     if seen.over and not seen.events:
         # A browser reopens a stream that ended; this status is what tells it that there is no more.
         return Response(status_code=204)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from dispatcher.api.auth import caller_of
 from dispatcher.api.models import CloudSessionList, CloudSessionRecord, SessionPage
 from dispatcher.api.openapi import problems
 from dispatcher.api.sessions import describe
@@ -40,6 +41,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
 
     @routes.get("/v1/sessions", response_model=SessionPage)
     async def sessions(
+        request: Request,
         agent: str | None = None,
         state: Annotated[tuple[SessionState, ...], Query()] = (),
         cursor: str | None = None,
@@ -47,7 +49,9 @@ def router(service: SessionService, store: Store) -> APIRouter:
     ) -> JSONResponse:
         behind = Cursor.parse(cursor) if cursor is not None else None
         # One more than asked for tells whether there is a next page.
-        found = await store.list_sessions(Filter(agent, state), behind, limit + 1)
+        found = await store.list_sessions(
+            Filter(agent, state, agents=caller_of(request).agents), behind, limit + 1
+        )
         shown = found[:limit]
         following = str(Cursor.behind(shown[-1])) if len(found) > limit else None
         return JSONResponse({"sessions": [describe(one) for one in shown], "nextCursor": following})

@@ -19,8 +19,9 @@ from bot.protocol import (
     parse_from_machine,
 )
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.machines.tokens import InvalidToken, MachineTokens
+from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.reports import Reports
+from dispatcher.signing import InvalidToken
 from dispatcher.telemetry.context import about
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ class Agent(BaseModel):
 
 class Agents(BaseModel):
     agents: list[Agent]
-    defaultAgent: str
-    """The agent of `POST /start`."""
+    defaultAgent: str | None
+    """The agent of `POST /start`; null if the caller's key is not good for it."""
 
 
 class IceServer(BaseModel):
@@ -58,6 +58,8 @@ class StartAnswer(BaseModel):
     """A session that was asked for, and what its client needs to join."""
 
     sessionId: str
+    sessionToken: str
+    """Good for this session alone, until its deadline: to show, follow, stop and call it."""
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
     """Left out, unless the session waits for a line."""

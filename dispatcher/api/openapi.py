@@ -13,7 +13,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from dispatcher.api.auth import KEYED_PREFIXES, OPEN_PATHS
+from dispatcher.api import access
+from dispatcher.api.access import Action
 from dispatcher.api.problems import MEDIA_TYPE, Problem
 
 PROXIES = ("/sessions/{session_id}/{path}", "/v1/public/{agent}/sessions/{session_id}/{path}")
@@ -21,15 +22,16 @@ PROXIED = ("get", "post", "put", "patch", "delete", "options", "head")
 
 _MEANINGS = {
     400: "The request; `detail` names the member, its value and what is allowed.",
-    401: "A valid key is needed.",
-    403: "A foreign Host or Origin.",
+    401: "A valid key or session token is needed.",
+    403: "The key or token is not good for this, or a foreign Host or Origin; `detail` says which.",
     404: "No such agent or session.",
     408: "The headers or the body came too slowly.",
     410: "The session was over before the call.",
     413: "The body is too large.",
     414: "The URL is too long.",
     422: "The Idempotency-Key stands for another request.",
-    429: "The agent has all the sessions that it may have; `Retry-After` says when to ask again.",
+    429: "The agent has all the sessions that it may have, or the key starts too many of them at once; "
+    "`Retry-After` says when to ask again.",
     431: "The headers, or a body's trailers, are too large.",
     500: "A fault of the dispatcher.",
     502: "The session failed before the request could be served; `code` is the reason.",
@@ -39,6 +41,21 @@ _MEANINGS = {
 
 ANYWHERE = (400, 403, 408, 414, 431, 500, 503)
 """What any operation may answer: the server's limits (`dispatcher.limits`), the gate, and faults."""
+_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "A key: `pk_…` or `sk_…`."},
+    "sessionToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The `sessionToken` of the start's answer, for that session alone.",
+    },
+    "sessionTokenInUrl": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "The same, for an EventSource, which cannot send headers.",
+    },
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -69,17 +86,17 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             invalid = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in invalid:
                 del operation["responses"]["422"]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
-            _secure(path, operation)
+            _secure(path, method, operation)
     for path in PROXIES:
         document["paths"].setdefault(path, {}).update({method: _proxy(path, method) for method in PROXIED})
     document["components"]["responses"] = _shared_problems(document)
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["components"]["securitySchemes"] = _SCHEMES
     return document
 
 
@@ -104,11 +121,18 @@ def _shared_problems(document: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(shared.items()))
 
 
-def _secure(path: str, operation: dict[str, Any]) -> None:
-    if path.startswith(KEYED_PREFIXES) and path not in OPEN_PATHS:
-        # Either is enough, as the deployment is set up: on loopback no key is asked for.
-        operation["security"] = [{"key": []}, {}]
-        operation["responses"].update({str(key): value for key, value in problems(401).items()})
+def _secure(path: str, method: str, operation: dict[str, Any]) -> None:
+    action = access.asked(method.upper(), path).action
+    if action is Action.open:
+        return
+    ways = [{"key": []}]
+    if access.may("session", action):
+        ways.append({"sessionToken": []})
+    if action is Action.follow:
+        ways.append({"sessionTokenInUrl": []})
+    # One is enough, and as the deployment is set up none: on loopback no key is asked for.
+    operation["security"] = [*ways, {}]
+    operation["responses"].update({str(key): value for key, value in problems(401).items()})
 
 
 def _proxy(path: str, method: str) -> dict[str, Any]:
@@ -126,7 +150,7 @@ def _proxy(path: str, method: str) -> dict[str, Any]:
         "parameters": parameters,
         "responses": responses,
     }
-    _secure(path, operation)
+    _secure(path, method, operation)
     return operation
 
 

@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dispatcher.api.auth import caller_of
 from dispatcher.api.models import Agents, Status
 from dispatcher.api.problems import problem
 from dispatcher.sessions.service import SessionService
@@ -73,11 +74,15 @@ def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
         return Response(text, media_type=media_type)
 
     @routes.get("/v1/agents", response_model=Agents)
-    async def agents() -> JSONResponse:
+    async def agents(request: Request) -> JSONResponse:
+        seen = caller_of(request).agents or frozenset(service.agents)
         listed = [
-            {"name": name, "transports": list(agent.transports)} for name, agent in service.agents.items()
+            {"name": name, "transports": list(agent.transports)}
+            for name, agent in service.agents.items()
+            if name in seen
         ]
-        return JSONResponse({"agents": listed, "defaultAgent": service.default_agent})
+        default = service.default_agent if service.default_agent in seen else None
+        return JSONResponse({"agents": listed, "defaultAgent": default})
 
     @routes.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bot import protocol
+from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
@@ -37,6 +38,9 @@ NOT_FORWARDED = frozenset(
     }
 )
 
+CORS_PREFIX = "access-control-"
+"""Which sites may read an answer is the dispatcher's to say, not the bot's."""
+
 
 def router(service: SessionService) -> APIRouter:
     """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
@@ -52,8 +56,8 @@ def router(service: SessionService) -> APIRouter:
     @routes.delete(
         "/v1/agents/{agent}/sessions/{session_id}", response_model=Stopped, responses=problems(404)
     )
-    async def stop(session_id: str, agent: str | None = None) -> JSONResponse:
-        await service.stop(session_id, "its client", agent)
+    async def stop(session_id: str, request: Request, agent: str | None = None) -> JSONResponse:
+        await service.stop(session_id, caller_of(request).by, agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
     @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False)
@@ -120,4 +124,8 @@ def describe(session: Session) -> dict[str, Any]:
 
 
 def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in headers if name.lower() not in NOT_FORWARDED)
+    return tuple(
+        (name, value)
+        for name, value in headers
+        if name.lower() not in NOT_FORWARDED and not name.lower().startswith(CORS_PREFIX)
+    )

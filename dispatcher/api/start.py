@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
@@ -13,12 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
+from dispatcher.api.rate import StartRates
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Start, Wait
+from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.tasks import end_tasks
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.traces import Served, Traces
@@ -75,14 +79,60 @@ OnRefused = Callable[[str, str, str], None]
 """Is told of each start that was refused: agent and transport, empty if they are none of ours, and why."""
 
 
-def router(service: SessionService, on_refused: OnRefused, traces: Traces) -> APIRouter:
+def router(
+    service: SessionService,
+    tokens: SessionTokens,
+    rates: StartRates,
+    on_refused: OnRefused,
+    traces: Traces,
+) -> APIRouter:
     """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
+
+    async def answer(
+        agent: str | None, request: Request, wait: Wait, queue: float, served: Served
+    ) -> Response:
+        caller, wanted = caller_of(request), await _read(request)
+        start = Start(
+            agent=agent,
+            # The older way of asking for Daily, which clients still use.
+            transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
+            body=wanted.body,
+            wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
+            queue_seconds=queue,
+            by=caller.by,
+            owner=caller.owner,
+            key=_idempotency_key(request),
+            traceparent=served.traceparent,
+        )
+        try:
+            with rates.start(caller, start.key) as count:
+                started = await service.start(replace(start, count=count))
+        except SQLAlchemyError:
+            served.status = 503
+            on_refused(*_labels(service, start), refusals.STORE_DOWN)
+            raise
+        except SessionError as error:
+            served.status = error.status
+            if (outcome := refusals.outcome(error)) is not None:
+                on_refused(*_labels(service, start), outcome)
+            raise
+        served.attributes["session.id"] = started.session.id
+        joined = await _unless_gone(request, service.joined(started, wait))
+        if joined is None:
+            await service.hang_up(started)
+            return Response(status_code=499)  # nginx's number for this; nobody reads it
+        served.status = 200
+        place = QueuePlace.of(joined.place)
+        waiting = {"queue": place.model_dump()} if place is not None else {}
+        session = joined.session
+        known = {"sessionId": session.id, "sessionToken": tokens.issue(session)}
+        return JSONResponse({**known, **joined.client, **waiting})
 
     @routes.post("/start", **_DESCRIBED)
     async def start(request: Request, wait: Hold = "ready", queue: QueueSeconds = 0) -> Response:
         with traces.serve("POST", "/start", request.headers.get("traceparent")) as served:
-            return await _start(service, on_refused, None, request, wait, queue, served)
+            return await answer(None, request, wait, queue, served)
 
     @routes.post("/v1/public/{agent}/start", **_DESCRIBED)
     async def start_agent(
@@ -90,51 +140,9 @@ def router(service: SessionService, on_refused: OnRefused, traces: Traces) -> AP
     ) -> Response:
         route = "/v1/public/{agent}/start"
         with traces.serve("POST", route, request.headers.get("traceparent")) as served:
-            return await _start(service, on_refused, agent, request, wait, queue, served)
+            return await answer(agent, request, wait, queue, served)
 
     return routes
-
-
-async def _start(
-    service: SessionService,
-    on_refused: OnRefused,
-    agent: str | None,
-    request: Request,
-    wait: Wait,
-    queue: float,
-    served: Served,
-) -> Response:
-    wanted = await _read(request)
-    start = Start(
-        agent=agent,
-        # The older way of asking for Daily, which clients still use.
-        transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
-        body=wanted.body,
-        wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
-        queue_seconds=queue,
-        key=_idempotency_key(request),
-        traceparent=served.traceparent,
-    )
-    try:
-        started = await service.start(start)
-    except SQLAlchemyError:
-        served.status = 503
-        on_refused(*_labels(service, start), refusals.STORE_DOWN)
-        raise
-    except SessionError as error:
-        served.status = error.status
-        if (outcome := refusals.outcome(error)) is not None:
-            on_refused(*_labels(service, start), outcome)
-        raise
-    served.attributes["session.id"] = started.session.id
-    joined = await _unless_gone(request, service.joined(started, wait))
-    if joined is None:
-        await service.hang_up(started)
-        return Response(status_code=499)  # nginx's number for this; nobody reads it
-    served.status = 200
-    place = QueuePlace.of(joined.place)
-    waiting = {"queue": place.model_dump()} if place is not None else {}
-    return JSONResponse({"sessionId": joined.session.id, **joined.client, **waiting})
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

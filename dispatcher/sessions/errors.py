@@ -6,6 +6,7 @@
     ├── UnknownSession       404  no session of that id
     ├── SessionOver          410  the session had ended before the request came
     ├── KeyReused            422  the Idempotency-Key stands for another request
+    ├── RateExceeded         429  the caller's key starts sessions too fast; retry helps
     ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
@@ -48,6 +49,12 @@ class UnknownSession(SessionError):
     status = 404
     code = "404"
 
+    @classmethod
+    def of(cls, session_id: str, agent: str | None = None) -> UnknownSession:
+        """There is none of that id, or none of that agent, or none that is the caller's."""
+        of_agent = f" of {agent}" if agent else ""
+        return cls(f"There is no session {session_id}{of_agent}.")
+
 
 class SessionOver(SessionError):
     status = 410
@@ -57,6 +64,11 @@ class SessionOver(SessionError):
 class KeyReused(SessionError):
     status = 422
     code = "idempotency_key_reused"
+
+
+class RateExceeded(SessionError):
+    status = 429
+    code = "429"
 
 
 class AtCapacity(SessionError):

@@ -27,6 +27,8 @@ class Filter:
     ready_after_at_least: float | None = None
     """From the start request until the bot was ready."""
     ready_after_at_most: float | None = None
+    agents: frozenset[str] = frozenset()
+    """The agents whose sessions whoever asks may see."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,12 @@ class Start:
     """How long the caller is willing to wait for a line."""
     by: str = "its client"
     """Who asks, for the timeline."""
+    owner: str | None = None
+    """Whose session it is: the name of the caller's key, if there is one."""
     key: str | None = None
-    """The `Idempotency-Key`."""
-    scope: str = ""
-    """Whose key it is: the same key of another caller is another key."""
+    """The `Idempotency-Key`. The same key of another owner is another key."""
+    count: Callable[[], None] | None = None
+    """Called once the start is known to repeat no earlier one; raises RateExceeded for one too many."""
     traceparent: str | None = None
     """The trace context of the request."""
 
@@ -138,6 +140,8 @@ class SessionService:
         claim = self._claim(start, name, session_id)
         if claim is not None and (known := await self._store.claim(claim.id, self._clock.now())):
             return await self._again(claim, known)
+        if start.count is not None:
+            start.count()
         opened = await self._transports[transport_name].open(session_id, start.wanted)
         session = Session(
             id=session_id,
@@ -154,6 +158,7 @@ class SessionService:
             queue_seconds=start.queue_seconds,
             created_at=self._clock.now(),
             traceparent=start.traceparent,
+            owner=start.owner,
         )
         if claim is not None:
             claim = replace(claim, client=opened.client)
@@ -206,8 +211,7 @@ class SessionService:
         """A session, which must be of that agent if one is named."""
         session = await self._store.session(session_id)
         if session is None or agent not in (None, session.agent):
-            of_agent = f" of {agent}" if agent else ""
-            raise UnknownSession(f"There is no session {session_id}{of_agent}.")
+            raise UnknownSession.of(session_id, agent)
         return session
 
     async def place(self, session: Session) -> Place | None:
@@ -259,7 +263,7 @@ class SessionService:
             return None
         request = [agent, start.transport, start.body, asdict(start.wanted)]
         return Claim(
-            id=idempotency.claim_id(start.scope, start.key),
+            id=idempotency.claim_id(start.owner or "", start.key),
             fingerprint=idempotency.fingerprint(request),
             session_id=session_id,
             client={},
@@ -299,7 +303,7 @@ class SessionService:
     async def _until(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
         session = await self._changes.until(session_id, self._store.session, reached)
         if session is None:
-            raise UnknownSession(f"There is no session {session_id}.")
+            raise UnknownSession.of(session_id)
         return session
 
 

@@ -1,8 +1,8 @@
 """The queries of lists of sessions.
 
-Their cost must not grow with the sessions that are over and kept. Every state that is asked for is read on
-its own, newest first, from the index that has it in that order, and no further than the page needs: asked for
-several at once, a database reads all of them and sorts, or reads all sessions and picks.
+Their cost must not grow with the sessions that are over and kept. Every state, and every agent, that is asked
+for is read on its own, newest first, from the index that has it in that order, and no further than the page
+needs: asked for several at once, a database reads all of them and sorts, or reads all sessions and picks.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ def _newest(conditions: list[sa.ColumnElement[bool]], limit: int) -> sa.Select[A
 
 
 def _parts(wanted: Filter) -> list[list[sa.ColumnElement[bool]]]:
-    """The conditions of each part that has an index of its own: one for each state, or one for them all."""
-    common = _conditions(wanted)
-    if not wanted.states:
-        return [common]
-    return [[*common, sessions.c.state == state] for state in dict.fromkeys(wanted.states)]
+    """The conditions of each part that has an index of its own: of each agent and state that is asked for."""
+    parts = [_conditions(wanted)]
+    if wanted.agents and wanted.agent is None:
+        parts = [[*part, sessions.c.agent == agent] for part in parts for agent in sorted(wanted.agents)]
+    if wanted.states:
+        states = dict.fromkeys(wanted.states)
+        parts = [[*part, sessions.c.state == state] for part in parts for state in states]
+    return parts
 
 
 def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
@@ -62,6 +65,8 @@ def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
     conditions = []
     if wanted.agent is not None:
         conditions.append(sessions.c.agent == wanted.agent)
+        if wanted.agents and wanted.agent not in wanted.agents:
+            conditions.append(sa.false())
     if wanted.created_from is not None:
         conditions.append(sessions.c.created_at >= wanted.created_from)
     if wanted.created_until is not None:

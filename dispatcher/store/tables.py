@@ -47,6 +47,7 @@ sessions = sa.Table(
     sa.Column("turns_ms", sa.JSON, nullable=False),
     sa.Column("traceparent", sa.String(55)),
     sa.Column("retry_at", sa.Double),
+    sa.Column("owner", sa.String(63)),
     sa.Index(None, "machine_id", unique=True),
     # Lists and the queue are in this order, of one agent or all, of one state or all.
     sa.Index(None, "created_at", "id"),

@@ -6,6 +6,7 @@ from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
     KeyReused,
+    RateExceeded,
     Restarting,
     SessionError,
     UnknownAgent,
@@ -15,6 +16,7 @@ OUTCOMES: dict[type[SessionError], str] = {
     AtCapacity: "at_capacity",
     InvalidRequest: "invalid",
     KeyReused: "key_reused",
+    RateExceeded: "rate_limited",
     Restarting: "draining",
     UnknownAgent: "unknown_agent",
 }

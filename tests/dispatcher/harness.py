@@ -129,19 +129,19 @@ class ScriptedMachine:
         await self.send(protocol.Hello(machine_id=self.id, session_id=self.session_id, phase=phase, **known))
         return await self.receive()
 
-    async def answer(self, body: Any, status: int = 200) -> protocol.Request:
+    async def answer(self, body: Any, status: int = 200, **headers: str) -> protocol.Request:
         """Answer the next request with JSON."""
         request = await self.receive()
         assert isinstance(request, protocol.Request), request
-        await self.respond(request, body, status)
+        await self.respond(request, body, status, **headers)
         return request
 
-    async def respond(self, request: protocol.Request, body: Any, status: int = 200) -> None:
+    async def respond(self, request: protocol.Request, body: Any, status: int = 200, **headers: str) -> None:
         await self.send(
             protocol.Response(
                 id=request.id,
                 status=status,
-                headers=(("content-type", "application/json"),),
+                headers=(("content-type", "application/json"), *headers.items()),
                 body=base64.b64encode(json.dumps(body).encode()).decode(),
             )
         )
@@ -211,6 +211,7 @@ def settings_for(directory: Path, port: int, **more: Any) -> Settings:
         "port": port,
         "data_dir": directory,
         "agents": {"echo": AgentSettings(bot=Path("bot/agents/echo.py"))},
+        "secrets": ["what all dispatchers of a test sign with"],
     }
     return Settings(**(values | more))
 

@@ -11,6 +11,18 @@ from dispatcher.settings import AgentSettings, Settings, is_loopback
 AGENTS = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), env=("OPENAI_API_KEY",), cpu=0.5)}
 
 
+KEY = {
+    "name": "web",
+    "hash": f"sha256:{'0' * 64}",
+    "scope": "start",
+    "agents": ["echo"],
+    "origins": ["https://app.example.com", "http://localhost:3000"],
+    "rate": {"per_second": 2.0, "burst": 5},
+    "expires_at": "2030-01-01T00:00:00Z",
+}
+SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2"
+
+
 def read(monkeypatch, environment: dict[str, str]) -> Settings:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -23,7 +35,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
             "host": "0.0.0.0",
             "port": 7999,
             "agents": AGENTS,
-            "api_keys": ["a-key-of-enough-length"],
+            "keys": [KEY],
             "ice_servers": [{"urls": ["stun:stun.example.com"]}],
             "data_dir": "/var/lib/switchboard",
             "default_agent": "echo",
@@ -48,7 +60,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_HOST": "0.0.0.0"},
-            "host '0.0.0.0' is reachable from other machines, so api_keys must be set",
+            "host '0.0.0.0' is reachable from other machines, so keys must be set",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_DEFAULT_AGENT": "voice"},
@@ -73,8 +85,8 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
             "Input should be 'process'",
         ),
         (
-            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_API_KEYS": '["short"]'},
-            "at least 16 characters",
+            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},
+            "a secret must be at least 32 characters long",
         ),
     ],
 )
@@ -84,12 +96,64 @@ def test_bad_settings_are_refused(monkeypatch, environment, words):
     assert words in str(refused.value)
 
 
-def test_a_key_is_in_no_error_and_no_repr():
+def test_a_secret_is_in_no_error_no_repr_and_no_environment():
+    url = "postgresql+psycopg://switchboard:hunter2@db/switchboard"
     with pytest.raises(ValidationError) as refused:
-        Settings.model_validate({"agents": AGENTS, "api_keys": ["hunter2"]})
-    settings = Settings.model_validate({"agents": AGENTS, "api_keys": ["hunter2-hunter2-hunter2"]})
-    assert "hunter2" not in repr(settings)
-    assert "hunter2" not in str(refused.value.errors(include_input=False))
+        Settings.model_validate({"agents": AGENTS, "secrets": ["hunter2"], "database_url": url})
+    settings = Settings.model_validate({"agents": AGENTS, "secrets": [SECRET], "database_url": url})
+    said = [repr(settings), str(settings), str(refused.value), str(settings.to_environment())]
+    assert "hunter2" not in "".join(said)
+
+
+def test_a_key_that_somebody_took_for_its_hash_is_in_no_error():
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"agents": AGENTS, "keys": [KEY | {"hash": "sk_hunter2"}]})
+    assert "keys.0.hash" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([KEY | {"name": "Web"}], "keys.0.name"),
+        ([KEY | {"scope": "root"}], "'start', 'read' or 'admin'"),
+        ([KEY | {"agents": ["ehco"]}], "key 'web': 'ehco' is not an agent; allowed: echo"),
+        ([KEY | {"origins": ["https://a.example/"]}], "'https://a.example/' is not a browser's origin"),
+        ([KEY | {"origins": ["https://a.example:443"]}], "'https://a.example:443' is not a browser's origin"),
+        ([KEY | {"origins": ["https://A.example"]}], "'https://A.example' is not a browser's origin"),
+        ([KEY | {"origins": ["https://u@a.example"]}], "'https://u@a.example' is not a browser's origin"),
+        ([KEY | {"origins": ["https://a.example:x"]}], "'https://a.example:x' is not a browser's origin"),
+        ([KEY | {"origins": ["https://"]}], "'https://' is not a browser's origin"),
+        ([KEY | {"origins": ["*"]}], "'*' is not a browser's origin"),
+        ([KEY | {"scope": "admin"}], "a key with origins can be read by everybody"),
+        ([KEY | {"scope": "read"}], "its scope must not be 'read'; allowed: start"),
+        ([KEY | {"rate": {"per_second": 0}}], "greater than 0"),
+        ([KEY | {"expires_at": "2030-01-01T00:00:00"}], "should have timezone info"),
+        ([KEY, KEY | {"name": "other"}], "two keys have the same hash"),
+        (
+            [KEY, KEY | {"hash": f"sha256:{'1' * 64}", "agents": []}],
+            "the two keys 'web' may differ",
+        ),
+        ([KEY | {"hash": f"sha256:{digit * 64}"} for digit in "012"], "key 'web' is there 3 times"),
+    ],
+)
+def test_bad_keys_are_refused(keys, words):
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"agents": AGENTS, "keys": keys})
+    assert words in str(refused.value)
+
+
+def test_two_keys_of_one_name_are_the_old_and_the_new_one():
+    new = KEY | {"hash": f"sha256:{'1' * 64}", "expires_at": None}
+    assert len(Settings.model_validate({"agents": AGENTS, "keys": [KEY, new]}).keys) == 2
+
+
+def test_dispatchers_that_share_a_database_must_share_their_secret():
+    values = {"agents": AGENTS, "database_url": "postgresql+psycopg://db/switchboard"}
+    with pytest.raises(ValidationError, match="secrets must be set with this database_url"):
+        Settings.model_validate(values)
+    assert Settings.model_validate(values | {"secrets": [SECRET, SECRET[::-1]]}).secrets
+    assert not Settings.model_validate(values | {"database_url": "sqlite:///x.sqlite"}).secrets
 
 
 @pytest.mark.parametrize(

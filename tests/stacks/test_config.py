@@ -14,6 +14,7 @@ from stacks.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ECHO = {"echo": {"bot": "echo.py"}}
+KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start", "origins": ["https://a.example"]}
 
 
 @pytest.fixture
@@ -33,6 +34,10 @@ def config(checkout: Path, **values: Any) -> StackConfig:
 
 def with_agent(**values: Any) -> dict[str, Any]:
     return {"agents": {"echo": {"bot": "echo.py", **values}}}
+
+
+def with_key(**values: Any) -> dict[str, Any]:
+    return {"agents": ECHO, "keys": [{**KEY, **values}]}
 
 
 def test_what_is_not_set_has_its_default(checkout: Path) -> None:
@@ -66,7 +71,7 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             {"agents": ECHO, "prot": 1},
             'switchboard:prot: "1" is not a key; '
-            "allowed: cloud, port, agents, defaultAgent, logLevel, logFormat, dataDir",
+            "allowed: cloud, port, agents, defaultAgent, keys, logLevel, logFormat, dataDir",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},
@@ -120,6 +125,32 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             with_agent(transports=[]),
             "switchboard:agents.echo.transports: [] is refused; allowed: a list of at least one of webrtc",
         ),
+        (
+            with_key(hash="sk_the-key-itself"),
+            "switchboard:keys.0.hash: is refused; "
+            "allowed: what `python -m dispatcher new-key` prints as such, never the key itself",
+        ),
+        (
+            {"agents": ECHO, "keys": ["sk_the-key-itself"]},
+            "switchboard:keys.0: has the wrong type; "
+            "allowed: a list of the entries that `python -m dispatcher new-key` prints",
+        ),
+        (with_key(scope="root"), "switchboard:keys.0.scope: is refused; allowed: start, read, admin"),
+        (
+            with_key(rate={"perMinute": 1}),
+            "switchboard:keys.0.rate.perSecond: is missing; allowed: Field required\n"
+            "switchboard:keys.0.rate.perMinute: is not a key; allowed: perSecond, burst",
+        ),
+        (
+            with_key(origins=["https://a.example/page"]),
+            "switchboard:keys.0.origins.0: 'https://a.example/page' is not a browser's origin; "
+            "allowed: https://host or https://host:port",
+        ),
+        (with_key(agents=["ehco"]), "switchboard:keys.0.agents: 'ehco' is not an agent; allowed: echo"),
+        (
+            {"agents": ECHO, "keys": [KEY, KEY]},
+            "switchboard:keys: two keys have the same hash; allowed: each key once",
+        ),
     ],
 )
 def test_a_bad_value_is_refused(checkout: Path, values: dict[str, Any], message: str) -> None:
@@ -144,11 +175,16 @@ def test_each_fault_has_its_line(checkout: Path) -> None:
 
 
 def test_settings_come_from_the_config_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWITCHBOARD_API_KEYS", '["a-key-of-whoever-runs-the-engine"]')
+    monkeypatch.setenv("SWITCHBOARD_KEYS", json.dumps([KEY]))
     monkeypatch.setenv("SWITCHBOARD_PORT", "1")
     environment = config(checkout, agents=ECHO).settings("127.0.0.1", checkout / "data").to_environment()
     assert environment["SWITCHBOARD_PORT"] == "7860"
-    assert "SWITCHBOARD_API_KEYS" not in environment
+    assert environment["SWITCHBOARD_KEYS"] == "[]"
+
+
+def test_keys_reach_the_dispatcher_as_their_hashes(checkout: Path) -> None:
+    found = config(checkout, agents=ECHO, keys=[KEY]).settings("0.0.0.0", checkout / "data")
+    assert json.loads(found.to_environment()["SWITCHBOARD_KEYS"]) == [KEY]
 
 
 def test_the_projects_schema_is_the_configs() -> None:
@@ -161,7 +197,7 @@ def test_the_projects_schema_is_the_configs() -> None:
         if fields[key].is_required():
             assert entry.get("default", "") == ""
         else:
-            assert entry["default"] == fields[key].default
+            assert entry["default"] == json.loads(json.dumps(fields[key].default))
 
 
 def test_the_committed_stack_is_valid() -> None:

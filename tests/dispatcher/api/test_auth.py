@@ -1,15 +1,18 @@
 """Who may call."""
 
 import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from bot.protocol import CHANNEL_PATH
-from tests.dispatcher.harness import deployment
-
-KEY = "a-key-of-enough-length"
+from bot.protocol import CHANNEL_PATH, MACHINE_TOKEN_VARIABLE
+from dispatcher.keys import KeyScope, KeySettings, hash_of, new_key
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import START_OF_TIME, Deployment, deployment
 
 
 @pytest.mark.parametrize(
@@ -54,30 +57,269 @@ def test_another_page_cannot_open_a_channel(tmp_path):
     asyncio.run(run())
 
 
+SECRETS = {name: new_key(public=name == "page") for name in ("page", "backend", "reader", "root")}
+SITE, OTHER_SITE = "https://app.example.com", "https://other.example.com"
+
+
+def entry(name: str, scope: KeyScope, key: str | None = None, **more: Any) -> KeySettings:
+    """The settings' entry of a key, by default of that in `SECRETS`."""
+    return KeySettings(name=name, hash=hash_of(key or SECRETS[name]), scope=scope, **more)
+
+
+KEYS = (
+    entry("page", "start", origins=(SITE,)),
+    entry("backend", "start", agents=("echo",)),
+    entry("reader", "read"),
+    entry("root", "admin"),
+)
+
+
+def agents() -> dict[str, AgentSettings]:
+    return {name: AgentSettings(bot=Path("bot/agents/echo.py")) for name in ("echo", "other")}
+
+
+def keyed(tmp_path: Path, *keys: KeySettings, **more: Any):
+    """A dispatcher with two agents and these keys."""
+    return deployment(tmp_path, agents=agents(), keys=keys or KEYS, **more)
+
+
+def bearer(name_or_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {SECRETS.get(name_or_key, name_or_key)}"}
+
+
+async def start(running: Deployment, who: str, agent: str = "echo", **headers: str) -> dict[str, Any]:
+    answer = await running.http.post(f"/v1/public/{agent}/start", headers=bearer(who) | headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 @pytest.mark.parametrize(
-    "given", [None, "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer \xe9"]
+    "given",
+    [
+        None,
+        "Bearer",
+        "Bearer wrong",
+        f"Basic {SECRETS['root']}",
+        f"Bearer {SECRETS['root']}x",
+        f"Bearer {SECRETS['root'][3:]}",
+        f"Bearer {hash_of(SECRETS['root'])}",
+        "Bearer \xe9",
+        "Bearer a.b.c",
+    ],
 )
 def test_with_keys_a_call_without_one_is_refused(tmp_path, given):
     async def run():
-        async with deployment(tmp_path, api_keys=[KEY]) as running:
+        async with keyed(tmp_path) as running:
             headers = {"Authorization": given.encode("latin-1")} if given else {}
-            for method, path in (("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/v1/agents")):
+            calls = [("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/v1/agents"), ("GET", "/no/route")]
+            for method, path in (*calls, ("POST", "/sessions/x/api/offer"), ("OPTIONS", "/sessions/x/y")):
                 answer = await running.http.request(method, path, headers=headers)
-                assert answer.status_code == 401
+                assert answer.status_code == 401, (method, path)
                 assert answer.headers["www-authenticate"] == "Bearer"
-                assert KEY not in answer.text
+                assert answer.json()["code"] == "401"
+                assert not any(secret in answer.text for secret in SECRETS.values())
+            assert not running.provider.specs
 
     asyncio.run(run())
 
 
-def test_with_keys_each_of_them_opens_and_health_needs_none(tmp_path):
-    other = "another-key-of-enough-length"
+def test_with_keys_health_needs_none(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            for path in ("/healthz", "/readyz"):
+                assert (await running.http.get(path)).json() == {"status": "ok"}
+
+    asyncio.run(run())
+
+
+def test_both_keys_of_a_name_open_until_the_old_one_expires(tmp_path):
+    old, new = new_key(public=False), new_key(public=False)
+    turn = datetime.fromtimestamp(START_OF_TIME + 60, UTC)
 
     async def run():
-        async with deployment(tmp_path, api_keys=[KEY, other], key=other) as running:
-            assert (await running.start())["sessionId"]
-            for path in ("/healthz", "/readyz"):
-                answer = await running.http.get(path, headers={"Authorization": ""})
-                assert answer.json() == {"status": "ok"}
+        both = (entry("backend", "start", old, expires_at=turn), entry("backend", "start", new))
+        async with keyed(tmp_path, *both) as running:
+            session = (await start(running, old))["sessionId"]
+            assert (await running.http.get(f"/sessions/{session}", headers=bearer(new))).status_code == 200
+            running.clock.advance(59.9)
+            assert (await running.http.get(f"/sessions/{session}", headers=bearer(old))).status_code == 200
+            running.clock.advance(0.1)
+            expired = await running.http.get(f"/sessions/{session}", headers=bearer(old))
+            assert (expired.status_code, expired.json()["detail"]) == (401, "The key 'backend' has expired.")
+            assert (await running.http.get(f"/sessions/{session}", headers=bearer(new))).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_key_is_good_for_its_agents_alone(tmp_path):
+    async def run():
+        async with keyed(tmp_path, default_agent="other") as running:
+            for path in ("/v1/public/other/start", "/start"):
+                refused = await running.http.post(path, headers=bearer("backend"))
+                assert refused.status_code == 403
+                assert refused.json()["detail"] == "The key 'backend' is not good for other; allowed: echo."
+            assert not running.provider.specs
+            await start(running, "backend", "echo")
+            listed = (await running.http.get("/v1/agents", headers=bearer("backend"))).json()
+            assert [agent["name"] for agent in listed["agents"]] == ["echo"]
+            assert listed["defaultAgent"] is None
+            listed = (await running.http.get("/v1/agents", headers=bearer("reader"))).json()
+            assert [agent["name"] for agent in listed["agents"]] == ["echo", "other"]
+
+    asyncio.run(run())
+
+
+def test_lists_have_the_sessions_of_the_keys_agents_alone(tmp_path):
+    limited = new_key(public=False)
+
+    async def run():
+        async with keyed(tmp_path, *KEYS, entry("limited", "read", limited, agents=("echo",))) as running:
+            echo = [(await start(running, "root", "echo"))["sessionId"] for _ in range(3)]
+            other = [(await start(running, "root", "other"))["sessionId"] for _ in range(3)]
+
+            async def listed(who: str, query: str = "") -> set[str]:
+                answer = await running.http.get(f"/v1/sessions{query}", headers=bearer(who))
+                return {session["sessionId"] for session in answer.json()["sessions"]}
+
+            assert await listed("reader") == {*echo, *other}
+            assert await listed(limited) == set(echo)
+            assert len(await listed(limited, "?limit=2")) == 2, "the page is filled with what may be seen"
+            assert await listed(limited, "?agent=other") == set()
+            for path, status in (("echo", 200), ("other", 403)):
+                answer = await running.http.get(f"/v1/agents/{path}/sessions", headers=bearer(limited))
+                assert answer.status_code == status
+            for session, status in ((echo[0], 200), (other[0], 404)):
+                for path in (f"/sessions/{session}", f"/v1/sessions/{session}/events"):
+                    assert (await running.http.get(path, headers=bearer(limited))).status_code == status
+
+    asyncio.run(run())
+
+
+ALL = {"list": 200, "show": 200, "follow": 200, "call": 410, "stop": 200, "start": 200}
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        ("root", ALL),
+        ("reader", ALL | {"call": 403, "stop": 403, "start": 403}),
+        ("page", ALL | {"list": 403}),
+        ("backend", {"list": 403, "show": 404, "follow": 404, "call": 404, "stop": 404, "start": 200}),
+        ("token", ALL | {"list": 403, "start": 403}),
+        ("other token", dict.fromkeys(ALL, 403)),
+    ],
+)
+def test_what_each_may_do_with_a_session_of_the_pages_key(tmp_path, who, expected):
+    async def run():
+        async with keyed(tmp_path) as running:
+            session = await start(running, "page")
+            await running.http.delete(f"/sessions/{session['sessionId']}", headers=bearer("root"))
+            tokens = {
+                "token": session["sessionToken"],
+                "other token": (await start(running, "page"))["sessionToken"],
+            }
+            headers = bearer(tokens.get(who, who))
+            path = f"/sessions/{session['sessionId']}"
+            calls = {
+                "list": ("GET", "/v1/sessions"),
+                "show": ("GET", path),
+                "follow": ("GET", f"/v1{path}/events"),
+                "call": ("POST", f"{path}/api/offer"),
+                "stop": ("DELETE", path),
+                "start": ("POST", "/start"),
+            }
+            found = {
+                action: (await running.http.request(*call, headers=headers)).status_code
+                for action, call in calls.items()
+            }
+            assert found == expected
+            if expected["show"] == 404:
+                hidden = await running.http.get(path, headers=headers)
+                unknown = await running.http.get("/sessions/x", headers=headers)
+                assert hidden.text.replace(session["sessionId"], "x") == unknown.text
+            for by_agent in (f"/v1/agents/echo{path}", f"/v1/public/echo{path}/api/offer"):
+                allowed = expected["show" if by_agent.endswith(session["sessionId"]) else "call"]
+                method = "GET" if by_agent.endswith(session["sessionId"]) else "POST"
+                answer = await running.http.request(method, by_agent, headers=headers)
+                assert answer.status_code == allowed
+
+    asyncio.run(run())
+
+
+def test_a_sessions_token_is_good_until_its_deadline(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            started = await start(running, "page")
+            path, headers = f"/sessions/{started['sessionId']}", bearer(started["sessionToken"])
+            running.clock.advance(7200 + 300)
+            assert (await running.http.get(path, headers=headers)).status_code == 200
+            running.clock.advance(1)
+            assert (await running.http.get(path, headers=headers)).status_code == 401
+
+    asyncio.run(run())
+
+
+def test_a_sessions_token_opens_no_channel(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            token = (await start(running, "page"))["sessionToken"]
+            url = running.url.replace("http", "ws") + CHANNEL_PATH
+            async with connect(url, additional_headers=bearer(token), proxy=None) as channel:
+                with pytest.raises(ConnectionClosed) as closed:
+                    await channel.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+
+    asyncio.run(run())
+
+
+def test_a_machines_token_is_good_for_nothing_but_its_channel(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            session = (await start(running, "page"))["sessionId"]
+            (spec,) = running.provider.specs.values()
+            headers = bearer(spec.environment[MACHINE_TOKEN_VARIABLE])
+            for method, path in (("GET", f"/sessions/{session}"), ("POST", "/start")):
+                assert (await running.http.request(method, path, headers=headers)).status_code == 401
+
+    asyncio.run(run())
+
+
+def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            session, token = (await start(running, "page")).values()
+            events = f"/v1/sessions/{session}/events"
+            assert (await running.http.get(f"{events}?after=0&token={token}")).json()["sessionId"] == session
+            for refused in (
+                f"/sessions/{session}?token={token}",
+                f"/sessions/{session}/status?token={token}",
+                f"{events}?token={SECRETS['root']}",
+                f"{events}?token=",
+            ):
+                assert (await running.http.get(refused)).status_code == 401, refused
+
+    asyncio.run(run())
+
+
+def test_timelines_say_which_key_it_was(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            session, token = (await start(running, "page")).values()
+            await running.http.delete(f"/sessions/{session}", headers=bearer("root"))
+            events = (await running.http.get(f"/v1/sessions/{session}/events", headers=bearer(token))).json()
+            by = {event["event"]: event["by"] for event in events["events"]}
+            assert (by["queued"], by["stop-requested"]) == ("page", "root")
+
+    asyncio.run(run())
+
+
+def test_an_idempotency_key_is_the_callers_own(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            same = {"Idempotency-Key": "call-1"}
+            first = await start(running, "page", **same)
+            assert await start(running, "page", **same) == first
+            assert (await start(running, "backend", **same))["sessionId"] != first["sessionId"]
 
     asyncio.run(run())

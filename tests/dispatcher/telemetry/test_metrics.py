@@ -8,6 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from sqlalchemy.exc import OperationalError
 
 from bot import protocol
+from dispatcher.keys import KeySettings, hash_of, new_key
 from dispatcher.machines.provider import NoCapacity
 from dispatcher.telemetry.scrape import CACHE_SECONDS
 from dispatcher.version import VERSION
@@ -15,7 +16,7 @@ from tests.dispatcher.harness import ScriptedMachine, ScriptedProvider, deployme
 from tests.dispatcher.telemetry.exposition import scrape
 
 ECHO = {"agent": "echo", "transport": "webrtc"}
-KEY = "a-key-of-many-characters"
+KEY = new_key(public=False)
 
 
 async def talk(machine: ScriptedMachine, running, session_id: str) -> None:
@@ -209,8 +210,10 @@ def test_a_scraper_that_speaks_openmetrics_gets_it(tmp_path):
 
 
 def test_with_keys_metrics_need_one(tmp_path):
+    entry = KeySettings(name="prometheus", hash=hash_of(KEY), scope="read")
+
     async def run():
-        async with deployment(tmp_path, api_keys=[KEY]) as running:
+        async with deployment(tmp_path, keys=[entry]) as running:
             assert (await running.http.get("/metrics")).status_code == 401
             answer = await running.http.get("/metrics", headers={"Authorization": f"Bearer {KEY}"})
             assert answer.status_code == 200

@@ -1,0 +1,113 @@
+"""Keys: what one is, and what the settings say of it.
+
+A key is 256 random bits behind a prefix that Pipecat Cloud's users know: `pk_` for public keys, which pages
+hold, and `sk_` for all others. Only its SHA-256 is kept. A slow, salted hash (scrypt, argon2) protects what
+people choose, because that can be guessed; nobody guesses 256 random bits, and a slow hash on every request
+would only slow down the dispatcher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+KEY_BYTES = 32
+PUBLIC_PREFIX, PRIVATE_PREFIX = "pk_", "sk_"
+
+AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+KeyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+KeyScope = Literal["start", "read", "admin"]
+
+
+def new_key(*, public: bool) -> str:
+    return (PUBLIC_PREFIX if public else PRIVATE_PREFIX) + secrets.token_urlsafe(KEY_BYTES)
+
+
+def hash_of(key: str) -> str:
+    """What is kept of a key."""
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454, 6.2): nothing else would ever be equal to one."""
+    try:
+        parts = urlsplit(text)
+        default = {"http": 80, "https": 443}.get(parts.scheme, parts.port)
+        exact = text == f"{parts.scheme}://{parts.netloc}".lower() and "@" not in text
+        exact = exact and bool(parts.hostname) and parts.port != default
+    except ValueError:
+        exact = False
+    if not exact:
+        raise ValueError(f"'{text}' is not a browser's origin; allowed: https://host or https://host:port")
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+class KeyRate(BaseModel):
+    """How often a key may start sessions: `burst` at once, and `per_second` in the long run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    per_second: float = Field(gt=0, le=10_000)
+    burst: int = Field(default=1, ge=1, le=100_000)
+
+
+class KeySettings(BaseModel):
+    """A key that callers send as `Authorization: Bearer`. `python -m dispatcher new-key` makes one."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    name: KeyName
+    """Whose key it is: in timelines, and the owner of the sessions that it starts. Two keys of one name are
+    the old and the new one of the same caller."""
+    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """The key's SHA-256; never the key itself."""
+    scope: KeyScope
+    """`start`: start sessions, and show, follow, stop and call those that keys of this name started.
+    `read`: list, show and follow all sessions. `admin`: everything."""
+    agents: tuple[AgentName, ...] = ()
+    """The agents whose sessions it is good for; by default all."""
+    origins: tuple[Origin, ...] = ()
+    """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
+    rate: KeyRate | None = None
+    """How often it may start sessions; by default as often as there is room."""
+    expires_at: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _public_keys_only_start(self) -> KeySettings:
+        if self.origins and self.scope != "start":
+            raise ValueError(
+                f"key '{self.name}': a key with origins can be read by everybody, so its scope must not be "
+                f"'{self.scope}'; allowed: start"
+            )
+        return self
+
+
+def _distinct(keys: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:
+    """Raises ValueError if keys cannot be told apart, or if those of one name are not one caller's."""
+    for name, count in Counter(key.name for key in keys).items():
+        if count > 2:
+            raise ValueError(f"key '{name}' is there {count} times; allowed: two, the old and the new one")
+        same = [key.model_dump(exclude={"hash", "expires_at"}) for key in keys if key.name == name]
+        if any(one != same[0] for one in same):
+            raise ValueError(f"the two keys '{name}' may differ in nothing but hash and expires_at")
+    if len({key.hash for key in keys}) < len(keys):
+        raise ValueError("two keys have the same hash; allowed: each key once")
+    return keys
+
+
+Keys = Annotated[tuple[KeySettings, ...], AfterValidator(_distinct)]

@@ -1,0 +1,87 @@
+"""Signed tokens: a JWT that says what it is about, what it is for, and until when."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import jwt
+
+from dispatcher.clock import Clock
+
+SECRET_BYTES = 32
+
+LEEWAY_SECONDS = 300
+"""How long a token outlives what it is about: a last word may be late, and clocks differ."""
+
+
+class InvalidToken(Exception):
+    """The token is not one of ours, is for something else, or its time is up."""
+
+
+class InvalidSecret(Exception):
+    """The signing secret's file does not hold a secret of ours."""
+
+
+class Signer:
+    """Signs with the first secret and accepts all of them (HS256), so that a secret can be replaced."""
+
+    def __init__(self, secrets: Sequence[bytes], clock: Clock) -> None:
+        self._secrets = tuple(secrets)
+        self._clock = clock
+
+    def sign(self, subject: str, audience: str, until: float) -> str:
+        """A token about `subject`, for `audience`, until that unix time and a little longer.
+
+        The same arguments give the same token.
+        """
+        claims = {"sub": subject, "aud": audience, "exp": int(until + LEEWAY_SECONDS)}
+        return jwt.encode(claims, self._secrets[0], algorithm="HS256")
+
+    def subject(self, token: str, audience: str) -> str:
+        """What the token is about.
+
+        Raises:
+            InvalidToken: it was not signed by us, is for another audience, or has expired.
+        """
+        fault = jwt.InvalidTokenError("there is no secret")
+        for secret in self._secrets:
+            try:
+                claims = jwt.decode(
+                    token,
+                    secret,
+                    algorithms=["HS256"],
+                    audience=audience,
+                    # The time is ours to compare: it is injected.
+                    options={"require": ["sub", "aud", "exp"], "verify_exp": False},
+                )
+            except jwt.InvalidTokenError as error:
+                fault = error
+                continue
+            if claims["exp"] < self._clock.now():
+                raise InvalidToken("the token has expired")
+            return claims["sub"]
+        raise InvalidToken(f"the token is not valid: {fault}") from fault
+
+
+def load_or_create_secret(path: Path) -> bytes:
+    """The signing secret: 32 random bytes in a file that only its owner reads, made at first use."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+        # A link fails where the file exists: of two dispatchers that start at once, one wins for both.
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        found = f"{path} has {len(secret)} bytes, not {SECRET_BYTES}"
+        raise InvalidSecret(f"{found}; delete it to get a new secret")
+    return secret
