@@ -10,7 +10,6 @@ import re
 import pytest
 
 from bot import protocol
-from dispatcher.machines.provider import NoCapacity
 from dispatcher.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.context import about, current
@@ -82,21 +81,24 @@ def test_every_line_about_a_session_carries_its_ids_in_text(tmp_path):
     assert ready.endswith(f"starting → ready [machine=m-{session_id} trace={TRACE_ID}]")
 
 
-def test_a_traceback_stays_on_its_line_in_json(tmp_path):
+def test_a_traceback_stays_on_its_line_in_json_and_deep_code_knows_its_session(tmp_path):
     provider = ScriptedProvider()
-    provider.fault = NoCapacity("no room")
+    provider.fault = ValueError("a fault of the adapter")
 
-    async def run() -> None:
+    async def run() -> str:
         async with deployment(tmp_path, provider=provider) as running:
-            await running.http.post("/start")
+            session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
+            await running.until(session_id, "failed")
+            return session_id
 
     with captured("json") as stream:
-        asyncio.run(run())
-    (line,) = [line for line in objects(stream) if line["message"].endswith("no machine")]
+        session_id = asyncio.run(run())
+    (line,) = [line for line in objects(stream) if "raised what it must not" in line["message"]]
+    assert session_id not in line["message"], "the placement does not know for whom it asks"
+    assert (line["session_id"], line["machine_id"]) == (session_id, f"m-{session_id}")
     assert line["level"] == "ERROR"
     assert line["error"].startswith("Traceback")
-    assert "NoMachine: scripted: no room" in line["error"]
-    assert line["session_id"] in line["message"]
+    assert line["error"].endswith("ValueError: a fault of the adapter")
 
 
 def test_lines_of_other_libraries_and_of_the_server_are_json_too():
