@@ -23,7 +23,8 @@ from dispatcher.telemetry.context import about, about_session
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-"""How often the reaper looks. Only machines without a channel cost a question to the provider."""
+"""How often the reaper looks. Machines that have a channel, or are being released, cost no question to the
+provider."""
 
 MISSED_HEARTBEATS = 3
 """After so many missed heartbeats the provider is asked, channel or not."""
@@ -133,6 +134,8 @@ class Reaper:
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
+        if self._releases.under_way(machine.id):
+            return
         if await self._releases.note_if_gone(machine.id):
             return
         over_at = session.ended_at if session is not None else machine.created_at

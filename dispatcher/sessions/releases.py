@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import timedelta
+from typing import Any
 
 from bot.protocol import Stop
 from dispatcher.clock import Clock
@@ -13,12 +15,16 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Session
-from dispatcher.sessions.timeline import DISPATCHER
+from dispatcher.sessions.timeline import DISPATCHER, MACHINE
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
+from dispatcher.tasks import Background, end_tasks
 
 STOP_GRACE = timedelta(seconds=5)
 """What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
+
+FIRST_LOOK_SECONDS = 0.1
+"""From a bot's goodbye to the first look at its machine. Each further one takes twice as long, which makes
+six in the whole grace: a cloud counts the calls of its API, of all deployments in an account together."""
 
 
 class Releases:
@@ -41,6 +47,8 @@ class Releases:
         self._clock = clock
         self._background = background
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._releasing: set[str] = set()
+        self._goodbyes: dict[str, asyncio.Event] = {}
 
     async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
         """Close the session's row with this reason, if it is still open, and let its machine go."""
@@ -54,6 +62,15 @@ class Releases:
             self._under_way[machine_id] = release
             release.add_done_callback(lambda _: self._under_way.pop(machine_id, None))
 
+    def said_goodbye(self, machine_id: str) -> None:
+        """The machine reported its end, or its channel broke: its provider may know more by now."""
+        if machine_id in self._goodbyes:
+            self._goodbyes[machine_id].set()
+
+    def under_way(self, machine_id: str) -> bool:
+        """Whether the machine is being released by this dispatcher, which will note when it is gone."""
+        return machine_id in self._releasing
+
     def abandon(self) -> None:
         """Leave what is under way to the next dispatcher's reaper.
 
@@ -61,6 +78,11 @@ class Releases:
         """
         for release in list(self._under_way.values()):
             release.cancel()
+
+    async def close_by_report(self, session: Session, end: End) -> None:
+        """Close a session whose bot says that this is its end."""
+        self._goodbyes.setdefault(session.machine_id, asyncio.Event()).set()
+        await self.close(session, end, MACHINE)
 
     async def release(self, machine_id: str, why: str, placement: str | None = None) -> None:
         """End a machine: ask its bot, then the provider, and write down that it is gone.
@@ -71,10 +93,16 @@ class Releases:
         if placement is None:
             machine = await self._store.machine(machine_id)
             placement = machine.placement if machine is not None else None
-        if await self._channels.send(machine_id, Stop(message=why)):
-            await self._until_gone(placement, machine_id, STOP_GRACE)
-        await self._fleet.stop(placement, machine_id, STOP_GRACE)
-        await self.note_if_gone(machine_id)
+        goodbye = self._goodbyes.setdefault(machine_id, asyncio.Event())
+        self._releasing.add(machine_id)
+        try:
+            if await self._channels.send(machine_id, Stop(message=why)):
+                await self._until_gone(placement, machine_id, goodbye)
+            await self._fleet.stop(placement, machine_id, STOP_GRACE)
+            await self.note_if_gone(machine_id)
+        finally:
+            self._goodbyes.pop(machine_id, None)
+            self._releasing.discard(machine_id)
 
     async def note_if_gone(self, machine_id: str) -> bool:
         """Ask the provider; if the machine is certainly gone, write that down. True if it is."""
@@ -93,10 +121,25 @@ class Releases:
         await self._ledger.machine_gone(machine_id, status)
         return True
 
-    async def _until_gone(self, placement: str | None, machine_id: str, within: timedelta) -> None:
-        deadline = self._clock.now() + within.total_seconds()
-        while self._clock.now() < deadline:
+    async def _until_gone(self, placement: str | None, machine_id: str, goodbye: asyncio.Event) -> None:
+        """Wait until the machine is gone by itself, for the bot's grace at most.
+
+        Nobody but the bot knows when it will be ready to go, so its provider is only asked after its goodbye.
+        """
+        deadline = self._clock.now() + STOP_GRACE.total_seconds()
+        await self._within(deadline, goodbye.wait())
+        pause = FIRST_LOOK_SECONDS
+        while (now := self._clock.now()) < deadline:
+            await self._clock.sleep(min(pause, deadline - now))
+            pause *= 2
             status = await self._fleet.get(placement, machine_id)
             if status is None or status.state is MachineState.gone:
                 return
-            await self._clock.sleep(0.1)
+
+    async def _within(self, deadline: float, happening: Coroutine[Any, Any, Any]) -> None:
+        happened = asyncio.create_task(happening)
+        timer = asyncio.create_task(self._clock.sleep(deadline - self._clock.now()))
+        try:
+            await asyncio.wait((happened, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(happened, timer)

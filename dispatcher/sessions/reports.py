@@ -93,6 +93,7 @@ class Reports:
         """A machine's connection broke. What that means, the provider knows."""
         self._phases.pop(machine_id, None)
         if self._channels.detach(machine_id, connection):
+            self._releases.said_goodbye(machine_id)
             self._on_lost()
 
     async def heard(self, machine_id: str, message: FromMachine) -> None:
@@ -119,7 +120,7 @@ class Reports:
             self._phases[machine_id] = message.phase
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
-        await self._releases.close(session, lifecycle.end_by_report(message), MACHINE)
+        await self._releases.close_by_report(session, lifecycle.end_by_report(message))
         await self._channels.send(session.machine_id, Acknowledge())
 
 

@@ -1,0 +1,107 @@
+"""The end of machines: how often their provider is asked meanwhile, whose calls are counted."""
+
+import asyncio
+
+from bot import protocol
+from dispatcher.machines.provider import MachineStatus
+from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
+
+
+class Counting(ScriptedProvider):
+    """Remembers when it was asked about a machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        self.looks += 1
+        return await super().get(machine_id)
+
+
+async def pass_time(running: Deployment, seconds: float) -> None:
+    """In small steps, each of which the dispatcher sees."""
+    for _ in range(round(seconds * 20)):
+        running.clock.advance(0.05)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await running.http.get("/healthz")
+
+
+async def stopped(running: Deployment) -> ScriptedMachine:
+    """The machine of a session that was stopped, and has been told so."""
+    session_id = (await running.start())["sessionId"]
+    machine = await running.machine_of(session_id)
+    await machine.hello("waiting")
+    await running.in_phase(session_id, "waiting")
+    assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+    assert isinstance(await machine.receive(), protocol.Stop)
+    return machine
+
+
+async def gone(running: Deployment, machine: ScriptedMachine) -> None:
+    store = running.dispatcher.store
+    await eventually(lambda: store.machine(machine.id), lambda row: row is not None and row.state == "gone")
+
+
+def test_a_provider_is_not_asked_before_the_bot_said_goodbye(tmp_path):
+    async def run():
+        provider = Counting()
+        async with deployment(tmp_path, provider=provider) as running:
+            machine = await stopped(running)
+            await pass_time(running, 3)
+            assert provider.looks == 0
+            await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
+            assert isinstance(await machine.receive(), protocol.Acknowledge)
+            provider.die(machine.id, 0)
+            await pass_time(running, 0.2)
+            await gone(running, machine)
+            assert provider.looks <= 2
+            assert (await running.timeline(machine.session_id or ""))[-1]["event"] == "machine-gone"
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_stays_after_its_goodbye_is_looked_at_ever_less_and_then_ended(tmp_path):
+    async def run():
+        provider = Counting()
+        async with deployment(tmp_path, provider=provider) as running:
+            machine = await stopped(running)
+            await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
+            assert isinstance(await machine.receive(), protocol.Acknowledge)
+            await pass_time(running, 4.8)
+            assert machine.id in provider.running
+            await pass_time(running, 0.5)
+            await gone(running, machine)
+            assert provider.stopped == [machine.id]
+            assert 4 <= provider.looks <= 8
+
+    asyncio.run(run())
+
+
+def test_a_channel_that_breaks_is_a_goodbye_too(tmp_path):
+    async def run():
+        provider = Counting()
+        async with deployment(tmp_path, provider=provider) as running:
+            machine = await stopped(running)
+            provider.die(machine.id, 137)
+            await machine.connection.close()
+            await pass_time(running, 0.3)
+            await gone(running, machine)
+            assert provider.looks <= 3
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
+    async def run():
+        provider = Counting()
+        async with deployment(tmp_path, provider=provider) as running:
+            machine = await stopped(running)
+            await pass_time(running, 4.5)
+            assert machine.id in provider.running
+            await pass_time(running, 0.6)
+            await gone(running, machine)
+            assert provider.stopped == [machine.id]
+
+    asyncio.run(run())
