@@ -289,16 +289,36 @@ def test_an_earlier_connection_that_is_noticed_late_is_closed_itself():
     asyncio.run(run())
 
 
-def test_of_two_connections_at_the_same_moment_exactly_the_later_one_stays():
+@pytest.mark.parametrize("later_is_told_first", [False, True])
+def test_of_two_connections_at_the_same_moment_exactly_the_later_one_stays(later_is_told_first: bool):
     async def run():
         async with two() as (replicas, a, b):
+            c = await replicas.join("c")
             first, second = Wire(), Wire()
             # Neither replica has heard of the other's when it takes its own.
-            await a.attach(MACHINE, first, replicas.clock.now(), 1.0)
-            await b.attach(MACHINE, second, replicas.clock.now(), 2.0)
+            attachments = [(a, first, 1.0), (b, second, 2.0)]
+            for channels, wire, opened_at in attachments[:: -1 if later_is_told_first else 1]:
+                await channels.attach(MACHINE, wire, replicas.clock.now(), opened_at)
             await settle()
             assert first.closed
             assert not second.closed
+            assert await c.send(MACHINE, Stop(message="over there"))
+            assert second.sent == [Stop(message="over there")]
+
+    asyncio.run(run())
+
+
+def test_the_end_of_an_earlier_connection_that_is_told_late_hides_no_later_one():
+    async def run():
+        async with two() as (replicas, a, b):
+            c = await replicas.join("c")
+            first = await replicas.attach(a, 1.0)
+            second = Wire()
+            await b.attach(MACHINE, second, replicas.clock.now(), 2.0)
+            assert a.detach(MACHINE, first), "it has not heard of the other yet"
+            await settle()
+            assert await c.send(MACHINE, Stop(message="over there"))
+            assert second.sent == [Stop(message="over there")]
 
     asyncio.run(run())
 
@@ -461,6 +481,8 @@ def test_calls_and_answers_of_any_size_cross_postgres(database: str, size: int):
             sent = wire.sent[0]
             assert isinstance(sent, Request)
             assert sent.body == asked.body
+            # What a machine makes up as an id must not bring down the bus.
+            a.channels.answered(MACHINE, answer("x" * 5000))
             a.channels.answered(MACHINE, answer(request_id, "a" * size))
             assert (await asyncio.wait_for(calling, 5)).body == "a" * size
 
