@@ -169,14 +169,17 @@ def test_ids_are_inherited_by_tasks_and_end_with_their_block():
     asyncio.run(run())
 
 
+KEY = {"name": "backend", "hash": f"sha256:{'0' * 64}", "scope": "start"}
+
+
 @pytest.mark.parametrize(
     ("given", "lines"),
     [
         ({}, "text"),
         ({"host": "::1"}, "text"),
-        ({"host": "0.0.0.0", "api_keys": ["a-key-of-enough-length"]}, "json"),
+        ({"host": "0.0.0.0", "keys": [KEY]}, "json"),
         ({"log_format": "json"}, "json"),
-        ({"host": "0.0.0.0", "api_keys": ["a-key-of-enough-length"], "log_format": "text"}, "text"),
+        ({"host": "0.0.0.0", "keys": [KEY], "log_format": "text"}, "text"),
     ],
 )
 def test_lines_are_text_where_a_person_reads_them(given, lines):
