@@ -19,13 +19,15 @@ import sys
 from datetime import UTC, datetime
 from typing import IO
 
+from dispatcher.keys import PRIVATE_PREFIX
 from dispatcher.settings import LogFormat, LogLevel
 from dispatcher.telemetry.context import current
 
 _SECRETS = (
-    # An Authorization header, a JWT (machines' tokens, rooms' tokens), a token or key in a URL's query, and
-    # the password in a URL such as the store's.
+    # An Authorization header, a private key of ours, a JWT (machines' tokens, rooms' tokens), a token or key
+    # in a URL's query, and the password in a URL such as the store's.
     re.compile(r"(?P<kept>\bbearer\s+)[^\s\"',)]+", re.IGNORECASE),
+    re.compile(rf"(?P<kept>\b{PRIVATE_PREFIX})[\w-]{{8,}}"),
     re.compile(r"(?P<kept>)\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
     re.compile(r"(?P<kept>[?&](?:access_token|api_?key|key|secret|token)=)[^&\s\"']+", re.IGNORECASE),
     re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+(?=@)", re.IGNORECASE),

@@ -101,7 +101,8 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, transports, cpu, memoryMb, env, "
-            "maxSessions, startTimeoutSeconds, clientTimeoutSeconds, maxDurationSeconds, placements",
+            "maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, "
+            "idleTimeoutSeconds, maxDurationSeconds, placements",
         ),
         (
             with_agent(memoryMb=1),

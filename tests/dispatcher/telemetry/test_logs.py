@@ -10,6 +10,7 @@ import re
 import pytest
 
 from bot import protocol
+from dispatcher.keys import hash_of
 from dispatcher.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.context import about, current
@@ -17,6 +18,7 @@ from tests.dispatcher.harness import ScriptedProvider, deployment
 
 CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = CLICK.split("-")[1]
+KEY = {"name": "any", "hash": hash_of("sk_any"), "scope": "admin"}
 log = logging.getLogger("dispatcher.test")
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtLTEifQ.c2lnbmF0dXJl"
@@ -120,6 +122,7 @@ def test_lines_of_other_libraries_and_of_the_server_are_json_too():
     ("said", "secret", "kept"),
     [
         ("Authorization: Bearer sk-very-secret-1", "sk-very-secret-1", "Bearer ***"),
+        ("the key sk_0123456789abcdefABCDEF is none", "456789abc", "the key sk_*** is none"),
         (f"the token {JWT} is old", JWT.split(".")[2], "the token *** is old"),
         ("GET /x?after=1&token=abc123&wait=2", "abc123", "after=1&token=***&wait=2"),
         ("postgresql+psycopg://sb:hunter2@db/x is down", "hunter2", "postgresql+psycopg://sb:***@db/x"),

@@ -10,6 +10,8 @@ from sqlalchemy.exc import OperationalError
 from bot import protocol
 from dispatcher.keys import KeySettings, hash_of, new_key
 from dispatcher.machines.provider import NoCapacity
+from dispatcher.store.store import Store
+from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import CACHE_SECONDS
 from dispatcher.version import VERSION
 from tests.dispatcher.harness import ScriptedMachine, ScriptedProvider, deployment, eventually
@@ -232,3 +234,32 @@ def test_two_dispatchers_in_one_process_count_apart(tmp_path):
             assert counted == [1, None]
 
     asyncio.run(run())
+
+
+class Gone:
+    """Runs no transaction: the database does not answer."""
+
+    async def run(self, work, *, writes):
+        raise OperationalError("BEGIN", {}, Exception("the server is gone"))
+
+    async def close(self):
+        pass
+
+
+def test_what_the_database_does_not_answer_is_counted(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            await running.start()
+            shown = await scrape(running)
+            for access in ("read", "write"):
+                assert (shown.value("switchboard_store_seconds_count", access=access) or 0) > 0
+                assert shown.value("switchboard_store_errors_total", access=access) is None
+
+    asyncio.run(run())
+    metrics = Metrics()
+    store = Store("sqlite://", Gone(), metrics.store_used)
+    for call in (store.ping, store.counts):
+        with pytest.raises(OperationalError):
+            asyncio.run(call())
+    for access in ("read", "write"):
+        assert metrics.registry.get_sample_value("switchboard_store_errors_total", {"access": access}) == 1
