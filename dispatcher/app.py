@@ -24,13 +24,16 @@ from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens
+from dispatcher.sessions.census import Census
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import Launcher
+from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.reports import Reports
+from dispatcher.sessions.retention import Retention
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watch import Watch
@@ -51,6 +54,10 @@ from dispatcher.version import VERSION
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+DRAIN_SECONDS = 10.0
+"""How long starts in flight may take when the dispatcher exits. With the answers' time before and the
+reaper's behind it that is within the 30 s which Kubernetes and ECS leave a container by default."""
+
 REAPER_SECONDS = 5.0
 """How long the reaper may take to finish its round when the dispatcher exits."""
 
@@ -70,8 +77,10 @@ class Core:
     launcher: Launcher
     releases: Releases
     background: Background
+    lease: Lease
     reaper: Reaper
     reports: Reports
+    census: Census
     watch: Watch
     tokens: MachineTokens
     session_tokens: SessionTokens
@@ -97,19 +106,24 @@ class Core:
         await self.store.open()
         await self.bus.open()
         self.channels.open()
+        # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
+        await self.lease.keep()
         await self.fleet.prepare({name: self.launcher.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
+        others = [asyncio.create_task(self.lease.run()), asyncio.create_task(self.census.run())]
         try:
             yield
         finally:
-            # Starts in flight finish; live calls are untouched; who waits is admitted by another dispatcher.
+            # Starts in flight finish or are left to another dispatcher, which also admits who waits; live
+            # calls are untouched.
             self.service.refuse()
             self.queue.close()
             self.releases.abandon()
-            await self.background.settle()
+            await self.background.close(DRAIN_SECONDS)
             self.reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
-            await end_tasks(reaping)
+            await end_tasks(reaping, *others)
+            await self.lease.release()
             await self.fleet.close()
             await self.channels.close()
             await self.bus.close()
@@ -177,7 +191,7 @@ def wire(
         traces.provider_called(call)
 
     fleet = Fleet(providers, clock, provider_called)
-    changes, background = Changes(bus), Background()
+    changes, background = Changes(bus), Background(clock)
     channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
@@ -196,6 +210,7 @@ def wire(
         environment=environment,
         dispatcher_url=_url_for_machines(settings),
         background=background,
+        replica=bus.replica,
     )
     queue = Queue(
         settings=settings,
@@ -221,6 +236,15 @@ def wire(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
     )
     watch = Watch(store, queue, changes, clock)
+    lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
+    census = Census(
+        store=store,
+        fleet=fleet,
+        lease=lease,
+        clock=clock,
+        background=background,
+        on_orphan=metrics.orphan_found,
+    )
     reaper = Reaper(
         settings=settings,
         releases=releases,
@@ -228,6 +252,12 @@ def wire(
         store=store,
         fleet=fleet,
         channels=channels,
+        lease=lease,
+        launcher=launcher,
+        census=census,
+        retention=Retention(
+            store=store, lease=lease, clock=clock, keep_sessions_days=settings.keep_sessions_days
+        ),
         clock=clock,
         on_round=metrics.reaper_round,
     )
@@ -253,7 +283,9 @@ def wire(
         launcher=launcher,
         releases=releases,
         background=background,
+        lease=lease,
         reaper=reaper,
+        census=census,
         reports=reports,
         watch=watch,
         tokens=tokens,

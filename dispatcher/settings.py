@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for bots and for clients that ask with `enableDefaultIceServers`."""
+    keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
+    """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
+    `Idempotency-Key` stands for its session."""
     process_templates: bool = True
     """Whether machines that are processes are forked from a template: quick, at 150 MB for each bot file."""
     keep_machine_dirs: int = Field(default=100, ge=0)

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from dispatcher.clock import Clock
+
 log = logging.getLogger(__name__)
 
 
@@ -20,7 +22,8 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
 class Background:
     """Work that nobody waits for, kept until it is done. An error is logged: the reaper comes back to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         # In order, so that what happens does not depend on where objects lie in memory.
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -34,6 +37,15 @@ class Background:
         """Let everything finish that is under way, and what comes of it."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+
+    async def close(self, seconds: float) -> None:
+        """Let everything finish for so long, and cancel what has not."""
+        settled, timer = asyncio.create_task(self.settle()), asyncio.create_task(self._clock.sleep(seconds))
+        await asyncio.wait((settled, timer), return_when=asyncio.FIRST_COMPLETED)
+        await end_tasks(settled, timer)
+        if left := list(self._tasks):
+            log.warning("%d tasks did not finish within %g s and are left to others", len(left), seconds)
+            await end_tasks(*left)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]

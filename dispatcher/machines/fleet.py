@@ -128,6 +128,26 @@ class Fleet:
                 break
         raise NoMachine(failover.verdict(failures), failover.nowhere(failures))
 
+    async def resume(
+        self, spec: MachineSpec, names: Sequence[str], deadline: float, place: Place, at: str
+    ) -> MachineStatus:
+        """Go on with a `create` of somebody who died over it: it may have worked.
+
+        Args:
+            at: The placement that was asked last, or was about to be.
+
+        Raises:
+            NoMachine: no placement gave one.
+            NotWanted: `place` said so.
+        """
+        lost = Unreachable("the dispatcher that asked for the machine is gone")
+        try:
+            found = await self._look_up(self._at(at), spec.id, deadline, lost)
+        except ProviderError as error:
+            failures = [Failure(at, error)]
+            raise NoMachine(failover.verdict(failures), nowhere=False) from error
+        return found if found is not None else await self.create(spec, names, deadline, place)
+
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
         """What the placement knows of the machine. None also where no placement was asked for it yet."""
         return None if placement is None else await self._at(placement).get(machine_id)

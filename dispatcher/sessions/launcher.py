@@ -33,7 +33,7 @@ from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Machine, Session
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.timeline import DISPATCHER, PROVIDER
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
@@ -46,10 +46,15 @@ START_SHARE = 0.9
 and what the placements said is told before the timeout, which knows less, closes the session."""
 
 
+class TakenOver(Exception):
+    """Another replica asks for the machine now: this one was taken for dead."""
+
+
 class Launcher:
     """Gets machines for sessions.
 
     Args:
+        replica: This process; what it asks for carries its name, so that others can go on if it dies.
         environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
         dispatcher_url: Where the machines find the dispatcher.
     """
@@ -67,7 +72,9 @@ class Launcher:
         environment: Mapping[str, str],
         dispatcher_url: str,
         background: Background,
+        replica: str,
     ) -> None:
+        self._replica = replica
         self._settings = settings
         self._store = store
         self._ledger = ledger
@@ -88,12 +95,31 @@ class Launcher:
         """The machine's row once its session is admitted."""
         agent = self._settings.agents[session.agent]
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
-        return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by)
+        return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
 
     def launch(self, session: Session) -> None:
         """Ask for the machine of a session that was admitted, in the background."""
         with about_session(session):
             self._background.spawn(self._launch(session))
+
+    async def take_over(self, session: Session, machine: Machine) -> bool:
+        """Go on asking for the machine of a launcher that died, in the background.
+
+        False if somebody else does, or there is nothing to ask for any more.
+        """
+        if session.agent not in self._settings.agents:
+            # Nothing tells how to make its machine: the start's deadline closes it.
+            return False
+        before = machine.launcher
+        taken = await self._ledger.change_machine(
+            machine.id, lambda current: lifecycle.handed_on(current, before, self._replica), REAPER
+        )
+        if taken is None or taken.state is not MachineState.requested or taken.launcher != self._replica:
+            return False
+        log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
+        with about_session(session):
+            self._background.spawn(self._launch(session, resumed=True))
+        return True
 
     def preparations(self, placement: str) -> list[Preparation]:
         """What the machines of each agent have in common, for a placement that can get ready for them."""
@@ -103,7 +129,7 @@ class Launcher:
             if not agent.placements or placement in agent.placements
         ]
 
-    async def _launch(self, session: Session) -> None:
+    async def _launch(self, session: Session, *, resumed: bool = False) -> None:
         """Ask the fleet for the session's machine, and write down what came of it."""
         agent = self._settings.agents[session.agent]
         machine = await self._store.machine(session.machine_id)
@@ -112,13 +138,23 @@ class Launcher:
         try:
             spec = self._spec(session, agent)
             place = self._places(session, machine)
-            status = await self._fleet.create(spec, agent.placements, machine.create_by, place)
+            wanted = (spec, agent.placements, machine.create_by, place)
+            if resumed and machine.placement is not None:
+                status = await self._fleet.resume(*wanted, at=machine.placement)
+            else:
+                status = await self._fleet.create(*wanted)
+        except TakenOver:
+            log.warning("session %s: another replica goes on with its start", session.id)
+            return
         except NotWanted:
-            await self._ledger.machine_gone(machine.id, None)
+            if await self._is_ours(machine):
+                await self._ledger.machine_gone(machine.id, None)
             return
         except NoMachine as none:
             log.warning("session %s: no machine: %s", session.id, none)
             end = _end_by_provider(none.error)
+            if not await self._is_ours(machine):
+                return
             if none.nowhere:
                 await self._ledger.end(session.id, end, PROVIDER)
                 await self._ledger.machine_gone(machine.id, None)
@@ -133,6 +169,11 @@ class Launcher:
             return
         if status.state is not MachineState.requested:
             await self._started(session)
+
+    async def _is_ours(self, machine: Machine) -> bool:
+        """Whether no other replica asks for the machine by now."""
+        current = await self._store.machine(machine.id)
+        return current is not None and current.launcher == self._replica
 
     async def _started(self, session: Session) -> None:
         now = self._clock.now()
@@ -153,7 +194,9 @@ class Launcher:
 
         async def place(placement: str, provider: str) -> bool:
             nonlocal at
-            current = await self._store.session(session.id)
+            current, known = await self._store.session_with_machine(session.id)
+            if known is not None and known.launcher != self._replica:
+                raise TakenOver
             if current is None or current.over:
                 return False
             if placement == at:

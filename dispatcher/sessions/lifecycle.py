@@ -117,6 +117,8 @@ class Machine:
     """Where it is or may be; None as long as no placement was asked for it."""
     create_by: float | None = None
     """Nobody asks for the machine after that."""
+    launcher: str | None = None
+    """The replica that asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +216,32 @@ def machine_started(machine: Machine) -> Machine:
     return replace(machine, state=MachineState.started)
 
 
-def wanted(machine: Machine, placement: str, provider: str, create_by: float) -> Machine:
-    """Its session was admitted: this placement is to be asked for the machine first, until `create_by`."""
+def wanted(
+    machine: Machine, placement: str, provider: str, create_by: float, launcher: str | None = None
+) -> Machine:
+    """Its session was admitted: the launcher asks this placement for the machine first, until `create_by`."""
     if machine.state is MachineState.gone or machine.create_by is not None:
         return machine
-    return replace(machine, placement=placement, provider=provider, create_by=create_by)
+    return replace(machine, placement=placement, provider=provider, create_by=create_by, launcher=launcher)
+
+
+def left_alone(machine: Machine, session: Session, now: float) -> bool:
+    """Whether somebody has to go on asking for the machine, if its launcher is dead."""
+    return (
+        session.state is SessionState.starting
+        and session.started_at is None
+        and machine.state is MachineState.requested
+        and machine.placement is not None
+        and machine.create_by is not None
+        and now < machine.create_by
+    )
+
+
+def handed_on(machine: Machine, before: str | None, to: str) -> Machine:
+    """The replica that asked for the machine is dead: from now on another one does."""
+    if machine.state is not MachineState.requested or machine.launcher != before:
+        return machine
+    return replace(machine, launcher=to)
 
 
 def placed(machine: Machine, placement: str, provider: str) -> Machine:

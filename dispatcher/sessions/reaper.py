@@ -6,14 +6,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
 from dispatcher.sessions import lifecycle
+from dispatcher.sessions.census import Census
+from dispatcher.sessions.launcher import Launcher
+from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.retention import Retention
 from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
@@ -32,14 +38,13 @@ MISSED_HEARTBEATS = 3
 RELEASE_SECONDS = 15.0
 """How long after its session's end a machine may take to go, before the reaper ends it again."""
 
-
-CLEANING_SECONDS = 60.0
-CLEANING_BATCH = 500
-"""How often expired keys are deleted, and how many at once: a long delete would hold up every start."""
+ASKING_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""How long a silent machine is left alone after each look at it; a listing that does not have it ends the
+pause. A thousand machines that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
 
 
 class Reaper:
-    """One per deployment.
+    """Of all replicas' reapers, the one that has the lease looks; the others watch that it lives.
 
     Args:
         on_round: Is told of every round: whether it could be finished, and how many seconds it took.
@@ -54,6 +59,10 @@ class Reaper:
         store: Store,
         fleet: Fleet,
         channels: Channels,
+        lease: Lease,
+        launcher: Launcher,
+        census: Census,
+        retention: Retention,
         clock: Clock,
         on_round: Callable[[bool, float], None],
     ) -> None:
@@ -63,10 +72,14 @@ class Reaper:
         self._store = store
         self._fleet = fleet
         self._channels = channels
+        self._lease = lease
+        self._launcher = launcher
+        self._census = census
+        self._retention = retention
         self._clock = clock
         self._on_round = on_round
         self._nudged = asyncio.Event()
-        self._cleaned_at = clock.now()
+        self._asked: dict[str, tuple[int, float]] = {}
         self._stopping = False
 
     def nudge(self) -> None:
@@ -85,31 +98,36 @@ class Reaper:
             try:
                 await self.tick()
                 finished = True
+            except SQLAlchemyError as error:
+                log.debug("the reaper could not finish its round: %s", error)
             except Exception:
                 log.exception("the reaper could not finish its round")
             self._on_round(finished, self._clock.now() - began_at)
             await self._pause()
 
     async def tick(self) -> None:
-        """One look at every machine that is not known to be gone."""
-        for machine, session in await self._store.live_machines():
+        """One look at every machine that is not known to be gone, if this replica is the reaper."""
+        if not await self._lease.keep():
+            self._asked.clear()
+            return
+        live = await self._store.live_machines()
+        for machine, session in live:
+            if not self._lease.held:
+                return
             with about(machine_id=machine.id) if session is None else about_session(session):
                 try:
                     await self._look_at(machine, session)
                 except ProviderError:
                     # Nothing is known of the machine: its row stays as it is until the provider answers.
                     log.warning("machine %s: the provider does not say", machine.id, exc_info=True)
+                except SQLAlchemyError:
+                    raise
                 except Exception:
                     log.exception("machine %s: could not be looked after", machine.id)
+        still = {machine.id for machine, _ in live}
+        self._asked = {machine_id: asked for machine_id, asked in self._asked.items() if machine_id in still}
         self._queue.nudge()
-        if self._clock.now() >= self._cleaned_at + CLEANING_SECONDS:
-            await self._clean()
-
-    async def _clean(self) -> None:
-        """Delete a batch of what has expired. A full one leaves the rest to the next round."""
-        now = self._clock.now()
-        if await self._store.delete_expired_claims(now, CLEANING_BATCH) < CLEANING_BATCH:
-            self._cleaned_at = now
+        await self._retention.clean()
 
     async def _pause(self) -> None:
         sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
@@ -124,13 +142,21 @@ class Reaper:
         if session is None or session.over:
             await self._see_off(machine, session)
             return
-        if session.state is not SessionState.queued and self._is_silent(machine):
+        now = self._clock.now()
+        if lifecycle.left_alone(machine, session, now) and self._lease.is_dead(machine.launcher):
+            await self._launcher.take_over(session, machine)
+            return
+        if session.state is not SessionState.queued and self._is_silent(machine) and self._may_ask(machine):
             status = await self._fleet.get(machine.placement, machine.id)
             if self._is_lost(status, machine, session):
-                await self._lost(machine, status)
+                if self._lease.held:
+                    await self._releases.close_if(session, lambda _: lifecycle.end_by_loss(status), REAPER)
                 return
-        if (end := lifecycle.overdue(session, self._clock.now())) is not None:
-            await self._releases.close(session, end, REAPER)
+        if self._lease.held and lifecycle.overdue(session, self._clock.now()) is not None:
+            # The row as it is by now decides: what it waited for may have come.
+            await self._releases.close_if(
+                session, lambda current: lifecycle.overdue(current, self._clock.now()), REAPER
+            )
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
@@ -139,19 +165,26 @@ class Reaper:
         if await self._releases.note_if_gone(machine.id):
             return
         over_at = session.ended_at if session is not None else machine.created_at
-        if over_at is None or self._clock.now() > over_at + RELEASE_SECONDS:
+        if self._lease.held and (over_at is None or self._clock.now() > over_at + RELEASE_SECONDS):
             self._releases.let_go(machine.id, "The session is over.")
-
-    async def _lost(self, machine: Machine, status: MachineStatus | None) -> None:
-        # Read again: the bot's last word may have come in while the provider was asked.
-        session = await self._store.session_of_machine(machine.id)
-        if session is not None and not session.over:
-            await self._releases.close(session, lifecycle.end_by_loss(status), REAPER)
 
     def _is_silent(self, machine: Machine) -> bool:
         last_heard = self._channels.last_heard(machine.id)
         allowed = MISSED_HEARTBEATS * self._settings.heartbeat_seconds
-        return last_heard is None or self._clock.now() > last_heard + allowed
+        if last_heard is None or self._clock.now() > last_heard + allowed:
+            return True
+        self._asked.pop(machine.id, None)
+        return False
+
+    def _may_ask(self, machine: Machine) -> bool:
+        """Whether it is time to ask the provider about a silent machine; if so, that is noted."""
+        now = self._clock.now()
+        times, next_at = self._asked.get(machine.id, (0, now))
+        if now < next_at and not self._census.suspects(machine.id):
+            return False
+        pause = ASKING_PAUSES[min(times, len(ASKING_PAUSES) - 1)]
+        self._asked[machine.id] = (times + 1, now + pause)
+        return True
 
     def _is_lost(self, status: MachineStatus | None, machine: Machine, session: Session) -> bool:
         if status is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -54,6 +54,20 @@ class Releases:
         """Close the session's row with this reason, if it is still open, and let its machine go."""
         await self._ledger.end(session.id, end, by)
         self.let_go(session.machine_id, end.message)
+
+    async def close_if(
+        self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER
+    ) -> None:
+        """The same, if the session as it is by now gives a reason."""
+        now = self._clock.now()
+
+        def change(current: Session) -> Session:
+            end = why(current)
+            return current if end is None else lifecycle.over(current, end, now)
+
+        after = await self._ledger.change(session.id, change, by)
+        if after is not None and after.over:
+            self.let_go(session.machine_id, after.message or "The session is over.")
 
     def let_go(self, machine_id: str, why: str) -> None:
         """Release a machine in the background, unless that is under way."""

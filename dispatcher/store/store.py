@@ -7,7 +7,7 @@ What a transaction read is locked (PostgreSQL) or nobody else writes meanwhile (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -20,9 +20,10 @@ from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session, SessionState
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store import counts, lines, lists, rows
+from dispatcher.store import counts, leases, lines, lists, retention, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
+from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.tables import claims, events, machines, messages, sessions
 
@@ -163,9 +164,50 @@ class Store:
         delete = sa.delete(messages).where(messages.c.id.in_(old.limit(limit).scalar_subquery()))
         return await self._database.write(lambda connection: connection.execute(delete).rowcount)
 
+    async def delete_old_sessions(self, before: float, limit: int) -> int:
+        """Delete sessions that were over before that moment, with all that is theirs; gives how many.
+
+        A session whose machine is not known to be gone is kept.
+        """
+        return await self._database.write(
+            lambda connection: retention.delete_sessions(connection, before, limit)
+        )
+
+    async def beat(
+        self, replica: str, names: Collection[str], still: Mapping[str, Beat], alone: bool
+    ) -> Mapping[str, Beat]:
+        """Renew and take leases, as `leases.beat` does."""
+        return await self._database.write(
+            lambda connection: leases.beat(connection, replica, names, still, alone)
+        )
+
+    async def release_leases(self, replica: str) -> None:
+        """Let go of everything that the replica holds."""
+        await self._database.write(lambda connection: leases.release(connection, replica))
+
+    async def forget_leases(self, still: Mapping[str, Beat]) -> None:
+        """Delete leases that stand still, unless they moved meanwhile."""
+        await self._database.write(lambda connection: leases.forget(connection, still))
+
     async def session(self, session_id: str) -> Session | None:
         one = rows.ONE[Session]
         return await self._database.read(lambda connection: rows.one(connection, Session, one, session_id))
+
+    async def session_with_machine(self, session_id: str) -> tuple[Session | None, Machine | None]:
+        of_machine = sa.select(machines).where(machines.c.session_id == session_id)
+        query = sa.select(sessions).where(sessions.c.id == session_id)
+        return await self._database.read(
+            lambda connection: (
+                rows.one(connection, Session, query),
+                rows.one(connection, Machine, of_machine),
+            )
+        )
+
+    async def machines(self, machine_ids: Sequence[str]) -> Mapping[str, Machine]:
+        """Id → machine, of those that have a row."""
+        query = sa.select(machines).where(machines.c.id.in_(machine_ids))
+        found = await self._database.read(lambda connection: rows.many(connection, Machine, query))
+        return {machine.id: machine for machine in found}
 
     async def session_of_machine(self, machine_id: str) -> Session | None:
         one = rows.OF_MACHINE

@@ -69,6 +69,7 @@ machines = sa.Table(
     sa.Column("versions", sa.JSON, nullable=False),
     sa.Column("placement", sa.String(63)),
     sa.Column("create_by", sa.Double),
+    sa.Column("launcher", sa.String(63)),
     sa.Index(None, "state"),
     sa.Index(None, "session_id"),
 )
@@ -119,4 +120,14 @@ loads = sa.Table(
     sa.Column("agent", sa.String(63), primary_key=True),
     sa.Column("live", sa.Integer, nullable=False),
     sa.Column("queued", sa.Integer, nullable=False),
+)
+
+# What a replica holds: its own row says that it lives, the reaper's that it is the one. `count` goes up as
+# long as the holder lives.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("holder", sa.String(63), nullable=False),
+    sa.Column("count", sa.BigInteger, nullable=False),
 )

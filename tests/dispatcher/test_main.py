@@ -157,5 +157,5 @@ def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_
         httpx.post(f"{command.url}/start?wait=none", trust_env=False)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     loggers = {line["logger"] for line in lines}
-    assert loggers >= {"__main__", "uvicorn.error", "dispatcher.sessions.service"}
+    assert loggers >= {"__main__", "uvicorn.error", "dispatcher.sessions.ledger"}
     assert all(line.keys() >= {"time", "level", "logger", "message", "replica"} for line in lines)

@@ -46,6 +46,7 @@ def test_a_machine_that_dies_without_a_word_is_found_out(tmp_path, exit_code, re
             assert (failed["reason"], failed["exitCode"]) == (reason, exit_code)
             assert words in failed["message"]
             assert failed["detail"] == "Fatal Python error"
+            await running.dispatcher.background.settle()
             assert await running.dispatcher.store.live_machines() == []
 
     asyncio.run(run())

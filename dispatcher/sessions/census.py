@@ -1,0 +1,153 @@
+"""Compares the rows with what the providers list: machines without an owner, rows without their machine.
+
+A machine without an owner is ended once several listings had it, for a while, and its row, read again, still
+does not stand for it. An absent one is only a suspicion: lists lag, so the reaper asks for it by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.clock import Clock
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import MachineState, ProviderError
+from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.lifecycle import Machine
+from dispatcher.sessions.releases import STOP_GRACE
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+
+log = logging.getLogger(__name__)
+
+LISTING_SECONDS = 30.0
+"""Between two listings of a placement. APIs page lists and limit them more than anything else: two calls a
+minute for each hundred machines or so is far below every published rate."""
+
+ORPHAN_SECONDS = 60.0
+ORPHAN_LISTINGS = 2
+"""For so long, and in so many listings, a machine must have been seen without an owner before it is ended."""
+
+QUERIED = 500
+"""Rows per query: SQLite takes 32,766 parameters, PostgreSQL 65,535, and neither likes them."""
+
+
+@dataclass(slots=True)
+class _Stray:
+    """A machine that was seen without an owner."""
+
+    since: float
+    listings: int = 0
+    told: bool = False
+
+
+class Census:
+    """Looks at all placements, if this replica is the reaper.
+
+    Args:
+        on_orphan: Is told of the placement of every machine that was found without an owner, once.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        lease: Lease,
+        clock: Clock,
+        background: Background,
+        on_orphan: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._lease = lease
+        self._clock = clock
+        self._background = background
+        self._on_orphan = on_orphan
+        self._strays: dict[tuple[str, str], _Stray] = {}
+        self._absent: set[str] = set()
+
+    async def run(self) -> None:
+        """Look, again and again, until cancelled."""
+        while True:
+            await self._clock.sleep(LISTING_SECONDS)
+            try:
+                await self.look()
+            except SQLAlchemyError as error:
+                log.debug("machines could not be compared with their rows: %s", error)
+            except Exception:
+                log.exception("machines could not be compared with their rows")
+
+    async def look(self) -> None:
+        """List every placement once, and act on what differs."""
+        if not await self._lease.keep():
+            self._strays.clear()
+            return
+        self._absent.clear()
+        for placement in self._fleet.placements:
+            try:
+                await self._look_at(placement)
+            except ProviderError as error:
+                log.warning("the machines of %s could not be listed: %s", placement, error)
+
+    def suspects(self, machine_id: str) -> bool:
+        """Whether the last listing did not have that machine. Says so once per listing."""
+        if machine_id not in self._absent:
+            return False
+        self._absent.discard(machine_id)
+        return True
+
+    async def _look_at(self, placement: str) -> None:
+        began_at = self._clock.now()
+        listed = [
+            status.id async for status in self._fleet.list(placement) if status.state is not MachineState.gone
+        ]
+        # After the listing: the row comes before its machine, so a machine without one never had one.
+        strays = await self._without_owner(placement, listed)
+        for machine_id in strays:
+            stray = self._strays.setdefault((placement, machine_id), _Stray(began_at))
+            stray.listings += 1
+            if stray.listings >= ORPHAN_LISTINGS and began_at >= stray.since + ORPHAN_SECONDS:
+                self._background.spawn(self._end(placement, machine_id, stray))
+        for key in [key for key in self._strays if key[0] == placement and key[1] not in strays]:
+            del self._strays[key]
+        await self._note_absent(placement, set(listed), began_at)
+
+    async def _note_absent(self, placement: str, listed: set[str], began_at: float) -> None:
+        before = began_at - self._fleet.settling(placement)
+        for machine, session in await self._store.live_machines():
+            started_at = session.started_at if session is not None else None
+            settled = started_at is not None and started_at < before
+            if settled and machine.placement == placement and machine.id not in listed:
+                self._absent.add(machine.id)
+
+    async def _without_owner(self, placement: str, machine_ids: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for first in range(0, len(machine_ids), QUERIED):
+            some = machine_ids[first : first + QUERIED]
+            known = await self._store.machines(some)
+            found += [machine_id for machine_id in some if not _owns(known.get(machine_id), placement)]
+        return found
+
+    async def _end(self, placement: str, machine_id: str, stray: _Stray) -> None:
+        if _owns(await self._store.machine(machine_id), placement) or not self._lease.held:
+            return
+        if not stray.told:
+            stray.told = True
+            self._on_orphan(placement)
+        log.warning("machine %s at %s belongs to no session and is ended", machine_id, placement)
+        try:
+            await self._fleet.stop(placement, machine_id, STOP_GRACE)
+        except ProviderError as error:
+            log.warning("machine %s at %s could not be ended yet: %s", machine_id, placement, error)
+
+
+def _owns(machine: Machine | None, placement: str) -> bool:
+    """Whether a row stands for a machine at a placement.
+
+    That its session is over does not matter here: as long as its row is open, the reaper sees it off.
+    """
+    return machine is not None and machine.state is not MachineState.gone and machine.placement == placement

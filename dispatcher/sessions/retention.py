@@ -1,0 +1,42 @@
+"""What is deleted, and when: expired keys, messages that were read, sessions that were over long ago."""
+
+from __future__ import annotations
+
+from dispatcher.clock import Clock
+from dispatcher.sessions.lease import Lease
+from dispatcher.store.store import Store
+
+EVERY_SECONDS = 60.0
+CLAIMS = MESSAGES = 500
+SESSIONS = 100
+"""How many are deleted at once, a session with its machine and its timeline of some ten events: a long delete
+would hold up every start on SQLite, which has one writer."""
+
+DAY_SECONDS = 24 * 3600.0
+
+
+class Retention:
+    """Deletes what is older than it must be kept.
+
+    Args:
+        keep_sessions_days: How long a session is kept after its end.
+    """
+
+    def __init__(self, *, store: Store, lease: Lease, clock: Clock, keep_sessions_days: float) -> None:
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._kept_seconds = keep_sessions_days * DAY_SECONDS
+        self._done_at = clock.now()
+
+    async def clean(self) -> None:
+        """Delete a batch of each, when that is due. A full batch leaves the rest to the next call."""
+        now = self._clock.now()
+        if now < self._done_at + EVERY_SECONDS:
+            return
+        claims = await self._store.delete_expired_claims(now, CLAIMS)
+        sessions = await self._store.delete_old_sessions(now - self._kept_seconds, SESSIONS)
+        messages = await self._store.delete_old_messages(now, MESSAGES)
+        await self._lease.forget_dead()
+        if claims < CLAIMS and sessions < SESSIONS and messages < MESSAGES:
+            self._done_at = now

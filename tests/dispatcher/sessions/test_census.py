@@ -1,0 +1,151 @@
+"""What is done about machines without an owner, and rows without their machine."""
+
+import asyncio
+from pathlib import Path
+
+from dispatcher.machines.provider import Unreachable
+from dispatcher.sessions.census import LISTING_SECONDS
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
+
+LONG = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), start_timeout_seconds=600)}
+
+
+async def look(running: Deployment, times: int = 1) -> None:
+    """So many listings, at their usual distance, and what comes of them."""
+    for _ in range(times):
+        running.clock.advance(LISTING_SECONDS)
+        await running.dispatcher.census.look()
+        await running.dispatcher.background.settle()
+
+
+async def orphans(running: Deployment) -> float:
+    text = (await running.http.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("switchboard_orphans_total{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def test_a_machine_that_nobody_owns_is_ended_after_a_grace_and_counted(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=LONG) as running:
+            owned = (await running.start())["sessionId"]
+            running.provider.appear("m-nobodys")
+            await look(running)
+            assert running.provider.stopped == []
+            await look(running, 2)
+            assert running.provider.running == [f"m-{owned}"]
+            assert await orphans(running) == 1
+
+    asyncio.run(run())
+
+
+def test_a_machine_whose_row_was_closed_too_early_is_ended(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.background.settle()
+            assert await running.dispatcher.store.live_machines() == []
+            del running.provider.gone[f"m-{session_id}"]
+            await look(running, 4)
+            assert running.provider.running == []
+
+    asyncio.run(run())
+
+
+def test_a_second_machine_of_a_session_at_another_placement_is_ended(tmp_path):
+    second = ScriptedProvider()
+
+    async def run():
+        async with deployment(tmp_path, second=second, agents=LONG) as running:
+            session_id = (await running.start())["sessionId"]
+            second.appear(f"m-{session_id}")
+            await look(running, 4)
+            assert second.running == []
+            assert running.provider.running == [f"m-{session_id}"]
+            assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_is_seen_now_and_then_is_not_ended(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            for _ in range(4):
+                running.provider.appear("m-nobodys")
+                await look(running)
+                del running.provider.specs["m-nobodys"]
+                await look(running)
+            assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+def test_only_the_reaper_ends_machines(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            await look(running)
+            running.provider.appear("m-nobodys")
+            await running.dispatcher.store.release_leases(running.dispatcher.replica)
+            await running.dispatcher.store.beat("another", ("reaper",), {}, False)
+            # As on a store that others share.
+            running.dispatcher.lease._alone = False
+            await look(running, 4)
+            assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_cannot_be_ended_is_tried_again_and_counted_once(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.appear("m-nobodys")
+            running.provider.deaf = True
+            await look(running, 6)
+            assert len(running.provider.stopped) > 1
+            assert await orphans(running) == 1
+            running.provider.deaf = False
+            await look(running)
+            assert running.provider.running == []
+
+    asyncio.run(run())
+
+
+def test_a_placement_that_cannot_be_listed_does_not_keep_the_others_from_it(tmp_path, monkeypatch):
+    second = ScriptedProvider()
+
+    async def run():
+        async with deployment(tmp_path, second=second) as running:
+
+            def unlisted():
+                raise Unreachable("no answer")
+
+            monkeypatch.setattr(running.provider, "list", unlisted)
+            second.appear("m-nobodys")
+            await look(running, 4)
+            assert second.running == []
+
+    asyncio.run(run())
+
+
+def test_a_silent_machine_that_the_listing_does_not_have_is_asked_for_at_once(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            await machine.connection.close()
+            # Asked about again and again, it is asked about ever more rarely.
+            for _ in range(200):
+                running.clock.advance(1)
+                await running.dispatcher.reaper.tick()
+            running.provider.die(machine.id, 1)
+            await running.dispatcher.census.look()
+            await running.dispatcher.reaper.tick()
+            failed = await eventually(
+                lambda: running.session(session_id), lambda found: found["state"] == "failed"
+            )
+            assert failed["reason"] == "machine_exited"
+
+    asyncio.run(run())

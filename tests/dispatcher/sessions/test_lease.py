@@ -1,0 +1,165 @@
+"""One reaper among the replicas, whatever their clocks say."""
+
+import asyncio
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from dispatcher.sessions.lease import BEAT_SECONDS, DEAD_SECONDS, HELD_SECONDS, Lease
+from dispatcher.store.store import Store
+from tests.dispatcher.harness import ManualClock
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.sqlite'}"
+    return request.getfixturevalue("postgres_url")
+
+
+class Replicas:
+    """Replicas on one store, each with a clock of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clocks: dict[str, ManualClock] = {}
+        self.leases: dict[str, Lease] = {}
+
+    def start(self, name: str, *, ahead: float = 0, alone: bool = False) -> Lease:
+        clock = self.clocks[name] = ManualClock()
+        clock.advance(ahead)
+        lease = self.leases[name] = Lease(store=self.store, clock=clock, replica=name, alone=alone)
+        return lease
+
+    async def pass_time(self, seconds: float, *living: str) -> None:
+        """Time passes for all; those who live renew what they hold."""
+        passed = 0.0
+        while passed < seconds:
+            passed += BEAT_SECONDS
+            for clock in self.clocks.values():
+                clock.advance(BEAT_SECONDS)
+            for name in living:
+                await self.leases[name].keep()
+            assert sum(self.leases[name].held for name in self.leases) <= 1, "there are two reapers"
+
+
+def on(url, play):
+    async def run():
+        store = Store(url)
+        await store.open()
+        try:
+            await play(Replicas(store))
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
+def test_the_first_holds_it_as_long_as_it_lives_whatever_the_others_clocks_say(url, ahead):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b", ahead=ahead)
+        assert (await a.keep(), await b.keep()) == (True, False)
+        await replicas.pass_time(10 * DEAD_SECONDS, "a", "b")
+        assert (a.held, b.held) == (True, False)
+        assert not a.is_dead("b")
+        assert not b.is_dead("a")
+
+    on(url, play)
+
+
+def test_when_the_holder_dies_another_one_takes_it_and_never_before_it_has_run_out(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        assert await a.keep()
+        await replicas.pass_time(2 * BEAT_SECONDS, "a", "b")
+        await replicas.pass_time(HELD_SECONDS, "b")
+        assert not b.held
+        await replicas.pass_time(DEAD_SECONDS, "b")
+        assert b.held
+        assert b.is_dead("a")
+        # It only slept, and learns what happened.
+        assert await a.keep() is False
+        await replicas.pass_time(BEAT_SECONDS, "a", "b")
+        assert not b.is_dead("a")
+
+    on(url, play)
+
+
+def test_who_exits_hands_it_on_at_once(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        assert await a.keep()
+        assert not await b.keep()
+        await a.release()
+        assert not a.held
+        await replicas.pass_time(BEAT_SECONDS, "b")
+        assert b.held
+        assert b.is_dead("a")
+
+    on(url, play)
+
+
+def test_who_can_only_be_alone_has_everything_at_once(url):
+    async def play(replicas):
+        assert await replicas.start("a", alone=True).keep()
+        restarted = replicas.start("b", alone=True)
+        del replicas.leases["a"]
+        assert await restarted.keep()
+        assert restarted.is_dead("a")
+
+    on(url, play)
+
+
+def test_a_clock_that_jumps_takes_nothing_from_the_living(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        await a.keep()
+        await b.keep()
+        replicas.clocks["b"].advance(100 * DEAD_SECONDS)
+        assert not await b.keep()
+        await replicas.pass_time(DEAD_SECONDS, "a", "b")
+        assert (a.held, b.held) == (True, False)
+
+    on(url, play)
+
+
+def test_an_outage_of_the_store_kills_nobody(url, monkeypatch):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        await a.keep()
+        await b.keep()
+        with monkeypatch.context() as patched:
+
+            async def down(*_args):
+                raise OperationalError("SELECT 1", {}, Exception("the server is gone"))
+
+            patched.setattr(replicas.store, "beat", down)
+            for clock in replicas.clocks.values():
+                clock.advance(10 * DEAD_SECONDS)
+            for lease in (a, b):
+                with pytest.raises(OperationalError):
+                    await lease.keep()
+                assert not lease.held
+                assert not lease.is_dead("a")
+                assert not lease.is_dead("b")
+        # The standby comes back first.
+        assert not await b.keep()
+        assert await a.keep()
+        await replicas.pass_time(2 * DEAD_SECONDS, "b", "a")
+        assert (a.held, b.held) == (True, False)
+
+    on(url, play)
+
+
+def test_the_rows_of_the_dead_are_forgotten(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        await a.keep()
+        await b.keep()
+        await replicas.pass_time(2 * DEAD_SECONDS, "b")
+        await b.forget_dead()
+        rows = await replicas.store.beat("b", (), {}, False)
+        assert {name: row.holder for name, row in rows.items()} == {"b": "b", "reaper": "b"}
+
+    on(url, play)

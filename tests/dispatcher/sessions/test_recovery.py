@@ -1,0 +1,187 @@
+"""Starts that a dispatcher left half done go on at another one."""
+
+import asyncio
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dispatcher.machines.provider import MachineState, NoCapacity
+from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.sessions.timeline import Cause
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
+
+ALLOWED = Limits({"echo": 10}, {"echo": 0})
+
+
+def agents(**more) -> dict[str, AgentSettings]:
+    return {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), **more)}
+
+
+async def leave(running: Deployment, launcher: str | None, *, placement: str = "scripted") -> Session:
+    """What a dispatcher leaves that dies between the intent and the provider's answer."""
+    now, session_id = running.clock.now(), str(uuid.uuid4())
+    machine = Machine(
+        id=f"m-{session_id}",
+        session_id=session_id,
+        provider="scripted",
+        state=MachineState.requested,
+        created_at=now,
+        placement=placement,
+        create_by=now + 27,
+        launcher=launcher,
+    )
+    session = Session(
+        id=session_id,
+        agent="echo",
+        transport="webrtc",
+        body=None,
+        ice_servers=[],
+        machine_id=machine.id,
+        state=SessionState.queued,
+        start_timeout_seconds=30,
+        client_timeout_seconds=60,
+        max_duration_seconds=7200,
+        created_at=now,
+    )
+    assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
+    return session
+
+
+async def started(running: Deployment, session: Session) -> Machine:
+    """The session's machine once it is known to run, in next to no time."""
+
+    async def machine() -> Machine:
+        running.clock.advance(0.5)
+        found = await running.dispatcher.store.machine(session.machine_id)
+        assert found is not None
+        return found
+
+    return await eventually(machine, lambda found: found.state is MachineState.started)
+
+
+@pytest.mark.parametrize("launcher", [None, "a-dead-one"])
+def test_a_start_that_was_left_before_the_call_goes_on(tmp_path, launcher):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session = await leave(running, launcher)
+            machine = await started(running, session)
+            assert machine.launcher == running.dispatcher.replica
+            assert running.provider.running == [session.machine_id]
+            said = await running.machine_of(session.id)
+            await said.hello("waiting")
+            await running.in_phase(session.id, "waiting")
+
+    asyncio.run(run())
+
+
+def test_a_start_whose_answer_nobody_heard_is_not_asked_for_again(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.appear("m-0")
+            session = await leave(running, "a-dead-one")
+            running.provider.appear(session.machine_id)
+            await started(running, session)
+            assert running.provider.asked == 0
+
+    asyncio.run(run())
+
+
+def test_a_start_that_was_left_at_one_placement_may_end_at_another(tmp_path):
+    second = ScriptedProvider()
+
+    async def run():
+        async with deployment(tmp_path, second=second) as running:
+            running.provider.fault = None
+            session = await leave(running, "a-dead-one", placement="second")
+            second.appear(session.machine_id)
+            machine = await started(running, session)
+            assert machine.placement == "second"
+            assert running.provider.asked == 0
+
+    asyncio.run(run())
+
+
+def test_a_start_of_a_living_launcher_is_left_to_it(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.gate = asyncio.Event()
+            asking = asyncio.create_task(running.start())
+            await eventually(lambda: asyncio.sleep(0, running.provider.asked), lambda asked: asked == 1)
+            for _ in range(20):
+                running.clock.advance(0.5)
+                await running.dispatcher.reaper.tick()
+            assert running.provider.asked == 1
+            running.provider.gate.set()
+            await asking
+
+    asyncio.run(run())
+
+
+def test_a_restart_goes_on_with_what_the_drain_could_not_finish(tmp_path):
+    provider = ScriptedProvider()
+    provider.gate = asyncio.Event()
+
+    async def run():
+        async with deployment(tmp_path, provider=provider, agents=agents(start_timeout_seconds=60)) as first:
+            session_id = (await first.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, provider.asked), lambda asked: asked == 1)
+        assert provider.running == []
+        provider.gate = None
+        async with deployment(tmp_path, provider=provider, clock=first.clock) as second:
+            session = await second.dispatcher.store.session(session_id)
+            assert session is not None
+            assert session.state is SessionState.starting
+            await started(second, session)
+            assert provider.running == [session.machine_id]
+
+    asyncio.run(run())
+
+
+def test_one_replica_goes_on_with_what_a_dead_one_left(tmp_path, postgres_url):
+    clock, provider = ManualClock(), ScriptedProvider()
+    shared = {"provider": provider, "clock": clock, "database_url": postgres_url}
+
+    async def run():
+        async with deployment(tmp_path, **shared) as a, deployment(tmp_path, **shared) as b:
+            assert a.dispatcher.lease.held
+            session = await leave(a, "a-dead-one")
+            machine = await started(b, session)
+            assert machine.launcher == a.dispatcher.replica
+            assert provider.asked == 1
+            left = await leave(a, b.dispatcher.replica)
+            for _ in range(10):
+                clock.advance(0.5)
+                await a.dispatcher.reaper.tick()
+            assert provider.asked == 1, "it lives, and asks for its machine itself"
+            assert (await a.session(left.id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+def test_a_launcher_that_was_taken_for_dead_asks_nobody_any_more(tmp_path):
+    second = ScriptedProvider()
+
+    async def run():
+        async with deployment(tmp_path, second=second) as running:
+            provider, store = running.provider, running.dispatcher.store
+            provider.gate, provider.fault = asyncio.Event(), NoCapacity("full")
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, provider.asked), lambda asked: asked == 1)
+            cause = Cause("tester", running.clock.now())
+            await store.beat("another", ("another",), {}, False)
+            await store.update_machine(
+                f"m-{session_id}", lambda machine: replace(machine, launcher="another"), cause
+            )
+            provider.gate.set()
+            await running.dispatcher.background.settle()
+            assert second.asked == 0
+            machine = await store.machine(f"m-{session_id}")
+            assert machine is not None
+            assert machine.state is MachineState.requested
+            assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
