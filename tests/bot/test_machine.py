@@ -281,7 +281,8 @@ def test_stop_ends_a_pipeline_in_pipecats_way(tmp_path):
             dispatcher() as served,
             machine(tmp_path, "room.py", served.url, DAILY, environment=environment) as run,
         ):
-            await served.wait_for(Ready)
+            timings = (await served.wait_for(Ready)).timings
+            assert (timings.ready or 0) >= (timings.pipeline or 0) > 0
             await served.send(Stop(message="enough"))
             assert (await served.wait_for(Ended)).reason == "stopped"
             assert await run.exit_code() == 0
