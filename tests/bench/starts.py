@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
+import httpx
 import psutil
 
 from tests.bench.past import fill
@@ -28,6 +30,8 @@ from tests.e2e.dispatcher import CHECKOUT, free_port
 from tests.postgres import Postgres
 
 STARTS_PER_SECOND = 200
+
+SECRET = "a secret of the bench, long enough for HS256"
 
 
 def main() -> int:
@@ -116,34 +120,37 @@ def dispatcher_on(store: str, live: int, past: int) -> Iterator[tuple[str, psuti
         else:
             database = f"sqlite:///{directory / 'bench.sqlite'}"
         asyncio.run(fill(database, live, past))
-        port = free_port()
-        environment = os.environ | {
-            "SWITCHBOARD_PORT": str(port),
-            "SWITCHBOARD_DATA_DIR": str(directory / "data"),
-            "SWITCHBOARD_DATABASE_URL": database,
-            "SWITCHBOARD_SECRET": "a secret of the bench, long enough for HS256",
-            "SWITCHBOARD_LOG_LEVEL": "error",
-            "SWITCHBOARD_AGENTS": '{"echo": {"bot": "echo.py", "maxSessions": 100000}}',
-        }
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.served"],
-            cwd=CHECKOUT,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {0}),
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(process, url)
-            yield url, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+        yield stack.enter_context(dispatcher_process(database, directory / "data", core=0))
+
+
+@contextmanager
+def dispatcher_process(
+    database: str, data_dir: Path, core: int | None
+) -> Iterator[tuple[str, psutil.Process]]:
+    """A dispatcher with instant machines, on one core or on all; gives its URL and its process."""
+    port = free_port()
+    environment = os.environ | {
+        "SWITCHBOARD_PORT": str(port),
+        "SWITCHBOARD_DATA_DIR": str(data_dir),
+        "SWITCHBOARD_DATABASE_URL": database,
+        "SWITCHBOARD_SECRETS": json.dumps([SECRET]),
+        "SWITCHBOARD_LOG_LEVEL": "error",
+        "SWITCHBOARD_AGENTS": json.dumps({"echo": {"bot": "echo.py", "maxSessions": 100_000}}),
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.served"], cwd=CHECKOUT, env=environment)
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(process, url)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
 
 
 def _wait_for(process: subprocess.Popen[bytes], url: str) -> None:
-    import httpx
-
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the dispatcher ended with {process.returncode}"
