@@ -26,7 +26,7 @@ class Counts:
 def count(connection: sa.Connection) -> Counts:
     return Counts(
         {(agent, state): number for agent, state, number in connection.execute(_live_sessions())},
-        {(placement, state): number for placement, state, number in connection.execute(_live_machines())},
+        {(name or "", state): number for name, state, number in connection.execute(_live_machines())},
     )
 
 
@@ -38,10 +38,9 @@ def _live_sessions() -> sa.Select[str, str, int]:
     )
 
 
-def _live_machines() -> sa.Select[str, str, int]:
-    placement = sa.func.coalesce(machines.c.placement, "")
+def _live_machines() -> sa.Select[str | None, str, int]:
     return (
-        sa.select(placement, machines.c.state, sa.func.count())
+        sa.select(machines.c.placement, machines.c.state, sa.func.count())
         .where(machines.c.state.in_([state for state in MachineState if state is not MachineState.gone]))
-        .group_by(placement, machines.c.state)
+        .group_by(machines.c.placement, machines.c.state)
     )

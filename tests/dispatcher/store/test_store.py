@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
+from dispatcher.store.counts import Counts
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import messages, metadata
@@ -328,3 +330,22 @@ def test_messages_are_deleted_after_a_minute_in_batches(url):
         assert left == ["5", "6", "7", "8", "9"]
 
     with_store(url, use)
+
+
+def test_what_is_live_is_counted_and_what_is_over_is_not(url):
+    async def use(store: Store) -> Counts:
+        for number, agent in enumerate(["echo", "echo", "other", "other"]):
+            session, machine = pair(agent)
+            if number == 1:
+                machine = replace(machine, placement="near")
+            await add(store, session, machine, limits(2))
+            if number == 3:
+                end = partial(lifecycle.over, end=End("stopped", "Enough."), now=1001.0)
+                await store.update_session(session.id, end, CAUSE)
+                gone = partial(lifecycle.machine_gone, status=None, now=1001.0)
+                await store.update_machine(machine.id, gone, CAUSE)
+        return await store.counts()
+
+    counted = with_store(url, use)
+    assert counted.sessions == {("echo", "starting"): 2, ("other", "starting"): 1}
+    assert counted.machines == {("", "requested"): 2, ("near", "requested"): 1}
