@@ -45,6 +45,8 @@ class StackConfig(BaseModel):
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
     keys: Keys = ()
     """Who may call, by the hashes of their keys; without any, only this machine."""
+    max_sessions: int = Field(default=0, ge=0, le=1_000_000)
+    """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     data_dir: Path
@@ -60,6 +62,7 @@ class StackConfig(BaseModel):
                 host=host,
                 port=self.port,
                 data_dir=data_dir,
+                max_sessions=self.max_sessions or None,
                 log_level=self.log_level,
                 log_format=self.log_format,
                 agents=self.agents,

@@ -71,7 +71,7 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             {"agents": ECHO, "prot": 1},
             'switchboard:prot: "1" is not a key; '
-            "allowed: cloud, port, agents, defaultAgent, keys, logLevel, logFormat, dataDir",
+            "allowed: cloud, port, agents, defaultAgent, keys, maxSessions, logLevel, logFormat, dataDir",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},
