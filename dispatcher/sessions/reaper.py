@@ -47,7 +47,8 @@ class Reaper:
     """Of all replicas' reapers, the one that has the lease looks; the others watch that it lives.
 
     Args:
-        on_round: Is told of every round: whether it could be finished, and how many seconds it took.
+        on_round: Is told of every round that this replica made as the reaper: whether it could be finished,
+            and how many seconds it took.
     """
 
     def __init__(
@@ -94,26 +95,27 @@ class Reaper:
     async def run(self) -> None:
         """Look, again and again, until stopped."""
         while not self._stopping:
-            began_at, finished = self._clock.now(), False
+            began_at, finished, ours = self._clock.now(), False, True
             try:
-                await self.tick()
+                ours = await self.tick()
                 finished = True
             except SQLAlchemyError as error:
                 log.debug("the reaper could not finish its round: %s", error)
             except Exception:
                 log.exception("the reaper could not finish its round")
-            self._on_round(finished, self._clock.now() - began_at)
+            if ours:
+                self._on_round(finished, self._clock.now() - began_at)
             await self._pause()
 
-    async def tick(self) -> None:
-        """One look at every machine that is not known to be gone, if this replica is the reaper."""
+    async def tick(self) -> bool:
+        """One look at every machine that is not known to be gone. False if this replica is not the reaper."""
         if not await self._lease.keep():
             self._asked.clear()
-            return
+            return False
         live = await self._store.live_machines()
         for machine, session in live:
             if not self._lease.held:
-                return
+                return False
             with about(machine_id=machine.id) if session is None else about_session(session):
                 try:
                     await self._look_at(machine, session)
@@ -128,6 +130,7 @@ class Reaper:
         self._asked = {machine_id: asked for machine_id, asked in self._asked.items() if machine_id in still}
         self._queue.nudge()
         await self._retention.clean()
+        return True
 
     async def _pause(self) -> None:
         sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
