@@ -26,7 +26,7 @@ from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher import new_key
 from dispatcher.app import Dispatcher, build
 from dispatcher.limits import LimitedProtocol
-from dispatcher.server import Server
+from dispatcher.server import Server, once_free
 from dispatcher.sessions.lifecycle import End
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.signing import InvalidSecret
@@ -138,7 +138,7 @@ def _lock(data_dir: Path) -> IO[bytes]:
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = (data_dir / "lock").open("ab")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        once_free(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:
         lock.close()
         raise OSError("another dispatcher uses it") from None
@@ -152,7 +152,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener = socket.socket(family, kind)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(address)
+        once_free(lambda: listener.bind(address))
         listener.listen(LISTEN_BACKLOG)  # now, or another dispatcher could still bind the port
     except OSError:
         listener.close()

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import uvicorn
+
+T = TypeVar("T")
+
+TAKEN_SECONDS = 1.0
+"""How long a port or a lock that is taken is asked for again."""
+
+TAKEN = (errno.EADDRINUSE, errno.EWOULDBLOCK)
+
+
+def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+    """What `take` gives, tried for a second.
+
+    A dispatcher that was killed while it started a process leaves its port and its lock to that
+    process, until this becomes the program that it was started for.
+
+    Raises:
+        OSError: what `take` raised the last time; at once if it says anything but that it is taken.
+    """
+    for _ in range(round(TAKEN_SECONDS / 0.05)):
+        try:
+            return take()
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+        sleep(0.05)
+    return take()
 
 
 class Server(uvicorn.Server):

@@ -9,12 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
-import random
 import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,8 @@ import pytest
 import sqlalchemy as sa
 from psycopg import sql
 
+from tests.ports import free_port
+
 OLDEST_MAJOR = 15
 """The oldest version that the dispatcher supports."""
 
@@ -37,10 +37,6 @@ SECONDS = 60.0
 
 UNPRIVILEGED = ("postgres", "nobody")
 """The users that are tried, in this order, when the tests run as root."""
-
-PORTS = range(20000, 32768)
-"""Below the ports that Linux gives to outgoing connections (ip_local_port_range): while the server is
-stopped, a client that retries could else be given the port itself, and even connect to itself."""
 
 HARMLESS = ("fsync=off", "full_page_writes=off")
 """Lose data when the host fails, not when the server is killed: enough for every test, and fast."""
@@ -72,7 +68,7 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         # Linux tells a child of the death of the thread that started it: one that lives as long as this.
         self._starter = ThreadPoolExecutor(1)
-        self.port = _free_port()
+        self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="switchboard-postgres-"))
         self._data = self.directory / "data"
         self._log_path = self.directory / "server.log"
@@ -198,7 +194,7 @@ class Postgres:
             stderr=log,
             # Ctrl-C is for the tests; they stop the server.
             start_new_session=True,
-            preexec_fn=_die_with_the_parent,
+            preexec_fn=lambda: die_with_the_parent(signal.SIGQUIT),
             user=self._as.pw_uid if self._as is not None else None,
             group=self._as.pw_gid if self._as is not None else None,
             extra_groups=[] if self._as is not None else None,
@@ -247,22 +243,11 @@ def _unprivileged() -> pwd.struct_passwd | None:
     raise Missing(f"PostgreSQL does not run as root, and there is no user {' or '.join(UNPRIVILEGED)}")
 
 
-def _free_port() -> int:
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as listener:
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError(f"no free port among {PORTS.start} to {PORTS.stop - 1}")
-
-
-def _die_with_the_parent() -> None:
-    """The server stops when the process that started it dies, even by kill -9."""
+def die_with_the_parent(number: signal.Signals) -> None:
+    """Have this process get a signal when the one that started it dies, even by kill -9."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGQUIT)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
 
 
 @pytest.fixture(scope="session")

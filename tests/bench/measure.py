@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.browser import VoicePage, until
-from tests.e2e.dispatcher import CHECKOUT, Dispatcher, free_port
+from tests.e2e.dispatcher import CHECKOUT, Dispatcher
+from tests.ports import free_port
 
 RUNNER = Path(__file__).parent / "development_runner.py"
 

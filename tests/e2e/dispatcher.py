@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,6 +15,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.ports import free_port
+
 from .browser import until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -23,12 +24,6 @@ BOTS = Path(__file__).parent / "bots"
 OVER = ("ended", "failed")
 TEMPLATE_TITLE = "switchboard-template"
 """What a template calls itself once it can fork."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def agent(bot: Path, **settings: Any) -> dict[str, Any]:
