@@ -1,0 +1,9 @@
+"""Never raised here."""
+
+
+class InvalidAccessError(Exception):
+    pass
+
+
+class OperationError(Exception):
+    pass
