@@ -197,7 +197,7 @@ class SessionService:
         if wait != "none":
             session = await self._until(session.id, _reached[wait])
         if session.state is SessionState.failed:
-            raise _failure(session, self._clock.now())
+            raise _failure(session, self._clock.now()) if started.new else _failed_before(session)
         return replace(started, session=session, place=await self._queue.place(session))
 
     async def hang_up(self, started: Started) -> None:
@@ -322,6 +322,12 @@ def _failure(session: Session, now: float) -> AtCapacity | NotStarted | StartFai
     # By the row: the answer may be another replica's, or a later one to the same key.
     retry_after = session.retry_at - now if session.retry_at is not None else None
     return NotStarted(message, code=session.reason, retry_after=retry_after)
+
+
+def _failed_before(session: Session) -> StartFailed:
+    """The answer to a repeated request. Its key stands for this session: to come back with it never helps."""
+    message = f"{_over_in_words(session)} For another session, use a new Idempotency-Key."
+    return StartFailed(message, code=session.reason)
 
 
 def _over_in_words(session: Session) -> str:

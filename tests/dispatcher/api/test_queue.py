@@ -138,6 +138,25 @@ def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
     asyncio.run(run())
 
 
+def test_who_waited_in_vain_and_comes_back_with_the_same_key_is_told_to_take_another(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+
+            def start():
+                return running.http.post("/start?queue=20", json={}, headers={"Idempotency-Key": "call-1"})
+
+            waiting = asyncio.create_task(start())
+            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            await passing(running, 25)
+            assert (await waiting).status_code == 429
+            again = await start()
+            assert (again.status_code, again.json()["code"]) == (502, "queue_timeout")
+            assert "Retry-After" not in again.headers
+
+    asyncio.run(run())
+
+
 def test_a_caller_who_hangs_up_frees_the_place(tmp_path):
     async def run():
         async with deployment(tmp_path, **ONE_LINE) as running:
