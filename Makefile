@@ -14,7 +14,7 @@ PATHS = __main__.py stacks dispatcher bot tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test openapi bench fuzz fmt lint setup setup-dev lock python
+.PHONY: help up down plan refresh test openapi bench fuzz chaos fmt lint setup setup-dev lock python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench: setup-dev ## measure the cold start in a real browser
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,EXAMPLES),--examples '$(EXAMPLES)')
+
+chaos: setup-dev ## play SEEDS=… simulations in which everything goes wrong; SEED=… plays one and tells it
+	@$(RUN) -m tests.chaos $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,SEEDS),--seeds '$(SEEDS)')
+	@$(if $(call said,SEED),,$(RUN) -m tests.chaos --broken)
 
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --quiet

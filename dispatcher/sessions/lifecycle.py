@@ -90,9 +90,9 @@ class Session:
     first_word_ms: float | None = None
     turns_ms: list[float] = field(default_factory=list)
     traceparent: str | None = None
+    """The W3C trace context under which all that the session does is told."""
     retry_at: float | None = None
     """Of a session that failed: from then on another start may go better, where somebody said so."""
-    """The W3C trace context under which all that the session does is told."""
     owner: str | None = None
     """The name of the key that it was started with; None where none was needed."""
 

@@ -1,0 +1,287 @@
+"""Dispatchers that are broken on purpose, each in one way that a change could break them: all must be caught.
+
+A variant patches the real classes while simulations run, and names the promises that it may be caught by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import sqlalchemy as sa
+
+from dispatcher.machines import failover, fleet, placement
+from dispatcher.sessions import launcher, lifecycle, queue, reaper, releases, reports, service, timeline
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.lifecycle import SessionState
+from dispatcher.sessions.timeline import DISPATCHER
+from dispatcher.store import lines, store
+from dispatcher.store.tables import claims
+from tests.chaos.world import Outcome, simulate
+
+Patch = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A way to break a dispatcher, and the invariants of which one must notice."""
+
+    patch: Patch
+    caught_by: frozenset[str]
+
+
+VARIANTS: dict[str, Broken] = {}
+
+
+def variant(*caught_by: str) -> Callable[[Patch], Patch]:
+    def add(patch: Patch) -> Patch:
+        VARIANTS[patch.__name__] = Broken(patch, frozenset(caught_by))
+        return patch
+
+    return add
+
+
+def hunt(name: str, seeds: int) -> tuple[int, Outcome | None]:
+    """Play seeds until the variant is caught; how many it took, and the one that caught it."""
+    with VARIANTS[name].patch():
+        for seed in range(seeds):
+            outcome = simulate(seed)
+            if outcome.violation is not None:
+                return seed + 1, outcome
+    return seeds, None
+
+
+def _async(result: Any = None) -> Callable[..., Any]:
+    async def nothing(*_: Any, **__: Any) -> Any:
+        return result
+
+    return nothing
+
+
+@variant("intent first")
+def no_intent_row() -> Any:
+    """A machine is asked for before its row says where."""
+    wanted = lifecycle.wanted
+
+    def nowhere(*given: Any) -> lifecycle.Machine:
+        return replace(wanted(*given), placement=None)
+
+    return _all(
+        mock.patch.object(launcher.Launcher, "_places", return_value=_async(True)),
+        mock.patch.object(lifecycle, "wanted", nowhere),
+    )
+
+
+@variant("one machine")
+def no_look_up_after_a_lost_reply() -> Any:
+    """A create without an answer is taken for one that did not happen."""
+    return mock.patch.object(fleet.Fleet, "_look_up", _async())
+
+
+@variant("one machine", "gone is gone")
+def absence_is_believed_at_once() -> Any:
+    """What a provider does not know yet is taken for gone."""
+    return mock.patch.object(placement.Placement, "settling", 0.0)
+
+
+@variant("one machine")
+def unknown_is_taken_for_a_no() -> Any:
+    """The next placement is asked although the last one may have the machine."""
+    return mock.patch.object(failover, "may_go_on", return_value=True)
+
+
+@variant("reasons")
+def reaper_does_not_re_read() -> Any:
+    """A deadline is judged by a session as it was read at the start of the round."""
+
+    async def close(
+        self: releases.Releases, session: lifecycle.Session, why: Any, by: str = DISPATCHER
+    ) -> None:
+        if (end := why(session)) is not None:
+            await self.close(session, end, by)
+
+    return mock.patch.object(releases.Releases, "close_if", close)
+
+
+@variant("settles")
+def nobody_looks_after_a_crash() -> Any:
+    """There is no reaper."""
+    return mock.patch.object(reaper.Reaper, "tick", _async())
+
+
+@variant("reasons")
+def silence_is_taken_for_death() -> Any:
+    """A machine that was not heard for a while is closed, whatever its provider says."""
+    return mock.patch.object(reaper.Reaper, "_is_lost", return_value=True)
+
+
+@variant("reasons")
+def a_lost_channel_ends_the_session() -> Any:
+    """A machine whose connection broke is taken for gone."""
+    original = reports.Reports.disconnected
+
+    def disconnected(self: reports.Reports, machine_id: str, connection: Any) -> None:
+        async def close() -> None:
+            session = await self._store.session_of_machine(machine_id)
+            if session is not None:
+                await self._releases.close(session, lifecycle.end_by_loss(None))
+
+        original(self, machine_id, connection)
+        self._releases._background.spawn(close())
+
+    return mock.patch.object(reports.Reports, "disconnected", disconnected)
+
+
+@variant("one session")
+def claim_without_a_lock() -> Any:
+    """A key is looked up before the transaction, and written in it without another look."""
+
+    def stake(connection: sa.Connection, claim: Any, now: float) -> None:
+        connection.execute(sa.delete(claims).where(claims.c.id == claim.id))
+        values = {name: getattr(claim, name) for name in claim.__dataclass_fields__}
+        connection.execute(sa.insert(claims).values(**values))
+
+    return mock.patch.object(store, "_stake", stake)
+
+
+@variant("one session")
+def duplicate_key_starts_again() -> Any:
+    """Keys are ignored."""
+    return mock.patch.object(service.SessionService, "_claim", return_value=None)
+
+
+@variant("limits")
+def limit_counted_outside_the_transaction() -> Any:
+    """The free lines are counted first, and taken in another transaction."""
+    seen: dict[str, Any] = {}
+    add, enter, lock = store.Store.add, lines.enter, lines._lock
+
+    async def add_later(self: store.Store, session: lifecycle.Session, *more: Any) -> Any:
+        seen[session.id] = await self.loads()
+        return await add(self, session, *more)
+
+    def enter_as_seen(connection: sa.Connection, session: lifecycle.Session, limits: Any) -> bool:
+        def locked(*given: Any) -> Any:
+            lock(*given)
+            return seen[session.id]
+
+        with mock.patch.object(lines, "_lock", locked):
+            return enter(connection, session, limits)
+
+    return _all(
+        mock.patch.object(store.Store, "add", add_later), mock.patch.object(lines, "enter", enter_as_seen)
+    )
+
+
+@variant("counters", "limits")
+def failures_are_not_counted_down() -> Any:
+    """A session that fails keeps its line."""
+    moved = lines.moved
+
+    def unless_failed(connection: Any, before: lifecycle.Session, after: lifecycle.Session) -> None:
+        if after.state is not SessionState.failed:
+            moved(connection, before, after)
+
+    return mock.patch.object(lines, "moved", unless_failed)
+
+
+@variant("first come, first served")
+def newcomers_overtake() -> Any:
+    """A free line goes to who asks at the right moment, not to who waits."""
+    return mock.patch.object(lines, "may_overtake", return_value=True)
+
+
+@variant("one machine")
+def queue_admits_twice() -> Any:
+    """A session that gets its line is launched by two at once."""
+    original = launcher.Launcher.launch
+
+    async def admit(self: queue.Queue) -> bool:
+        admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
+        if admitted is not None:
+            original(self._launcher, admitted)
+            original(self._launcher, admitted)
+        return admitted is not None
+
+    return mock.patch.object(queue.Queue, "_admit", admit)
+
+
+@variant("hang-ups")
+def hang_up_keeps_the_place() -> Any:
+    """A caller who is gone goes on waiting for a line."""
+    return mock.patch.object(service.SessionService, "hang_up", _async())
+
+
+@variant("settles")
+def release_forgets_the_row() -> Any:
+    """Machines go, and nobody writes it down."""
+    return mock.patch.object(releases.Releases, "note_if_gone", _async(False))
+
+
+@variant("gone is gone")
+def stop_is_taken_for_gone() -> Any:
+    """A machine is on record as gone once it was asked to go."""
+
+    async def note(self: releases.Releases, machine_id: str) -> bool:
+        await self._ledger.machine_gone(machine_id, None)
+        return True
+
+    return mock.patch.object(releases.Releases, "note_if_gone", note)
+
+
+@variant("gone is gone")
+def stop_before_start_leaves_the_machine() -> Any:
+    """A session that is stopped while its machine is created has none on record, and gets one."""
+    return mock.patch.object(lifecycle, "absence_counts", return_value=True)
+
+
+@variant("timeline", "followers")
+def session_closed_without_event() -> Any:
+    """A session is over, and its timeline does not say so."""
+    return mock.patch.object(timeline, "_end", return_value=())
+
+
+@variant("first reason", "lifecycle", "reasons")
+def the_last_reason_wins() -> Any:
+    """A session that is over can be closed again."""
+    original = lifecycle.over
+
+    def again(session: lifecycle.Session, end: lifecycle.End, now: float) -> lifecycle.Session:
+        return original(replace(session, state=SessionState.active), end, now)
+
+    return mock.patch.object(lifecycle, "over", again)
+
+
+@variant("answers")
+def answered_before_it_is_written() -> Any:
+    """A start is answered while its row is on its way."""
+    original = Ledger.add
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def add(self: Ledger, session: lifecycle.Session, *more: Any) -> Any:
+        tasks.add(asyncio.ensure_future(original(self, session, *more)))
+        return lifecycle.admitted(session, session.created_at)
+
+    return mock.patch.object(Ledger, "add", add)
+
+
+@variant("answers")
+def nobody_waits_for_the_start() -> Any:
+    """`wait` is ignored."""
+
+    async def joined(self: service.SessionService, started: Any, wait: str) -> Any:
+        return started
+
+    return mock.patch.object(service.SessionService, "joined", joined)
+
+
+@contextlib.contextmanager
+def _all(*patches: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield

@@ -1,0 +1,232 @@
+"""One life of a dispatcher, from its start to its crash or its exit; all its seams pass one gate."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from bot.protocol import Hello
+from dispatcher.app import Core, wire
+from dispatcher.bus import Hub, LocalBus
+from dispatcher.machines.channels import ChannelLost
+from dispatcher.sessions.errors import SessionError
+from dispatcher.settings import Settings
+from dispatcher.tasks import end_tasks
+from tests.chaos.bots import Line
+from tests.chaos.clients import ConnectionLost, HungUp
+from tests.chaos.cloud import Site, SiteProvider
+from tests.chaos.gate import CrashPoint, Gate, VirtualLoop
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 10.0
+"""How long a server that exits waits for its answers, as the real one does."""
+
+
+class Outside(Protocol):
+    """What a dispatcher's life needs of the world."""
+
+    loop: VirtualLoop
+    settings: Settings
+    sites: Mapping[str, Site]
+    hub: Hub
+    store_down: bool
+
+    def crashed(self, life: Incarnation, where: str) -> None: ...
+
+    def transaction(self, life: Incarnation, writes: bool) -> None: ...
+
+    def internal_error(self, life: Incarnation, error: Exception) -> None: ...
+
+
+class Incarnation:
+    """A real dispatcher, but for its HTTP server."""
+
+    def __init__(self, world: Outside, name: str, rng: random.Random, crash_point: CrashPoint | None) -> None:
+        self.name = name
+        self.gate = Gate(world.loop, rng, crash_point, lambda where: world.crashed(self, where))
+        self.serving = False
+        self.died: asyncio.Future[None] = world.loop.create_future()
+        self._world = world
+        self._rng = rng
+        self._requests: dict[asyncio.Task[object], None] = {}
+        self._channels: dict[asyncio.Task[None], Line] = {}
+        self._exit = asyncio.Event()
+        self.core: Core = wire(
+            world.settings,
+            clock=_Clock(self.gate, world.loop),
+            providers={name: SiteProvider(site, self.gate) for name, site in world.sites.items()},
+            bus=_Bus(self.gate, name, world.hub),
+            environment={},
+            runner=_Transactions(self, world, rng),
+        )
+
+    async def live(self) -> None:
+        """Serve until told to exit; for ever, if it dies before."""
+        async with self.core.running():
+            self.serving = True
+            await self._exit.wait()
+            self.serving = False
+            self.core.refuse()
+            for line in self._channels.values():
+                line.hang_up()
+            if self._requests:
+                await asyncio.wait(list(self._requests), timeout=GRACE_SECONDS)
+            await self.gate.living()
+            if left := [*self._requests, *self._channels]:
+                await end_tasks(*left)
+        await self.gate.living()
+
+    def exit(self) -> None:
+        """As SIGTERM does."""
+        self._exit.set()
+
+    def die(self) -> None:
+        """As SIGKILL does: from this moment on it has no effect on anything."""
+        self.gate.alive = False
+        self.serving = False
+        self._world.hub.members.pop(self.name, None)
+        for line in self._channels.values():
+            line.hang_up()
+        if not self.died.done():
+            self.died.set_result(None)
+
+    async def request(self, work: Callable[[Core], Awaitable[T]]) -> T:
+        """Ask it something, over a connection that breaks when it dies."""
+        if not self.serving:
+            raise ConnectionLost
+        task = asyncio.ensure_future(self._serve(work))
+        self._requests[task] = None
+        task.add_done_callback(self._requests.pop)
+        await asyncio.wait((task, self.died), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() or task.cancelled():
+            raise ConnectionLost
+        return task.result()
+
+    async def _serve(self, work: Callable[[Core], Awaitable[T]]) -> T:
+        await self.gate.through("request")
+        error: Exception | None = None
+        result: T | None = None
+        try:
+            result = await work(self.core)
+        except (SessionError, SQLAlchemyError, HungUp) as raised:
+            error = raised
+        except Exception as raised:  # noqa: BLE001 - whatever it is, it must not be
+            self._world.internal_error(self, raised)
+            error = raised
+        await self.gate.through("answer")
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value] - T may be None
+
+    def accept(self, machine_id: str) -> Line:
+        """A machine opens its channel."""
+        line = Line(self._world.loop, self._rng, self.gate)
+        task = asyncio.ensure_future(self._channel(machine_id, line))
+        self._channels[task] = line
+        task.add_done_callback(self._channels.pop)
+        return line
+
+    async def _channel(self, machine_id: str, line: Line) -> None:
+        """As the channel's endpoint does it."""
+        reports = self.core.reports
+        try:
+            hello = await line.receive()
+            assert isinstance(hello, Hello), hello
+            await reports.connected(machine_id, hello, line)
+            while True:
+                await reports.heard(machine_id, await line.receive())
+        except ChannelLost:
+            pass
+        except SQLAlchemyError:
+            line.hang_up()  # what the server does with any error of an endpoint
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not be
+            self._world.internal_error(self, error)
+            line.hang_up()
+        finally:
+            reports.disconnected(machine_id, line)
+
+    async def dispose(self) -> None:
+        """Close what a dead one had open."""
+        await self.core.store.close()
+
+
+class _Clock:
+    def __init__(self, gate: Gate, loop: VirtualLoop) -> None:
+        self._gate = gate
+        self._loop = loop
+
+    def now(self) -> float:
+        return self._loop.now
+
+    async def sleep(self, seconds: float) -> None:
+        await self._gate.living()
+        await asyncio.sleep(max(seconds, 0.0))
+        await self._gate.through("sleep", 0.0)
+
+
+class _Transactions:
+    """Runs transactions on the loop, each whole and at a moment of its own; several in any order."""
+
+    def __init__(self, life: Incarnation, world: Outside, rng: random.Random) -> None:
+        self._life = life
+        self._gate = life.gate
+        self._world = world
+        self._rng = rng
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        kind = "write" if writes else "read"
+        await self._gate.through(f"{kind} is asked", 0.0)
+        outcome: asyncio.Future[T] = self._world.loop.create_future()
+        # Once begun, a transaction ends, whether or not its caller still waits.
+        self._world.loop.call_later(self._gate.moment(), self._execute, work, writes, outcome)
+        try:
+            return await outcome
+        finally:
+            if self._gate.alive:
+                await self._gate.through(f"{kind} is answered", 0.0)
+
+    def _execute(self, work: Callable[[], T], writes: bool, outcome: asyncio.Future[T]) -> None:
+        if not self._gate.alive:
+            return
+        error: Exception | None = None
+        result: T | None = None
+        lost = self._world.store_down
+        if lost and self._rng.random() < 0.9:
+            error = _no_answer()
+        else:
+            try:
+                result = work()
+            except Exception as raised:  # noqa: BLE001 - its caller gets it
+                error = raised
+            self._world.transaction(self._life, writes)
+            if lost:  # it was kept, and the answer did not come through
+                error = _no_answer()
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)  # type: ignore[arg-type] - T may be None
+
+    async def close(self) -> None:
+        return None
+
+
+def _no_answer() -> OperationalError:
+    return OperationalError("the database does not answer", {}, Exception("simulated"))
+
+
+class _Bus(LocalBus):
+    """A bus that a dead dispatcher cannot use, and that takes its time."""
+
+    def __init__(self, gate: Gate, replica: str, hub: Hub) -> None:
+        super().__init__(replica, hub)
+        self._gate = gate
+
+    def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
+        return self._gate.alive and super().publish(topic, payload, to)

@@ -1,0 +1,50 @@
+"""Nothing is lost and nothing left behind, whatever goes wrong; and the simulation would notice."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.chaos.broken import VARIANTS, hunt
+from tests.chaos.world import simulate
+
+SEEDS = 300
+"""`make chaos SEEDS=10000` plays more."""
+
+CHUNK = 25
+
+SEEDS_FOR_A_VARIANT = 200
+"""Within so many, each broken variant must be caught."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_every_promise_is_kept(first):
+    broken = [outcome for outcome in map(simulate, range(first, first + CHUNK)) if outcome.violation]
+    assert not broken, "\n".join(f"make chaos SEED={one.seed}: {one.violation}" for one in broken)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_broken_dispatcher_is_caught(name):
+    number, outcome = hunt(name, SEEDS_FOR_A_VARIANT)
+    assert outcome is not None, f"{name} kept every promise in {number} seeds"
+    assert outcome.violation is not None
+    assert outcome.violation.invariant in VARIANTS[name].caught_by, outcome.violation
+    print(f"caught by '{outcome.violation.invariant}' after {number} seeds")
+
+
+def test_a_seed_is_played_the_same_way_every_time():
+    """Also in another process, where sets and objects lie elsewhere."""
+    program = "from tests.chaos.world import simulate; print([simulate(seed).trace for seed in range(5)])"
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    }
+    assert len(traces) == 1
+    assert len(set(traces.pop().split())) == 5, "another seed plays something else"

@@ -1,0 +1,374 @@
+"""A deployment in which everything may go wrong, played from one seed; the same seed plays it again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from unittest import mock
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.app import Core
+from dispatcher.bus import Hub
+from dispatcher.machines.channels import ChannelLost
+from dispatcher.machines.provider import MachineState
+from dispatcher.sessions import reaper
+from dispatcher.sessions.queue import limits_of
+from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store import migrate, store
+from tests.chaos import bots, cloud
+from tests.chaos.bots import Bot, Line
+from tests.chaos.clients import Attempt, Client, ConnectionLost, Record, plans
+from tests.chaos.cloud import Instance, Site
+from tests.chaos.gate import CrashPoint, VirtualLoop
+from tests.chaos.incarnation import Incarnation
+from tests.chaos.invariants import Invariants, Violation
+
+T = TypeVar("T")
+
+HORIZON = 25.0
+"""Seconds of faults. Then the world calms down."""
+
+TICK_SECONDS = 2.0
+"""How often the reaper looks here: its rounds would be most of what a simulation costs."""
+
+MEMORY = Path("/dev/shm")
+"""Where files cost nothing, on Linux."""
+
+CRASH_KINDS = (
+    "request",
+    "answer",
+    "write is asked",
+    "write is answered",
+    "read is answered",
+    "create is asked",
+    "create is answered",
+    "create is lost",
+    "get is answered",
+    "stop is asked",
+    "stop is answered",
+    "channel send",
+    "channel sent",
+    "channel receive",
+    "sleep",
+)
+
+
+@dataclass
+class Outcome:
+    """What a simulation came to."""
+
+    seed: int
+    trace: str
+    """A hash of all that happened, in its order."""
+    violation: Violation | None
+    seconds: float
+    """Of virtual time."""
+    story: list[str]
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class World:
+    """One simulation."""
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.seed = seed
+        self.loop = VirtualLoop()
+        rng = self._rng("plan")
+        self.settings = _settings(rng, directory)
+        self.hub = Hub()
+        self.store_down = False
+        self.story: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.violation: Violation | None = None
+        self.record = Record()
+        self._hash = hashlib.sha256()
+        self._violated = self.loop.create_future()
+        self.sites: Mapping[str, Site] = {
+            name: Site(
+                name, self.loop, self._rng(name), cloud.habits(rng), cloud.faults(rng), self, self.tell
+            )
+            for name in self.settings.placements
+        }
+        self.invariants = Invariants(
+            directory / "switchboard.sqlite",
+            self.sites,
+            limits_of(self.settings),
+            self.record,
+            lambda: self.loop.now,
+            self.violate,
+        )
+        self.lives: list[Incarnation] = []
+        self._plan = rng
+        self._channel_rng = self._rng("channels")
+        self._bot_rng = self._rng("bots")
+        self._calm = False
+
+    def run(self) -> Outcome:
+        try:
+            self.loop.run_until_complete(self._play())
+        finally:
+            self._dispose()
+        return Outcome(
+            self.seed, self._hash.hexdigest(), self.violation, self.loop.time(), self.story, self.counts
+        )
+
+    async def _play(self) -> None:
+        playing = asyncio.ensure_future(self._scenario())
+        await asyncio.wait((playing, self._violated), return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            playing.result()
+
+    async def _scenario(self) -> None:
+        rng = self._plan
+        replicas = [asyncio.ensure_future(self._replica(0, rng.randint(0, 3)))]
+        outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
+        clients = [
+            asyncio.ensure_future(
+                Client(
+                    plan,
+                    self,
+                    self.record,
+                    lambda: self.loop.now,
+                    self._rng(plan.name),
+                    lambda: len(self.lives),
+                    self._answered,
+                ).run()
+            )
+            for plan in plans(rng, list(self.settings.agents), HORIZON)
+        ]
+        await asyncio.sleep(HORIZON)
+        await outage
+        self._calm = True
+        self.tell("the world calms down")
+        for site in self.sites.values():
+            site.calm()
+        await self._quiet(clients)
+        for task in (*clients, *replicas):
+            if task.done():
+                task.result()
+        self.invariants.at_the_end()
+
+    async def _quiet(self, clients: list[asyncio.Task[None]]) -> None:
+        agents = self.settings.agents.values()
+        longest = max(agent.max_duration_seconds + agent.start_timeout_seconds for agent in agents)
+        deadline = self.loop.time() + longest + 90.0
+        while True:
+            await asyncio.sleep(1.0)
+            left = self.invariants.unsettled()
+            left += ["a client has no answer" for client in clients if not client.done()]
+            if not left:
+                return
+            if self.loop.time() > deadline:
+                self.violate("settles", "; ".join(left))
+                return
+
+    async def _replica(self, index: int, crashes: int) -> None:
+        """One dispatcher after the other, on the same store."""
+        rng = self._rng(f"replica {index}")
+        number = 0
+        while True:
+            point = self._crash_point(rng) if crashes > 0 and not self._calm else None
+            number += 1
+            life = Incarnation(self, f"d{index}.{number}", self._rng(f"life {index}.{number}"), point)
+            self.lives.append(life)
+            self.tell(f"{life.name} starts")
+            living = asyncio.ensure_future(life.live())
+            leaves = asyncio.ensure_future(asyncio.sleep(rng.random() * HORIZON))
+            restarts = not self._calm and point is None and rng.random() < 0.4
+            waiting = [living, life.died, *([leaves] if restarts else [])]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if leaves.done() and not living.done() and not life.died.done():
+                self.tell(f"{life.name} is told to exit")
+                life.exit()
+                await asyncio.wait((living, life.died), timeout=60.0, return_when=asyncio.FIRST_COMPLETED)
+                if not living.done() and not life.died.done():
+                    self.violate("exits", f"{life.name} does not exit")
+            leaves.cancel()
+            if life.died.done():
+                crashes -= 1
+            else:
+                self.tell(f"{life.name} has exited")
+                life.die()
+                if (error := living.exception()) is not None and not isinstance(error, SQLAlchemyError):
+                    self.internal_error(life, error)
+            await asyncio.sleep(rng.choice([0.05, 0.5, 3.0, 8.0]))
+
+    def _crash_point(self, rng: random.Random) -> CrashPoint:
+        if rng.random() < 0.3:
+            return CrashPoint(int(2 ** (rng.random() * 10)))
+        return CrashPoint(int(2 ** (rng.random() * 4)), rng.choice(CRASH_KINDS))
+
+    async def _outages(self, number: int) -> None:
+        for _ in range(number):
+            await asyncio.sleep(self._plan.random() * HORIZON * 0.8)
+            self.store_down = True
+            self.tell("the store is down")
+            await asyncio.sleep(self._plan.random() * 6)
+            self.store_down = False
+            self.tell("the store is back")
+
+    # What the parts need of the world.
+
+    def crashed(self, life: Incarnation, where: str) -> None:
+        self.tell(f"{life.name} crashes at '{where}'")
+        self.counts["crashes"] += 1
+        life.die()
+        for site in self.sites.values():
+            site.crashed(life.gate)
+
+    def transaction(self, life: Incarnation, writes: bool) -> None:
+        self._note(f"{life.name} {'writes' if writes else 'reads'}")
+        self.counts["transactions"] += 1
+        if writes:
+            self.invariants.transaction()
+
+    def internal_error(self, life: Incarnation, error: BaseException) -> None:
+        self.violate("no internal errors", f"{life.name}: {type(error).__name__}: {error}")
+
+    async def request(self, name: str, work: Callable[[Core], Awaitable[T]]) -> T:
+        serving = [life for life in self.lives if life.serving]
+        self._note(f"request {name}")
+        if not serving:
+            await asyncio.sleep(0.01)
+            raise ConnectionLost
+        self.counts["requests"] += 1
+        return await self._channel_rng.choice(serving).request(work)
+
+    def _answered(self, attempt: Attempt) -> None:
+        got = attempt.error or ("lost" if attempt.lost else "hung up" if attempt.hung_up else "")
+        self.tell(f"client {attempt.marker}: {got or f'session {attempt.session_id} {attempt.state}'}")
+        self.invariants.answered(attempt)
+
+    def machine_created(self, instance: Instance) -> None:
+        self.counts["machines"] += 1
+        self.invariants.machine_created(instance)
+
+    def machine_gone(self, instance: Instance) -> None:
+        pass
+
+    def boot(self, instance: Instance) -> asyncio.Task[None]:
+        script = bots.script(self._bot_rng)
+        if self._calm:
+            script = bots.CALM
+        end = self.sites[instance.site].end
+        bot = Bot(
+            instance, script, _Exchange(self, instance), self.loop, self._rng(f"bot {instance.id}"), end
+        )
+        return asyncio.ensure_future(bot.run())
+
+    def connect(self, instance: Instance) -> Line:
+        serving = [life for life in self.lives if life.serving]
+        if not serving or instance.state is MachineState.gone:
+            raise ChannelLost("nobody listens")
+        return self._channel_rng.choice(serving).accept(instance.id)
+
+    def violate(self, invariant: str, words: str) -> None:
+        """A promise is broken: the simulation ends here."""
+        if self.violation is None:
+            self.violation = Violation(invariant, words, self.loop.time())
+            self.tell(f"VIOLATION: {invariant}: {words}")
+            if not self._violated.done():
+                self._violated.set_result(None)
+
+    def tell(self, words: str) -> None:
+        """For the one who reads what happened."""
+        self.story.append(f"{self.loop.time():9.3f}  {words}")
+        self._note(words)
+
+    def _note(self, words: str) -> None:
+        self._hash.update(f"{self.loop.time():.6f} {words}\n".encode())
+
+    def _rng(self, name: str) -> random.Random:
+        """Chance for one part of the world: what it draws does not change what others do."""
+        return random.Random(f"{self.seed}/{name}")
+
+    def _dispose(self) -> None:
+        for life in self.lives:
+            life.gate.disposing = True
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=0.001))
+        for life in self.lives:
+            self.loop.run_until_complete(life.dispose())
+        self.invariants.close()
+        self.loop.close()
+
+
+class _Exchange:
+    def __init__(self, world: World, instance: Instance) -> None:
+        self._world = world
+        self._instance = instance
+
+    def connect(self) -> Line:
+        return self._world.connect(self._instance)
+
+
+def simulate(seed: int) -> Outcome:
+    """Play one seed."""
+    rng = random.Random(f"{seed}/ids")
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+        path = Path(directory)
+        shutil.copy(_empty_store(), path / "switchboard.sqlite")
+        (path / "machine-token.key").write_bytes(bytes(32))
+        with (
+            mock.patch.object(
+                uuid, "uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128), version=4)
+            ),
+            mock.patch.object(store, "upgrade"),
+            mock.patch.object(reaper, "TICK_SECONDS", TICK_SECONDS),
+        ):
+            return World(seed, path).run()
+
+
+_stores: list[Path] = []
+
+
+def _empty_store() -> Path:
+    """A migrated store with nothing in it: made once, migrations take longer than a simulation."""
+    if not _stores:
+        directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
+        path = directory / "empty.sqlite"
+        engine = sa.create_engine(f"sqlite:///{path}")
+        with engine.connect() as connection:
+            migrate.upgrade(connection)
+        engine.dispose()
+        _stores.append(path)
+    return _stores[0]
+
+
+def _settings(rng: random.Random, directory: Path) -> Settings:
+    placements = ["one", "two"][: rng.choice([1, 1, 2])]
+    agents = {
+        name: AgentSettings(
+            bot=Path("bot.py"),
+            max_sessions=rng.randint(1, 3),
+            max_queued=rng.choice([0, 2, 5]),
+            max_queue_seconds=20,
+            start_timeout_seconds=rng.choice([4.0, 10.0, 16.0]),
+            client_timeout_seconds=rng.choice([4.0, 8.0]),
+            idle_timeout_seconds=rng.choice([2.0, 5.0]),
+            max_duration_seconds=rng.choice([8.0, 25.0]),
+        )
+        for name in ["echo", "voice"][: rng.randint(1, 2)]
+    }
+    # Settings allow one placement of processes only; these are none.
+    settings = Settings(
+        data_dir=directory,
+        agents=agents,
+        max_sessions=rng.choice([None, None, 2, 3]),
+        heartbeat_seconds=2.0,
+        call_timeout_seconds=5.0,
+    )
+    return settings.model_copy(update={"placements": dict.fromkeys(placements)})
