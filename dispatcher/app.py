@@ -29,6 +29,7 @@ from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.patience import Backlog, Patience
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.releases import Releases
@@ -77,6 +78,7 @@ class Core:
     launcher: Launcher
     releases: Releases
     background: Background
+    patience: Patience
     lease: Lease
     reaper: Reaper
     reports: Reports
@@ -123,6 +125,7 @@ class Core:
             self.reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
             await end_tasks(reaping, *others)
+            await self.patience.close()
             await self.lease.release()
             await self.fleet.close()
             await self.channels.close()
@@ -146,12 +149,14 @@ def build(
     providers: Mapping[str, MachineProvider] | None = None,
     environment: Mapping[str, str] = os.environ,
     tracer_provider: TracerProvider | None = None,
+    runner: Runner | None = None,
 ) -> Dispatcher:
     """Wire a dispatcher. Nothing runs and nothing is opened until its app starts.
 
     Args:
         providers: Placement → provider, in the place of those that the settings name.
         tracer_provider: Takes the spans, in the place of what the `OTEL_…` variables say.
+        runner: Runs the store's transactions, in the place of threads.
     """
     clock = clock or SystemClock()
     core = wire(
@@ -161,6 +166,7 @@ def build(
         bus=_bus(settings, clock),
         environment=environment,
         tracer_provider=tracer_provider,
+        runner=runner,
     )
     parts = {part.name: getattr(core, part.name) for part in fields(core)}
     return Dispatcher(**parts, app=_app(core))
@@ -196,8 +202,15 @@ def wire(
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
     ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
+    patience = Patience(store, clock)
     releases = Releases(
-        store=store, ledger=ledger, fleet=fleet, channels=channels, clock=clock, background=background
+        store=store,
+        ledger=ledger,
+        fleet=fleet,
+        channels=channels,
+        clock=clock,
+        background=background,
+        patience=patience,
     )
     launcher = Launcher(
         settings=settings,
@@ -211,6 +224,7 @@ def wire(
         dispatcher_url=_url_for_machines(settings),
         background=background,
         replica=bus.replica,
+        patience=patience,
     )
     queue = Queue(
         settings=settings,
@@ -267,6 +281,7 @@ def wire(
         store=store,
         channels=channels,
         clock=clock,
+        backlog=Backlog(patience, background),
         heartbeat_seconds=settings.heartbeat_seconds,
         on_lost=reaper.nudge,
     )
@@ -283,6 +298,7 @@ def wire(
         launcher=launcher,
         releases=releases,
         background=background,
+        patience=patience,
         lease=lease,
         reaper=reaper,
         census=census,

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.models import QueuePlace, Timeline, TimelineEvent
 from dispatcher.api.openapi import problems
@@ -18,11 +19,15 @@ from dispatcher.api.times import iso
 from dispatcher.sessions.errors import UnknownSession
 from dispatcher.sessions.timeline import Event
 from dispatcher.sessions.watch import Seen, Watch
+from dispatcher.store.outage import is_outage
 
 KEEP_ALIVE_SECONDS = 15.0
 """How long a stream may be silent: proxies and load balancers cut idle connections after 30 s to 60 s."""
 
 MAX_WAIT_SECONDS = 60.0
+
+OUTAGE_SECONDS = 5.0
+"""How long a stream rests before it asks a store again that did not answer."""
 
 EVENT_STREAM = "text/event-stream"
 
@@ -91,7 +96,15 @@ async def _stream(watch: Watch, session_id: str, after: int) -> Response:
 async def _frames(watch: Watch, session_id: str, after: int) -> AsyncIterator[str]:
     place: int | None = None
     while not watch.stopped:
-        seen = await watch.wait(session_id, after, KEEP_ALIVE_SECONDS, place)
+        try:
+            seen = await watch.wait(session_id, after, KEEP_ALIVE_SECONDS, place)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            # A browser gives up for good on a stream that it reopens in vain: this one outlives the outage.
+            yield ": the store does not answer\n\n"
+            await watch.rest(OUTAGE_SECONDS)
+            continue
         if seen is None:
             return
         for event in seen.events:

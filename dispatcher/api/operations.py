@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dispatcher.api.auth import caller_of
 from dispatcher.api.models import Agents, Status
-from dispatcher.api.problems import problem
+from dispatcher.api.problems import STORE_DOWN, STORE_DOWN_HEADERS, problem
 from dispatcher.sessions.service import SessionService
 from dispatcher.store.store import Store
 from dispatcher.telemetry.scrape import Scrape
-
-log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
 
@@ -63,8 +60,7 @@ def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
         try:
             await store.ping()
         except SQLAlchemyError:
-            log.exception("the store does not answer")
-            return problem(503, "The store does not answer.", code="store_down")
+            return problem(503, STORE_DOWN, code="store_down", headers=STORE_DOWN_HEADERS)
         return JSONResponse({"status": "ok"})
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})

@@ -20,8 +20,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from dispatcher.sessions.errors import SessionError
+from dispatcher.store.outage import is_outage
 
 log = logging.getLogger(__name__)
+
+STORE_DOWN = "The store does not answer."
+STORE_DOWN_HEADERS = {"Retry-After": "5"}
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -88,8 +92,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _store_down(request: Request, error: Exception) -> JSONResponse:
-    log.error("the store failed a request", exc_info=error)
-    return problem(503, "The store does not answer.", code="store_down", headers={"Retry-After": "5"})
+    if not is_outage(error):  # of an outage, the store itself speaks, once
+        log.error("the store failed a request", exc_info=error)
+    return problem(503, STORE_DOWN, code="store_down", headers=STORE_DOWN_HEADERS)
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:

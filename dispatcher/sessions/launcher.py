@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 from bot.protocol import (
@@ -32,6 +32,7 @@ from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Machine, Session
+from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.settings import AgentSettings, Settings
@@ -73,7 +74,9 @@ class Launcher:
         dispatcher_url: str,
         background: Background,
         replica: str,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._replica = replica
         self._settings = settings
         self._store = store
@@ -131,8 +134,13 @@ class Launcher:
 
     async def _launch(self, session: Session, *, resumed: bool = False) -> None:
         """Ask the fleet for the session's machine, and write down what came of it."""
+        write_down = await self._ask(session, resumed)
+        await self._patience.persist(write_down)
+
+    async def _ask(self, session: Session, resumed: bool) -> Callable[[], Awaitable[None]]:
+        """Ask the fleet for the session's machine; gives what writes down what came of it."""
         agent = self._settings.agents[session.agent]
-        machine = await self._store.machine(session.machine_id)
+        machine = await self._patience.persist(lambda: self._store.machine(session.machine_id))
         if machine is None or machine.create_by is None:
             raise AssertionError(f"session {session.id} was admitted without a machine")
         try:
@@ -145,38 +153,39 @@ class Launcher:
                 status = await self._fleet.create(*wanted)
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
-            return
+            return _nothing
         except NotWanted:
-            if await self._is_ours(machine):
-                await self._ledger.machine_gone(machine.id, None)
-            return
+            return lambda: self._nowhere(machine, None)
         except NoMachine as none:
             log.warning("session %s: no machine: %s", session.id, none)
             end = _end_by_provider(none.error)
-            if not await self._is_ours(machine):
-                return
             if none.nowhere:
-                await self._ledger.end(session.id, end, PROVIDER)
-                await self._ledger.machine_gone(machine.id, None)
-            else:
-                await self._releases.close(session, end, PROVIDER)
-            return
+                return lambda: self._nowhere(machine, end)
+            return lambda: self._releases.close(session, end, PROVIDER)
         except Exception as error:
             log.exception("session %s: no machine", session.id)
             message = "The dispatcher could not ask for a machine; its log says why."
-            end = End("internal_error", message, f"{type(error).__name__}: {error}")
-            await self._releases.close(session, end)
+            internal = End("internal_error", message, f"{type(error).__name__}: {error}")
+            return lambda: self._releases.close(session, internal)
+        if status.state is MachineState.requested:
+            return _nothing
+        now = self._clock.now()
+        return lambda: self._started(session, now)
+
+    async def _nowhere(self, machine: Machine, end: End | None) -> None:
+        """It is certain that there is no machine; unless another replica asks for it by now."""
+        if not await self._is_ours(machine) or machine.session_id is None:
             return
-        if status.state is not MachineState.requested:
-            await self._started(session)
+        if end is not None:
+            await self._ledger.end(machine.session_id, end, PROVIDER)
+        await self._ledger.machine_gone(machine.id, None)
 
     async def _is_ours(self, machine: Machine) -> bool:
         """Whether no other replica asks for the machine by now."""
         current = await self._store.machine(machine.id)
         return current is not None and current.launcher == self._replica
 
-    async def _started(self, session: Session) -> None:
-        now = self._clock.now()
+    async def _started(self, session: Session, now: float) -> None:
         after = await self._ledger.change(
             session.id,
             lambda current: lifecycle.started(current, now),
@@ -194,15 +203,19 @@ class Launcher:
 
         async def place(placement: str, provider: str) -> bool:
             nonlocal at
-            current, known = await self._store.session_with_machine(session.id)
+            current, known = await self._patience.persist(
+                lambda: self._store.session_with_machine(session.id)
+            )
             if known is not None and known.launcher != self._replica:
                 raise TakenOver
             if current is None or current.over:
                 return False
             if placement == at:
                 return True
-            moved = await self._ledger.change_machine(
-                machine.id, lambda current: lifecycle.placed(current, placement, provider), DISPATCHER
+            moved = await self._patience.persist(
+                lambda: self._ledger.change_machine(
+                    machine.id, lambda current: lifecycle.placed(current, placement, provider), DISPATCHER
+                )
             )
             at = placement
             return moved is not None and moved.placement == placement
@@ -234,6 +247,10 @@ class Launcher:
     def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
         named = {name: self._environment[name] for name in agent.env if name in self._environment}
         return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+
+
+async def _nothing() -> None:
+    """There is nothing to write down."""
 
 
 def assignment(session: Session) -> Assignment:

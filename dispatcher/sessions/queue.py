@@ -83,7 +83,7 @@ class Queue:
                         self._changes.notify(session_id)
             except SQLAlchemyError as error:
                 # The reaper nudges again, as long as anybody waits.
-                log.warning("nobody can be admitted: the store does not answer (%s)", error)
+                log.debug("nobody can be admitted: the store does not answer (%s)", error)
 
     async def _admit(self) -> bool:
         admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)

@@ -15,6 +15,7 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Session
+from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.timeline import DISPATCHER, MACHINE
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks
@@ -39,7 +40,9 @@ class Releases:
         channels: Channels,
         clock: Clock,
         background: Background,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._store = store
         self._ledger = ledger
         self._fleet = fleet
@@ -72,7 +75,7 @@ class Releases:
     def let_go(self, machine_id: str, why: str) -> None:
         """Release a machine in the background, unless that is under way."""
         if machine_id not in self._under_way:
-            release = self._background.spawn(self.release(machine_id, why))
+            release = self._background.spawn(self._patience.persist(lambda: self.release(machine_id, why)))
             self._under_way[machine_id] = release
             release.add_done_callback(lambda _: self._under_way.pop(machine_id, None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from bot.protocol import (
     ClientConnected,
     ClientDisconnected,
     Ended,
+    FromDispatcher,
     FromMachine,
     Heartbeat,
     Hello,
@@ -23,10 +25,11 @@ from bot.protocol import (
     Welcome,
 )
 from dispatcher.clock import Clock
-from dispatcher.machines.channels import Channels, Connection
+from dispatcher.machines.channels import ChannelLost, Channels, Connection
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.launcher import assignment
 from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.patience import Backlog
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
@@ -50,6 +53,7 @@ class Reports:
         store: Store,
         channels: Channels,
         clock: Clock,
+        backlog: Backlog,
         heartbeat_seconds: float,
         on_lost: Callable[[], None],
     ) -> None:
@@ -58,6 +62,7 @@ class Reports:
         self._store = store
         self._channels = channels
         self._clock = clock
+        self._backlog = backlog
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
@@ -69,19 +74,24 @@ class Reports:
         if not await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at):
             return
         self._phases.pop(machine_id, None)
+        now = self._clock.now()
+        await self._backlog.add(machine_id, lambda: self._greet(machine_id, hello, connection, now))
+
+    async def _greet(self, machine_id: str, hello: Hello, connection: Connection, now: float) -> None:
         session = await self._store.session_of_machine(machine_id)
         if session is None:
-            await connection.send(Stop(message="No session of this deployment runs on this machine."))
+            await _say(connection, Stop(message="No session of this deployment runs on this machine."))
             return
         with about_session(session):
-            await self._greet(session, hello, connection)
+            await self._welcome_back(session, hello, connection, now)
 
-    async def _greet(self, session: lifecycle.Session, hello: Hello, connection: Connection) -> None:
+    async def _welcome_back(
+        self, session: lifecycle.Session, hello: Hello, connection: Connection, now: float
+    ) -> None:
         if session.over:
-            await connection.send(Stop(message=session.message or "The session is over."))
+            await _say(connection, Stop(message=session.message or "The session is over."))
         elif hello.session_id is None:
-            await connection.send(Assign(assignment=assignment(session)))
-        now = self._clock.now()
+            await _say(connection, Assign(assignment=assignment(session)))
         await self._ledger.change(
             session.id,
             lambda current: lifecycle.reported(current, hello.phase, hello.timings, now),
@@ -107,6 +117,11 @@ class Reports:
         if isinstance(message, Heartbeat) and self._phases.get(machine_id) == message.phase:
             return
         self._phases.pop(machine_id, None)
+        await self._backlog.add(machine_id, lambda: self._write_down(machine_id, message, now))
+        if isinstance(message, Heartbeat):
+            self._phases[machine_id] = message.phase
+
+    async def _write_down(self, machine_id: str, message: FromMachine, now: float) -> None:
         session = await self._store.session_of_machine(machine_id)
         if session is None:
             log.warning("machine %s has no session, and says %s", machine_id, message.type)
@@ -116,12 +131,16 @@ class Reports:
                 await self._ended(session, message)
                 return
             await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
-        if isinstance(message, Heartbeat):
-            self._phases[machine_id] = message.phase
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
         await self._releases.close_by_report(session, lifecycle.end_by_report(message))
         await self._channels.send(session.machine_id, Acknowledge())
+
+
+async def _say(connection: Connection, message: FromDispatcher) -> None:
+    """Tell a machine; one whose connection broke asks again with its next hello."""
+    with contextlib.suppress(ChannelLost):
+        await connection.send(message)
 
 
 def _change(session: lifecycle.Session, message: FromMachine, now: float) -> lifecycle.Session:

@@ -58,6 +58,15 @@ class Watch:
         events = await self._store.events(session_id, after)
         return Seen(session, events, await self._queue.place(session))
 
+    async def rest(self, seconds: float) -> None:
+        """Return after so many seconds, or when the dispatcher is told to exit."""
+        timer = asyncio.create_task(self._clock.sleep(seconds))
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait((timer, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(timer, stopped)
+
     async def wait(
         self, session_id: str, after: int, seconds: float, place: int | None = None
     ) -> Seen | None:

@@ -19,6 +19,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from dispatcher.store.outage import Outage
+
 T = TypeVar("T")
 
 READ_ONLY = "switchboard_read_only"
@@ -93,6 +95,7 @@ class Database:
         self._reading = self._engine.execution_options(**{READ_ONLY: True}, **autocommit)
         self._runner = runner or _threads(self.is_postgres)
         self._on_transaction = on_transaction
+        self._outage = Outage()
 
     @property
     def is_postgres(self) -> bool:
@@ -123,10 +126,13 @@ class Database:
     async def _timed(self, work: Callable[[], T], *, writes: bool) -> T:
         began, answered = time.perf_counter(), True
         try:
-            return await self._runner.run(work, writes=writes)
+            result = await self._runner.run(work, writes=writes)
+            self._outage.answered()
+            return result
         except SQLAlchemyError as error:
             # A constraint that refuses is an answer.
             answered = isinstance(error, IntegrityError)
+            self._outage.failed(error)
             raise
         finally:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)

@@ -96,7 +96,7 @@ class Scrape(Collector):
             self._counts = await self._store.counts()
         except SQLAlchemyError:
             # An old count would look like a quiet deployment; a missing one is an alert of its own.
-            log.warning("the store did not answer a scrape", exc_info=True)
+            log.debug("the store did not answer a scrape", exc_info=True)
             self._counts = None
         self._counted_at = self._clock.now()
 

@@ -26,6 +26,7 @@ from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store.database import Runner
 from tests.dispatcher import contract
 
 T = TypeVar("T")
@@ -226,6 +227,7 @@ async def deployment(
     second: ScriptedProvider | None = None,
     tracer_provider: TracerProvider | None = None,
     clock: ManualClock | None = None,
+    runner: Runner | None = None,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A dispatcher that serves on a free port until the block ends.
@@ -233,6 +235,7 @@ async def deployment(
     Args:
         second: The provider of a second placement, which is asked after the first.
         clock: Shared by the replicas of one deployment.
+        runner: Runs the store's transactions, in the place of threads.
     """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -245,6 +248,7 @@ async def deployment(
         providers=placements,
         environment=environment or {},
         tracer_provider=tracer_provider,
+        runner=runner,
     )
     config = uvicorn.Config(
         dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1

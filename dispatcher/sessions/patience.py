@@ -1,0 +1,109 @@
+"""Going on once the store answers again: what was found out must be written down, however long that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.clock import Clock
+from dispatcher.store.outage import is_outage
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background, end_tasks
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Work = Callable[[], Awaitable[None]]
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 5.0
+
+WAITING_MESSAGES = 1000
+"""Of one machine; a conversation says some three a minute. A machine that says more waits: it is not read."""
+
+
+class Patience:
+    """Waits for the store. Whoever waits, only one asks it whether it is back."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._asking: asyncio.Task[None] | None = None
+
+    async def persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and again as long as the store does not answer: to repeat it must be safe."""
+        while True:
+            try:
+                return await work()
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+            await self.until_back()
+
+    async def until_back(self) -> None:
+        """Return once the store has answered."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        await asyncio.shield(self._asking)
+
+    async def close(self) -> None:
+        """Ask no more. Nobody may be waiting."""
+        if self._asking is not None:
+            await end_tasks(self._asking)
+
+    async def _ask(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            await self._clock.sleep(pause)
+            try:
+                await self._store.ping()
+                return
+            except SQLAlchemyError as error:
+                log.debug("the store is still away: %s", error)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+class Backlog:
+    """What machines say is dealt with in order, machine by machine, and kept while the store is away."""
+
+    def __init__(self, patience: Patience, background: Background) -> None:
+        self._patience = patience
+        self._background = background
+        self._waiting: dict[str, deque[Work]] = {}
+
+    async def add(self, machine_id: str, work: Work) -> None:
+        """Do it now; if the store does not answer, return and do it when it does, after what waits already.
+
+        What it raises while nothing waits is the caller's; later it is logged.
+        """
+        if machine_id not in self._waiting:
+            try:
+                await work()
+                return
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+        while len(self._waiting.get(machine_id, ())) >= WAITING_MESSAGES:
+            await self._patience.until_back()
+        if machine_id in self._waiting:
+            self._waiting[machine_id].append(work)
+        else:
+            waiting = self._waiting[machine_id] = deque([work])
+            self._background.spawn(self._catch_up(machine_id, waiting))
+
+    async def _catch_up(self, machine_id: str, waiting: deque[Work]) -> None:
+        try:
+            while waiting:
+                try:
+                    await self._patience.persist(waiting[0])
+                except Exception:
+                    log.exception("machine %s: what it said could not be written down", machine_id)
+                waiting.popleft()
+        finally:
+            del self._waiting[machine_id]

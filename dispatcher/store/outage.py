@@ -1,0 +1,39 @@
+"""Telling a database that does not answer from an answer, and saying so once, not for every transaction."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+
+log = logging.getLogger(__name__)
+
+READ_ONLY = "25006"
+"""PostgreSQL's read_only_sql_transaction: a standby that is about to take over, or was left behind."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the same transaction may work once the database is back. A refusal or a bug is no outage."""
+    if isinstance(error, DBAPIError):
+        gone = error.connection_invalidated or getattr(error.orig, "sqlstate", None) == READ_ONLY
+        return gone or isinstance(error, (OperationalError, InterfaceError))
+    # Of the pool: all connections are busy with transactions that do not end.
+    return isinstance(error, TimeoutError)
+
+
+class Outage:
+    """Whether the database answers, by its last transaction."""
+
+    def __init__(self) -> None:
+        self._down = False
+
+    def failed(self, error: BaseException) -> None:
+        if is_outage(error) and not self._down:
+            self._down = True
+            reason = str(getattr(error, "orig", None) or error).strip()
+            log.error("the store does not answer: %s", reason)
+
+    def answered(self) -> None:
+        if self._down:
+            self._down = False
+            log.warning("the store answers again")

@@ -1,0 +1,243 @@
+"""The store goes away for a while: live calls go on, callers hear of it, and everything settles then."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from bot import protocol
+from dispatcher.store.database import Threads
+from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment
+from tests.postgres import Postgres
+
+T = TypeVar("T")
+
+
+class GoesAway(Threads):
+    """Runs transactions, unless it is told that the database is away."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        self.away = False
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        if self.away:
+            raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+        return await super().run(work, writes=writes)
+
+
+async def active(running: Deployment) -> ScriptedMachine:
+    session_id = (await running.start())["sessionId"]
+    machine = await running.machine_of(session_id)
+    await machine.hello("active")
+    await running.in_phase(session_id, "active")
+    return machine
+
+
+async def settled(running: Deployment, read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
+    """What is read once it is as it must be; time passes meanwhile, for who waits for the store."""
+    async with asyncio.timeout(20):
+        while not reached(found := await read()):
+            running.clock.advance(0.5)
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def answered(running: Deployment, session_id: str) -> dict[str, Any]:
+    answer = await running.http.get(f"/sessions/{session_id}")
+    return answer.json() if answer.status_code == 200 else {"state": None, "latency": {"turnMs": []}}
+
+
+async def says_so(running: Deployment, session_id: str) -> None:
+    """Every route says that the store is away, and when to come back."""
+    for method, path in [
+        ("POST", "/start"),
+        ("GET", f"/sessions/{session_id}"),
+        ("DELETE", f"/sessions/{session_id}"),
+        ("POST", f"/sessions/{session_id}/api/offer"),
+        ("GET", f"/v1/sessions/{session_id}/events"),
+        ("GET", f"/v1/sessions/{session_id}/events?wait=30"),
+        ("GET", "/v1/agents/echo/sessions"),
+        ("GET", "/readyz"),
+    ]:
+        answer = await running.http.request(method, path, json={} if method == "POST" else None)
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_down"), path
+        assert int(answer.headers["retry-after"]) > 0
+    assert (await running.http.get("/healthz")).status_code == 200
+    assert (await running.http.get("/metrics")).status_code == 200
+
+
+def test_what_a_machine_says_meanwhile_is_kept_in_order_and_its_channel_stays_open(tmp_path):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            machine = await active(running)
+            assert machine.session_id is not None
+            runner.away = True
+            await machine.send(protocol.Latency(kind="turn", milliseconds=700))
+            await machine.send(protocol.ClientDisconnected())
+            await machine.send(protocol.Heartbeat(phase="ready", rss_bytes=1, cpu_seconds=1))
+            await machine.send(protocol.Heartbeat(phase="ready", rss_bytes=1, cpu_seconds=1))
+            await machine.send(protocol.ClientConnected(timings=protocol.Timings()))
+            await machine.send(protocol.Latency(kind="turn", milliseconds=900))
+            await says_so(running, machine.session_id)
+            runner.away = False
+            found = await settled(
+                running,
+                lambda: running.session(machine.session_id or ""),
+                lambda found: len(found["latency"]["turnMs"]) == 2,
+            )
+            assert found["latency"]["turnMs"] == [700, 900]
+            kinds = [event["event"] for event in await running.timeline(machine.session_id)]
+            assert kinds[-2:] == ["client-disconnected", "client-connected"]
+            await machine.send(protocol.ClientDisconnected())
+            await running.in_phase(machine.session_id, "ready")
+
+    asyncio.run(run())
+
+
+def test_an_end_is_acknowledged_once_it_is_on_record(tmp_path):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            machine = await active(running)
+            runner.away = True
+            await machine.send(protocol.Ended(reason="completed", message="Done."))
+            receiving = asyncio.create_task(machine.connection.recv())
+            for _ in range(10):
+                running.clock.advance(1)
+                await running.http.get("/healthz")
+            assert not receiving.done()
+            runner.away = False
+            await settled(running, lambda: asyncio.sleep(0), lambda _: receiving.done())
+            assert isinstance(protocol.parse_from_dispatcher(receiving.result()), protocol.Acknowledge)
+            assert (await running.session(machine.session_id or ""))["reason"] == "completed"
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_connects_meanwhile_is_not_told_to_stop(tmp_path):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            session_id = (await running.start())["sessionId"]
+            runner.away = True
+            machine = await running.machine_of(session_id)
+            assert isinstance(await machine.hello("waiting"), protocol.Welcome)
+            await machine.send(protocol.Ready(timings=protocol.Timings()))
+            await running.http.get("/healthz")
+            runner.away = False
+            await settled(
+                running, lambda: answered(running, session_id), lambda found: found["state"] == "ready"
+            )
+            assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_came_meanwhile_is_written_down(tmp_path):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            running.provider.gate = asyncio.Event()
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await settled(running, lambda: asyncio.sleep(0, running.provider.asked), lambda asked: asked == 1)
+            runner.away = True
+            running.provider.gate.set()
+            await running.http.get("/healthz")
+            runner.away = False
+
+            async def machine():
+                return await running.dispatcher.store.machine(f"m-{session_id}")
+
+            await settled(running, machine, lambda found: found is not None and found.state == "started")
+            assert running.provider.asked == 1
+
+    asyncio.run(run())
+
+
+def test_a_stream_of_events_outlives_it(tmp_path):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            machine = await active(running)
+            seen: list[str] = []
+
+            async def follow() -> None:
+                path = f"/v1/sessions/{machine.session_id}/events"
+                async with running.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as lines:
+                    async for line in lines.aiter_lines():
+                        seen.append(line)
+
+            following = asyncio.create_task(follow())
+            await settled(running, lambda: asyncio.sleep(0), lambda _: "event: active" in seen)
+            runner.away = True
+            running.dispatcher.service._changes.notify(machine.session_id or "")
+            away = ": the store does not answer"
+            await settled(running, lambda: asyncio.sleep(0), lambda _: away in seen)
+            runner.away = False
+            await machine.send(protocol.Ended(reason="completed", message="Done."))
+            await settled(running, lambda: asyncio.sleep(0), lambda _: following.done())
+            assert "event: ended" in seen
+
+    asyncio.run(run())
+
+
+def test_the_log_says_it_once(tmp_path, caplog):
+    runner = GoesAway()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            machine = await active(running)
+            caplog.clear()
+            with caplog.at_level(logging.INFO):
+                runner.away = True
+                for _ in range(20):
+                    await machine.send(protocol.Latency(kind="turn", milliseconds=700))
+                    await running.http.get(f"/sessions/{machine.session_id}")
+                    running.clock.advance(1)
+                runner.away = False
+                await settled(
+                    running,
+                    lambda: running.session(machine.session_id or ""),
+                    lambda found: len(found["latency"]["turnMs"]) == 20,
+                )
+            ours = [record for record in caplog.records if record.name.startswith("dispatcher")]
+            assert [record.getMessage() for record in ours if record.levelno >= logging.WARNING] == [
+                "the store does not answer: the server closed the connection",
+                "the store answers again",
+            ]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_real_database_is_stopped_and_started(tmp_path, postgres: Postgres, postgres_url, mode):
+    async def run():
+        async with deployment(tmp_path, database_url=postgres_url) as running:
+            machine = await active(running)
+            session_id = machine.session_id or ""
+            await asyncio.to_thread(postgres.stop, mode)
+            await machine.send(protocol.Latency(kind="turn", milliseconds=700))
+            await says_so(running, session_id)
+            await asyncio.to_thread(postgres.start)
+            await machine.send(protocol.Latency(kind="turn", milliseconds=900))
+            await settled(
+                running,
+                lambda: answered(running, session_id),
+                lambda found: found["latency"]["turnMs"] == [700, 900],
+            )
+            await machine.send(protocol.Ended(reason="completed", message="Done."))
+            assert isinstance(await machine.receive(), protocol.Acknowledge)
+            await running.until(session_id, "ended")
+            assert (await running.http.get("/readyz")).status_code == 200
+
+    asyncio.run(run())
