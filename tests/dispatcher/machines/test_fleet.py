@@ -421,3 +421,30 @@ def test_with_any_two_faults_there_is_at_most_one_machine_and_it_is_where_its_ro
         assert sum(there.values()) == expected
     assert sum(there.values()) <= 1
     assert sum(there.values()) == there[last]
+
+
+def test_a_create_that_somebody_left_is_looked_up_before_anybody_is_asked_again(world):
+    near = ListsLate(world.near, 5)
+    world.near.start(spec("m-1"), near.identity("m-1"))
+    deadline = world.clock.now() + BUDGET
+    fleet = world.fleet(near)
+    status = world.clock.run(fleet.resume(spec("m-1"), (), deadline, world.place, "near"))
+    assert status.state is MachineState.started
+    assert (world.machines(), world.near.calls["create"]) == ((1, 0), 0)
+
+
+def test_a_create_that_somebody_left_goes_on_once_there_is_certainly_none(world):
+    began, near = world.clock.now(), ListsLate(world.near, 5)
+    fleet = world.fleet(near, GoodProvider(world.far))
+    world.clock.run(fleet.resume(spec("m-1"), (), began + BUDGET, world.place, "far"))
+    assert world.far.calls["get"] > 0
+    assert sum(world.machines()) == 1
+
+
+def test_a_create_that_somebody_left_where_nothing_answers_is_asked_of_nobody(world):
+    fleet = world.fleet(NeverAnswers(world.near))
+    deadline = world.clock.now() + BUDGET
+    with pytest.raises(NoMachine) as failed:
+        world.clock.run(fleet.resume(spec("m-1"), (), deadline, world.place, "near"))
+    assert not failed.value.nowhere
+    assert (world.machines(), world.asked) == ((0, 0), [])
