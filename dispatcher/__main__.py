@@ -16,7 +16,6 @@ import logging
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import IO
 
 import uvicorn
@@ -74,7 +73,7 @@ def serve(settings: Settings) -> int:
         )
         return _fail(f"port: {settings.port} on {settings.host} {reason}; allowed: any free port")
     try:
-        lock = _lock(settings.data_dir)
+        lock = _lock(settings)
         dispatcher = build(settings)
     except (OSError, InvalidSecret) as error:
         return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
@@ -93,7 +92,7 @@ def serve(settings: Settings) -> int:
     # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    log.info("serving %s", settings.url)
+    log.info("serving %s as replica %s", settings.url, dispatcher.replica)
     with lock:
         server.run(sockets=[listener])
     return 0 if server.started else 1
@@ -133,12 +132,16 @@ async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end
     return True
 
 
-def _lock(data_dir: Path) -> IO[bytes]:
-    """Hold the data directory until the file is closed: two reapers would end each other's machines."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = (data_dir / "lock").open("ab")
+def _lock(settings: Settings) -> IO[bytes]:
+    """Hold the data directory until the file is closed: two reapers would end each other's machines.
+
+    Replicas on one host share it, with the machines that run there: their reaper is found in the database.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = (settings.data_dir / "lock").open("ab")
+    kind = fcntl.LOCK_SH if settings.has_replicas else fcntl.LOCK_EX
     try:
-        once_free(lambda: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        once_free(lambda: fcntl.flock(lock, kind | fcntl.LOCK_NB))
     except BlockingIOError:
         lock.close()
         raise OSError("another dispatcher uses it") from None

@@ -375,6 +375,8 @@ def _providers(settings: Settings) -> dict[str, MachineProvider]:
 
 
 def _url_for_machines(settings: Settings) -> str:
-    """Where machines on this host find the dispatcher: never through a public name or a proxy."""
+    """Where machines find a dispatcher; on this host, never through a public name or a proxy."""
+    if settings.machine_url is not None:
+        return settings.machine_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     """The TCP port to bind. 7860 is the port of Pipecat's development runner."""
     public_url: str | None = None
     """The URL under which clients reach the dispatcher, if not `http://host:port`."""
+    machine_url: str | None = Field(default=None, pattern=r"^https?://[^/]+(/.*)?$")
+    """The URL under which machines reach a dispatcher, if not `http://host:port`. With several of them it
+    leads to any: a machine whose dispatcher dies goes on with another."""
     data_dir: Path = Path(".switchboard/dispatcher")
     """Where the store, the machines' directories and the signing secret are kept."""
     database_url: str | None = Field(default=None, repr=False)
@@ -179,7 +182,7 @@ class Settings(BaseSettings):
                 f"host '{self.host}' is reachable from other machines, so keys must be set; "
                 "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
             )
-        if not self.secrets and (self.database_url or "").startswith("postgresql"):
+        if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "
                 f"the same; allowed: one or two of at least {MIN_SECRET_LENGTH} characters"
@@ -198,6 +201,11 @@ class Settings(BaseSettings):
             return self.public_url.rstrip("/")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether several dispatchers may share the store."""
+        return (self.database_url or "").startswith("postgresql")
 
     @property
     def store_url(self) -> str | URL:

@@ -88,6 +88,10 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},
             "a secret must be at least 32 characters long",
         ),
+        (
+            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_MACHINE_URL": "10.0.0.1:80"},
+            "machine_url",
+        ),
     ],
 )
 def test_bad_settings_are_refused(monkeypatch, environment, words):

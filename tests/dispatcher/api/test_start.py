@@ -354,3 +354,19 @@ def test_a_store_that_fails_is_503_with_a_retry(tmp_path, monkeypatch):
             monkeypatch.undo()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [({}, "http://127.0.0.1:"), ({"machine_url": "https://machines.example/"}, "https://machines.example")],
+)
+def test_machines_are_told_where_they_find_a_dispatcher(tmp_path, settings, url):
+    async def run():
+        async with deployment(tmp_path, **settings) as running:
+            session_id = (await running.start())["sessionId"]
+            arguments = running.provider.specs[f"m-{session_id}"].arguments
+            told = arguments[arguments.index("--dispatcher") + 1]
+            assert told.startswith(url)
+            assert not told.endswith("/")
+
+    asyncio.run(run())
