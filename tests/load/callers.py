@@ -70,6 +70,7 @@ class Callers:
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
         self._client = httpx.AsyncClient(timeout=MOST_SECONDS_OF_AN_ANSWER, limits=limits)
         self._preferred = 0
+        self._ends: list[Callable[[str], Awaitable[None]]] = []
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -89,10 +90,7 @@ class Callers:
         """One session, from its start to its end."""
         key, agent = uuid.uuid4().hex, self.random.choice(self.agents)
         seconds = self.random.uniform(*self.seconds)
-        end = self.random.choices(
-            [self._stop, self._be_left, self._kill, self._never_join, self._stop_early],
-            weights=[3, 4, 2, 1, 2],
-        )[0]
+        end = self._next_end()
         if end != self._be_left:
             seconds = 60.0  # longer than the test: something else ends it
         wait = self.random.choice(["none", "started", "ready"])
@@ -105,6 +103,14 @@ class Callers:
         await self.see_the_end(session_id)
         if self.random.random() < 0.3 and await self._start(key, start, seconds) is not None:
             self.book.answers["the same key, once more"] += 1
+
+    def _next_end(self) -> Callable[[str], Awaitable[None]]:
+        """What becomes of the next session: of every twelve, so many end in each way."""
+        if not self._ends:
+            self._ends += [self._join_and_stop] * 3 + [self._be_left] * 4 + [self._kill] * 2
+            self._ends += [self._never_join] + [self.stop] * 2
+            self.random.shuffle(self._ends)
+        return self._ends.pop()
 
     async def start_one(self) -> str:
         """A session with its client, which goes on."""
@@ -133,12 +139,13 @@ class Callers:
         self._check(answer, (200, 409, 410, 502), "offer")
         return answer.status_code in (200, 409)
 
-    async def _stop(self, session_id: str) -> None:
+    async def _join_and_stop(self, session_id: str) -> None:
         await self._join(session_id)
         await asyncio.sleep(self.random.uniform(0, 1))
-        await self._stop_early(session_id)
+        await self.stop(session_id)
 
-    async def _stop_early(self, session_id: str) -> None:
+    async def stop(self, session_id: str) -> None:
+        """End the session."""
         answer = await self._ask("DELETE", f"/sessions/{session_id}")
         self._check(answer, (200,), "stop")
         self.book.ends["stopped"] += 1
@@ -157,20 +164,21 @@ class Callers:
             self.book.ends["its bot killed"] += 1
             return
         if joined:
-            await self._stop_early(session_id)  # the bot ended before it could be killed
+            await self.stop(session_id)  # the bot ended before it could be killed
 
     async def _never_join(self, session_id: str) -> None:
         self.book.ends["never joined"] += 1
+
+    async def record(self, session_id: str) -> dict[str, Any]:
+        answer = await self._ask("GET", f"/sessions/{session_id}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     async def see_the_end(self, session_id: str) -> dict[str, Any]:
         """The session's record once it is over."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            answer = await self._ask("GET", f"/sessions/{session_id}")
-            self._check(answer, (200,), "show")
-            if answer.status_code != 200:
-                return {}
-            if (record := answer.json())["state"] in OVER:
+            if (record := await self.record(session_id))["state"] in OVER:
                 return record
             await asyncio.sleep(0.25)
         raise Unanswered(f"session {session_id} does not end within {PATIENCE_SECONDS:g} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class Dispatcher:
     port: int = field(default_factory=free_port)
     starts: int = 0
     _process: BaseProcess | None = None
+    _logged: int = 0
 
     @property
     def url(self) -> str:
@@ -61,7 +63,8 @@ class Dispatcher:
 
     @property
     def data(self) -> Path:
-        return self.root / self.name
+        """All dispatchers of the test share it."""
+        return self.root / "data"
 
     @property
     def births(self) -> Path:
@@ -83,7 +86,7 @@ class Dispatcher:
         settings = {
             "port": self.port,
             "data_dir": self.data,
-            "agents": json.dumps({name: common | agent for name, agent in self.agents.items()}),
+            "agents": {name: common | agent for name, agent in self.agents.items()},
             "keep_machine_dirs": 10_000,
             **self.settings,
         }
@@ -91,7 +94,7 @@ class Dispatcher:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": packages,
             "LOAD_BIRTHS": str(self.births),
-            **{f"SWITCHBOARD_{name.upper()}": str(value) for name, value in settings.items()},
+            **{f"SWITCHBOARD_{name.upper()}": _written(value) for name, value in settings.items()},
         }
 
     def start(self) -> None:
@@ -99,6 +102,7 @@ class Dispatcher:
         assert not self.running
         self.births.mkdir(exist_ok=True)
         self.starts += 1
+        self._logged = self.log.stat().st_size if self.log.exists() else 0
         self._process = self._run("serve")
 
     def kill(self) -> None:
@@ -137,6 +141,13 @@ class Dispatcher:
         stopping.join(EXIT_SECONDS)
         assert stopping.exitcode == 0, f"stop-machines: status {stopping.exitcode}:\n{self.tail()}"
 
+    @property
+    def replica(self) -> str:
+        """What the process that was started last calls itself; empty as long as it has not said so."""
+        said = self.log.read_bytes()[self._logged :].decode(errors="replace")
+        served = re.search(r"serving \S+ as replica (\w+)", said)
+        return served[1] if served is not None else ""
+
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
@@ -166,6 +177,10 @@ def _main(command: str, environment: dict[str, str], log: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["dispatcher", command]
     sys.exit(dispatcher.__main__.main())
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def processes(root: Path) -> list[psutil.Process]:
