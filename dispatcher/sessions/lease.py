@@ -68,6 +68,18 @@ class Lease:
             return False
         return replica is None or replica not in self._observed or self._stands_still(replica)
 
+    async def is_gone(self, replica: str | None) -> bool:
+        """The same, for certain: one that was never seen may have come since the last beat.
+
+        Every replica beats before it does anything else, so a beat that begins now sees it.
+        """
+        if not self.is_dead(replica):
+            return False
+        if replica is not None and replica not in self._observed:
+            async with self._beating:
+                await self._beat()
+        return self.is_dead(replica)
+
     async def run(self) -> None:
         """Beat until cancelled."""
         while True:

@@ -146,7 +146,7 @@ class Reaper:
             await self._see_off(machine, session)
             return
         now = self._clock.now()
-        if lifecycle.left_alone(machine, session, now) and self._lease.is_dead(machine.launcher):
+        if lifecycle.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
             await self._launcher.take_over(session, machine)
             return
         if session.state is not SessionState.queued and self._is_silent(machine) and self._may_ask(machine):

@@ -248,6 +248,7 @@ class SessionService:
                 raise StartFailed(_over_in_words(end.result()))
             if exit_.done():
                 raise Restarting()
+            timer.result()
             raise TookTooLong(f"The bot did not answer within {self._settings.call_timeout_seconds:g} s.")
         finally:
             await end_tasks(*waiting)

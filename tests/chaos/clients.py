@@ -97,14 +97,19 @@ class Record:
 
 
 def plans(rng: random.Random, agents: list[str], horizon: float) -> list[Plan]:
-    """A rush of clients, or a trickle."""
+    """A rush of clients, or a trickle, or a crowd that waits for a few lines and keeps coming back."""
     spread = rng.choice([0.5, 5.0, horizon * 0.6])
     number = rng.randint(3, 10)
-    return [_plan(rng, f"c{i}", rng.random() * spread, rng.choice(agents)) for i in range(number)]
+    found = [_plan(rng, f"c{i}", rng.random() * spread, rng.choice(agents)) for i in range(number)]
+    if rng.random() < 0.3:
+        crowd = {"agent": agents[0], "queue_seconds": 15.0, "redials": True, "twin": False}
+        found = [replace(plan, **crowd, stops_after=rng.random() * 2) for plan in found]
+    return found
 
 
 def _plan(rng: random.Random, name: str, arrives_at: float, agent: str) -> Plan:
     keyed = rng.random() < 0.5
+    twin = keyed and rng.random() < 0.6
     return Plan(
         name=name,
         arrives_at=arrives_at,
@@ -112,7 +117,7 @@ def _plan(rng: random.Random, name: str, arrives_at: float, agent: str) -> Plan:
         wait=rng.choice(("none", "started", "ready")),
         queue_seconds=rng.choice([0.0, 4.0, 15.0, 15.0]),
         key=f"key-{name}" if keyed else None,
-        twin=keyed and rng.random() < 0.6,
+        twin=twin,
         large=rng.random() < 0.15,
         hangs_up_after=rng.random() * 6 if rng.random() < 0.2 else None,
         retries=rng.choice([0, 1, 4]),
@@ -120,7 +125,7 @@ def _plan(rng: random.Random, name: str, arrives_at: float, agent: str) -> Plan:
         follows=rng.random() < 0.35,
         stops_after=rng.random() * rng.choice([0.3, 3.0, 12.0]) if rng.random() < 0.5 else None,
         stops_twice=rng.random() < 0.3,
-        redials=rng.random() < 0.3,
+        redials=not twin and rng.random() < 0.3,
     )
 
 
@@ -172,7 +177,7 @@ class Client:
             works += [self._stop(session_id) for _ in range(2 if self._plan.stops_twice else 1)]
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
-            if stops and self._plan.redials and not self._plan.twin:
+            if stops and self._plan.redials:
                 await tasks[-1]
                 await self._redial()
             for task in tasks:

@@ -33,7 +33,7 @@ class Outside(Protocol):
     loop: VirtualLoop
     settings: Settings
     sites: Mapping[str, Site]
-    hub: Hub
+    hub: Hub | None
     store_down: bool
 
     def crashed(self, life: Incarnation, where: str) -> None: ...
@@ -56,11 +56,12 @@ class Incarnation:
         self._requests: dict[asyncio.Task[object], None] = {}
         self._channels: dict[asyncio.Task[None], Line] = {}
         self._exit = asyncio.Event()
+        self.bus = Bus(self.gate, name, world)
         self.core: Core = wire(
             world.settings,
             clock=_Clock(self.gate, world.loop),
             providers={name: SiteProvider(site, self.gate) for name, site in world.sites.items()},
-            bus=_Bus(self.gate, name, world.hub),
+            bus=self.bus,
             environment={},
             runner=_Transactions(self, world, rng),
         )
@@ -89,7 +90,8 @@ class Incarnation:
         """As SIGKILL does: from this moment on it has no effect on anything."""
         self.gate.alive = False
         self.serving = False
-        self._world.hub.members.pop(self.name, None)
+        if self._world.hub is not None:
+            self._world.hub.members.pop(self.name, None)
         for line in self._channels.values():
             line.hang_up()
         if not self.died.done():
@@ -221,12 +223,37 @@ def _no_answer() -> OperationalError:
     return OperationalError("the database does not answer", {}, Exception("simulated"))
 
 
-class _Bus(LocalBus):
-    """A bus that a dead dispatcher cannot use, and that takes its time."""
+class Bus(LocalBus):
+    """A bus between dispatchers that takes its time, and loses what is said while the store is down.
 
-    def __init__(self, gate: Gate, replica: str, hub: Hub) -> None:
-        super().__init__(replica, hub)
+    A dead one's messages are not heard.
+    """
+
+    def __init__(self, gate: Gate, replica: str, world: Outside) -> None:
+        super().__init__(replica, world.hub)
         self._gate = gate
+        self._world = world
+        self._busy_until = 0.0
 
     def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
-        return self._gate.alive and super().publish(topic, payload, to)
+        hub = self._world.hub
+        if not self._gate.alive or hub is None:
+            return False
+        if self._world.store_down:
+            return False
+        loop = self._world.loop
+        # In the order in which they were said.
+        self._busy_until = max(self._busy_until, loop.time() + self._gate.moment())
+        for replica, member in list(hub.members.items()):
+            if replica != self.replica and to in (None, replica):
+                loop.call_at(self._busy_until, member._receive, self.replica, topic, payload)
+        return to is None or to in hub.members
+
+    def _receive(self, sender: str, topic: str, payload: str) -> None:
+        if self._gate.alive:
+            super()._receive(sender, topic, payload)
+
+    def resume(self) -> None:
+        """The store is back: messages may have been lost."""
+        for subscriber in self._subscribers.values():
+            subscriber.resumed()

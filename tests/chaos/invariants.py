@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.admission import Limits, Load, has_line
 from dispatcher.sessions.errors import AtCapacity
 from dispatcher.sessions.lifecycle import ADMITTED, LIVE, OVER
 from tests.chaos.clients import Attempt, Record
@@ -24,6 +24,12 @@ NEXT: Mapping[str, tuple[str, ...]] = {
 }
 ORDER = ["queued", "starting", "machine-started", "ready", "active"]
 ONCE = {*ORDER, "ended", "failed", "machine-gone", "stop-requested"}
+
+START_TIMEOUT_SECONDS = 16.0
+"""The longest of any agent here."""
+
+ANSWERED_SECONDS = 60.0
+"""Beyond its deadlines a start may be held by a dead reaper's lease, and by clouds that do not answer."""
 
 MARGIN = 1.5
 """Seconds within which two sides may see a moment differently: reads and writes take their time."""
@@ -216,6 +222,10 @@ class Invariants:
     # At every answer to a start.
 
     def answered(self, attempt: Attempt) -> None:
+        plan = attempt.plan
+        longest = plan.queue_seconds + START_TIMEOUT_SECONDS + ANSWERED_SECONDS
+        if self._now() > attempt.sent_at + longest and not attempt.lost:
+            self._violated("answers", f"{attempt.marker} waited {self._now() - attempt.sent_at:.0f} s")
         found = self._by_marker(attempt.marker)
         if len(found) > 1:
             self._violated("one session", f"request {attempt.marker} has {len(found)} sessions")
@@ -241,6 +251,22 @@ class Invariants:
             for row in found:
                 if row["reason"] != "queue_timeout":
                     self._violated("answers", f"{attempt.marker} was refused, and has a session")
+
+    def line_is_free(self) -> bool:
+        """Whether somebody waits although there is a line."""
+        loads = {
+            agent: Load(
+                sum(row["agent"] == agent and row["state"] in ADMITTED for row in self._live.values()),
+                0,
+            )
+            for agent in self._limits.agents
+        }
+        return any(
+            row["state"] == "queued"
+            and self._now() < row["created_at"] + row["queue_seconds"]
+            and has_line(row["agent"], loads, self._limits)
+            for row in self._live.values()
+        )
 
     # Once all is quiet.
 

@@ -39,6 +39,11 @@ T = TypeVar("T")
 HORIZON = 25.0
 """Seconds of faults. Then the world calms down."""
 
+NOTICED_ALONE = 8.0
+NOTICED = 25.0
+"""Seconds within which a free line must be given to who waits for it. Among several dispatchers it may take
+until one that died is known to be dead."""
+
 TICK_SECONDS = 2.0
 """How often the reaper looks here: its rounds would be most of what a simulation costs."""
 
@@ -86,7 +91,8 @@ class World:
         self.loop = VirtualLoop()
         rng = self._rng("plan")
         self.settings = _settings(rng, directory)
-        self.hub = Hub()
+        self.replicas = rng.choice([1, 1, 2])
+        self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -131,10 +137,13 @@ class World:
 
     async def _scenario(self) -> None:
         rng = self._plan
-        replicas = [asyncio.ensure_future(self._replica(0, rng.randint(0, 3)))]
+        replicas = [
+            asyncio.ensure_future(self._replica(index, rng.randint(0, 3))) for index in range(self.replicas)
+        ]
+        watching = asyncio.ensure_future(self._watch_lines())
         outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
         clients = [
-            asyncio.ensure_future(
+            asyncio.create_task(
                 Client(
                     plan,
                     self,
@@ -143,7 +152,8 @@ class World:
                     self._rng(plan.name),
                     lambda: len(self.lives),
                     self._answered,
-                ).run()
+                ).run(),
+                name=plan.name,
             )
             for plan in plans(rng, list(self.settings.agents), HORIZON)
         ]
@@ -154,6 +164,7 @@ class World:
         for site in self.sites.values():
             site.calm()
         await self._quiet(clients)
+        watching.cancel()
         for task in (*clients, *replicas):
             if task.done():
                 task.result()
@@ -162,15 +173,31 @@ class World:
     async def _quiet(self, clients: list[asyncio.Task[None]]) -> None:
         agents = self.settings.agents.values()
         longest = max(agent.max_duration_seconds + agent.start_timeout_seconds for agent in agents)
-        deadline = self.loop.time() + longest + 90.0
+        # The longest: a dead reaper's lease, then two listings of machines that nobody owns.
+        deadline = self.loop.time() + longest + 150.0
         while True:
             await asyncio.sleep(1.0)
             left = self.invariants.unsettled()
-            left += ["a client has no answer" for client in clients if not client.done()]
+            left += [f"client {client.get_name()} has no answer" for client in clients if not client.done()]
             if not left:
                 return
             if self.loop.time() > deadline:
                 self.violate("settles", "; ".join(left))
+                return
+
+    async def _watch_lines(self) -> None:
+        """A line that stays free while somebody waits for it."""
+        patience = NOTICED_ALONE if self.hub is None else NOTICED
+        free_since: float | None = None
+        while True:
+            await asyncio.sleep(0.5)
+            served = any(life.serving for life in self.lives) and not self.store_down
+            if not served or not self.invariants.line_is_free():
+                free_since = None
+            elif free_since is None:
+                free_since = self.loop.time()
+            elif self.loop.time() > free_since + patience:
+                self.violate("lines are handed on", f"nobody got a free line for {patience:g} s")
                 return
 
     async def _replica(self, index: int, crashes: int) -> None:
@@ -216,6 +243,9 @@ class World:
             self.tell("the store is down")
             await asyncio.sleep(self._plan.random() * 6)
             self.store_down = False
+            for life in self.lives:
+                if life.serving:
+                    life.bus.resume()
             self.tell("the store is back")
 
     # What the parts need of the world.
