@@ -50,6 +50,8 @@ class Queue:
         self._background = background
         self._advancing: asyncio.Task[None] | None = None
         self._again = False
+        self._left = False
+        """Whether somebody gave up a place, so that all behind it have moved."""
         self._closed = False
         ledger.observe(self._observe)
 
@@ -74,7 +76,7 @@ class Queue:
     async def _advance(self) -> None:
         while self._again and not self._closed:
             self._again = False
-            moved = False
+            moved, self._left = self._left, False
             try:
                 while not self._closed and await self._admit():
                     moved = True
@@ -82,6 +84,7 @@ class Queue:
                     for session_id in await self._store.queued_sessions():
                         self._changes.notify(session_id)
             except SQLAlchemyError as error:
+                self._left = moved
                 # The reaper nudges again, as long as anybody waits.
                 log.debug("nobody can be admitted: the store does not answer (%s)", error)
 
@@ -93,4 +96,5 @@ class Queue:
 
     def _observe(self, before: Session | None, after: Session) -> None:
         if after.over and before is not None and not before.over:
+            self._left = self._left or before.state is SessionState.queued
             self.nudge()

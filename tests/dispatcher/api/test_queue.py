@@ -81,6 +81,45 @@ def test_places_and_estimates_count_down_for_those_who_only_asked(tmp_path):
     asyncio.run(run())
 
 
+def test_the_agents_say_how_long_a_caller_may_ask_to_wait(tmp_path):
+    agents = {
+        "echo": AgentSettings(bot=Path("echo.py"), max_queue_seconds=90),
+        "busy": AgentSettings(bot=Path("echo.py"), max_queued=0),
+    }
+
+    async def run():
+        async with deployment(tmp_path, agents=agents) as running:
+            listed = (await running.http.get("/v1/agents")).json()["agents"]
+            assert {agent["name"]: agent["maxQueueSeconds"] for agent in listed} == {"echo": 90, "busy": 0}
+            for agent in listed:
+                path, most = f"/v1/public/{agent['name']}/start", agent["maxQueueSeconds"]
+                await running.start(f"{path}?wait=none&queue={most}")
+
+    asyncio.run(run())
+
+
+def test_who_gives_up_lets_all_behind_move_and_they_are_told(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            running.clock.advance(0.001)
+            third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            path, headers = f"/v1/sessions/{third}/events", {"Accept": "text/event-stream"}
+            places = []
+            async with asyncio.timeout(5), running.http.stream("GET", path, headers=headers) as answer:
+                async for line in answer.aiter_lines():
+                    if line.startswith('data: {"place":'):
+                        places.append(json.loads(line.removeprefix("data: "))["place"])
+                    if places == [2]:
+                        await end(running, second)
+                    elif places:
+                        break
+            assert places == [2, 1]
+
+    asyncio.run(run())
+
+
 def test_a_stream_tells_of_every_step_in_the_queue(tmp_path):
     async def run():
         async with deployment(tmp_path, **ONE_LINE) as running:
