@@ -31,9 +31,16 @@ def test_a_token_is_good_for_its_own_machine_only(tmp_path):
             other = (await running.start())["sessionId"]
             machine = await running.machine_of(mine)
             await machine.send(protocol.Hello(machine_id=f"m-{other}", session_id=other, phase="active"))
-            with pytest.raises(ConnectionClosed):
+            with pytest.raises(ConnectionClosed) as closed:
                 await machine.receive()
-            assert (await running.session(other))["state"] == "starting"
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4400
+            for session_id in (mine, other):
+                record = await running.session(session_id)
+                assert (record["state"], record["phase"]) == ("starting", None)
+            # Its own machine is not shut out by it.
+            owner = await running.machine_of(other)
+            assert isinstance(await owner.hello(), protocol.Welcome)
 
     asyncio.run(run())
 
