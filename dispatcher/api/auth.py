@@ -38,10 +38,11 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - its name
 class Refused(Exception):
     """The request must not come in."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, code: str | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.code = code
 
 
 class Keys:
@@ -75,7 +76,7 @@ class Keys:
             return self._holder_of(given)
         key = matches[0]
         if _expired(key, now):
-            raise Refused(401, f"The key '{key.name}' has expired.")
+            raise Refused(401, f"The key '{key.name}' has expired.", "key_expired")
         if origin is not None and origin not in key.origins:
             raise Refused(403, f"The key '{key.name}' may not be used by pages of the origin '{origin}'.")
         return Caller(key.name, key.scope, key.name, frozenset(key.agents))
@@ -213,7 +214,7 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) 
         await send({"type": "websocket.close", "code": 4403, "reason": refused.reason[:100]})
         return
     headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
-    await problem(refused.status, refused.reason, headers=headers)(scope, receive, send)
+    await problem(refused.status, refused.reason, code=refused.code, headers=headers)(scope, receive, send)
 
 
 def _split(url: str) -> SplitResult:

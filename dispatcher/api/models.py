@@ -20,6 +20,8 @@ class Status(BaseModel):
 class Agent(BaseModel):
     name: str
     transports: list[TransportName]
+    maxQueueSeconds: float
+    """How long a caller may ask to wait for a line; 0 where nobody can wait."""
 
 
 class Agents(BaseModel):

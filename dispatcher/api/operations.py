@@ -73,7 +73,11 @@ def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
     async def agents(request: Request) -> JSONResponse:
         seen = caller_of(request).agents or frozenset(service.agents)
         listed = [
-            {"name": name, "transports": list(agent.transports)}
+            {
+                "name": name,
+                "transports": list(agent.transports),
+                "maxQueueSeconds": agent.max_queue_seconds if agent.max_queued else 0.0,
+            }
             for name, agent in service.agents.items()
             if name in seen
         ]

@@ -31,7 +31,7 @@ WAITS = {"bot-ready": "click → bot ready", "first-sound": "click → first aud
 
 STEPS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
     "row": ("the session's row is written", lambda run: run.machine.get("row")),
-    "started": ("the dispatcher has answered the start request", lambda run: run.page.get("started")),
+    "started": ("the page knows that the machine has started", lambda run: run.page.get("started")),
     "process": ("the machine's process exists", lambda run: run.machine.get("process")),
     "connected": ("its channel stands", lambda run: run.machine.get("connected")),
     "offer": ("the client's offer has reached it", lambda run: run.machine.get("offer")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,17 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def start_dispatcher(tmp_path: Path) -> Iterator[StartDispatcher]:
-    """Starts a dispatcher with the agents given as `name=agent(…)`; it and its machines end with the test."""
+    """Starts a dispatcher with the agents given as `name=agent(…)`; it and its machines end with the test.
+
+    With `keys`, entries of the setting of that name, it asks everybody for one.
+    """
     started: list[Dispatcher] = []
 
-    def start(**agents: dict[str, Any]) -> Dispatcher:
+    def start(*, keys: Sequence[dict[str, Any]] = (), **agents: dict[str, Any]) -> Dispatcher:
         directory = tmp_path / f"dispatcher-{len(started)}"
         directory.mkdir()
-        dispatcher = Dispatcher(directory, {name.replace("_", "-"): value for name, value in agents.items()})
+        named = {name.replace("_", "-"): value for name, value in agents.items()}
+        dispatcher = Dispatcher(directory, named, keys)
         started.append(dispatcher)
         dispatcher.start()
         return dispatcher

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import psutil
 
+from dispatcher.keys import hash_of, new_key
 from tests.ports import free_port
 
 from .browser import until
@@ -24,6 +25,9 @@ BOTS = Path(__file__).parent / "bots"
 OVER = ("ended", "failed")
 TEMPLATE_TITLE = "switchboard-template"
 """What a template calls itself once it can fork."""
+
+_TESTS_KEY = new_key(public=False)
+_TESTS = {"name": "tests", "hash": hash_of(_TESTS_KEY), "scope": "admin"}
 
 
 def agent(bot: Path, **settings: Any) -> dict[str, Any]:
@@ -37,6 +41,8 @@ class Dispatcher:
 
     directory: Path
     agents: dict[str, dict[str, Any]]
+    keys: Sequence[dict[str, Any]] = ()
+    """Its setting of that name, to which a key of the tests' own is added."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     helpers: set[psutil.Process] = field(default_factory=set)
@@ -62,6 +68,7 @@ class Dispatcher:
             "SWITCHBOARD_AGENTS": json.dumps(self.agents),
             "SWITCHBOARD_LOG_LEVEL": "info",
             "SWITCHBOARD_PROCESS_TEMPLATES": str(self.forks),
+            "SWITCHBOARD_KEYS": json.dumps([*self.keys, _TESTS] if self.keys else []),
         }
 
     def start(self) -> None:
@@ -92,7 +99,13 @@ class Dispatcher:
 
     def session(self, session_id: str) -> dict[str, Any]:
         """The dispatcher's record of a session."""
-        return httpx.get(f"{self.url}/sessions/{session_id}", timeout=5).raise_for_status().json()
+        return self.request("GET", f"/sessions/{session_id}")
+
+    def request(self, method: str, path: str) -> dict[str, Any]:
+        """The answer to a request by somebody who may do everything."""
+        headers = {"Authorization": f"Bearer {_TESTS_KEY}"}
+        answer = httpx.request(method, f"{self.url}{path}", headers=headers, timeout=5)
+        return answer.raise_for_status().json()
 
     def wait_until_over(self, session_id: str, seconds: float = 15) -> dict[str, Any]:
         """The record of a session once it is closed."""

@@ -115,7 +115,7 @@ def test_a_connection_that_breaks_and_comes_back(start_dispatcher: StartDispatch
 
 
 def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> None:
-    dispatcher = start_dispatcher(echo=agent(ECHO, maxSessions=1))
+    dispatcher = start_dispatcher(echo=agent(ECHO, maxSessions=1, maxQueued=0))
     with (
         visit(browser, dispatcher.url, scripted=True) as first,
         visit(browser, dispatcher.url, scripted=True) as second,

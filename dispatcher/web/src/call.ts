@@ -7,20 +7,38 @@
 
 import { DeviceError, LogLevel, PipecatClient, type RTVIMessage } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport } from "@pipecat-ai/small-webrtc-transport";
-import { endSession, getSession, isOver, type SessionRecord, SessionWatch, startEndpoint } from "./dispatcher.ts";
+import {
+  authorization,
+  endSession,
+  getSession,
+  isOver,
+  offerEndpoint,
+  type QueuePlace,
+  type Session,
+  type SessionRecord,
+  type SessionState,
+} from "./dispatcher.ts";
 import { LevelMeter } from "./levels.ts";
-import { Microphone } from "./microphone.ts";
+import { Microphone, microphoneIsCertain } from "./microphone.ts";
 import type { Timeline } from "./timeline.ts";
 import { CONNECTION_LOST, type Trouble, troubleOf, troubleOfSession } from "./trouble.ts";
+import { SessionWatch } from "./watch.ts";
 
-/** `ending`: the audio is gone and the dispatcher is asked why. */
-export type Phase = "microphone" | "starting" | "live" | "ending" | "ended" | "failed";
+/** `queued`: no line is free; `ending`: the audio is gone and the dispatcher is asked why. */
+export type Phase = "microphone" | "starting" | "queued" | "live" | "ending" | "ended" | "failed";
+
+/** Whether there is a call, or one is on its way. */
+export function isBusy(phase: Phase | "idle"): boolean {
+  return phase !== "idle" && phase !== "ended" && phase !== "failed";
+}
 
 export interface CallState {
   phase: Phase;
   sessionId?: string;
   /** The dispatcher's word for where the session is. */
-  session?: SessionRecord["state"];
+  session?: SessionState;
+  /** Where it waits, while it is `queued`. */
+  queue?: QueuePlace;
   bot: boolean;
   you: boolean;
   muted: boolean;
@@ -34,50 +52,48 @@ export interface CallState {
   trouble?: Trouble;
 }
 
-/** While a machine starts, its failure should show at once. */
-const STARTING_INTERVAL_MS = 500;
-const LIVE_INTERVAL_MS = 2_000;
 const CONNECTION_INTERVAL_MS = 500;
 /** The transport looks for 10 s before it sends a new offer; what is not back after that and as long again is gone. */
 const LOST_AFTER_MS = 25_000;
 /** How long the dispatcher may take to notice that a bot that is gone is gone. */
 const VERDICT_WITHIN_MS = 5_000;
 
+/** A call of which nothing has happened yet. */
+export const BEFORE: CallState = {
+  phase: "microphone",
+  bot: false,
+  you: false,
+  muted: false,
+  dispatcherReachable: true,
+  interrupted: false,
+};
+
 export class Call {
-  state: CallState = {
-    phase: "microphone",
-    bot: false,
-    you: false,
-    muted: false,
-    dispatcherReachable: true,
-    interrupted: false,
-  };
+  state: CallState = BEFORE;
   readonly #transport: SmallWebRTCTransport;
   readonly #client: PipecatClient;
   readonly #microphone = new Microphone();
   readonly #context = new AudioContext();
   readonly #audio = new Audio();
+  #session: Session | undefined;
   #watch: SessionWatch | undefined;
+  #onAdmitted = () => {};
   #connectionTimer: ReturnType<typeof setInterval> | undefined;
   #lastConnected = 0;
   #botMeter: LevelMeter | undefined;
   #youMeter: LevelMeter | undefined;
   #closed = false;
 
+  /** @param open Gives the session: a new one, or one that somebody else started. */
   constructor(
-    private readonly agent: string | null,
+    private readonly open: () => Promise<Session>,
     private readonly timeline: Timeline,
     private readonly onChange: (state: CallState) => void,
   ) {
-    this.#transport = new SmallWebRTCTransport({
-      mediaManager: this.#microphone,
-      // By default the client replaces the first "/start" of the start URL, which an agent's name may contain.
-      offerUrlTemplate: "/sessions/:sessionId/api/offer",
-    });
+    this.#transport = new SmallWebRTCTransport({ mediaManager: this.#microphone });
     this.#client = new PipecatClient({
       transport: this.#transport,
       callbacks: {
-        onBotStarted: (answer) => this.#onStarted(answer as { sessionId?: string }),
         onConnected: () => this.#onConnected(),
         onBotReady: () => this.timeline.mark("bot-ready"),
         onTrackStarted: (track, participant) => {
@@ -111,11 +127,17 @@ export class Call {
       if (!certain) await microphone;
       if (this.#closed) return;
       this.#set({ phase: "starting" });
-      const request = { transport: "webrtc", enableDefaultIceServers: true, body: {} };
-      const started = this.#client.startBot({ endpoint: startEndpoint(this.agent), requestData: request });
-      const [answer] = await Promise.all([started, microphone]);
+      const opened = this.open().then((session) => this.#onOpened(session));
+      const [session] = await Promise.all([opened, microphone]);
+      if (session.queue && !this.#closed) await this.#admission(session.queue);
       if (this.#closed) return;
-      await this.#client.connect(answer);
+      await this.#client.connect({
+        ...(session.iceConfig && { iceConfig: session.iceConfig }),
+        webrtcRequestParams: {
+          endpoint: offerEndpoint(session),
+          headers: new Headers(authorization(session.sessionToken)),
+        },
+      });
     } catch (error) {
       if (!this.#closed) await this.#judge(error);
     }
@@ -127,33 +149,44 @@ export class Call {
   }
 
   hangUp(): void {
-    this.#finish({ phase: "ended", ending: "You hung up." });
+    const ending = this.state.phase === "queued" ? "You gave up your place in the line." : "You hung up.";
+    this.#finish({ phase: "ended", ending });
   }
 
-  #onStarted(answer: { sessionId?: string }): void {
-    this.timeline.mark("started");
-    const { sessionId } = answer;
-    if (!sessionId) return;
+  #onOpened(session: Session): Session {
     if (this.#closed) {
       // Hung up before the dispatcher had answered: what it started is ours to end.
-      void endSession(sessionId);
-      return;
+      end(session);
+      return session;
     }
-    this.#set({ sessionId });
-    this.#watch = new SessionWatch(sessionId, STARTING_INTERVAL_MS, {
-      record: (record) => this.#onRecord(record),
+    this.#session = session;
+    this.#set({ sessionId: session.sessionId });
+    this.#watch = new SessionWatch(session, {
+      event: (event, state) => this.#onEvent(event, state),
+      queue: (queue) => this.#set({ queue }),
+      over: (record) => this.#finishWith(record),
       reachable: (dispatcherReachable) => this.#set({ dispatcherReachable }),
     });
+    return session;
   }
 
-  #onRecord(record: SessionRecord): void {
-    if (isOver(record)) this.#finishWith(record);
-    else this.#set({ session: record.state });
+  /** Waits until the session has a line, or the call is over. */
+  async #admission(queue: QueuePlace): Promise<void> {
+    if (this.state.session !== undefined && this.state.session !== "queued") return;
+    const admitted = new Promise<void>((resolve) => (this.#onAdmitted = resolve));
+    this.#set({ phase: "queued", queue: this.state.queue ?? queue });
+    await admitted;
+    if (!this.#closed) this.#set({ phase: "starting" });
+  }
+
+  #onEvent(event: string, session: SessionState): void {
+    if (event === "machine-started") this.timeline.mark("started");
+    this.#set({ session });
+    if (session !== "queued") this.#onAdmitted();
   }
 
   #onConnected(): void {
     this.timeline.mark("connected");
-    this.#watch?.every(LIVE_INTERVAL_MS);
     this.#lastConnected = performance.now();
     clearInterval(this.#connectionTimer);
     this.#connectionTimer = setInterval(() => this.#lookAtConnection(), CONNECTION_INTERVAL_MS);
@@ -207,7 +240,7 @@ export class Call {
     if (this.state.phase === "live") this.#set({ phase: "ending", bot: false, you: false });
     const record = error instanceof DeviceError ? undefined : await this.#verdict();
     if (this.#closed) return;
-    if (record && isOver(record)) this.#finishWith(record);
+    if (record && isOver(record.state)) this.#finishWith(record);
     else this.#finish({ phase: "failed", trouble: error === undefined ? this.#lost() : troubleOf(error) });
   }
 
@@ -218,17 +251,16 @@ export class Call {
 
   /** The session's record, once it is over; the last one seen if that does not happen in time. */
   async #verdict(): Promise<SessionRecord | undefined> {
-    const { sessionId } = this.state;
-    if (!sessionId) return undefined;
+    if (!this.#session) return undefined;
     const deadline = performance.now() + VERDICT_WITHIN_MS;
     let record: SessionRecord | undefined;
     do {
       try {
-        record = await getSession(sessionId);
+        record = await getSession(this.#session);
       } catch {
         return record; // Unreachable or unknown there: the page has only its own words for it.
       }
-      if (isOver(record)) return record;
+      if (isOver(record.state)) return record;
       await new Promise((resolve) => setTimeout(resolve, 250));
     } while (performance.now() < deadline && !this.#closed);
     return record;
@@ -249,10 +281,9 @@ export class Call {
     this.#youMeter?.close();
     this.#audio.srcObject = null;
     void this.#context.close();
-    const { sessionId, session } = this.state;
-    if (sessionId && session !== "ended" && session !== "failed") {
-      endSession(sessionId).catch((error: unknown) => console.error("The session could not be ended", error));
-    }
+    this.#onAdmitted();
+    const { session } = this.state;
+    if (this.#session && !(session && isOver(session))) end(this.#session);
     this.#client.disconnect().catch((error: unknown) => console.error("The client did not disconnect", error));
     void this.#microphone.disconnect();
     this.#set({ ...change, bot: false, you: false });
@@ -264,13 +295,6 @@ export class Call {
   }
 }
 
-/** Whether there is a microphone that the page may use without asking. */
-async function microphoneIsCertain(): Promise<boolean> {
-  try {
-    const permission = await navigator.permissions.query({ name: "microphone" as PermissionName });
-    const devices = await navigator.mediaDevices.enumerateDevices();
-    return permission.state === "granted" && devices.some(({ kind }) => kind === "audioinput");
-  } catch {
-    return false; // A browser that cannot say: older Firefox, or any on a page that is not secure.
-  }
+function end(session: Session): void {
+  endSession(session).catch((error: unknown) => console.error("The session could not be ended", error));
 }

@@ -1,18 +1,45 @@
-/** What the voice page asks of the dispatcher's HTTP API, and how it follows a session. */
+/** What the voice page asks of the dispatcher's HTTP API. */
+
+export type SessionState = "queued" | "starting" | "ready" | "active" | "ended" | "failed";
+
+/** Where a session waits for a line. */
+export interface QueuePlace {
+  /** 1 is next. */
+  place: number;
+  /** Null as long as the dispatcher has no past sessions to tell by. */
+  estimatedWaitSeconds: number | null;
+}
+
+/** A session, and what its client needs to join it. */
+export interface Session {
+  sessionId: string;
+  /** Good for this session alone. Pipecat's development runner has none. */
+  sessionToken?: string;
+  iceConfig?: { iceServers: RTCIceServer[] };
+  queue?: QueuePlace | null;
+}
 
 export interface SessionRecord {
   sessionId: string;
   agent: string;
-  state: "queued" | "starting" | "ready" | "active" | "ended" | "failed";
+  state: SessionState;
   reason?: string | null;
   /** One sentence that a person understands. */
   message?: string | null;
   /** The end of a traceback or of the bot's log. */
   detail?: string | null;
+  queue?: QueuePlace | null;
+}
+
+export interface Agent {
+  name: string;
+  transports: string[];
+  /** How long a caller may ask to wait for a line, in seconds. */
+  maxQueueSeconds: number;
 }
 
 export interface Agents {
-  agents: { name: string; transports: string[] }[];
+  agents: Agent[];
   defaultAgent: string | null;
 }
 
@@ -21,6 +48,10 @@ export class Refused extends Error {
   constructor(
     readonly status: number,
     message: string,
+    /** The dispatcher's own name for it, finer than the status. */
+    readonly code?: string,
+    /** Seconds. */
+    readonly retryAfter?: number,
   ) {
     super(message);
   }
@@ -30,115 +61,86 @@ export class Refused extends Error {
 export class Unreachable extends Error {}
 
 /** A dispatcher that is there answers these requests within milliseconds. */
-const TIMEOUT_MS = 5_000;
+export const TIMEOUT_MS = 5_000;
 
-export function isOver(record: SessionRecord): boolean {
-  return record.state === "ended" || record.state === "failed";
+/** How long a visitor is asked to wait for a line; an agent's own limit may be less. */
+const QUEUE_SECONDS = 300;
+
+export function isOver(state: SessionState): boolean {
+  return state === "ended" || state === "failed";
 }
 
-export function getAgents(): Promise<Agents> {
-  return getJson<Agents>("/v1/agents");
+export function authorization(secret: string | undefined): Record<string, string> {
+  return secret === undefined ? {} : { Authorization: `Bearer ${secret}` };
 }
 
-export function getSession(sessionId: string): Promise<SessionRecord> {
-  return getJson<SessionRecord>(`/sessions/${sessionId}`);
+export function getAgents(key: string | undefined): Promise<Agents> {
+  return getJson<Agents>("/v1/agents", key);
 }
 
-/** Ends a session and its machine. The request outlives the page, so that closing a tab leaves no machine behind. */
-export async function endSession(sessionId: string): Promise<void> {
-  await fetch(`/sessions/${sessionId}`, { method: "DELETE", keepalive: true });
-}
-
-/** Where a session of an agent is started; `null` is the default agent. */
-export function startEndpoint(agent: string | null): string {
-  return agent === null ? "/start" : `/v1/public/${agent}/start`;
-}
-
-async function getJson<T>(path: string): Promise<T> {
-  let response: Response;
-  try {
-    response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
-  } catch (error) {
-    throw new Unreachable(String(error));
-  }
-  if (!response.ok) throw new Refused(response.status, `${path}: ${response.status} ${response.statusText}`);
-  try {
-    return (await response.json()) as T;
-  } catch {
-    throw new Refused(response.status, `${path}: the answer is not JSON`);
-  }
-}
-
-export interface Watcher {
-  record(record: SessionRecord): void;
-  /** Called when the dispatcher stops answering, and when it answers again. */
-  reachable(reachable: boolean): void;
+export function getSession(session: Session): Promise<SessionRecord> {
+  return getJson<SessionRecord>(`/sessions/${session.sessionId}`, session.sessionToken);
 }
 
 /**
- * Follows a session until it is over, by asking.
+ * Starts a session, and does not wait for its machine: of what follows, its events tell.
  *
- * The media path does not say why a bot is gone, or that a machine never came up, and Pipecat's client has no
- * timer of its own: a bot that never joins would look like a page that hangs.
+ * It is not the client's own `startBot`, whose error has neither the answer's code nor its `Retry-After`.
+ *
+ * @param agent Null for the default agent of a dispatcher that has not said which agents it has.
  */
-export class SessionWatch {
-  #stopped = false;
-  #interval: number;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #asking = false;
-  #reachable = true;
+export async function startSession(agent: Agent | null, key: string | undefined): Promise<Session> {
+  const path = agent === null ? "/start" : `/v1/public/${agent.name}/start`;
+  const queue = agent === null ? 0 : Math.min(QUEUE_SECONDS, agent.maxQueueSeconds);
+  const answer = await ask(`${path}?wait=none&queue=${queue}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...authorization(key) },
+    body: JSON.stringify({ transport: "webrtc", enableDefaultIceServers: true, body: {} }),
+  });
+  return (await answer.json()) as Session;
+}
 
-  constructor(
-    readonly sessionId: string,
-    intervalMs: number,
-    private readonly watcher: Watcher,
-  ) {
-    this.#interval = intervalMs;
-    this.#schedule();
-  }
+/** Ends a session and its machine. The request outlives the page, so that closing a tab leaves no machine behind. */
+export async function endSession({ sessionId, sessionToken }: Session): Promise<void> {
+  await ask(`/sessions/${sessionId}`, { method: "DELETE", keepalive: true, headers: authorization(sessionToken) });
+}
 
-  /** Asks this often from now on. */
-  every(intervalMs: number): void {
-    this.#interval = intervalMs;
-    if (!this.#asking) this.#schedule();
-  }
+export function offerEndpoint({ sessionId }: Session): string {
+  return `/sessions/${sessionId}/api/offer`;
+}
 
-  stop(): void {
-    this.#stopped = true;
-    clearTimeout(this.#timer);
-  }
+/** The stream of a session's events after one of them; status 204 if none will ever follow. */
+export function openEvents({ sessionId, sessionToken }: Session, after: number, signal: AbortSignal): Promise<Response> {
+  // Not an EventSource: that can send no header, and a token in a URL is in the logs of every proxy.
+  const headers = { Accept: "text/event-stream", ...authorization(sessionToken) };
+  return ask(`/v1/sessions/${sessionId}/events?after=${after}`, { headers, signal, cache: "no-store" });
+}
 
-  #schedule(): void {
-    clearTimeout(this.#timer);
-    if (!this.#stopped) this.#timer = setTimeout(() => void this.#ask(), this.#interval);
+async function getJson<T>(path: string, secret: string | undefined): Promise<T> {
+  const signal = AbortSignal.timeout(TIMEOUT_MS);
+  const answer = await ask(path, { cache: "no-store", signal, headers: authorization(secret) });
+  try {
+    return (await answer.json()) as T;
+  } catch {
+    throw new Refused(answer.status, `${path}: the answer is not JSON`);
   }
+}
 
-  async #ask(): Promise<void> {
-    this.#asking = true;
-    try {
-      const record = await getSession(this.sessionId);
-      if (this.#stopped) return;
-      this.#setReachable(true);
-      if (isOver(record)) this.stop();
-      this.watcher.record(record);
-    } catch (error) {
-      if (this.#stopped) return;
-      if (error instanceof Refused && error.status < 500) {
-        // Pipecat's development runner starts bots but keeps no record of sessions: there is nothing to follow.
-        console.info(`The session cannot be followed: ${error.message}`);
-        this.stop();
-      } else {
-        this.#setReachable(false);
-      }
-    } finally {
-      this.#asking = false;
-      this.#schedule();
-    }
+/** @throws Unreachable without an answer, Refused for one that is an error. */
+async function ask(path: string, request: RequestInit): Promise<Response> {
+  let answer: Response;
+  try {
+    answer = await fetch(path, request);
+  } catch (error) {
+    throw new Unreachable(String(error));
   }
-
-  #setReachable(reachable: boolean): void {
-    if (reachable === this.#reachable) return;
-    this.#reachable = reachable;
-    this.watcher.reachable(reachable);
-  }
+  if (answer.ok) return answer;
+  const problem = (await answer.json().catch(() => ({}))) as { detail?: unknown; code?: unknown };
+  const retryAfter = Number.parseInt(answer.headers.get("Retry-After") ?? "", 10);
+  throw new Refused(
+    answer.status,
+    typeof problem.detail === "string" ? problem.detail : `${answer.status} ${answer.statusText}`,
+    typeof problem.code === "string" ? problem.code : undefined,
+    Number.isNaN(retryAfter) ? undefined : retryAfter,
+  );
 }

@@ -1,24 +1,30 @@
-/** Wires the page together: the button, the agents, and the one call that there can be. */
+/** Wires the page together: what it was opened with, the button, the agents, and the one call that there can be. */
 
 import { TransportStartError } from "@pipecat-ai/client-js";
-import { Call, type CallState } from "./call.ts";
-import { getAgents } from "./dispatcher.ts";
+import { BEFORE, Call, type CallState, isBusy } from "./call.ts";
+import { type Agent, getAgents, getSession, isOver, Refused, type Session, startSession } from "./dispatcher.ts";
+import { faultOf, takeEntry } from "./entry.ts";
 import { Lanes } from "./lanes.ts";
 import { Timeline } from "./timeline.ts";
+import { BROKEN_LINK, STALE_LINK, troubleOf, troubleOfLink } from "./trouble.ts";
 import { View } from "./view.ts";
 
 const view = new View();
 const lanes = new Lanes(view.lanes);
 const timeline = new Timeline();
+const entry = takeEntry();
 let call: Call | undefined;
 let liveSince: number | undefined;
 let clock: ReturnType<typeof setInterval> | undefined;
+let key: string | undefined;
+let agents: readonly Agent[] = [];
 /** Null until the dispatcher has said what it has; `POST /start` then takes its default. */
-let agent: string | null = null;
+let agent: Agent | null = null;
+/** Of the agent that the page talks to, as far as it is known. */
+let name: string | null = null;
 
 function isRunning(): boolean {
-  const phase = call?.state.phase;
-  return phase !== undefined && phase !== "ended" && phase !== "failed";
+  return call !== undefined && isBusy(call.state.phase);
 }
 
 function onChange(state: CallState): void {
@@ -27,33 +33,106 @@ function onChange(state: CallState): void {
     const since = liveSince;
     clock = setInterval(() => view.showDuration(performance.now() - since), 250);
   }
-  if (state.phase === "ended" || state.phase === "failed") {
+  if (!isBusy(state.phase)) {
     clearInterval(clock);
     lanes.stop();
   }
-  view.show(state, agent, timeline);
+  const refused = state.trouble?.needsKey ?? false;
+  view.show(refused && entry.session ? { ...state, trouble: STALE_LINK } : state, name, timeline);
+  if (!entry.session) {
+    if (refused) askForKey(state.trouble?.text);
+  } else if (!isBusy(state.phase) && (refused || state.sessionId)) {
+    // A link is good for one call: what has ended cannot begin again.
+    view.endOfLink();
+  }
+}
+
+async function open(): Promise<Session> {
+  if (!entry.session) return startSession(agent, key);
+  const { queue } = await getSession(entry.session);
+  return { ...entry.session, queue: queue ?? null };
 }
 
 function talk(): void {
   timeline.begin();
   liveSince = undefined;
   view.showDuration(undefined);
-  const next = new Call(agent, timeline, onChange);
+  const next = new Call(open, timeline, onChange);
   call = next;
   lanes.start(() => next.levels);
   void next.run();
 }
 
+/** Says of a link, before anybody has clicked, why it leads to no call. */
+function closeLink(why: Pick<CallState, "phase" | "trouble" | "ending">): void {
+  view.show({ ...BEFORE, ...why }, name, timeline);
+  view.endOfLink();
+}
+
+function askForKey(fault?: string): void {
+  key = undefined;
+  view.otherKey.hidden = true;
+  view.askForKey(fault);
+}
+
+/** Gets the agents, with a key if there is one; asks for a key where that one, or none, will not do. */
+async function enter(given?: string): Promise<void> {
+  const fault = given === undefined ? undefined : faultOf(given);
+  if (fault !== undefined) return askForKey(fault);
+  key = given;
+  try {
+    const found = await getAgents(given);
+    showAgents(found.agents, found.defaultAgent);
+  } catch (error) {
+    const trouble = troubleOf(error);
+    if (given !== undefined) askForKey(trouble.text);
+    else if (error instanceof Refused && error.status === 401) askForKey();
+    // Pipecat's development runner has no list; a dispatcher that is down will say so at the click.
+    else console.info("The list of agents is not there", error);
+  }
+}
+
+function showAgents(found: readonly Agent[], standard: string | null): void {
+  agents = found;
+  const wanted = new URLSearchParams(location.search).get("agent");
+  const named = (wish: string | null) => agents.find((one) => one.name === wish);
+  agent = named(wanted) ?? named(standard) ?? agents[0] ?? null;
+  name = agent?.name ?? null;
+  view.showAgents(agents.map((one) => one.name), name ?? "");
+  view.otherKey.hidden = key === undefined;
+  view.linksRecords = key === undefined;
+  if (call === undefined || (key !== undefined && !isRunning())) view.show(null, name, timeline);
+}
+
+/** Looks at the session of a link before anybody clicks: it may be over. */
+async function look(session: Session): Promise<void> {
+  view.linksRecords = false;
+  try {
+    const record = await getSession(session);
+    name = record.agent;
+    if (isRunning()) return;
+    if (isOver(record.state)) closeLink({ phase: "ended", ending: record.message ?? "" });
+    else view.show(null, name, timeline);
+  } catch (error) {
+    if (!isRunning()) closeLink({ phase: "failed", trouble: troubleOfLink(error) });
+  }
+}
+
 view.call.addEventListener("click", () => (isRunning() ? call?.hangUp() : talk()));
 view.mute.addEventListener("click", () => call?.mute(!call.state.muted));
 view.agent.addEventListener("change", () => {
-  agent = view.agent.value;
-  view.show(null, agent, timeline);
+  agent = agents.find((one) => one.name === view.agent.value) ?? null;
+  name = view.agent.value;
+  view.show(null, name, timeline);
 });
+view.otherKey.addEventListener("click", () => askForKey());
+view.onKey((given) => void enter(given));
 // A tab that is closed or left ends its call; the request to the dispatcher outlives the page.
 addEventListener("pagehide", () => {
   if (isRunning()) call?.hangUp();
 });
+// Another link, opened in this tab: browsers do not load a page anew for another fragment.
+addEventListener("hashchange", () => location.reload());
 
 // Hanging up while the offer is under way makes the transport reject a promise that it has not handed out yet
 // (small-webrtc-transport 1.10.8, `_connect`), so nobody can catch it; the call itself has been told by then.
@@ -61,15 +140,7 @@ addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof TransportStartError && !isRunning()) event.preventDefault();
 });
 
-view.show(null, agent, timeline);
-getAgents().then(
-  ({ agents, defaultAgent }) => {
-    const names = agents.map(({ name }) => name);
-    const wanted = new URLSearchParams(location.search).get("agent");
-    agent = names.find((name) => name === wanted) ?? defaultAgent ?? names[0] ?? null;
-    view.showAgents(names, agent ?? "");
-    if (call === undefined) view.show(null, agent, timeline);
-  },
-  // Pipecat's development runner has no list; a dispatcher that is down will say so at the click.
-  (error: unknown) => console.info("The list of agents is not there", error),
-);
+view.show(null, name, timeline);
+if (entry.broken) closeLink({ phase: "failed", trouble: BROKEN_LINK });
+else if (entry.session) void look(entry.session);
+else void enter(entry.key);

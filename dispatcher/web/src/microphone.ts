@@ -166,3 +166,14 @@ function unsupported(): DeviceError {
 async function devicesOf(kind: MediaDeviceKind): Promise<MediaDeviceInfo[]> {
   return (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === kind);
 }
+
+/** Whether there is a microphone that the page may use without asking. */
+export async function microphoneIsCertain(): Promise<boolean> {
+  try {
+    const permission = await navigator.permissions.query({ name: "microphone" as PermissionName });
+    const devices = await navigator.mediaDevices.enumerateDevices();
+    return permission.state === "granted" && devices.some(({ kind }) => kind === "audioinput");
+  } catch {
+    return false; // A browser that cannot say: older Firefox, or any on a page that is not secure.
+  }
+}

@@ -8,7 +8,7 @@
 export const STEPS = [
   "click",
   "microphone", // the microphone's track is there
-  "started", // the dispatcher answered the start request
+  "started", // the dispatcher says that the machine has started
   "connected", // audio and data can flow both ways
   "bot-ready", // the bot said so
   "first-sound", // the first audible sample was received; measured, not announced

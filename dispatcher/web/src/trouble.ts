@@ -1,13 +1,15 @@
 /** What went wrong, in words for the person in front of the page. */
 
-import { DeviceError, StartBotError } from "@pipecat-ai/client-js";
-import type { SessionRecord } from "./dispatcher.ts";
+import { DeviceError } from "@pipecat-ai/client-js";
+import { Refused, type SessionRecord, Unreachable } from "./dispatcher.ts";
 
 export interface Trouble {
   title: string;
   text: string;
   /** For whoever runs the bot: the end of its traceback or log. */
   detail?: string;
+  /** The dispatcher does not take the page's key, or asks for one. */
+  needsKey?: boolean;
 }
 
 const MICROPHONE: Record<string, Trouble> = {
@@ -49,22 +51,45 @@ export function troubleOf(error: unknown): Trouble {
       }
     );
   }
-  if (error instanceof StartBotError) return troubleOfStart(error.status, error.message);
+  if (error instanceof Unreachable) return UNREACHABLE;
+  if (error instanceof Refused) return troubleOfStart(error);
   if (status(error) !== undefined) {
     return { title: "The bot could not be reached", text: `The dispatcher refused the call (status ${status(error)}).` };
   }
   return { title: "The call could not be connected", text: error instanceof Error ? error.message : String(error) };
 }
 
-function troubleOfStart(status: number | undefined, message: string): Trouble {
-  // Pipecat's client gives 500 and the browser's own words to a request that got no answer.
-  if (/failed to fetch|networkerror|load failed/i.test(message)) return UNREACHABLE;
+/** The link to a session is not all there. */
+export const BROKEN_LINK: Trouble = {
+  title: "This link is not complete",
+  text: "Open it again from where you got it.",
+};
+
+/** The dispatcher does not know the session of a link, or not any more. */
+export const STALE_LINK: Trouble = {
+  title: "This link is not good any more",
+  text: "It was for one call. Go back to where you got it, and start again from there.",
+};
+
+/** Why the session of a link cannot be looked at. */
+export function troubleOfLink(error: unknown): Trouble {
+  return error instanceof Refused && (error.status === 401 || error.status === 404) ? STALE_LINK : troubleOf(error);
+}
+
+function troubleOfStart({ status, code, message, retryAfter }: Refused): Trouble {
   switch (status) {
     case 429:
-      return { title: "All lines are busy", text: message };
+      return code === "429"
+        ? { title: "Too many calls at once", text: `Please try again ${inWords(retryAfter)}.` }
+        : { title: "All lines are busy", text: "No more callers can wait for one. Please try again in a few minutes." };
     case 401:
+      return {
+        title: "This page needs a key",
+        text: code === "key_expired" ? "The key of this page has expired." : "The key of this page is not good here.",
+        needsKey: true,
+      };
     case 403:
-      return { title: "The dispatcher refused this page", text: message };
+      return { title: "This page may not start this call", text: message };
     case 503:
       return { title: "The dispatcher takes no calls now", text: message };
     default:
@@ -72,15 +97,33 @@ function troubleOfStart(status: number | undefined, message: string): Trouble {
   }
 }
 
+function inWords(seconds: number | undefined): string {
+  if (seconds === undefined) return "in a moment";
+  return seconds === 1 ? "in a second" : seconds < 90 ? `in ${seconds} seconds` : `in ${Math.ceil(seconds / 60)} minutes`;
+}
+
 function status(error: unknown): number | undefined {
   const value = (error as { status?: unknown } | null)?.status;
   return typeof value === "number" ? value : undefined;
 }
 
+const NO_MACHINE = "No machine is free now";
+
+/** Reason → title; all others are failures of the bot. */
+const TITLES: Record<string, string> = {
+  queue_timeout: "No line came free",
+  no_capacity: NO_MACHINE,
+  quota_reached: NO_MACHINE,
+  throttled: NO_MACHINE,
+  unreachable: NO_MACHINE,
+  rejected: "No machine could be started",
+  internal_error: "No machine could be started",
+};
+
 /** Why a session failed, in the dispatcher's words. */
 export function troubleOfSession(record: SessionRecord): Trouble {
   const trouble: Trouble = {
-    title: "The bot failed",
+    title: TITLES[record.reason ?? ""] ?? "The bot failed",
     text: record.message || "It ended without giving a reason.",
   };
   return record.detail ? { ...trouble, detail: record.detail } : trouble;

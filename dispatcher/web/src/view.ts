@@ -1,8 +1,8 @@
 /** The page's elements, and how they show a state. */
 
-import type { CallState } from "./call.ts";
+import { type CallState, isBusy, type Phase } from "./call.ts";
 import type { Timeline } from "./timeline.ts";
-import { wordsFor } from "./words.ts";
+import { NEEDS_KEY, wordsFor } from "./words.ts";
 
 function element<T extends HTMLElement>(id: string, type: new () => T): T {
   const found = document.getElementById(id);
@@ -17,10 +17,21 @@ function write(target: HTMLElement, text: string): void {
 
 const NOTHING = "–";
 
+/** The call button, where it does not hang up. */
+const LABELS: Partial<Record<Phase | "idle", string>> = {
+  idle: "Talk",
+  queued: "Give up",
+  ended: "Talk again",
+  failed: "Try again",
+};
+
 export class View {
+  /** Whether the dispatcher shows a session's record to whoever follows a link. */
+  linksRecords = true;
   readonly call = element("call", HTMLButtonElement);
   readonly mute = element("mute", HTMLButtonElement);
   readonly agent = element("agent", HTMLSelectElement);
+  readonly otherKey = element("other-key", HTMLButtonElement);
   readonly lanes = { bot: element("lane-bot", HTMLCanvasElement), you: element("lane-you", HTMLCanvasElement) };
   readonly #root = element("page", HTMLElement);
   readonly #title = element("title", HTMLElement);
@@ -31,8 +42,13 @@ export class View {
   readonly #callLabel = element("call-label", HTMLElement);
   readonly #muteLabel = element("mute-label", HTMLElement);
   readonly #session = element("session", HTMLAnchorElement);
+  readonly #keyForm = element("key-form", HTMLFormElement);
+  readonly #key = element("key", HTMLInputElement);
+  readonly #keyFault = element("key-fault", HTMLElement);
+  readonly #controls = element("controls", HTMLElement);
+  readonly #figures = element("facts", HTMLElement);
   readonly #facts = {
-    answered: element("fact-answered", HTMLElement),
+    started: element("fact-started", HTMLElement),
     connected: element("fact-connected", HTMLElement),
     firstWord: element("fact-first-word", HTMLElement),
     duration: element("fact-duration", HTMLElement),
@@ -46,26 +62,61 @@ export class View {
   show(state: CallState | null, agent: string | null, timeline: Timeline): void {
     const words = wordsFor(state, agent);
     const { phase } = state ?? { phase: "idle" as const };
-    const busy = phase === "microphone" || phase === "starting" || phase === "live" || phase === "ending";
-    Object.assign(this.#root.dataset, { phase, tone: words.tone, bot: String(state?.bot ?? false), you: String(state?.you ?? false) });
+    const busy = isBusy(phase);
+    this.#showForm(false);
+    Object.assign(this.#root.dataset, { phase, busy: String(busy), tone: words.tone });
+    Object.assign(this.#root.dataset, { bot: String(state?.bot ?? false), you: String(state?.you ?? false) });
     write(this.#title, words.title);
     write(this.#text, words.text);
     // While people talk, each change of the speaker would talk over them: only what else changes is announced.
     write(this.#announcement, phase === "live" ? liveAnnouncement(state) : `${words.title}. ${words.text}`);
     this.#showDetail(state?.trouble?.detail);
-    write(this.#callLabel, busy ? "Hang up" : phase === "failed" ? "Try again" : phase === "ended" ? "Talk again" : "Talk");
+    write(this.#callLabel, LABELS[phase] ?? "Hang up");
     this.mute.disabled = phase !== "live";
     this.mute.setAttribute("aria-pressed", String(state?.muted ?? false));
     write(this.#muteLabel, state?.muted ? "Unmute" : "Mute");
-    this.agent.disabled = busy;
+    this.agent.disabled = this.otherKey.disabled = busy;
     this.#showSession(state?.sessionId);
-    write(this.#facts.answered, seconds(timeline.since("started")));
+    write(this.#facts.started, seconds(timeline.since("started")));
     write(this.#facts.connected, seconds(timeline.since("connected")));
     write(this.#facts.firstWord, seconds(timeline.since("first-sound")));
   }
 
+  /** Asks for a key in the place of the controls, and says what is wrong with the one that was given. */
+  askForKey(fault: string | undefined): void {
+    const { title, text } = NEEDS_KEY;
+    Object.assign(this.#root.dataset, { phase: "key", busy: "false", tone: "calm" });
+    write(this.#title, title);
+    write(this.#text, text);
+    write(this.#announcement, `${title}. ${text}`);
+    write(this.#keyFault, fault ?? "");
+    this.#key.setAttribute("aria-invalid", String(fault !== undefined));
+    this.#showDetail(undefined);
+    this.#showForm(true);
+    this.#key.value = "";
+    this.#key.focus();
+  }
+
+  /** Calls back with each key that a person enters. */
+  onKey(enter: (key: string) => void): void {
+    this.#keyForm.addEventListener("submit", (event) => {
+      event.preventDefault();
+      enter(this.#key.value.trim());
+    });
+  }
+
   showDuration(milliseconds: number | undefined): void {
     write(this.#facts.duration, milliseconds === undefined ? NOTHING : clock(milliseconds));
+  }
+
+  /** What the link led to is over: there is nothing more to press. */
+  endOfLink(): void {
+    this.#controls.hidden = true;
+  }
+
+  #showForm(shown: boolean): void {
+    this.#keyForm.hidden = !shown;
+    this.#controls.hidden = this.#figures.hidden = shown;
   }
 
   #showDetail(detail: string | undefined): void {
@@ -78,7 +129,9 @@ export class View {
     this.#session.hidden = sessionId === undefined;
     if (sessionId === undefined) return;
     this.#root.dataset.session = sessionId;
-    this.#session.href = `/sessions/${sessionId}`;
+    // A link sends no key: where one is needed, it would lead to a refusal.
+    if (this.linksRecords) this.#session.href = `/sessions/${sessionId}`;
+    else this.#session.removeAttribute("href");
     write(this.#session, `Session ${sessionId.slice(0, 8)}`);
     this.#session.title = `The dispatcher's record of session ${sessionId}`;
   }

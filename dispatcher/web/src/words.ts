@@ -9,6 +9,11 @@ export interface Words {
   text: string;
 }
 
+export const NEEDS_KEY = {
+  title: "This page needs a key",
+  text: "Whoever runs it can give you a public one. If a link brought you here, open that link again.",
+};
+
 /** `state` is null before the first call. */
 export function wordsFor(state: CallState | null, agent: string | null): Words {
   const bot = agent ?? "the bot";
@@ -19,9 +24,9 @@ export function wordsFor(state: CallState | null, agent: string | null): Words {
     case "microphone":
       return { tone: "busy", title: "Opening the microphone", text: "Allow it if your browser asks." };
     case "starting":
-      return state.session === "queued"
-        ? { tone: "busy", title: "Waiting for a free line", text: "The call starts as soon as one is free." }
-        : { tone: "busy", title: "Connecting", text: `A machine of your own starts for ${bot}.` };
+      return { tone: "busy", title: "Connecting", text: `A machine of your own starts for ${bot}.` };
+    case "queued":
+      return { tone: "busy", title: "Waiting for a free line", text: queuedWords(state) };
     case "live":
       return liveWords(state, bot);
     case "ending":
@@ -51,6 +56,18 @@ function liveWords(state: CallState, bot: string): Words {
   }
   if (state.muted) return { ...words, text: `${capitalised(bot)} cannot hear you.` };
   return { ...words, text: state.bot ? "You can interrupt at any time." : "Say something." };
+}
+
+/** Estimates are rough, so are the words: to 10 s, and to a minute from 90 s on. */
+function queuedWords({ queue, dispatcherReachable }: CallState): string {
+  if (!dispatcherReachable) return "The dispatcher does not answer now. Your place is kept.";
+  if (queue === undefined) return "";
+  const { place, estimatedWaitSeconds: seconds } = queue;
+  const where = place === 1 ? "You are next." : `You are number ${place} in the line.`;
+  if (seconds === null) return `${where} The call starts by itself.`;
+  const rounded = Math.max(10, Math.round(seconds / 10) * 10);
+  const wait = rounded < 90 ? `${rounded} seconds` : rounded < 120 ? "2 minutes" : `${Math.round(seconds / 60)} minutes`;
+  return `${where} The wait is about ${wait}; the call starts by itself.`;
 }
 
 function capitalised(words: string): string {

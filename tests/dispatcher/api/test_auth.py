@@ -146,6 +146,7 @@ def test_both_keys_of_a_name_open_until_the_old_one_expires(tmp_path):
             running.clock.advance(0.1)
             expired = await running.http.get(f"/sessions/{session}", headers=bearer(old))
             assert (expired.status_code, expired.json()["detail"]) == (401, "The key 'backend' has expired.")
+            assert expired.json()["code"] == "key_expired"
             assert (await running.http.get(f"/sessions/{session}", headers=bearer(new))).status_code == 200
 
     asyncio.run(run())
