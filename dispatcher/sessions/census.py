@@ -94,11 +94,12 @@ class Census:
                 log.warning("the machines of %s could not be listed: %s", placement, error)
 
     def suspects(self, machine_id: str) -> bool:
-        """Whether the last listing did not have that machine. Says so once per listing."""
-        if machine_id not in self._absent:
-            return False
+        """Whether the last listing did not have that machine, and nobody has asked for it by name since."""
+        return machine_id in self._absent
+
+    def asked(self, machine_id: str) -> None:
+        """Somebody asks for that machine by name."""
         self._absent.discard(machine_id)
-        return True
 
     async def _look_at(self, placement: str) -> None:
         began_at = self._clock.now()

@@ -100,10 +100,10 @@ class Launcher:
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
         return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
 
-    def launch(self, session: Session) -> None:
+    def launch(self, session: Session, machine: Machine) -> None:
         """Ask for the machine of a session that was admitted, in the background."""
         with about_session(session):
-            self._background.spawn(self._launch(session))
+            self._background.spawn(self._launch(session, machine))
 
     async def take_over(self, session: Session, machine: Machine) -> bool:
         """Go on asking for the machine of a launcher that died, in the background.
@@ -121,7 +121,7 @@ class Launcher:
             return False
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
         with about_session(session):
-            self._background.spawn(self._launch(session, resumed=True))
+            self._background.spawn(self._launch(session, taken, resumed=True))
         return True
 
     def preparations(self, placement: str) -> list[Preparation]:
@@ -132,20 +132,19 @@ class Launcher:
             if not agent.placements or placement in agent.placements
         ]
 
-    async def _launch(self, session: Session, *, resumed: bool = False) -> None:
+    async def _launch(self, session: Session, machine: Machine, *, resumed: bool = False) -> None:
         """Ask the fleet for the session's machine, and write down what came of it."""
-        write_down = await self._ask(session, resumed)
+        write_down = await self._ask(session, machine, resumed)
         await self._patience.persist(write_down)
 
-    async def _ask(self, session: Session, resumed: bool) -> Callable[[], Awaitable[None]]:
+    async def _ask(self, session: Session, machine: Machine, resumed: bool) -> Callable[[], Awaitable[None]]:
         """Ask the fleet for the session's machine; gives what writes down what came of it."""
         agent = self._settings.agents[session.agent]
-        machine = await self._patience.persist(lambda: self._store.machine(session.machine_id))
-        if machine is None or machine.create_by is None:
+        if machine.create_by is None:
             raise AssertionError(f"session {session.id} was admitted without a machine")
         try:
             spec = self._spec(session, agent)
-            place = self._places(session, machine)
+            place = self._places(session, machine, fresh=not resumed)
             wanted = (spec, agent.placements, machine.create_by, place)
             if resumed and machine.placement is not None:
                 status = await self._fleet.resume(*wanted, at=machine.placement)
@@ -197,12 +196,19 @@ class Launcher:
             why = "The session was stopped before its machine started."
             await self._releases.release(session.machine_id, why)
 
-    def _places(self, session: Session, machine: Machine) -> Place:
-        """Moves the machine's row from placement to placement, as long as its session wants a machine."""
+    def _places(self, session: Session, machine: Machine, *, fresh: bool) -> Place:
+        """Moves the machine's row from placement to placement, as long as its session wants a machine.
+
+        Args:
+            fresh: Whether both rows were written just now, as they are needed for the first placement.
+        """
         at = machine.placement
 
         async def place(placement: str, provider: str) -> bool:
-            nonlocal at
+            nonlocal at, fresh
+            was_fresh, fresh = fresh, False
+            if was_fresh and placement == at:
+                return True
             current, known = await self._patience.persist(
                 lambda: self._store.session_with_machine(session.id)
             )

@@ -49,27 +49,29 @@ class Ledger:
         by: str,
         claim: Claim | None,
         admit: Callable[[Machine], Machine],
-    ) -> Session | None:
+    ) -> tuple[Session, Machine] | None:
         """Write a new session, as `Store.add` does."""
         added = await self._store.add(session, machine, limits, by, claim, admit)
         if added is not None:
-            with about_session(added):
+            after = added[0]
+            with about_session(after):
                 words = "session %s of %s: %s, for machine %s"
-                log.info(words, added.id, added.agent, added.state, added.machine_id)
+                log.info(words, after.id, after.agent, after.state, after.machine_id)
             self._tell(None, session)
-            if added != session:
-                self._tell(session, added)
+            if after != session:
+                self._tell(session, after)
         return added
 
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine], Machine]
-    ) -> Session | None:
+    ) -> tuple[Session, Machine] | None:
         """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
         admitted = await self._store.admit_next(limits, admit, self._clock.now())
         if admitted is not None:
-            with about_session(admitted):
-                log.info("session %s: %s → %s", admitted.id, SessionState.queued, admitted.state)
-            self._tell(lifecycle.unadmitted(admitted), admitted)
+            after = admitted[0]
+            with about_session(after):
+                log.info("session %s: %s → %s", after.id, SessionState.queued, after.state)
+            self._tell(lifecycle.unadmitted(after), after)
         return admitted
 
     async def change(

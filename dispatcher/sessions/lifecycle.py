@@ -299,40 +299,49 @@ def end_by_loss(status: MachineStatus | None) -> End:
     return End("machine_killed", message, status.output or None, status.exit_code)
 
 
-def overdue(session: Session, now: float) -> End | None:
-    """The deadline that a live session has missed, if any."""
-    if session.admitted_at is None:
-        if now <= session.created_at + session.queue_seconds:
-            return None
-        return End("queue_timeout", f"No line became free within {session.queue_seconds:g} s.")
-    if now > session.admitted_at + session.max_duration_seconds + DEADLINE_GRACE_SECONDS:
-        allowed = f"{session.max_duration_seconds:g} s"
-        return End("max_duration", f"The session outlived its maximum duration of {allowed}.")
-    if session.ready_at is not None:
-        return _idle(session, now)
-    if session.waiting_at is None:
-        if now <= session.admitted_at + session.start_timeout_seconds:
-            return None
-        limit = f"{session.start_timeout_seconds:g} s"
-        return End("start_timeout", f"The bot was not ready within {limit}; {_last_step(session)}.")
-    if now <= session.waiting_at + session.client_timeout_seconds:
+def deadline(session: Session) -> tuple[float, End] | None:
+    """The next deadline of a session in unix seconds, and what misses it; None for one that is over."""
+    if session.over:
         return None
-    limit = f"{session.client_timeout_seconds:g} s"
+    if session.admitted_at is None:
+        waited = End("queue_timeout", f"No line became free within {session.queue_seconds:g} s.")
+        return session.created_at + session.queue_seconds, waited
+    allowed = session.max_duration_seconds
+    last = End("max_duration", f"The session outlived its maximum duration of {allowed:g} s.")
+    longest = (session.admitted_at + allowed + DEADLINE_GRACE_SECONDS, last)
+    step = _step_deadline(session, session.admitted_at)
+    return longest if step is None or longest[0] <= step[0] else step
+
+
+def overdue(session: Session, now: float) -> End | None:
+    """What a live session has missed, if anything."""
+    due = deadline(session)
+    return due[1] if due is not None and now > due[0] else None
+
+
+def _step_deadline(session: Session, admitted_at: float) -> tuple[float, End] | None:
+    if session.ready_at is not None:
+        return _idle_deadline(session)
+    if session.waiting_at is None:
+        limit = session.start_timeout_seconds
+        end = End("start_timeout", f"The bot was not ready within {limit:g} s; {_last_step(session)}.")
+        return admitted_at + limit, end
+    limit = session.client_timeout_seconds
     if session.phase == "starting":
-        return End("start_timeout", f"The bot's pipeline did not start within {limit}.")
-    return End("no_client", f"No client connected within {limit}.")
+        end = End("start_timeout", f"The bot's pipeline did not start within {limit:g} s.")
+    else:
+        end = End("no_client", f"No client connected within {limit:g} s.")
+    return session.waiting_at + limit, end
 
 
-def _idle(session: Session, now: float) -> End | None:
+def _idle_deadline(session: Session) -> tuple[float, End] | None:
     if session.idle_since is None or session.idle_timeout_seconds is None:
         return None
-    came = session.active_at is not None
-    limit = session.idle_timeout_seconds if came else session.client_timeout_seconds
-    if now <= session.idle_since + limit:
-        return None
-    if not came:
-        return End("no_client", f"No client connected within {limit:g} s.")
-    return End("idle_timeout", f"No client was connected for {limit:g} s.")
+    if session.active_at is None:
+        limit = session.client_timeout_seconds
+        return session.idle_since + limit, End("no_client", f"No client connected within {limit:g} s.")
+    limit = session.idle_timeout_seconds
+    return session.idle_since + limit, End("idle_timeout", f"No client was connected for {limit:g} s.")
 
 
 def _last_step(session: Session) -> str:

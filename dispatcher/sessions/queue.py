@@ -91,7 +91,7 @@ class Queue:
     async def _admit(self) -> bool:
         admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
         if admitted is not None:
-            self._launcher.launch(admitted)
+            self._launcher.launch(*admitted)
         return admitted is not None
 
     def _observe(self, before: Session | None, after: Session) -> None:

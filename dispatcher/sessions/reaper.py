@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -37,6 +38,13 @@ MISSED_HEARTBEATS = 3
 
 RELEASE_SECONDS = 15.0
 """How long after its session's end a machine may take to go, before the reaper ends it again."""
+
+MOST_AT_ONCE = 500
+"""Silent machines that one round looks at; the next round goes on."""
+
+SEARCH_SHARE = 0.05
+LONGEST_TICK_SECONDS = 5.0
+"""The part of the time that may go into finding what to look at: with very many machines rounds are fewer."""
 
 ASKING_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """How long a silent machine is left alone after each look at it; a listing that does not have it ends the
@@ -81,6 +89,7 @@ class Reaper:
         self._on_round = on_round
         self._nudged = asyncio.Event()
         self._asked: dict[str, tuple[int, float]] = {}
+        self._searched = 0.0
         self._stopping = False
 
     def nudge(self) -> None:
@@ -112,8 +121,13 @@ class Reaper:
         if not await self._lease.keep():
             self._asked.clear()
             return False
-        live = await self._store.live_machines()
-        for machine, session in live:
+        began_at = self._clock.now()
+        started = await self._store.started_machines()
+        silent = [machine_id for machine_id in started if self._is_silent(machine_id)]
+        mute = list(itertools.islice(filter(self._is_asked_about, silent), MOST_AT_ONCE))
+        due = await self._store.due_machines(self._clock.now(), mute)
+        self._searched = self._clock.now() - began_at
+        for machine, session in due:
             if not self._lease.held:
                 return False
             with about(machine_id=machine.id) if session is None else about_session(session):
@@ -126,14 +140,15 @@ class Reaper:
                     raise
                 except Exception:
                     log.exception("machine %s: could not be looked after", machine.id)
-        still = {machine.id for machine, _ in live}
+        still = {*silent, *(machine.id for machine, _ in due)}
         self._asked = {machine_id: asked for machine_id, asked in self._asked.items() if machine_id in still}
         self._queue.nudge()
         await self._retention.clean()
         return True
 
     async def _pause(self) -> None:
-        sleep = asyncio.create_task(self._clock.sleep(TICK_SECONDS))
+        seconds = min(max(TICK_SECONDS, self._searched / SEARCH_SHARE), LONGEST_TICK_SECONDS)
+        sleep = asyncio.create_task(self._clock.sleep(seconds))
         nudge = asyncio.create_task(self._nudged.wait())
         try:
             await asyncio.wait((sleep, nudge), return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +164,11 @@ class Reaper:
         if lifecycle.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
             await self._launcher.take_over(session, machine)
             return
-        if session.state is not SessionState.queued and self._is_silent(machine) and self._may_ask(machine):
+        if (
+            session.state is not SessionState.queued
+            and self._is_silent(machine.id)
+            and self._may_ask(machine.id)
+        ):
             status = await self._fleet.get(machine.placement, machine.id)
             if self._is_lost(status, machine, session):
                 if self._lease.held:
@@ -171,22 +190,27 @@ class Reaper:
         if self._lease.held and (over_at is None or self._clock.now() > over_at + RELEASE_SECONDS):
             self._releases.let_go(machine.id, "The session is over.")
 
-    def _is_silent(self, machine: Machine) -> bool:
-        last_heard = self._channels.last_heard(machine.id)
+    def _is_silent(self, machine_id: str) -> bool:
+        last_heard = self._channels.last_heard(machine_id)
         allowed = MISSED_HEARTBEATS * self._settings.heartbeat_seconds
         if last_heard is None or self._clock.now() > last_heard + allowed:
             return True
-        self._asked.pop(machine.id, None)
+        self._asked.pop(machine_id, None)
         return False
 
-    def _may_ask(self, machine: Machine) -> bool:
-        """Whether it is time to ask the provider about a silent machine; if so, that is noted."""
-        now = self._clock.now()
-        times, next_at = self._asked.get(machine.id, (0, now))
-        if now < next_at and not self._census.suspects(machine.id):
+    def _is_asked_about(self, machine_id: str) -> bool:
+        """Whether it is time to ask the provider about a silent machine."""
+        _, next_at = self._asked.get(machine_id, (0, float("-inf")))
+        return self._clock.now() >= next_at or self._census.suspects(machine_id)
+
+    def _may_ask(self, machine_id: str) -> bool:
+        """The same; and if it is, that is noted."""
+        if not self._is_asked_about(machine_id):
             return False
+        self._census.asked(machine_id)
+        times, _ = self._asked.get(machine_id, (0, 0.0))
         pause = ASKING_PAUSES[min(times, len(ASKING_PAUSES) - 1)]
-        self._asked[machine.id] = (times + 1, now + pause)
+        self._asked[machine_id] = (times + 1, self._clock.now() + pause)
         return True
 
     def _is_lost(self, status: MachineStatus | None, machine: Machine, session: Session) -> bool:

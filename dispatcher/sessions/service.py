@@ -176,11 +176,12 @@ class SessionService:
             return await self._again(first.wanted, first.standing)
         if added is None:
             raise self._at_capacity(name, agent, start)
-        if added.state is SessionState.queued:
+        written, machine = added
+        if written.state is SessionState.queued:
             self._queue.nudge()
         else:
-            self._launcher.launch(added)
-        return Started(added, opened.client, place=await self._queue.place(added))
+            self._launcher.launch(written, machine)
+        return Started(written, opened.client, place=await self._queue.place(written))
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.

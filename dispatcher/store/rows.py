@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from dispatcher.machines.provider import MachineState
+from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Event
 from dispatcher.store.tables import events, machines, sessions
@@ -49,15 +50,15 @@ def one(
     connection: sa.Connection, kind: type[Record], query: sa.Select[Any], key: str | None = None
 ) -> Record | None:
     row = connection.execute(query, {} if key is None else {KEY: key}).first()
-    return None if row is None else _record(kind, row)
+    return None if row is None else record(kind, row)
 
 
 def many(connection: sa.Connection, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
-    return [_record(kind, row) for row in connection.execute(query)]
+    return [record(kind, row) for row in connection.execute(query)]
 
 
-def add(connection: sa.Connection, record: Session | Machine) -> None:
-    connection.execute(INSERT[type(record)], _values(record))
+def add(connection: sa.Connection, new: Session | Machine) -> None:
+    connection.execute(INSERT[type(new)], _values(new))
 
 
 def change(
@@ -68,7 +69,8 @@ def change(
     if before is None:
         return None
     after = change(before)
-    changed = {name: value for name, value in _values(after).items() if value != getattr(before, name)}
+    known = _values(before)
+    changed = {name: value for name, value in _values(after).items() if value != known[name]}
     if changed:
         connection.execute(UPDATE[kind], {KEY: key, **changed})
     return before, after
@@ -87,11 +89,15 @@ def note(connection: sa.Connection, session_id: str, new: Sequence[Event], after
     connection.execute(INSERT[Event], [{"session_id": session_id} | event for event in numbered])
 
 
-def _record(kind: type[Record], row: sa.Row[Any]) -> Record:
+def record(kind: type[Record], row: sa.Row[Any]) -> Record:
     values = list(row)
     values[STATE_AT[kind]] = STATES[kind](values[STATE_AT[kind]])
     return kind(*values)
 
 
-def _values(record: Session | Machine) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in FIELDS[type(record)]}
+def _values(of: Session | Machine) -> dict[str, Any]:
+    values = {name: getattr(of, name) for name in FIELDS[type(of)]}
+    if isinstance(of, Session):
+        due = lifecycle.deadline(of)
+        values["due_at"] = due[0] if due is not None else None
+    return values

@@ -20,7 +20,7 @@ from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session, SessionState
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store import counts, leases, lines, lists, retention, rows
+from dispatcher.store import counts, due, leases, lines, lists, retention, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
@@ -70,7 +70,7 @@ class Store:
         actor: str,
         claim: Claim | None = None,
         admit: Callable[[Machine], Machine] = lambda machine: machine,
-    ) -> Session | None:
+    ) -> tuple[Session, Machine] | None:
         """Write a new session with its machine: admitted if there is a line, else queued if it may be.
 
         Args:
@@ -79,23 +79,24 @@ class Store:
             admit: What becomes of the machine if its session is admitted.
 
         Returns:
-            The session as it was written, or None if there is neither a line nor a place in the queue.
+            Both as they were written, or None if there is neither a line nor a place in the queue.
 
         Raises:
             AlreadyClaimed: the key stands for another session.
         """
         now = session.created_at
 
-        def write(connection: sa.Connection) -> Session:
+        def write(connection: sa.Connection) -> tuple[Session, Machine]:
             if claim is not None:
                 _stake(connection, claim, now)
             admitted = lines.enter(connection, session, limits)
             after = lifecycle.admitted(session, now) if admitted else session
-            rows.add(connection, admit(machine) if admitted else machine)
+            of_session = admit(machine) if admitted else machine
+            rows.add(connection, of_session)
             rows.add(connection, after)
             new = [timeline.asked(session, actor), *timeline.changed(session, after, Cause(actor, now))]
             rows.note(connection, session.id, new, after=0)
-            return after
+            return after, of_session
 
         try:
             return await self._database.write(write)
@@ -103,8 +104,9 @@ class Store:
             return None
         except IntegrityError:
             # A connection was lost after the commit, and the transaction ran again.
-            if (kept := await self.session(session.id)) is not None:
-                return kept
+            kept = await self.session_with_machine(session.id)
+            if kept[0] is not None and kept[1] is not None:
+                return kept[0], kept[1]
             # PostgreSQL says so late, when another replica has committed the same key meanwhile.
             if claim is None or (standing := await self.claim(claim.id, now)) is None:
                 raise
@@ -112,17 +114,19 @@ class Store:
 
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine], Machine], now: float
-    ) -> Session | None:
+    ) -> tuple[Session, Machine] | None:
         """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
 
-        def write(connection: sa.Connection) -> Session | None:
+        def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
             waiting = lines.next_in_line(connection, limits, now)
             if waiting is None:
                 return None
             change = lambda current: lifecycle.admitted(current, now)  # noqa: E731 - it has one use
             updated = _update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
-            rows.change(connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine))
-            return updated and updated[1]
+            machine = rows.change(
+                connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine)
+            )
+            return (updated[1], machine[1]) if updated is not None and machine is not None else None
 
         return await self._database.write(write)
 
@@ -194,8 +198,8 @@ class Store:
         return await self._database.read(lambda connection: rows.one(connection, Session, one, session_id))
 
     async def session_with_machine(self, session_id: str) -> tuple[Session | None, Machine | None]:
-        of_machine = sa.select(machines).where(machines.c.session_id == session_id)
-        query = sa.select(sessions).where(sessions.c.id == session_id)
+        of_machine = rows.select(Machine).where(machines.c.session_id == session_id)
+        query = rows.select(Session).where(sessions.c.id == session_id)
         return await self._database.read(
             lambda connection: (
                 rows.one(connection, Session, query),
@@ -205,7 +209,7 @@ class Store:
 
     async def machines(self, machine_ids: Sequence[str]) -> Mapping[str, Machine]:
         """Id → machine, of those that have a row."""
-        query = sa.select(machines).where(machines.c.id.in_(machine_ids))
+        query = rows.select(Machine).where(machines.c.id.in_(machine_ids))
         found = await self._database.read(lambda connection: rows.many(connection, Machine, query))
         return {machine.id: machine for machine in found}
 
@@ -236,6 +240,16 @@ class Store:
         """How many there are, or `at_most` if there are more: counting all of them would take ever longer."""
         query = lists.count(wanted, at_most)
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
+
+    async def started_machines(self) -> Sequence[str]:
+        """The ids of all machines that started and have a live session."""
+        return await self._database.read(due.started)
+
+    async def due_machines(
+        self, now: float, others: Collection[str]
+    ) -> Sequence[tuple[Machine, Session | None]]:
+        """Machines that somebody must look after, and these others, unless they are known to be gone."""
+        return await self._database.read(lambda connection: due.due(connection, now, others))
 
     async def live_machines(self) -> Sequence[tuple[Machine, Session | None]]:
         """Every machine that is not known to be gone, with its session."""

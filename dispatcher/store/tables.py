@@ -33,6 +33,8 @@ sessions = sa.Table(
     sa.Column("queue_seconds", sa.Double, nullable=False, server_default="0"),
     sa.Column("admitted_at", sa.Double),
     sa.Column("idle_since", sa.Double),
+    # The next deadline, derived from the others whenever they are written: what the reaper searches.
+    sa.Column("due_at", sa.Double),
     sa.Column("started_at", sa.Double),
     sa.Column("waiting_at", sa.Double),
     sa.Column("ready_at", sa.Double),

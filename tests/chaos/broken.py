@@ -203,8 +203,8 @@ def queue_admits_twice() -> Any:
     async def admit(self: queue.Queue) -> bool:
         admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
         if admitted is not None:
-            original(self._launcher, admitted)
-            original(self._launcher, admitted)
+            original(self._launcher, *admitted)
+            original(self._launcher, *admitted)
         return admitted is not None
 
     return mock.patch.object(queue.Queue, "_admit", admit)
