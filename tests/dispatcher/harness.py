@@ -182,6 +182,12 @@ class Deployment:
         """Return once the session's machine is known to be in that phase."""
         await eventually(lambda: self.session(session_id), lambda found: found["phase"] == phase)
 
+    async def settle(self) -> None:
+        """Return once nothing is under way in the background, such as the end of a machine."""
+        settling = asyncio.create_task(self.dispatcher.background.settle())
+        # Slowly: on a busy machine, calls must not take longer than they may.
+        await pass_time(self.clock, settling, step=0.05)
+
     async def connect(self, machine_id: str, session_id: str | None = None) -> ScriptedMachine:
         """Open the channel of a machine with the token that it was created with."""
         token = self.provider.specs[machine_id].environment[protocol.MACHINE_TOKEN_VARIABLE]
@@ -268,12 +274,12 @@ async def deployment(
                 yield running
     finally:
         server.should_exit = True
-        await _pass_time(clock, serving)
+        await pass_time(clock, serving)
 
 
-async def _pass_time(clock: ManualClock, until: asyncio.Task[None]) -> None:
-    """Let a shutdown take the time that it takes, on the clock by hand."""
+async def pass_time(clock: ManualClock, until: asyncio.Task[None], step: float = 1.0) -> None:
+    """Let something take the time that it takes: so many seconds of the clock in 10 ms of the wall's."""
     while not until.done():
-        clock.advance(1)
+        clock.advance(step)
         await asyncio.wait([until], timeout=0.01)
     until.result()

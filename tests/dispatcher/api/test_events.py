@@ -62,8 +62,8 @@ async def play(running: Deployment, session_id: str) -> None:
     answer = await running.http.delete(f"/sessions/{session_id}")
     assert answer.status_code == 200
     running.provider.die(machine.id, 0)
-    running.clock.advance(1)
-    await running.dispatcher.background.settle()
+    await machine.connection.close()
+    await running.settle()
 
 
 def test_the_timeline_tells_what_happened_and_by_whom(tmp_path):

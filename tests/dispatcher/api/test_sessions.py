@@ -230,8 +230,8 @@ def test_stopping_tells_the_bot_and_ends_the_machine(tmp_path):
                 assert answer.json() == {"status": "terminated", "session_id": session_id}
             assert isinstance(await machine.receive(), protocol.Stop)
             running.provider.die(machine.id, 0)
-            running.clock.advance(1)
-            await running.dispatcher.background.settle()
+            await machine.connection.close()
+            await running.settle()
             stopped = await running.session(session_id)
             assert (stopped["state"], stopped["reason"]) == ("ended", "stopped")
 

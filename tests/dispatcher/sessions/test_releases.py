@@ -19,8 +19,8 @@ class Counting(ScriptedProvider):
         return await super().get(machine_id)
 
 
-async def pass_time(running: Deployment, seconds: float) -> None:
-    """In small steps, each of which the dispatcher sees."""
+async def small_steps(running: Deployment, seconds: float) -> None:
+    """Let time pass, so that the dispatcher sees each step."""
     for _ in range(round(seconds * 20)):
         running.clock.advance(0.05)
         for _ in range(20):
@@ -49,12 +49,12 @@ def test_a_provider_is_not_asked_before_the_bot_said_goodbye(tmp_path):
         provider = Counting()
         async with deployment(tmp_path, provider=provider) as running:
             machine = await stopped(running)
-            await pass_time(running, 3)
+            await small_steps(running, 3)
             assert provider.looks == 0
             await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
             assert isinstance(await machine.receive(), protocol.Acknowledge)
             provider.die(machine.id, 0)
-            await pass_time(running, 0.2)
+            await small_steps(running, 0.2)
             await gone(running, machine)
             assert provider.looks <= 2
             assert (await running.timeline(machine.session_id or ""))[-1]["event"] == "machine-gone"
@@ -69,9 +69,9 @@ def test_a_machine_that_stays_after_its_goodbye_is_looked_at_ever_less_and_then_
             machine = await stopped(running)
             await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
             assert isinstance(await machine.receive(), protocol.Acknowledge)
-            await pass_time(running, 4.8)
+            await small_steps(running, 4.8)
             assert machine.id in provider.running
-            await pass_time(running, 0.5)
+            await small_steps(running, 0.5)
             await gone(running, machine)
             assert provider.stopped == [machine.id]
             assert 4 <= provider.looks <= 8
@@ -86,7 +86,7 @@ def test_a_channel_that_breaks_is_a_goodbye_too(tmp_path):
             machine = await stopped(running)
             provider.die(machine.id, 137)
             await machine.connection.close()
-            await pass_time(running, 0.3)
+            await small_steps(running, 0.3)
             await gone(running, machine)
             assert provider.looks <= 3
 
@@ -98,9 +98,9 @@ def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
         provider = Counting()
         async with deployment(tmp_path, provider=provider) as running:
             machine = await stopped(running)
-            await pass_time(running, 4.5)
+            await small_steps(running, 4.5)
             assert machine.id in provider.running
-            await pass_time(running, 0.6)
+            await small_steps(running, 0.6)
             await gone(running, machine)
             assert provider.stopped == [machine.id]
 
