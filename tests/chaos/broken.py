@@ -245,7 +245,7 @@ def session_closed_without_event() -> Any:
     return mock.patch.object(timeline, "_end", return_value=())
 
 
-@variant("first reason", "lifecycle", "reasons")
+@variant("first reason", "lifecycle", "reasons", "timeline")
 def the_last_reason_wins() -> Any:
     """A session that is over can be closed again."""
     original = lifecycle.over
@@ -262,9 +262,9 @@ def answered_before_it_is_written() -> Any:
     original = Ledger.add
     tasks: set[asyncio.Task[Any]] = set()
 
-    async def add(self: Ledger, session: lifecycle.Session, *more: Any) -> Any:
-        tasks.add(asyncio.ensure_future(original(self, session, *more)))
-        return lifecycle.admitted(session, session.created_at)
+    async def add(self: Ledger, session: lifecycle.Session, machine: Any, *more: Any) -> Any:
+        tasks.add(asyncio.ensure_future(original(self, session, machine, *more)))
+        return lifecycle.admitted(session, session.created_at), machine
 
     return mock.patch.object(Ledger, "add", add)
 
