@@ -31,7 +31,7 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Machine, Session
+from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
@@ -49,6 +49,10 @@ and what the placements said is told before the timeout, which knows less, close
 
 class TakenOver(Exception):
     """Another replica asks for the machine now: this one was taken for dead."""
+
+
+LAUNCHES_KNOWN = 10_000
+"""So many of the last launches are not begun again; more are never under way at once."""
 
 
 class Launcher:
@@ -88,6 +92,7 @@ class Launcher:
         self._environment = environment
         self._dispatcher_url = dispatcher_url
         self._background = background
+        self._launched: dict[str, None] = {}
 
     def machine(self, session: Session) -> Machine:
         """The machine that the session is going to have; nobody is asked for it yet."""
@@ -100,10 +105,34 @@ class Launcher:
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
         return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
 
-    def launch(self, session: Session, machine: Machine) -> None:
-        """Ask for the machine of a session that was admitted, in the background."""
+    def launch(self, session: Session, machine: Machine, *, fresh: bool = True) -> None:
+        """Ask for the machine of a session that was admitted, in the background; once, whoever says it again.
+
+        Args:
+            fresh: Whether both rows were written just now.
+        """
+        if machine.id in self._launched:
+            return
+        self._launched[machine.id] = None
+        if len(self._launched) > LAUNCHES_KNOWN:
+            del self._launched[next(iter(self._launched))]
         with about_session(session):
-            self._background.spawn(self._launch(session, machine))
+            self._background.spawn(self._launch(session, machine, fresh=fresh))
+
+    def catch_up(self) -> None:
+        """The store failed while sessions were admitted here: launch those that are admitted all the same."""
+        self._background.spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now(), ()))
+        for machine, session in due:
+            ours = machine.launcher == self._replica and machine.id not in self._launched
+            admitted = session is not None and session.state is SessionState.starting
+            if ours and session is not None and admitted and machine.state is MachineState.requested:
+                log.warning(
+                    "session %s: it was admitted although the store failed, and is launched", session.id
+                )
+                self.launch(session, machine, fresh=False)
 
     async def take_over(self, session: Session, machine: Machine) -> bool:
         """Go on asking for the machine of a launcher that died, in the background.
@@ -132,19 +161,23 @@ class Launcher:
             if not agent.placements or placement in agent.placements
         ]
 
-    async def _launch(self, session: Session, machine: Machine, *, resumed: bool = False) -> None:
+    async def _launch(
+        self, session: Session, machine: Machine, *, fresh: bool = False, resumed: bool = False
+    ) -> None:
         """Ask the fleet for the session's machine, and write down what came of it."""
-        write_down = await self._ask(session, machine, resumed)
+        write_down = await self._ask(session, machine, fresh=fresh, resumed=resumed)
         await self._patience.persist(write_down)
 
-    async def _ask(self, session: Session, machine: Machine, resumed: bool) -> Callable[[], Awaitable[None]]:
+    async def _ask(
+        self, session: Session, machine: Machine, *, fresh: bool, resumed: bool
+    ) -> Callable[[], Awaitable[None]]:
         """Ask the fleet for the session's machine; gives what writes down what came of it."""
         agent = self._settings.agents[session.agent]
         if machine.create_by is None:
             raise AssertionError(f"session {session.id} was admitted without a machine")
         try:
             spec = self._spec(session, agent)
-            place = self._places(session, machine, fresh=not resumed)
+            place = self._places(session, machine, fresh=fresh)
             wanted = (spec, agent.placements, machine.create_by, place)
             if resumed and machine.placement is not None:
                 status = await self._fleet.resume(*wanted, at=machine.placement)

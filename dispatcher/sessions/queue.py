@@ -85,6 +85,7 @@ class Queue:
                         self._changes.notify(session_id)
             except SQLAlchemyError as error:
                 self._left = moved
+                self._launcher.catch_up()
                 # The reaper nudges again, as long as anybody waits.
                 log.debug("nobody can be admitted: the store does not answer (%s)", error)
 

@@ -58,6 +58,10 @@ class Releases:
         await self._ledger.end(session.id, end, by)
         self.let_go(session.machine_id, end.message)
 
+    def disown(self, session: Session, end: End) -> None:
+        """Close a session in the background, if it was written at all, once the store says whether it was."""
+        self._background.spawn(self._patience.persist(lambda: self.close(session, end)))
+
     async def close_if(
         self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER
     ) -> None:

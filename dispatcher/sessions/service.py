@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from bot.protocol import Request, Response
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
@@ -45,6 +47,9 @@ Wait = Literal["none", "started", "ready"]
 
 RETRY_HELPS = ("no_capacity", "quota_reached", "throttled", "unreachable")
 """The reasons for having no machine that may be gone in a moment."""
+
+
+UNHEARD = End("abandoned", "The store failed while the session was written, and its caller was told so.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,13 @@ class SessionService:
             )
         except AlreadyClaimed as first:
             return await self._again(first.wanted, first.standing)
+        except SQLAlchemyError:
+            # It may have been written all the same: a caller with a key comes back for it, others do not.
+            if claim is None:
+                self._releases.disown(session, UNHEARD)
+            else:
+                self._launcher.catch_up()
+            raise
         if added is None:
             raise self._at_capacity(name, agent, start)
         written, machine = added

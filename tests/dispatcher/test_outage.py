@@ -29,6 +29,20 @@ class GoesAway(Threads):
         return await super().run(work, writes=writes)
 
 
+class LosesAnswers(Threads):
+    """Keeps every transaction, and may say that the database is away all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        self.loses = False
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        done = await super().run(work, writes=writes)
+        if self.loses and writes:
+            raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+        return done
+
+
 async def active(running: Deployment) -> ScriptedMachine:
     session_id = (await running.start())["sessionId"]
     machine = await running.machine_of(session_id)
@@ -239,5 +253,40 @@ def test_a_real_database_is_stopped_and_started(tmp_path, postgres: Postgres, po
             assert isinstance(await machine.receive(), protocol.Acknowledge)
             await running.until(session_id, "ended")
             assert (await running.http.get("/readyz")).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_start_that_was_written_although_the_store_failed_is_launched_for_the_key_that_comes_back(tmp_path):
+    async def run():
+        runner = LosesAnswers()
+        async with deployment(tmp_path, runner=runner) as running:
+            key = {"Idempotency-Key": "call-1"}
+            runner.loses = True
+            assert (await running.http.post("/start", json={}, headers=key)).status_code == 503
+            runner.loses = False
+            answer = await running.http.post("/start", json={}, headers=key)
+            assert answer.status_code == 200
+            assert list(running.provider.specs) == [f"m-{answer.json()['sessionId']}"]
+            assert running.provider.asked == 1
+
+    asyncio.run(run())
+
+
+def test_one_that_nobody_comes_back_for_is_closed_and_leaves_nothing(tmp_path):
+    async def run():
+        runner = LosesAnswers()
+        async with deployment(tmp_path, runner=runner) as running:
+            runner.loses = True
+            assert (await running.http.post("/start", json={})).status_code == 503
+            runner.loses = False
+
+            async def found():
+                return (await running.http.get("/v1/sessions")).json()["sessions"]
+
+            (closed,) = await settled(running, found, lambda found: found and found[0]["state"] == "failed")
+            assert closed["reason"] == "abandoned"
+            await settled(running, running.dispatcher.store.live_machines, lambda left: not left)
+            assert running.provider.specs == {}
 
     asyncio.run(run())
