@@ -281,7 +281,7 @@ class SiteProvider:
         faults, rng = self._site.faults, self._site.rng
         if self._dark():
             # Longer than anybody waits for an answer, or at once.
-            await self._gate.through(f"{action} is lost", rng.choice([0.0, 20.0]))
+            await self._gate.through(f"{action} is lost", rng.choice([0.0, 0.0, 0.0, 20.0]))
             raise Unreachable("no route to host")
         if self._luck(faults.throttled):
             raise Throttled("rate exceeded", rng.choice([0.1, 1.0]))
@@ -336,7 +336,7 @@ def faults(rng: random.Random) -> Faults:
     }.items():
         if rng.random() < 0.4:
             ills[name] = rng.random() * worst
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         from_ = rng.random() * 15
         ills["dark"] = (from_, from_ + rng.choice([2.0, 10.0]))
     return Faults(**ills)
