@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,8 +136,12 @@ class VoicePage:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, *, scripted: bool = False, **context: Any) -> Iterator[VoicePage]:
+def visit(
+    browser: Browser, url: str, *, scripted: bool = False, others: Set[str] = frozenset(), **context: Any
+) -> Iterator[VoicePage]:
     """Open the page in a context of its own; `scripted` puts the probe in the microphone's place.
+
+    `others` are hosts that it is meant to ask besides its own.
 
     What must not happen in any visit is checked at its end: an uncaught exception, a breach of the content
     security policy, a request to another host.
@@ -157,7 +161,7 @@ def visit(browser: Browser, url: str, *, scripted: bool = False, **context: Any)
     finally:
         surroundings.close()
     assert voice.faults == []
-    assert voice.hosts <= {urlsplit(url).netloc, ""}, "the page asked another host"
+    assert voice.hosts <= {urlsplit(url).netloc, "", *others}, "the page asked another host"
 
 
 def _note_refusal(voice: VoicePage, text: str) -> None:
