@@ -14,10 +14,10 @@ PATHS = __main__.py stacks dispatcher bot tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test openapi bench fuzz chaos fmt lint setup setup-dev lock python
+.PHONY: help up down plan refresh test openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
@@ -52,8 +52,17 @@ fmt: setup-dev ## format the code and fix what can be fixed
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
 	@$(RUN) -m dispatcher.api.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
-bench: setup-dev ## measure the cold start in a real browser
+bench: bench-calls bench-starts bench-channels ## measure all of it: some 20 minutes
+
+bench-calls: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench
+
+bench-starts: setup-dev ## measure what a start costs the dispatcher, also among very many sessions
+	@$(RUN) -m tests.bench.starts
+	@$(RUN) -m tests.bench.starts --rate 50 --seconds 15 --before 100:0 1000:0 10000:0 10000:1000000
+
+bench-channels: setup-dev ## measure what ten thousand open channels cost two dispatchers
+	@$(RUN) -m tests.bench.channels
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,EXAMPLES),--examples '$(EXAMPLES)')

@@ -88,8 +88,7 @@ def _session(session_id: str, begun: float, ended: float | None) -> dict[str, ob
 
 
 def _events(session_id: str, begun: float, ended: float | None) -> list[dict[str, object]]:
-    kinds = ["queued", "starting", "machine-started", "ready", "client-connected", "active"]
-    kinds += ["ended", "machine-gone"] if ended else []
+    kinds = ["queued", "ended", "machine-gone"] if ended else ["queued", "starting", "active"]
     return [
         {
             "session_id": session_id,

@@ -42,8 +42,14 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=float, default=STARTS_PER_SECOND, help="starts per second")
-    parser.add_argument("--live", type=int, nargs="*", default=[0], help="sessions that live before")
-    parser.add_argument("--past", type=int, nargs="*", default=[0], help="sessions that are over before")
+    parser.add_argument(
+        "--before",
+        type=pair,
+        nargs="*",
+        default=[(0, 0)],
+        metavar="LIVE:PAST",
+        help="sessions that live, and that are over, before the first start (default: 0:0)",
+    )
     parser.add_argument(
         "--store", choices=["sqlite", "postgresql"], nargs="*", default=["sqlite", "postgresql"]
     )
@@ -71,6 +77,12 @@ def main() -> int:
                 cells += [*columns(health), f"{cost * 1000:.2f} ms"]
                 print(f"| {' | '.join(cells)} |", flush=True)
     return 0
+
+
+def pair(text: str) -> tuple[int, int]:
+    """`100:0`: two whole numbers."""
+    live, past = text.split(":")
+    return int(live), int(past)
 
 
 async def load(url: str, rate: float, seconds: float) -> tuple[list[float], list[float]]:
