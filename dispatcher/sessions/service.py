@@ -129,7 +129,10 @@ class SessionService:
         return self._drained.is_set()
 
     def refuse(self) -> None:
-        """Take no new starts, and send held calls away with a retry: the dispatcher is about to exit."""
+        """The dispatcher is about to exit: take no new starts, and let nobody wait any longer.
+
+        Starts that are held are answered, held calls are sent away with a retry.
+        """
         self._drained.set()
 
     async def start(self, start: Start) -> Started:
@@ -198,7 +201,8 @@ class SessionService:
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
 
-        The session's own deadlines end the wait: every session moves on or fails.
+        The session's own deadlines end the wait: every session moves on or fails. So does an exit of the
+        dispatcher: the session is in the store and goes on, so its caller gets what it needs to join it.
 
         Raises:
             SessionError: the session failed meanwhile.
@@ -208,7 +212,7 @@ class SessionService:
         if wait == "ready" and self._transports[session.transport].ready_needs_client:
             wait = "started"
         if wait != "none":
-            session = await self._until(session.id, _reached[wait])
+            session = await self._held(session.id, _reached[wait])
         if session.state is SessionState.failed:
             raise _failure(session, self._clock.now()) if started.new else _failed_before(session)
         return replace(started, session=session, place=await self._queue.place(session))
@@ -313,6 +317,16 @@ class SessionService:
         if start.queue_seconds > 0:
             lines += f"; {agent.max_queued} callers may wait, and so many do"
         return AtCapacity(f"All lines are busy: {lines}. Please try again later.")
+
+    async def _held(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
+        """The session as asked for, or as it is when the dispatcher is told to exit."""
+        changed = asyncio.create_task(self._until(session_id, reached))
+        exit_ = asyncio.create_task(self._drained.wait())
+        try:
+            await asyncio.wait((changed, exit_), return_when=asyncio.FIRST_COMPLETED)
+            return changed.result() if changed.done() else await self.get(session_id)
+        finally:
+            await end_tasks(changed, exit_)
 
     async def _until(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
         session = await self._changes.until(session_id, self._store.session, reached)

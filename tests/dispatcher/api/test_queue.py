@@ -54,6 +54,21 @@ def test_a_caller_who_may_wait_gets_the_line_that_becomes_free(tmp_path):
     asyncio.run(run())
 
 
+def test_held_starts_are_answered_when_the_dispatcher_exits_and_their_sessions_go_on(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+            waiting = asyncio.create_task(running.start("/start?queue=60"))
+            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            running.dispatcher.refuse()
+            answer = await asyncio.wait_for(waiting, 5)
+            assert answer["queue"] == {"place": 1, "estimatedWaitSeconds": None}
+            assert answer["sessionToken"]
+            assert (await running.session(answer["sessionId"]))["state"] == "queued", "it keeps its place"
+
+    asyncio.run(run())
+
+
 def _one(answer: httpx.Response) -> bool:
     return len(answer.json()["sessions"]) == 1
 
