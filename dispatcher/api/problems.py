@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import http
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from dispatcher.sessions.errors import SessionError
-from dispatcher.store.outage import is_outage
-
-log = logging.getLogger(__name__)
 
 STORE_DOWN = "The store does not answer."
 STORE_DOWN_HEADERS = {"Retry-After": "5"}
@@ -92,8 +88,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _store_down(request: Request, error: Exception) -> JSONResponse:
-    if not is_outage(error):  # of an outage, the store itself speaks, once
-        log.error("the store failed a request", exc_info=error)
+    # The store itself has logged it.
     return problem(503, STORE_DOWN, code="store_down", headers=STORE_DOWN_HEADERS)
 
 

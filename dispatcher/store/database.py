@@ -181,6 +181,7 @@ def _threads(postgres: bool) -> Threads:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
+    """Its errors say the statement and hide the values: sessions' bodies, TURN servers' credentials."""
     if url.get_backend_name() == "postgresql":
         connect = {
             "connect_timeout": CONNECT_SECONDS,
@@ -189,11 +190,21 @@ def _engine(url: sa.URL) -> sa.Engine:
         # What the URL says goes before.
         arguments = {name: value for name, value in connect.items() if name not in url.query}
         return sa.create_engine(
-            url, pool_size=POSTGRES_CONNECTIONS, max_overflow=0, connect_args=arguments, pool_use_lifo=True
+            url,
+            pool_size=POSTGRES_CONNECTIONS,
+            max_overflow=0,
+            connect_args=arguments,
+            pool_use_lifo=True,
+            hide_parameters=True,
         )
     arguments = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     engine = sa.create_engine(
-        url, poolclass=QueuePool, pool_size=SQLITE_READERS + 1, max_overflow=0, connect_args=arguments
+        url,
+        poolclass=QueuePool,
+        pool_size=SQLITE_READERS + 1,
+        max_overflow=0,
+        connect_args=arguments,
+        hide_parameters=True,
     )
 
     # The driver's own transaction control begins late and without the write lock: ours replaces it.

@@ -1,10 +1,11 @@
-"""Telling a database that does not answer from an answer, and saying so once, not for every transaction."""
+"""Telling a database that does not answer from one that refuses, and saying the first once, not for every
+transaction."""
 
 from __future__ import annotations
 
 import logging
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, TimeoutError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,12 @@ class Outage:
         self._down = False
 
     def failed(self, error: BaseException) -> None:
-        if is_outage(error) and not self._down:
+        if not is_outage(error):
+            # A constraint that refuses is an answer. The rest is a fault of ours, which who comes back to
+            # the store again and again must not pass over as an outage.
+            if not isinstance(error, IntegrityError):
+                log.error("the database refused a transaction", exc_info=error)
+        elif not self._down:
             self._down = True
             reason = str(getattr(error, "orig", None) or error).strip()
             log.error("the store does not answer: %s", reason)

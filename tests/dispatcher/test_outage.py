@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy.exc import OperationalError
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, StatementError
 
 from bot import protocol
-from dispatcher.store.database import Threads
+from dispatcher.store.database import Database, Threads
 from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment
 from tests.postgres import Postgres
 
@@ -231,6 +232,25 @@ def test_the_log_says_it_once(tmp_path, caplog):
             ]
 
     asyncio.run(run())
+
+
+def test_a_statement_that_the_database_refuses_is_logged_as_a_fault_without_its_values(tmp_path, caplog):
+    async def run():
+        database = Database(f"sqlite:///{tmp_path / 'refuses.sqlite'}")
+        insert, values = sa.text("INSERT INTO nowhere VALUES (:body, :more)"), {"body": "hunter2"}
+        try:
+            for work in (database.write, database.read):
+                with pytest.raises(StatementError) as refused:
+                    await work(lambda connection: connection.execute(insert, values))
+                assert "hunter2" not in str(refused.value)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in errors] == ["the database refused a transaction"] * 2
+    assert caplog.text.count("INSERT INTO nowhere") >= 2
+    assert "hunter2" not in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
