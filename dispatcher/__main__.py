@@ -20,6 +20,7 @@ from typing import IO
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher import new_key
@@ -52,6 +53,9 @@ def main() -> int:
         settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     except ValidationError as error:
         return _fail("; ".join(_in_words(dict(item)) for item in error.errors()))
+    except SettingsError as error:
+        # Its text names the field, and not the value, which may be a secret.
+        return _fail(f"{error}; allowed: JSON")
     logs.configure(settings.log_level, settings.log_lines)
     try:
         if command == "stop-machines":

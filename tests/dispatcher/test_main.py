@@ -83,6 +83,7 @@ def _free_port() -> int:
         ({"SWITCHBOARD_PORT": "seventy"}, "SWITCHBOARD_PORT: Input should be a valid integer"),
         ({"SWITCHBOARD_HOST": "0.0.0.0"}, "host '0.0.0.0' is reachable from other machines"),
         ({"SWITCHBOARD_LOG_LEVEL": "loud"}, "'debug', 'info', 'warning' or 'error'"),
+        ({"SWITCHBOARD_KEYS": "{name: web}"}, 'field "keys" from source "EnvSettingsSource"; allowed: JSON'),
     ],
 )
 def test_a_bad_setting_is_one_line_and_status_2(command, environment, words):
