@@ -82,6 +82,8 @@ class Attempt:
     released: bool = False
     """Whether the dispatcher has acted on that."""
     lost: bool = False
+    early: bool = False
+    """Whether the dispatcher was about to exit when it answered, and so held the answer no longer."""
 
 
 @dataclass
@@ -240,6 +242,7 @@ class Client:
         try:
             await asyncio.wait((joined, patience), return_when=asyncio.FIRST_COMPLETED)
             if joined.done():
+                attempt.early = core.service.draining
                 return joined.result()
         finally:
             await end_tasks(joined, patience)

@@ -239,7 +239,12 @@ class Invariants:
                 self._violated(
                     "answers", f"{attempt.marker} was given session {attempt.session_id}, which is none"
                 )
-            elif attempt.plan.wait != "none" and row["started_at"] is None and row["state"] not in OVER:
+            elif (
+                attempt.plan.wait != "none"
+                and not attempt.early
+                and row["started_at"] is None
+                and row["state"] not in OVER
+            ):
                 self._violated("answers", f"{attempt.marker} was answered before its machine started")
         elif attempt.error is not None and attempt.error.startswith(("StartFailed", "NotStarted")):
             if not found or found[0]["state"] != "failed":
