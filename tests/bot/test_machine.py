@@ -414,7 +414,8 @@ def test_a_bot_in_a_room_needs_no_dispatcher(tmp_path):
     async def scenario():
         async with dispatcher() as gone:
             url = gone.url
-        limits = "unreachable=0.3, acknowledge=0.3, grace=1"
+        # Longer than Pipecat takes to be imported, and over before the last attempt that is waited for.
+        limits = "unreachable=2.5, acknowledge=0.3, grace=1"
         async with machine(tmp_path, "room.py", url, DAILY, limits=limits) as run:
             await until(lambda: "no connection to" in run.text())
             await until((tmp_path / "joined").exists)
