@@ -245,6 +245,7 @@ def wire(
         channels=channels,
         changes=changes,
         clock=clock,
+        background=background,
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock

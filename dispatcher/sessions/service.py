@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -40,7 +41,7 @@ from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import Background, end_tasks
 from dispatcher.transports.transport import Transport, Wanted
 
 Wait = Literal["none", "started", "ready"]
@@ -48,6 +49,9 @@ Wait = Literal["none", "started", "ready"]
 RETRY_HELPS = ("no_capacity", "quota_reached", "throttled", "unreachable")
 """The reasons for having no machine that may be gone in a moment."""
 
+
+COME_BACK_SECONDS = 10.0
+"""How long the place in the queue of a caller with a key is kept when its connection is lost."""
 
 UNHEARD = End("abandoned", "The store failed while the session was written, and its caller was told so.")
 
@@ -84,6 +88,8 @@ class Started:
     """Whether this request made it; False for a repeated one."""
     place: Place | None = None
     """Where it waits for a line, if it does."""
+    keyed: bool = False
+    """Whether its caller can come back for it."""
 
 
 class SessionService:
@@ -102,6 +108,7 @@ class SessionService:
         channels: Channels,
         changes: Changes,
         clock: Clock,
+        background: Background,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -113,6 +120,8 @@ class SessionService:
         self._channels = channels
         self._changes = changes
         self._clock = clock
+        self._background = background
+        self._holders: Counter[str] = Counter()
         self._drained = asyncio.Event()
 
     @property
@@ -196,7 +205,8 @@ class SessionService:
             self._queue.nudge()
         else:
             self._launcher.launch(written, machine)
-        return Started(written, opened.client, place=await self._queue.place(written))
+        place = await self._queue.place(written)
+        return Started(written, opened.client, place=place, keyed=claim is not None)
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
@@ -212,17 +222,43 @@ class SessionService:
         if wait == "ready" and self._transports[session.transport].ready_needs_client:
             wait = "started"
         if wait != "none":
-            session = await self._held(session.id, _reached[wait])
+            self._holders[session.id] += 1
+            try:
+                session = await self._held(session.id, _reached[wait])
+            finally:
+                self._holders[session.id] -= 1
+                if not self._holders[session.id]:
+                    del self._holders[session.id]
         if session.state is SessionState.failed:
             raise _failure(session, self._clock.now()) if started.new else _failed_before(session)
         return replace(started, session=session, place=await self._queue.place(session))
 
     async def hang_up(self, started: Started) -> None:
-        """The caller of a start is gone before it had an answer: a session that waits gives up its place."""
-        session = await self._store.session(started.session.id)
-        if started.new and session is not None and session.state is SessionState.queued:
-            end = End("abandoned", "The caller hung up while the session waited for a line.")
-            await self._releases.close(session, end)
+        """The caller of a start is gone before it had an answer: a session that waits gives up its place.
+
+        With an `Idempotency-Key` only after a while, unless the caller has come back with it by then.
+        """
+        if started.keyed:
+            self._background.spawn(self._give_up_later(started.session.id))
+        else:
+            await self._give_up(started.session.id)
+
+    async def _give_up_later(self, session_id: str) -> None:
+        timer = asyncio.create_task(self._clock.sleep(COME_BACK_SECONDS))
+        exit_ = asyncio.create_task(self._drained.wait())
+        try:
+            await asyncio.wait((timer, exit_), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(timer, exit_)
+        if not self._drained.is_set():
+            await self._give_up(session_id)
+
+    async def _give_up(self, session_id: str) -> None:
+        session = await self._store.session(session_id)
+        if session is None or session.state is not SessionState.queued or self._holders[session_id]:
+            return
+        end = End("abandoned", "The caller hung up while the session waited for a line.")
+        await self._releases.close(session, end)
 
     async def get(self, session_id: str, agent: str | None = None) -> Session:
         """A session, which must be of that agent if one is named."""
@@ -293,7 +329,8 @@ class SessionService:
         if wanted.fingerprint != standing.fingerprint:
             raise KeyReused("The Idempotency-Key was used before, for another request; use a new key.")
         session = await self.get(standing.session_id)
-        return Started(session, standing.client, new=False, place=await self._queue.place(session))
+        place = await self._queue.place(session)
+        return Started(session, standing.client, new=False, place=place, keyed=True)
 
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
         name = start.agent or self.default_agent

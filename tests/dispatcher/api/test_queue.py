@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
 
@@ -239,6 +240,37 @@ def test_a_repeated_request_joins_the_one_that_waits_and_its_hanging_up_ends_not
             assert (await waiting).status_code == 200
 
     asyncio.run(run())
+
+
+def test_a_caller_with_a_key_finds_its_place_again_and_loses_it_when_it_stays_away(tmp_path):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            await running.start()
+            key = {"Idempotency-Key": "call-1"}
+
+            async def lose() -> None:
+                with pytest.raises(httpx.ReadTimeout):
+                    await running.http.post("/start?queue=600", json={}, headers=key, timeout=0.3)
+
+            await lose()
+            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            session_id = found.json()["sessions"][0]["sessionId"]
+            again = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
+            await passing(running, COME_BACK_SECONDS + 2)
+            assert (await waits(running, session_id))["place"] == 1, "who is back keeps it"
+            again.cancel()
+            await asyncio.wait([again])
+            await passing(running, COME_BACK_SECONDS - 2)
+            assert (await waits(running, session_id))["place"] == 1
+            await eventually(lambda: _later(running, session_id), lambda found: found["state"] == "failed")
+            assert (await running.session(session_id))["reason"] == "abandoned"
+
+    asyncio.run(run())
+
+
+async def _later(running: Deployment, session_id: str) -> dict[str, Any]:
+    running.clock.advance(1)
+    return await running.session(session_id)
 
 
 def test_the_whole_deployments_limit(tmp_path):
