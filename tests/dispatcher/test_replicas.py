@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from bot import protocol
 from tests.dispatcher.harness import (
@@ -163,28 +162,5 @@ def test_a_channel_outlives_an_outage_of_the_database(tmp_path: Path, postgres: 
             calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
             await machine.answer({"connection": "the same"})
             assert (await calling).json() == {"connection": "the same"}
-
-    asyncio.run(run())
-
-
-def test_what_a_machine_says_during_an_outage_is_learned_when_it_comes_back(
-    tmp_path: Path, postgres: Postgres, postgres_url: str
-):
-    async def run():
-        async with deployment(tmp_path, database_url=postgres_url) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("waiting")
-            await running.in_phase(session_id, "waiting")
-            await asyncio.to_thread(postgres.stop, "immediate")
-            await machine.send(protocol.Ready(timings=protocol.Timings(pipeline=700)))
-            with pytest.raises(ConnectionClosed) as closed:
-                await machine.receive()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 1013
-            await asyncio.to_thread(postgres.start)
-            back = await running.machine_of(session_id)
-            await back.hello("ready", timings=protocol.Timings(pipeline=700))
-            assert (await running.until(session_id, "ready"))["timings"] == {"pipeline": 700}
 
     asyncio.run(run())

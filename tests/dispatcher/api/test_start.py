@@ -207,21 +207,22 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(
     asyncio.run(run())
 
 
-def test_when_to_ask_again_is_told_to_who_asks_later_and_elsewhere(tmp_path):
-    """By the row: an answer that was held by another replica, or lost, has nothing else to go by."""
+def test_who_repeats_a_start_that_failed_is_not_told_to_repeat_it_again(tmp_path):
+    """Its key stands for the failed session, at any replica: only a new key can help."""
 
     async def run():
         headers = {"Idempotency-Key": "the-same"}
         async with deployment(tmp_path) as running:
             running.provider.fault = Throttled("rate exceeded", 60)
-            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "60"
-            running.clock.advance(20)
+            first = await running.http.post("/start", headers=headers)
+            assert (first.status_code, first.headers["retry-after"]) == (503, "60")
             now = running.clock.now()
         async with deployment(tmp_path) as running:
-            running.clock.advance(now - running.clock.now())
-            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "40"
-            running.clock.advance(100)
-            assert (await running.http.post("/start", headers=headers)).headers["retry-after"] == "1"
+            running.clock.advance(now + 20 - running.clock.now())
+            again = await running.http.post("/start", headers=headers)
+            assert (again.status_code, again.json()["code"]) == (502, "throttled")
+            assert "retry-after" not in again.headers
+            assert "new Idempotency-Key" in again.json()["detail"]
 
     asyncio.run(run())
 
