@@ -14,7 +14,7 @@ PATHS = __main__.py stacks dispatcher bot tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
+.PHONY: help up down plan refresh test load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ refresh: setup ## compare the state with what is really there
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint
 	@$(RUN) -m stacks.engine install
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest -q --ignore tests/load
+
+load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
+	@$(RUN) -m pytest -q -s tests/load
 
 lint: setup-dev
 	@.venv/bin/ruff check $(PATHS)

@@ -40,8 +40,11 @@ def launch_with_voice(playwright: Playwright, wav: Path) -> Browser:
     return launch(playwright, *FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={wav}")
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
     """Ask until the answer is true, and return it.
+
+    Args:
+        pause: Seconds between two questions.
 
     Raises:
         AssertionError: it was not within `seconds`.
@@ -52,7 +55,7 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 @dataclass

@@ -32,9 +32,15 @@ def loop(sentence: Sound, directory: Path) -> Path:
     return path
 
 
-def hear(voice: VoicePage, sentence: Sound, since: float = 0, seconds: float = 25) -> None:
+def hear(voice: VoicePage, sentence: Sound, since: float = 0, seconds: float = 45) -> None:
     """Wait until the page has received `sentence`."""
-    until(lambda: likeness(voice.heard(since), sentence) > ALIKE, seconds, "the sentence in the page's audio")
+    # Seldom: to hand over all that it heard takes the page's time from the call.
+    until(
+        lambda: likeness(voice.heard(since), sentence) > ALIKE,
+        seconds,
+        "the sentence in the page's audio",
+        pause=2.0,
+    )
 
 
 def test_another_sentence_does_not_pass_for_this_one() -> None:
