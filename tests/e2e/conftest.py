@@ -40,13 +40,14 @@ def equipment() -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playwright(equipment: None) -> Iterator[Playwright]:
+    """Ends with this folder: while it runs, this thread has a running event loop, which other tests start."""
     with sync_playwright() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """A browser whose microphone may be used; most tests script it."""
     running = launch(playwright, *FAKE_MICROPHONE)

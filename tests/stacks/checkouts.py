@@ -50,7 +50,7 @@ class CheckoutCopy:
             shutil.copy(REPOSITORY / name, root / name)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
-        for name in ("__init__.py", "settings.py"):
+        for name in ("__init__.py", "keys.py", "settings.py"):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
