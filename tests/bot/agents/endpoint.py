@@ -91,7 +91,8 @@ class Endpoint:
 async def serving(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
     """Serve on a free port of loopback; `endpoint.url` is then its base URL."""
     app = Starlette(routes=[Route("/v1/{path:path}", endpoint.serve, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    # Uvicorn's own logging would change the loggers of the whole process, and with them other tests.
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         task = asyncio.create_task(server.serve(sockets=[listener]))

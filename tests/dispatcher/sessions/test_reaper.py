@@ -61,9 +61,7 @@ def test_a_lost_channel_alone_ends_nothing(tmp_path):
             await running.in_phase(session_id, "active")
             await machine.connection.close()
             for _ in range(100):
-                running.clock.advance(1)
-                await asyncio.sleep(0)
-            await running.dispatcher.reaper.tick()
+                await running.look(1)
             assert (await running.session(session_id))["state"] == "active"
             assert running.provider.stopped == []
 
@@ -150,7 +148,7 @@ def test_a_machine_that_stays_after_its_session_is_ended_again(tmp_path):
             running.provider.deaf = False
 
             async def live_machines():
-                running.clock.advance(1)
+                await running.look(1)
                 return await running.dispatcher.store.live_machines()
 
             await eventually(live_machines, lambda found: not found)
@@ -170,7 +168,7 @@ def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
             assert "its machine never started" in failed["message"]
 
             async def live_machines():
-                running.clock.advance(1)
+                await running.look(1)
                 return await running.dispatcher.store.live_machines()
 
             await eventually(live_machines, lambda found: not found)
@@ -245,7 +243,7 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
             running.provider.appear(machine.id)
 
             async def running_machines():
-                running.clock.advance(1)
+                await running.look(1)
                 return running.provider.running
 
             await eventually(running_machines, lambda found: not found)

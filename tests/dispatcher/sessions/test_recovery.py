@@ -51,11 +51,17 @@ async def leave(running: Deployment, launcher: str | None, *, placement: str = "
     return session
 
 
-async def started(running: Deployment, session: Session) -> Machine:
-    """The session's machine once it is known to run, in next to no time."""
+async def started(running: Deployment, session: Session, *, beside: Deployment | None = None) -> Machine:
+    """The session's machine once it is known to run, with the looks of the reaper that this takes.
+
+    Args:
+        beside: Another replica, which lives on meanwhile.
+    """
 
     async def machine() -> Machine:
-        running.clock.advance(0.5)
+        await running.look(0.5)
+        if beside is not None:
+            await beside.dispatcher.lease.keep()
         found = await running.dispatcher.store.machine(session.machine_id)
         assert found is not None
         return found
@@ -149,13 +155,13 @@ def test_one_replica_goes_on_with_what_a_dead_one_left(tmp_path, postgres_url):
         async with deployment(tmp_path, **shared) as a, deployment(tmp_path, **shared) as b:
             assert a.dispatcher.lease.held
             session = await leave(a, "a-dead-one")
-            machine = await started(b, session)
+            machine = await started(a, session, beside=b)
             assert machine.launcher == a.dispatcher.replica
             assert provider.asked == 1
             left = await leave(a, b.dispatcher.replica)
             for _ in range(10):
-                clock.advance(0.5)
-                await a.dispatcher.reaper.tick()
+                await a.look(0.5)
+                await b.dispatcher.lease.keep()
             assert provider.asked == 1, "it lives, and asks for its machine itself"
             assert (await a.session(left.id))["state"] == "starting"
 
