@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import http
+import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +34,10 @@ BODY_BYTES_PER_SECOND = 500
 (`body=20,MinRate=500`). The slowest of mobile links, GPRS, carries several times as much."""
 
 WRITE_SECONDS = 30.0
-"""How long a client may take nothing of an answer that waits for it."""
+WRITE_BYTES_PER_SECOND = 500
+"""An answer that waits for its client is looked at every 30 s: who took less than 500 bytes a second in
+that time, the pace of the bodies above, is cut off. One that takes nothing at all has between 30 s, from the
+beginning of its wait, and 60 s, if it stops just after a look."""
 
 LINGER_SECONDS = 2.0
 """How long a client that was refused may go on sending: closed at once, the system would reset the connection
@@ -61,6 +68,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_began = 0.0
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._untaken_bytes = 0
+        """Of the answer, at the last look."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -95,11 +104,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self._write_timer or self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
-        self._write_timer = _cancelled(self._write_timer)
+        # The end of an answer, which is shorter than what pauses us, is still to be taken.
+        if not self.transport.is_closing():
+            self._write_timer = _cancelled(self._write_timer)
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
 
     # The parser's callbacks.
 
@@ -163,7 +182,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._part is _Part.head:
             self._refuse(408, f"The request's headers did not come within {HEAD_SECONDS:g} s.")
         else:
-            self.transport.close()
+            self._close()
 
     def _body_went_on(self) -> None:
         if self._framing_bytes > MAX_HEAD_BYTES:
@@ -190,6 +209,40 @@ class LimitedProtocol(HttpToolsProtocol):
                 f"and one more for every {BODY_BYTES_PER_SECOND} bytes.",
             )
 
+    def _close(self) -> None:
+        """Close the connection once all answers are taken, which has the same end as everything."""
+        self.transport.close()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        if self._write_timer is None:
+            self._look_at_reader_later()
+
+    def _look_at_reader_later(self) -> None:
+        self._untaken_bytes = self._count_untaken()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        if self._untaken_bytes - self._count_untaken() < WRITE_SECONDS * WRITE_BYTES_PER_SECOND:
+            self.transport.abort()
+        else:
+            self._look_at_reader_later()
+
+    def _count_untaken(self) -> int:
+        """What of the answers the client has not acknowledged, in bytes.
+
+        Linux holds up to 4 MB for a connection, and asks for more when a third of that is gone: by what the
+        transport still has alone, a reader of 500 bytes a second would seem to take nothing for half an hour.
+        Other systems hold a few hundred kB, and do not tell.
+        """
+        untaken = self.transport.get_write_buffer_size()
+        connection: socket.socket | None = self.transport.get_extra_info("socket")
+        if sys.platform != "linux" or connection is None or connection.fileno() < 0:
+            return untaken
+        # SIOCOUTQ, which has the terminals' number (tcp(7)).
+        unacknowledged = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        return untaken + int.from_bytes(unacknowledged, sys.byteorder)
+
     def _refuse_head(self) -> None:
         if len(self.url) > MAX_URL_BYTES:
             self._refuse(414, f"The URL is longer than {MAX_URL_BYTES} bytes.")
@@ -202,7 +255,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._read_timer = _cancelled(self._read_timer)
         if not self._may_answer():
             # An answer is on its way; another one in its midst would be read as part of it.
-            self.transport.close()
+            self._close()
             return
         if self._part is _Part.body:
             # The app that has this request in hand can no longer be heard.
@@ -214,7 +267,7 @@ class LimitedProtocol(HttpToolsProtocol):
         line = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()
         self.transport.write(line + headers + b"\r\n" + bytes(answer.body))
         self.transport.write_eof()
-        self._read_within(LINGER_SECONDS, self.transport.close)
+        self._read_within(LINGER_SECONDS, self._close)
 
     def _may_answer(self) -> bool:
         """Whether the next answer on this connection is the one to the request that is being read."""

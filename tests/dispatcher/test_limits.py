@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
+import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -21,9 +23,14 @@ from dispatcher.limits import (
     LINGER_SECONDS,
     MAX_HEAD_BYTES,
     MAX_URL_BYTES,
+    WRITE_BYTES_PER_SECOND,
+    WRITE_SECONDS,
     LimitedProtocol,
 )
 from tests.dispatcher.harness import Deployment, deployment, eventually
+
+KEEP_ALIVE_SECONDS = 5
+"""Uvicorn's own default."""
 
 HOST = b"Host: 127.0.0.1\r\n"
 CHUNKED = b"POST /start HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -269,23 +276,63 @@ class LoopByHand:
         self._now = until
 
 
-class Wire(asyncio.Transport):
-    """The client's end of a connection."""
+HIGH_WATER = 65536
+"""Bytes, from which on asyncio's and uvloop's transports want no more; from a quarter of it they do again."""
 
-    def __init__(self) -> None:
-        super().__init__()
+
+class Wire(asyncio.Transport):
+    """The client's end of a connection.
+
+    Args:
+        system: Holds what was written before, as a real connection does.
+    """
+
+    def __init__(self, system: socket.socket | None = None) -> None:
+        super().__init__({"socket": system})
         self.answered = b""
         self.ended = self.closed = self.paused = False
+        self.reads = True
+        """Whether the client takes what is written at once, and not only what a test lets it take."""
+        self.aborted = False
+        self._untaken = b""
+        self._writing_paused = False
+        self.protocol: LimitedProtocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.ended, "the answer had ended"
-        self.answered += bytes(data)
+        self._untaken += bytes(data)
+        if self.reads:
+            self.take(len(self._untaken))
+        elif self.protocol is not None and len(self._untaken) > HIGH_WATER and not self._writing_paused:
+            self._writing_paused = True
+            self.protocol.pause_writing()
+
+    def take(self, size: int) -> None:
+        """The client takes so many bytes of what waits for it."""
+        self.answered += self._untaken[:size]
+        self._untaken = self._untaken[size:]
+        if self.protocol is not None and self._writing_paused and len(self._untaken) <= HIGH_WATER // 4:
+            self._writing_paused = False
+            self.protocol.resume_writing()
+        self._lose_if_done()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._untaken)
+
+    def abort(self) -> None:
+        self.ended = self.closed = self.aborted = True
 
     def write_eof(self) -> None:
         self.ended = True
 
     def close(self) -> None:
         self.ended = self.closed = True
+        self._lose_if_done()
+
+    def _lose_if_done(self) -> None:
+        if self.closed and not self._untaken and self.protocol is not None:
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+            self.protocol = None
 
     def is_closing(self) -> bool:
         return self.closed
@@ -298,13 +345,19 @@ class Wire(asyncio.Transport):
 
 
 async def measure(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the length of the body; to /refused before it is read, to /later only when told to."""
+    """Answers with the length of the body; to /refused before it is read, to /later only when told to.
+
+    To /1000 with 1000 bytes.
+    """
     request = Request(scope)
     if scope["path"] == "/refused":
         await Response(status_code=401)(scope, receive, send)
         return
     if scope["path"] == "/later":
         await scope["state"]["told"].wait()
+    if (size := scope["path"].removeprefix("/")).isdecimal():
+        await Response(b"x" * int(size))(scope, receive, send)
+        return
     with contextlib.suppress(ClientDisconnect):
         length = len(await read_body(Request(request.scope, receive)))
         await Response(str(length))(scope, receive, send)
@@ -313,12 +366,13 @@ async def measure(scope: Scope, receive: Receive, send: Send) -> None:
 class Line:
     """A connection to a server in virtual time."""
 
-    def __init__(self) -> None:
-        self.loop, self.wire, self.told = LoopByHand(), Wire(), asyncio.Event()
+    def __init__(self, system: socket.socket | None = None) -> None:
+        self.loop, self.wire, self.told = LoopByHand(), Wire(system), asyncio.Event()
         config = uvicorn.Config(measure, log_config=None)
         state = {"told": self.told}
         self._protocol = LimitedProtocol(config, ServerState(), state, _loop=self.loop)
         self._protocol.connection_made(self.wire)
+        self.wire.protocol = self._protocol
 
     async def send(self, data: bytes, then: float = 0.0) -> None:
         if not self.wire.closed:
@@ -431,5 +485,125 @@ def test_a_connection_without_a_request_has_an_end(after):
         assert line.status == 401
         line.loop.advance(HEAD_SECONDS + 1)
         assert line.wire.closed
+
+    asyncio.run(run())
+
+
+# Slow readers, in virtual time.
+
+
+async def read_slowly(line: Line, request: bytes, *, pace: int, until: float) -> None:
+    """Send a request, and take so many bytes of the answer each second, until that time at most."""
+    line.wire.reads = False
+    await line.send(request)
+    while line.loop.time() < until and not line.wire.aborted:
+        line.wire.take(pace)
+        await line.send(b"", then=1.0)
+
+
+CLOSE = "Connection: close"
+
+
+@pytest.mark.parametrize("headers", [[], [CLOSE]])
+def test_a_reader_that_is_slow_but_steady_gets_all_of_a_large_answer(headers):
+    """A proxied answer may have 4 MB: at 1,100 bytes/s, GPRS at its slowest, it takes an hour."""
+
+    async def run():
+        line = Line()
+        await read_slowly(line, head("/4000000", *headers), pace=1100, until=3700)
+        assert not line.wire.aborted
+        assert line.wire.answered.count(b"x") == 4_000_000
+
+    asyncio.run(run())
+
+
+def test_a_reader_below_the_least_pace_is_cut_off():
+    async def run():
+        line = Line()
+        await read_slowly(line, head("/100000"), pace=WRITE_BYTES_PER_SECOND - 20, until=1000)
+        assert line.wire.aborted
+        assert line.loop.time() == pytest.approx(WRITE_SECONDS, abs=1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("requests", "cut_after"),
+    [
+        # Too large for the transport.
+        ([head("/100000")], WRITE_SECONDS),
+        ([head("/100000", CLOSE)], WRITE_SECONDS),
+        # Small enough to be handed over whole: the wait begins as the connection is closed.
+        ([head("/1000", CLOSE)], WRITE_SECONDS),
+        ([head("/1000")], KEEP_ALIVE_SECONDS + WRITE_SECONDS),
+        ([head("/1000"), head("/1000")], KEEP_ALIVE_SECONDS + WRITE_SECONDS),
+        ([head("/1000"), head("/1000", "X: " + "x" * MAX_HEAD_BYTES)], LINGER_SECONDS + WRITE_SECONDS),
+    ],
+)
+def test_a_reader_that_takes_nothing_has_an_end(requests, cut_after):
+    async def run():
+        line = Line()
+        line.wire.reads = False
+        for request in requests:
+            await line.send(request)
+        line.loop.advance(cut_after - 1)
+        assert not line.wire.aborted
+        line.loop.advance(2)
+        assert line.wire.aborted
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("first", [100_000, 1_000_000])
+def test_a_reader_that_stops_earns_no_time_with_what_it_took_before(first):
+    async def run():
+        line = Line()
+        line.wire.reads = False
+        await line.send(head("/4000000"), then=1.0)
+        line.wire.take(first)
+        line.loop.advance(2 * WRITE_SECONDS)
+        assert line.wire.aborted
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what they hold")
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_the_system_holds_is_taken_when_the_client_reads_it(reads):
+    """The transport's own bytes stand still meanwhile: the system wants no more before much of it is gone."""
+
+    async def run():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            client = socket.create_connection(server.getsockname())
+            connection, _ = server.accept()
+        with client, connection:
+            connection.setblocking(False)
+            held = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    held += connection.send(bytes(65536))
+            line = Line(connection)
+            line.wire.reads = False
+            await line.send(head("/100000"), then=WRITE_SECONDS - 1)
+            while reads and held > 0:
+                held -= len(client.recv(65536))
+            line.loop.advance(2)
+            assert line.wire.aborted is not reads
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_catches_up_has_no_end():
+    async def run():
+        line = Line()
+        line.wire.reads = False
+        await line.send(head("/100000"), then=KEEP_ALIVE_SECONDS - 1)
+        line.wire.take(200_000)
+        line.wire.reads = True
+        await line.send(head("/1000"), then=KEEP_ALIVE_SECONDS)
+        assert line.wire.answered.count(b"HTTP/1.1 200") == 2
+        assert line.wire.closed
+        line.loop.advance(2 * WRITE_SECONDS)
+        assert not line.wire.aborted
 
     asyncio.run(run())
