@@ -1,17 +1,13 @@
 """Nothing is lost and nothing left behind, whatever goes wrong; and the simulation would notice."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any
 
 import pytest
 
 from tests.chaos.broken import VARIANTS, hunt
-from tests.chaos.world import Outcome, simulate
+from tests.chaos.world import simulate
 
 SEEDS = 300
 """`make chaos SEEDS=10000` plays more."""
@@ -22,37 +18,16 @@ SEEDS_FOR_A_VARIANT = 200
 """Within so many, each broken variant must be caught."""
 
 
-def play(first: int) -> list[Outcome]:
-    """The simulations of a chunk that broke a promise."""
-    return [outcome for outcome in map(simulate, range(first, first + CHUNK)) if outcome.violation]
-
-
-@pytest.fixture(scope="module")
-def played(request: pytest.FixtureRequest) -> Iterator[dict[Any, Future[Any]]]:
-    """What the tests of this module play, by their parameter: all at once, on all cores."""
-    ours = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    functions = [item for item in ours if item.module is request.module]
-    wanted: list[dict[str, Any]] = [item.callspec.params for item in functions if hasattr(item, "callspec")]
-    # Not forked: this process has threads.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures: dict[Any, Future[Any]] = {}
-        for params in wanted:
-            if "variant" in params:
-                futures[params["variant"]] = pool.submit(hunt, params["variant"], SEEDS_FOR_A_VARIANT)
-            elif "first_seed" in params:
-                futures[params["first_seed"]] = pool.submit(play, params["first_seed"])
-        yield futures
-
-
 @pytest.mark.parametrize("first_seed", range(0, SEEDS, CHUNK))
-def test_every_promise_is_kept(played, first_seed):
-    broken = played[first_seed].result()
+def test_every_promise_is_kept(first_seed):
+    played = map(simulate, range(first_seed, first_seed + CHUNK))
+    broken = [outcome for outcome in played if outcome.violation]
     assert not broken, "\n".join(f"make chaos SEED={one.seed}: {one.violation}" for one in broken)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_broken_dispatcher_is_caught(played, variant):
-    number, outcome = played[variant].result()
+def test_a_broken_dispatcher_is_caught(variant):
+    number, outcome = hunt(variant, SEEDS_FOR_A_VARIANT)
     assert outcome is not None, f"{variant} kept every promise in {number} seeds"
     assert outcome.violation is not None
     assert outcome.violation.invariant in VARIANTS[variant].caught_by, outcome.violation

@@ -106,6 +106,8 @@ async def start(running: Deployment, who: str, agent: str = "echo", **headers: s
         "Bearer \xe9",
         "Bearer a.b.c",
     ],
+    # The keys are new in every process.
+    ids=["none", "empty", "wrong", "basic", "longer", "beginning cut off", "its hash", "latin-1", "no token"],
 )
 def test_with_keys_a_call_without_one_is_refused(tmp_path, given):
     async def run():
