@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from dispatcher.store import statements
 from dispatcher.store.outage import Outage
 
 T = TypeVar("T")
@@ -222,6 +223,6 @@ def _engine(url: sa.URL) -> sa.Engine:
     @event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
         if not connection.get_execution_options().get(READ_ONLY, False):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            statements.execute(connection, "BEGIN IMMEDIATE")
 
     return engine

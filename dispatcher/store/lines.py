@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dispatcher.sessions.admission import Limits, Load, has_line, may_overtake
 from dispatcher.sessions.lifecycle import ADMITTED, Session, SessionState
 from dispatcher.store import rows
+from dispatcher.store.statements import Statement
 from dispatcher.store.tables import loads, sessions
 
 DEPLOYMENT = ""
@@ -21,14 +22,16 @@ DEPLOYMENT = ""
 
 
 _AGENTS = sa.update(loads).where(loads.c.agent == sa.bindparam(rows.KEY))
-ADD = _AGENTS.values(
-    live=loads.c.live + sa.bindparam("more_live"), queued=loads.c.queued + sa.bindparam("more_queued")
+ADD = Statement(
+    _AGENTS.values(
+        live=loads.c.live + sa.bindparam("more_live"), queued=loads.c.queued + sa.bindparam("more_queued")
+    )
 )
-TAKE_LINE = _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(
-    live=loads.c.live + 1
+TAKE_LINE = Statement(
+    _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(live=loads.c.live + 1)
 )
 """Where only the agent's own limit counts and nobody waits: most of the time."""
-ANYBODY_WAITS = sa.select(sa.exists().where(loads.c.queued > 0))
+WAITING = Statement(sa.select(loads.c.agent).where(loads.c.queued > 0))
 
 
 class Full(Exception):
@@ -41,12 +44,8 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     Raises:
         Full: neither.
     """
-    if (
-        limits.deployment is None
-        and connection.execute(
-            TAKE_LINE, {rows.KEY: session.agent, "most": limits.agents.get(session.agent, 0)}
-        ).rowcount
-    ):
+    wanted = {rows.KEY: session.agent, "most": limits.agents.get(session.agent, 0)}
+    if limits.deployment is None and TAKE_LINE.run(connection, wanted):
         return True
     known = _lock(connection, session.agent, limits)
     admitted = has_line(session.agent, known, limits) and may_overtake(session.agent, known, limits)
@@ -67,7 +66,7 @@ def moved(connection: sa.Connection, before: Session, after: Session) -> None:
 
 def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:
     """The session that gets a line now, locked; None if there is no line or nobody waits for one."""
-    if not connection.scalar(ANYBODY_WAITS):
+    if not WAITING.rows(connection, {}):
         return None
     known = _lock(connection, None, limits)
     agents = [name for name, load in known.items() if load.queued > 0 and has_line(name, known, limits)]
@@ -81,7 +80,8 @@ def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Sessi
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    return rows.one(connection, Session, query)
+    found = rows.many(connection, Session, query)
+    return found[0] if found else None
 
 
 def place(connection: sa.Connection, session: Session) -> int:
@@ -128,4 +128,4 @@ def _ensure(connection: sa.Connection, agent: str) -> None:
 
 
 def _add(connection: sa.Connection, agent: str, live: int, queued: int) -> None:
-    connection.execute(ADD, {rows.KEY: agent, "more_live": live, "more_queued": queued})
+    ADD.run(connection, {rows.KEY: agent, "more_live": live, "more_queued": queued})

@@ -1,13 +1,10 @@
-"""Records to rows and back, and the statements that every transaction is made of.
-
-The statements are made once and get their values as parameters: to make one takes SQLAlchemy several times as
-long as to run it.
-"""
+"""Records to rows and back, and the statements that every transaction is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -16,6 +13,7 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Event
+from dispatcher.store.statements import Statement
 from dispatcher.store.tables import events, machines, sessions
 
 Row = TypeVar("Row", Session, Machine)
@@ -27,6 +25,7 @@ KEY = "key_of_row"
 TABLES: dict[type, sa.Table] = {Session: sessions, Machine: machines, Event: events}
 STATES: dict[type, type] = {Session: SessionState, Machine: MachineState, Event: SessionState}
 FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in TABLES}
+EVENT_FIELDS = tuple(name for name in FIELDS[Event] if name != "number")
 STATE_AT = {kind: names.index("state") for kind, names in FIELDS.items()}
 
 
@@ -35,22 +34,29 @@ def select(kind: type[Session | Machine | Event]) -> sa.Select[Any]:
     return sa.select(*(TABLES[kind].c[name] for name in FIELDS[kind]))
 
 
-INSERT = {kind: sa.insert(table) for kind, table in TABLES.items()}
-ONE = {kind: select(kind).where(TABLES[kind].c.id == sa.bindparam(KEY)) for kind in (Session, Machine)}
-LOCK = {kind: query.with_for_update() for kind, query in ONE.items()}
-UPDATE = {
-    kind: sa.update(TABLES[kind]).where(TABLES[kind].c.id == sa.bindparam(KEY)) for kind in (Session, Machine)
-}
-OF_MACHINE = select(Session).where(sessions.c.machine_id == sa.bindparam(KEY))
-LOCK_OF_MACHINE = OF_MACHINE.with_for_update()
-LAST_EVENT = sa.select(sa.func.max(events.c.number)).where(events.c.session_id == sa.bindparam(KEY))
+def _number_next() -> sa.Insert:
+    """An event, with the number that comes after the last one of its session."""
+    names = ("session_id", *EVENT_FIELDS)
+    given = [sa.bindparam(f"new_{name}", type_=events.c[name].type) for name in names]
+    last = sa.func.coalesce(sa.func.max(events.c.number), 0)
+    numbered = sa.select(*given, last + 1).where(events.c.session_id == sa.bindparam("new_session_id"))
+    return sa.insert(events).from_select([*names, "number"], numbered)
 
 
-def one(
-    connection: sa.Connection, kind: type[Record], query: sa.Select[Any], key: str | None = None
-) -> Record | None:
-    row = connection.execute(query, {} if key is None else {KEY: key}).first()
-    return None if row is None else record(kind, row)
+INSERT = {kind: Statement(sa.insert(TABLES[kind])) for kind in (Session, Machine)}
+INSERT_EVENT = Statement(_number_next())
+_ONE = {kind: select(kind).where(TABLES[kind].c.id == sa.bindparam(KEY)) for kind in (Session, Machine)}
+ONE = {kind: Statement(query) for kind, query in _ONE.items()}
+LOCK = {kind: Statement(query.with_for_update()) for kind, query in _ONE.items()}
+_OF_MACHINE = select(Session).where(sessions.c.machine_id == sa.bindparam(KEY))
+OF_MACHINE = Statement(_OF_MACHINE)
+LOCK_OF_MACHINE = Statement(_OF_MACHINE.with_for_update())
+MACHINE_OF = Statement(select(Machine).where(machines.c.session_id == sa.bindparam(KEY)))
+
+
+def one(connection: sa.Connection, kind: type[Record], query: Statement, key: str) -> Record | None:
+    found = query.rows(connection, {KEY: key})
+    return record(kind, found[0]) if found else None
 
 
 def many(connection: sa.Connection, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
@@ -58,7 +64,7 @@ def many(connection: sa.Connection, kind: type[Record], query: sa.Select[Any]) -
 
 
 def add(connection: sa.Connection, new: Session | Machine) -> None:
-    connection.execute(INSERT[type(new)], _values(new))
+    INSERT[type(new)].run(connection, _values(new))
 
 
 def change(
@@ -69,27 +75,29 @@ def change(
     if before is None:
         return None
     after = change(before)
+    if after is before:
+        return before, after
     known = _values(before)
     changed = {name: value for name, value in _values(after).items() if value != known[name]}
     if changed:
-        connection.execute(UPDATE[kind], {KEY: key, **changed})
+        _update(kind, tuple(changed)).run(connection, {KEY: key, **changed})
     return before, after
 
 
-def note(connection: sa.Connection, session_id: str, new: Sequence[Event], after: int | None = None) -> None:
-    """Write events at the end of a session's timeline, whose session is locked by this transaction.
-
-    Args:
-        after: The number of the last one so far, where that is known.
-    """
-    if not new:
-        return
-    last = after if after is not None else connection.scalar(LAST_EVENT, {KEY: session_id}) or 0
-    numbered = [asdict(event) | {"number": number} for number, event in enumerate(new, last + 1)]
-    connection.execute(INSERT[Event], [{"session_id": session_id} | event for event in numbered])
+def note(connection: sa.Connection, session_id: str, new: Iterable[Event]) -> None:
+    """Write events at the end of a session's timeline, whose session is locked by this transaction."""
+    for event in new:
+        values = {f"new_{name}": getattr(event, name) for name in EVENT_FIELDS}
+        INSERT_EVENT.run(connection, {"new_session_id": session_id, **values})
 
 
-def record(kind: type[Record], row: sa.Row[Any]) -> Record:
+@cache
+def _update(kind: type[Session | Machine], names: tuple[str, ...]) -> Statement:
+    """Sets these columns of a row. There are as many as there are kinds of changes in the lifecycle."""
+    return Statement(sa.update(TABLES[kind]).where(TABLES[kind].c.id == sa.bindparam(KEY)), names)
+
+
+def record(kind: type[Record], row: Sequence[Any]) -> Record:
     values = list(row)
     values[STATE_AT[kind]] = STATES[kind](values[STATE_AT[kind]])
     return kind(*values)

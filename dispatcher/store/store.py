@@ -95,7 +95,7 @@ class Store:
             rows.add(connection, of_session)
             rows.add(connection, after)
             new = [timeline.asked(session, actor), *timeline.changed(session, after, Cause(actor, now))]
-            rows.note(connection, session.id, new, after=0)
+            rows.note(connection, session.id, new)
             return after, of_session
 
         try:
@@ -198,12 +198,10 @@ class Store:
         return await self._database.read(lambda connection: rows.one(connection, Session, one, session_id))
 
     async def session_with_machine(self, session_id: str) -> tuple[Session | None, Machine | None]:
-        of_machine = rows.select(Machine).where(machines.c.session_id == session_id)
-        query = rows.select(Session).where(sessions.c.id == session_id)
         return await self._database.read(
             lambda connection: (
-                rows.one(connection, Session, query),
-                rows.one(connection, Machine, of_machine),
+                rows.one(connection, Session, rows.ONE[Session], session_id),
+                rows.one(connection, Machine, rows.MACHINE_OF, session_id),
             )
         )
 
