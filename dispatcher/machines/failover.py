@@ -36,6 +36,10 @@ class Faulty(Unreachable):
     """The provider raised what it must not. What it did before is not known, and it would do it again."""
 
 
+class Abandoned(Unreachable):
+    """Whoever asked for the machine died over it, and whether there is one could not be found out."""
+
+
 class Unknown(Unreachable):
     """The placement may have the machine: no other may be asked for it."""
 

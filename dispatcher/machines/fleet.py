@@ -15,7 +15,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import BreakerState
 from dispatcher.machines.calls import OnCall, unobserved
-from dispatcher.machines.failover import Failure, Faulty, Unknown
+from dispatcher.machines.failover import Abandoned, Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
     MachineProvider,
@@ -137,15 +137,14 @@ class Fleet:
             at: The placement that was asked last, or was about to be.
 
         Raises:
-            NoMachine: no placement gave one.
+            NoMachine: no placement gave one; `Abandoned`, if it is not known whether there is one already.
             NotWanted: `place` said so.
         """
         lost = Unreachable("the dispatcher that asked for the machine is gone")
         try:
             found = await self._look_up(self._at(at), spec.id, deadline, lost)
         except ProviderError as error:
-            failures = [Failure(at, error)]
-            raise NoMachine(failover.verdict(failures), nowhere=False) from error
+            raise NoMachine(Abandoned(f"{at}: {error}"), nowhere=False) from error
         return found if found is not None else await self.create(spec, names, deadline, place)
 
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ from bot.protocol import (
     entrypoint_arguments,
 )
 from dispatcher.clock import Clock
-from dispatcher.machines.failover import Faulty
+from dispatcher.machines.failover import Abandoned, Faulty
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import (
     MachineSpec,
@@ -31,7 +32,7 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import End, Machine, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
@@ -49,10 +50,6 @@ and what the placements said is told before the timeout, which knows less, close
 
 class TakenOver(Exception):
     """Another replica asks for the machine now: this one was taken for dead."""
-
-
-LAUNCHES_KNOWN = 10_000
-"""So many of the last launches are not begun again; more are never under way at once."""
 
 
 class Launcher:
@@ -92,7 +89,9 @@ class Launcher:
         self._environment = environment
         self._dispatcher_url = dispatcher_url
         self._background = background
-        self._launched: dict[str, None] = {}
+        self._launched: set[str] = set()
+        self._launched_until: list[tuple[float, str]] = []
+        """A heap. A launch is known until its deadline has passed, from which on none is begun."""
 
     def machine(self, session: Session) -> Machine:
         """The machine that the session is going to have; nobody is asked for it yet."""
@@ -108,14 +107,18 @@ class Launcher:
     def launch(self, session: Session, machine: Machine, *, fresh: bool = True) -> None:
         """Ask for the machine of a session that was admitted, in the background; once, whoever says it again.
 
+        Not if its time has passed: the session's own deadline closes it.
+
         Args:
             fresh: Whether both rows were written just now.
         """
-        if machine.id in self._launched:
+        now, deadline = self._clock.now(), _deadline(machine)
+        while self._launched_until and self._launched_until[0][0] <= now:
+            self._launched.discard(heapq.heappop(self._launched_until)[1])
+        if deadline <= now or machine.id in self._launched:
             return
-        self._launched[machine.id] = None
-        if len(self._launched) > LAUNCHES_KNOWN:
-            del self._launched[next(iter(self._launched))]
+        self._launched.add(machine.id)
+        heapq.heappush(self._launched_until, (deadline, machine.id))
         with about_session(session):
             self._background.spawn(self._launch(session, machine, fresh=fresh))
 
@@ -126,9 +129,9 @@ class Launcher:
     async def _catch_up(self) -> None:
         due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now(), ()))
         for machine, session in due:
-            ours = machine.launcher == self._replica and machine.id not in self._launched
-            admitted = session is not None and session.state is SessionState.starting
-            if ours and session is not None and admitted and machine.state is MachineState.requested:
+            if session is None or machine.launcher != self._replica or machine.id in self._launched:
+                continue
+            if lifecycle.left_alone(machine, session, self._clock.now()):
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
                 )
@@ -173,12 +176,10 @@ class Launcher:
     ) -> Callable[[], Awaitable[None]]:
         """Ask the fleet for the session's machine; gives what writes down what came of it."""
         agent = self._settings.agents[session.agent]
-        if machine.create_by is None:
-            raise AssertionError(f"session {session.id} was admitted without a machine")
         try:
             spec = self._spec(session, agent)
             place = self._places(session, machine, fresh=fresh)
-            wanted = (spec, agent.placements, machine.create_by, place)
+            wanted = (spec, agent.placements, _deadline(machine), place)
             if resumed and machine.placement is not None:
                 status = await self._fleet.resume(*wanted, at=machine.placement)
             else:
@@ -288,6 +289,12 @@ class Launcher:
         return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
 
 
+def _deadline(machine: Machine) -> float:
+    if machine.create_by is None:
+        raise AssertionError(f"machine {machine.id}: its session was admitted without it")
+    return machine.create_by
+
+
 async def _nothing() -> None:
     """There is nothing to write down."""
 
@@ -318,6 +325,11 @@ def _end_by_provider(error: ProviderError) -> End:
             return End(
                 "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)
             )
+        case Abandoned():
+            message = (
+                "The dispatcher that asked for the machine died, and nobody could find out what came of it."
+            )
+            return End("unreachable", message, str(error))
         case Unreachable():
             return End("unreachable", "The machines API did not answer.", str(error))
         case _:

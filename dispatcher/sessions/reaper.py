@@ -90,6 +90,7 @@ class Reaper:
         self._nudged = asyncio.Event()
         self._asked: dict[str, tuple[int, float]] = {}
         self._searched = 0.0
+        self._looking = asyncio.Lock()
         self._stopping = False
 
     def nudge(self) -> None:
@@ -117,7 +118,14 @@ class Reaper:
             await self._pause()
 
     async def tick(self) -> bool:
-        """One look at every machine that is not known to be gone. False if this replica is not the reaper."""
+        """One look at every machine that is not known to be gone. False if this replica is not the reaper.
+
+        One at a time: two looks would both take over what they find left alone.
+        """
+        async with self._looking:
+            return await self._look()
+
+    async def _look(self) -> bool:
         if not await self._lease.keep():
             self._asked.clear()
             return False

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import FAILURES, OPEN_SECONDS
-from dispatcher.machines.failover import Failure, Faulty, Unknown
+from dispatcher.machines.failover import Abandoned, Failure, Faulty, Unknown
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.placement import CREATE_SECONDS
 from dispatcher.machines.provider import (
@@ -447,4 +447,5 @@ def test_a_create_that_somebody_left_where_nothing_answers_is_asked_of_nobody(wo
     with pytest.raises(NoMachine) as failed:
         world.clock.run(fleet.resume(spec("m-1"), (), deadline, world.place, "near"))
     assert not failed.value.nowhere
+    assert isinstance(failed.value.error, Abandoned)
     assert (world.machines(), world.asked) == ((0, 0), [])

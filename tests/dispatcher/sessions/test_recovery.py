@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.machines.provider import MachineState, NoCapacity
+from dispatcher.machines.provider import MachineState, NoCapacity, Unreachable
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
@@ -107,6 +107,46 @@ def test_a_start_that_was_left_at_one_placement_may_end_at_another(tmp_path):
             machine = await started(running, session)
             assert machine.placement == "second"
             assert running.provider.asked == 0
+
+    asyncio.run(run())
+
+
+def test_a_start_of_which_nobody_could_find_out_what_became_says_so(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path) as running:
+
+            async def no_answer(*_):
+                raise Unreachable("connection refused")
+
+            monkeypatch.setattr(running.provider, "get", no_answer)
+            monkeypatch.setattr(running.provider, "stop", no_answer)
+            session = await leave(running, "a-dead-one")
+
+            async def found():
+                await running.look(0.5)
+                return await running.session(session.id)
+
+            failed = await eventually(found, lambda found: found["state"] == "failed")
+            assert (failed["reason"], running.provider.asked) == ("unreachable", 0)
+            assert failed["message"].startswith("The dispatcher that asked for the machine died, and nobody")
+            assert "connection refused" in failed["detail"]
+
+    asyncio.run(run())
+
+
+def test_a_start_is_launched_once_and_not_after_its_time(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            session, machine = await running.dispatcher.store.session_with_machine(session_id)
+            assert session is not None
+            assert machine is not None
+            assert machine.create_by is not None
+            for until in (machine.create_by - 0.001, machine.create_by, machine.create_by + 3600):
+                running.clock.advance(until - running.clock.now())
+                running.dispatcher.launcher.launch(session, machine)
+                await running.settle()
+                assert running.provider.asked == 1
 
     asyncio.run(run())
 
