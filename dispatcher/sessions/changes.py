@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dispatcher.bus import Bus
+from dispatcher.sessions.lifecycle import Session
 
 T = TypeVar("T")
 
 TOPIC = "changes"
+
+TOLD_KEPT = 10_000
+"""Of so many sessions it is known when they were told of last. A start takes milliseconds from its row to the
+wait for it; should so many others be told of meanwhile, it is read once more than needed."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    reached: Callable[[Session], bool] | None
+    """Of who waits for the row alone, and need not read what this replica wrote itself."""
+    wakes: asyncio.Event = field(default_factory=asyncio.Event)
+    found: Session | None = None
+
+    def hear(self, written: Session | None) -> None:
+        if written is None or self.reached is None:
+            self.wakes.set()
+        elif self.reached(written):
+            self.found = written
+            self.wakes.set()
 
 
 class Changes:
@@ -19,21 +40,32 @@ class Changes:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         # In order, so that who is told first does not depend on where objects lie in memory.
-        self._waiters: dict[str, dict[asyncio.Event, None]] = {}
+        self._waiters: dict[str, dict[_Waiter, None]] = {}
+        self._told: dict[str, int] = {}
+        self._count = 0
+        self._unknown_until = 0
+        """Up to here anything may have been told of any session, or gone unheard."""
         bus.subscribe(TOPIC, self)
 
-    def notify(self, session_id: str) -> None:
-        """The row is written."""
-        self._wake(session_id)
+    def notify(self, session_id: str, written: Session | None = None) -> None:
+        """The row is written; like this, where that is known."""
+        self._wake(session_id, written)
         self._bus.publish(TOPIC, session_id)
 
     def received(self, sender: str, payload: str) -> None:
-        self._wake(payload)
+        self._wake(payload, None)
 
     def resumed(self) -> None:
         """Changes may have gone unheard: whoever waits reads again."""
-        for session_id in self._waiters:
-            self._wake(session_id)
+        self._count += 1
+        self._unknown_until = self._count
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.hear(None)
+
+    def mark(self) -> int:
+        """This moment, for `until_session`."""
+        return self._count
 
     async def until(
         self,
@@ -45,21 +77,61 @@ class Changes:
 
         The caller bounds the wait.
         """
-        event = asyncio.Event()
-        waiters = self._waiters.setdefault(session_id, {})
-        waiters[event] = None
+        waiter = self._enter(session_id, _Waiter(None))
         try:
             while True:
-                event.clear()
+                waiter.wakes.clear()
                 found = await read(session_id)
                 if found is None or reached(found):
                     return found
-                await event.wait()
+                await waiter.wakes.wait()
         finally:
-            del waiters[event]
-            if not waiters:
-                self._waiters.pop(session_id, None)
+            self._leave(session_id, waiter)
 
-    def _wake(self, session_id: str) -> None:
-        for event in self._waiters.get(session_id, ()):
-            event.set()
+    async def until_session(
+        self,
+        session_id: str,
+        read: Callable[[str], Awaitable[Session | None]],
+        reached: Callable[[Session], bool],
+        since: int | None = None,
+    ) -> Session | None:
+        """The same, of the row alone: what this replica writes meanwhile is not read again.
+
+        Args:
+            reached: Once true of a session, it stays so: writes of one row may be told out of their order.
+            since: A mark from before the caller's last look at the row, which was not as asked for: it is
+                read only if something was told of it after that.
+        """
+        waiter = self._enter(session_id, _Waiter(reached))
+        try:
+            if since is not None and max(self._told.get(session_id, 0), self._unknown_until) <= since:
+                await waiter.wakes.wait()
+            while waiter.found is None:
+                waiter.wakes.clear()
+                found = await read(session_id)
+                if found is None or reached(found):
+                    return found
+                await waiter.wakes.wait()
+            return waiter.found
+        finally:
+            self._leave(session_id, waiter)
+
+    def _enter(self, session_id: str, waiter: _Waiter) -> _Waiter:
+        self._waiters.setdefault(session_id, {})[waiter] = None
+        return waiter
+
+    def _leave(self, session_id: str, waiter: _Waiter) -> None:
+        waiters = self._waiters[session_id]
+        del waiters[waiter]
+        if not waiters:
+            del self._waiters[session_id]
+
+    def _wake(self, session_id: str, written: Session | None) -> None:
+        self._count += 1
+        self._told.pop(session_id, None)
+        self._told[session_id] = self._count
+        if len(self._told) > TOLD_KEPT:
+            oldest = next(iter(self._told))
+            self._unknown_until = max(self._unknown_until, self._told.pop(oldest))
+        for waiter in self._waiters.get(session_id, ()):
+            waiter.hear(written)

@@ -57,9 +57,10 @@ class Ledger:
             with about_session(after):
                 words = "session %s of %s: %s, for machine %s"
                 log.info(words, after.id, after.agent, after.state, after.machine_id)
-            self._tell(None, session)
+            # Nobody can wait for a session that was not there.
+            self._tell_observers(None, session)
             if after != session:
-                self._tell(session, after)
+                self._tell_observers(session, after)
         return added
 
     async def admit_next(
@@ -100,7 +101,7 @@ class Ledger:
             self._tell(before, after)
         elif after.over:
             # It may have been closed by a write whose answer was lost: who waits for it has not heard.
-            self._changes.notify(after.id)
+            self._changes.notify(after.id, after)
         return after
 
     async def end(self, session_id: str, end: End, by: str = DISPATCHER) -> Session | None:
@@ -126,6 +127,9 @@ class Ledger:
             await self.change(machine.session_id, lambda session: lifecycle.exited(session, code))
 
     def _tell(self, before: Session | None, after: Session) -> None:
-        self._changes.notify(after.id)
+        self._changes.notify(after.id, after)
+        self._tell_observers(before, after)
+
+    def _tell_observers(self, before: Session | None, after: Session) -> None:
         for observer in self._observers:
             observer(before, after)

@@ -90,6 +90,8 @@ class Started:
     """Where it waits for a line, if it does."""
     keyed: bool = False
     """Whether its caller can come back for it."""
+    mark: int | None = None
+    """Of `Changes`, from before the session was written; None if it was read, at any time."""
 
 
 class SessionService:
@@ -143,6 +145,8 @@ class SessionService:
         Starts that are held are answered, held calls are sent away with a retry.
         """
         self._drained.set()
+        # Who holds an answer looks again, and sees that.
+        self._changes.resumed()
 
     async def start(self, start: Start) -> Started:
         """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
@@ -180,6 +184,7 @@ class SessionService:
         if claim is not None:
             claim = replace(claim, client=opened.client)
         machine = self._launcher.machine(session)
+        mark = self._changes.mark()
         try:
             added = await self._ledger.add(
                 session,
@@ -206,7 +211,7 @@ class SessionService:
         else:
             self._launcher.launch(written, machine)
         place = await self._queue.place(written)
-        return Started(written, opened.client, place=place, keyed=claim is not None)
+        return Started(written, opened.client, place=place, keyed=claim is not None, mark=mark)
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
@@ -224,7 +229,7 @@ class SessionService:
         if wait != "none":
             self._holders[session.id] += 1
             try:
-                session = await self._held(session.id, _reached[wait])
+                session = await self._held(started, _reached[wait])
             finally:
                 self._holders[session.id] -= 1
                 if not self._holders[session.id]:
@@ -355,18 +360,19 @@ class SessionService:
             lines += f"; {agent.max_queued} callers may wait, and so many do"
         return AtCapacity(f"All lines are busy: {lines}. Please try again later.")
 
-    async def _held(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
+    async def _held(self, started: Started, reached: Callable[[Session], bool]) -> Session:
         """The session as asked for, or as it is when the dispatcher is told to exit."""
-        changed = asyncio.create_task(self._until(session_id, reached))
-        exit_ = asyncio.create_task(self._drained.wait())
-        try:
-            await asyncio.wait((changed, exit_), return_when=asyncio.FIRST_COMPLETED)
-            return changed.result() if changed.done() else await self.get(session_id)
-        finally:
-            await end_tasks(changed, exit_)
 
-    async def _until(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
-        session = await self._changes.until(session_id, self._store.session, reached)
+        def enough(session: Session) -> bool:
+            return reached(session) or self._drained.is_set()
+
+        session = started.session
+        return session if enough(session) else await self._until(session.id, enough, started.mark)
+
+    async def _until(
+        self, session_id: str, reached: Callable[[Session], bool], since: int | None = None
+    ) -> Session:
+        session = await self._changes.until_session(session_id, self._store.session, reached, since)
         if session is None:
             raise UnknownSession.of(session_id)
         return session

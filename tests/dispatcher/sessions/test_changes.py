@@ -1,0 +1,125 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from dispatcher.bus import Hub, LocalBus
+from dispatcher.sessions import changes
+from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.lifecycle import Session, SessionState
+
+BEFORE = Session("s-1", "echo", "webrtc", None, [], "m-1", SessionState.starting, 30.0, 60.0, 7200.0, 1000.0)
+AFTER = replace(BEFORE, started_at=1001.0)
+
+
+def started(session: Session) -> bool:
+    return session.started_at is not None
+
+
+class Rows:
+    """A store of one row, which counts how often it is read."""
+
+    def __init__(self, session: Session | None = BEFORE) -> None:
+        self.session = session
+        self.read = 0
+
+    async def __call__(self, session_id: str) -> Session | None:
+        self.read += 1
+        return self.session
+
+
+async def moment() -> None:
+    """Let everything happen that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def waiting(told: Changes, rows: Rows, since: int | None = None) -> asyncio.Task[Session | None]:
+    return asyncio.create_task(told.until_session("s-1", rows, started, since))
+
+
+def test_what_is_written_here_is_not_read_again():
+    async def run():
+        told, rows = Changes(LocalBus()), Rows()
+        wait = waiting(told, rows, told.mark())
+        await moment()
+        told.notify("s-1", BEFORE)
+        await moment()
+        assert not wait.done()
+        told.notify("s-1", AFTER)
+        assert await wait == AFTER
+        assert rows.read == 0
+
+    asyncio.run(run())
+
+
+def test_writes_that_are_told_out_of_their_order_are_heard_all_the_same():
+    async def run():
+        told, rows = Changes(LocalBus()), Rows()
+        wait = waiting(told, rows, told.mark())
+        await moment()
+        told.notify("s-1", AFTER)
+        told.notify("s-1", BEFORE)
+        assert await wait == AFTER
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("by", ["here", "another replica", "nobody knows"])
+def test_what_was_told_between_the_mark_and_the_wait_is_read(by):
+    async def run():
+        hub = Hub()
+        bus, other = LocalBus("a", hub), LocalBus("b", hub)
+        told, elsewhere = Changes(bus), Changes(other)
+        await bus.open()
+        await other.open()
+        mark, rows = told.mark(), Rows(AFTER)
+        if by == "here":
+            told.notify("s-1", AFTER)
+        elif by == "another replica":
+            elsewhere.notify("s-1", AFTER)
+        else:
+            told.resumed()
+        await moment()
+        assert await waiting(told, rows, mark) == AFTER
+        assert rows.read == 1
+
+    asyncio.run(run())
+
+
+def test_a_change_by_another_replica_is_read():
+    async def run():
+        told, rows = Changes(LocalBus()), Rows()
+        wait = waiting(told, rows, told.mark())
+        await moment()
+        rows.session = AFTER
+        told.received("b", "s-1")
+        assert await wait == AFTER
+
+    asyncio.run(run())
+
+
+def test_what_was_told_too_long_ago_to_be_remembered_is_read(monkeypatch):
+    monkeypatch.setattr(changes, "TOLD_KEPT", 2)
+
+    async def run():
+        told, rows = Changes(LocalBus()), Rows(AFTER)
+        mark = told.mark()
+        told.notify("s-1", AFTER)
+        for number in range(2, 5):
+            told.notify(f"s-{number}")
+        assert await waiting(told, rows, mark) == AFTER
+        # What is marked now knows all that.
+        wait = waiting(told, Rows(BEFORE), told.mark())
+        await moment()
+        assert not wait.done()
+        wait.cancel()
+
+    asyncio.run(run())
+
+
+def test_there_may_be_no_such_session():
+    async def run():
+        assert await waiting(Changes(LocalBus()), Rows(None)) is None
+
+    asyncio.run(run())
