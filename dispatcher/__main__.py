@@ -19,8 +19,10 @@ import sys
 from typing import IO
 
 import uvicorn
+from alembic.util import CommandError
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher import new_key
@@ -63,6 +65,9 @@ def main() -> int:
         return serve(settings)
     except InvalidExport as error:
         return _fail(str(error))
+    except StoreUnusable as error:
+        log.debug("the store cannot be used", exc_info=error)
+        return _fail(f"{'database_url' if settings.database_url else 'data_dir'}: {error}")
 
 
 def serve(settings: Settings) -> int:
@@ -81,6 +86,8 @@ def serve(settings: Settings) -> int:
         dispatcher = build(settings)
     except (OSError, InvalidSecret) as error:
         return _fail(f"data_dir: {settings.data_dir} cannot be used: {error}")
+    # Before the server does it, which would tell of a failure with a traceback.
+    asyncio.run(_open_store(dispatcher))
     server = Server(
         uvicorn.Config(
             dispatcher.app,
@@ -108,7 +115,7 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
     False if a machine could not be ended; all others were.
     """
     end = End("stopped", "The deployment was taken down.")
-    await dispatcher.store.open()
+    await _open_store(dispatcher)
     try:
         running = [
             (placement, status.id)
@@ -124,6 +131,21 @@ async def stop_machines(dispatcher: Dispatcher) -> bool:
         if dispatcher.spans is not None:
             await export.close(dispatcher.spans)
     return all(ended)
+
+
+class StoreUnusable(Exception):
+    """The database cannot be reached, opened or migrated; in one line, without the URL's password."""
+
+
+async def _open_store(dispatcher: Dispatcher) -> None:
+    try:
+        await dispatcher.store.open()
+    except (DBAPIError, CommandError, OSError) as error:
+        await dispatcher.store.close()
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreUnusable(
+            f"the store cannot be used: {logs.masked(' '.join(str(reason).split()))}"
+        ) from error
 
 
 async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end: End) -> bool:

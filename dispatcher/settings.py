@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +17,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from dispatcher.keys import AgentName, Keys
 
@@ -40,6 +43,11 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MIN_SECRET_LENGTH = 32
 """Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
 
+
+ADDRESS = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(?P<path>(/[A-Za-z0-9._~/-]*)?)"
+)
+"""A web server's: no user, no query and no fragment, which nothing could be put behind."""
 
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
@@ -108,10 +116,11 @@ class Settings(BaseSettings):
     port: int = Field(default=7860, ge=1, le=65535)
     """The TCP port to bind. 7860 is the port of Pipecat's development runner."""
     public_url: str | None = None
-    """The URL under which clients reach the dispatcher, if not `http://host:port`."""
-    machine_url: str | None = Field(default=None, pattern=r"^https?://[^/]+(/.*)?$")
-    """The URL under which machines reach a dispatcher, if not `http://host:port`. With several of them it
-    leads to any: a machine whose dispatcher dies goes on with another."""
+    """The URL under which clients reach the dispatcher, if not `http://host:port`. It has no path: the page
+    and Pipecat's clients ask for what they need at the root."""
+    machine_url: str | None = None
+    """The URL under which machines reach a dispatcher, if not `http://host:port`; it may have a path. With
+    several of them it leads to any: a machine whose dispatcher dies goes on with another."""
     data_dir: Path = Path(".switchboard/dispatcher")
     """Where the store, the machines' directories and the signing secret are kept."""
     database_url: str | None = Field(default=None, repr=False)
@@ -150,6 +159,20 @@ class Settings(BaseSettings):
     """How log lines are written; by default as text on loopback, where a person reads them, and as JSON
     elsewhere, where a collector does."""
 
+    @field_validator("public_url", "machine_url")
+    @classmethod
+    def _reachable(cls, url: str | None, field: ValidationInfo) -> str | None:
+        if url is None:
+            return None
+        address = ADDRESS.fullmatch(url)
+        has_path = address is not None and address["path"] not in ("", "/")
+        if address is None or (has_path and field.field_name == "public_url"):
+            # What stands before an @ may be a password.
+            shown = "a URL with an @" if "@" in url else repr(url)
+            path = ", with a path or without" if field.field_name == "machine_url" else ""
+            raise ValueError(f"{shown} is not accepted; allowed: http(s)://host or http(s)://host:port{path}")
+        return url
+
     @field_validator("secrets")
     @classmethod
     def _secrets_are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -167,8 +190,12 @@ class Settings(BaseSettings):
                 if placement not in self.placements:
                     allowed = ", ".join(self.placements)
                     raise ValueError(f"agent '{name}': '{placement}' is not a placement; allowed: {allowed}")
-        if self.database_url is not None and not self.database_url.startswith(STORES):
-            raise ValueError(f"database_url: allowed is a URL that begins with {' or '.join(STORES)}")
+        if self.database_url is not None and not _is_store(self.database_url):
+            # Not the value: it may have a password in it.
+            raise ValueError(
+                f"database_url: allowed is a URL that begins with {' or '.join(STORES)}, "
+                "with %40, %2F and %3A for @, / and : in its password"
+            )
         if len(self.placements) > 1:
             names = ", ".join(self.placements)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
@@ -197,7 +224,7 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         """The URL under which clients reach the dispatcher, without a slash at the end."""
-        if self.public_url:
+        if self.public_url is not None:
             return self.public_url.rstrip("/")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
@@ -241,6 +268,16 @@ class Settings(BaseSettings):
             name: json.dumps(value) if isinstance(value, (dict, list)) else str(value)
             for name, value in dumped.items()
         }
+
+
+def _is_store(url: str) -> bool:
+    if not url.startswith(STORES):
+        return False
+    try:
+        host = make_url(url).host
+    except (ArgumentError, ValueError):
+        return False
+    return "@" not in (host or "")
 
 
 def is_loopback(host: str) -> bool:

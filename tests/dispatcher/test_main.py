@@ -13,6 +13,7 @@ from typing import IO
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 ROOT = Path(__file__).resolve().parents[2]
 HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
@@ -142,6 +143,52 @@ def test_a_directory_that_cannot_be_used_is_one_line(command):
     assert done.returncode == 2
     assert done.stderr.startswith("dispatcher: data_dir: /dev/null/x cannot be used")
     assert done.stderr.count("\n") == 1
+
+
+SECRETS = json.dumps(["what all dispatchers of a test sign with"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
+def test_a_database_that_cannot_be_reached_is_one_line(command, arguments):
+    url = f"postgresql://switchboard:hunter2@127.0.0.1:{_free_port()}/switchboard"
+    done = command.run(*arguments, SWITCHBOARD_DATABASE_URL=url, SWITCHBOARD_SECRETS=SECRETS)
+    assert_one_line_about(done, "database_url", "onnection refused")
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "words"),
+    [
+        ("password", "hunter2", "password authentication failed"),
+        ("database", "moon", '"moon" does not exist'),
+    ],
+)
+def test_a_database_that_refuses_is_one_line(command, postgres_url, part, wrong, words):
+    url = make_url(postgres_url).set(**{part: wrong}).render_as_string(hide_password=False)
+    done = command.run(SWITCHBOARD_DATABASE_URL=url, SWITCHBOARD_SECRETS=SECRETS)
+    assert_one_line_about(done, "database_url", words)
+    assert str(make_url(postgres_url).password) not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
+def test_a_file_that_is_no_database_is_one_line(command, tmp_path, arguments):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "switchboard.sqlite").write_text("what somebody put there" * 100)
+    assert_one_line_about(command.run(*arguments), "data_dir", "file is not a database")
+    (tmp_path / "data" / "switchboard.sqlite").unlink()
+
+
+@pytest.mark.parametrize("path", ["dev/null/x", "dev"])
+def test_a_file_that_cannot_be_opened_is_one_line(command, path):
+    assert_one_line_about(command.run(SWITCHBOARD_DATABASE_URL=f"sqlite:////{path}"), "database_url", "")
+
+
+def assert_one_line_about(done: subprocess.CompletedProcess[str], field: str, words: str) -> None:
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    assert last.startswith(f"dispatcher: {field}: the store cannot be used: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["stop-machines"]])

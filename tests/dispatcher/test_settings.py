@@ -88,16 +88,69 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},
             "a secret must be at least 32 characters long",
         ),
-        (
-            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_MACHINE_URL": "10.0.0.1:80"},
-            "machine_url",
-        ),
     ],
 )
 def test_bad_settings_are_refused(monkeypatch, environment, words):
     with pytest.raises(ValidationError) as refused:
         read(monkeypatch, environment)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["public_url", "machine_url"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "10.0.0.1:80",
+        "example.com",
+        "//example.com",
+        "ftp://example.com",
+        "https://",
+        "https://:443",
+        "https://a b.example",
+        "https://example.com:port",
+        "https://example.com?a=b",
+        "https://example.com/?a=b",
+        "https://example.com/#top",
+        "https://example.com\n",
+    ],
+)
+def test_a_url_that_nothing_can_be_put_behind_is_refused(field, url):
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"agents": AGENTS, field: url})
+    (error,) = refused.value.errors()
+    assert error["loc"] == (field,)
+    assert f"{url!r} is not accepted; allowed: http(s)://host or http(s)://host:port" in error["msg"]
+
+
+def test_a_url_with_a_password_is_refused_without_saying_it():
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"agents": AGENTS, "public_url": "https://me:hunter2@example.com"})
+    assert "a URL with an @ is not accepted" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_only_the_url_for_machines_has_a_path():
+    url = "https://example.com/switchboard/"
+    assert Settings.model_validate({"agents": AGENTS, "machine_url": url}).machine_url == url
+    with pytest.raises(ValidationError, match="public_url"):
+        Settings.model_validate({"agents": AGENTS, "public_url": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:7860", "https://Example.com/", "https://[::1]:7860", "http://10.0.0.1"]
+)
+def test_a_public_url(url):
+    assert Settings.model_validate({"agents": AGENTS, "public_url": url}).url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://db/x", "postgresql://u:hunter2@ss@db/x", "postgresql://u:hunter2@db:port/x", "sqlite://"]
+)
+def test_a_store_that_is_none_is_refused_without_its_password(url):
+    with pytest.raises(ValidationError, match="database_url: allowed is a URL that begins with") as refused:
+        Settings.model_validate({"agents": AGENTS, "secrets": [SECRET], "database_url": url})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_secret_is_in_no_error_no_repr_and_no_environment():
