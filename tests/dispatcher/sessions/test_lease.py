@@ -100,6 +100,33 @@ def test_who_exits_hands_it_on_at_once(url):
     on(url, play)
 
 
+def test_a_replica_that_came_since_the_last_beat_is_not_gone(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        assert await a.keep()
+        await b.keep()
+        assert a.is_dead("b"), "as far as it has seen"
+        assert not await a.is_gone("b")
+        assert not a.is_dead("b")
+
+    on(url, play)
+
+
+def test_who_is_gone_for_certain(url):
+    async def play(replicas):
+        a, b = replicas.start("a"), replicas.start("b")
+        assert not await a.is_gone("never-there"), "nothing is known yet"
+        await a.keep()
+        await b.keep()
+        assert await a.is_gone("never-there")
+        assert await a.is_gone(None), "a start that nobody put a name to"
+        assert not await a.is_gone("a")
+        await replicas.pass_time(2 * DEAD_SECONDS, "a")
+        assert await a.is_gone("b")
+
+    on(url, play)
+
+
 def test_who_can_only_be_alone_has_everything_at_once(url):
     async def play(replicas):
         assert await replicas.start("a", alone=True).keep()
