@@ -56,6 +56,19 @@ def test_a_repeated_start_is_not_counted(tmp_path):
     asyncio.run(run())
 
 
+def test_a_start_that_finds_all_lines_busy_is_counted(tmp_path):
+
+    async def run():
+        async with keyed(tmp_path, *KEYS, max_sessions=1) as running:
+            answers = [await start(running, LIMITED) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 429, 429]
+            words = [answer.json()["info"] for answer in answers[1:]]
+            assert "too fast" not in words[0]
+            assert "too fast" in words[1]
+
+    asyncio.run(run())
+
+
 def test_a_start_that_asks_for_what_is_not_there_is_not_counted(tmp_path):
     async def run():
         async with keyed(tmp_path, *KEYS) as running:
