@@ -324,6 +324,8 @@ def _app(core: Core) -> FastAPI:
         title="Switchboard dispatcher",
         docs_url=None,
         redoc_url=None,
+        # A path with a slash too many is none of ours: it gets a problem, and not a 307 without a body.
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=openapi.problems(*openapi.ANYWHERE),
     )

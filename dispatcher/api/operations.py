@@ -49,10 +49,13 @@ def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
     """Health, readiness and metrics, the agents, and the voice page."""
     routes = APIRouter()
 
+    # Load balancers ask with HEAD, too.
+    @routes.head("/healthz", response_class=Response)
     @routes.get("/healthz", response_model=Status)
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
+    @routes.head("/readyz", response_class=Response)
     @routes.get("/readyz", response_model=Status)
     async def readyz() -> JSONResponse:
         if service.draining:

@@ -130,6 +130,8 @@ def test_with_keys_health_needs_none(tmp_path):
         async with keyed(tmp_path) as running:
             for path in ("/healthz", "/readyz"):
                 assert (await running.http.get(path)).json() == {"status": "ok"}
+                head = await running.http.head(path)
+                assert (head.status_code, head.content) == (200, b"")
 
     asyncio.run(run())
 

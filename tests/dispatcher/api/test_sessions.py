@@ -90,6 +90,31 @@ def test_a_call_is_held_until_the_machine_connects_and_carries_everything(tmp_pa
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("path", ["", "api/offer/", "a//b/"])
+def test_a_slash_at_the_end_of_a_call_is_the_bots(tmp_path, path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/{path}"))
+            assert (await machine.answer({})).path == path
+            assert (await calling).status_code == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/", "/v1/agents/", "/healthz/", "/start/", "/sessions/"])
+def test_a_slash_too_many_is_a_problem(tmp_path, path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            answer = await running.http.get(path)
+            assert (answer.status_code, answer.json()["status"]) == (404, 404)
+            assert answer.headers["content-type"] == "application/problem+json"
+
+    asyncio.run(run())
+
+
 def test_an_answer_may_come_over_the_next_connection(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
