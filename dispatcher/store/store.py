@@ -99,7 +99,7 @@ class Store:
             return after, of_session
 
         try:
-            return await self._database.write(write)
+            return await self._database.write(write, quick=True)
         except lines.Full:
             return None
         except IntegrityError:
@@ -154,7 +154,7 @@ class Store:
 
     async def claim(self, claim_id: str, now: float) -> Claim | None:
         """The session that a key stands for, unless its time is up."""
-        return await self._database.read(lambda connection: _claim(connection, claim_id, now))
+        return await self._database.read(lambda connection: _claim(connection, claim_id, now), quick=True)
 
     async def delete_expired_claims(self, now: float, limit: int) -> int:
         """Delete keys whose time is up, at most `limit`; gives how many."""
@@ -195,14 +195,17 @@ class Store:
 
     async def session(self, session_id: str) -> Session | None:
         one = rows.ONE[Session]
-        return await self._database.read(lambda connection: rows.one(connection, Session, one, session_id))
+        return await self._database.read(
+            lambda connection: rows.one(connection, Session, one, session_id), quick=True
+        )
 
     async def session_with_machine(self, session_id: str) -> tuple[Session | None, Machine | None]:
         return await self._database.read(
             lambda connection: (
                 rows.one(connection, Session, rows.ONE[Session], session_id),
                 rows.one(connection, Machine, rows.MACHINE_OF, session_id),
-            )
+            ),
+            quick=True,
         )
 
     async def machines(self, machine_ids: Sequence[str]) -> Mapping[str, Machine]:
@@ -213,11 +216,15 @@ class Store:
 
     async def session_of_machine(self, machine_id: str) -> Session | None:
         one = rows.OF_MACHINE
-        return await self._database.read(lambda connection: rows.one(connection, Session, one, machine_id))
+        return await self._database.read(
+            lambda connection: rows.one(connection, Session, one, machine_id), quick=True
+        )
 
     async def machine(self, machine_id: str) -> Machine | None:
         one = rows.ONE[Machine]
-        return await self._database.read(lambda connection: rows.one(connection, Machine, one, machine_id))
+        return await self._database.read(
+            lambda connection: rows.one(connection, Machine, one, machine_id), quick=True
+        )
 
     async def live_sessions(self) -> Sequence[Session]:
         query = rows.select(Session).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.created_at)
@@ -281,7 +288,7 @@ class Store:
                 _update_machine(connection, updated[1].machine_id, machine, updated[1], cause)
             return updated
 
-        return await self._database.write(write)
+        return await self._database.write(write, quick=True)
 
     async def update_machine(
         self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
@@ -294,7 +301,8 @@ class Store:
                 change,
                 rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id),
                 cause,
-            )
+            ),
+            quick=True,
         )
 
     async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:

@@ -1,0 +1,53 @@
+"""When SQLite's log is copied into the database: in a thread, for that is what waits for the disk.
+
+With WAL and synchronous=NORMAL a commit writes to the log and waits for nothing. SQLite would copy the log in
+the commit that makes it too long, which takes ten milliseconds and more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+log = logging.getLogger(__name__)
+
+WRITES = 250
+"""So many transactions make the log some 4,000 pages long, or 16 MB: four times what SQLite allows it, as
+what was written several times is copied once."""
+
+
+class Checkpoints:
+    """Counts transactions, and has the log copied from time to time.
+
+    Args:
+        run: Copies it, in one of SQLite's modes, off the event loop.
+    """
+
+    def __init__(self, run: Callable[[str], Awaitable[None]]) -> None:
+        self._run = run
+        self._writes = 0
+        self._running: asyncio.Task[None] | None = None
+
+    def written(self) -> None:
+        """A transaction was kept that does not care for the log's length."""
+        self._writes += 1
+        if self._writes >= WRITES and (self._running is None or self._running.done()):
+            self._writes = 0
+            self._running = asyncio.create_task(self._copy())
+
+    async def close(self) -> None:
+        """Let the one finish that is under way."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    async def _copy(self) -> None:
+        try:
+            # Most of it while others write, then the rest while nobody does: else it would never begin anew.
+            await self._run("PASSIVE")
+            await self._run("RESTART")
+        except SQLAlchemyError as error:
+            # The log grows until the next time.
+            log.warning("the log of the database could not be copied into it: %s", error)

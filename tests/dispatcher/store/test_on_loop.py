@@ -1,0 +1,127 @@
+"""SQLite on the event loop: what is quick waits for nobody, and nothing there waits for the disk."""
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from dispatcher.store import checkpoints, database
+from dispatcher.store.database import Database
+
+
+def where(_: sa.Connection) -> str:
+    return threading.current_thread().name
+
+
+def write(connection: sa.Connection) -> str:
+    connection.exec_driver_sql("INSERT INTO notes DEFAULT VALUES")
+    return where(connection)
+
+
+def count(connection: sa.Connection) -> int:
+    return connection.exec_driver_sql("SELECT count(*) FROM notes").scalar_one()
+
+
+def with_database(tmp_path: Path, use) -> None:
+    path = tmp_path / "notes.sqlite"
+
+    async def run():
+        of_notes = Database(f"sqlite:///{path}")
+        try:
+            await of_notes.write(lambda c: c.exec_driver_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
+            await use(of_notes, path)
+        finally:
+            await of_notes.close()
+
+    asyncio.run(run())
+
+
+def test_only_what_is_quick_runs_on_the_loop(tmp_path):
+    async def use(notes: Database, _: Path):
+        main = threading.main_thread().name
+        assert await notes.read(where, quick=True) == main
+        assert await notes.write(where, quick=True) == main
+        assert (await notes.read(where)).startswith("store-reader")
+        assert (await notes.write(where)).startswith("store-writer")
+
+    with_database(tmp_path, use)
+
+
+def test_what_finds_the_database_locked_waits_in_a_thread(tmp_path):
+    async def use(notes: Database, path: Path):
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(notes.write(write, quick=True))
+        # The loop goes on, and who reads is not held up.
+        assert await notes.read(count, quick=True) == 0
+        assert not waiting.done()
+        other.execute("COMMIT")
+        other.close()
+        assert (await waiting).startswith("store-writer")
+        assert await notes.read(count, quick=True) == 1
+
+    with_database(tmp_path, use)
+
+
+def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.01)
+
+    async def use(notes: Database, path: Path):
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match="locked"):
+            await notes.write(write, quick=True)
+        other.close()
+
+    with_database(tmp_path, use)
+
+
+def test_a_transaction_that_raises_leaves_nothing(tmp_path):
+    async def use(notes: Database, _: Path):
+        def fail(connection: sa.Connection):
+            write(connection)
+            raise ValueError
+
+        with pytest.raises(ValueError):  # noqa: PT011 - ours
+            await notes.write(fail, quick=True)
+        assert await notes.read(count, quick=True) == 0
+
+    with_database(tmp_path, use)
+
+
+def test_many_in_a_row_let_others_have_their_turn(tmp_path):
+    async def use(notes: Database, _: Path):
+        turns = []
+
+        async def other():
+            while True:
+                turns.append(await notes.read(count, quick=True))
+
+        task = asyncio.create_task(other())
+        for _turn in range(10):
+            await notes.write(write, quick=True)
+        task.cancel()
+        assert len(set(turns)) > 5
+
+    with_database(tmp_path, use)
+
+
+def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
+    """Nobody else copies it: left alone, it would have a page for every transaction."""
+    monkeypatch.setattr(checkpoints, "WRITES", 50)
+
+    async def use(notes: Database, path: Path):
+        log = path.with_name(f"{path.name}-wal")
+        sizes = []
+        for _ in range(2000):
+            await notes.write(write, quick=True)
+            sizes.append(log.stat().st_size)
+        # A page with its header has 4,120 bytes; the checkpoints take their time.
+        assert max(sizes) < 2000 * 4120 / 2
+        assert await notes.read(count) == 2000
+
+    with_database(tmp_path, use)
