@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 TOPIC = "changes"
 
+LINE = "*"
+"""In the place of a session's id: the queue moved."""
+
 TOLD_KEPT = 10_000
 """Of so many sessions it is known when they were told of last. A start takes milliseconds from its row to the
 wait for it; should so many others be told of meanwhile, it is read once more than needed."""
@@ -23,6 +26,7 @@ wait for it; should so many others be told of meanwhile, it is read once more th
 class _Waiter:
     reached: Callable[[Session], bool] | None
     """Of who waits for the row alone, and need not read what this replica wrote itself."""
+    in_line: bool = False
     wakes: asyncio.Event = field(default_factory=asyncio.Event)
     found: Session | None = None
 
@@ -52,8 +56,19 @@ class Changes:
         self._wake(session_id, written)
         self._bus.publish(TOPIC, session_id)
 
+    def line_moved(self) -> None:
+        """Sessions that wait for a line have other places now; their rows are as they were.
+
+        One message for all of them: who watches no place is not woken.
+        """
+        self._wake_line()
+        self._bus.publish(TOPIC, LINE)
+
     def received(self, sender: str, payload: str) -> None:
-        self._wake(payload, None)
+        if payload == LINE:
+            self._wake_line()
+        else:
+            self._wake(payload, None)
 
     def resumed(self) -> None:
         """Changes may have gone unheard: whoever waits reads again."""
@@ -72,12 +87,17 @@ class Changes:
         session_id: str,
         read: Callable[[str], Awaitable[T | None]],
         reached: Callable[[T], bool],
+        *,
+        in_line: bool = False,
     ) -> T | None:
         """Wait until what is read of the session is as asked for; None if there is no such session.
 
         The caller bounds the wait.
+
+        Args:
+            in_line: Whether the session's place in the queue is part of what is read.
         """
-        waiter = self._enter(session_id, _Waiter(None))
+        waiter = self._enter(session_id, _Waiter(None, in_line=in_line))
         try:
             while True:
                 waiter.wakes.clear()
@@ -125,6 +145,12 @@ class Changes:
         del waiters[waiter]
         if not waiters:
             del self._waiters[session_id]
+
+    def _wake_line(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if waiter.in_line:
+                    waiter.hear(None)
 
     def _wake(self, session_id: str, written: Session | None) -> None:
         self._count += 1

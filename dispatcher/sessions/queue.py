@@ -81,8 +81,7 @@ class Queue:
                 while not self._closed and await self._admit():
                     moved = True
                 if moved:
-                    for session_id in await self._store.queued_sessions():
-                        self._changes.notify(session_id)
+                    self._changes.line_moved()
             except SQLAlchemyError as error:
                 self._left = moved
                 self._launcher.catch_up()

@@ -85,6 +85,7 @@ class Watch:
                 session_id,
                 lambda _: self.read(session_id, after),
                 happened_to,
+                in_line=place is not None,
             )
         )
         timer = asyncio.create_task(self._clock.sleep(seconds))

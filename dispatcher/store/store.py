@@ -17,7 +17,7 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle, timeline
 from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
-from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
 from dispatcher.store import counts, due, leases, lines, lists, retention, rows
@@ -140,13 +140,6 @@ class Store:
             return lines.place(connection, session), list(connection.scalars(last))
 
         return await self._database.read(read)
-
-    async def queued_sessions(self) -> Sequence[str]:
-        """The ids of all that wait, the longest first."""
-        query = sa.select(sessions.c.id).where(sessions.c.state == SessionState.queued)
-        return await self._database.read(
-            lambda connection: list(connection.scalars(query.order_by(sessions.c.created_at, sessions.c.id)))
-        )
 
     async def loads(self) -> Mapping[str, Load]:
         """Agent → how many of its sessions are live and queued."""

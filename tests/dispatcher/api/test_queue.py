@@ -175,6 +175,36 @@ def test_a_stream_tells_of_every_step_in_the_queue(tmp_path):
     asyncio.run(run())
 
 
+def test_a_step_of_the_queue_is_one_message_however_many_wait(tmp_path, monkeypatch):
+    many: dict[str, Any] = {
+        "agents": {"echo": AgentSettings(bot=Path("echo.py"), max_sessions=1, max_queued=50)}
+    }
+
+    async def run():
+        async with deployment(tmp_path, **many) as running:
+            first = (await running.start())["sessionId"]
+            waiting: list[str] = []
+            for _ in range(50):
+                running.clock.advance(0.001)
+                waiting.append((await running.start("/start?queue=600&wait=none"))["sessionId"])
+            told = []
+            publish = running.dispatcher.bus.publish
+
+            def counted(topic: str, payload: str, to: str | None = None) -> bool:
+                told.append(payload)
+                return publish(topic, payload, to)
+
+            monkeypatch.setattr(running.dispatcher.bus, "publish", counted)
+            await end(running, first)
+            await running.until(waiting[0], "starting")
+            await running.settle()
+            assert (await waits(running, waiting[-1]))["place"] == 49
+            assert told
+            assert not {*waiting[1:]} & {*told}
+
+    asyncio.run(run())
+
+
 def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
     async def run():
         async with deployment(tmp_path, **ONE_LINE) as running:
