@@ -256,6 +256,7 @@ def wire(
         store=store,
         fleet=fleet,
         lease=lease,
+        ledger=ledger,
         clock=clock,
         background=background,
         on_orphan=metrics.orphan_found,

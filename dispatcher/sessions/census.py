@@ -16,6 +16,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineState, ProviderError
 from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine
 from dispatcher.sessions.releases import STOP_GRACE
 from dispatcher.store.store import Store
@@ -57,6 +58,7 @@ class Census:
         store: Store,
         fleet: Fleet,
         lease: Lease,
+        ledger: Ledger,
         clock: Clock,
         background: Background,
         on_orphan: Callable[[str], None],
@@ -64,6 +66,7 @@ class Census:
         self._store = store
         self._fleet = fleet
         self._lease = lease
+        self._ledger = ledger
         self._clock = clock
         self._background = background
         self._on_orphan = on_orphan
@@ -139,6 +142,7 @@ class Census:
         if not stray.told:
             stray.told = True
             self._on_orphan(placement)
+            await self._ledger.orphan_stopped(machine_id, placement)
         log.warning("machine %s at %s belongs to no session and is ended", machine_id, placement)
         try:
             await self._fleet.stop(placement, machine_id, STOP_GRACE)

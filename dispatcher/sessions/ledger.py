@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from dispatcher.clock import Clock
 from dispatcher.machines.provider import MachineStatus
-from dispatcher.sessions import lifecycle
+from dispatcher.sessions import lifecycle, timeline
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.idempotency import Claim
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
-from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, Cause
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER, Cause
 from dispatcher.store.store import Store
 from dispatcher.telemetry.context import about_session
 
@@ -125,6 +125,15 @@ class Ledger:
         if machine is not None and machine.session_id is not None:
             code = status.exit_code if status is not None else None
             await self.change(machine.session_id, lambda session: lifecycle.exited(session, code))
+
+    async def orphan_stopped(self, machine_id: str, placement: str) -> None:
+        """A machine without an owner is being ended: on record, if a session bears its name."""
+        cause = Cause(REAPER, self._clock.now())
+        session = await self._store.note(
+            machine_id, lambda session: timeline.orphan_stopped(machine_id, placement, session, cause)
+        )
+        if session is not None:
+            self._changes.notify(session.id)
 
     def _tell(self, before: Session | None, after: Session) -> None:
         self._changes.notify(after.id, after)

@@ -5,6 +5,7 @@
     machine-started    the provider says so        stop-requested       by whom
     phase              what the machine does       ended, failed        with the reason in words
     ready, active      the bot, then its client    machine-gone         nothing is left
+    orphan-stopped     a machine that it had no more, or never, was found and is ended
 
 Events are derived from a session as it was and as it is, so that no change can be written without them, and
 what is said twice is on record once. Values in, values out.
@@ -33,12 +34,13 @@ Kind = Literal[
     "ended",
     "failed",
     "machine-gone",
+    "orphan-stopped",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ENDS: frozenset[Kind] = frozenset({"ended", "failed"})
-"""The last of a session's own events; only its machine's end can follow."""
+"""The last of a session's own events; only what becomes of its machines can follow."""
 
 DISPATCHER = "dispatcher"
 PROVIDER = "provider"
@@ -101,6 +103,12 @@ def machine_changed(before: Machine, after: Machine, session: Session, cause: Ca
     status = "" if after.exit_code is None else f"; its process ended with exit status {after.exit_code}"
     message = f"The machine {after.id} is gone{status}."
     return [Event("machine-gone", cause.at, cause.actor, session.state, session.phase, message)]
+
+
+def orphan_stopped(machine_id: str, placement: str, session: Session, cause: Cause) -> Event:
+    """A machine with the session's name runs where the session has none by its row."""
+    message = f"A machine {machine_id} was found at {placement}, where this session has none; it is ended."
+    return Event("orphan-stopped", cause.at, cause.actor, session.state, session.phase, message)
 
 
 def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:

@@ -298,6 +298,17 @@ class Store:
             quick=True,
         )
 
+    async def note(self, machine_id: str, event: Callable[[Session], Event]) -> Session | None:
+        """Write an event without a change into the timeline of a machine's session; None if it has none."""
+
+        def write(connection: sa.Connection) -> Session | None:
+            session = rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id)
+            if session is not None:
+                rows.note(connection, session.id, [event(session)])
+            return session
+
+        return await self._database.write(write)
+
     async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
         """A session's timeline from the event after that number on, oldest first."""
         query = rows.select(Event).where(events.c.session_id == session_id, events.c.number > after)

@@ -24,6 +24,8 @@ NEXT: Mapping[str, tuple[str, ...]] = {
 }
 ORDER = ["queued", "starting", "machine-started", "ready", "active"]
 ONCE = {*ORDER, "ended", "failed", "machine-gone", "stop-requested"}
+OF_MACHINES = {"machine-gone", "orphan-stopped"}
+"""What may follow a session's end."""
 
 START_TIMEOUT_SECONDS = 16.0
 """The longest of any agent here."""
@@ -294,9 +296,9 @@ class Invariants:
                 )
         for session_id, followers in self._record.followed.items():
             timeline = [(one["number"], one["kind"]) for one in self._timeline(session_id)]
-            timeline = [event for event in timeline if event[1] != "machine-gone"]
+            timeline = [event for event in timeline if event[1] not in OF_MACHINES]
             for seen in followers:
-                heard = [event for event in seen if event[1] != "machine-gone"]
+                heard = [event for event in seen if event[1] not in OF_MACHINES]
                 if heard != timeline:
                     self._violated("followers", f"session {session_id}: {heard} is not {timeline}")
         markers = Counter(json.loads(row["body"])["marker"] for row in sessions)
@@ -333,7 +335,7 @@ class Invariants:
             self._violated(
                 "timeline", f"session {row['id']} is {row['state']}, and its timeline says {kinds}"
             )
-        own = [kind for kind in kinds if kind != "machine-gone"]
+        own = [kind for kind in kinds if kind not in OF_MACHINES]
         if own and own[-1] not in ("ended", "failed"):
             self._violated("timeline", f"session {row['id']} went on after its end: {kinds}")
         if "machine-gone" not in kinds:

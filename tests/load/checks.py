@@ -118,7 +118,7 @@ def _problems(
 ) -> list[str]:
     kinds = [event["kind"] for event in timeline]
     states = [ORDER.index(event["state"]) for event in timeline]
-    own = [kind for kind in kinds if kind != "machine-gone"]
+    own = [kind for kind in kinds if kind not in ("machine-gone", "orphan-stopped")]
     checks: dict[str, bool] = {
         "it is not over": row["state"] in OVER,
         f"it ended for a reason that cannot be: {row['reason']}": row["reason"] in reasons,

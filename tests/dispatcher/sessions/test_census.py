@@ -49,6 +49,9 @@ def test_a_machine_whose_row_was_closed_too_early_is_ended(tmp_path):
             del running.provider.gone[f"m-{session_id}"]
             await look(running, 4)
             assert running.provider.running == []
+            (told,) = [one for one in await running.timeline(session_id) if one["event"] == "orphan-stopped"]
+            assert (told["by"], told["state"]) == ("reaper", "ended")
+            assert f"m-{session_id} was found at scripted" in told["message"]
 
     asyncio.run(run())
 
@@ -63,6 +66,9 @@ def test_a_second_machine_of_a_session_at_another_placement_is_ended(tmp_path):
             await look(running, 4)
             assert second.running == []
             assert running.provider.running == [f"m-{session_id}"]
+            told = (await running.timeline(session_id))[-1]
+            assert told["event"] == "orphan-stopped"
+            assert "at second" in told["message"]
             assert (await running.session(session_id))["state"] == "starting"
 
     asyncio.run(run())
