@@ -258,15 +258,17 @@ def the_last_reason_wins() -> Any:
     return mock.patch.object(lifecycle, "over", again)
 
 
-@variant("answers")
+@variant("answers", "intent first")
 def answered_before_it_is_written() -> Any:
-    """A start is answered while its row is on its way."""
+    """A start is answered, and its machine asked for, while its row is on its way."""
     original = Ledger.add
     tasks: set[asyncio.Task[Any]] = set()
 
-    async def add(self: Ledger, session: lifecycle.Session, machine: Any, *more: Any) -> Any:
-        tasks.add(asyncio.ensure_future(original(self, session, machine, *more)))
-        return lifecycle.admitted(session, session.created_at), machine
+    async def add(
+        self: Ledger, session: lifecycle.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
+    ) -> Any:
+        tasks.add(asyncio.ensure_future(original(self, session, machine, limits, by, claim, admit)))
+        return lifecycle.admitted(session, session.created_at), admit(machine)
 
     return mock.patch.object(Ledger, "add", add)
 
