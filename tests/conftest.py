@@ -1,3 +1,9 @@
 """What the tests of every folder may use."""
 
+import hypothesis
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("switchboard", deadline=None)
+hypothesis.settings.load_profile("switchboard")
+
 pytest_plugins = ["tests.postgres"]

@@ -152,6 +152,7 @@ class Client:
         self._lives = lives
         self._on_answer = on_answer
         self._number = 0
+        self._offers = 0
 
     async def run(self) -> None:
         await asyncio.sleep(self._plan.arrives_at)
@@ -255,8 +256,11 @@ class Client:
 
     async def _join(self, session_id: str) -> None:
         """Offer a connection, as often as it takes, as the JavaScript client does."""
-        for number in range(5):
-            request = protocol.Request(id=f"{self._plan.name}.{number}", method="POST", path="api/offer")
+        for _ in range(5):
+            # An id of its own, as the API gives one to every request: twins offer at the same time.
+            self._offers += 1
+            request_id = f"{self._plan.name}.{self._offers}"
+            request = protocol.Request(id=request_id, method="POST", path="api/offer")
             try:
                 await self._service.request("offer", lambda core, r=request: core.service.call(session_id, r))
                 return

@@ -207,7 +207,9 @@ def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbage):
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("escape", ["setsid sleep 63 &", "(cd / && exec sleep 63) &"])
+@pytest.mark.parametrize(
+    "escape", ["setsid sleep 63 &", "(cd / && exec sleep 63) &"], ids=["session", "child"]
+)
 def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
     async def run():
         provider = machines.provider(f"{escape}\necho up; exec sleep 64")
