@@ -1,8 +1,10 @@
-"""The composition root: the only file that knows every concrete class."""
+"""A whole dispatcher: what the settings name, wired, behind its HTTP interface.
+
+This file and core.py are the only ones that know every concrete class.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -18,121 +20,16 @@ from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.machines.calls import ProviderCall
-from dispatcher.machines.channels import Channels
-from dispatcher.machines.fleet import Fleet
+from dispatcher.core import Core, wire
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions.census import Census
-from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.launcher import Launcher
-from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Backlog, Patience
-from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.reaper import Reaper
-from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.reports import Reports
-from dispatcher.sessions.retention import Retention
-from dispatcher.sessions.service import SessionService
-from dispatcher.sessions.tokens import SessionTokens
-from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
-from dispatcher.signing import Signer, load_or_create_secret
 from dispatcher.store.bus import PostgresBus
 from dispatcher.store.database import Runner
-from dispatcher.store.store import Store
-from dispatcher.tasks import Background, end_tasks
-from dispatcher.telemetry import export
-from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.requests import Subjects
-from dispatcher.telemetry.scrape import Scrape
-from dispatcher.telemetry.traces import Traces
-from dispatcher.transports.webrtc import WebRTC
-from dispatcher.version import VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-
-DRAIN_SECONDS = 10.0
-"""How long starts in flight may take when the dispatcher exits. With the answers' time before and the
-reaper's behind it that is within the 30 s which Kubernetes and ECS leave a container by default."""
-
-REAPER_SECONDS = 5.0
-"""How long the reaper may take to finish its round when the dispatcher exits."""
-
-
-@dataclass(frozen=True)
-class Core:
-    """A dispatcher's parts, wired, without its HTTP interface."""
-
-    settings: Settings
-    clock: Clock
-    bus: Bus
-    store: Store
-    fleet: Fleet
-    channels: Channels
-    service: SessionService
-    queue: Queue
-    launcher: Launcher
-    releases: Releases
-    background: Background
-    patience: Patience
-    lease: Lease
-    reaper: Reaper
-    reports: Reports
-    census: Census
-    watch: Watch
-    tokens: MachineTokens
-    session_tokens: SessionTokens
-    metrics: Metrics
-    scrape: Scrape
-    traces: Traces
-    spans: TracerProvider | None
-    """What makes and sends spans, if anything is traced."""
-
-    @property
-    def replica(self) -> str:
-        """This process, among the replicas of its deployment."""
-        return self.bus.replica
-
-    def refuse(self) -> None:
-        """The dispatcher is about to exit: send away who waits, each with a way to come back."""
-        self.service.refuse()
-        self.watch.stop()
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open the store and look after sessions and machines, until the block ends."""
-        await self.store.open()
-        await self.bus.open()
-        self.channels.open()
-        # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
-        await self.lease.keep()
-        await self.fleet.prepare({name: self.launcher.preparations(name) for name in self.fleet.placements})
-        reaping = asyncio.create_task(self.reaper.run())
-        others = [asyncio.create_task(self.lease.run()), asyncio.create_task(self.census.run())]
-        try:
-            yield
-        finally:
-            # Starts in flight finish or are left to another dispatcher, which also admits who waits; live
-            # calls are untouched.
-            self.service.refuse()
-            self.queue.close()
-            self.releases.abandon()
-            await self.background.close(DRAIN_SECONDS)
-            self.reaper.stop()
-            await asyncio.wait([reaping], timeout=REAPER_SECONDS)
-            await end_tasks(reaping, *others)
-            await self.patience.close()
-            await self.lease.release()
-            await self.fleet.close()
-            await self.channels.close()
-            await self.bus.close()
-            await self.store.close()
-            if self.spans is not None:
-                await export.close(self.spans)
 
 
 @dataclass(frozen=True)
@@ -170,149 +67,6 @@ def build(
     )
     parts = {part.name: getattr(core, part.name) for part in fields(core)}
     return Dispatcher(**parts, app=_app(core))
-
-
-def wire(
-    settings: Settings,
-    *,
-    clock: Clock,
-    providers: Mapping[str, MachineProvider],
-    bus: Bus,
-    environment: Mapping[str, str],
-    tracer_provider: TracerProvider | None = None,
-    runner: Runner | None = None,
-) -> Core:
-    """Wire all of a dispatcher but its HTTP interface.
-
-    Args:
-        runner: Runs the store's transactions, in the place of threads.
-    """
-    metrics = Metrics()
-    store = Store(settings.store_url, runner, metrics.store_used)
-    spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
-    traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
-
-    def provider_called(call: ProviderCall) -> None:
-        metrics.provider_called(call)
-        traces.provider_called(call)
-
-    fleet = Fleet(providers, clock, provider_called)
-    changes, background = Changes(bus), Background(clock)
-    channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
-    signer = Signer(_secrets(settings), clock)
-    tokens = MachineTokens(signer, clock)
-    ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
-    patience = Patience(store, clock)
-    releases = Releases(
-        store=store,
-        ledger=ledger,
-        fleet=fleet,
-        channels=channels,
-        clock=clock,
-        background=background,
-        patience=patience,
-    )
-    launcher = Launcher(
-        settings=settings,
-        store=store,
-        ledger=ledger,
-        releases=releases,
-        fleet=fleet,
-        tokens=tokens,
-        clock=clock,
-        environment=environment,
-        dispatcher_url=_url_for_machines(settings),
-        background=background,
-        replica=bus.replica,
-        patience=patience,
-    )
-    queue = Queue(
-        settings=settings,
-        store=store,
-        ledger=ledger,
-        launcher=launcher,
-        changes=changes,
-        background=background,
-    )
-    service = SessionService(
-        settings=settings,
-        store=store,
-        ledger=ledger,
-        launcher=launcher,
-        releases=releases,
-        queue=queue,
-        transports={"webrtc": WebRTC(settings.ice_servers)},
-        channels=channels,
-        changes=changes,
-        clock=clock,
-        background=background,
-    )
-    scrape = Scrape(
-        metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
-    )
-    watch = Watch(store, queue, changes, clock)
-    lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
-    census = Census(
-        store=store,
-        fleet=fleet,
-        lease=lease,
-        ledger=ledger,
-        clock=clock,
-        background=background,
-        on_orphan=metrics.orphan_found,
-    )
-    reaper = Reaper(
-        settings=settings,
-        releases=releases,
-        queue=queue,
-        store=store,
-        fleet=fleet,
-        channels=channels,
-        lease=lease,
-        launcher=launcher,
-        census=census,
-        retention=Retention(
-            store=store, lease=lease, clock=clock, keep_sessions_days=settings.keep_sessions_days
-        ),
-        clock=clock,
-        on_round=metrics.reaper_round,
-    )
-    reports = Reports(
-        ledger=ledger,
-        releases=releases,
-        store=store,
-        channels=channels,
-        clock=clock,
-        backlog=Backlog(patience, background),
-        heartbeat_seconds=settings.heartbeat_seconds,
-        on_lost=reaper.nudge,
-    )
-
-    return Core(
-        settings=settings,
-        clock=clock,
-        bus=bus,
-        store=store,
-        fleet=fleet,
-        channels=channels,
-        service=service,
-        queue=queue,
-        launcher=launcher,
-        releases=releases,
-        background=background,
-        patience=patience,
-        lease=lease,
-        reaper=reaper,
-        census=census,
-        reports=reports,
-        watch=watch,
-        tokens=tokens,
-        session_tokens=SessionTokens(signer),
-        metrics=metrics,
-        scrape=scrape,
-        traces=traces,
-        spans=spans,
-    )
 
 
 def _app(core: Core) -> FastAPI:
@@ -359,12 +113,6 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
     return LocalBus(replica)
 
 
-def _secrets(settings: Settings) -> list[bytes]:
-    if settings.secrets:
-        return [secret.get_secret_value().encode() for secret in settings.secrets]
-    return [load_or_create_secret(settings.data_dir / "machine-token.key")]
-
-
 def _providers(settings: Settings) -> dict[str, MachineProvider]:
     machines_dir = settings.data_dir / "machines"
     return {
@@ -376,11 +124,3 @@ def _providers(settings: Settings) -> dict[str, MachineProvider]:
         )
         for name in settings.placements
     }
-
-
-def _url_for_machines(settings: Settings) -> str:
-    """Where machines find a dispatcher; on this host, never through a public name or a proxy."""
-    if settings.machine_url is not None:
-        return settings.machine_url.rstrip("/")
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from bot import protocol
-from dispatcher.app import Core
+from dispatcher.core import Core
 from dispatcher.sessions.errors import (
     AtCapacity,
     Restarting,

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from bot.protocol import Hello
-from dispatcher.app import Core, wire
 from dispatcher.bus import Hub, LocalBus
+from dispatcher.core import Core, wire
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.sessions.errors import SessionError
 from dispatcher.settings import Settings

@@ -18,8 +18,8 @@ from unittest import mock
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.app import Core
 from dispatcher.bus import Hub
+from dispatcher.core import Core
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import reaper
