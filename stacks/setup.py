@@ -1,4 +1,4 @@
-"""Set up a checkout: virtual environment, pinned packages, the voice page, and for tests a browser.
+"""Set up a checkout: environment, pinned packages, the voice page; for tests a browser and a Docker engine.
 
     python3 -m stacks.setup [--dev]
 
@@ -24,6 +24,9 @@ OLDEST_PYTHON = (3, 11)
 # What the voice page's packages ask for.
 OLDEST_NODE = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Package of Debian and Ubuntu -> the program of it that is looked for.
+ENGINE = {"docker.io": "dockerd", "iptables": "iptables", "debootstrap": "debootstrap"}
+_SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class Checkout:
@@ -45,6 +48,7 @@ class Checkout:
         self.build_page()
         if dev:
             find_browser()
+            install_engine()
 
     def make_venv(self) -> None:
         if self.python.exists():
@@ -141,17 +145,39 @@ def find_browser() -> str:
     if found:
         return found
     advice = "the tests need Chromium on PATH: install the package chromium, and run this again"
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
+    if not _may_install():
         raise SetupError(advice)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with step("installing Chromium with apt-get (downloads it)"):
-        _run(["apt-get", "update", "-qq"], advice, environment=environment)
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
-        _run(command, advice, environment=environment)
+        _apt_install(["chromium"], advice)
     found = _browser()
     if not found:
         raise SetupError(advice)
     return found
+
+
+def install_engine() -> None:
+    """A Docker engine for the tests of images and containers, and what makes their base image.
+
+    Only where it can be installed; elsewhere the tests that need one are skipped, and say so.
+    """
+    missing = [
+        package for package, program in ENGINE.items() if shutil.which(program, path=_SYSTEM_PATH) is None
+    ]
+    if not missing or not _may_install():
+        return
+    with step(f"installing {' and '.join(missing)} with apt-get (downloads them)"):
+        _apt_install(missing, "the Docker engine of the tests was not installed")
+
+
+def _may_install() -> bool:
+    return shutil.which("apt-get") is not None and os.geteuid() == 0
+
+
+def _apt_install(packages: Sequence[str], failure: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    _run(["apt-get", "update", "-qq"], failure, environment=environment)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    _run(command, failure, environment=environment)
 
 
 def _browser() -> str | None:

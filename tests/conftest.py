@@ -6,4 +6,4 @@ import hypothesis
 hypothesis.settings.register_profile("switchboard", deadline=None)
 hypothesis.settings.load_profile("switchboard")
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.postgres", "tests.engine", "tests.base_image"]
