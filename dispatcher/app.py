@@ -21,9 +21,10 @@ from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
+from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.settings import Settings
+from dispatcher.settings import ContainerPlacement, ProcessPlacement, Settings
 from dispatcher.store.bus import PostgresBus
 from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
@@ -114,13 +115,22 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
 
 
 def _providers(settings: Settings) -> dict[str, MachineProvider]:
-    machines_dir = settings.data_dir / "machines"
-    return {
-        name: ProcessProvider(
-            machines_dir,
-            python=sys.executable,
-            keep=settings.keep_machine_dirs,
-            templates=settings.process_templates,
-        )
-        for name in settings.placements
-    }
+    return {name: _provider(settings, placement) for name, placement in settings.placements.items()}
+
+
+def _provider(settings: Settings, placement: ProcessPlacement | ContainerPlacement) -> MachineProvider:
+    match placement:
+        case ProcessPlacement():
+            return ProcessProvider(
+                settings.data_dir / "machines",
+                python=sys.executable,
+                keep=settings.keep_machine_dirs,
+                templates=settings.process_templates,
+            )
+        case ContainerPlacement():
+            return ContainerProvider(
+                url=placement.engine_url,
+                deployment=placement.deployment,
+                network=placement.network,
+                models=placement.models or "",
+            )

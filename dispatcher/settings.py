@@ -37,7 +37,6 @@ TransportName = Literal["webrtc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-ProviderName = Literal["process"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 MIN_SECRET_LENGTH = 32
@@ -58,7 +57,11 @@ class AgentSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     bot: Path
-    """The bot file: a Python file with `async def bot(runner_args)`."""
+    """The bot file: a Python file with `async def bot(runner_args)`. Where machines are containers, its path
+    in the image."""
+    image: str | None = Field(default=None, min_length=1, max_length=512)
+    """The image that its machines run where they are containers; name it by its digest, so that what runs is
+    what was tested."""
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
     """The transports that a client may ask for; the first is the default."""
     cpu: float = Field(default=1.0, gt=0, le=64)
@@ -95,13 +98,32 @@ class IceServer(BaseModel):
     credential: str | None = None
 
 
-class PlacementSettings(BaseModel):
-    """A place for machines: a provider, and what it must know."""
+class ProcessPlacement(BaseModel):
+    """Machines are processes of this host."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    provider: ProviderName
-    """`process`: processes of this host."""
+    provider: Literal["process"]
+
+
+class ContainerPlacement(BaseModel):
+    """Machines are containers of a Docker engine, or of Podman's service."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    provider: Literal["container"]
+    engine_url: str = Field(default="unix:///var/run/docker.sock", pattern=r"^(unix|tcp|http)://.+$")
+    """The engine's API."""
+    deployment: PlacementName = "switchboard"
+    """Tells this deployment's machines from those of others on the same engine; their names begin with it."""
+    network: str = Field(default="bridge", min_length=1)
+    """The engine's network that machines are in. They must reach a dispatcher (`machine_url`) from there."""
+    models: str | None = Field(default=None, min_length=1)
+    """A volume's name, or a directory of the engine's host, that machines see read-only at /mnt/models."""
+
+
+PlacementSettings = Annotated[ProcessPlacement | ContainerPlacement, Field(discriminator="provider")]
+"""A place for machines: a provider, and what it must know."""
 
 
 class Settings(BaseSettings):
@@ -135,7 +157,7 @@ class Settings(BaseSettings):
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
     """Sessions of all agents that may live at the same time; by default only the agents' own limits hold."""
     placements: dict[PlacementName, PlacementSettings] = Field(
-        default={"process": PlacementSettings(provider="process")}, min_length=1
+        default={"process": ProcessPlacement(provider="process")}, min_length=1
     )
     """Name → placement, in the order in which they are asked for machines."""
     default_agent: str | None = None
@@ -196,9 +218,17 @@ class Settings(BaseSettings):
                 f"database_url: allowed is a URL that begins with {' or '.join(STORES)}, "
                 "with %40, %2F and %3A for @, / and : in its password"
             )
-        if len(self.placements) > 1:
-            names = ", ".join(self.placements)
+        processes = [name for name, of in self.placements.items() if of.provider == "process"]
+        if len(processes) > 1:
+            names = ", ".join(processes)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
+        for name, agent in self.agents.items():
+            for placement in agent.placements or self.placements:
+                if self.placements[placement].provider != "process" and agent.image is None:
+                    raise ValueError(
+                        f"agent '{name}': image is missing, and placement '{placement}' runs images; "
+                        "allowed: an image's reference, such as registry.example/bot@sha256:…"
+                    )
         for key in self.keys:
             for agent in key.agents:
                 if agent not in self.agents:

@@ -119,7 +119,7 @@ class ProcessProvider:
             return
         self._lay_out_root()
         for preparation in preparations:
-            self._start_template(preparation.image, dict(preparation.environment))
+            self._start_template(preparation.bot_file, dict(preparation.environment))
 
     async def close(self) -> None:
         """End the templates. Machines are not touched."""
@@ -158,7 +158,7 @@ class ProcessProvider:
         known = self._status(directory)
         if known is not None:
             return known
-        bot_file = Path(spec.image)
+        bot_file = Path(spec.bot_file)
         if not bot_file.is_file():
             raise Rejected(f"the bot file {bot_file} does not exist")
         try:
@@ -213,23 +213,22 @@ class ProcessProvider:
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
         environment = {k: v for k, v in spec.environment.items() if k not in OF_ONE_MACHINE}
-        template = self._templates.get(_template_key(spec.image, environment))
+        template = self._templates.get(_template_key(spec.bot_file, environment))
         if template is None or template.ready:
             return template
         if template.dead and self._clock.now() > template.started_at + RESTART_SECONDS:
             template.close()
-            self._start_template(spec.image, environment)
+            self._start_template(spec.bot_file, environment)
         return None
 
-    def _start_template(self, image: str, environment: dict[str, str]) -> None:
-        key = _template_key(image, environment)
+    def _start_template(self, bot_file: str, environment: dict[str, str]) -> None:
+        key = _template_key(bot_file, environment)
         if (known := self._templates.get(key)) is None or known.dead:
-            bot_file = Path(image)
             self._templates[key] = Template(
                 self._python,
-                bot_file,
+                Path(bot_file),
                 _base_environment(self._root, cpu=1.0) | environment,
-                self._root / f"template-{bot_file.stem}.log",
+                self._root / f"template-{Path(bot_file).stem}.log",
                 started_at=self._clock.now(),
             )
 
@@ -274,8 +273,8 @@ class ProcessProvider:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _template_key(image: str, environment: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
-    return image, frozenset(environment.items())
+def _template_key(bot_file: str, environment: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
+    return bot_file, frozenset(environment.items())
 
 
 def _changed_at(directory: Path) -> float:

@@ -61,8 +61,8 @@ class MachineSpec:
     """One machine to create. Its provider-side identity follows from `id` alone."""
 
     id: str
-    image: str
-    """What to run: an image reference, or for processes the path of the bot file."""
+    bot_file: str
+    """The path of the bot file: on this host for processes, else in the image."""
     arguments: tuple[str, ...]
     """The arguments of `python -m bot`."""
     environment: Mapping[str, str] = field(repr=False)
@@ -73,6 +73,8 @@ class MachineSpec:
     """MiB."""
     max_duration: timedelta
     """The deadline that a provider enforces where it can."""
+    image: str = ""
+    """The image's reference; empty for processes, which need none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +134,10 @@ class MachineProvider(Protocol):
 class Preparation:
     """What machines of one agent will have in common."""
 
-    image: str
+    bot_file: str
     environment: Mapping[str, str] = field(repr=False)
     """Of `MachineSpec.environment`, all but the machine's token and its trace context."""
+    image: str = ""
 
 
 @runtime_checkable

@@ -159,7 +159,7 @@ class Launcher:
     def preparations(self, placement: str) -> list[Preparation]:
         """What the machines of each agent have in common, for a placement that can get ready for them."""
         return [
-            Preparation(str(agent.bot), self._common_environment(agent))
+            Preparation(str(agent.bot), self._common_environment(agent), agent.image or "")
             for agent in self._settings.agents.values()
             if not agent.placements or placement in agent.placements
         ]
@@ -272,7 +272,8 @@ class Launcher:
             of_machine[TRACEPARENT_VARIABLE] = session.traceparent
         return MachineSpec(
             id=session.machine_id,
-            image=str(agent.bot),
+            bot_file=str(agent.bot),
+            image=agent.image or "",
             arguments=tuple(
                 entrypoint_arguments(
                     session.machine_id, self._dispatcher_url, assigned if in_arguments else None

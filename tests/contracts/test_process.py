@@ -60,7 +60,7 @@ class FromNothing(Harness):
         )
         return MachineSpec(
             id=machine_id,
-            image=str(self._bot_file),
+            bot_file=str(self._bot_file),
             # Without a session it waits for one.
             arguments=tuple(entrypoint_arguments(machine_id, NOBODY, session if has_session else None)),
             environment={MACHINE_TOKEN_VARIABLE: "token"},

@@ -36,7 +36,7 @@ class Bots(ScriptedProvider):
         self._running: set[asyncio.Task[None]] = set()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
-        if spec.image == FULL:
+        if spec.bot_file == FULL:
             raise NoCapacity("every machine is taken")
         status = await super().create(spec)
         task = asyncio.create_task(self._run(spec))

@@ -26,7 +26,7 @@ def test_the_answer_names_the_session_and_its_machine_was_asked_for(tmp_path):
             started = await running.start()
             spec = running.provider.specs[f"m-{started['sessionId']}"]
             assert started.keys() == {"sessionId", "sessionToken"}
-            assert spec.image == "bot/agents/echo.py"
+            assert spec.bot_file == "bot/agents/echo.py"
             assert (await running.session(started["sessionId"]))["state"] == "starting"
 
     asyncio.run(run())

@@ -46,7 +46,7 @@ class _Machines:
     def spec(self, machine_id: str = "m-1", **more) -> MachineSpec:
         values = {
             "id": machine_id,
-            "image": str(self.bot_file),
+            "bot_file": str(self.bot_file),
             "arguments": ("--machine-id", machine_id),
             "environment": {"NAMED": "yes"},
             "cpu": 1.0,
@@ -283,7 +283,7 @@ def test_a_missing_bot_file_is_refused_and_leaves_nothing(machines):
     async def run():
         provider = machines.provider()
         with pytest.raises(Rejected, match=r"nowhere\.py does not exist"):
-            await provider.create(machines.spec(image=str(machines.root / "nowhere.py")))
+            await provider.create(machines.spec(bot_file=str(machines.root / "nowhere.py")))
         assert await provider.get("m-1") is None
 
     asyncio.run(run())

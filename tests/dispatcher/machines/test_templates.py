@@ -37,7 +37,7 @@ class Host:
         """A machine that waits for a dispatcher that is not there."""
         return MachineSpec(
             id=machine_id,
-            image=str(self.bot_file),
+            bot_file=str(self.bot_file),
             arguments=tuple(entrypoint_arguments(machine_id, "http://127.0.0.1:9", None)),
             # The last two are this machine's own, and no template has them.
             environment={**NAMED, MACHINE_TOKEN_VARIABLE: "token", TRACEPARENT_VARIABLE: "00-1-2-01"},

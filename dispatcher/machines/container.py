@@ -1,0 +1,370 @@
+"""The `container` provider: a machine is a container of Docker's engine, or of Podman's service.
+
+A machine's container is named `<deployment>-<machine id>`, and the engine gives a name only once: by that a
+second create finds the first one's machine. What a container is, and whose, is on its labels.
+
+The engine keeps nothing like a deadline, so the container's first process does: `timeout`, which ends the bot
+when the machine's time is up, whether or not there still is a dispatcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import aiodocker
+import aiohttp
+from aiodocker.containers import DockerContainer
+
+from bot.protocol import BOT_FILE_VARIABLE
+from dispatcher.machines.container_errors import mapped, translated
+from dispatcher.machines.process_groups import MACHINE_VARIABLE
+from dispatcher.machines.provider import (
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    NoCapacity,
+    Preparation,
+    ProviderError,
+    Unreachable,
+)
+
+log = logging.getLogger(__name__)
+
+API_VERSION = "v1.41"
+"""Docker 20.10 and later, and Podman 4 and later, speak it. No call is spent on asking."""
+
+CALL_SECONDS = 10.0
+"""How long one call may take, pulls and stops not counted. An engine on a slow disk creates a container in
+one to two seconds."""
+
+DEPLOYMENT_LABEL = "switchboard.deployment"
+MACHINE_LABEL = "switchboard.machine"
+MEMORY_LABEL = "switchboard.memory-mb"
+
+LATE = timedelta(seconds=30)
+"""A bot keeps its own deadline: the container's is so much later, for one that does not."""
+
+KILL_AFTER_SECONDS = 10
+"""Between the container's deadline and the end of a bot that ignores it."""
+
+PIDS = 256
+"""Processes and threads of one machine. A bot with Silero's model has some 30."""
+
+TMP_MB = 64
+"""Of `/tmp`, the only place that a bot can write. It counts as the machine's memory."""
+
+LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
+
+TAIL_LINES = 20
+
+HOST_SHARE = 0.9
+"""The part of the host's memory that machines may have together: an engine promises what there is not, and
+the kernel then ends a bot in the middle of its call."""
+
+ENGINE = "host.docker.internal:host-gateway"
+"""A name for the host, for a dispatcher that runs beside the engine and not in a container."""
+
+
+class ContainerProvider:
+    """Machines as containers of one engine.
+
+    Args:
+        url: The engine's API: `unix:///…`, `tcp://host:port` or `http://host:port`.
+        deployment: Tells this deployment's machines from others of the same engine; part of their names.
+        network: The engine's network that machines are in: the dispatcher and the internet are to be reached.
+        models: A volume's name or a directory of the host, which machines see read-only at `/mnt/models`.
+        late: How much later than its session's deadline a container is ended.
+    """
+
+    name = "container"
+
+    settling = timedelta(seconds=2 * CALL_SECONDS + 1)
+    """A create that was given up goes on behind the scenes, for as long as its two calls may take."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        deployment: str,
+        network: str = "bridge",
+        models: str = "",
+        late: timedelta = LATE,
+    ) -> None:
+        self._url = url
+        self._deployment = deployment
+        self._network = network
+        self._models = models
+        self._late = late
+        self._engine: aiodocker.Docker | None = None
+        self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
+        self._pulling: dict[str, asyncio.Task[None]] = {}
+        self._reserved_mb: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    async def prepare(self, preparations: Iterable[Preparation]) -> None:
+        """Pull the images that the engine does not have."""
+        for image in {preparation.image for preparation in preparations if preparation.image}:
+            task = self._pull(image)
+            task.add_done_callback(_log_failed_pull)
+
+    async def close(self) -> None:
+        """End what goes on behind the scenes. Machines are not touched."""
+        for task in [*self._pulling.values(), *self._creating.values()]:
+            task.cancel()
+        await asyncio.gather(*self._pulling.values(), *self._creating.values(), return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.close()
+            self._engine = None
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        task = self._creating.get(spec.id)
+        if task is None:
+            task = asyncio.create_task(self._create(spec))
+            self._creating[spec.id] = task
+            task.add_done_callback(lambda done: self._created(spec.id, done))
+        # Cut between its two calls, it would leave a container that never runs.
+        return await asyncio.shield(task)
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        found = await self._inspect(machine_id)
+        if found is None:
+            return None
+        if found["State"]["Status"] == "created" and machine_id not in self._creating:
+            # Whoever created it died before it could start it.
+            await self._start(machine_id)
+            found = await self._inspect(machine_id)
+        return None if found is None else await self._status(machine_id, found)
+
+    async def list(self) -> AsyncIterator[MachineStatus]:
+        """Every machine that is not gone. Removes containers that are, once somebody knows how they ended."""
+        for container in await self._containers():
+            machine_id = container["Labels"][MACHINE_LABEL]
+            state = _state(container["State"])
+            if state is not MachineState.gone:
+                yield MachineStatus(machine_id, state)
+            elif machine_id in self._told:
+                await self._remove(machine_id)
+                self._told.discard(machine_id)
+
+    async def stop(self, machine_id: str, grace: timedelta) -> None:
+        seconds = math.ceil(grace.total_seconds())
+        if (found := await self._inspect(machine_id)) is None:
+            return
+        if found["State"]["Status"] == "created":
+            await self._remove(machine_id)
+            return
+        timeout = aiohttp.ClientTimeout(total=seconds + CALL_SECONDS)
+        with translated(gone_is_fine=True):
+            await self._container(machine_id).stop(t=seconds, timeout=timeout)
+
+    async def _create(self, spec: MachineSpec) -> MachineStatus:
+        await self._make_room(spec)
+        try:
+            for attempt in (1, 2):
+                try:
+                    await self._docker.containers.create(self._config(spec), name=self._name(spec.id))
+                    break
+                except aiodocker.DockerError as error:
+                    if error.status == 409:
+                        return await self._again(spec.id)
+                    if attempt == 2 or error.status != 404:
+                        raise
+                    await self._pull(spec.image)
+        except (aiodocker.DockerError, TimeoutError, aiohttp.ClientError) as error:
+            raise mapped(error) from error
+        try:
+            await self._start(spec.id)
+        except Unreachable:
+            raise
+        except ProviderError:
+            # It exists and will never run.
+            await self._remove(spec.id)
+            raise
+        return MachineStatus(spec.id, MachineState.started)
+
+    def _created(self, machine_id: str, done: asyncio.Task[MachineStatus]) -> None:
+        del self._creating[machine_id]
+        self._reserved_mb.pop(machine_id, None)
+        if not done.cancelled():
+            done.exception()  # whoever waited for it has it; who went away looks the machine up
+
+    async def _again(self, machine_id: str) -> MachineStatus:
+        """The machine of an earlier create, started if that one did not get so far."""
+        found = await self._inspect(machine_id)
+        if found is None:
+            name = self._name(machine_id)
+            raise Unreachable(
+                f"the name {name} is taken by a container that is not this deployment's, or is being removed"
+            )
+        if found["State"]["Status"] == "created":
+            await self._start(machine_id)
+            return MachineStatus(machine_id, MachineState.started)
+        return await self._status(machine_id, found)
+
+    async def _start(self, machine_id: str) -> None:
+        with translated():
+            await self._container(machine_id).start()
+
+    async def _remove(self, machine_id: str) -> None:
+        with translated(gone_is_fine=True):
+            await self._container(machine_id).delete(force=True, v=True)
+
+    async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
+        """What the engine knows of the machine's container; None if there is none of this deployment."""
+        found: Mapping[str, Any] | None = None
+        with translated(gone_is_fine=True):
+            found = await self._container(machine_id).show()
+        if found is None or found["Config"]["Labels"].get(DEPLOYMENT_LABEL) != self._deployment:
+            return None
+        return found
+
+    async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
+        state = found["State"]
+        if _state(state["Status"]) is not MachineState.gone:
+            return MachineStatus(machine_id, _state(state["Status"]))
+        lines: list[str] = []
+        with translated(gone_is_fine=True):
+            lines = await self._container(machine_id).log(stdout=True, stderr=True, tail=TAIL_LINES)
+        if state.get("OOMKilled"):
+            limit = found["HostConfig"]["Memory"] // 2**20
+            lines.append(f"The machine was ended because it used all of its memory, {limit} MiB.\n")
+        self._told.add(machine_id)
+        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], "".join(lines))
+
+    async def _containers(self) -> list[Mapping[str, Any]]:
+        with translated():
+            found = await self._docker.containers.list(
+                all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._deployment}"]}}'
+            )
+        return [container._container for container in found]
+
+    async def _make_room(self, spec: MachineSpec) -> None:
+        """Refuse a machine for which the host has no memory left.
+
+        Raises:
+            NoCapacity: what runs has the memory.
+        """
+        self._reserved_mb[spec.id] = spec.memory_mb
+        with translated():
+            whole = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
+        reserved = dict(self._reserved_mb)
+        for container in await self._containers():
+            if _state(container["State"]) is not MachineState.gone:
+                labels = container["Labels"]
+                reserved[labels[MACHINE_LABEL]] = int(labels[MEMORY_LABEL])
+        if (wanted := sum(reserved.values())) > whole:
+            raise NoCapacity(
+                f"the machines of this host would need {wanted} MiB of memory; it has {whole:.0f}"
+            )
+
+    def _pull(self, image: str) -> asyncio.Task[None]:
+        """Get an image that the engine does not have, once however many wait for it."""
+        if (task := self._pulling.get(image)) is None:
+            task = asyncio.create_task(self._pull_now(image))
+            self._pulling[image] = task
+            task.add_done_callback(lambda _: self._pulling.pop(image))
+        return task
+
+    async def _pull_now(self, image: str) -> None:
+        with translated():
+            try:
+                await self._docker.images.inspect(image)
+                return
+            except aiodocker.DockerError as error:
+                if error.status != 404:
+                    raise
+            log.info("image %s: is being pulled", image)
+            layers: dict[str, str] = {}
+            async for step in self._docker.images.pull(image, stream=True):
+                layer, status = step.get("id", ""), step.get("status", "")
+                if layer and layers.get(layer) != status:
+                    layers[layer] = status
+                    log.debug("image %s: %s: %s", image, layer, status)
+            log.info("image %s: is here, %d layers", image, len(layers))
+
+    def _config(self, spec: MachineSpec) -> dict[str, Any]:
+        seconds = math.ceil((spec.max_duration + self._late).total_seconds())
+        threads = str(max(1, math.ceil(spec.cpu)))
+        environment = {
+            "HOME": "/tmp",  # noqa: S108 - its own, not the host's
+            "OMP_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            BOT_FILE_VARIABLE: spec.bot_file,
+            MACHINE_VARIABLE: spec.id,
+            **spec.environment,
+        }
+        memory = spec.memory_mb * 2**20
+        host: dict[str, Any] = {
+            "NetworkMode": self._network,
+            "ExtraHosts": [ENGINE],
+            "NanoCpus": round(spec.cpu * 1e9),
+            "Memory": memory,
+            "MemorySwap": memory,
+            "PidsLimit": PIDS,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={TMP_MB}m,mode=1777"},  # noqa: S108
+            "LogConfig": {"Type": "json-file", "Config": LOG_LIMITS},
+            "RestartPolicy": {"Name": "no"},
+            # Reaps what the bot leaves behind, and passes signals on.
+            "Init": True,
+        }
+        if self._models:
+            kind = "bind" if self._models.startswith("/") else "volume"
+            mount = {"Type": kind, "Source": self._models, "Target": "/mnt/models", "ReadOnly": True}
+            host["Mounts"] = [mount]
+        return {
+            "Image": spec.image,
+            "Entrypoint": [
+                "timeout",
+                f"--kill-after={KILL_AFTER_SECONDS}",
+                str(seconds),
+                "python",
+                "-m",
+                "bot",
+            ],
+            "Cmd": list(spec.arguments),
+            "Env": [f"{name}={value}" for name, value in environment.items()],
+            "Labels": {
+                DEPLOYMENT_LABEL: self._deployment,
+                MACHINE_LABEL: spec.id,
+                MEMORY_LABEL: str(spec.memory_mb),
+            },
+            "HostConfig": host,
+        }
+
+    def _name(self, machine_id: str) -> str:
+        return f"{self._deployment}-{machine_id}"
+
+    def _container(self, machine_id: str) -> DockerContainer:
+        return self._docker.containers.container(self._name(machine_id))
+
+    @property
+    def _docker(self) -> aiodocker.Docker:
+        if self._engine is None:
+            self._engine = aiodocker.Docker(
+                self._url, api_version=API_VERSION, timeout=aiohttp.ClientTimeout(total=CALL_SECONDS)
+            )
+        return self._engine
+
+
+def _state(status: str) -> MachineState:
+    """Of the engine's words for it; a container that is paused or being restarted still is a machine."""
+    match status:
+        case "created":
+            return MachineState.requested
+        case "exited" | "dead" | "removing":
+            return MachineState.gone
+        case _:
+            return MachineState.started
+
+
+def _log_failed_pull(done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.warning("an image could not be pulled: %s", error)
