@@ -38,9 +38,9 @@ refresh: setup ## compare the state with what is really there
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint
 	@$(RUN) -m stacks.engine install
-	@$(RUN) -m pytest -q --numprocesses logical --dist worksteal --ignore tests/load --ignore tests/e2e
+	@$(RUN) -m pytest -q --numprocesses logical --dist worksteal --ignore tests/load -m 'not alone'
 	@# The sound of a real call comes apart on a machine that does something else as well.
-	@$(RUN) -m pytest -q tests/e2e
+	@$(RUN) -m pytest -q --ignore tests/load -m alone
 
 load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
 	@$(RUN) -m pytest -q -s tests/load

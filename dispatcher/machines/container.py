@@ -104,6 +104,7 @@ class ContainerProvider:
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self._reserved_mb: dict[str, int] = {}
+        self._one_at_a_time = asyncio.Lock()
         self._told: set[str] = set()
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
@@ -174,7 +175,7 @@ class ContainerProvider:
                         return await self._again(spec.id)
                     if attempt == 2 or error.status != 404:
                         raise
-                    await self._pull(spec.image)
+                    await self._have(spec.image)
         except (aiodocker.DockerError, TimeoutError, aiohttp.ClientError) as error:
             raise mapped(error) from error
         try:
@@ -249,18 +250,27 @@ class ContainerProvider:
         Raises:
             NoCapacity: what runs has the memory.
         """
-        self._reserved_mb[spec.id] = spec.memory_mb
-        with translated():
-            whole = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
-        reserved = dict(self._reserved_mb)
-        for container in await self._containers():
-            if _state(container["State"]) is not MachineState.gone:
-                labels = container["Labels"]
-                reserved[labels[MACHINE_LABEL]] = int(labels[MEMORY_LABEL])
-        if (wanted := sum(reserved.values())) > whole:
-            raise NoCapacity(
-                f"the machines of this host would need {wanted} MiB of memory; it has {whole:.0f}"
-            )
+        async with self._one_at_a_time:
+            with translated():
+                whole = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
+            # What is being created may be in the engine's list or not yet.
+            reserved = self._reserved_mb | {spec.id: spec.memory_mb}
+            for container in await self._containers():
+                if _state(container["State"]) is not MachineState.gone:
+                    labels = container["Labels"]
+                    reserved[labels[MACHINE_LABEL]] = int(labels[MEMORY_LABEL])
+            if (wanted := sum(reserved.values())) > whole:
+                words = f"{wanted} MiB of memory would be needed for all machines of this host"
+                raise NoCapacity(f"{words}, and {whole:.0f} MiB are for machines")
+            self._reserved_mb[spec.id] = spec.memory_mb
+
+    async def _have(self, image: str) -> None:
+        """Get the image of a machine that is to be created."""
+        try:
+            await asyncio.shield(self._pull(image))
+        except Unreachable as error:
+            # It is certain that there is no machine; another placement may have the image.
+            raise NoCapacity(f"image {image} could not be pulled: {error}") from error
 
     def _pull(self, image: str) -> asyncio.Task[None]:
         """Get an image that the engine does not have, once however many wait for it."""

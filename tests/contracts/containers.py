@@ -1,0 +1,122 @@
+"""Containers under test: of a real engine, with a bot that does what its arguments say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from dispatcher.machines.container import DEPLOYMENT_LABEL, MACHINE_LABEL, ContainerProvider
+from dispatcher.machines.provider import MachineSpec
+from tests.contracts.harness import Harness
+from tests.engine import Engine
+
+T = TypeVar("T")
+
+DEPLOYMENT = "contract"
+
+# In the place of a bot: does what its arguments say.
+BOT = """
+import sys, time
+word, value = sys.argv[1:]
+if word == "run":
+    exec(value)
+    sys.exit(0)
+if word == "exit":
+    print("as I was told")
+    sys.exit(int(value))
+time.sleep(float(value))
+"""
+
+DOCKERFILE = """
+ARG BASE
+FROM $BASE
+RUN ln -s /usr/bin/python3 /usr/local/bin/python
+COPY bot.py /app/bot/__main__.py
+WORKDIR /app
+"""
+
+
+@pytest.fixture(scope="session")
+def stub_image(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with a bot that sleeps, exits or runs code, as its arguments say."""
+    context: Path = tmp_path_factory.mktemp("stub")
+    (context / "bot.py").write_text(BOT)
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    return engine.build("--build-arg", f"BASE={base_image}", "--tag", "stub:latest", str(context))
+
+
+class Containers(Harness):
+    """Containers of the tests' engine."""
+
+    deadline_kept_by = "provider"
+    patience = 60.0
+
+    def __init__(self, engine: Engine, image: str) -> None:
+        self.engine = engine
+        self.image = image
+        self._made: list[ContainerProvider] = []
+        self._runner = asyncio.Runner()
+
+    def provider(self) -> ContainerProvider:
+        made = ContainerProvider(url=self.engine.url, deployment=DEPLOYMENT, late=timedelta(0))
+        self._made.append(made)
+        return made
+
+    def spec(
+        self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
+    ) -> MachineSpec:
+        return MachineSpec(
+            id=machine_id,
+            bot_file="bot.py",
+            arguments=("sleep", "600") if exits is None else ("exit", str(exits)),
+            environment={"SWITCHBOARD_MACHINE_TOKEN": "token"},
+            cpu=0.5,
+            memory_mb=64,
+            max_duration=timedelta(seconds=3600.0 if deadline is None else deadline),
+            image=self.image,
+        )
+
+    async def running(self) -> list[str]:
+        found = await asyncio.to_thread(
+            self.engine.docker,
+            *("ps", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"),
+            *("--format", f'{{{{.Label "{MACHINE_LABEL}"}}}}'),
+        )
+        return found.split()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(self._and_close(work))
+
+    async def _and_close(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await work
+        finally:
+            while self._made:
+                await self._made.pop().close()
+
+    def close(self) -> None:
+        self._runner.close()
+        containers = self.engine.docker(
+            "ps", "--all", "--quiet", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"
+        ).split()
+        if containers:
+            self.engine.docker("rm", "--force", *containers)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@pytest.fixture
+def containers(engine: Engine, stub_image: str) -> Iterator[Containers]:
+    harness = Containers(engine, stub_image)
+    yield harness
+    harness.close()
