@@ -11,7 +11,7 @@ from tests.stacks.checkouts import CheckoutCopy
 
 
 @pytest.fixture(scope="session")
-def engine() -> PulumiCommand:
+def pulumi_engine() -> PulumiCommand:
     """The real engine, as `make up` would find it."""
     return find()
 
@@ -30,7 +30,7 @@ def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
-    copy = CheckoutCopy(tmp_path / "checkout", engine)
+def checkout(tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
+    copy = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     yield copy
     copy.kill_all()

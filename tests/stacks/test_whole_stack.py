@@ -23,8 +23,8 @@ async def bot(runner_args):
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
-    copy = CheckoutCopy(tmp_path / "checkout", engine)
+def checkout(tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
+    copy = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     ignored = shutil.ignore_patterns("__pycache__", "node_modules", "src")
     for name in ("dispatcher", "bot"):
         shutil.rmtree(copy.root / name)
