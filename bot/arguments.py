@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from bot.health import HEALTH_FILE_VARIABLE
 from bot.protocol import (
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
@@ -50,6 +51,8 @@ class Variables:
     bot_file: Path
     traceparent: str | None = None
     """The trace context of the session that the machine was started for."""
+    health_file: Path | None = None
+    """Touched every few seconds, for a container's health command."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,7 +82,13 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
     bot_file = environment.get(BOT_FILE_VARIABLE, "")
     if not bot_file:
         raise UsageError(f"variable {BOT_FILE_VARIABLE} is not set: it must be the path of the bot file")
-    return Variables(token, Path(bot_file), environment.get(TRACEPARENT_VARIABLE))
+    health_file = environment.get(HEALTH_FILE_VARIABLE, "")
+    return Variables(
+        token,
+        Path(bot_file),
+        environment.get(TRACEPARENT_VARIABLE),
+        Path(health_file) if health_file else None,
+    )
 
 
 def _parser() -> _Parser:

@@ -15,10 +15,12 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Protocol
 
 from bot.answers import Answers
 from bot.channel import Channel, Refused
+from bot.health import beat
 from bot.logs import logger
 from bot.outcome import Outcome
 from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
@@ -86,6 +88,7 @@ class Control:
         assignment: Assignment | None,
         clock: ProcessClock,
         limits: Limits,
+        health_file: Path | None = None,
     ) -> None:
         self._machine_id = machine_id
         self._dispatcher = dispatcher
@@ -94,6 +97,7 @@ class Control:
         self._started_with = assignment
         self._clock = clock
         self._limits = limits
+        self._health_file = health_file
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="switchboard-control", daemon=True)
         self._answers = Answers()
@@ -195,6 +199,8 @@ class Control:
             end_now(INTERNAL_ERROR)
 
     async def _serve(self) -> None:
+        if self._health_file is not None:
+            self._alive = asyncio.create_task(beat(self._health_file))
         if self._started_with is not None:
             self._assign(self._started_with)
         try:

@@ -60,6 +60,7 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> None:
         assignment=arguments.assignment,
         clock=clock,
         limits=limits,
+        health_file=variables.health_file,
     )
     session = Session(loop, control, variables.bot_file, limits.grace, variables.traceparent)
     for number in (signal.SIGTERM, signal.SIGINT):

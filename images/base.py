@@ -1,0 +1,72 @@
+"""Copy the base's file system to a directory, without what a program in a container never runs.
+
+    python3 base.py /out
+
+Runs in a stage of the base image. The directory becomes the image's first layer: one layer, in which nothing
+lies hidden under a later one. The list of Debian's packages stays for scanners of known vulnerabilities.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+LEFT_OUT = (
+    # Package managers, and Perl, which only they and their scripts need.
+    *("/usr/bin/apt*", "/usr/lib/apt", "/var/lib/apt", "/var/cache/*", "/etc/apt", "/usr/share/perl*"),
+    *("/usr/bin/perl*", "/usr/lib/*-linux-gnu*/perl*", "/usr/lib/*-linux-gnu*/libapt-*", "/usr/bin/sqv"),
+    *("/usr/bin/dpkg*", "/usr/sbin/dpkg*", "/usr/lib/dpkg", "/var/lib/dpkg/info", "/usr/share/dpkg"),
+    *("/usr/share/debconf", "/usr/sbin/debconf*", "/usr/bin/debconf*", "/var/lib/dpkg/*-old"),
+    "/usr/lib/*-linux-gnu*/libdb-*",
+    # pip and what it installs itself from; the official images have them under /usr/local.
+    *("/usr/bin/pip*", "/usr/local/bin/pip*", "/usr/lib/python3/dist-packages/pip*"),
+    *("/usr/lib/python3/dist-packages/setuptools*", "/usr/lib/python3/dist-packages/wheel*"),
+    *("/usr/lib/python3/dist-packages/pkg_resources", "/usr/lib/python3/dist-packages/_distutils_hack"),
+    *("/usr/local/lib/python3*/site-packages/pip*", "/usr/share/python-wheels"),
+    # Parts of Python's standard library that need a screen, or make other programs.
+    *("/usr/lib/python3*/test", "/usr/local/lib/python3*/test", "/usr/lib/python3*/pydoc_data"),
+    *("/usr/lib/python3*/ensurepip", "/usr/local/lib/python3*/ensurepip"),
+    *("/usr/lib/python3*/idlelib", "/usr/local/lib/python3*/idlelib", "/usr/local/bin/idle*"),
+    *("/usr/local/lib/python3*/tkinter", "/usr/local/lib/python3*/turtledemo"),
+    *("/usr/local/lib/python3*/config-*", "/usr/local/include", "/usr/include"),
+    # Documentation and the tables of `iconv`; Python has codecs of its own.
+    *(
+        "/usr/share/doc/*",
+        "/usr/share/man/*",
+        "/usr/share/info/*",
+        "/usr/share/locale/*",
+        "/usr/share/lintian",
+    ),
+    *("/usr/share/bash-completion", "/usr/share/zsh", "/usr/lib/*-linux-gnu*/gconv"),
+    # Of the build itself, or of the machine that runs it.
+    *("/proc/*", "/sys/*", "/dev/*", "/run/*", "/tmp/*", "/var/tmp/*", "/var/log/*", "/root/*", "/root/.*"),  # noqa: S108
+    *("/etc/resolv.conf", "/etc/hostname", "/etc/hosts", "/etc/mtab", "*/__pycache__", "/.dockerenv"),
+)
+
+
+def copy(root: Path, out: Path) -> None:
+    """Copy `root` to `out`; neither devices nor other file systems have a part in it."""
+    left_out = (*LEFT_OUT, str(out))
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        paths = {name: os.path.join("/", os.path.relpath(directory, root), name) for name in names}
+        return {
+            name
+            for name, path in paths.items()
+            if any(fnmatch(os.path.normpath(path), pattern) for pattern in left_out)
+        }
+
+    shutil.copytree(root, out, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+    # `copytree` keeps modes and times, and owners not.
+    for path in out.rglob("*"):
+        status = (root / path.relative_to(out)).lstat()
+        if (status.st_uid, status.st_gid) != (0, 0):
+            os.lchown(path, status.st_uid, status.st_gid)
+            path.chmod(status.st_mode & 0o7777)
+
+
+if __name__ == "__main__":
+    copy(Path("/"), Path(sys.argv[1]))

@@ -1,0 +1,100 @@
+"""Make a layer out of a directory: leave out what is never run, compile the bytecode, and fix every time.
+
+    python finish.py [--epoch SECONDS] [--strip] DIRECTORY
+
+Two runs on the same files give the same bytes: the order is sorted, the bytecode's validity hangs on the
+source's hash and not on its time (and is not checked at run time, as nothing can change it there), and every
+file has the time SECONDS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+LEFT_OUT = (
+    # Tests of packages, and their data. (Packages named `testing` are for their users.)
+    *("**/tests", "**/test"),
+    # For type checkers, C programmers, and tools that lay hands on models before they run.
+    *("**/*.pyi", "**/*.pxd", "**/*.pyx", "**/*.a", "numpy/_core/include", "numpy/f2py"),
+    *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/datasets"),
+    # ONNX runtime for other languages: Python's own module has all of it inside (28 MB).
+    "onnxruntime/capi/libonnxruntime.so*",
+)
+
+
+def prune(directory: Path) -> None:
+    """Remove `LEFT_OUT` under every site-packages in the directory."""
+    for packages in directory.rglob("site-packages"):
+        for pattern in LEFT_OUT:
+            for path in list(packages.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
+                    missing_ok=True
+                )
+
+
+def strip(directory: Path) -> None:
+    """Remove symbols that only a debugger reads: 50 MB of the wheels' libraries."""
+    libraries = [path for path in _files(directory) if ".so" in path.name and _is_elf(path)]
+    subprocess.run(["strip", "--strip-unneeded", *libraries], check=True)  # noqa: S607 - from the base's Debian
+
+
+def compile_bytecode(directory: Path) -> None:
+    """Write every module's bytecode; what is no valid Python (templates of packages) is left as it is."""
+    compileall.compile_dir(
+        str(directory),
+        quiet=2,
+        force=True,
+        # The path that tracebacks show is the one inside the image.
+        stripdir=str(directory),
+        prependdir="/",
+        maxlevels=100,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+def fix_times(directory: Path, epoch: int) -> None:
+    for path in (*_paths(directory), directory):
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def _paths(directory: Path) -> Iterator[Path]:
+    return iter(sorted(directory.rglob("*")))
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in _paths(directory) if path.is_file() and not path.is_symlink())
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epoch", type=int, default=0, help="the time of every file, in seconds since 1970")
+    parser.add_argument("--strip", action="store_true", help="strip libraries too")
+    parser.add_argument("--no-bytecode", action="store_true", help="leave Python files as they are")
+    parser.add_argument("directory", type=Path)
+    arguments = parser.parse_args()
+    # The order of a frozen set in bytecode follows it.
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        sys.exit("finish.py: PYTHONHASHSEED must be 0, for the same bytecode in every build")
+    prune(arguments.directory)
+    if arguments.strip:
+        strip(arguments.directory)
+    if not arguments.no_bytecode:
+        compile_bytecode(arguments.directory)
+    fix_times(arguments.directory, arguments.epoch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Install the packages of the image into /opt/venv: packages.sh TRANSPORT...
+#
+# Ours are pinned with their hashes, and no package is built from source. The bot's own may be what they like, but
+# leave ours in their versions; overrides.txt holds for them too.
+set -eu
+cd /build
+
+pinned=
+for transport in "$@"; do
+    file=requirements-bot-$transport.txt
+    if [ ! -e "$file" ]; then
+        allowed=$(ls requirements-bot-*.txt | sed 's/requirements-bot-//; s/.txt//' | paste -sd ' ')
+        echo "TRANSPORTS: '$transport' is not a transport; allowed: some of: $allowed" >&2
+        exit 1
+    fi
+    pinned="$pinned $file"
+done
+if [ -z "$pinned" ]; then
+    echo "TRANSPORTS is empty; allowed: one transport or more, with spaces between them" >&2
+    exit 1
+fi
+
+python3 -m venv --without-pip /opt/venv
+# shellcheck disable=SC2086 # names without spaces
+uv pip install --require-hashes --no-deps --only-binary :all: $(printf -- '-r %s ' $pinned)
+if grep -q '^[^#]' bot/requirements.txt; then
+    uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r bot/requirements.txt
+fi
+
+# Our runtime lies in a directory of its own: its layer is not that of the packages.
+echo /opt/switchboard > "$(/opt/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/switchboard.pth"
+# Shells that activate an environment: in a container its PATH is set.
+rm -f /opt/venv/bin/[Aa]ctivate* /opt/venv/.gitignore

@@ -1,0 +1,1 @@
+GREETING = "a neighbour says hello"

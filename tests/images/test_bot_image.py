@@ -1,0 +1,235 @@
+"""The bot's image: what is in it, what is not, and how its machine behaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, Ended, Hello, Ready, Stop, entrypoint_arguments
+from tests.bot.client import Client
+from tests.bot.dispatcher import TOKEN, assignment, dispatcher
+from tests.engine import DockerError, Engine
+from tests.images.conftest import Build
+
+MEGABYTE = 1_000_000
+
+CONFINED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+IMPORTS = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+EVERY_BOT = (
+    *("bot.runtime", "bot.observe", "bot.session_api", "bot.vad", "fastapi", "httpx", "websockets"),
+    *("pipecat.audio.turn.smart_turn.local_smart_turn_v3", "pipecat.audio.vad.silero"),
+    *("pipecat.audio.resamplers.soxr_stream_resampler", "pipecat.audio.mixers.soundfile_mixer"),
+    *("pipecat.processors.aggregators.llm_context", "pipecat.processors.frameworks.rtvi"),
+    *("pipecat.services.openai.llm", "pipecat.services.openai.stt", "pipecat.services.openai.tts"),
+    *("pipecat.runner.types", "pipecat.runner.utils", "pipecat.pipeline.worker", "pipecat.workers.runner"),
+    *("pipecat.utils.string", "pipecat.utils.text.transforms.numbers"),
+)
+TRANSPORTS = {
+    "daily": ("pipecat.transports.daily.transport",),
+    "webrtc": ("bot.webrtc", "pipecat.transports.smallwebrtc.transport"),
+    "websocket": ("pipecat.transports.websocket.fastapi", "pipecat.serializers.twilio"),
+}
+
+
+def python(engine: Engine, image: str, code: str, *arguments: str) -> str:
+    """Run Python in the image as it is meant to be run, and with no network."""
+    return engine.docker(
+        *("run", "--rm", "--network", "none", *CONFINED, "--entrypoint", "python", image, "-P", "-c", code),
+        *arguments,
+    )
+
+
+def shell(engine: Engine, image: str, script: str) -> str:
+    """Run a script in the image as root, so that it sees all files."""
+    return engine.docker("run", "--rm", "--user", "0", "--entrypoint", "sh", image, "-c", script)
+
+
+@asynccontextmanager
+async def container(engine: Engine, image: str, url: str, assigned: Assignment | None) -> AsyncIterator[str]:
+    """A machine in a container that reaches this host's loopback; gives the container's id."""
+    started = await asyncio.to_thread(
+        engine.docker,
+        *("run", "--detach", "--network", "host", *CONFINED),
+        *("--env", f"{MACHINE_TOKEN_VARIABLE}={TOKEN}", image, *entrypoint_arguments("m-1", url, assigned)),
+    )
+    try:
+        yield started
+    finally:
+        await asyncio.to_thread(engine.docker, "rm", "--force", started)
+
+
+async def exit_code(engine: Engine, started: str) -> int:
+    return int(await asyncio.to_thread(engine.docker, "wait", started, timeout=30))
+
+
+def test_what_bots_import_is_there(engine: Engine, bot_image: str) -> None:
+    python(engine, bot_image, IMPORTS, *EVERY_BOT, *(name for names in TRANSPORTS.values() for name in names))
+
+
+def test_the_detector_hears_speech_with_no_network(engine: Engine, bot_image: str) -> None:
+    code = (
+        "import numpy, bot.vad; vad = bot.vad.create_vad(); vad.set_sample_rate(16000);"
+        "print(numpy.asarray(vad.voice_confidence(bytes(1024))).item() < 0.3)"
+    )
+    assert python(engine, bot_image, code) == "True"
+
+
+def test_it_runs_as_nobody_in_particular_and_writes_nowhere(engine: Engine, bot_image: str) -> None:
+    code = (
+        "import os, pathlib, pwd\n"
+        "print(os.getuid(), os.getgid(), pwd.getpwuid(os.getuid()).pw_name, pathlib.Path.home())\n"
+        "print([d for d in ['/', '/app', '/opt/venv', '/tmp'] if os.access(d, os.W_OK)])"
+    )
+    assert python(engine, bot_image, code).splitlines() == ["10001 10001 bot /tmp", "[]"]
+
+
+def test_no_tools_of_builders_and_no_traces_of_the_build(engine: Engine, bot_image: str) -> None:
+    tools = "cc gcc g++ ld as make pip pip3 uv apt apt-get dpkg perl git curl npm node"
+    assert shell(engine, bot_image, f"for t in {tools}; do command -v $t; done; true") == ""
+    modules = "pip setuptools ensurepip numba llvmlite cv2 resampy pytest"
+    code = f"import importlib.util as u; print([m for m in '{modules}'.split() if u.find_spec(m)])"
+    assert python(engine, bot_image, code) == "[]"
+    places = "/build /root /tmp /var/cache /var/lib/apt /etc/pip.conf /etc/uv /usr/share/doc"
+    names = r"-name tests -o -name .cache -o -name '.env*' -o -name '*.a' -o -name '*.pyi'"
+    left = shell(engine, bot_image, f"find {places} -mindepth 1 2>/dev/null; find / -xdev {names}; true")
+    assert left == ""
+
+
+def test_all_bytecode_is_there_and_is_used(engine: Engine, bot_image: str) -> None:
+    code = """
+import importlib.util, pathlib, sys
+missing = []
+for root in ("/opt", "/app", pathlib.__file__.rpartition("/")[0]):
+    for source in pathlib.Path(root).rglob("*.py"):
+        compiled = pathlib.Path(importlib.util.cache_from_source(str(source)))
+        # Bit 0: valid by the source's hash; bit 1 would be: look at the source first.
+        if not compiled.exists() or compiled.read_bytes()[4:8] != bytes([1, 0, 0, 0]):
+            try:
+                compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
+            except (SyntaxError, ValueError):
+                continue  # a template of a package, no module
+            missing.append(str(source))
+print(missing)
+"""
+    assert python(engine, bot_image, code) == "[]"
+
+
+def test_its_size_is_within_the_aim(engine: Engine, bot_image: str) -> None:
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", bot_image)) < 450 * MEGABYTE
+
+
+def test_its_labels_and_its_secrets(engine: Engine, bot_image: str) -> None:
+    config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", bot_image))
+    assert config["Labels"]["org.opencontainers.image.revision"] == "0123abcd"
+    assert config["Labels"]["org.opencontainers.image.version"] == "9.8.7"
+    environment = dict(variable.split("=", 1) for variable in config["Env"])
+    assert environment["SWITCHBOARD_BOT_FILE"] == "/app/bot.py"
+    assert not [name for name in environment if name.startswith(("PIP_", "UV_", "NPM_"))]
+
+
+def test_onnx_runtime_tells_nobody_what_it_runs(engine: Engine, bot_image: str) -> None:
+    """With the variable it makes no uploader; without it, it complains of a read-only home."""
+    code = "import sys; sys.stderr = sys.stdout; import bot.vad; bot.vad.create_vad()"
+    command = (
+        "--entrypoint",
+        "sh",
+        bot_image,
+        "-c",
+        f"python -P -c '{code}' 2>&1 | grep -ci telemetry; true",
+    )
+    run = ("run", "--rm", "--network", "none", *CONFINED)
+    assert engine.docker(*run, *command) == "0"
+    assert engine.docker(*run, "--env", "ORT_DISABLE_TELEMETRY=", *command) != "0"
+
+
+def test_a_bot_for_pipecat_cloud_serves_a_session(engine: Engine, bot_image: str) -> None:
+    async def scenario() -> tuple[str, int]:
+        async with (
+            dispatcher() as served,
+            container(engine, bot_image, served.url, assignment("webrtc")) as started,
+        ):
+            await served.wait_for(Hello)
+            client = Client()
+            await client.connect(served)
+            await served.wait_for(Ready)
+            status, answer = await served.call("POST", "table", [["a", 1]])
+            assert status == 200, answer
+            assert answer == {"table": "-  -\na  1\n-  -", "directory": "/app"}
+            state = json.loads(
+                await asyncio.to_thread(
+                    engine.docker, "inspect", "--format", "{{json .State.Health}}", started
+                )
+            )
+            assert state["Status"] in ("starting", "healthy")
+            await asyncio.to_thread(engine.docker, "exec", started, *healthy(engine, bot_image))
+            await served.send(Stop(message="enough"))
+            ended = await served.wait_for(Ended)
+            code = await exit_code(engine, started)
+            await client.pc.close()
+            return ended.reason, code
+
+    assert asyncio.run(scenario()) == ("stopped", 0)
+
+
+def healthy(engine: Engine, image: str) -> list[str]:
+    """The image's health command."""
+    test = json.loads(engine.docker("inspect", "--format", "{{json .Config.Healthcheck.Test}}", image))
+    assert test[0] == "CMD"
+    return test[1:]
+
+
+def test_a_machine_that_does_not_come_to_life_is_not_healthy(engine: Engine, bot_image: str) -> None:
+    started = engine.docker(
+        *("run", "--detach", *CONFINED, "--stop-signal", "KILL", "--entrypoint", "sleep", bot_image, "600")
+    )
+    try:
+        with pytest.raises(DockerError):
+            engine.docker("exec", started, *healthy(engine, bot_image))
+    finally:
+        engine.docker("rm", "--force", started)
+
+
+def test_sigterm_reaches_the_bot_as_pid_1(engine: Engine, bot_image: str) -> None:
+    async def scenario() -> tuple[str, str, int]:
+        async with dispatcher() as served, container(engine, bot_image, served.url, None) as started:
+            await served.wait_for(Hello)
+            await asyncio.to_thread(engine.docker, "kill", "--signal", "TERM", started)
+            ended = await served.wait_for(Ended)
+            return ended.reason, ended.message, await exit_code(engine, started)
+
+    assert asyncio.run(scenario()) == ("stopped", "The machine was told to stop by SIGTERM.", 0)
+
+
+def test_it_says_what_it_must_be_told(engine: Engine, bot_image: str) -> None:
+    with pytest.raises(DockerError, match=r"status 2\n.*--machine-id"):
+        engine.docker("run", "--rm", *CONFINED, bot_image)
+
+
+def test_a_transport_that_is_none(build: Build) -> None:
+    with pytest.raises(
+        DockerError, match="'fax' is not a transport; allowed: some of: daily webrtc websocket"
+    ):
+        build("bot", TRANSPORTS="fax")
+
+
+def test_requirements_that_are_not_there(build: Build) -> None:
+    with pytest.raises(DockerError, match=r"REQUIREMENTS: 'more\.txt' is not in the bot directory"):
+        build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", REQUIREMENTS="more.txt")
+
+
+def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
+    image = build("bot", "--tag", "switchboard-test/bot-daily", TRANSPORTS="daily", BOT_FILE="voice.py")
+    python(engine, image, IMPORTS, *EVERY_BOT, *TRANSPORTS["daily"])
+    code = "import importlib.util as u; print(u.find_spec('av'), u.find_spec('aiortc'))"
+    assert python(engine, image, code) == "None None"
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 330 * MEGABYTE

@@ -1,0 +1,65 @@
+"""What the images are built from, as far as it can be seen without building them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.images.conftest import CHECKOUT
+
+IMAGES = CHECKOUT / "images"
+GROUPS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["dependency-groups"]
+LEFT_OUT = [
+    Requirement(line)
+    for line in (IMAGES / "overrides.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def pins(path: str) -> dict[str, set[str]]:
+    """Package -> its versions; there may be several, for several Pythons."""
+    found: dict[str, set[str]] = {}
+    text = (CHECKOUT / path).read_text()
+    for name, version in re.findall(r"^([a-z0-9._-]+)==([^ ;\\]+)", text, re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def group(name: str) -> list[str]:
+    """The packages that a dependency group names."""
+    names: list[str] = []
+    for entry in GROUPS[name]:
+        if isinstance(entry, dict):
+            names += group(entry["include-group"])
+        else:
+            names.append(canonicalize_name(Requirement(entry).name))
+    return names
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS if name != "bot"])
+def test_an_image_has_the_versions_that_are_tested(name: str) -> None:
+    pinned, tested = pins(f"images/requirements-{name}.txt"), pins("requirements.txt")
+    assert set(group(name)) <= set(pinned), "run `make lock`"
+    differing = {package for package in set(pinned) & set(tested) if pinned[package] != tested[package]}
+    assert not differing, "run `make lock`"
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("requirements-*.txt")), ids=lambda path: path.name)
+def test_every_pin_has_hashes_and_no_registry(path) -> None:
+    text = path.read_text()
+    assert len(re.findall(r"^[a-z0-9._-]+==", text, re.MULTILINE)) == len(
+        re.findall(r"^[a-z0-9._-]+==[^\n]*\\\n +--hash=sha256:", text, re.MULTILINE)
+    )
+    assert "://" not in text
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT, ids=lambda requirement: requirement.name)
+def test_what_is_left_out_is_asked_for_and_not_pinned(left_out: Requirement) -> None:
+    """An override that nothing needs any more is dead."""
+    assert canonicalize_name(left_out.name) in pins("requirements.txt")
+    for path in IMAGES.glob("requirements-bot-*.txt"):
+        assert canonicalize_name(left_out.name) not in pins(f"images/{path.name}")

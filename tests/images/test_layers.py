@@ -1,0 +1,42 @@
+"""Layers: two builds of the same tree give the same ones, and a bot's code is the last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.engine import Engine
+from tests.images.conftest import CHECKOUT, Build
+
+
+def layers(engine: Engine, image: str) -> list[str]:
+    """The digests of an image's layers."""
+    return json.loads(engine.docker("inspect", "--format", "{{json .RootFS.Layers}}", image))
+
+
+def tree(directory: Path) -> Path:
+    """What a bot's image is made from, apart from the checkout."""
+    for name in ("bot", "images", "tests/images/pipecat_cloud_bot"):
+        shutil.copytree(CHECKOUT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return directory
+
+
+def test_only_the_last_layer_is_the_bots_code(
+    engine: Engine, build: Build, bot_image: str, tmp_path: Path
+) -> None:
+    changed = tree(tmp_path)
+    directory = "tests/images/pipecat_cloud_bot"
+    (changed / directory / "phrases.py").write_text('GREETING = "a neighbour says goodbye"\n')
+    image = build("bot", context=changed, BOT_DIR=directory)
+    before, after = layers(engine, bot_image), layers(engine, image)
+    assert before[:-1] == after[:-1]
+    assert before[-1] != after[-1]
+
+
+def test_two_builds_give_the_same_layers(
+    engine: Engine, build: Build, bot_image: str, tmp_path: Path
+) -> None:
+    """From another copy of the tree, with other times, and nothing of it cached but downloaded packages."""
+    again = build("bot", "--no-cache", context=tree(tmp_path), BOT_DIR="tests/images/pipecat_cloud_bot")
+    assert layers(engine, again) == layers(engine, bot_image)
