@@ -335,7 +335,9 @@ class ContainerProvider:
                 "timeout",
                 f"--kill-after={KILL_AFTER_SECONDS}",
                 str(seconds),
+                # -P: `bot` is our package, whatever lies in the working directory.
                 "python",
+                "-P",
                 "-m",
                 "bot",
             ],

@@ -37,7 +37,8 @@ DOCKERFILE = """
 ARG BASE
 FROM $BASE
 RUN ln -s /usr/bin/python3 /usr/local/bin/python
-COPY bot.py /app/bot/__main__.py
+COPY bot.py /stub/bot/__main__.py
+ENV PYTHONPATH=/stub
 WORKDIR /app
 """
 

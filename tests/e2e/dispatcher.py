@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,11 @@ class Dispatcher:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     helpers: set[psutil.Process] = field(default_factory=set)
+    """Processes of the dispatcher's own, such as templates, that must not outlive it."""
     forks: bool = True
     """Whether its machines are forked from templates."""
-    """Processes of the dispatcher's own, such as templates, that must not outlive it."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Other settings: the rest of their variables' names, and their values."""
 
     @property
     def url(self) -> str:
@@ -69,6 +71,7 @@ class Dispatcher:
             "SWITCHBOARD_LOG_LEVEL": "info",
             "SWITCHBOARD_PROCESS_TEMPLATES": str(self.forks),
             "SWITCHBOARD_KEYS": json.dumps([*self.keys, _TESTS] if self.keys else []),
+            **{f"SWITCHBOARD_{name}": value for name, value in self.more.items()},
         }
 
     def start(self) -> None:
