@@ -14,10 +14,10 @@ PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
+.PHONY: help up down plan refresh test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
@@ -38,9 +38,12 @@ refresh: setup ## compare the state with what is really there
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint
 	@$(RUN) -m stacks.engine install
-	@$(RUN) -m pytest -q --numprocesses logical --dist worksteal --ignore tests/load -m 'not alone'
-	@# The sound of a real call comes apart on a machine that does something else as well.
-	@$(RUN) -m pytest -q --ignore tests/load -m alone
+	@$(RUN) -m pytest -q --numprocesses logical --dist worksteal --ignore tests/load -m 'not calls and not containers'
+	@$(RUN) -m pytest -q --ignore tests/load -m calls
+
+test-containers: python ## the tests of images and containers, in a Docker engine of their own: needs root, some 5 minutes
+	@$(PYTHON) -m stacks.setup --dev --containers
+	@$(RUN) -m pytest -q --ignore tests/load -m containers
 
 load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
 	@$(RUN) -m pytest -q -s tests/load

@@ -1,6 +1,6 @@
 """Set up a checkout: environment, pinned packages, the voice page; for tests a browser and a Docker engine.
 
-    python3 -m stacks.setup [--dev]
+    python3 -m stacks.setup [--dev [--containers]]
 
 Runs before anything is installed, so only the standard library is imported. Each step is skipped when what it
 was made from has not changed: beside its product lies a stamp with the content hash of its sources.
@@ -48,7 +48,6 @@ class Checkout:
         self.build_page()
         if dev:
             find_browser()
-            install_engine()
 
     def make_venv(self) -> None:
         if self.python.exists():
@@ -242,6 +241,8 @@ def _run(
 def main(arguments: list[str]) -> int:
     try:
         Checkout(CHECKOUT).set_up(dev="--dev" in arguments)
+        if "--containers" in arguments:
+            install_engine()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
