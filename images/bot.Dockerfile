@@ -12,16 +12,16 @@ FROM scratch AS bot-files
 ARG BOT_DIR=bot/agents
 COPY ${BOT_DIR}/ /
 
-# --- The base as one layer, without what a bot never runs.
+# --- The base as one layer, without what is never run; the same layer as the dispatcher image's.
 FROM ${BASE} AS base
 ARG SOURCE_DATE_EPOCH=0
 COPY images/base.py images/finish.py /build/
 # Debian's user database gets our user here: a later layer that changes a file holds it twice.
-RUN echo 'bot:x:10001:10001:bot:/tmp:/usr/sbin/nologin' >> /etc/passwd \
-    && echo 'bot:x:10001:' >> /etc/group \
+RUN echo 'switchboard:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd \
+    && echo 'switchboard:x:10001:' >> /etc/group \
     && python3 /build/base.py /out \
-    && mkdir -p /out/app /out/mnt/models \
-    && rm -rf /out/build \
+    && mkdir -p /out/app /out/mnt/models /out/data \
+    && chown 10001:10001 /out/data && rm -rf /out/build \
     && PYTHONHASHSEED=0 python3 /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
 # --- What packages are installed and finished with; nothing of it is in the image.
@@ -49,7 +49,7 @@ ARG SOURCE_DATE_EPOCH=0
 COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py /build/
 COPY --from=bot-requirements /out/requirements.txt /build/bot/requirements.txt
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    sh /build/packages.sh ${TRANSPORTS} \
+    sh /build/packages.sh bot ${TRANSPORTS} \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 

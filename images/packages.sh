@@ -1,30 +1,35 @@
 #!/bin/sh
-# Install the packages of the image into /opt/venv: packages.sh TRANSPORT...
+# Install an image's packages into /opt/venv: packages.sh dispatcher, packages.sh bot TRANSPORT...
 #
-# Ours are pinned with their hashes, and no package is built from source. The bot's own may be what they like, but
-# leave ours in their versions; overrides.txt holds for them too.
+# Ours are pinned with their hashes, and no package is built from source. The bot's own may be what they like,
+# but leave ours in their versions; overrides.txt holds for them too.
 set -eu
 cd /build
+image=$1
+shift
 
 pinned=
-for transport in "$@"; do
-    file=requirements-bot-$transport.txt
-    if [ ! -e "$file" ]; then
-        allowed=$(ls requirements-bot-*.txt | sed 's/requirements-bot-//; s/.txt//' | paste -sd ' ')
-        echo "TRANSPORTS: '$transport' is not a transport; allowed: some of: $allowed" >&2
+if [ "$image" = bot ]; then
+    allowed=$(ls requirements-bot-*.txt | sed 's/requirements-bot-//; s/.txt//' | paste -sd ' ')
+    for transport in "$@"; do
+        if [ ! -e "requirements-bot-$transport.txt" ]; then
+            echo "TRANSPORTS: '$transport' is not a transport; allowed: some of: $allowed" >&2
+            exit 1
+        fi
+        pinned="$pinned requirements-bot-$transport.txt"
+    done
+    if [ -z "$pinned" ]; then
+        echo "TRANSPORTS is empty; allowed: some of: $allowed" >&2
         exit 1
     fi
-    pinned="$pinned $file"
-done
-if [ -z "$pinned" ]; then
-    echo "TRANSPORTS is empty; allowed: one transport or more, with spaces between them" >&2
-    exit 1
+else
+    pinned=requirements-$image.txt
 fi
 
 python3 -m venv --without-pip /opt/venv
 # shellcheck disable=SC2086 # names without spaces
 uv pip install --require-hashes --no-deps --only-binary :all: $(printf -- '-r %s ' $pinned)
-if grep -q '^[^#]' bot/requirements.txt; then
+if [ "$image" = bot ] && grep -q '^[^#]' bot/requirements.txt; then
     uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r bot/requirements.txt
 fi
 

@@ -90,7 +90,7 @@ def test_it_runs_as_nobody_in_particular_and_writes_nowhere(engine: Engine, bot_
         "print(os.getuid(), os.getgid(), pwd.getpwuid(os.getuid()).pw_name, pathlib.Path.home())\n"
         "print([d for d in ['/', '/app', '/opt/venv', '/tmp'] if os.access(d, os.W_OK)])"
     )
-    assert python(engine, bot_image, code).splitlines() == ["10001 10001 bot /tmp", "[]"]
+    assert python(engine, bot_image, code).splitlines() == ["10001 10001 switchboard /tmp", "[]"]
 
 
 def test_no_tools_of_builders_and_no_traces_of_the_build(engine: Engine, bot_image: str) -> None:

@@ -16,9 +16,11 @@ def layers(engine: Engine, image: str) -> list[str]:
 
 
 def tree(directory: Path) -> Path:
-    """What a bot's image is made from, apart from the checkout."""
-    for name in ("bot", "images", "tests/images/pipecat_cloud_bot"):
-        shutil.copytree(CHECKOUT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    """What the images are made from, apart from the checkout."""
+    left_out = shutil.ignore_patterns("__pycache__", "node_modules", "dist")
+    for name in ("bot", "dispatcher", "images", "tests/images/pipecat_cloud_bot"):
+        shutil.copytree(CHECKOUT / name, directory / name, ignore=left_out)
+    shutil.copy(CHECKOUT / "requirements-node.txt", directory)
     return directory
 
 
