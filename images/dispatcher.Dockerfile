@@ -60,6 +60,21 @@ RUN rm -rf /out/opt/switchboard/dispatcher/web
 COPY --from=page /web/dist /out/opt/switchboard/dispatcher/web/dist
 RUN PYTHONHASHSEED=0 python3 /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
+# --- The bill of materials: docker build --target sbom --output DIRECTORY …
+FROM tools AS listed
+COPY images/requirements-sbom.txt images/sbom.py /build/
+RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
+    uv venv --quiet --python "$(command -v python3)" /build/sbom \
+    && uv pip install --quiet --python /build/sbom/bin/python --require-hashes -r /build/requirements-sbom.txt
+COPY --from=base /out/var/lib/dpkg/status /build/status
+COPY --from=packages /out/opt/venv /opt/venv
+ARG VERSION=unknown
+RUN PATH=/build/sbom/bin:$PATH python /build/sbom.py /opt/venv/bin/python /build/status switchboard-dispatcher ${VERSION} \
+    > /build/bom.json
+
+FROM scratch AS sbom
+COPY --from=listed /build/bom.json /dispatcher.cdx.json
+
 # --- The image.
 FROM scratch
 COPY --from=base /out/ /

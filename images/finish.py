@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import multiprocessing
 import os
 import py_compile
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 LEFT_OUT = (
@@ -28,6 +30,10 @@ LEFT_OUT = (
     # ONNX runtime for other languages: Python's own module has all of it inside (28 MB).
     "onnxruntime/capi/libonnxruntime.so*",
 )
+
+PROCESSES = 4
+"""That compile. Bytecode depends on what its process compiled before (on which strings are shared), so each
+has a fixed share of the modules, in a fixed order, on any number of cores."""
 
 
 def prune(directory: Path) -> None:
@@ -48,16 +54,25 @@ def strip(directory: Path) -> None:
 
 def compile_bytecode(directory: Path) -> None:
     """Write every module's bytecode; what is no valid Python (templates of packages) is left as it is."""
-    compileall.compile_dir(
-        str(directory),
-        quiet=2,
-        force=True,
-        # The path that tracebacks show is the one inside the image.
-        stripdir=str(directory),
-        prependdir="/",
-        maxlevels=100,
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-    )
+    modules = [path for path in _files(directory) if path.suffix == ".py"]
+    shares = [(directory, modules[number::PROCESSES]) for number in range(PROCESSES)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=spawn, max_tasks_per_child=1) as processes:
+        list(processes.map(_compile, shares))
+
+
+def _compile(share: tuple[Path, list[Path]]) -> None:
+    directory, modules = share
+    for module in modules:
+        compileall.compile_file(
+            module,
+            quiet=2,
+            force=True,
+            # The path that tracebacks show is the one inside the image.
+            stripdir=str(directory),
+            prependdir="/",
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
 
 
 def fix_times(directory: Path, epoch: int) -> None:

@@ -168,14 +168,19 @@ class Engine:
         return result.stdout.removesuffix("\n")
 
     def build(self, *arguments: str, timeout: float = 900) -> str:
-        """`docker build` by BuildKit, with the host's network for the packages; gives the image's id."""
+        """Build an image; gives its id."""
         id_file = self.directory / "image-id"
-        self.docker(
-            *("build", "--network", "host", "--progress", "plain", "--iidfile", str(id_file), *arguments),
-            timeout=timeout,
-            environment={"DOCKER_BUILDKIT": "1"},
-        )
+        self._build("--iidfile", str(id_file), *arguments, timeout=timeout)
         return id_file.read_text().strip()
+
+    def build_files(self, directory: Path, *arguments: str, timeout: float = 900) -> None:
+        """Build, and put the files of the result into a directory instead of into an image."""
+        self._build("--output", str(directory), *arguments, timeout=timeout)
+
+    def _build(self, *arguments: str, timeout: float) -> None:
+        """`docker build` by BuildKit, with the host's network for the packages."""
+        command = ("build", "--network", "host", "--progress", "plain")
+        self.docker(*command, *arguments, timeout=timeout, environment={"DOCKER_BUILDKIT": "1"})
 
     def has_image(self, name: str) -> bool:
         return bool(self.docker("images", "--quiet", name))

@@ -32,17 +32,21 @@ def registry_secrets() -> list[str]:
     return arguments
 
 
+def build_arguments(name: str, context: Path, arguments: dict[str, str]) -> list[str]:
+    """Of `docker build`."""
+    return [
+        *("--file", str(context / "images" / f"{name}.Dockerfile"), *registry_secrets()),
+        *(text for key, value in arguments.items() for text in ("--build-arg", f"{key}={value}")),
+        str(context),
+    ]
+
+
 @pytest.fixture(scope="session")
 def build(engine: Engine, base_image: str) -> Build:
     """Build an image: `build("bot", BOT_DIR="…")` gives its id."""
 
     def run(name: str, *options: str, context: Path = CHECKOUT, **arguments: str) -> str:
-        given = {"BASE": base_image, **arguments}
-        return engine.build(
-            *("--file", str(context / "images" / f"{name}.Dockerfile"), *registry_secrets(), *options),
-            *(text for key, value in given.items() for text in ("--build-arg", f"{key}={value}")),
-            str(context),
-        )
+        return engine.build(*options, *build_arguments(name, context, {"BASE": base_image, **arguments}))
 
     return run
 
