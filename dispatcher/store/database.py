@@ -143,7 +143,8 @@ class Database:
     async def write(self, work: Callable[[sa.Connection], T], *, quick: bool = False) -> T:
         """Run `work` in one transaction; nothing of it is kept if it raises.
 
-        It may run again: after a connection was lost, nobody knows whether its transaction was kept.
+        It may run again if it was certainly not kept. Who is told of a connection that was lost does not know
+        whether it was.
 
         Args:
             quick: It writes a few rows, which it finds by their keys.
@@ -204,8 +205,15 @@ class Database:
             return work(connection)
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._engine.begin() as connection:
-            return work(connection)
+        with self._engine.connect() as connection, connection.begin() as transaction:
+            result = work(connection)
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise _InDoubt(error) from error
+                raise
+            return result
 
     async def _checkpoint(self, mode: str) -> None:
         def run() -> None:
@@ -226,15 +234,29 @@ class Database:
                 connection.commit()
 
     def _again(self, run: Callable[[Callable[[sa.Connection], T]], T], work: Callable[..., T]) -> T:
-        """Once more where that can help: the connection had died before, or two transactions collided."""
+        """Once more where that can help: the connection had died before, or two transactions collided.
+
+        Not if the answer to a commit was lost: kept already, the same work would find its own rows and take
+        them for somebody else's.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return run(work)
+            except _InDoubt as doubt:
+                raise doubt.error from None
             except DBAPIError as error:
                 transient = error.connection_invalidated or _sqlstate(error) in TRANSIENT
                 if not transient or attempt == ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+
+class _InDoubt(Exception):
+    """The connection was lost in a commit: the transaction was kept, or it was not."""
+
+    def __init__(self, error: DBAPIError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _is_locked(error: OperationalError) -> bool:

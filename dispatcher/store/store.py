@@ -103,10 +103,6 @@ class Store:
         except lines.Full:
             return None
         except IntegrityError:
-            # A connection was lost after the commit, and the transaction ran again.
-            kept = await self.session_with_machine(session.id)
-            if kept[0] is not None and kept[1] is not None:
-                return kept[0], kept[1]
             # PostgreSQL says so late, when another replica has committed the same key meanwhile.
             if claim is None or (standing := await self.claim(claim.id, now)) is None:
                 raise

@@ -8,12 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from bot.protocol import Phase
 from dispatcher.machines.provider import MachineState
@@ -227,6 +229,61 @@ def test_a_cancelled_caller_leaves_a_whole_transaction(url):
 
     with_store(url, cancel)  # which lets everything finish that was begun
     with_store(url, check)
+
+
+@contextlib.contextmanager
+def the_answer_to_a_commit_is_lost():
+    """The next transaction on PostgreSQL is kept, and its connection gone before the client knows."""
+    commit = psycopg.Connection.commit
+
+    def lost(connection: psycopg.Connection) -> None:
+        patched.stop()
+        commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    patched = mock.patch.object(psycopg.Connection, "commit", lost)
+    patched.start()
+    try:
+        yield
+    finally:
+        assert psycopg.Connection.commit is commit, "nothing was committed"
+
+
+def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_url):
+    session, machine = pair()
+    (second, seconds), (third, thirds) = (
+        (replace(waiting, queue_seconds=600.0), its) for waiting, its in (pair(), pair())
+    )
+
+    async def use(store: Store):
+        # Run again, it would find its own session in the way, and refuse it.
+        with the_answer_to_a_commit_is_lost(), pytest.raises(OperationalError):
+            await add(store, session, machine, limits())
+        for waiting, its in ((second, seconds), (third, thirds)):
+            await add(store, waiting, its, limits(queue=2))
+        await store.update_session(session.id, over, CAUSE)
+        # Run again, it would admit the next one, and nobody would know of the first.
+        with the_answer_to_a_commit_is_lost(), pytest.raises(OperationalError):
+            await store.admit_next(limits(2, queue=2), lambda _, machine: machine, 1002.0)
+        live = {live.id: live.state for live in await store.live_sessions()}
+        assert live == {second.id: SessionState.starting, third.id: SessionState.queued}
+
+    with_store(postgres_url, use)
+
+
+def test_a_connection_that_died_while_nobody_used_it_is_no_failure(postgres_url):
+    session, machine = pair()
+
+    async def use(store: Store):
+        await store.ping()
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as other:
+            end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            other.execute(f"{end} WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        assert await add(store, session, machine, limits())
+        assert len(await store.live_sessions()) == 1
+
+    with_store(postgres_url, use)
 
 
 def test_concurrent_changes_are_all_kept(url):
