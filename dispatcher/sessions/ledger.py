@@ -99,8 +99,8 @@ class Ledger:
                 with about_session(after):
                     log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
             self._tell(before, after)
-        elif after.over:
-            # It may have been closed by a write whose answer was lost: who waits for it has not heard.
+        else:
+            # It may be like this by a write whose answer was lost: who waits for it has not heard.
             self._changes.notify(after.id, after)
         return after
 

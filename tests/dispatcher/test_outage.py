@@ -310,3 +310,27 @@ def test_one_that_nobody_comes_back_for_is_closed_and_leaves_nothing(tmp_path):
             assert running.provider.specs == {}
 
     asyncio.run(run())
+
+
+def test_a_caller_hears_of_what_was_written_although_the_store_failed(tmp_path):
+    async def run():
+        runner = LosesAnswers()
+        async with deployment(tmp_path, runner=runner) as running:
+            running.provider.gate = asyncio.Event()
+            held = asyncio.create_task(running.http.post("/start", json={}))
+            await settled(running, running.dispatcher.store.live_sessions, bool)
+            while not running.provider.asked:
+                await asyncio.sleep(0.01)
+            runner.loses = True
+            running.provider.gate.set()
+            live = running.dispatcher.store.live_sessions
+            await settled(running, live, lambda live: live[0].started_at is not None)
+            runner.loses = False
+
+            async def is_answered():
+                return held.done()
+
+            await settled(running, is_answered, bool)
+            assert held.result().status_code == 200
+
+    asyncio.run(run())
