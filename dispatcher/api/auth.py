@@ -1,9 +1,9 @@
 """Who calls, and whether they may: Host, Origin, keys and sessions' tokens.
 
-On loopback, without keys, everybody on the machine may do everything. So two checks, which hold with keys
-too, keep every other page of the internet out: the Host must be a name of this dispatcher (a page that
-rebinds its own name to 127.0.0.1 sends that name), and a browser's Origin must be the dispatcher's own, or
-one that a public key names.
+On loopback, without keys, everybody on the machine may do everything. So two checks keep every other page of
+the internet out: the Host must be a name of this dispatcher (a page that rebinds its own name to 127.0.0.1
+sends that name), and a browser's Origin must be the dispatcher's own, or one that a public key names. With
+keys both hold for what comes with an Origin.
 
 Nothing here writes down a key or a token, nor says which key came close.
 """
@@ -99,7 +99,8 @@ class Gate:
         self._default_agent = default_agent
         self._any_host = not is_loopback(settings.host) and settings.public_url is None
         self._public = urlsplit(settings.public_url) if settings.public_url else None
-        self._bound_host = settings.host
+        urls = (settings.public_url, settings.machine_url)
+        self._names = {settings.host.lower(), *(urlsplit(url).hostname for url in urls if url)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,7 +136,9 @@ class Gate:
             Refused: what was called is not this dispatcher's name.
         """
         host = ", ".join(headers.getlist("host"))
-        if not self._is_our_host(host):
+        # Load balancers and scrapers call under names and addresses of their own: them, the key tells apart.
+        must_be_ours = "origin" in headers or not self._keys.needed
+        if must_be_ours and not self._is_our_host(host):
             raise Refused(403, f"The Host '{host}' is not a name of this dispatcher.")
         origin = ", ".join(headers.getlist("origin"))
         if "origin" not in headers or self._is_our_origin(origin, host):
@@ -156,9 +159,7 @@ class Gate:
 
     def _is_our_host(self, host: str) -> bool:
         name = _split(f"//{host}").hostname or ""
-        if self._any_host or is_loopback(name) or name == self._bound_host:
-            return True
-        return self._public is not None and name == self._public.hostname
+        return self._any_host or is_loopback(name) or name in self._names
 
     def _is_our_origin(self, origin: str, host: str) -> bool:
         parsed = _split(origin)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -41,6 +42,44 @@ def test_only_our_own_names_and_our_own_pages_may_call(tmp_path, headers, status
                 answer = await running.http.post(path, headers=headers)
                 assert (answer.status_code == 403) == (status == 403)
             assert bool(running.provider.specs) == (status == 200)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "host", ["voice.example.com", "machines.internal:7860", "10.1.2.3:7860", "pod-1:7860"]
+)
+def test_behind_a_load_balancer_programs_call_under_any_name(tmp_path, host):
+    async def run():
+        urls = {"public_url": "https://voice.example.com", "machine_url": "http://machines.internal:7860"}
+        async with keyed(tmp_path, host="10.1.2.3", **urls) as running:
+            assert (await running.http.get("/healthz", headers={"Host": host})).status_code == 200
+            metrics = await running.http.get("/metrics", headers={"Host": host, **bearer("reader")})
+            assert metrics.status_code == 200
+            # A machine is let in as far as its hello.
+            here = {"host": "127.0.0.1", "port": httpx.URL(running.url).port}
+            async with connect(f"ws://{host}{CHANNEL_PATH}", **here, proxy=None):
+                pass
+
+    asyncio.run(run())
+
+
+def test_without_keys_machines_call_under_the_name_that_they_were_told(tmp_path):
+    async def run():
+        async with deployment(tmp_path, machine_url="http://machines.internal:7860") as running:
+            for host, status in (("machines.internal:7860", 200), ("10.1.2.3:7860", 403)):
+                assert (await running.http.get("/healthz", headers={"Host": host})).status_code == status
+
+    asyncio.run(run())
+
+
+def test_behind_a_load_balancer_pages_call_under_our_names_alone(tmp_path):
+    async def run():
+        async with keyed(tmp_path, host="10.1.2.3", public_url="https://voice.example.com") as running:
+            for host, status in (("voice.example.com", 200), ("evil.example", 403)):
+                headers = {"Host": host, "Origin": f"https://{host}", **bearer("page")}
+                answer = await running.http.get("/v1/agents", headers=headers)
+                assert answer.status_code == status
 
     asyncio.run(run())
 
