@@ -83,7 +83,7 @@ class Queue:
                 if moved:
                     self._changes.line_moved()
             except SQLAlchemyError as error:
-                self._left = moved
+                self._left = self._left or moved
                 self._launcher.catch_up()
                 # The reaper nudges again, as long as anybody waits.
                 log.debug("nobody can be admitted: the store does not answer (%s)", error)

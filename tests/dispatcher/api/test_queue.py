@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
+from dispatcher.store.database import Threads
 from tests.dispatcher.harness import Deployment, deployment, eventually
+
+T = TypeVar("T")
 
 ONE_LINE: dict[str, Any] = {
     "agents": {"echo": AgentSettings(bot=Path("echo.py"), max_sessions=1, max_queued=2)}
@@ -301,6 +306,53 @@ def test_a_caller_with_a_key_finds_its_place_again_and_loses_it_when_it_stays_aw
 async def _later(running: Deployment, session_id: str) -> dict[str, Any]:
     running.clock.advance(1)
     return await running.session(session_id)
+
+
+class FailsLate(Threads):
+    """The next write is held until it is let go, and then the database does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        self.held: asyncio.Event | None = None
+        self.holds = asyncio.Event()
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        if writes and self.held is not None and not self.holds.is_set():
+            self.holds.set()
+            await self.held.wait()
+            raise OperationalError("BEGIN", {}, Exception("the server closed the connection"))
+        return await super().run(work, writes=writes)
+
+
+def test_a_place_given_up_while_the_store_fails_is_told_to_those_behind_it(tmp_path):
+    async def run():
+        runner = FailsLate()
+        async with deployment(tmp_path, runner=runner, **ONE_LINE) as running:
+            await running.start()
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            running.clock.advance(0.001)
+            third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            await running.dispatcher.background.settle()
+            url, accept = f"/v1/sessions/{third}/events", {"Accept": "text/event-stream"}
+            async with running.http.stream("GET", url, headers=accept) as stream:
+                lines = stream.aiter_lines()
+                await _until_place(lines, 2)
+                runner.held = asyncio.Event()
+                running.dispatcher.queue.nudge()
+                await runner.holds.wait()
+                await end(running, second)
+                runner.held.set()
+                await _until_place(lines, 1)
+
+    asyncio.run(run())
+
+
+async def _until_place(lines: AsyncIterator[str], place: int) -> None:
+    async with asyncio.timeout(5):
+        async for line in lines:
+            if line.startswith("data: ") and json.loads(line.removeprefix("data: ")).get("place") == place:
+                return
+    raise AssertionError(f"the stream ended before place {place}")
 
 
 def test_the_whole_deployments_limit(tmp_path):
