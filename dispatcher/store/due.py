@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -30,9 +31,11 @@ _ABOUT = sa.or_(
     machines.c.state == MachineState.requested,
     machines.c.id.in_(sa.bindparam("others", expanding=True)),
 )
-_BOTH = machines.outerjoin(sessions, _THEIRS)
-_DUE = rows.select(Machine).select_from(_BOTH).where(_NOT_GONE, _ABOUT)
-_DUE_SESSIONS = rows.select(Session).select_from(_BOTH).where(_NOT_GONE, _ABOUT, sessions.c.id.is_not(None))
+_COLUMNS = [
+    table.c[name] for kind, table in ((Machine, machines), (Session, sessions)) for name in rows.FIELDS[kind]
+]
+_DUE = sa.select(*_COLUMNS).select_from(machines.outerjoin(sessions, _THEIRS)).where(_NOT_GONE, _ABOUT)
+_OF_MACHINE = len(rows.FIELDS[Machine])
 
 
 def started(connection: sa.Connection) -> Sequence[str]:
@@ -45,9 +48,11 @@ def due(
 ) -> list[tuple[Machine, Session | None]]:
     """Machines that are not known to be gone, with their sessions: a deadline passed, the session is over,
     they are being asked for, or they are among these others."""
-    values = {"now": now, "others": list(others)}
-    # Machines first: a session that begins between the two queries belongs to none of them.
-    found = [rows.record(Machine, row) for row in connection.execute(_DUE, values)]
-    known = [rows.record(Session, row) for row in connection.execute(_DUE_SESSIONS, values)]
-    of_machine = {session.machine_id: session for session in known}
-    return [(machine, of_machine.get(machine.id)) for machine in found]
+    # In one statement: of a session that moves on between two, the machine alone would be found, and ended as
+    # one that has none.
+    found = connection.execute(_DUE, {"now": now, "others": list(others)})
+    return [(rows.record(Machine, row[:_OF_MACHINE]), _session(row[_OF_MACHINE:])) for row in found]
+
+
+def _session(row: Sequence[Any]) -> Session | None:
+    return rows.record(Session, row) if row[0] is not None else None

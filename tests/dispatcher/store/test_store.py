@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from bot.protocol import Phase
@@ -26,7 +27,7 @@ from dispatcher.sessions.timeline import Cause
 from dispatcher.store.counts import Counts
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.store import Store
-from dispatcher.store.tables import messages, metadata
+from dispatcher.store.tables import machines, messages, metadata
 
 CAUSE = Cause("tester", 1001.0)
 
@@ -353,6 +354,37 @@ def test_a_change_that_raises_changes_nothing(url):
             await store.update_session(session.id, lambda current: replace(current, created_at=1 / 0), CAUSE)
         assert await store.session(session.id) == lifecycle.admitted(session, session.created_at)
         assert await add(store, *pair(), limits(2)), "the lock is free again"
+
+    with_store(url, use)
+
+
+def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url):
+    session, machine = pair()
+
+    async def use(store: Store):
+        await add(store, session, machine, limits())
+        other = sa.create_engine(url)
+        moved: list[str] = []
+
+        def moves_on(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("SELECT") and not moved:
+                moved.append(statement)
+                with other.begin() as connection:
+                    connection.execute(sa.update(machines).values(state=MachineState.started))
+
+        event.listen(sa.Engine, "after_cursor_execute", moves_on)
+        try:
+            (found,) = await store.due_machines(1000.0, ())
+        finally:
+            event.remove(sa.Engine, "after_cursor_execute", moves_on)
+        assert moved
+        assert found[1] is not None, "the reaper ends machines that have no session"
+        assert (found[0].id, found[1].id) == (machine.id, session.id)
+        assert await store.due_machines(1000.0, ()) == []
+        assert await store.due_machines(1000.0, [machine.id]) == [
+            (replace(machine, state=MachineState.started), await store.session(session.id))
+        ]
+        other.dispose()
 
     with_store(url, use)
 
