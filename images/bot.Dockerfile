@@ -12,6 +12,9 @@ FROM scratch AS bot-files
 ARG BOT_DIR=bot/agents
 COPY ${BOT_DIR}/ /
 
+# --- The repository snakers4/silero-vad, for VAD=torch: a build context of this name, or else torch.hub fetches it.
+FROM scratch AS silero-vad
+
 # --- The base as one layer, without what is never run; the same layer as the dispatcher image's.
 FROM ${BASE} AS base
 ARG SOURCE_DATE_EPOCH=0
@@ -45,11 +48,12 @@ RUN --mount=type=bind,from=bot-files,target=/files \
 # --- Python packages: Pipecat's of the transports, then the bot's own beside them.
 FROM tools AS packages
 ARG TRANSPORTS="daily webrtc websocket"
+ARG VAD=onnx
 ARG SOURCE_DATE_EPOCH=0
 COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py /build/
 COPY --from=bot-requirements /out/requirements.txt /build/bot/requirements.txt
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    sh /build/packages.sh bot ${TRANSPORTS} \
+    VAD=${VAD} sh /build/packages.sh bot ${TRANSPORTS} \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 
@@ -83,8 +87,13 @@ WORKDIR /app
 
 # --- Models. There is no image without a voice activity detector that loads with no network.
 FROM assembled AS models
-COPY images/check.py /build/
-RUN python -P /build/check.py onnx && mkdir -p /out/opt/models && touch -hcd @0 /out/opt/models /out/opt /out
+ARG VAD=onnx
+ARG MODELS=/opt/models
+ARG SOURCE_DATE_EPOCH=0
+COPY images/check.py images/models.sh images/finish.py /build/
+COPY --from=silero-vad / /build/silero-vad/
+RUN sh /build/models.sh ${VAD} ${MODELS} \
+    && PYTHONHASHSEED=0 python -P /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
 # --- The bill of materials: docker build --target sbom --output DIRECTORY …
 FROM tools AS listed

@@ -20,14 +20,14 @@ SILENT = 0.3
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 
 
-class UsesNetwork(Exception):
-    """Something asked for the network; the text says which call."""
+class NoNetwork(OSError):
+    """What a call for the network gets: who asked may go on without, as torch.hub does with what it has."""
 
 
 def refuse_network(event: str, arguments: tuple) -> None:
-    """An audit hook: every call of Python's that would reach the network fails."""
+    """An audit hook: every call of Python's that would reach the network fails as if there were none."""
     if event in NETWORK:
-        raise UsesNetwork(f"{event}{arguments[1:]}")
+        raise NoNetwork(f"{event} of {arguments[0]!r}: there is no network")
 
 
 def onnx() -> float:

@@ -32,6 +32,10 @@ uv pip install --require-hashes --no-deps --only-binary :all: $(printf -- '-r %s
 if [ "$image" = bot ] && grep -q '^[^#]' bot/requirements.txt; then
     uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r bot/requirements.txt
 fi
+if [ "${VAD:-onnx}" = torch ]; then
+    # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock.
+    uv pip install --torch-backend cpu $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'
+fi
 
 # Our runtime lies in a directory of its own: its layer is not that of the packages.
 echo /opt/switchboard > "$(/opt/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/switchboard.pth"

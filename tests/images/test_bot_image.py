@@ -233,3 +233,17 @@ def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
     code = "import importlib.util as u; print(u.find_spec('av'), u.find_spec('aiortc'))"
     assert python(engine, image, code) == "None None"
     assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 330 * MEGABYTE
+
+
+def test_a_detector_that_is_none(build: Build) -> None:
+    with pytest.raises(DockerError, match="VAD: 'fax' is not a detector; allowed: onnx, torch"):
+        build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", VAD="fax")
+
+
+def test_models_may_be_on_a_volume(engine: Engine, build: Build) -> None:
+    image = build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", MODELS="/mnt/models")
+    config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", image))
+    environment = dict(variable.split("=", 1) for variable in config["Env"])
+    assert environment["TORCH_HOME"] == "/mnt/models/torch"
+    assert environment["HF_HOME"] == "/mnt/models/huggingface"
+    assert shell(engine, image, "ls -d /mnt/models") == "/mnt/models"
