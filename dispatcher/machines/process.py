@@ -342,4 +342,6 @@ def _base_environment(root: Path, cpu: float) -> dict[str, str]:
         # Numeric libraries otherwise start a thread per core of the host, whatever the machine's size.
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
+        "ORT_DISABLE_TELEMETRY": "1",
     }
