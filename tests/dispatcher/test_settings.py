@@ -82,7 +82,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
                 "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
                 "SWITCHBOARD_PLACEMENTS": '{"a": {"provider": "ecs"}}',
             },
-            "Input should be 'process'",
+            "expected tags: 'process', 'container'",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},
