@@ -225,13 +225,13 @@ class Database:
     def _migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         with self._engine.connect() as connection:
             if self.is_postgres:
-                # For the session, not the transaction: the migration has transactions of its own.
+                # Not the pool's any more: the lock and the patience are the connection's, and end with it. An
+                # index of millions of rows takes minutes, and so may the replica that is first.
+                connection.detach()
+                connection.execute(sa.text("SET statement_timeout = 0"))
                 connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('switchboard migrations'))"))
                 connection.commit()
             upgrade(connection)
-            if self.is_postgres:
-                connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
-                connection.commit()
 
     def _again(self, run: Callable[[Callable[[sa.Connection], T]], T], work: Callable[..., T]) -> T:
         """Once more where that can help: the connection had died before, or two transactions collided.

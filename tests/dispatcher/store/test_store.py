@@ -25,6 +25,7 @@ from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.counts import Counts
+from dispatcher.store.database import Database
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import machines, messages, metadata
@@ -77,6 +78,33 @@ def test_the_migrations_make_exactly_the_tables(url):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+def test_a_migration_may_take_longer_than_other_statements(postgres_url):
+    def patience(connection: sa.Connection) -> str:
+        return connection.scalar(sa.text("SHOW statement_timeout"))
+
+    def locks(connection: sa.Connection) -> int:
+        ours = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        query = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {ours}"
+        return connection.scalar(sa.text(query))
+
+    async def run():
+        database, during = Database(postgres_url), []
+        try:
+            await database.migrate(
+                lambda connection: during.append((patience(connection), locks(connection)))
+            )
+            assert during == [("0", 1)]
+            assert await database.read(patience) == "10s"
+            assert await database.write(patience) == "10s"
+            async with asyncio.timeout(5):
+                while await database.read(locks):
+                    await asyncio.sleep(0.01)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
 
 
 def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(url):
