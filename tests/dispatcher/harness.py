@@ -216,7 +216,7 @@ class Deployment:
 
 
 async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
-    """Read until it is as it must be; a real server takes real milliseconds, and seconds on a busy machine."""
+    """Read until it is as it must be: a real server takes milliseconds, and seconds on a busy machine."""
     async with asyncio.timeout(30):
         while not reached(found := await read()):
             await asyncio.sleep(0.005)

@@ -100,9 +100,9 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         ({"agents": {"echo": {}}}, "switchboard:agents.echo.bot: is missing; allowed: a path"),
         (
             with_agent(memory=512),
-            "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, image, transports, cpu, memoryMb, env, "
-            "maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, "
-            "idleTimeoutSeconds, maxDurationSeconds, placements",
+            "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, image, transports, cpu, "
+            "memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, "
+            "clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
         ),
         (
             with_agent(memoryMb=1),
