@@ -282,7 +282,8 @@ def the_answer_to_a_commit_is_lost():
 def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_url):
     session, machine = pair()
     (second, seconds), (third, thirds) = (
-        (replace(waiting, queue_seconds=600.0), its) for waiting, its in (pair(), pair())
+        (replace(waiting, queue_seconds=600.0, created_at=1000.0 + number), its)
+        for number, (waiting, its) in enumerate([pair(), pair()])
     )
 
     async def use(store: Store):
