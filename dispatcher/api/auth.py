@@ -135,7 +135,11 @@ class Gate:
         Raises:
             Refused: what was called is not this dispatcher's name.
         """
-        host = ", ".join(headers.getlist("host"))
+        hosts = headers.getlist("host")
+        if len(hosts) > 1:
+            # RFC 9112, 3.2: who reads the first and who reads the last would not mean the same.
+            raise Refused(400, f"Host: allowed is one, not {len(hosts)}.")
+        host = "".join(hosts)
         # Load balancers and scrapers call under names and addresses of their own: them, the key tells apart.
         must_be_ours = "origin" in headers or not self._keys.needed
         if must_be_ours and not self._is_our_host(host):

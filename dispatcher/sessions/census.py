@@ -122,8 +122,7 @@ class Census:
 
     async def _note_absent(self, placement: str, listed: set[str], began_at: float) -> None:
         before = began_at - self._fleet.settling(placement)
-        for machine, session in await self._store.live_machines():
-            started_at = session.started_at if session is not None else None
+        for machine, started_at in await self._store.live_machines():
             settled = started_at is not None and started_at < before
             if settled and machine.placement == placement and machine.id not in listed:
                 self._absent.add(machine.id)

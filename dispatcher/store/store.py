@@ -13,7 +13,6 @@ from dataclasses import asdict
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle, timeline
 from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
@@ -245,19 +244,9 @@ class Store:
         """Machines that somebody must look after, and these others, unless they are known to be gone."""
         return await self._database.read(lambda connection: due.due(connection, now, others))
 
-    async def live_machines(self) -> Sequence[tuple[Machine, Session | None]]:
-        """Every machine that is not known to be gone, with its session."""
-        query = rows.select(Machine).where(machines.c.state != MachineState.gone)
-        theirs = rows.select(Session).join(machines, machines.c.id == sessions.c.machine_id)
-
-        def read(connection: sa.Connection) -> list[tuple[Machine, Session | None]]:
-            # Machines first: a session that begins between the two queries belongs to none of them.
-            found = rows.many(connection, Machine, query)
-            known = rows.many(connection, Session, theirs.where(machines.c.state != MachineState.gone))
-            of_machine = {session.machine_id: session for session in known}
-            return [(machine, of_machine.get(machine.id)) for machine in found]
-
-        return await self._database.read(read)
+    async def live_machines(self) -> Sequence[tuple[Machine, float | None]]:
+        """Every machine that is not known to be gone, and when its session says that it started."""
+        return await self._database.read(due.live)
 
     async def update_session(
         self,

@@ -46,6 +46,22 @@ def test_only_our_own_names_and_our_own_pages_may_call(tmp_path, headers, status
     asyncio.run(run())
 
 
+def test_a_request_has_one_host(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(running.url).port)
+            # No client library sends this.
+            lines = ["POST /start HTTP/1.1", "Host: localhost:1", "Host: evil.example", "Connection: close"]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"Host: allowed is one, not 2." in answer
+            assert not running.provider.specs
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "host", ["voice.example.com", "machines.internal:7860", "10.1.2.3:7860", "pod-1:7860"]
 )
