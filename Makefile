@@ -10,6 +10,8 @@ said = $(if $(filter command line,$(origin $(1))),$($(1)))
 OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
 	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)')
 RUN = .venv/bin/python
+# Of pytest: half of a test is waiting, so one more than there are cores.
+WORKERS = $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory
@@ -38,7 +40,8 @@ refresh: setup ## compare the state with what is really there
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint
 	@$(RUN) -m stacks.engine install
-	@$(RUN) -m pytest -q --numprocesses logical --dist worksteal --ignore tests/load -m 'not calls and not containers'
+	@$(RUN) -m pytest -q --numprocesses $(WORKERS) --dist worksteal --ignore tests/load \
+		-m 'not calls and not containers'
 	@$(RUN) -m pytest -q --ignore tests/load -m calls
 
 test-containers: python ## the tests of images and containers, in a Docker engine of their own: needs root, some 5 minutes

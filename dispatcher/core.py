@@ -237,7 +237,7 @@ def wire(
         clock=clock,
         backlog=Backlog(patience, background),
         heartbeat_seconds=settings.heartbeat_seconds,
-        on_lost=reaper.nudge,
+        on_lost=reaper.lost,
     )
 
     return Core(

@@ -97,6 +97,11 @@ class Reaper:
         """Something happened that cannot wait for the next tick."""
         self._nudged.set()
 
+    def lost(self, machine_id: str) -> None:
+        """A machine's channel broke: ask about it now, whenever it was asked about before it was there."""
+        self._asked.pop(machine_id, None)
+        self.nudge()
+
     def stop(self) -> None:
         """End `run` after the round that it is in."""
         self._stopping = True

@@ -42,7 +42,7 @@ class Reports:
     """Hears the machines.
 
     Args:
-        on_lost: Called when a machine's channel breaks: somebody should look after it soon.
+        on_lost: Called with the machine's id when its channel breaks: somebody should look after it soon.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Reports:
         clock: Clock,
         backlog: Backlog,
         heartbeat_seconds: float,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
         self._releases = releases
@@ -104,7 +104,7 @@ class Reports:
         self._phases.pop(machine_id, None)
         if self._channels.detach(machine_id, connection):
             self._releases.said_goodbye(machine_id)
-            self._on_lost()
+            self._on_lost(machine_id)
 
     async def heard(self, machine_id: str, message: FromMachine) -> None:
         """A machine said something."""

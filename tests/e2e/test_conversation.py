@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 from playwright.sync_api import Browser, Playwright, expect
 
 from .browser import VoicePage, launch_with_voice, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, CHECKOUT, Dispatcher, agent
 from .sound import ALIKE, Sound, join, likeness, read_wav, silence, write_wav
+
+pytestmark = pytest.mark.calls
 
 ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 GREETING = read_wav(ECHO.with_name("greeting.wav"))

@@ -54,6 +54,22 @@ def test_a_machine_that_dies_without_a_word_is_found_out(tmp_path, exit_code, re
     asyncio.run(run())
 
 
+def test_a_lost_channel_is_asked_about_however_lately_its_machine_was(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            # It has not connected yet, so its provider is asked.
+            await running.dispatcher.reaper.tick()
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            running.provider.die(machine.id, 1, "")
+            await machine.connection.close()
+            assert (await running.until(session_id, "failed"))["reason"] == "machine_exited"
+
+    asyncio.run(run())
+
+
 def test_a_lost_channel_alone_ends_nothing(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
