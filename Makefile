@@ -15,6 +15,8 @@ WORKERS = $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory
+# A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help up down plan refresh test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
+from fastapi.dependencies import models
 from opentelemetry.sdk.trace import TracerProvider
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -291,6 +292,17 @@ async def deployment(
     finally:
         server.should_exit = True
         await pass_time(clock, serving)
+        _forget_routes()
+
+
+def _forget_routes() -> None:
+    """FastAPI remembers the functions of 4096 routes, and with them all that they close over: our stores.
+
+    After some hundred deployments in one process, collecting garbage would take longer than most tests.
+    """
+    models._is_gen_callable_cached.cache_clear()
+    models._is_async_gen_callable_cached.cache_clear()
+    models._is_coroutine_callable_cached.cache_clear()
 
 
 async def pass_time(clock: ManualClock, until: asyncio.Task[None], step: float = 1.0) -> None:

@@ -10,6 +10,8 @@ from .conftest import StartDispatcher
 from .dispatcher import BOTS, agent
 from .test_conversation import ECHO, FOX, hear
 
+pytestmark = pytest.mark.calls
+
 BROKEN_BOTS = {
     "raises_at_import": "the phrase book is missing",
     "raises": "the kettle is cold",

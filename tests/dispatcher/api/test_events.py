@@ -104,7 +104,7 @@ def test_a_session_that_the_reaper_ended_says_so(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
             session_id = (await running.start())["sessionId"]
-            running.clock.advance(31)
+            await running.look(31)
             await running.until(session_id, "failed")
             last = next(event for event in await running.timeline(session_id) if event["event"] == "failed")
             assert (last["by"], last["reason"]) == ("reaper", "start_timeout")

@@ -423,7 +423,9 @@ def test_machines_that_are_gone_are_not_live(url):
 
     async def use(store: Store):
         await add(store, session, machine, limits())
-        assert await store.live_machines() == [(machine, await store.session(session.id))]
+        assert await store.live_machines() == [(machine, None)]
+        await store.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
+        assert await store.live_machines() == [(machine, 1000.5)]
         await store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE)
         assert await store.live_machines() == []
 

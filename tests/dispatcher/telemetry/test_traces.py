@@ -157,7 +157,7 @@ def test_a_start_that_fails_says_in_which_phase_and_why(tmp_path, collected):
     async def run() -> None:
         async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
             session_id = (await running.start())["sessionId"]
-            running.clock.advance(31)
+            await running.look(31)
             await running.until(session_id, "failed")
 
     asyncio.run(run())
