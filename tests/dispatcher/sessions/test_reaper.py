@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,8 +253,9 @@ def test_the_machines_row_says_started_and_then_how_it_ended(tmp_path):
 def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tmp_path):
     async def run():
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
-            # A dispatcher asked for it and died. The session is stopped; the provider knows no machine yet.
+            # It was asked for, and nothing came of it yet when its session is stopped.
             session, machine = rows(running)
+            machine = replace(machine, launcher=running.dispatcher.replica)
             assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
             await running.http.delete(f"/sessions/{session.id}")
             await running.dispatcher.background.settle()
