@@ -21,7 +21,6 @@ from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
-from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.settings import ContainerPlacement, ProcessPlacement, Settings
@@ -128,6 +127,9 @@ def _provider(settings: Settings, placement: ProcessPlacement | ContainerPlaceme
                 templates=settings.process_templates,
             )
         case ContainerPlacement():
+            # Its client takes as long to import as a sixth of the dispatcher; most deployments have no engine.
+            from dispatcher.machines.container import ContainerProvider
+
             return ContainerProvider(
                 url=placement.engine_url,
                 deployment=placement.deployment,

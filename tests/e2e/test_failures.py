@@ -10,8 +10,6 @@ from .conftest import StartDispatcher
 from .dispatcher import BOTS, agent
 from .test_conversation import ECHO, FOX, hear
 
-pytestmark = pytest.mark.calls
-
 BROKEN_BOTS = {
     "raises_at_import": "the phrase book is missing",
     "raises": "the kettle is cold",
@@ -63,6 +61,7 @@ def test_the_detail_of_a_failure_unfolds(start_dispatcher: StartDispatcher, brow
         voice.reads('raise RuntimeError("the phrase book is missing")')
 
 
+@pytest.mark.calls
 def test_a_bot_that_is_killed(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
@@ -76,6 +75,7 @@ def test_a_bot_that_is_killed(start_dispatcher: StartDispatcher, browser: Browse
         assert voice.text == record["message"]
 
 
+@pytest.mark.calls
 def test_a_dispatcher_that_is_killed_during_a_call(
     start_dispatcher: StartDispatcher, browser: Browser
 ) -> None:
@@ -101,6 +101,7 @@ def test_a_dispatcher_that_is_killed_during_a_call(
         dispatcher.wait_until_no_machine()
 
 
+@pytest.mark.calls
 def test_a_connection_that_breaks_and_comes_back(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
@@ -116,6 +117,7 @@ def test_a_connection_that_breaks_and_comes_back(start_dispatcher: StartDispatch
         assert dispatcher.session(session_id)["state"] == "active"
 
 
+@pytest.mark.calls
 def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO, maxSessions=1, maxQueued=0))
     with (
@@ -167,6 +169,7 @@ def test_without_a_microphone(
         browser.close()
 
 
+@pytest.mark.calls
 def test_a_call_after_a_failed_one(start_dispatcher: StartDispatcher, playwright: Playwright) -> None:
     """The page recovers without a reload: the permission is granted at the second try."""
     dispatcher = start_dispatcher(echo=agent(ECHO))
