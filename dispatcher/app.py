@@ -127,7 +127,7 @@ def _provider(settings: Settings, placement: ProcessPlacement | ContainerPlaceme
                 templates=settings.process_templates,
             )
         case ContainerPlacement():
-            # Its client takes as long to import as a sixth of the dispatcher; most deployments have no engine.
+            # Its client is a sixth of the time of a dispatcher's imports; most deployments have no engine.
             from dispatcher.machines.container import ContainerProvider
 
             return ContainerProvider(
