@@ -90,7 +90,7 @@ class Releases:
 
     def under_way(self, machine_id: str) -> bool:
         """Whether the machine is being released by this dispatcher, which will note when it is gone."""
-        return machine_id in self._releasing
+        return machine_id in self._releasing or machine_id in self._under_way
 
     def abandon(self) -> None:
         """Leave what is under way to the next dispatcher's reaper.

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 from bot.agents import echo
 
 from .caller import ON_THE_WAY, SAMPLE_RATE, Caller, Samples, call, likeness, recording
+
+pytestmark = pytest.mark.calls
 
 HERE = Path(__file__).parent
 BOT_FILE = Path(echo.__file__)

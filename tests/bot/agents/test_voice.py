@@ -15,6 +15,8 @@ from .caller import ON_THE_WAY, call, likeness
 from .endpoint import Endpoint, serving
 from .test_echo import ALIKE, GREETING, OBJECTION, SENTENCE
 
+pytestmark = pytest.mark.calls
+
 VARIABLES = [f"{name}_{part}" for name in ("OPENAI", "STT", "LLM", "TTS") for part in ("API_KEY", "BASE_URL")]
 
 
