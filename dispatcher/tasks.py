@@ -19,6 +19,15 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks)
 
 
+async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:
+    """Return after so many seconds, or sooner when the event is set."""
+    timer, event = asyncio.create_task(clock.sleep(seconds)), asyncio.create_task(until.wait())
+    try:
+        await asyncio.wait((timer, event), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks(timer, event)
+
+
 class Background:
     """Work that nobody waits for, kept until it is done. An error is logged: the reaper comes back to it."""
 

@@ -31,6 +31,7 @@ from dispatcher.machines.provider import (
     Preparation,
     ProviderError,
     Unreachable,
+    thread_variables,
 )
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class ContainerProvider:
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self._reserved_mb: dict[str, int] = {}
+        self._whole_mb = 0.0
         self._one_at_a_time = asyncio.Lock()
         self._told: set[str] = set()
 
@@ -251,8 +253,7 @@ class ContainerProvider:
             NoCapacity: what runs has the memory.
         """
         async with self._one_at_a_time:
-            with translated():
-                whole = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
+            whole = await self._for_machines()
             # What is being created may be in the engine's list or not yet.
             reserved = self._reserved_mb | {spec.id: spec.memory_mb}
             for container in await self._containers():
@@ -263,6 +264,14 @@ class ContainerProvider:
                 words = f"{wanted} MiB of memory would be needed for all machines of this host"
                 raise NoCapacity(f"{words}, and {whole:.0f} MiB are for machines")
             self._reserved_mb[spec.id] = spec.memory_mb
+
+    async def _for_machines(self) -> float:
+        """The MiB of memory that the host has for machines. It keeps them: the engine is asked once."""
+        whole = self._whole_mb
+        if not whole:
+            with translated():
+                whole = self._whole_mb = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
+        return whole
 
     async def _have(self, image: str) -> None:
         """Get the image of a machine that is to be created."""
@@ -299,11 +308,9 @@ class ContainerProvider:
 
     def _config(self, spec: MachineSpec) -> dict[str, Any]:
         seconds = math.ceil((spec.max_duration + self._late).total_seconds())
-        threads = str(max(1, math.ceil(spec.cpu)))
         environment = {
             "HOME": "/tmp",  # noqa: S108 - its own, not the host's
-            "OMP_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
+            **thread_variables(spec.cpu),
             BOT_FILE_VARIABLE: spec.bot_file,
             MACHINE_VARIABLE: spec.id,
             **spec.environment,

@@ -37,6 +37,7 @@ from dispatcher.machines.provider import (
     NoCapacity,
     Preparation,
     Rejected,
+    thread_variables,
 )
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
@@ -333,15 +334,12 @@ def _environment(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> d
 
 
 def _base_environment(root: Path, cpu: float) -> dict[str, str]:
-    threads = str(max(1, math.ceil(cpu)))
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(root / PYTHONPATH),
         "PYTHONUNBUFFERED": "1",
-        # Numeric libraries otherwise start a thread per core of the host, whatever the machine's size.
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        **thread_variables(cpu),
         # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
         "ORT_DISABLE_TELEMETRY": "1",
     }

@@ -10,6 +10,7 @@ ProviderError
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -99,6 +100,13 @@ class Rate:
     def __post_init__(self) -> None:
         if not (self.per_second > 0 and self.burst >= 1):
             raise ValueError(f"a rate needs per_second > 0 and burst >= 1, not {self}")
+
+
+def thread_variables(cpu: float) -> dict[str, str]:
+    """Variables for numeric libraries: else they start a thread per core of the host, whatever the machine's
+    size in vCPUs."""
+    threads = str(max(1, math.ceil(cpu)))
+    return {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
 
 
 class MachineProvider(Protocol):

@@ -24,7 +24,7 @@ from dispatcher.sessions.retention import Retention
 from dispatcher.sessions.timeline import REAPER
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import rest
 from dispatcher.telemetry.context import about, about_session
 
 log = logging.getLogger(__name__)
@@ -161,12 +161,9 @@ class Reaper:
 
     async def _pause(self) -> None:
         seconds = min(max(TICK_SECONDS, self._searched / SEARCH_SHARE), LONGEST_TICK_SECONDS)
-        sleep = asyncio.create_task(self._clock.sleep(seconds))
-        nudge = asyncio.create_task(self._nudged.wait())
         try:
-            await asyncio.wait((sleep, nudge), return_when=asyncio.FIRST_COMPLETED)
+            await rest(self._clock, seconds, self._nudged)
         finally:
-            await end_tasks(sleep, nudge)
             self._nudged.clear()
 
     async def _look_at(self, machine: Machine, session: Session | None) -> None:

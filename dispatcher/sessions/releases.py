@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from bot.protocol import Stop
 from dispatcher.clock import Clock
@@ -18,7 +17,7 @@ from dispatcher.sessions.lifecycle import End, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.timeline import DISPATCHER, MACHINE
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, end_tasks
+from dispatcher.tasks import Background, rest
 
 STOP_GRACE = timedelta(seconds=5)
 """What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
@@ -148,7 +147,7 @@ class Releases:
         Nobody but the bot knows when it will be ready to go, so its provider is only asked after its goodbye.
         """
         deadline = self._clock.now() + STOP_GRACE.total_seconds()
-        await self._within(deadline, goodbye.wait())
+        await rest(self._clock, STOP_GRACE.total_seconds(), goodbye)
         pause = FIRST_LOOK_SECONDS
         while (now := self._clock.now()) < deadline:
             await self._clock.sleep(min(pause, deadline - now))
@@ -156,11 +155,3 @@ class Releases:
             status = await self._fleet.get(placement, machine_id)
             if status is None or status.state is MachineState.gone:
                 return
-
-    async def _within(self, deadline: float, happening: Coroutine[Any, Any, Any]) -> None:
-        happened = asyncio.create_task(happening)
-        timer = asyncio.create_task(self._clock.sleep(deadline - self._clock.now()))
-        try:
-            await asyncio.wait((happened, timer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end_tasks(happened, timer)

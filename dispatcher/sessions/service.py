@@ -41,7 +41,7 @@ from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, end_tasks
+from dispatcher.tasks import Background, end_tasks, rest
 from dispatcher.transports.transport import Transport, Wanted
 
 Wait = Literal["none", "started", "ready"]
@@ -249,12 +249,7 @@ class SessionService:
             await self._give_up(started.session.id)
 
     async def _give_up_later(self, session_id: str) -> None:
-        timer = asyncio.create_task(self._clock.sleep(COME_BACK_SECONDS))
-        exit_ = asyncio.create_task(self._drained.wait())
-        try:
-            await asyncio.wait((timer, exit_), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end_tasks(timer, exit_)
+        await rest(self._clock, COME_BACK_SECONDS, self._drained)
         if not self._drained.is_set():
             await self._give_up(session_id)
 

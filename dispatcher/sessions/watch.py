@@ -13,7 +13,7 @@ from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.timeline import ENDS, Event
 from dispatcher.store.store import Store
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import end_tasks, rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,7 @@ class Watch:
 
     async def rest(self, seconds: float) -> None:
         """Return after so many seconds, or when the dispatcher is told to exit."""
-        timer = asyncio.create_task(self._clock.sleep(seconds))
-        stopped = asyncio.create_task(self._stopped.wait())
-        try:
-            await asyncio.wait((timer, stopped), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end_tasks(timer, stopped)
+        await rest(self._clock, seconds, self._stopped)
 
     async def wait(
         self, session_id: str, after: int, seconds: float, place: int | None = None
