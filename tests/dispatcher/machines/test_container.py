@@ -62,7 +62,7 @@ def test_a_container_may_do_little(containers: Containers) -> None:
     ("code", "words"),
     [
         (
-            "held = []; [held.append(bytes(2**20)) for _ in range(1000)]",
+            "held = []; [held.append(b'x' * 2**20) for _ in range(1000)]",
             "all of its memory, 256 MiB",
         ),
         ("import os, time; [os.fork() or time.sleep(60) for _ in range(1000)]", "temporarily unavailable"),
