@@ -24,7 +24,6 @@ from dispatcher.core import Core, wire
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.settings import ContainerPlacement, ProcessPlacement, Settings
-from dispatcher.store.bus import PostgresBus
 from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
 
@@ -109,6 +108,9 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
     """What connects this process to the other replicas, if the store is one that several can share."""
     replica = new_replica()
     if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
+        # Its driver is a tenth of the time of a dispatcher's imports.
+        from dispatcher.store.bus import PostgresBus
+
         return PostgresBus(settings.store_url, replica, clock)
     return LocalBus(replica)
 

@@ -6,12 +6,12 @@ clock of its own, may take it: replicas' clocks need not agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from dispatcher.store import rows
 from dispatcher.store.tables import leases
 
 
@@ -37,8 +37,8 @@ def beat(
     # In one order, so that two replicas never wait for each other.
     for name in sorted(names):
         _hold(connection, name, replica, still.get(name))
-    rows = connection.execute(sa.select(leases)).mappings()
-    return {row["name"]: Beat(row["holder"], row["count"]) for row in rows}
+    found = connection.execute(sa.select(leases)).mappings()
+    return {row["name"]: Beat(row["holder"], row["count"]) for row in found}
 
 
 def release(connection: sa.Connection, replica: str) -> None:
@@ -57,11 +57,8 @@ def _hold(connection: sa.Connection, name: str, replica: str, still: Beat | None
     query = sa.select(leases).where(leases.c.name == name).with_for_update()
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
-        insert: Callable[..., postgresql.Insert | sqlite.Insert] = (
-            postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        )
         # Another replica may be first; what is read afterwards tells.
-        connection.execute(insert(leases).values(name=name, holder=replica, count=1).on_conflict_do_nothing())
+        rows.add_unless_there(connection, leases, name=name, holder=replica, count=1)
     elif row["holder"] == replica or Beat(row["holder"], row["count"]) == still:
         update = sa.update(leases).where(leases.c.name == name)
         connection.execute(update.values(holder=replica, count=leases.c.count + 1))

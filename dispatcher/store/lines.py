@@ -6,10 +6,7 @@ the agent's. Whoever holds those and wants a waiting session skips the locked on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dispatcher.sessions.admission import Limits, Load, has_line, may_overtake
 from dispatcher.sessions.lifecycle import ADMITTED, Session, SessionState
@@ -121,10 +118,7 @@ def _lock(connection: sa.Connection, agent: str | None, limits: Limits) -> dict[
 def _ensure(connection: sa.Connection, agent: str) -> None:
     if connection.scalar(sa.select(sa.exists().where(loads.c.agent == agent))):
         return
-    insert: Callable[..., postgresql.Insert | sqlite.Insert] = (
-        postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    )
-    connection.execute(insert(loads).values(agent=agent, live=0, queued=0).on_conflict_do_nothing())
+    rows.add_unless_there(connection, loads, agent=agent, live=0, queued=0)
 
 
 def _add(connection: sa.Connection, agent: str, live: int, queued: int) -> None:

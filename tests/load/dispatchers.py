@@ -31,7 +31,13 @@ STAND_IN = HERE / "stand_in"
 
 _SERVER = multiprocessing.get_context("forkserver")
 # What a dispatcher imports only once it runs takes longer than the rest of its start.
-_LATE = ("pydantic.v1", "uvicorn.loops.auto", "uvicorn.lifespan.on", "uvicorn.protocols.websockets.auto")
+_LATE = (
+    "dispatcher.commands",
+    "pydantic.v1",
+    "uvicorn.loops.auto",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.websockets.auto",
+)
 _SERVER.set_forkserver_preload(["tests.load.dispatchers", *_LATE])
 
 EXIT_SECONDS = 30.0

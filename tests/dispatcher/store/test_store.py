@@ -14,7 +14,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -26,7 +28,7 @@ from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database
-from dispatcher.store.migrate import upgrade
+from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import machines, messages, metadata
 
@@ -72,11 +74,47 @@ def with_store(url, use):
     return asyncio.run(run())
 
 
-def test_the_migrations_make_exactly_the_tables(url):
-    with_store(url, lambda store: store.ping())
+def described(connection: sa.Connection) -> dict[str, Any]:
+    """Every table, as the database itself describes it."""
+    inspector, tables = sa.inspect(connection), {}
+    for name in inspector.get_table_names():
+        columns = {
+            column["name"]: column | {"type": repr(column["type"])} for column in inspector.get_columns(name)
+        }
+        indexes = {index["name"]: index for index in inspector.get_indexes(name)}
+        tables[name] = (columns, inspector.get_pk_constraint(name), indexes)
+    return tables
+
+
+def test_the_migrations_and_a_new_database_make_exactly_the_tables(url):
+    if "sqlite" in url:
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
     engine = sa.create_engine(url)
     with engine.connect() as connection:
+        upgrade(connection, "0001")
+        upgrade(connection)
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        migrated, version = described(connection), connection.scalar(sa.text("SELECT * FROM alembic_version"))
+        for table in migrated:
+            connection.execute(sa.text(f"DROP TABLE {table}"))
+        upgrade(connection)
+        assert described(connection) == migrated
+        assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == version == NEWEST
+    engine.dispose()
+    scripts = Config()
+    scripts.set_main_option("script_location", str(SCRIPTS))
+    assert ScriptDirectory.from_config(scripts).get_heads() == [NEWEST]
+
+
+def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
+    with_store(url, lambda store: store.ping())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(NotMigrated, match="9999"):
+        with_store(url, lambda store: store.ping())
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == "9999"
     engine.dispose()
 
 
