@@ -38,6 +38,7 @@ from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
 from dispatcher.telemetry.traces import Traces
+from dispatcher.transports.turn import Turn
 from dispatcher.transports.webrtc import WebRTC
 from dispatcher.version import VERSION
 
@@ -193,7 +194,7 @@ def wire(
         launcher=launcher,
         releases=releases,
         queue=queue,
-        transports={"webrtc": WebRTC(settings.ice_servers)},
+        transports={"webrtc": WebRTC(settings.ice_servers, _turn(settings, clock))},
         channels=channels,
         changes=changes,
         clock=clock,
@@ -271,6 +272,15 @@ def _secrets(settings: Settings) -> list[bytes]:
     if settings.secrets:
         return [secret.get_secret_value().encode() for secret in settings.secrets]
     return [load_or_create_secret(settings.data_dir / "machine-token.key")]
+
+
+def _turn(settings: Settings, clock: Clock) -> Turn | None:
+    if settings.turn_secret is None:
+        return None
+    # From the request: the session may have to wait for a line first.
+    agents = settings.agents.values()
+    lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
+    return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
 
 
 def _url_for_machines(settings: Settings) -> str:

@@ -30,14 +30,18 @@ from dispatcher.keys import AgentName, Keys
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 
-SECRET_SETTINGS = frozenset({"secrets", "database_url"})
-"""Never written down: the signing secrets, and the URL that may have the database's password in it."""
+SECRET_SETTINGS = frozenset({"secrets", "database_url", "turn_secret"})
+"""Never written down: what is signed with, and the URL that may have the database's password in it."""
 
 TransportName = Literal["webrtc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+TurnUrl = Annotated[
+    str, Field(pattern=r"^turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?$")
+]
+"""RFC 7065."""
 
 MIN_SECRET_LENGTH = 32
 """Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
@@ -169,7 +173,11 @@ class Settings(BaseSettings):
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
     """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServer, ...] = ()
-    """STUN and TURN servers for bots and for clients that ask with `enableDefaultIceServers`."""
+    """STUN and TURN servers for bots and their clients."""
+    turn_urls: tuple[TurnUrl, ...] = ()
+    """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
+    turn_secret: SecretStr | None = None
+    """What these servers (coturn with `use-auth-secret`) check the credentials with."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
@@ -239,6 +247,9 @@ class Settings(BaseSettings):
                 f"host '{self.host}' is reachable from other machines, so keys must be set; "
                 "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
             )
+        if bool(self.turn_urls) != (self.turn_secret is not None):
+            missing = "turn_secret" if self.turn_urls else "turn_urls"
+            raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
         if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "

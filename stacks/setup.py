@@ -25,7 +25,12 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_NODE = 20
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Package of Debian and Ubuntu -> the program of it that is looked for.
-ENGINE = {"docker.io": "dockerd", "iptables": "iptables", "debootstrap": "debootstrap"}
+ENGINE = {
+    "docker.io": "dockerd",
+    "iptables": "iptables",
+    "debootstrap": "debootstrap",
+    "coturn": "turnserver",
+}
 _SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 

@@ -21,6 +21,14 @@ import aiohttp
 from aiodocker.containers import DockerContainer
 
 from bot.protocol import BOT_FILE_VARIABLE
+from dispatcher.machines.container_body import (
+    DEPLOYMENT_LABEL,
+    MACHINE_LABEL,
+    MEMORY_LABEL,
+    Facts,
+    Place,
+    body,
+)
 from dispatcher.machines.container_errors import mapped, translated
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
@@ -43,32 +51,14 @@ CALL_SECONDS = 10.0
 """How long one call may take, pulls and stops not counted. An engine on a slow disk creates a container in
 one to two seconds."""
 
-DEPLOYMENT_LABEL = "switchboard.deployment"
-MACHINE_LABEL = "switchboard.machine"
-MEMORY_LABEL = "switchboard.memory-mb"
-
 LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
-
-KILL_AFTER_SECONDS = 10
-"""Between the container's deadline and the end of a bot that ignores it."""
-
-PIDS = 256
-"""Processes and threads of one machine. A bot with Silero's model has some 30."""
-
-TMP_MB = 64
-"""Of `/tmp`, the only place that a bot can write. It counts as the machine's memory."""
-
-LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
 TAIL_LINES = 20
 
 HOST_SHARE = 0.9
 """The part of the host's memory that machines may have together: an engine promises what there is not, and
 the kernel then ends a bot in the middle of its call."""
-
-ENGINE = "host.docker.internal:host-gateway"
-"""A name for the host, for a dispatcher that runs beside the engine and not in a container."""
 
 
 class ContainerProvider:
@@ -97,9 +87,7 @@ class ContainerProvider:
         late: timedelta = LATE,
     ) -> None:
         self._url = url
-        self._deployment = deployment
-        self._network = network
-        self._models = models
+        self._place = Place(deployment, network, models)
         self._late = late
         self._engine: aiodocker.Docker | None = None
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
@@ -222,7 +210,7 @@ class ContainerProvider:
         found: Mapping[str, Any] | None = None
         with translated(gone_is_fine=True):
             found = await self._container(machine_id).show()
-        if found is None or found["Config"]["Labels"].get(DEPLOYMENT_LABEL) != self._deployment:
+        if found is None or found["Config"]["Labels"].get(DEPLOYMENT_LABEL) != self._place.deployment:
             return None
         return found
 
@@ -242,7 +230,7 @@ class ContainerProvider:
     async def _containers(self) -> list[Mapping[str, Any]]:
         with translated():
             found = await self._docker.containers.list(
-                all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._deployment}"]}}'
+                all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._place.deployment}"]}}'
             )
         return [container._container for container in found]
 
@@ -315,51 +303,19 @@ class ContainerProvider:
             MACHINE_VARIABLE: spec.id,
             **spec.environment,
         }
-        memory = spec.memory_mb * 2**20
-        host: dict[str, Any] = {
-            "NetworkMode": self._network,
-            "ExtraHosts": [ENGINE],
-            "NanoCpus": round(spec.cpu * 1e9),
-            "Memory": memory,
-            "MemorySwap": memory,
-            "PidsLimit": PIDS,
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={TMP_MB}m,mode=1777"},  # noqa: S108
-            "LogConfig": {"Type": "json-file", "Config": LOG_LIMITS},
-            "RestartPolicy": {"Name": "no"},
-            # Reaps what the bot leaves behind, and passes signals on.
-            "Init": True,
-        }
-        if self._models:
-            kind = "bind" if self._models.startswith("/") else "volume"
-            mount = {"Type": kind, "Source": self._models, "Target": "/mnt/models", "ReadOnly": True}
-            host["Mounts"] = [mount]
-        return {
-            "Image": spec.image,
-            "Entrypoint": [
-                "timeout",
-                f"--kill-after={KILL_AFTER_SECONDS}",
-                str(seconds),
-                # -P: `bot` is our package, whatever lies in the working directory.
-                "python",
-                "-P",
-                "-m",
-                "bot",
-            ],
-            "Cmd": list(spec.arguments),
-            "Env": [f"{name}={value}" for name, value in environment.items()],
-            "Labels": {
-                DEPLOYMENT_LABEL: self._deployment,
-                MACHINE_LABEL: spec.id,
-                MEMORY_LABEL: str(spec.memory_mb),
-            },
-            "HostConfig": host,
-        }
+        facts = Facts(
+            machine_id=spec.id,
+            image=spec.image,
+            nano_cpus=round(spec.cpu * 1e9),
+            memory_mb=spec.memory_mb,
+            seconds=seconds,
+            arguments=tuple(spec.arguments),
+            environment=tuple(f"{name}={value}" for name, value in environment.items()),
+        )
+        return body(self._place, facts)
 
     def _name(self, machine_id: str) -> str:
-        return f"{self._deployment}-{machine_id}"
+        return self._place.name(machine_id)
 
     def _container(self, machine_id: str) -> DockerContainer:
         return self._docker.containers.container(self._name(machine_id))

@@ -7,6 +7,7 @@ from typing import Any
 
 from dispatcher.settings import IceServer
 from dispatcher.transports.transport import Opened, Wanted
+from dispatcher.transports.turn import Turn
 
 DEFAULT_ICE_SERVERS: tuple[dict[str, Any], ...] = ({"urls": ["stun:stun.l.google.com:19302"]},)
 """What a client gets that asks for the default servers where none are configured; the same server as
@@ -17,16 +18,21 @@ class WebRTC:
     """The `webrtc` transport.
 
     Args:
-        ice_servers: The STUN and TURN servers of this deployment, for bots and for clients that ask.
+        ice_servers: The STUN and TURN servers of this deployment, for bots and for clients.
+        turn: Of TURN servers with which this deployment shares a secret.
     """
 
     ready_needs_client = True
 
-    def __init__(self, ice_servers: Sequence[IceServer]) -> None:
+    def __init__(self, ice_servers: Sequence[IceServer], turn: Turn | None = None) -> None:
+        self._turn = turn
         self._ice_servers = tuple(server.model_dump(mode="json", exclude_none=True) for server in ice_servers)
 
     async def open(self, session_id: str, wanted: Wanted) -> Opened:
+        servers = self._ice_servers
+        if self._turn is not None:
+            servers = (*servers, self._turn.server(session_id))
         client: dict[str, Any] = {}
-        if wanted.enable_default_ice_servers or self._ice_servers:
-            client["iceConfig"] = {"iceServers": list(self._ice_servers or DEFAULT_ICE_SERVERS)}
-        return Opened(client, self._ice_servers)
+        if wanted.enable_default_ice_servers or servers:
+            client["iceConfig"] = {"iceServers": list(servers or DEFAULT_ICE_SERVERS)}
+        return Opened(client, servers)

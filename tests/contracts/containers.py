@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dispatcher.machines.container import DEPLOYMENT_LABEL, MACHINE_LABEL, ContainerProvider
+from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
 from tests.engine import Engine

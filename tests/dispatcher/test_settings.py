@@ -234,3 +234,24 @@ def test_loopback(host, loopback):
 def test_the_store_lies_in_the_data_directory_whatever_its_name(tmp_path, name):
     settings = Settings.model_validate({"agents": AGENTS, "data_dir": tmp_path / name})
     assert make_url(settings.store_url).database == str(tmp_path / name / "switchboard.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"turn_urls": ["turn:turn.example:3478"]}, "turn_secret is missing"),
+        ({"turn_secret": SECRET}, "turn_urls is missing"),
+        ({"turn_urls": ["stun:turn.example"], "turn_secret": SECRET}, "should match pattern"),
+        ({"turn_urls": ["turn:user@turn.example"], "turn_secret": SECRET}, "should match pattern"),
+    ],
+)
+def test_a_turn_server_needs_its_url_and_its_secret(values, words):
+    with pytest.raises(ValidationError, match=words):
+        Settings.model_validate({"agents": AGENTS, **values})
+
+
+def test_the_secret_of_the_turn_servers_is_never_written_down():
+    values = {"turn_urls": ["turns:turn.example:5349?transport=tcp"], "turn_secret": SECRET}
+    settings = Settings.model_validate({"agents": AGENTS, **values})
+    assert SECRET not in str(settings.to_environment())
+    assert SECRET not in repr(settings)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.machines.container import PIDS, ContainerProvider
+from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_body import PIDS
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,

@@ -1,0 +1,110 @@
+"""The engine's proxy as an HTTP server: reads requests, asks the engine what the rules make of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from dispatcher.engine_proxy.rules import Ask, Refused, Rules
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+"""To the engine's socket. How long an answer may take, only the caller knows."""
+
+CHUNK_BYTES = 64 * 1024
+
+ANSWER_HEADERS = ("Content-Type", "Api-Version")
+
+
+@contextlib.asynccontextmanager
+async def serving(rules: Rules, socket: Path, host: str, port: int) -> AsyncIterator[None]:
+    """Serve the engine at this socket on this address, until it is left."""
+    connector = aiohttp.UnixConnector(str(socket), limit=0)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        # Not an Application: its router would change a path before the rules see it.
+        runner = web.ServerRunner(web.Server(Proxy(rules, session).handle))
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+
+class Proxy:
+    """Rules, and a session whose every connection is the engine's socket."""
+
+    def __init__(self, rules: Rules, session: aiohttp.ClientSession) -> None:
+        self._rules = rules
+        self._session = session
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            content = await request.read()
+            ask = self._rules.read(request.method, request.raw_path, content)
+            container_id = "" if ask.container is None else await self._ours(ask.container)
+            return await self._forward(request, ask, container_id)
+        except Refused as refused:
+            if refused.status != 404:
+                log.warning("refused: %s %s: %s", request.method, request.raw_path[:200], refused)
+            return _json({"message": str(refused)}, status=refused.status)
+        except aiohttp.ClientError as error:
+            # The provider takes it for what it is: nothing is known of what the engine did.
+            log.warning("the engine did not answer: %s", error)
+            return _json({"message": f"the engine did not answer: {error}"}, status=502)
+
+    async def _ours(self, name: str) -> str:
+        """The id of a container of this deployment. By it the engine is asked: a name may change hands.
+
+        Raises:
+            Refused: there is none, or it is somebody else's, which is the same to the caller.
+        """
+        async with self._ask(Ask("GET", f"containers/{name}/json")) as answer:
+            found = await answer.json() if answer.status == 200 else None
+        if found is None and answer.status != 404:
+            raise Refused(f"the engine failed: status {answer.status}", 500)
+        if found is None or not self._rules.is_ours(found):
+            raise Refused(f"No such container: {name}", 404)
+        return found["Id"]
+
+    async def _forward(self, request: web.BaseRequest, ask: Ask, container_id: str) -> web.StreamResponse:
+        async with self._ask(ask, container_id) as answer:
+            if answer.status in (200, 201):
+                if ask.keep is not None:
+                    return _json(ask.keep(await answer.json()), status=answer.status)
+                return await _pass_on(request, answer)
+            return web.Response(
+                status=answer.status, body=await answer.read(), content_type=answer.content_type
+            )
+
+    def _ask(self, ask: Ask, container_id: str = "") -> aiohttp.client._RequestContextManager:
+        target = ask.target(container_id) if ask.path != "_ping" else "/_ping"
+        headers = {"Content-Type": "application/json"} if ask.body is not None else {}
+        url = URL(f"http://engine{target}", encoded=True)
+        return self._session.request(ask.method, url, data=ask.body, headers=headers)
+
+
+def _json(content: Any, status: int = 200) -> web.Response:
+    # As the engine says it: the provider's client knows no `charset` beside it.
+    return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
+
+
+async def _pass_on(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """The engine's answer as it comes: the progress of a pull, log lines."""
+    headers = {name: answer.headers[name] for name in ANSWER_HEADERS if name in answer.headers}
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(request)
+    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+        await response.write(chunk)
+    await response.write_eof()
+    return response

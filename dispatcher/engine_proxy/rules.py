@@ -1,0 +1,314 @@
+"""Which requests the engine's proxy lets through: pure, from a request to what the engine is asked.
+
+Nothing of a request is passed on. It is read strictly, compared with what the `container` provider would
+send, and the engine is asked anew with what we have made ourselves. So it does not matter how the engine
+would read what we refuse or drop: members of JSON in another case or there twice, paths with dots, headers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl, urlencode
+
+from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.machines.container_body import (
+    DEPLOYMENT_LABEL,
+    KILL_AFTER_SECONDS,
+    MACHINE_LABEL,
+    MEMORY_LABEL,
+    Facts,
+    Place,
+    body,
+)
+
+VERSION = "v1.41"
+"""Of the API, the one that the provider speaks."""
+
+TARGET = re.compile(r"/(?P<version>v1\.41/)?(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?")
+"""A request's target. No percent sign may be in the path: the engine would decode what we compare."""
+
+MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+MAX_STOP_SECONDS = 3600
+MAX_LINES = 1000
+
+Keep = Callable[[Any], Any]
+"""What the caller gets of the engine's answer."""
+
+
+class Refused(Exception):
+    """The request is none that the provider makes; the text names what is wrong with it."""
+
+    def __init__(self, reason: str, status: int = 403) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the engine is asked in the place of a request."""
+
+    method: str
+    path: str
+    """Below the API's version. `{id}` stands for that of the container that is looked up first."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    container: str | None = None
+    """The name of a container, which must be the deployment's own."""
+    keep: Keep | None = None
+    """None: the answer is passed on as it comes."""
+
+    def target(self, container_id: str = "") -> str:
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        return f"/{VERSION}/{self.path.replace('{id}', container_id)}{query}"
+
+
+class Rules:
+    """The rules of one deployment."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._settings = settings
+        self._place = Place(settings.deployment, settings.network, settings.models)
+
+    def read(self, method: str, target: str, content: bytes) -> Ask:
+        """What to ask the engine for this request.
+
+        Raises:
+            Refused: it is none that the provider makes.
+        """
+        match = TARGET.fullmatch(target)
+        if match is None:
+            raise Refused(f"{target[:200]!r} is not a path of the provider's")
+        path, query = match["path"], _query(match["query"])
+        if (method, path, match["version"]) == ("GET", "_ping", None):
+            _none(query, content)
+            # For the health command: the engine answers.
+            return Ask("GET", "_ping")
+        if match["version"] is None:
+            raise Refused(f"{path!r} has no version; allowed: {VERSION}")
+        if (method, path) == ("POST", "containers/create"):
+            return self._create(query, content)
+        _none({}, content)
+        return self._without_body(method, path, query)
+
+    def is_ours(self, found: Any) -> bool:
+        """Whether what the engine says of a container is of one of this deployment's."""
+        return (found["Config"]["Labels"] or {}).get(DEPLOYMENT_LABEL) == self._settings.deployment
+
+    def _without_body(self, method: str, path: str, query: dict[str, str]) -> Ask:
+        if (method, path) == ("GET", "info"):
+            _none(query)
+            return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
+        if (method, path) == ("GET", "containers/json"):
+            label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
+            if query.get("all") != "true" or _json(query.get("filters", "")) != {"label": [label]}:
+                raise Refused(f"containers are listed with all=true and the label {label}")
+            _only(query, {"all", "filters"})
+            filters = {"all": "true", "filters": json.dumps({"label": [label]})}
+            return Ask("GET", path, filters, keep=_listed)
+        if (method, path) == ("POST", "images/create"):
+            return self._pull(query)
+        if path.startswith("images/") and path.endswith("/json") and method == "GET":
+            _none(query)
+            image = self._image(path.removeprefix("images/").removesuffix("/json"))
+            return Ask("GET", f"images/{image}/json", keep=lambda found: {"Id": found["Id"]})
+        return self._of_a_container(method, path, query)
+
+    def _of_a_container(self, method: str, path: str, query: dict[str, str]) -> Ask:
+        parts = path.split("/")
+        if parts[0] != "containers" or len(parts) not in (2, 3):
+            raise Refused(f"{method} {path} is not a call of the provider's")
+        name = parts[1]
+        self._machine_of(name)
+        match (method, *parts[2:]):
+            case ("GET", "json"):
+                _none(query)
+                return Ask("GET", "containers/{id}/json", container=name, keep=_inspected)
+            case ("POST", "start"):
+                _none(query)
+                return Ask("POST", "containers/{id}/start", container=name)
+            case ("POST", "stop"):
+                _only(query, {"t"})
+                seconds = _number(query, "t", MAX_STOP_SECONDS)
+                return Ask("POST", "containers/{id}/stop", {"t": seconds}, container=name)
+            case ("DELETE",):
+                _only(query, {"force", "v"})
+                return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
+            case ("GET", "logs"):
+                _only(query, {"stdout", "stderr", "follow", "tail"})
+                if query.get("follow") != "0":
+                    raise Refused("follow: is refused; allowed: 0")
+                lines = {"stdout": "true", "stderr": "true", "tail": _number(query, "tail", MAX_LINES)}
+                return Ask("GET", "containers/{id}/logs", lines, container=name)
+        raise Refused(f"{method} {path} is not a call of the provider's")
+
+    def _pull(self, query: dict[str, str]) -> Ask:
+        _only(query, {"fromImage", "tag"})
+        image = self._image(query.get("fromImage", ""))
+        last = image.rpartition("/")[2]
+        # The provider's client says so of a name with neither tag nor digest; a tag would go before a digest.
+        if "tag" in query and (query["tag"] != "latest" or ":" in last or "@" in last):
+            raise Refused(f"tag: {query['tag'][:100]!r} is refused; allowed: what is in the image's name")
+        return Ask("POST", "images/create", query)
+
+    def _image(self, image: str) -> str:
+        if image not in self._settings.images:
+            raise Refused(f"Image: {image!r} is refused; allowed: {', '.join(self._settings.images)}")
+        return image
+
+    def _machine_of(self, name: str) -> str:
+        machine = name.removeprefix(f"{self._settings.deployment}-")
+        if machine == name or not MACHINE.fullmatch(machine):
+            raise Refused(
+                f"container {name[:200]!r} is refused; allowed: {self._settings.deployment}-<machine>"
+            )
+        return machine
+
+    def _create(self, query: dict[str, str], content: bytes) -> Ask:
+        _only(query, {"name"})
+        name = query.get("name", "")
+        given = _json(content)
+        wanted = body(self._place, self._facts(self._machine_of(name), given))
+        if (where := _difference(wanted, given)) is not None:
+            raise Refused(where)
+        made = json.dumps(wanted).encode()
+        return Ask("POST", "containers/create", {"name": name}, made, keep=lambda found: {"Id": found["Id"]})
+
+    def _facts(self, machine_id: str, given: Any) -> Facts:
+        """What is up to the caller, within its bounds."""
+        settings = self._settings
+        host = _member(given, "HostConfig", dict)
+        environment = _texts(given, "Env")
+        for variable in environment:
+            if "=" not in variable:
+                # The engine would fill it in from what it has itself.
+                raise Refused(f"Env: {variable.partition('=')[0]!r} has no value; allowed: NAME=value")
+        entrypoint = _texts(given, "Entrypoint")
+        seconds = entrypoint[2] if len(entrypoint) > 2 else ""
+        labels = _member(given, "Labels", dict)
+        memory = labels.get(MEMORY_LABEL)
+        if not isinstance(memory, str) or not NUMBER.fullmatch(memory):
+            raise Refused(f"Labels.{MEMORY_LABEL}: is refused; allowed: whole MiB")
+        if not NUMBER.fullmatch(seconds):
+            raise Refused(
+                f"Entrypoint: is refused; allowed: timeout --kill-after={KILL_AFTER_SECONDS} <s> python …"
+            )
+        if labels.get(MACHINE_LABEL) != machine_id:
+            raise Refused(f"Labels.{MACHINE_LABEL}: is refused; allowed: {machine_id}, as in the name")
+        return Facts(
+            machine_id=machine_id,
+            image=self._image(_member(given, "Image", str)),
+            nano_cpus=_within(_member(host, "NanoCpus", int), settings.max_cpu * 1e9, "HostConfig.NanoCpus"),
+            memory_mb=_within(int(memory), settings.max_memory_mb, f"Labels.{MEMORY_LABEL}"),
+            seconds=_within(int(seconds), settings.max_seconds, "Entrypoint"),
+            arguments=tuple(_texts(given, "Cmd")),
+            environment=tuple(environment),
+        )
+
+
+def _difference(wanted: Any, given: Any, where: str = "") -> str | None:
+    """The first place where a body is not what it must be, by its path; None if it is the same."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        for name in sorted({*wanted, *given}):
+            path = f"{where}.{name}" if where else name
+            if name not in wanted:
+                return f"{path}: is not allowed"
+            if name not in given:
+                return f"{path}: is missing"
+            if (found := _difference(wanted[name], given[name], path)) is not None:
+                return found
+        return None
+    if type(wanted) is not type(given) or wanted != given:
+        return f"{where}: {str(given)[:100]!r} is refused; allowed: {str(wanted)[:100]!r}"
+    return None
+
+
+def _listed(found: Any) -> list[dict[str, Any]]:
+    return [{name: one[name] for name in ("Id", "Names", "State", "Labels")} for one in found]
+
+
+def _inspected(found: Any) -> dict[str, Any]:
+    """Without the environment, which has the machine's token, and without the host's paths."""
+    state, config = found["State"], found["Config"]
+    return {
+        "Id": found["Id"],
+        "Name": found["Name"],
+        "State": {name: state[name] for name in ("Status", "ExitCode", "OOMKilled") if name in state},
+        "Config": {"Labels": config["Labels"], "Tty": config["Tty"]},
+        "HostConfig": {"Memory": found["HostConfig"]["Memory"]},
+    }
+
+
+def _query(text: str | None) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=8
+        )
+    except ValueError:
+        raise Refused("the query cannot be read", 400) from None
+    if len(dict(pairs)) < len(pairs):
+        raise Refused("a parameter of the query is there twice", 400)
+    return dict(pairs)
+
+
+def _json(text: str | bytes) -> Any:
+    """Raises Refused if it is not JSON that all readers read alike."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Refused(f"{twice[:100]}: is there twice", 400)
+        return dict(pairs)
+
+    def no_number(word: str) -> NoReturn:
+        raise Refused(f"{word} is not JSON", 400)
+
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        return json.loads(decoded, object_pairs_hook=distinct, parse_constant=no_number)
+    except (ValueError, RecursionError):
+        raise Refused("what was sent is not JSON", 400) from None
+
+
+def _member(given: Any, name: str, kind: type) -> Any:
+    value = given.get(name) if isinstance(given, dict) else None
+    if type(value) is not kind:
+        raise Refused(f"{name}: is missing or of another type", 400)
+    return value
+
+
+def _texts(given: Any, name: str) -> list[str]:
+    values = _member(given, name, list)
+    if not all(isinstance(value, str) for value in values):
+        raise Refused(f"{name}: is not a list of texts", 400)
+    return values
+
+
+def _within(value: int, most: float, where: str) -> int:
+    if not 0 < value <= most:
+        raise Refused(f"{where}: {value} is refused; allowed: 1 to {most:.0f}")
+    return value
+
+
+def _number(query: Mapping[str, str], name: str, most: int) -> str:
+    value = query.get(name, "")
+    if not NUMBER.fullmatch(value) or int(value) > most:
+        raise Refused(f"{name}: {value[:100]!r} is refused; allowed: 0 to {most}")
+    return value
+
+
+def _only(query: Mapping[str, str], names: set[str]) -> None:
+    if other := sorted(set(query) - names):
+        raise Refused(f"{other[0][:100]}: is not a parameter of the provider's")
+
+
+def _none(query: Mapping[str, str], content: bytes = b"") -> None:
+    _only(query, set())
+    if content:
+        raise Refused("this call has no body")

@@ -1,0 +1,48 @@
+"""The settings of the engine's proxy, and the only place where it reads its environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dispatcher.settings import LogFormat, LogLevel, PlacementName
+
+PROXY_PREFIX = "SWITCHBOARD_PROXY_"
+
+
+class ProxySettings(BaseSettings):
+    """Read from `SWITCHBOARD_PROXY_…` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix=PROXY_PREFIX, extra="forbid", frozen=True)
+
+    socket: Path = Path("/var/run/docker.sock")
+    """The engine's."""
+    host: str = "0.0.0.0"  # noqa: S104 - in a network of its own, with the dispatcher alone
+    port: int = Field(default=2375, ge=1, le=65535)
+    deployment: PlacementName
+    """Whose containers may be made, seen and ended."""
+    network: str = Field(min_length=1)
+    """The network that containers are in."""
+    models: str = ""
+    """What they see at /mnt/models: a volume's name, or a directory of the host."""
+    images: tuple[str, ...] = Field(min_length=1)
+    """What they may run."""
+    max_cpu: float = Field(gt=0, le=64)
+    """vCPUs of one container."""
+    max_memory_mb: int = Field(ge=4, le=131072)
+    """MiB of one container."""
+    max_seconds: int = Field(ge=1)
+    """How long a container may be told to live."""
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "json"
+
+    def to_environment(self) -> dict[str, str]:
+        """The environment variables that give a proxy these settings."""
+        values = self.model_dump(mode="json", exclude_unset=True)
+        return {
+            PROXY_PREFIX + name.upper(): json.dumps(value) if isinstance(value, list) else str(value)
+            for name, value in sorted(values.items())
+        }

@@ -1,0 +1,102 @@
+"""What the engine is asked for when a machine's container is created, down to the last member.
+
+It is one function of a few facts. The provider sends what it gives; the engine's proxy
+(`dispatcher/engine_proxy/`) lets nothing through that it would not give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+DEPLOYMENT_LABEL = "switchboard.deployment"
+MACHINE_LABEL = "switchboard.machine"
+MEMORY_LABEL = "switchboard.memory-mb"
+
+KILL_AFTER_SECONDS = 10
+"""Between the container's deadline and the end of a bot that ignores it."""
+
+PIDS = 256
+"""Processes and threads of one machine. A bot with Silero's model has some 30."""
+
+TMP_MB = 64
+"""Of `/tmp`, the only place that a bot can write. It counts as the machine's memory."""
+
+LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
+
+ENGINE = "host.docker.internal:host-gateway"
+"""A name for the host, for a dispatcher that runs beside the engine and not in a container."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all containers of a deployment have in common."""
+
+    deployment: str
+    network: str
+    models: str = ""
+    """A volume's name, or a directory of the host."""
+
+    def name(self, machine_id: str) -> str:
+        return f"{self.deployment}-{machine_id}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What tells one container from another."""
+
+    machine_id: str
+    image: str
+    nano_cpus: int
+    memory_mb: int
+    seconds: int
+    """From its start to its end at the latest."""
+    arguments: tuple[str, ...]
+    environment: tuple[str, ...]
+    """As `NAME=value`."""
+
+
+def body(place: Place, facts: Facts) -> dict[str, Any]:
+    """The JSON body of `POST /containers/create`."""
+    memory = facts.memory_mb * 2**20
+    host: dict[str, Any] = {
+        "NetworkMode": place.network,
+        "ExtraHosts": [ENGINE],
+        "NanoCpus": facts.nano_cpus,
+        "Memory": memory,
+        "MemorySwap": memory,
+        "PidsLimit": PIDS,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": True,
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={TMP_MB}m,mode=1777"},  # noqa: S108 - its own
+        "LogConfig": {"Type": "json-file", "Config": LOG_LIMITS},
+        "RestartPolicy": {"Name": "no"},
+        # Reaps what the bot leaves behind, and passes signals on.
+        "Init": True,
+    }
+    if place.models:
+        kind = "bind" if place.models.startswith("/") else "volume"
+        mount = {"Type": kind, "Source": place.models, "Target": "/mnt/models", "ReadOnly": True}
+        host["Mounts"] = [mount]
+    return {
+        "Image": facts.image,
+        "Entrypoint": [
+            "timeout",
+            f"--kill-after={KILL_AFTER_SECONDS}",
+            str(facts.seconds),
+            # -P: `bot` is our package, whatever lies in the working directory.
+            "python",
+            "-P",
+            "-m",
+            "bot",
+        ],
+        "Cmd": list(facts.arguments),
+        "Env": list(facts.environment),
+        "Labels": {
+            DEPLOYMENT_LABEL: place.deployment,
+            MACHINE_LABEL: facts.machine_id,
+            MEMORY_LABEL: str(facts.memory_mb),
+        },
+        "HostConfig": host,
+    }

@@ -1,0 +1,284 @@
+"""A body that is not the provider's is refused, whatever is wrong with it, and the reason names the place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.engine_proxy.rules import Refused, Rules
+from tests.dispatcher.engine_proxy.world import FACTS, SETTINGS, wanted
+
+RULES = Rules(SETTINGS)
+CREATE = "/v1.41/containers/create?name=calls-m-1"
+
+
+def refusal(content: Any, target: str = CREATE) -> str:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with pytest.raises(Refused) as caught:
+        RULES.read("POST", target, data)
+    return str(caught.value)
+
+
+def with_host(**members: Any) -> dict[str, Any]:
+    made = wanted()
+    made["HostConfig"] |= members
+    return made
+
+
+def test_what_the_provider_sends_is_passed_on_and_is_made_anew() -> None:
+    ask = RULES.read("POST", CREATE, json.dumps(wanted(), indent=3).encode())
+    assert (ask.method, ask.target()) == ("POST", CREATE)
+    assert ask.body == json.dumps(wanted()).encode()
+
+
+OF_THE_HOST = {
+    "Privileged": True,
+    "Binds": ["/:/host"],
+    "Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}],
+    "Devices": [{"PathOnHost": "/dev/sda", "PathInContainer": "/dev/sda", "CgroupPermissions": "rwm"}],
+    "DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}],
+    "DeviceCgroupRules": ["c 1:3 rwm"],
+    "CapAdd": ["SYS_ADMIN"],
+    "CapDrop": [],
+    "PidMode": "host",
+    "IpcMode": "host",
+    "UTSMode": "host",
+    "UsernsMode": "host",
+    "CgroupnsMode": "host",
+    "NetworkMode": "host",
+    "VolumesFrom": ["switchboard-docker-dispatcher"],
+    "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
+    "CgroupParent": "/",
+    "Cgroup": "container:1",
+    "Runtime": "another",
+    "GroupAdd": ["0"],
+    "Sysctls": {"kernel.shm_rmid_forced": "1"},
+    "OomScoreAdj": -1000,
+    "PidsLimit": -1,
+    "ReadonlyRootfs": False,
+    "ReadonlyPaths": [],
+    "MaskedPaths": [],
+    "Tmpfs": {"/tmp": "exec"},
+    "LogConfig": {"Type": "syslog", "Config": {}},
+    "RestartPolicy": {"Name": "always"},
+    "PortBindings": {"22/tcp": [{"HostPort": "22"}]},
+    "PublishAllPorts": True,
+    "ExtraHosts": ["registry.example:10.0.0.1"],
+    "Ulimits": [{"Name": "nofile", "Soft": 10**6, "Hard": 10**6}],
+    "StorageOpt": {"size": "1T"},
+    "AutoRemove": True,
+    "MemorySwap": -1,
+    "Memory": 2**40,
+    "NanoCpus": 64 * 10**9,
+}
+
+
+@pytest.mark.parametrize("member", OF_THE_HOST)
+def test_a_host_config_of_another_kind(member: str) -> None:
+    assert f"HostConfig.{member}" in refusal(with_host(**{member: OF_THE_HOST[member]}))
+
+
+@pytest.mark.parametrize("network", ["host", "container:calls-m-2", "bridge", "none", "control"])
+def test_a_network_but_the_machines(network: str) -> None:
+    assert refusal(with_host(NetworkMode=network)).startswith("HostConfig.NetworkMode: ")
+
+
+@pytest.mark.parametrize("member", ["privileged", "PRIVILEGED", "Privile\u017fged", "binds", "networkmode"])
+def test_a_member_in_another_case(member: str) -> None:
+    """Go reads it all the same, with the long s and the Kelvin sign, too."""
+    assert refusal(with_host(**{member: True})) == f"HostConfig.{member}: is not allowed"
+
+
+def test_a_member_by_an_escape_is_the_member() -> None:
+    content = json.dumps(wanted()).replace('"Init"', r'"\u0050rivileged": true, "Init"', 1).encode()
+    assert refusal(content) == "HostConfig.Privileged: is not allowed"
+
+
+def test_a_member_that_is_there_twice() -> None:
+    content = json.dumps(wanted()).replace('"Init"', '"NetworkMode": "host", "Init"', 1).encode()
+    assert refusal(content) == "NetworkMode: is there twice"
+
+
+OF_THE_CONTAINER = {
+    "User": "0:0",
+    "Volumes": {"/host": {}},
+    "WorkingDir": "/",
+    "ExposedPorts": {"22/tcp": {}},
+    "NetworkingConfig": {"EndpointsConfig": {"control": {}}},
+    "StopSignal": "SIGCONT",
+    "Healthcheck": {"Test": ["CMD", "true"]},
+    "Hostname": "dispatcher",
+    "MacAddress": "02:42:ac:11:00:02",
+    "Image": "bots/other",
+    "Labels": {"switchboard.deployment": "other"},
+}
+
+
+@pytest.mark.parametrize("member", OF_THE_CONTAINER)
+def test_a_container_of_another_kind(member: str) -> None:
+    assert member in refusal(wanted() | {member: OF_THE_CONTAINER[member]})
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"nano_cpus": 2_000_000_001}, "HostConfig.NanoCpus: 2000000001"),
+        ({"nano_cpus": 0}, "HostConfig.NanoCpus: 0"),
+        ({"memory_mb": 2049}, "Labels.switchboard.memory-mb: 2049"),
+        ({"seconds": 3701}, "Entrypoint: 3701"),
+        ({"image": "bots/echo"}, "Image: 'bots/echo'"),
+        ({"environment": ("AWS_SECRET_ACCESS_KEY",)}, "Env: 'AWS_SECRET_ACCESS_KEY' has no value"),
+        ({"machine_id": "m-2"}, "Labels.switchboard.machine"),
+    ],
+)
+def test_a_fact_out_of_its_bounds(change: dict[str, Any], where: str) -> None:
+    assert refusal(wanted(replace(FACTS, **change))).startswith(where)
+
+
+def test_another_program_than_a_bot() -> None:
+    assert "Entrypoint" in refusal(wanted() | {"Entrypoint": ["/bin/sh", "-c", "3600"]})
+    entrypoint = ["timeout", "--kill-after=10", "3600", "sh", "-P", "-m", "bot"]
+    assert refusal(wanted() | {"Entrypoint": entrypoint}).startswith("Entrypoint: ")
+
+
+@pytest.mark.parametrize("label", ["switchboard.deployment", "switchboard.machine", "switchboard.memory-mb"])
+def test_a_container_that_is_not_known_as_the_deployments(label: str) -> None:
+    made = wanted()
+    made["Labels"][label] = "other"
+    assert f"Labels.{label}" in refusal(made)
+    del made["Labels"][label]
+    assert f"Labels.{label}" in refusal(made)
+
+
+@pytest.mark.parametrize("name", ["", "dispatcher", "calls-", "calls-../x", "callsm-1", "calls-m-1/exec"])
+def test_a_name_that_is_not_the_deployments(name: str) -> None:
+    assert "is refused" in refusal(wanted(), f"/v1.41/containers/create?name={name}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"HostConfig": NaN}', b"[" * 100_000, b"{} {}"],
+)
+def test_what_is_no_object(content: bytes) -> None:
+    refusal(content)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(value=json_values, name=st.sampled_from(sorted({*OF_THE_HOST, *wanted()["HostConfig"]})))
+def test_nothing_but_the_providers_own_body_is_ever_sent(name: str, value: Any) -> None:
+    """Whatever a member of HostConfig is set to: it is refused, or it is what the provider would say."""
+    content = json.dumps(with_host(**{name: value})).encode()
+    try:
+        ask = RULES.read("POST", CREATE, content)
+    except Refused:
+        return
+    assert ask.body is not None
+    sent = json.loads(ask.body)["HostConfig"]
+    assert {**sent, "NanoCpus": 0} == {**wanted()["HostConfig"], "NanoCpus": 0}
+    assert 0 < sent["NanoCpus"] <= 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1.41/containers/calls-m-1/../../info"),
+        ("GET", "/v1.41/containers/calls-m-1%2Fjson"),
+        ("GET", "/v1.41/containers/%63alls-m-1/json"),
+        ("GET", "/v1.41//info"),
+        ("GET", "//v1.41/info"),
+        ("GET", "/v1.41/./info"),
+        ("GET", "/v1.40/info"),
+        ("GET", "/V1.41/info"),
+        ("GET", "/info"),
+        ("GET", "/v1.41/info/"),
+        ("GET", "http://engine/v1.41/info"),
+        ("GET", "/v1.41/info?x=1"),
+        ("GET", "/v1.41/info#x"),
+        ("OPTIONS", "*"),
+        ("HEAD", "/v1.41/info"),
+        ("get", "/v1.41/info"),
+        ("GET", "/v1.41/version"),
+        ("GET", "/v1.41/events"),
+        ("GET", "/v1.41/system/df"),
+        ("GET", "/v1.41/images/json"),
+        ("GET", "/v1.41/images/bots/other/json"),
+        ("DELETE", "/v1.41/images/bots/echo:1"),
+        ("POST", "/v1.41/images/load"),
+        ("POST", "/v1.41/images/create?fromImage=bots/other"),
+        ("POST", "/v1.41/images/create?fromSrc=-"),
+        ("POST", "/v1.41/images/create?fromImage=bots/echo:1&tag=2"),
+        ("POST", "/v1.41/images/create?fromImage=bots/plain&tag=sha256:0"),
+        ("POST", "/v1.41/images/create?fromImage=bots/plain&tag="),
+        ("POST", "/v1.41/images/create?fromImage=bots/echo:1&fromImage=bots/other"),
+        ("POST", "/v1.41/build"),
+        ("POST", "/v1.41/auth"),
+        ("GET", "/v1.41/containers/json"),
+        ("GET", "/v1.41/containers/json?all=true"),
+        ("GET", "/v1.41/containers/json?all=true&filters={}"),
+        ("GET", '/v1.41/containers/json?all=true&filters={"label":["switchboard.deployment=other"]}'),
+        ("POST", "/v1.41/containers/calls-m-1/exec"),
+        ("POST", "/v1.41/containers/calls-m-1/attach"),
+        ("POST", "/v1.41/containers/calls-m-1/update"),
+        ("POST", "/v1.41/containers/calls-m-1/rename?name=x"),
+        ("POST", "/v1.41/containers/calls-m-1/restart"),
+        ("POST", "/v1.41/containers/calls-m-1/kill"),
+        ("GET", "/v1.41/containers/calls-m-1/export"),
+        ("GET", "/v1.41/containers/calls-m-1/archive?path=/"),
+        ("PUT", "/v1.41/containers/calls-m-1/archive?path=/"),
+        ("GET", "/v1.41/containers/calls-m-1/top"),
+        ("GET", "/v1.41/containers/calls-m-1/stats"),
+        ("GET", "/v1.41/containers/calls-m-1/logs?stdout=true&follow=1&tail=20"),
+        ("GET", "/v1.41/containers/calls-m-1/logs?stdout=true"),
+        ("POST", "/v1.41/containers/calls-m-1/stop"),
+        ("POST", "/v1.41/containers/calls-m-1/stop?t=-1"),
+        ("POST", "/v1.41/containers/calls-m-1/stop?t=1&signal=SIGSTOP"),
+        ("GET", "/v1.41/containers/0123456789ab/json"),
+        ("GET", "/v1.41/containers/dispatcher/json"),
+        ("POST", "/v1.41/containers/prune"),
+        ("POST", "/v1.41/networks/create"),
+        ("GET", "/v1.41/networks"),
+        ("POST", "/v1.41/volumes/create"),
+        ("GET", "/v1.41/volumes"),
+        ("POST", "/v1.41/plugins/pull"),
+        ("POST", "/v1.41/swarm/init"),
+        ("GET", "/v1.41/secrets"),
+        ("POST", "/v1.41/session"),
+        ("POST", "/grpc"),
+        ("GET", "/v1.41/distribution/bots/echo:1/json"),
+    ],
+)
+def test_a_call_that_is_not_the_providers(method: str, target: str) -> None:
+    with pytest.raises(Refused):
+        RULES.read(method, target, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1.41/info"),
+        ("POST", "/v1.41/containers/calls-m-1/start"),
+        ("POST", "/v1.41/containers/calls-m-1/stop?t=5"),
+        ("DELETE", "/v1.41/containers/calls-m-1?force=True&v=True"),
+    ],
+)
+def test_a_body_where_there_is_none(method: str, target: str) -> None:
+    assert RULES.read(method, target, b"").body is None
+    with pytest.raises(Refused, match="no body"):
+        RULES.read(method, target, b'{"HostConfig": {"Privileged": true}}')
+
+
+@pytest.mark.parametrize("image", SETTINGS.images)
+def test_the_deployments_images_may_be_looked_up_and_pulled(image: str) -> None:
+    assert RULES.read("GET", f"/v1.41/images/{image}/json", b"").target() == f"/v1.41/images/{image}/json"
+    target = f"/v1.41/images/create?fromImage={image}"
+    assert dict(RULES.read("POST", target, b"").query) == {"fromImage": image}

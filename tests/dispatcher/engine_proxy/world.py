@@ -1,0 +1,123 @@
+"""An engine that writes down what it is asked, and a proxy before it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from dispatcher.engine_proxy.proxy import serving
+from dispatcher.engine_proxy.rules import Rules
+from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, Facts, Place, body
+from tests.ports import free_port
+
+IMAGE = "bots/echo:1"
+SETTINGS = ProxySettings(
+    host="127.0.0.1",
+    deployment="calls",
+    network="machines",
+    images=(IMAGE, "bots/plain", "registry.example/bot@sha256:" + "0" * 64),
+    max_cpu=2,
+    max_memory_mb=2048,
+    max_seconds=3700,
+)
+FACTS = Facts("m-1", IMAGE, 500_000_000, 512, 3630, ("--session-id", "1"), ("HOME=/tmp", "A=b=c"))
+
+
+def wanted(facts: Facts = FACTS) -> dict[str, Any]:
+    """What the provider sends."""
+    return body(Place("calls", "machines"), facts)
+
+
+class RecordingEngine:
+    """Knows two containers: one of this deployment, and one of somebody else's with a name like ours."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-other": "other"}.get(name)
+        if deployment is None:
+            return None
+        return {
+            "Id": f"id-of-{name.removeprefix('id-of-')}",
+            "Name": f"/{name}",
+            "State": {"Status": "exited", "ExitCode": 3, "OOMKilled": False, "Pid": 7},
+            "Config": {
+                "Labels": {DEPLOYMENT_LABEL: deployment, MACHINE_LABEL: "m-1"},
+                "Tty": False,
+                "Env": ["SWITCHBOARD_MACHINE_TOKEN=secret"],
+            },
+            "HostConfig": {"Memory": 2**29, "Binds": None},
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append((request.method, request.raw_path, await request.read()))
+        path = request.path.removeprefix("/v1.41")
+        parts = path.strip("/").split("/")
+        if path == "/_ping":
+            return web.Response(text="OK")
+        if path == "/info":
+            return web.json_response({"MemTotal": 2**33, "Name": "the-host", "SecurityOptions": []})
+        if path == "/containers/create":
+            return web.json_response({"Id": "id-of-calls-m-1", "Warnings": []}, status=201)
+        if path == "/containers/json":
+            return web.json_response([])
+        if parts[0] == "images":
+            return web.json_response({"Id": "sha256:1", "Config": {"Env": ["A=b"]}})
+        if len(parts) > 1 and (found := self.container(parts[1])) is not None:
+            return web.json_response(found) if parts[-1] == "json" else web.Response(status=204)
+        return web.json_response({"message": f"No such container: {path}"}, status=404)
+
+
+class World:
+    """A proxy at `url`, and what its engine was asked."""
+
+    def __init__(self, engine: RecordingEngine, port: int) -> None:
+        self.engine = engine
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def changed(self) -> list[tuple[str, str]]:
+        """What the engine was asked but for look-ups."""
+        return [(method, path) for method, path, _ in self.engine.asked if method != "GET"]
+
+    async def call(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+        data = json.dumps(content).encode() if isinstance(content, dict) else content
+        return await self.raw(f"{method} {path} HTTP/1.1\r\nHost: x", data)
+
+    async def raw(self, head: str, content: bytes | None = None) -> tuple[int, Any]:
+        """A request exactly as it is written; the answer's status and its JSON."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        length = f"\r\nContent-Length: {len(content)}" if content is not None else ""
+        writer.write(f"{head}{length}\r\nConnection: close\r\n\r\n".encode() + (content or b""))
+        answer = await reader.read()
+        writer.close()
+        first, _, rest = answer.partition(b"\r\n")
+        said = rest.partition(b"\r\n\r\n")[2]
+        try:
+            return int(first.split()[1]), json.loads(said)
+        except ValueError:
+            return int(first.split()[1]), said
+
+
+@asynccontextmanager
+async def world(directory: Path) -> AsyncIterator[World]:
+    engine = RecordingEngine()
+    runner = web.ServerRunner(web.Server(engine.handle))
+    await runner.setup()
+    socket = directory / "engine.sock"
+    await web.UnixSite(runner, str(socket)).start()
+    port = free_port()
+    try:
+        async with serving(Rules(SETTINGS), socket, "127.0.0.1", port):
+            yield World(engine, port)
+    finally:
+        await runner.cleanup()
