@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import urllib.parse
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,6 +56,22 @@ class Variables:
     """Touched every few seconds, for a container's health command."""
 
 
+@dataclass(frozen=True)
+class HostVariables:
+    """What the environment says to a process that serves its session by HTTP (`bot.hosted`).
+
+    The names but ours are those of Pipecat Cloud's base image.
+    """
+
+    bot_file: Path
+    port: int
+    shutdown_seconds: float
+    """How long a session may go on after the process was told to end."""
+    ice_config_url: str
+    """Where STUN and TURN servers are asked for."""
+    health_file: Path | None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -79,16 +96,48 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
     token = environment.pop(MACHINE_TOKEN_VARIABLE, "")
     if not token:
         raise UsageError(f"variable {MACHINE_TOKEN_VARIABLE} is not set: it must hold the machine's token")
-    bot_file = environment.get(BOT_FILE_VARIABLE, "")
-    if not bot_file:
-        raise UsageError(f"variable {BOT_FILE_VARIABLE} is not set: it must be the path of the bot file")
-    health_file = environment.get(HEALTH_FILE_VARIABLE, "")
     return Variables(
-        token,
-        Path(bot_file),
-        environment.get(TRACEPARENT_VARIABLE),
-        Path(health_file) if health_file else None,
+        token, _bot_file(environment), environment.get(TRACEPARENT_VARIABLE), _health_file(environment)
     )
+
+
+def is_hosted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether nobody says what machine this is: then it is started as Pipecat Cloud starts an image."""
+    return not arguments and MACHINE_TOKEN_VARIABLE not in environment
+
+
+def read_host_variables(environment: Mapping[str, str]) -> HostVariables:
+    """Read the variables of a process that serves its session by HTTP.
+
+    Raises:
+        UsageError: one is missing, or has a value that is not allowed.
+    """
+    return HostVariables(
+        _bot_file(environment),
+        int(_number(environment, "PORT", 8080, 65535)),
+        _number(environment, "SHUTDOWN_TIMEOUT", 7200, 86400),
+        environment.get("ICE_CONFIG_URL", "http://localhost:9090/ice-servers"),
+        _health_file(environment),
+    )
+
+
+def _bot_file(environment: Mapping[str, str]) -> Path:
+    file = environment.get(BOT_FILE_VARIABLE, "")
+    if not file:
+        raise UsageError(f"variable {BOT_FILE_VARIABLE} is not set: it must be the path of the bot file")
+    return Path(file)
+
+
+def _health_file(environment: Mapping[str, str]) -> Path | None:
+    file = environment.get(HEALTH_FILE_VARIABLE, "")
+    return Path(file) if file else None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int, highest: float) -> float:
+    value = environment.get(name) or str(default)
+    if not re.fullmatch(r"[0-9]+", value) or not 1 <= int(value) <= highest:
+        raise UsageError(f"variable {name} is '{value}': it must be a whole number from 1 to {highest:.0f}")
+    return int(value)
 
 
 def _parser() -> _Parser:

@@ -45,6 +45,12 @@ def load(file: Path) -> BotFunction:
     return _bot_function(file, module)
 
 
+def loaded_module(file: Path) -> ModuleType | None:
+    """The module that `load` has made of the bot file."""
+    modules = (sys.modules.get(name) for name in (file.stem, _SPARE_NAME))
+    return next((module for module in modules if getattr(module, "__file__", None) == str(file)), None)
+
+
 @contextmanager
 def as_main_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Let code of this thread believe it is the main one, where the two differ for a bot file.

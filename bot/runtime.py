@@ -3,6 +3,8 @@
 The order is made for the first second. The channel comes before any heavy import, so that the dispatcher can
 hand over the client's offer; what the answer needs is imported next; the bot file's own imports go on while
 the peers find each other.
+
+Without any argument or token nobody has started a machine: the session then comes by HTTP (`bot.hosted`).
 """
 
 from __future__ import annotations
@@ -13,25 +15,41 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn
 
 from bot import logs, outcome
-from bot.arguments import USAGE_ERROR, Arguments, UsageError, Variables, parse, read_variables
+from bot.arguments import (
+    USAGE_ERROR,
+    Arguments,
+    HostVariables,
+    UsageError,
+    Variables,
+    is_hosted,
+    parse,
+    read_host_variables,
+    read_variables,
+)
 from bot.control import Control, Limits
 from bot.outcome import Outcome
 from bot.process import ProcessClock, leave
-from bot.protocol import Assignment
 from bot.session import Session
 
 _SWITCH_SECONDS = 0.001
 """How long a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default. The
 event loops answer the client meanwhile, and each of their steps would else wait that long."""
 
+_CLOUD_LEVEL_VARIABLE = "PIPECAT_LOG_LEVEL"
+"""Pipecat Cloud's name for the level of the log."""
+
 
 def main(arguments: Sequence[str] | None = None, limits: Limits | None = None) -> None:
     """Run the machine that the arguments and the environment describe, and end the process."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = parse(sys.argv[1:] if arguments is None else arguments)
+        if is_hosted(given, os.environ):
+            host(read_host_variables(os.environ), limits or Limits())
+        parsed = parse(given)
         variables = read_variables(os.environ)
     except UsageError as error:
         print(f"python -m bot: {error}", file=sys.stderr)
@@ -39,20 +57,13 @@ def main(arguments: Sequence[str] | None = None, limits: Limits | None = None) -
     run(parsed, variables, limits or Limits())
 
 
-def run(arguments: Arguments, variables: Variables, limits: Limits) -> None:
+def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
     """Run one machine to its end. Does not return: the process ends.
 
     Also for a process that has just been forked from one in which `bot.preload.preload` has run.
     """
     clock = ProcessClock()
-    # Nothing that is imported is garbage; the collector runs again once the bot is loaded.
-    gc.disable()
-    logs.configure(os.environ.get(logs.LEVEL_VARIABLE, logs.DEFAULT_LEVEL))
-    loop = asyncio.new_event_loop()
-    # A machine may be killed at any moment; what its bot has printed is in the log by then.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)
+    loop = _prepare(os.environ.get(logs.LEVEL_VARIABLE, logs.DEFAULT_LEVEL))
     control = Control(
         machine_id=arguments.machine_id,
         dispatcher=arguments.dispatcher,
@@ -66,15 +77,45 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: control.stop(_signalled(received)))
     control.start(session)
-    result = _run_session(loop, session, arguments.assignment)
-    leave(control.finish(result))
+    leave(control.finish(_run(loop, session, session.run(arguments.assignment))))
 
 
-def _run_session(loop: asyncio.AbstractEventLoop, session: Session, assignment: Assignment | None) -> Outcome:
+def host(variables: HostVariables, limits: Limits) -> NoReturn:
+    """Serve one session by HTTP. Does not return: the process ends.
+
+    Raises:
+        UsageError: the port is not to be had.
+    """
+    level = os.environ.get(logs.LEVEL_VARIABLE) or os.environ.get(_CLOUD_LEVEL_VARIABLE) or logs.DEFAULT_LEVEL
+    loop = _prepare(level)
+    # It imports FastAPI and a server: half a second that no machine of ours should spend.
+    from bot.hosted import Host, take_port
+
+    served = Host(loop, variables, take_port(variables.port), limits.grace)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(served.told_to_leave))
+    result = _run(loop, served.session, served.serve())
+    log = logs.logger.info if result.exit_code == 0 else logs.logger.error
+    log(f"{result.message}\n{result.detail}".strip())
+    leave(result.exit_code)
+
+
+def _prepare(level: str) -> asyncio.AbstractEventLoop:
+    # Nothing that is imported is garbage; the collector runs again once the bot is loaded.
+    gc.disable()
+    logs.configure(level)
+    # A machine may be killed at any moment; what its bot has printed is in the log by then.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    return asyncio.new_event_loop()
+
+
+def _run(loop: asyncio.AbstractEventLoop, session: Session, running: Coroutine[Any, Any, Outcome]) -> Outcome:
     asyncio.set_event_loop(loop)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        return loop.run_until_complete(session.run(assignment))
+        return loop.run_until_complete(running)
     except SystemExit as error:
         # Raised by one of the bot's tasks: asyncio lets it through, and the event loop has ended.
         return outcome.exited(error.code, session.returned(), logs.recent_errors())

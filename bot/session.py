@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import threading
@@ -41,6 +42,7 @@ class Session:
         report: Where the session tells what happens.
         grace: Seconds that a bot has to end once it is told to stop.
         traceparent: The session's trace context, if the machine was started for its session.
+        has_server: Whether an HTTP server of this process (`bot.hosted`) serves the bot's own routes.
     """
 
     def __init__(
@@ -50,12 +52,16 @@ class Session:
         bot_file: Path,
         grace: float,
         traceparent: str | None = None,
+        *,
+        has_server: bool = False,
     ) -> None:
         self._loop = loop
         self._report = report
         self._bot_file = bot_file
         self._grace = grace
         self._traceparent = traceparent
+        self._has_server = has_server
+        self._websocket: Any = None
         self._assignment: asyncio.Future[Assignment] = loop.create_future()
         self._loaded: asyncio.Future[BotFunction] = loop.create_future()
         self._transport_loaded: asyncio.Future[None] = loop.create_future()
@@ -77,8 +83,9 @@ class Session:
 
     # From any thread.
 
-    def assign(self, assignment: Assignment) -> None:
-        self._loop.call_soon_threadsafe(self._assign, assignment)
+    def assign(self, assignment: Assignment, *, websocket: Any = None) -> None:
+        """This is the session; with the connection that it talks over, if the machine has that already."""
+        self._loop.call_soon_threadsafe(self._assign, assignment, websocket)
 
     def request(self, request: Request) -> None:
         self._loop.call_soon_threadsafe(self._calls.take, request)
@@ -106,8 +113,9 @@ class Session:
         await self._hang_up(result)
         return result
 
-    def _assign(self, assignment: Assignment) -> None:
+    def _assign(self, assignment: Assignment, websocket: Any = None) -> None:
         if not self._assignment.done():
+            self._websocket = websocket
             self._assignment.set_result(assignment)
 
     async def _serve(self) -> Outcome:
@@ -136,7 +144,7 @@ class Session:
             self._calls.peer.set_exception(Problem(409, "no-offers", text))
         bot = await self._loaded
         routes = Routes()
-        async with routes.lifespan():
+        async with contextlib.nullcontext() if self._has_server else routes.lifespan():
             # A page may ask a route of the bot before it makes its offer.
             self._calls.routes.set_result(routes)
             arguments = await self._arguments(assignment)
@@ -148,7 +156,7 @@ class Session:
 
     async def _arguments(self, assignment: Assignment) -> Any:
         if assignment.transport != WEBRTC:
-            return runner_arguments(assignment)
+            return runner_arguments(assignment, websocket=self._websocket)
         if not self._connection.done():
             self._report.phase("waiting")
         connection, request_data = await self._connection
@@ -207,12 +215,9 @@ class Session:
         thread.start()
 
     def _load_on_thread(self) -> None:
-        transport = self._assignment.result().transport if self._assignment.done() else WEBRTC
         with as_main_thread(self._loop):
             try:
-                if transport == WEBRTC:
-                    _import_transport()
-                    self._loop.call_soon_threadsafe(self._transport_loaded.set_result, None)
+                self._load_transport()
                 _import_pipecat()
                 self._report.mark("imported")
                 # With a session to serve, only what the bot file itself asks for is worth its time.
@@ -226,6 +231,24 @@ class Session:
                 return
         self._report.mark("loaded")
         self._loop.call_soon_threadsafe(self._loading_done, bot)
+
+    def _load_transport(self) -> None:
+        known = self._assignment.done()
+        if known and self._assignment.result().transport != WEBRTC:
+            return
+        try:
+            _import_transport()
+        except InvalidBot as error:
+            if known:
+                raise
+            # An image of other transports; its session will hardly be of this one.
+            self._loop.call_soon_threadsafe(self._transport_missing, error)
+        else:
+            self._loop.call_soon_threadsafe(self._transport_loaded.set_result, None)
+
+    def _transport_missing(self, error: InvalidBot) -> None:
+        self._transport_loaded.set_exception(error)
+        self._transport_loaded.exception()  # asyncio complains of one that nobody has looked at
 
     def _loading_done(self, bot: BotFunction) -> None:
         # What was imported lives to the end; the collector need never look at it again.

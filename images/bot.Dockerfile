@@ -123,6 +123,8 @@ LABEL org.opencontainers.image.title="Switchboard bot" \
     org.opencontainers.image.revision=${REVISION} \
     org.opencontainers.image.version=${VERSION}
 USER 10001:10001
+# Only where it is started as Pipecat Cloud starts an image (docs/images.md); a machine opens no port.
+EXPOSE 8080
 # The control thread of `python -m bot` touches the file every 5 s while it can. `find` and not Python: a health
 # command runs beside a conversation.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=2 \

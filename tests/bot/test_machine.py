@@ -19,7 +19,7 @@ from bot.protocol import (
     Response,
     Stop,
 )
-from tests.bot.dispatcher import BOTS, PATIENCE, TOKEN, assignment, dispatcher, machine
+from tests.bot.dispatcher import BOTS, CHECKOUT, PATIENCE, TOKEN, assignment, dispatcher, machine
 
 DAILY = assignment("daily", room_url="https://x.daily.co/r", token="room-token", body={"a": [1, "ü"]})
 """A session that needs no client's offer."""
@@ -371,6 +371,27 @@ def test_a_machine_without_a_session_imports_ahead_and_waits_for_one(tmp_path):
     assert seen["values"]["session_id"] == "'s-2'"
     assert "pipecat.pipeline.worker" in seen["modules"]
     assert "pipecat.runner.run" not in seen["modules"]
+
+
+@pytest.mark.parametrize(("transport", "reason"), [("daily", "completed"), ("webrtc", "invalid_bot")])
+def test_a_machine_that_lacks_smallwebrtc_waits_for_a_session_too(tmp_path, transport, reason):
+    (tmp_path / "aiortc.py").write_text("raise ImportError('not in this image')\n")
+    path = os.pathsep.join([str(tmp_path), str(CHECKOUT)])
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "room.py", served.url, None, environment={"PYTHONPATH": path}) as run,
+        ):
+            await served.wait_for(Heartbeat, lambda beat: beat.phase == "idle")
+            (tmp_path / "leave").touch()
+            await served.send(Assign(assignment=assignment(transport)))
+            ended = await served.wait_for(Ended)
+            return ended.reason, ended.message, await run.exit_code()
+
+    ended, message, code = asyncio.run(scenario())
+    assert (ended, code) == (reason, 0)
+    assert reason == "completed" or "webrtc needs pipecat-ai[webrtc]" in message
 
 
 def test_a_machine_serves_one_session_and_no_second(tmp_path):

@@ -6,14 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, Ended, Hello, Ready, Stop, entrypoint_arguments
-from tests.bot.client import Client
+from tests.bot.client import Client, client
 from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import DockerError, Engine
 from tests.images.conftest import Build
+from tests.ports import free_port
 
 MEGABYTE = 1_000_000
 
@@ -212,7 +217,105 @@ def test_sigterm_reaches_the_bot_as_pid_1(engine: Engine, bot_image: str) -> Non
 
 def test_it_says_what_it_must_be_told(engine: Engine, bot_image: str) -> None:
     with pytest.raises(DockerError, match=r"status 2\n.*--machine-id"):
-        engine.docker("run", "--rm", *CONFINED, bot_image)
+        engine.docker("run", "--rm", *CONFINED, bot_image, "--dispatcher", "http://127.0.0.1:1")
+
+
+@asynccontextmanager
+async def hosted(engine: Engine, image: str, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+    """The image as Pipecat Cloud starts it; gives the container's id, and its address once it is ready."""
+    tmp_path.chmod(0o777)
+    port = free_port()
+    started = await asyncio.to_thread(
+        engine.docker,
+        *("run", "--detach", "--network", "host", *CONFINED, "--env", f"PORT={port}"),
+        *("--volume", f"{tmp_path}:/tmp", image),
+    )
+    try:
+        address = f"127.0.0.1:{port}"
+        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                try:
+                    await http.get(f"http://{address}/readyz")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+        yield started, address
+    finally:
+        await asyncio.to_thread(engine.docker, "rm", "--force", started)
+
+
+@pytest.fixture(scope="module")
+def probe_image(build: Build) -> str:
+    """A bot that writes down what it got."""
+    return build("bot", "--tag", "switchboard-test/probe", BOT_DIR="tests/bot/bots", BOT_FILE="cloud.py")
+
+
+def test_it_serves_a_room_as_pipecat_cloud_asks_for_it(
+    engine: Engine, probe_image: str, tmp_path: Path
+) -> None:
+    headers = {"x-daily-session-id": "s-1", "x-daily-room-url": "https://x.daily.co/r"}
+    headers["x-daily-room-token"] = "room-token"
+
+    async def scenario() -> dict[str, Any]:
+        async with (
+            hosted(engine, probe_image, tmp_path) as (started, address),
+            httpx.AsyncClient(trust_env=False, timeout=60) as http,
+        ):
+            start = asyncio.create_task(http.post(f"http://{address}/bot", json={"a": 1}, headers=headers))
+            while not (tmp_path / "seen.json").exists():
+                await asyncio.sleep(0.05)
+                assert not start.done()
+            (tmp_path / "leave").touch()
+            assert (await start).json() == {}
+            await exit_code(engine, started)
+            return json.loads((tmp_path / "seen.json").read_text())
+
+    assert asyncio.run(scenario()) == {
+        "type": "DailyRunnerArguments",
+        "body": {"a": 1},
+        "session": "s-1",
+        "room": "https://x.daily.co/r",
+        "token": "room-token",
+    }
+
+
+def test_it_serves_a_websocket_as_pipecat_cloud_opens_it(
+    engine: Engine, probe_image: str, tmp_path: Path
+) -> None:
+    async def scenario() -> dict[str, Any]:
+        async with hosted(engine, probe_image, tmp_path) as (started, address):
+            (tmp_path / "leave").touch()
+            async with connect(f"ws://{address}/ws", proxy=None) as call:
+                await call.send("bye")
+                assert await call.recv() == "BYE"
+                await call.wait_closed()
+            await exit_code(engine, started)
+            return json.loads((tmp_path / "seen.json").read_text())
+
+    assert asyncio.run(scenario())["type"] == "WebSocketRunnerArguments"
+
+
+def test_it_answers_an_offer_as_pipecat_cloud_passes_it_on(
+    engine: Engine, bot_image: str, tmp_path: Path
+) -> None:
+    async def scenario() -> int:
+        async with (
+            hosted(engine, bot_image, tmp_path) as (started, address),
+            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=60) as http,
+            client() as caller,
+        ):
+            answer = await http.post("/api/offer", json=await caller.offer())
+            assert answer.status_code == 200, answer.text
+            await caller.accept(answer.json())
+            table = await http.post("/table", json=[["a", 1]])
+            assert table.json()["directory"] == "/app"
+            await caller.track
+            while caller.channel.readyState != "open":
+                await asyncio.sleep(0.05)
+            await caller.pc.close()
+            return await exit_code(engine, started)
+
+    assert asyncio.run(scenario()) == 0
 
 
 def test_a_transport_that_is_none(build: Build) -> None:
