@@ -90,8 +90,10 @@ class Launcher:
         self._dispatcher_url = dispatcher_url
         self._background = background
         self._launched: set[str] = set()
-        self._launched_until: list[tuple[float, str]] = []
-        """A heap. A launch is known until its deadline has passed, from which on none is begun."""
+        self._inherited: set[str] = set()
+        """Machines that another replica may have asked for, from before the row says that they are ours."""
+        self._until: list[tuple[float, str]] = []
+        """A heap. Both are known until the machine's deadline, from which on no launch is begun."""
 
     def machine(self, session: Session) -> Machine:
         """The machine that the session is going to have; nobody is asked for it yet."""
@@ -104,23 +106,29 @@ class Launcher:
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
         return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
 
-    def launch(self, session: Session, machine: Machine, *, fresh: bool = True) -> None:
+    def launch(self, session: Session, machine: Machine) -> None:
         """Ask for the machine of a session that was admitted, in the background; once, whoever says it again.
 
         Not if its time has passed: the session's own deadline closes it.
-
-        Args:
-            fresh: Whether both rows were written just now.
         """
-        now, deadline = self._clock.now(), _deadline(machine)
-        while self._launched_until and self._launched_until[0][0] <= now:
-            self._launched.discard(heapq.heappop(self._launched_until)[1])
-        if deadline <= now or machine.id in self._launched:
+        self._begin(session, machine, fresh=True)
+
+    def _begin(self, session: Session, machine: Machine, *, fresh: bool = False) -> None:
+        if _deadline(machine) <= self._clock.now() or machine.id in self._launched:
             return
-        self._launched.add(machine.id)
-        heapq.heappush(self._launched_until, (deadline, machine.id))
+        self._known(machine, self._launched)
+        resumed = machine.id in self._inherited
         with about_session(session):
-            self._background.spawn(self._launch(session, machine, fresh=fresh))
+            self._background.spawn(self._launch(session, machine, fresh=fresh, resumed=resumed))
+
+    def _known(self, machine: Machine, to: set[str]) -> None:
+        now = self._clock.now()
+        while self._until and self._until[0][0] <= now:
+            machine_id = heapq.heappop(self._until)[1]
+            self._launched.discard(machine_id)
+            self._inherited.discard(machine_id)
+        to.add(machine.id)
+        heapq.heappush(self._until, (_deadline(machine), machine.id))
 
     def catch_up(self) -> None:
         """The store failed while sessions were admitted here: launch those that are admitted all the same."""
@@ -135,7 +143,7 @@ class Launcher:
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
                 )
-                self.launch(session, machine, fresh=False)
+                self._begin(session, machine)
 
     async def take_over(self, session: Session, machine: Machine) -> bool:
         """Go on asking for the machine of a launcher that died, in the background.
@@ -146,14 +154,14 @@ class Launcher:
             # Nothing tells how to make its machine: the start's deadline closes it.
             return False
         before = machine.launcher
+        self._known(machine, self._inherited)
         taken = await self._ledger.change_machine(
             machine.id, lambda current: lifecycle.handed_on(current, before, self._replica), REAPER
         )
         if taken is None or taken.state is not MachineState.requested or taken.launcher != self._replica:
             return False
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
-        with about_session(session):
-            self._background.spawn(self._launch(session, taken, resumed=True))
+        self._begin(session, taken)
         return True
 
     def preparations(self, placement: str) -> list[Preparation]:
@@ -186,6 +194,8 @@ class Launcher:
                 status = await self._fleet.create(*wanted)
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
+            # Which may die over it in its turn.
+            self._launched.discard(machine.id)
             return _nothing
         except NotWanted:
             return lambda: self._nowhere(machine, None)

@@ -19,7 +19,7 @@ from dispatcher.sessions import launcher, lifecycle, queue, reaper, releases, re
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import SessionState
 from dispatcher.sessions.timeline import DISPATCHER
-from dispatcher.store import lines, store
+from dispatcher.store import database, due, lines, rows, store
 from dispatcher.store.tables import claims
 from tests.chaos.world import Outcome, simulate
 
@@ -107,6 +107,37 @@ def reaper_does_not_re_read() -> Any:
             await self.close(session, end, by)
 
     return mock.patch.object(releases.Releases, "close_if", close)
+
+
+@variant("no internal errors")
+def commit_in_doubt_is_tried_again() -> Any:
+    """A transaction whose answer was lost is taken for one that was not kept."""
+
+    def write(self: database.Database, work: Callable[[sa.Connection], Any]) -> Any:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    return mock.patch.object(database.Database, "_write", write)
+
+
+@variant("reasons", "one machine", "gone is gone")
+def a_machine_and_its_session_are_read_apart() -> Any:
+    """A session that moves on between two reads is taken for none."""
+
+    def read(connection: sa.Connection, now: float, others: Any) -> Any:
+        both = due.machines.outerjoin(due.sessions, due._THEIRS)
+
+        def those(kind: Any, *more: Any) -> list[Any]:
+            query = rows.select(kind).select_from(both).where(due._NOT_GONE, due._ABOUT, *more)
+            found = connection.execute(query, {"now": now, "others": list(others)})
+            return [rows.record(kind, row) for row in found]
+
+        wanted = those(lifecycle.Machine)
+        known = those(lifecycle.Session, due.sessions.c.id.is_not(None))
+        of_machine = {session.machine_id: session for session in known}
+        return [(machine, of_machine.get(machine.id)) for machine in wanted]
+
+    return mock.patch.object(due, "due", read)
 
 
 @variant("settles")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from bot.protocol import Hello
 from dispatcher.bus import Hub, LocalBus
@@ -20,8 +20,13 @@ from tests.chaos.bots import Line
 from tests.chaos.clients import ConnectionLost, HungUp
 from tests.chaos.cloud import Site, SiteProvider
 from tests.chaos.gate import CrashPoint, Gate, VirtualLoop
+from tests.chaos.wire import Access
 
 T = TypeVar("T")
+
+DEAD_CONNECTIONS = 0.02
+LOST_COMMITS = 0.01
+"""How often a transaction meets either: some in each simulation."""
 
 GRACE_SECONDS = 10.0
 """How long a server that exits waits for its answers, as the real one does."""
@@ -35,10 +40,13 @@ class Outside(Protocol):
     sites: Mapping[str, Site]
     hub: Hub | None
     store_down: bool
+    store_blinks: bool
 
     def crashed(self, life: Incarnation, where: str) -> None: ...
 
     def transaction(self, life: Incarnation, writes: bool) -> None: ...
+
+    def connection_broke(self, life: Incarnation, writes: bool) -> None: ...
 
     def internal_error(self, life: Incarnation, error: Exception) -> None: ...
 
@@ -57,13 +65,14 @@ class Incarnation:
         self._channels: dict[asyncio.Task[None], Line] = {}
         self._exit = asyncio.Event()
         self.bus = Bus(self.gate, name, world)
+        self._transactions = _Transactions(self, world, rng)
         self.core: Core = wire(
             world.settings,
             clock=_Clock(self.gate, world.loop),
             providers={name: SiteProvider(site, self.gate) for name, site in world.sites.items()},
             bus=self.bus,
             environment={},
-            runner=_Transactions(self, world, rng),
+            runner=self._transactions,
         )
 
     async def live(self) -> None:
@@ -115,6 +124,9 @@ class Incarnation:
         result: T | None = None
         try:
             result = await work(self.core)
+        except IntegrityError as raised:  # who wrote the row that is in the way?
+            self._world.internal_error(self, raised)
+            error = raised
         except (SessionError, SQLAlchemyError, HungUp) as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001 - whatever it is, it must not be
@@ -154,6 +166,7 @@ class Incarnation:
 
     async def dispose(self) -> None:
         """Close what a dead one had open."""
+        self._transactions.abandon()
         await self.core.store.close()
 
 
@@ -172,48 +185,69 @@ class _Clock:
 
 
 class _Transactions:
-    """Runs transactions on the loop, each whole and at a moment of its own; several in any order."""
+    """Runs transactions on the loop, several in any order: at a moment of its own each that writes, and each
+    statement of one that only reads."""
 
     def __init__(self, life: Incarnation, world: Outside, rng: random.Random) -> None:
         self._life = life
         self._gate = life.gate
         self._world = world
         self._rng = rng
+        self._open: dict[Access[Any], None] = {}
 
     async def run(self, work: Callable[[], T], *, writes: bool) -> T:
         kind = "write" if writes else "read"
         await self._gate.through(f"{kind} is asked", 0.0)
         outcome: asyncio.Future[T] = self._world.loop.create_future()
         # Once begun, a transaction ends, whether or not its caller still waits.
-        self._world.loop.call_later(self._gate.moment(), self._execute, work, writes, outcome)
+        self._world.loop.call_later(self._gate.moment(), self._begin, work, writes, outcome)
         try:
             return await outcome
         finally:
             if self._gate.alive:
                 await self._gate.through(f"{kind} is answered", 0.0)
 
-    def _execute(self, work: Callable[[], T], writes: bool, outcome: asyncio.Future[T]) -> None:
+    def abandon(self) -> None:
+        """What a dead dispatcher was about to read."""
+        for access in self._open:
+            access.abandon()
+
+    def _begin(self, work: Callable[[], T], writes: bool, outcome: asyncio.Future[T]) -> None:
         if not self._gate.alive:
             return
-        error: Exception | None = None
-        result: T | None = None
-        lost = self._world.store_down
-        if lost and self._rng.random() < 0.9:
-            error = _no_answer()
-        else:
-            try:
-                result = work()
-            except Exception as raised:  # noqa: BLE001 - its caller gets it
-                error = raised
-            self._world.transaction(self._life, writes)
-            if lost:  # it was kept, and the answer did not come through
-                error = _no_answer()
+        down, luck = self._world.store_down, self._rng.random()
+        if down and luck < 0.9:
+            if not outcome.done():
+                outcome.set_exception(_no_answer())
+            return
+        blinks = self._world.store_blinks
+        access = Access(
+            work,
+            writes=writes,
+            dies_at=self._rng.randrange(3) if blinks and luck < DEAD_CONNECTIONS else None,
+            commit_is_lost=down or (blinks and luck > 1 - LOST_COMMITS),
+        )
+        self._open[access] = None
+        self._go_on(access, writes, outcome)
+
+    def _go_on(self, access: Access[T], writes: bool, outcome: asyncio.Future[T]) -> None:
+        if not self._gate.alive:
+            return
+        if not access.go_on():
+            # Long enough that others have often acted.
+            pause = self._rng.random()
+            self._world.loop.call_later(pause, self._go_on, access, writes, outcome)
+            return
+        del self._open[access]
+        if access.broke:
+            self._world.connection_broke(self._life, writes)
+        self._world.transaction(self._life, writes)
         if outcome.done():
             return
-        if error is not None:
-            outcome.set_exception(error)
+        if access.error is not None:
+            outcome.set_exception(access.error)
         else:
-            outcome.set_result(result)  # type: ignore[arg-type] - T may be None
+            outcome.set_result(access.result)  # type: ignore[arg-type] - T may be None
 
     async def close(self) -> None:
         return None

@@ -26,7 +26,7 @@ from dispatcher.sessions import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store import migrate, store
-from tests.chaos import bots, cloud
+from tests.chaos import bots, cloud, wire
 from tests.chaos.bots import Bot, Line
 from tests.chaos.clients import Attempt, Client, ConnectionLost, Record, plans
 from tests.chaos.cloud import Instance, Site
@@ -94,6 +94,7 @@ class World:
         self.replicas = rng.choice([1, 1, 2])
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
+        self.store_blinks = True
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
         self.violation: Violation | None = None
@@ -160,6 +161,7 @@ class World:
         await asyncio.sleep(HORIZON)
         await outage
         self._calm = True
+        self.store_blinks = False
         self.tell("the world calms down")
         for site in self.sites.values():
             site.calm()
@@ -262,6 +264,10 @@ class World:
         self.counts["transactions"] += 1
         if writes:
             self.invariants.transaction()
+
+    def connection_broke(self, life: Incarnation, writes: bool) -> None:
+        self.tell(f"{life.name} loses its connection in a {'write' if writes else 'read'}")
+        self.counts["broken connections"] += 1
 
     def internal_error(self, life: Incarnation, error: BaseException) -> None:
         self.violate("no internal errors", f"{life.name}: {type(error).__name__}: {error}")
@@ -367,9 +373,9 @@ _compiled: dict[Any, Any] = {}
 _new_engine = sa.create_engine
 
 
-def _create_engine(*given: Any, **more: Any) -> sa.Engine:
+def _create_engine(url: sa.URL, **more: Any) -> sa.Engine:
     """All dispatchers here speak the same SQL: to compile it anew for each would take a third of the time."""
-    return _new_engine(*given, **more).execution_options(compiled_cache=_compiled)
+    return wire.engine(_new_engine, url, **more).execution_options(compiled_cache=_compiled)
 
 
 _stores: list[Path] = []

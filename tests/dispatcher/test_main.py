@@ -24,13 +24,15 @@ def command(tmp_path):
     """Runs the command line with an agent whose bot hangs at import, on a free port."""
     made = _Command(tmp_path)
     yield made
-    made.run("stop-machines")
+    if made.served:
+        made.run("stop-machines")
 
 
 class _Command:
     def __init__(self, directory: Path) -> None:
         bot_file = directory / "bot.py"
         bot_file.write_text(HANGS)
+        self.served = False
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
@@ -55,6 +57,7 @@ class _Command:
         process = subprocess.Popen(
             [sys.executable, "-m", "dispatcher"], cwd=ROOT, env=self.environment | environment, stderr=log
         )
+        self.served = True
         try:
             self._until_ready(process)
             yield process

@@ -177,8 +177,9 @@ class Dispatcher:
         """End it and every machine, and check that nothing is left."""
         try:
             status = self._terminate()
-            self._stop_machines()
-            self.wait_until_no_machine()
+            if self.processes():
+                self._stop_machines()
+                self.wait_until_no_machine()
             until(lambda: not _running(self.helpers), 10, "the end of every template")
             assert status == 0, f"the dispatcher ended with status {status}:\n{self.log_tail()}"
         finally:

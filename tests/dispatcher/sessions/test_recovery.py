@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from dispatcher.machines.provider import MachineState, NoCapacity, Unreachable
 from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
@@ -90,6 +92,48 @@ def test_a_start_whose_answer_nobody_heard_is_not_asked_for_again(tmp_path):
             running.provider.appear("m-0")
             session = await leave(running, "a-dead-one")
             running.provider.appear(session.machine_id)
+            await started(running, session)
+            assert running.provider.asked == 0
+
+    asyncio.run(run())
+
+
+def test_a_start_that_was_taken_over_is_launched_once_also_if_the_store_fails_then(tmp_path):
+    """Who catches up with what it may have admitted unheard passes over what it is asking for already."""
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session = await leave(running, "a-dead-one")
+            machine = await running.dispatcher.store.machine(session.machine_id)
+            assert machine is not None
+            assert await running.dispatcher.launcher.take_over(session, machine)
+            running.dispatcher.launcher.catch_up()
+            await started(running, session)
+            await running.settle()
+            assert running.provider.asked == 1
+
+    asyncio.run(run())
+
+
+def test_a_start_that_was_taken_over_unheard_is_looked_for_before_it_is_asked_for(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path) as running:
+            launcher = running.dispatcher.launcher
+            session = await leave(running, "a-dead-one")
+            machine = await running.dispatcher.store.machine(session.machine_id)
+            assert machine is not None
+            running.provider.appear(session.machine_id)
+            change = Ledger.change_machine
+
+            async def kept_unheard(*given):
+                await change(*given)
+                raise OperationalError("the connection was lost", {}, Exception())
+
+            with monkeypatch.context() as patched:
+                patched.setattr(Ledger, "change_machine", kept_unheard)
+                with pytest.raises(OperationalError):
+                    await launcher.take_over(session, machine)
+            launcher.catch_up()
             await started(running, session)
             assert running.provider.asked == 0
 
