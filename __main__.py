@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -14,17 +15,15 @@ if str(CHECKOUT) not in sys.path:
 
 import pulumi  # noqa: E402
 
-from stacks import local  # noqa: E402
 from stacks.deployment import current_environment  # noqa: E402
 from stacks.errors import ConfigError  # noqa: E402
-
-CLOUDS = {"local": local.deploy}
 
 
 def main() -> None:
     environment = current_environment(CHECKOUT)
     try:
-        CLOUDS[environment.config.cloud](environment).export()
+        # A cloud's package needs its provider's, which are only installed where it is used.
+        importlib.import_module(f"stacks.{environment.config.cloud}").deploy(environment).export()
     except ConfigError as error:
         raise pulumi.RunError(str(error)) from None
 

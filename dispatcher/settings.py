@@ -306,7 +306,7 @@ class Settings(BaseSettings):
             if value is not None:
                 dumped[ENVIRONMENT_PREFIX + name.upper()] = value
         return {
-            name: json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            name: json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
             for name, value in dumped.items()
         }
 

@@ -10,18 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from dispatcher.keys import KeyRate, Keys, KeyScope, KeySettings
-from dispatcher.settings import AgentName, AgentSettings, LogFormat, LogLevel, Settings, TransportName
+from dispatcher.settings import (
+    AgentName,
+    AgentSettings,
+    LogFormat,
+    LogLevel,
+    Settings,
+    TransportName,
+    is_loopback,
+)
+from stacks.docker.config import FIELDS as DOCKER_FIELDS
+from stacks.docker.config import DockerConfig
 from stacks.errors import ConfigError
 
-Cloud = Literal["local"]
+Cloud = Literal["local", "docker"]
 
 # The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
-STRUCTURED = ("agents", "keys")
+STRUCTURED = ("agents", "keys", "docker")
 
 KEYS = "a list of the entries that `python -m dispatcher new-key` prints"
 KEY_FIELDS = {
@@ -50,26 +60,40 @@ class StackConfig(BaseModel):
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     data_dir: Path
-    """Where the store, the logs and the machines' directories are kept."""
+    """Where the store, the logs and the machines' directories are kept; of the cloud local."""
+    docker: DockerConfig = DockerConfig()
+    """Of the cloud docker."""
 
-    def settings(self, host: str, data_dir: Path) -> Settings:
+    @model_validator(mode="after")
+    def _for_its_cloud(self) -> StackConfig:
+        address = self.docker.address
+        if self.cloud == "docker" and not self.keys and not is_loopback(address):
+            raise ValueError(
+                f"docker.address: {address} is reachable from other machines, so keys must be set; "
+                "without keys only 127.0.0.1 or ::1 is allowed"
+            )
+        if self.cloud == "docker" and not self.keys and self.docker.domain:
+            raise ValueError(
+                f"docker.domain: {self.docker.domain} is reachable from other machines, so keys must be set"
+            )
+        return self
+
+    def settings(self, **of_the_cloud: Any) -> Settings:
         """The dispatcher's settings under this config. Raises ConfigError for what only the whole tells."""
         # What is not given must not come from the environment of whoever runs the engine: their
         # SWITCHBOARD_KEYS would end up in the stack's state.
         no_environment: dict[str, Any] = {"_env_prefix": "NOT_FROM_THE_ENVIRONMENT_"}
         try:
-            return Settings(
-                host=host,
-                port=self.port,
-                data_dir=data_dir,
-                max_sessions=self.max_sessions or None,
-                log_level=self.log_level,
-                log_format=self.log_format,
-                agents=self.agents,
-                keys=self.keys,
-                default_agent=self.default_agent or min(self.agents),
-                **no_environment,
-            )
+            given: dict[str, Any] = {
+                "port": self.port,
+                "max_sessions": self.max_sessions or None,
+                "log_level": self.log_level,
+                "log_format": self.log_format,
+                "agents": self.agents,
+                "keys": self.keys,
+                "default_agent": self.default_agent or min(self.agents),
+            }
+            return Settings(**(given | of_the_cloud | no_environment))
         except ValidationError as error:
             raise ConfigError(_explain(error, "switchboard")) from None
 
@@ -87,6 +111,10 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
     for key in STRUCTURED:
         if key in raw:
             raw[key] = _structure(prefix + key, raw[key])
+    cloud = raw.get("cloud", "local")
+    for key, of in (("dataDir", "local"), ("docker", "docker")):
+        if raw.get(key) and cloud in get_args(Cloud) and cloud != of:
+            raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {of}")
     raw["dataDir"] = checkout / (raw.get("dataDir") or f".switchboard/stacks/{stack}")
     try:
         config = StackConfig.model_validate(raw)
@@ -104,7 +132,9 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
             f"{prefix}defaultAgent: {config.default_agent!r} is not an agent; "
             f"allowed: {', '.join(config.agents)}"
         )
-    return config.model_copy(update={"agents": _with_bot_files(config.agents, prefix, checkout)})
+    return config.model_copy(
+        update={"agents": _with_bot_files(config.agents, prefix, checkout, in_images=cloud == "docker")}
+    )
 
 
 def _structure(key: str, text: str) -> Any:
@@ -115,11 +145,14 @@ def _structure(key: str, text: str) -> Any:
 
 
 def _with_bot_files(
-    agents: Mapping[str, AgentSettings], prefix: str, checkout: Path
+    agents: Mapping[str, AgentSettings], prefix: str, checkout: Path, in_images: bool
 ) -> dict[str, AgentSettings]:
-    """The agents with absolute bot files, all of which exist."""
+    """The agents with absolute bot files, all of which exist; in an image that there is, nobody looks."""
     found = {}
     for name, agent in agents.items():
+        if in_images and agent.image is not None:
+            found[name] = agent
+            continue
         path = (checkout / agent.bot.expanduser()).resolve()
         if not path.is_file():
             raise ConfigError(
@@ -169,8 +202,10 @@ def _wrong(fault: ErrorDetails) -> str:
 def _allowed(fault: ErrorDetails) -> str:
     location, kind = fault["loc"], fault["type"]
     if kind == "extra_forbidden":
-        model = StackConfig if len(location) == 1 else AgentSettings
-        if location[0] == "keys":
+        model: type[BaseModel] = StackConfig if len(location) == 1 else AgentSettings
+        if location[0] == "docker":
+            model = DockerConfig
+        elif location[0] == "keys":
             model = KeyRate if "rate" in location else KeySettings
         return ", ".join(field.alias or name for name, field in model.model_fields.items())
     described = _description(location)
@@ -188,6 +223,10 @@ def _description(location: Sequence[int | str]) -> str:
     key = str(location[0])
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
+    if key == "docker":
+        return (
+            DOCKER_FIELDS.get(str(location[1]), "") if len(location) > 1 else "a mapping, see docs/docker.md"
+        )
     if key == "agents" and len(location) <= 2:
         return "at least one agent, each as `name: {bot: path/to/bot.py}`"
     name = str(location[2]) if key == "agents" else key

@@ -36,15 +36,15 @@ class Deployment:
 
     url: pulumi.Input[str]
     """The voice page and the API."""
-    log_file: pulumi.Input[str]
-    """The dispatcher's log."""
-    data_dir: pulumi.Input[str]
-    """The store, and each machine's directory with its bot's output."""
+    log: pulumi.Input[str]
+    """Where the dispatcher's log is: a file, or a command that shows it."""
+    data: pulumi.Input[str]
+    """Where the store is: a directory, or a volume."""
 
     def export(self) -> None:
         pulumi.export("url", self.url)
-        pulumi.export("logFile", self.log_file)
-        pulumi.export("dataDir", self.data_dir)
+        pulumi.export("log", self.log)
+        pulumi.export("data", self.data)
 
 
 def current_environment(checkout: Path) -> Environment:

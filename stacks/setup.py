@@ -1,6 +1,6 @@
 """Set up a checkout: environment, pinned packages, the voice page; for tests a browser and a Docker engine.
 
-    python3 -m stacks.setup [--dev [--containers]]
+    python3 -m stacks.setup [--stack STACK] [--dev [--containers]]
 
 Runs before anything is installed, so only the standard library is imported. Each step is skipped when what it
 was made from has not changed: beside its product lies a stamp with the content hash of its sources.
@@ -8,8 +8,10 @@ was made from has not changed: beside its product lies a stamp with the content 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,8 @@ ENGINE = {
     "debootstrap": "debootstrap",
     "coturn": "turnserver",
 }
+CLOUDS_WITH_PACKAGES = ("docker",)
+"""Those whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
 _SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
@@ -43,16 +47,28 @@ class Checkout:
         self.python = self.venv / "bin" / "python"
         self.web = root / "dispatcher" / "web"
 
-    def set_up(self, dev: bool) -> None:
+    def set_up(self, dev: bool, stack: str = "local") -> None:
         """Everything that `make up` needs before the engine; with `dev`, what `make test` needs too."""
         self.make_venv()
         if dev:
-            self.install("requirements-dev.txt", "requirements-node.txt", "requirements.txt")
+            of_clouds = sorted(f"requirements-{cloud}.txt" for cloud in CLOUDS_WITH_PACKAGES)
+            self.install("requirements-dev.txt", "requirements-node.txt", "requirements.txt", *of_clouds)
+        elif (cloud := self.cloud_of(stack)) in CLOUDS_WITH_PACKAGES:
+            self.install(f"requirements-{cloud}.txt", "requirements.txt")
         else:
             self.install("requirements.txt")
         self.build_page()
         if dev:
             find_browser()
+
+    def cloud_of(self, stack: str) -> str:
+        """The cloud of a stack, as far as its file tells without a parser of YAML; else `local`.
+
+        If it tells it in another way, the stack's program says which packages are missing.
+        """
+        text = _read(self.root / "stacks" / f"Pulumi.{stack}.yaml") or ""
+        found = re.search(r"""^\s+['"]?(?:switchboard:)?cloud['"]?:\s*['"]?([a-z]+)""", text, re.MULTILINE)
+        return found[1] if found else "local"
 
     def make_venv(self) -> None:
         if self.python.exists():
@@ -244,9 +260,14 @@ def _run(
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="stacks.setup", description="Sets up this checkout.")
+    parser.add_argument("--stack", default="local")
+    parser.add_argument("--dev", action="store_true", help="with what the tests need")
+    parser.add_argument("--containers", action="store_true", help="with what the tests of containers need")
+    options = parser.parse_args(arguments)
     try:
-        Checkout(CHECKOUT).set_up(dev="--dev" in arguments)
-        if "--containers" in arguments:
+        Checkout(CHECKOUT).set_up(dev=options.dev, stack=options.stack)
+        if options.containers:
             install_engine()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)

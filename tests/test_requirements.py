@@ -10,9 +10,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 FILES = {
     "requirements.txt": PROJECT["dependencies"],
-    "requirements-dev.txt": PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
+    "requirements-docker.txt": PROJECT["dependencies"] + EXTRAS["docker"],
+    "requirements-dev.txt": PROJECT["dependencies"] + EXTRAS["docker"] + EXTRAS["dev"],
 }
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         else:
             outputs = driver.up()
             took = duration(time.monotonic() - began)
-            say(f"stack {options.stack} is up ({took}); log: {outputs['logFile'].value}")
+            say(f"stack {options.stack} is up ({took}); log: {outputs['log'].value}")
             say(str(outputs["url"].value))
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pulumi import automation
 from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 
-from stacks import local
+from stacks import docker, local
 from stacks.config import StackConfig, parse
 from stacks.engine.locks import break_dead_locks, locks
 from stacks.engine.report import Report, clean
@@ -95,6 +95,8 @@ class Driver:
         )
         if config.cloud == "local":
             local.check_port(config)
+        elif config.cloud == "docker":
+            docker.check(config)
         return config
 
     def _stack(self) -> Stack:

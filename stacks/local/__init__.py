@@ -42,7 +42,7 @@ def _service_dir(config: StackConfig) -> Path:
 def deploy(environment: Environment) -> Deployment:
     """Describe the stack: the machines' directory, then the dispatcher."""
     config, checkout = environment.config, environment.checkout
-    settings = config.settings(HOST, _service_dir(config))
+    settings = config.settings(host=HOST, data_dir=_service_dir(config))
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
     names = sorted({name for agent in config.agents.values() for name in agent.env})
@@ -68,4 +68,4 @@ def deploy(environment: Environment) -> Deployment:
         port=config.port,
         opts=pulumi.ResourceOptions(depends_on=[machines]),
     )
-    return Deployment(url=settings.url, log_file=str(log_file), data_dir=str(config.data_dir))
+    return Deployment(url=settings.url, log=str(log_file), data=str(config.data_dir))

@@ -250,8 +250,10 @@ def test_a_turn_server_needs_its_url_and_its_secret(values, words):
         Settings.model_validate({"agents": AGENTS, **values})
 
 
-def test_the_secret_of_the_turn_servers_is_never_written_down():
+def test_the_secret_of_the_turn_servers_is_never_written_down(monkeypatch):
     values = {"turn_urls": ["turns:turn.example:5349?transport=tcp"], "turn_secret": SECRET}
     settings = Settings.model_validate({"agents": AGENTS, **values})
     assert SECRET not in str(settings.to_environment())
     assert SECRET not in repr(settings)
+    environment = settings.to_environment() | {"SWITCHBOARD_TURN_SECRET": SECRET}
+    assert read(monkeypatch, environment) == settings

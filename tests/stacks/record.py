@@ -23,13 +23,23 @@ from pulumi.runtime.stack import Stack
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+# What dynamic resources make up, by their types.
+MADE_UP = {
+    "pulumi-python:dynamic/switchboard:PageKey": {"key": "pk_recorded", "hash": f"sha256:{'1' * 64}"},
+    "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret"},
+}
+
+
 class Recorder(mocks.Mocks):
     def __init__(self) -> None:
         self.resources: dict[str, dict[str, Any]] = {}
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         self.resources[args.name] = {"type": args.typ, "inputs": args.inputs}
-        return f"{args.name}-id", dict(args.inputs)
+        made = dict(MADE_UP.get(args.typ, {}))
+        if args.typ == "docker-build:index:Image":
+            made["ref"] = f"{args.name}@sha256:recorded"
+        return f"{args.name}-id", {**args.inputs, **made}
 
     def call(self, args: mocks.MockCallArgs) -> Any:
         raise AssertionError(f"the program calls {args.token}")
@@ -47,7 +57,8 @@ def record(config: dict[str, str]) -> dict[str, Any]:
         # `set_mocks` has made the stack; nothing registers the outputs that the program gives it.
         stack = get_root_resource()
         assert isinstance(stack, Stack)
-        outputs.update(stack.outputs)
+        for name, value in stack.outputs.items():
+            pulumi.Output.all(name, value).apply(lambda found: outputs.update({found[0]: found[1]}))
 
     try:
         program()

@@ -40,6 +40,10 @@ def with_key(**values: Any) -> dict[str, Any]:
     return {"agents": ECHO, "keys": [{**KEY, **values}]}
 
 
+def on_docker(**values: Any) -> dict[str, Any]:
+    return {"agents": ECHO, "cloud": "docker", "docker": values}
+
+
 def test_what_is_not_set_has_its_default(checkout: Path) -> None:
     found = config(checkout, agents=ECHO)
     assert (found.cloud, found.port, found.log_level) == ("local", 7860, "info")
@@ -71,13 +75,14 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             {"agents": ECHO, "prot": 1},
             'switchboard:prot: "1" is not a key; '
-            "allowed: cloud, port, agents, defaultAgent, keys, maxSessions, logLevel, logFormat, dataDir",
+            "allowed: cloud, port, agents, defaultAgent, keys, maxSessions, logLevel, logFormat, dataDir, "
+            "docker",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},
             'switchboard:logLevel: "loud" is refused; allowed: debug, info, warning, error',
         ),
-        ({"agents": ECHO, "cloud": "moon"}, 'switchboard:cloud: "moon" is refused; allowed: local'),
+        ({"agents": ECHO, "cloud": "moon"}, 'switchboard:cloud: "moon" is refused; allowed: local, docker'),
         (
             {"agents": ECHO, "defaultAgent": "ehco"},
             "switchboard:defaultAgent: 'ehco' is not an agent; allowed: echo",
@@ -152,6 +157,66 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             {"agents": ECHO, "keys": [KEY, KEY]},
             "switchboard:keys: two keys have the same hash; allowed: each key once",
         ),
+        (
+            on_docker(host="tcp://0.0.0.0:2375"),
+            'switchboard:docker.host: "tcp://0.0.0.0:2375" is refused; '
+            "allowed: unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port",
+        ),
+        (
+            on_docker(domian="x.example"),
+            'switchboard:docker.domian: "x.example" is not a key; allowed: host, address, domain, registry, '
+            "base, models, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+        ),
+        (
+            on_docker(domain="https://x.example"),
+            'switchboard:docker.domain: "https://x.example" is refused; '
+            "allowed: a name that leads to the engine's host, such as voice.example.com",
+        ),
+        (
+            on_docker(models="/srv/models"),
+            'switchboard:docker.models: "/srv/models" is refused; '
+            "allowed: the name of a volume of the engine",
+        ),
+        (
+            on_docker(turn=True),
+            "switchboard:docker: turnAddress is missing, and turn is on; "
+            "allowed: the public IP address of the engine's host",
+        ),
+        (
+            on_docker(turn=True, turnAddress="vm.example"),
+            "switchboard:docker.turnAddress: 'vm.example' is refused; "
+            "allowed: an IP address, such as 127.0.0.1",
+        ),
+        (
+            on_docker(turnPorts=[50000, 49000]),
+            "switchboard:docker: turnPorts: [50000, 49000] is refused; "
+            "allowed: a list of the first and the last UDP port, 1024 to 65535",
+        ),
+        (
+            on_docker(turnPorts=[80, 90]),
+            "switchboard:docker.turnPorts.0: 80 is refused; "
+            "allowed: a list of the first and the last UDP port, 1024 to 65535\n"
+            "switchboard:docker.turnPorts.1: 90 is refused; "
+            "allowed: a list of the first and the last UDP port, 1024 to 65535",
+        ),
+        (
+            on_docker(address="0.0.0.0"),
+            "switchboard: docker.address: 0.0.0.0 is reachable from other machines, so keys must be set; "
+            "without keys only 127.0.0.1 or ::1 is allowed",
+        ),
+        (
+            on_docker(domain="voice.example.com"),
+            "switchboard: docker.domain: voice.example.com is reachable from other machines, "
+            "so keys must be set",
+        ),
+        (
+            {"agents": ECHO, "docker": {"turn": False}},
+            "switchboard:docker: is there, and cloud is local; allowed: only with docker",
+        ),
+        (
+            {"agents": ECHO, "cloud": "docker", "dataDir": "here"},
+            "switchboard:dataDir: is there, and cloud is docker; allowed: only with local",
+        ),
     ],
 )
 def test_a_bad_value_is_refused(checkout: Path, values: dict[str, Any], message: str) -> None:
@@ -178,13 +243,15 @@ def test_each_fault_has_its_line(checkout: Path) -> None:
 def test_settings_come_from_the_config_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWITCHBOARD_KEYS", json.dumps([KEY]))
     monkeypatch.setenv("SWITCHBOARD_PORT", "1")
-    environment = config(checkout, agents=ECHO).settings("127.0.0.1", checkout / "data").to_environment()
+    environment = (
+        config(checkout, agents=ECHO).settings(host="127.0.0.1", data_dir=checkout / "data").to_environment()
+    )
     assert environment["SWITCHBOARD_PORT"] == "7860"
     assert environment["SWITCHBOARD_KEYS"] == "[]"
 
 
 def test_keys_reach_the_dispatcher_as_their_hashes(checkout: Path) -> None:
-    found = config(checkout, agents=ECHO, keys=[KEY]).settings("0.0.0.0", checkout / "data")
+    found = config(checkout, agents=ECHO, keys=[KEY]).settings(host="0.0.0.0", data_dir=checkout / "data")
     assert json.loads(found.to_environment()["SWITCHBOARD_KEYS"]) == [KEY]
 
 
@@ -198,14 +265,21 @@ def test_the_projects_schema_is_the_configs() -> None:
         if fields[key].is_required():
             assert entry.get("default", "") == ""
         else:
-            assert entry["default"] == json.loads(json.dumps(fields[key].default))
+            assert entry["default"] == plain(fields[key].default)
 
 
-def test_the_committed_stack_is_valid() -> None:
-    file = yaml.safe_load((REPOSITORY / "stacks" / "Pulumi.local.yaml").read_text())
+def plain(value: Any) -> Any:
+    """As the engine hands it over; of a group of keys only what is set."""
+    return json.loads(json.dumps(value, default=lambda group: group.model_dump(exclude_unset=True)))
+
+
+@pytest.mark.parametrize("stack", ["local", "docker"])
+def test_the_committed_stacks_are_valid(stack: str) -> None:
+    file = yaml.safe_load((REPOSITORY / "stacks" / f"Pulumi.{stack}.yaml").read_text())
     values = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in file["config"].items()
     }
-    found = parse(values, project="switchboard", checkout=REPOSITORY, stack="local")
+    found = parse(values, project="switchboard", checkout=REPOSITORY, stack=stack)
+    assert found.cloud == stack
     assert set(found.agents) == {"echo", "voice"}
     assert found.default_agent == "echo"

@@ -36,7 +36,7 @@ def test_up_starts_the_dispatcher_and_a_second_up_changes_nothing(checkout: Chec
     outputs = checkout.driver().up()
     process = only_process(checkout)
     assert outputs["url"].value == f"http://127.0.0.1:{checkout.port}"
-    assert Path(outputs["logFile"].value).read_text().startswith("serving with")
+    assert Path(outputs["log"].value).read_text().startswith("serving with")
     assert healthy(checkout)
     assert [line.split(" (")[0] for line in checkout.lines] == [
         "  + machines created",

@@ -49,8 +49,8 @@ def test_the_local_stack_is_two_resources() -> None:
 def test_the_outputs() -> None:
     assert run(port="28900", dataDir="/somewhere/else")["outputs"] == {
         "url": "http://127.0.0.1:28900",
-        "logFile": "/somewhere/else/dispatcher.log",
-        "dataDir": "/somewhere/else",
+        "log": "/somewhere/else/dispatcher.log",
+        "data": "/somewhere/else",
     }
 
 

@@ -28,8 +28,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     (web / "src").mkdir(parents=True)
     for name in ("package.json", "package-lock.json", "build.mjs", "src/main.ts"):
         (web / name).write_text(name)
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-node.txt"):
-        (made.root / name).write_text(name)
+    for name in ("", "-dev", "-node", "-docker"):
+        (made.root / f"requirements{name}.txt").write_text(name)
     log = tmp_path / "log"
     log.touch()
     program(made.python, f'echo "python $*" >> {log}')
@@ -63,6 +63,20 @@ def steps(checkout: Checkout) -> list[str]:
 def test_everything_once_and_then_nothing(checkout: Checkout) -> None:
     checkout.set_up(dev=False)
     assert steps(checkout) == ["python -m requirements.txt", "npm ci --loglevel=error", "npm run --silent"]
+    checkout.set_up(dev=False)
+    assert steps(checkout) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["switchboard:cloud: docker", "cloud: docker # here", "'switchboard:cloud': \"docker\""],
+)
+def test_a_stack_gets_the_packages_of_its_cloud(checkout: Checkout, line: str) -> None:
+    (checkout.root / "stacks").mkdir()
+    (checkout.root / "stacks/Pulumi.home.yaml").write_text(f"config:\n  {line}\n")
+    checkout.set_up(dev=False, stack="home")
+    assert steps(checkout)[0] == "python -m requirements-docker.txt"
+    # They contain what every stack needs.
     checkout.set_up(dev=False)
     assert steps(checkout) == []
 

@@ -1,0 +1,81 @@
+"""The bots' containers: the dispatcher makes and ends them, no state knows them; the stack's end is theirs.
+
+The resource is made before the dispatcher and deleted after it, when nobody starts bots any more.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import (
+    ConfigureRequest,
+    CreateResult,
+    DiffResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
+
+from stacks.docker.host import call
+from stacks.local.host import end_with_engine, plain_errors
+
+# The dispatcher's word for it, `dispatcher.machines.container_body.DEPLOYMENT_LABEL`; a test compares them.
+DEPLOYMENT_LABEL = "switchboard.deployment"
+
+GRACE_SECONDS = 10
+"""Between a bot's SIGTERM and its end: it says its last word, and leaves its room."""
+
+AT_ONCE = 16
+
+INPUTS = ("host", "deployment")
+
+
+class MachinesProvider(ResourceProvider):
+    """Nothing is made; at the end, what the dispatcher made is ended."""
+
+    serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult(props["deployment"], {key: props[key] for key in INPUTS})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        # Another engine, or another name: what runs under the old one ends.
+        changed = [key for key in INPUTS if _olds.get(key) != _news.get(key)]
+        return DiffResult(changes=bool(changed), replaces=changed)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult({key: _news[key] for key in INPUTS})
+
+    @plain_errors
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        end_all(_props["host"], _props["deployment"])
+
+
+class Machines(Resource, module="switchboard", name="Machines"):
+    """The bots' containers of a deployment."""
+
+    def __init__(
+        self, name: str, *, host: str, deployment: str, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__(MachinesProvider(), name, {"host": host, "deployment": deployment}, opts)
+
+
+def end_all(host: str, deployment: str) -> None:
+    """End and remove every bot's container. Raises StackError if one could not be ended."""
+    filters = json.dumps({"label": [f"{DEPLOYMENT_LABEL}={deployment}"]})
+    found = call(host, "GET", "containers/json", all="true", filters=filters)
+
+    def end(container: dict[str, Any]) -> None:
+        path = f"containers/{container['Id']}"
+        if container["State"] == "running":
+            call(host, "POST", f"{path}/stop", timeout=GRACE_SECONDS + 60, t=str(GRACE_SECONDS))
+        call(host, "DELETE", path, force="true", v="true")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(end, found))

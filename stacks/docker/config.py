@@ -1,0 +1,96 @@
+"""The key `docker` of a stack's config: where its engine is, and what is reachable from outside.
+
+It needs none of the packages that only this cloud has: every stack's config is read with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+LOCAL_SOCKET = "/var/run/docker.sock"
+
+CADDY = "caddy:2.10.2-alpine@sha256:4c6e91c6ed0e2fa03efd5b44747b625fec79bc9cd06ac5235a779726618e530d"
+COTURN = "coturn/coturn:4.6.3@sha256:71c3c990283385567f11794ee692e3a47b66fd9b0bb39e42afbe776e331dd888"
+
+FIELDS = {
+    "host": "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port",
+    "address": "an address of the engine's host, such as 127.0.0.1 or 0.0.0.0",
+    "domain": "a name that leads to the engine's host, such as voice.example.com",
+    "registry": "a registry and a path in it, such as registry.example.com/team, without a tag",
+    "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
+    "models": "the name of a volume of the engine",
+    "stun": "a list of stun:host:port",
+    "turn": "true or false",
+    "turnAddress": "the public IP address of the engine's host",
+    "turnPorts": "a list of the first and the last UDP port, 1024 to 65535",
+    "caddyImage": "an image's reference",
+    "turnImage": "an image's reference",
+}
+"""What each key takes, in the words of a refusal."""
+
+
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is refused; allowed: an IP address, such as 127.0.0.1") from None
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+
+
+class DockerConfig(BaseModel):
+    """What only a stack of the cloud `docker` has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    host: str = Field(
+        default=f"unix://{LOCAL_SOCKET}",
+        pattern=r"^(unix:///[!-~]+|ssh://([A-Za-z0-9._-]+@)?[A-Za-z0-9._-]+(:[1-9][0-9]{0,4})?)$",
+    )
+    """The engine. Not `tcp://`: who reaches such an engine owns its host."""
+    address: Address = "127.0.0.1"
+    """Where the dispatcher listens on the engine's host, unless there is a domain."""
+    domain: str = Field(default="", max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.|$)){0,}$")
+    """The public name: with one, Caddy takes calls on ports 80 and 443, and gets the certificate."""
+    registry: str = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
+    """Where images are pushed to and pulled from by digest; without one they are loaded into the engine."""
+    base: str = Field(default="", pattern=r"^\S*$")
+    """The base of the images; by default that of the Dockerfiles."""
+    models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
+    """A volume that bots see read-only at /mnt/models. A directory of the host it may not be."""
+    stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
+        "stun:stun.l.google.com:19302",
+    )
+    """From whom bots and clients learn their public addresses, if clients are elsewhere and `turn` is off."""
+    turn: bool = False
+    """Whether there is a TURN server, for clients whose network lets nothing else through."""
+    turn_address: Annotated[str, AfterValidator(lambda text: text and _address(text))] = ""
+    turn_ports: tuple[Port, Port] = (49160, 49223)
+    """Of relays, one or two for each call. The engine has a process or a rule for each."""
+    caddy_image: Image = CADDY
+    turn_image: Image = COTURN
+
+    @model_validator(mode="after")
+    def _whole(self) -> DockerConfig:
+        if self.turn and not self.turn_address:
+            raise ValueError(f"turnAddress is missing, and turn is on; allowed: {FIELDS['turnAddress']}")
+        if self.turn_ports[0] > self.turn_ports[1]:
+            raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {FIELDS['turnPorts']}")
+        if self.domain and self.address != "127.0.0.1":
+            raise ValueError(
+                "address and domain are both there; allowed: one of them, since Caddy has its own"
+            )
+        return self
+
+    @property
+    def socket(self) -> str:
+        """The engine's socket on its own host."""
+        return self.host.removeprefix("unix://") if self.host.startswith("unix://") else LOCAL_SOCKET

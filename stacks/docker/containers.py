@@ -1,0 +1,82 @@
+"""What all containers of the stack have in common: what they may not do, how they restart and end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pulumi
+import pulumi_docker as docker
+
+TMPFS = {"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"}  # noqa: S108 - its own
+
+STOP_SECONDS = 20
+"""Between a container's SIGTERM and its end. The dispatcher gives answers in flight 10 s."""
+
+WAIT_SECONDS = 120
+"""For a new container to be healthy."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A container that runs as long as its host."""
+
+    name: str
+    image: pulumi.Input[str]
+    networks: Sequence[tuple[docker.Network, str]]
+    """With the container's name in each."""
+    memory_mb: int
+    tags: Mapping[str, str]
+    environment: Sequence[pulumi.Input[str]] = ()
+    user: str | None = None
+    """None: the image's own."""
+    entrypoint: Sequence[str] | None = None
+    command: Sequence[str] | None = None
+    mounts: Sequence[docker.ContainerMountArgs] = ()
+    ports: Sequence[docker.ContainerPortArgs] = ()
+    capabilities: Sequence[str] = ()
+    """Beside none."""
+    healthcheck: docker.ContainerHealthcheckArgs | None = None
+    waits: bool = False
+    """Whether an up waits until its health command is content."""
+    tmpfs: Mapping[str, str] = field(default_factory=lambda: TMPFS)
+
+
+def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> docker.Container:
+    """The container of a service. Names and ports are the host's: the old one goes before the new one."""
+    return docker.Container(
+        logical_name,
+        name=service.name,
+        image=service.image,
+        user=service.user,
+        entrypoints=service.entrypoint,
+        command=service.command,
+        envs=service.environment or None,
+        mounts=service.mounts or None,
+        ports=service.ports or None,
+        networks_advanced=[
+            docker.ContainerNetworksAdvancedArgs(name=network.name, aliases=[alias])
+            for network, alias in service.networks
+        ],
+        memory=service.memory_mb,
+        memory_swap=service.memory_mb,
+        read_only=True,
+        tmpfs=service.tmpfs,
+        capabilities=docker.ContainerCapabilitiesArgs(adds=service.capabilities or None, drops=["ALL"]),
+        security_opts=["no-new-privileges:true"],
+        init=True,
+        restart="unless-stopped",
+        stop_timeout=STOP_SECONDS,
+        destroy_grace_seconds=STOP_SECONDS,
+        log_driver="json-file",
+        log_opts={"max-size": "10m", "max-file": "5"},
+        labels=[docker.ContainerLabelArgs(label=name, value=value) for name, value in service.tags.items()],
+        healthcheck=service.healthcheck,
+        wait=service.waits,
+        wait_timeout=WAIT_SECONDS,
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
+    )
+
+
+def network_labels(tags: Mapping[str, str]) -> list[docker.NetworkLabelArgs]:
+    return [docker.NetworkLabelArgs(label=name, value=value) for name, value in tags.items()]

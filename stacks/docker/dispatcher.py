@@ -1,0 +1,57 @@
+"""The dispatcher's container, and the volume that its store is on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from stacks.docker.containers import Service, run
+from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
+
+
+@dataclass(frozen=True)
+class DispatcherArgs:
+    container_name: str
+    image: pulumi.Input[str]
+    environment: Sequence[pulumi.Input[str]]
+    networks: Sequence[docker.Network]
+    volume_name: str
+    address: str
+    """Where it listens on the host; empty for nowhere."""
+    port: int
+    tags: Mapping[str, str]
+
+
+class Dispatcher(pulumi.ComponentResource):
+    """The dispatcher. It has no socket of the engine's, and nothing of the host but a port."""
+
+    container: docker.Container
+    volume: docker.Volume
+
+    def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("switchboard:docker:Dispatcher", name, None, opts)
+        self.volume = docker.Volume(
+            "store",
+            name=args.volume_name,
+            labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.tags.items()],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
+        service = Service(
+            name=args.container_name,
+            image=args.image,
+            environment=args.environment,
+            networks=[(network, DISPATCHER_ALIAS) for network in args.networks],
+            mounts=[
+                docker.ContainerMountArgs(type="volume", source=self.volume.name, target="/data"),
+            ],
+            ports=[published] if args.address else [],
+            memory_mb=1024,
+            tags=args.tags,
+            waits=True,
+        )
+        self.container = run("dispatcher", service, pulumi.ResourceOptions(parent=self))
+        self.register_outputs({})

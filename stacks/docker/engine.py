@@ -1,0 +1,67 @@
+"""The engine's proxy: the one container with the engine's socket, in a network with the dispatcher alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from stacks.docker.containers import Service, run
+from stacks.docker.settings import ENGINE_ALIAS, ENGINE_PORT
+
+SOCKET_IN_CONTAINER = "/var/run/docker.sock"
+
+HEALTH = (
+    "import http.client as h, sys; "
+    f"c = h.HTTPConnection('127.0.0.1', {ENGINE_PORT}, timeout=4); "
+    "c.request('GET', '/_ping'); sys.exit(c.getresponse().status != 200)"
+)
+
+
+@dataclass(frozen=True)
+class EngineProxyArgs:
+    container_name: str
+    image: pulumi.Input[str]
+    environment: Sequence[pulumi.Input[str]]
+    socket: str
+    """The engine's, on its own host."""
+    network: docker.Network
+    tags: Mapping[str, str]
+
+
+class EngineProxy(pulumi.ComponentResource):
+    """Lets the provider's calls through to the engine, and no others: `dispatcher/engine_proxy/`."""
+
+    container: docker.Container
+
+    def __init__(self, name: str, args: EngineProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("switchboard:docker:EngineProxy", name, None, opts)
+        service = Service(
+            name=args.container_name,
+            image=args.image,
+            # Root without a single capability: the socket belongs to root everywhere, and to a group that has
+            # another number on every host. Whoever may open it owns the host anyway.
+            user="0:0",
+            entrypoint=["/opt/venv/bin/python", "-P", "-m", "dispatcher.engine_proxy"],
+            environment=args.environment,
+            networks=[(args.network, ENGINE_ALIAS)],
+            mounts=[
+                docker.ContainerMountArgs(
+                    type="bind", source=args.socket, target=SOCKET_IN_CONTAINER, read_only=True
+                )
+            ],
+            memory_mb=128,
+            tags=args.tags,
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=["CMD", "/opt/venv/bin/python", "-P", "-c", HEALTH],
+                interval="15s",
+                timeout="5s",
+                start_period="30s",
+                retries=2,
+            ),
+            waits=True,
+        )
+        self.container = run("engine-proxy", service, pulumi.ResourceOptions(parent=self))
+        self.register_outputs({})

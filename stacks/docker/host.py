@@ -1,0 +1,88 @@
+"""A Docker engine's API from here: over its socket, or over SSH as Docker's own client does it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from stacks.errors import StackError
+
+VERSION = "v1.41"
+CONNECT_SECONDS = 20
+
+
+class EngineUnreachable(StackError):
+    """The engine's host or the engine does not answer: the text says what was tried."""
+
+
+class EngineFailed(StackError):
+    """The engine refused or failed: the text is its own."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over whatever leads to an engine."""
+
+    def __init__(self, host: str, timeout: float) -> None:
+        super().__init__("engine", timeout=timeout)
+        self._engine = host
+        self._ssh: subprocess.Popen[bytes] | None = None
+
+    def connect(self) -> None:
+        if self._engine.startswith("unix://"):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._engine.removeprefix("unix://"))
+            return
+        ours, theirs = socket.socketpair()
+        ours.settimeout(self.timeout)
+        with theirs:
+            # Not to be asked anything: nobody sits before it.
+            self._ssh = subprocess.Popen(
+                ssh_command(self._engine),
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+            )
+        self.sock = ours
+
+    def close(self) -> None:
+        super().close()
+        if self._ssh is not None:
+            self._ssh.terminate()
+            self._ssh.wait()
+            self._ssh = None
+
+
+def ssh_command(host: str) -> list[str]:
+    url = urlsplit(host)
+    port = ["-p", str(url.port)] if url.port else []
+    user = ["-l", url.username] if url.username else []
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
+    return ["ssh", *options, *port, *user, "--", url.hostname or "", "docker", "system", "dial-stdio"]
+
+
+def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -> Any:
+    """One call of the engine's API; gives the JSON of its answer, None if there is none.
+
+    Raises:
+        EngineUnreachable, EngineFailed: as it says. What is not there is no failure.
+    """
+    connection = _Connection(host, timeout)
+    try:
+        connection.request(method, f"/{VERSION}/{quote(path)}{'?' + urlencode(query) if query else ''}")
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        words = str(error) or type(error).__name__
+        raise EngineUnreachable(f"the Docker engine at {host} does not answer: {words}") from None
+    finally:
+        connection.close()
+    if answer.status == 404:
+        return None
+    if answer.status >= 400:
+        raise EngineFailed(f"the Docker engine at {host}: {text.decode(errors='replace').strip()}")
+    return json.loads(text) if text.strip() else None

@@ -1,0 +1,118 @@
+"""The images: the dispatcher's, which is the engine proxy's too, and one for each bot directory."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+import pulumi_docker_build as docker_build
+
+from dispatcher.settings import AgentSettings
+from stacks.docker.content import fingerprint, of_files
+
+DISPATCHER_SOURCES = (
+    *("dispatcher", "bot/__init__.py", "bot/protocol.py", "requirements-node.txt"),
+    *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
+    *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
+)
+BOT_SOURCES = ("bot", "images")
+"""Of a bot's image, beside its bot directory."""
+
+
+@dataclass(frozen=True)
+class ImagesArgs:
+    checkout: Path
+    agents: Mapping[str, AgentSettings]
+    repository: str
+    """What the names of images begin with: `registry.example.com/team/switchboard-prod`."""
+    pushed: bool
+    """Whether to a registry; else they are loaded into the engine."""
+    base: str
+
+
+class Images(pulumi.ComponentResource):
+    """Builds what the stack runs. An image's tag is the fingerprint of what it is made from."""
+
+    dispatcher: pulumi.Output[str]
+    """References: with a registry by digest, else by a tag that stands for one content."""
+    agents: dict[str, pulumi.Output[str]]
+    """Agent → reference."""
+
+    def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("switchboard:docker:Images", name, None, opts)
+        self._args = args
+        self.built: list[docker_build.Image] = []
+        self.dispatcher = self._build(
+            "dispatcher", "dispatcher", {}, of_files(args.checkout, DISPATCHER_SOURCES), {}
+        )
+        directories = {
+            agent.bot.parent: self._bot(agent.bot.parent)
+            for agent in args.agents.values()
+            if agent.image is None
+        }
+        self.agents = {
+            agent_name: pulumi.Output.from_input(agent.image)
+            if agent.image is not None
+            else directories[agent.bot.parent]
+            for agent_name, agent in args.agents.items()
+        }
+        self.register_outputs({"dispatcher": self.dispatcher})
+
+    def _bot(self, directory: Path) -> pulumi.Output[str]:
+        args = self._args
+        here = [
+            agent for agent in args.agents.values() if agent.image is None and agent.bot.parent == directory
+        ]
+        arguments = {
+            # Of several bots in a directory a machine is told which one it runs.
+            "BOT_FILE": min(agent.bot.name for agent in here),
+            "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
+        }
+        contexts = {}
+        if directory.is_relative_to(args.checkout):
+            arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
+        else:
+            contexts["bot-files"] = docker_build.ContextArgs(location=str(directory))
+        places = {**of_files(args.checkout, BOT_SOURCES), "bot-files": directory}
+        return self._build(f"bot-{slug(directory, args.checkout)}", "bot", arguments, places, contexts)
+
+    def _build(
+        self,
+        name: str,
+        dockerfile: str,
+        arguments: Mapping[str, str],
+        places: Mapping[str, Path],
+        contexts: Mapping[str, docker_build.ContextArgs],
+    ) -> pulumi.Output[str]:
+        args = self._args
+        given = {**arguments, **({"BASE": args.base} if args.base else {})}
+        reference = f"{args.repository}-{name}:{fingerprint(places, given)}"
+        image = docker_build.Image(
+            f"{name}-image",
+            tags=[reference],
+            context=docker_build.BuildContextArgs(location=str(args.checkout), named=contexts or None),
+            dockerfile=docker_build.DockerfileArgs(
+                location=str(args.checkout / "images" / f"{dockerfile}.Dockerfile")
+            ),
+            build_args=given,
+            build_on_preview=False,
+            push=args.pushed,
+            load=not args.pushed,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.built.append(image)
+        # Of a loaded image the engine has no digest that a registry would know.
+        return image.ref if args.pushed else pulumi.Output.from_input(reference)
+
+
+def slug(directory: Path, checkout: Path) -> str:
+    """A name for a bot directory, the same at each run."""
+    if directory.is_relative_to(checkout):
+        text = directory.relative_to(checkout).as_posix()
+    else:
+        text = f"{directory.name}-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "checkout"

@@ -1,0 +1,171 @@
+"""The program of a `docker` stack: which components it has, and what each is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import pulumi
+import pulumi_docker as docker
+import pulumi_docker_build as docker_build
+
+from dispatcher.engine_proxy.settings import PROXY_PREFIX
+from dispatcher.settings import ENVIRONMENT_PREFIX
+from stacks.config import StackConfig
+from stacks.deployment import Deployment, Environment
+from stacks.docker import settings
+from stacks.docker.bots import Machines
+from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
+from stacks.docker.edge import Edge, EdgeArgs
+from stacks.docker.engine import EngineProxy, EngineProxyArgs
+from stacks.docker.images import Images, ImagesArgs
+from stacks.docker.network import Networks, NetworksArgs
+from stacks.docker.secret import PageKey, SharedSecret
+from stacks.docker.settings import Known
+from stacks.docker.turn import Turn, TurnArgs
+from stacks.local.dispatcher import TRACING_PREFIX
+
+
+def describe(environment: Environment) -> Deployment:
+    config, docker_config = environment.config, environment.config.docker
+    # What only the whole config tells is refused before anything is described.
+    settings.dispatcher(config, Known.none(config))
+    prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
+    on_engine, builds = _providers(config)
+
+    images = Images(
+        "images",
+        ImagesArgs(
+            checkout=environment.checkout,
+            agents=config.agents,
+            repository="/".join(filter(None, [docker_config.registry, prefix])),
+            pushed=bool(docker_config.registry),
+            base=docker_config.base,
+        ),
+        opts=pulumi.ResourceOptions(providers=[builds]),
+    )
+    networks = Networks(
+        "networks",
+        NetworksArgs(prefix=prefix, edge=bool(docker_config.domain), tags=tags),
+        opts=pulumi.ResourceOptions(providers=[on_engine]),
+    )
+    # A network with a container in it cannot be deleted: they go first.
+    machines = Machines(
+        "machines",
+        host=docker_config.host,
+        deployment=prefix,
+        opts=pulumi.ResourceOptions(depends_on=[networks.machines]),
+    )
+    page_key = None if config.keys else PageKey("page-key")
+    turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
+
+    known = pulumi.Output.all(
+        images=pulumi.Output.all(**images.agents),
+        network=networks.machines.name,
+        page_key_hash=page_key.hash if page_key else None,
+    ).apply(lambda found: Known(deployment=prefix, turn_secret="of its own", **found))  # noqa: S106
+    proxy = EngineProxy(
+        "engine-proxy-container",
+        EngineProxyArgs(
+            container_name=f"{prefix}-engine-proxy",
+            image=images.dispatcher,
+            environment=_variables(
+                known.apply(lambda known: settings.proxy(config, known).to_environment()),
+                settings.proxy(config, Known.none(config)).to_environment(),
+            ),
+            socket=docker_config.socket,
+            network=networks.control,
+            tags=tags,
+        ),
+        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
+    )
+    secrets = [_secret_variable(name, value) for name, value in _from_outside(config).items()]
+    if turn_secret is not None:
+        secrets.append(_secret_variable(f"{ENVIRONMENT_PREFIX}TURN_SECRET", turn_secret.value))
+    served = [networks.control, networks.machines, *filter(None, [networks.edge])]
+    dispatcher = Dispatcher(
+        "dispatcher-container",
+        DispatcherArgs(
+            container_name=f"{prefix}-dispatcher",
+            image=images.dispatcher,
+            environment=[
+                *_variables(
+                    known.apply(lambda known: settings.dispatcher(config, known).to_environment()),
+                    settings.dispatcher(config, Known.none(config)).to_environment(),
+                ),
+                *secrets,
+            ],
+            networks=served,
+            volume_name=f"{prefix}-store",
+            address="" if docker_config.domain else docker_config.address,
+            port=config.port,
+            tags=tags,
+        ),
+        opts=pulumi.ResourceOptions(
+            providers=[on_engine], depends_on=[*images.built, machines, proxy.container]
+        ),
+    )
+    if networks.edge is not None:
+        Edge(
+            "edge",
+            EdgeArgs(prefix, docker_config.caddy_image, docker_config.domain, networks.edge, tags),
+            opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=[dispatcher.container]),
+        )
+    if turn_secret is not None:
+        Turn(
+            "turn-server",
+            TurnArgs(
+                prefix=prefix,
+                image=docker_config.turn_image,
+                realm=docker_config.domain or docker_config.turn_address,
+                address=docker_config.turn_address,
+                ports=docker_config.turn_ports,
+                secret=turn_secret.value,
+                network=networks.machines,
+                tags=tags,
+            ),
+            opts=pulumi.ResourceOptions(providers=[on_engine]),
+        )
+    return Deployment(
+        url=_url(config, page_key),
+        log=dispatcher.container.name.apply(lambda name: f"docker logs {name}"),
+        data=dispatcher.volume.name.apply(lambda name: f"volume {name}"),
+    )
+
+
+def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provider]:
+    """Of the engine that the config names, whatever DOCKER_HOST of whoever runs this says."""
+    registry = config.docker.registry.partition("/")[0]
+    on_engine = docker.Provider(
+        "engine",
+        host=config.docker.host,
+        # The user's own login (`docker login`), if there is a registry to pull from.
+        registry_auth=[docker.ProviderRegistryAuthArgs(address=registry)] if registry else None,
+    )
+    return on_engine, docker_build.Provider("builds", host=config.docker.host)
+
+
+def _variables(made: pulumi.Output[dict[str, str]], names: Mapping[str, str]) -> Sequence[pulumi.Input[str]]:
+    """One input for each variable, so that a preview shows those that are known."""
+
+    def variable(name: str) -> pulumi.Output[str]:
+        return made.apply(lambda found: f"{name}={found[name]}")
+
+    return [variable(name) for name in names]
+
+
+def _from_outside(config: StackConfig) -> dict[str, str]:
+    """What bots and traces need to know of the environment of whoever runs the engine."""
+    wanted = {name for agent in config.agents.values() for name in agent.env}
+    given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
+    return {name: os.environ[name] for name in sorted(given) if not name.startswith(PROXY_PREFIX)}
+
+
+def _secret_variable(name: str, value: pulumi.Input[str]) -> pulumi.Output[str]:
+    return pulumi.Output.secret(value).apply(lambda text: f"{name}={text}")
+
+
+def _url(config: StackConfig, page_key: PageKey | None) -> pulumi.Input[str]:
+    """The voice page. Of a stack without keys of its own, with the page's, which is why it is a secret."""
+    url = settings.public_url(config) or f"http://{config.docker.address}:{config.port}"
+    return url if page_key is None else page_key.key.apply(lambda key: f"{url}/#key={key}")

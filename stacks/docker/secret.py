@@ -1,0 +1,58 @@
+"""What the stack makes up itself, once, and keeps encrypted in its state: the page's key, a shared secret."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import ConfigureRequest, CreateResult, Resource, ResourceProvider
+
+from dispatcher.keys import hash_of, new_key
+from stacks.local.host import end_with_engine
+
+
+class PageKeyProvider(ResourceProvider):
+    serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        key = new_key(public=True)
+        return CreateResult("page-key", {"key": key, "hash": hash_of(key)})
+
+
+class PageKey(Resource, module="switchboard", name="PageKey"):
+    """A key for the voice page, of a stack that has no keys."""
+
+    key: pulumi.Output[str]
+    hash: pulumi.Output[str]
+
+    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        kept = pulumi.ResourceOptions(additional_secret_outputs=["key"])
+        super().__init__(
+            PageKeyProvider(), name, {"key": None, "hash": None}, pulumi.ResourceOptions.merge(opts, kept)
+        )
+
+
+class SharedSecretProvider(ResourceProvider):
+    serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult("shared-secret", {"value": secrets.token_urlsafe(32)})
+
+
+class SharedSecret(Resource, module="switchboard", name="SharedSecret"):
+    """256 random bits that two services share."""
+
+    value: pulumi.Output[str]
+
+    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        kept = pulumi.ResourceOptions(additional_secret_outputs=["value"])
+        super().__init__(
+            SharedSecretProvider(), name, {"value": None}, pulumi.ResourceOptions.merge(opts, kept)
+        )

@@ -1,0 +1,134 @@
+"""What the containers of the dispatcher and of the engine's proxy are told: pure, from the stack's config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.keys import KeySettings
+from dispatcher.settings import ContainerPlacement, IceServer, Settings, is_loopback
+from stacks.config import StackConfig
+
+PLACEMENT = "docker"
+DISPATCHER_ALIAS, ENGINE_ALIAS = "dispatcher", "engine"
+"""Names in the stack's own networks."""
+DISPATCHER_PORT, ENGINE_PORT = 7860, 2375
+TURN_PORT = 3478
+
+PAGE_KEY_NAME = "page"
+NOT_YET = "sha256:" + "0" * 64
+
+LATE_SECONDS = 60
+"""How much longer than its session a container may be told to live: the provider says some 30 s more."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is not in the config: the names of what the stack makes."""
+
+    deployment: str
+    network: str
+    images: Mapping[str, str]
+    """Agent → the reference of its image."""
+    page_key_hash: str | None
+    turn_secret: str
+
+    @classmethod
+    def none(cls, config: StackConfig) -> Known:
+        """Stand-ins, for looking at the config before anything is made."""
+        images = {name: agent.image or "not-built-yet" for name, agent in config.agents.items()}
+        hash_ = None if config.keys else NOT_YET
+        return cls("not-known-yet", "not-known-yet", images, hash_, "not known yet")
+
+
+def dispatcher(config: StackConfig, known: Known) -> Settings:
+    """The dispatcher's settings.
+
+    Raises:
+        ConfigError: the config does not make sense as a whole.
+    """
+    agents = {
+        name: agent.model_copy(
+            update={"bot": bot_in_image(agent.bot, agent.image), "image": known.images[name]}
+        )
+        for name, agent in config.agents.items()
+    }
+    placement = ContainerPlacement(
+        provider="container",
+        engine_url=f"tcp://{ENGINE_ALIAS}:{ENGINE_PORT}",
+        deployment=known.deployment,
+        network=known.network,
+        models=config.docker.models or None,
+    )
+    optional: dict[str, Any] = {}
+    if known.page_key_hash is not None:
+        optional["keys"] = (KeySettings(name=PAGE_KEY_NAME, hash=known.page_key_hash, scope="start"),)
+    if (url := public_url(config)) is not None:
+        optional["public_url"] = url
+    if servers := stun_servers(config):
+        optional["ice_servers"] = (IceServer(urls=servers),)
+    if config.docker.turn:
+        optional |= {"turn_urls": turn_urls(config), "turn_secret": known.turn_secret}
+    return config.settings(
+        # All of its container's addresses; what of it is reachable, the stack's ports say.
+        host="0.0.0.0",  # noqa: S104
+        port=DISPATCHER_PORT,
+        data_dir=Path("/data"),
+        machine_url=f"http://{DISPATCHER_ALIAS}:{DISPATCHER_PORT}",
+        placements={PLACEMENT: placement},
+        agents=agents,
+        **optional,
+    )
+
+
+def proxy(config: StackConfig, known: Known) -> ProxySettings:
+    """The engine proxy's settings."""
+    agents = config.agents.values()
+    return ProxySettings(
+        deployment=known.deployment,
+        network=known.network,
+        models=config.docker.models,
+        images=tuple(sorted(set(known.images.values()))),
+        max_cpu=max(agent.cpu for agent in agents),
+        max_memory_mb=max(agent.memory_mb for agent in agents),
+        max_seconds=int(max(agent.max_duration_seconds for agent in agents)) + LATE_SECONDS,
+        log_level=config.log_level,
+        log_format=config.log_format,
+    )
+
+
+def bot_in_image(bot: Path, image: str | None) -> Path:
+    """The bot file from `/app`: of an image that we build, in the directory that was copied there."""
+    return bot if image is not None else Path(bot.name)
+
+
+def public_url(config: StackConfig) -> str | None:
+    """What clients call; None where that may be any of the host's names."""
+    docker = config.docker
+    if docker.domain:
+        return f"https://{docker.domain}"
+    if docker.address in ("0.0.0.0", "::"):  # noqa: S104 - it is looked at, not bound
+        return None
+    host = f"[{docker.address}]" if ":" in docker.address else docker.address
+    return f"http://{host}:{config.port}"
+
+
+def stun_servers(config: StackConfig) -> tuple[str, ...]:
+    """On one machine everybody finds each other without."""
+    docker = config.docker
+    if docker.turn:
+        return (f"stun:{_turn_host(config)}:{TURN_PORT}",)
+    return docker.stun if docker.domain or not is_loopback(docker.address) else ()
+
+
+def turn_urls(config: StackConfig) -> tuple[str, ...]:
+    host = _turn_host(config)
+    return tuple(f"turn:{host}:{TURN_PORT}?transport={transport}" for transport in ("udp", "tcp"))
+
+
+def _turn_host(config: StackConfig) -> str:
+    address = config.docker.turn_address
+    return config.docker.domain or (f"[{address}]" if ":" in address else address)

@@ -1,0 +1,243 @@
+"""The program of the `docker` stack under mocks: what it describes, and what its containers may do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.runtime import rpc
+
+from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL as LABEL_OF_MACHINES
+from dispatcher.settings import Settings
+from stacks.docker.bots import DEPLOYMENT_LABEL
+from stacks.docker.content import fingerprint
+from tests.stacks.test_program import run
+
+CONTAINER = "docker:index/container:Container"
+KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
+AGENTS = {
+    "echo": {"bot": "bot/agents/echo.py", "cpu": 0.5, "memoryMb": 512, "maxDurationSeconds": 600},
+    "voice": {"bot": "bot/agents/voice.py", "env": ["OPENAI_API_KEY"], "memoryMb": 2048},
+    "theirs": {"bot": "/app/bot.py", "image": "registry.example/theirs@sha256:" + "1" * 64},
+}
+PUBLIC = {"domain": "voice.example.com", "turn": True, "turnAddress": "203.0.113.7"}
+
+
+def described(keys: list[dict[str, Any]] | None = None, **docker: Any) -> dict[str, Any]:
+    return run(
+        cloud="docker", agents=json.dumps(AGENTS), keys=json.dumps(keys or []), docker=json.dumps(docker)
+    )
+
+
+def containers(**docker: Any) -> dict[str, dict[str, Any]]:
+    resources = described([KEY], **docker)["resources"]
+    return {name: one["inputs"] for name, one in resources.items() if one["type"] == CONTAINER}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return dict(variable.split("=", 1) for variable in rpc.unwrap_rpc_secret(container["envs"]))
+
+
+@pytest.fixture(scope="module")
+def smallest() -> dict[str, Any]:
+    return described()
+
+
+@pytest.fixture(scope="module")
+def largest() -> dict[str, dict[str, Any]]:
+    return containers(**PUBLIC)
+
+
+def test_the_smallest_stack(smallest: dict[str, Any]) -> None:
+    resources = smallest["resources"]
+    assert {name for name, one in resources.items() if one["type"] == CONTAINER} == {
+        "dispatcher",
+        "engine-proxy",
+    }
+    assert resources["control-network"]["inputs"]["internal"] is True
+    assert resources["machines-network"]["inputs"]["internal"] is False
+    assert "edge-network" not in resources
+    assert resources["machines"]["inputs"]["deployment"] == "switchboard-local"
+    assert smallest["outputs"]["url"] == "http://127.0.0.1:7860/#key=pk_recorded"
+
+
+def test_no_container_has_rights_on_the_host(largest: dict[str, dict[str, Any]]) -> None:
+    assert set(largest) == {"dispatcher", "engine-proxy", "caddy", "turn"}
+    for name, inputs in largest.items():
+        forbidden = {
+            *("privileged", "devices", "deviceRequests", "pidMode", "ipcMode", "usernsMode", "cgroupnsMode"),
+            *("networkMode", "runtime", "cgroupParent", "sysctls", "volumes", "hosts", "groupAdds"),
+        }
+        assert not forbidden & set(inputs), name
+        assert inputs["readOnly"] is True
+        assert inputs["securityOpts"] == ["no-new-privileges:true"]
+        assert inputs["capabilities"]["drops"] == ["ALL"]
+        assert inputs["capabilities"].get("adds", []) == (
+            ["NET_BIND_SERVICE"] if name in ("caddy", "turn") else []
+        )
+        assert inputs["memory"] == inputs["memorySwap"] > 0
+        assert inputs["logOpts"]["max-size"] == "10m"
+        assert inputs["restart"] == "unless-stopped"
+
+
+def test_only_the_proxy_sees_the_engines_socket_and_only_the_dispatcher_sees_the_proxy(
+    largest: dict[str, dict[str, Any]],
+) -> None:
+    binds = {
+        name: mount["source"]
+        for name, inputs in largest.items()
+        for mount in inputs.get("mounts", [])
+        if mount["type"] != "volume"
+    }
+    assert binds == {"engine-proxy": "/var/run/docker.sock"}
+    networks = {
+        name: [one["name"].removeprefix("switchboard-local-") for one in inputs["networksAdvanced"]]
+        for name, inputs in largest.items()
+    }
+    assert networks == {
+        "dispatcher": ["control", "machines", "edge"],
+        "engine-proxy": ["control"],
+        "caddy": ["edge"],
+        "turn": ["machines"],
+    }
+
+
+def ports(inputs: dict[str, Any]) -> set[tuple[str, int, str]]:
+    return {
+        (port.get("ip", ""), int(port["external"]), port.get("protocol", "tcp"))
+        for port in inputs.get("ports", [])
+    }
+
+
+def test_without_a_domain_the_dispatcher_listens_on_this_machine_alone(smallest: dict[str, Any]) -> None:
+    assert ports(smallest["resources"]["dispatcher"]["inputs"]) == {("127.0.0.1", 7860, "tcp")}
+    assert ports(smallest["resources"]["engine-proxy"]["inputs"]) == set()
+
+
+def test_with_a_domain_only_caddy_and_the_relays_listen(largest: dict[str, dict[str, Any]]) -> None:
+    assert ports(largest["dispatcher"]) == ports(largest["engine-proxy"]) == set()
+    assert ports(largest["caddy"]) == {("", 80, "tcp"), ("", 443, "tcp"), ("", 443, "udp")}
+    relays = {("", port, "udp") for port in range(49160, 49224)}
+    assert ports(largest["turn"]) == {("", 3478, "udp"), ("", 3478, "tcp"), *relays}
+    assert largest["caddy"]["command"][2:] == ["--from", "voice.example.com", "--to", "dispatcher:7860"]
+
+
+def test_the_dispatcher_starts_with_what_it_is_told(
+    largest: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(largest["dispatcher"]).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
+    assert settings.url == "https://voice.example.com"
+    assert settings.machine_url == "http://dispatcher:7860"
+    assert settings.turn_urls == (
+        "turn:voice.example.com:3478?transport=udp",
+        "turn:voice.example.com:3478?transport=tcp",
+    )
+    assert settings.turn_secret is not None
+    assert [server.urls for server in settings.ice_servers] == [("stun:voice.example.com:3478",)]
+    (placement,) = settings.placements.values()
+    assert placement.provider == "container"
+    assert placement.engine_url == "tcp://engine:2375"
+    assert str(settings.agents["voice"].bot) == "voice.py"
+    assert settings.agents["theirs"].image == AGENTS["theirs"]["image"]
+
+
+def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
+    largest: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = environment(largest["engine-proxy"])
+    assert all(name.startswith(PROXY_PREFIX) for name in told), "and no secrets"
+    for name, value in {**told, **environment(largest["dispatcher"])}.items():
+        monkeypatch.setenv(name, value)
+    proxy = ProxySettings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
+    settings = Settings()  # pyright: ignore[reportCallIssue]
+    (placement,) = settings.placements.values()
+    assert placement.provider == "container"
+    assert (proxy.deployment, proxy.network) == (placement.deployment, placement.network)
+    assert set(proxy.images) == {agent.image for agent in settings.agents.values()}
+    assert (proxy.max_cpu, proxy.max_memory_mb, proxy.max_seconds) == (1.0, 2048, 7260)
+
+
+def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
+    images = {
+        name: one["inputs"]
+        for name, one in smallest["resources"].items()
+        if one["type"] == "docker-build:index:Image"
+    }
+    assert set(images) == {"dispatcher-image", "bot-bot-agents-image"}
+    bot = images["bot-bot-agents-image"]
+    assert bot["buildArgs"] == {"BOT_DIR": "bot/agents", "BOT_FILE": "echo.py", "TRANSPORTS": "webrtc"}
+    assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
+    agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_AGENTS"])
+    assert agents["echo"]["image"] == agents["voice"]["image"] == bot["tags"][0]
+
+
+def test_a_registry_and_a_base() -> None:
+    resources = described(registry="registry.example.com/team", base="debian@sha256:" + "2" * 64)["resources"]
+    image = resources["dispatcher-image"]["inputs"]
+    assert image["tags"][0].startswith("registry.example.com/team/switchboard-local-dispatcher:")
+    assert (image["load"], image["push"]) == (False, True)
+    assert image["buildArgs"] == {"BASE": "debian@sha256:" + "2" * 64}
+    # By digest, which the provider tells once it has pushed.
+    assert resources["dispatcher"]["inputs"]["image"] == "dispatcher-image@sha256:recorded"
+    assert resources["engine"]["inputs"]["registryAuth"] == '[{"address": "registry.example.com"}]'
+
+
+def test_an_engine_over_ssh() -> None:
+    resources = described(host="ssh://deploy@vm.example:2222")["resources"]
+    host = "ssh://deploy@vm.example:2222"
+    assert resources["engine"]["inputs"]["host"] == resources["builds"]["inputs"]["host"] == host
+    assert resources["machines"]["inputs"]["host"] == host
+    (mount,) = resources["engine-proxy"]["inputs"]["mounts"]
+    assert mount["source"] == "/var/run/docker.sock"
+
+
+def test_the_values_of_variables_go_to_the_dispatcher_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-whoever-runs-this")
+    monkeypatch.setenv("SOMEBODYS_TOKEN", "not for a bot")
+    found = containers(**PUBLIC)
+    dispatcher = found.pop("dispatcher")
+    assert environment(dispatcher)["OPENAI_API_KEY"] == "sk-of-whoever-runs-this"
+    assert rpc.is_rpc_secret(dispatcher["envs"])
+    assert "sk-of" not in json.dumps(found)
+    assert "not for a bot" not in json.dumps(found)
+
+
+def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:
+    result = described([KEY], **PUBLIC)
+    turn = result["resources"]["turn"]["inputs"]
+    assert environment(turn)["TURN_SECRET"] == "recorded-secret"
+    assert rpc.is_rpc_secret(turn["envs"])
+    assert "recorded-secret" not in json.dumps([turn["entrypoints"], turn.get("command"), result["outputs"]])
+
+
+def test_the_label_by_which_bots_are_ended_is_the_one_they_have() -> None:
+    assert DEPLOYMENT_LABEL == LABEL_OF_MACHINES
+
+
+def test_the_program_describes_the_same_each_time(smallest: dict[str, Any]) -> None:
+    assert described() == smallest
+
+
+def test_a_fingerprint_changes_with_what_is_built_and_with_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "bot.py").write_text("one")
+
+    def now(**arguments: str) -> str:
+        return fingerprint({"bot": tmp_path}, arguments)
+
+    first = now()
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "bot.pyc").write_text("x")
+    (tmp_path / ".env").write_text("KEY=value")
+    assert now() == first
+    assert now(BASE="other") != first
+    (tmp_path / "inner" / "bot.py").write_text("two")
+    assert now() != first
+    second = now()
+    (tmp_path / "inner" / "bot.py").rename(tmp_path / "inner" / "other.py")
+    assert now() != second
