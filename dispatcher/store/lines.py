@@ -6,6 +6,8 @@ the agent's. Whoever holds those and wants a waiting session skips the locked on
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from dispatcher.sessions.admission import Limits, Load, has_line, may_overtake
@@ -24,10 +26,13 @@ ADD = Statement(
         live=loads.c.live + sa.bindparam("more_live"), queued=loads.c.queued + sa.bindparam("more_queued")
     )
 )
-TAKE_LINE = Statement(
-    _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(live=loads.c.live + 1)
+_TAKE_LINE = _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(
+    live=loads.c.live + 1
 )
 """Where only the agent's own limit counts and nobody waits: most of the time."""
+TAKE_LINE = Statement(_TAKE_LINE)
+TAKEN_LINE = _TAKE_LINE.returning(loads.c.agent)
+"""The same, as part of a larger statement."""
 WAITING = Statement(sa.select(loads.c.agent).where(loads.c.queued > 0))
 
 
@@ -41,8 +46,7 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     Raises:
         Full: neither.
     """
-    wanted = {rows.KEY: session.agent, "most": limits.agents.get(session.agent, 0)}
-    if limits.deployment is None and TAKE_LINE.run(connection, wanted):
+    if limits.deployment is None and TAKE_LINE.run(connection, of_line(session.agent, limits)):
         return True
     known = _lock(connection, session.agent, limits)
     admitted = has_line(session.agent, known, limits) and may_overtake(session.agent, known, limits)
@@ -51,6 +55,11 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
         raise Full
     _add(connection, session.agent, live=int(admitted), queued=int(not admitted))
     return admitted
+
+
+def of_line(agent: str, limits: Limits) -> dict[str, Any]:
+    """The parameters of what takes a line."""
+    return {rows.KEY: agent, "most": limits.agents.get(agent, 0)}
 
 
 def moved(connection: sa.Connection, before: Session, after: Session) -> None:

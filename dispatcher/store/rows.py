@@ -64,7 +64,7 @@ def many(connection: sa.Connection, kind: type[Record], query: sa.Select[Any]) -
 
 
 def add(connection: sa.Connection, new: Session | Machine) -> None:
-    INSERT[type(new)].run(connection, _values(new))
+    INSERT[type(new)].run(connection, values(new))
 
 
 def change(
@@ -77,8 +77,8 @@ def change(
     after = change(before)
     if after is before:
         return before, after
-    known = _values(before)
-    changed = {name: value for name, value in _values(after).items() if value != known[name]}
+    known = values(before)
+    changed = {name: value for name, value in values(after).items() if value != known[name]}
     if changed:
         _update(kind, tuple(changed)).run(connection, {KEY: key, **changed})
     return before, after
@@ -97,8 +97,8 @@ def add_unless_there(connection: sa.Connection, table: sa.Table, **values: Any) 
 def note(connection: sa.Connection, session_id: str, new: Iterable[Event]) -> None:
     """Write events at the end of a session's timeline, whose session is locked by this transaction."""
     for event in new:
-        values = {f"new_{name}": getattr(event, name) for name in EVENT_FIELDS}
-        INSERT_EVENT.run(connection, {"new_session_id": session_id, **values})
+        given = {f"new_{name}": value for name, value in event_values(event, session_id).items()}
+        INSERT_EVENT.run(connection, given)
 
 
 @cache
@@ -108,14 +108,20 @@ def _update(kind: type[Session | Machine], names: tuple[str, ...]) -> Statement:
 
 
 def record(kind: type[Record], row: Sequence[Any]) -> Record:
-    values = list(row)
-    values[STATE_AT[kind]] = STATES[kind](values[STATE_AT[kind]])
-    return kind(*values)
+    found = list(row)
+    found[STATE_AT[kind]] = STATES[kind](found[STATE_AT[kind]])
+    return kind(*found)
 
 
-def _values(of: Session | Machine) -> dict[str, Any]:
-    values = {name: getattr(of, name) for name in FIELDS[type(of)]}
+def values(of: Session | Machine) -> dict[str, Any]:
+    """Column → value."""
+    found = {name: getattr(of, name) for name in FIELDS[type(of)]}
     if isinstance(of, Session):
         due = lifecycle.deadline(of)
-        values["due_at"] = due[0] if due is not None else None
-    return values
+        found["due_at"] = due[0] if due is not None else None
+    return found
+
+
+def event_values(event: Event, session_id: str) -> dict[str, Any]:
+    """Column → value, but for the number."""
+    return {"session_id": session_id, **{name: getattr(event, name) for name in EVENT_FIELDS}}

@@ -19,7 +19,7 @@ from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
 from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.sessions.timeline import Cause, Event
-from dispatcher.store import counts, due, leases, lines, lists, retention, rows
+from dispatcher.store import counts, due, entry, leases, lines, lists, retention, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
@@ -88,14 +88,19 @@ class Store:
         def write(connection: sa.Connection) -> tuple[Session, Machine]:
             if claim is not None:
                 _stake(connection, claim, now)
-            admitted = lines.enter(connection, session, limits)
-            after = lifecycle.admitted(session, now) if admitted else session
-            of_session = admit(machine) if admitted else machine
+            after, of_session = lifecycle.admitted(session, now), admit(machine)
+            if entry.enter(connection, after, of_session, told(after), limits):
+                return after, of_session
+            if not lines.enter(connection, session, limits):
+                after, of_session = session, machine
             rows.add(connection, of_session)
             rows.add(connection, after)
-            new = [timeline.asked(session, actor), *timeline.changed(session, after, Cause(actor, now))]
-            rows.note(connection, session.id, new)
+            rows.note(connection, session.id, told(after))
             return after, of_session
+
+        def told(after: Session) -> list[Event]:
+            changed = timeline.changed(session, after, Cause(actor, now))
+            return [timeline.asked(session, actor), *changed]
 
         try:
             return await self._database.write(write, quick=True)
