@@ -29,6 +29,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Package of Debian and Ubuntu -> the program of it that is looked for.
 ENGINE = {
     "docker.io": "dockerd",
+    "docker-registry": "docker-registry",
     "iptables": "iptables",
     "debootstrap": "debootstrap",
     "coturn": "turnserver",

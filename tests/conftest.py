@@ -7,7 +7,13 @@ import pytest
 hypothesis.settings.register_profile("switchboard", deadline=None)
 hypothesis.settings.load_profile("switchboard")
 
-pytest_plugins = ["tests.postgres", "tests.engine", "tests.base_image", "tests.contracts.containers"]
+pytest_plugins = [
+    "tests.postgres",
+    "tests.engine",
+    "tests.base_image",
+    "tests.contracts.containers",
+    "tests.registry",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
