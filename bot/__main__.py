@@ -1,7 +1,12 @@
 """`python -m bot`: one machine, one session."""
 
-from bot.runtime import main
-
 # A bot's own multiprocessing children import this module again, under another name.
 if __name__ == "__main__":
+    import gc
+
+    # Nothing that is imported is garbage; `bot.session` lets the collector run once the bot is loaded.
+    gc.disable()
+
+    from bot.runtime import main
+
     main()

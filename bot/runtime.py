@@ -18,7 +18,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
-from bot import logs, outcome
+from bot import lazy, logs, outcome
 from bot.arguments import (
     USAGE_ERROR,
     Arguments,
@@ -103,6 +103,7 @@ def host(variables: HostVariables, limits: Limits) -> NoReturn:
 def _prepare(level: str) -> asyncio.AbstractEventLoop:
     # Nothing that is imported is garbage; the collector runs again once the bot is loaded.
     gc.disable()
+    lazy.install()
     logs.configure(level)
     # A machine may be killed at any moment; what its bot has printed is in the log by then.
     for stream in (sys.stdout, sys.stderr):

@@ -29,6 +29,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
+from bot import lazy
 from bot.preload import preload
 from bot.protocol import Launch, Launched
 
@@ -42,6 +43,7 @@ def main() -> None:
     replies = os.dup(1)
     os.dup2(2, 1)  # what an import prints is no reply
     importlib.import_module("bot.logs")  # first: it imports loguru the way that the runtime needs it
+    lazy.install()
     preload()
     _import_packages_of(bot_file)
     gc.collect()

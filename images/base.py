@@ -43,6 +43,9 @@ LEFT_OUT = (
         "/usr/share/lintian",
     ),
     *("/usr/share/bash-completion", "/usr/share/zsh", "/usr/lib/*-linux-gnu*/gconv"),
+    # All authorities in one file, which OpenSSL would read as a whole (30 ms) for every client that is made.
+    # It finds the one that it needs in /etc/ssl/certs.
+    "/usr/lib/ssl/cert.pem",
     # Of the build itself, or of the machine that runs it.
     *("/proc/*", "/sys/*", "/dev/*", "/run/*", "/tmp/*", "/var/tmp/*", "/var/log/*", "/root/*", "/root/.*"),  # noqa: S108
     *("/etc/resolv.conf", "/etc/hostname", "/etc/hosts", "/etc/mtab", "*/__pycache__", "/.dockerenv"),
@@ -95,7 +98,16 @@ def list_packages(status: Path) -> None:
     status.write_text("\n".join(kept))
 
 
+def check_authorities(directory: Path) -> None:
+    """The image relies on a directory of authorities that OpenSSL can look one up in."""
+    if not any(directory.glob("*.0")):
+        sys.exit(
+            "BASE: there are no authorities in its /etc/ssl/certs: it must have Debian's ca-certificates"
+        )
+
+
 if __name__ == "__main__":
     made = Path(sys.argv[1])
     copy(Path("/"), made)
+    check_authorities(made / "etc/ssl/certs")
     list_packages(made / "var/lib/dpkg/status")

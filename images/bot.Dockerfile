@@ -80,6 +80,8 @@ COPY --from=runtime /out/ /
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    # httpx looks up the authority that it needs there; else it reads all of certifi's for every client.
+    SSL_CERT_DIR=/etc/ssl/certs \
     # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
     ORT_DISABLE_TELEMETRY=1 \
     SWITCHBOARD_HEALTH_FILE=/dev/shm/switchboard-health

@@ -89,6 +89,16 @@ def test_the_detector_hears_speech_with_no_network(engine: Engine, bot_image: st
     assert python(engine, bot_image, code) == "True"
 
 
+def test_authorities_are_found_and_not_all_read(engine: Engine, bot_image: str) -> None:
+    code = """
+import os, pathlib, ssl, httpx
+for context in (ssl.create_default_context(), httpx.create_ssl_context()):
+    print(context.verify_mode == ssl.CERT_REQUIRED, len(context.get_ca_certs()))
+print(len(list(pathlib.Path(os.environ["SSL_CERT_DIR"]).glob("*.0"))) > 100)
+"""
+    assert python(engine, bot_image, code).splitlines() == ["True 0", "True 0", "True"]
+
+
 def test_it_runs_as_nobody_in_particular_and_writes_nowhere(engine: Engine, bot_image: str) -> None:
     code = (
         "import os, pathlib, pwd\n"
