@@ -27,6 +27,7 @@ from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.retention import Retention
 from dispatcher.sessions.service import SessionService
+from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
@@ -65,6 +66,7 @@ class Core:
     channels: Channels
     service: SessionService
     queue: Queue
+    specs: Specs
     launcher: Launcher
     releases: Releases
     background: Background
@@ -100,7 +102,7 @@ class Core:
         self.channels.open()
         # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
         await self.lease.keep()
-        await self.fleet.prepare({name: self.launcher.preparations(name) for name in self.fleet.placements})
+        await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
         others = [asyncio.create_task(self.lease.run()), asyncio.create_task(self.census.run())]
         try:
@@ -165,16 +167,15 @@ def wire(
         background=background,
         patience=patience,
     )
+    specs = Specs(settings, tokens, environment, _url_for_machines(settings))
     launcher = Launcher(
         settings=settings,
         store=store,
         ledger=ledger,
         releases=releases,
         fleet=fleet,
-        tokens=tokens,
+        specs=specs,
         clock=clock,
-        environment=environment,
-        dispatcher_url=_url_for_machines(settings),
         background=background,
         replica=bus.replica,
         patience=patience,
@@ -250,6 +251,7 @@ def wire(
         channels=channels,
         service=service,
         queue=queue,
+        specs=specs,
         launcher=launcher,
         releases=releases,
         background=background,

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
 
-from bot.protocol import (
-    MACHINE_TOKEN_VARIABLE,
-    MAX_ARGUMENT_BODY_BYTES,
-    TRACEPARENT_VARIABLE,
-    Assignment,
-    IceServer,
-    entrypoint_arguments,
-)
 from dispatcher.clock import Clock
-from dispatcher.machines.failover import Abandoned, Faulty
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
-from dispatcher.machines.provider import (
-    MachineSpec,
-    MachineState,
-    NoCapacity,
-    Preparation,
-    ProviderError,
-    QuotaReached,
-    Throttled,
-    Unreachable,
-)
-from dispatcher.machines.tokens import MachineTokens
+from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
+from dispatcher.sessions.ends import end_by_provider
+from dispatcher.sessions.launches import Launches, deadline
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Machine, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
-from dispatcher.settings import AgentSettings, Settings
+from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
@@ -57,8 +38,6 @@ class Launcher:
 
     Args:
         replica: This process; what it asks for carries its name, so that others can go on if it dies.
-        environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
-        dispatcher_url: Where the machines find the dispatcher.
     """
 
     def __init__(
@@ -69,10 +48,8 @@ class Launcher:
         ledger: Ledger,
         releases: Releases,
         fleet: Fleet,
-        tokens: MachineTokens,
+        specs: Specs,
         clock: Clock,
-        environment: Mapping[str, str],
-        dispatcher_url: str,
         background: Background,
         replica: str,
         patience: Patience,
@@ -84,16 +61,10 @@ class Launcher:
         self._ledger = ledger
         self._releases = releases
         self._fleet = fleet
-        self._tokens = tokens
+        self._specs = specs
         self._clock = clock
-        self._environment = environment
-        self._dispatcher_url = dispatcher_url
         self._background = background
-        self._launched: set[str] = set()
-        self._inherited: set[str] = set()
-        """Machines that another replica may have asked for, from before the row says that they are ours."""
-        self._until: list[tuple[float, str]] = []
-        """A heap. Both are known until the machine's deadline, from which on no launch is begun."""
+        self._launches = Launches(clock)
 
     def machine(self, session: Session) -> Machine:
         """The machine that the session is going to have; nobody is asked for it yet."""
@@ -114,21 +85,11 @@ class Launcher:
         self._begin(session, machine, fresh=True)
 
     def _begin(self, session: Session, machine: Machine, *, fresh: bool = False) -> None:
-        if _deadline(machine) <= self._clock.now() or machine.id in self._launched:
+        if not self._launches.begin(machine):
             return
-        self._known(machine, self._launched)
-        resumed = machine.id in self._inherited
+        resumed = self._launches.inherited(machine.id)
         with about_session(session):
             self._background.spawn(self._launch(session, machine, fresh=fresh, resumed=resumed))
-
-    def _known(self, machine: Machine, to: set[str]) -> None:
-        now = self._clock.now()
-        while self._until and self._until[0][0] <= now:
-            machine_id = heapq.heappop(self._until)[1]
-            self._launched.discard(machine_id)
-            self._inherited.discard(machine_id)
-        to.add(machine.id)
-        heapq.heappush(self._until, (_deadline(machine), machine.id))
 
     def catch_up(self) -> None:
         """The store failed while sessions were admitted here: launch those that are admitted all the same."""
@@ -137,7 +98,7 @@ class Launcher:
     async def _catch_up(self) -> None:
         due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now(), ()))
         for machine, session in due:
-            if session is None or machine.launcher != self._replica or machine.id in self._launched:
+            if session is None or machine.launcher != self._replica or self._launches.begun(machine.id):
                 continue
             if lifecycle.left_alone(machine, session, self._clock.now()):
                 log.warning(
@@ -154,7 +115,7 @@ class Launcher:
             # Nothing tells how to make its machine: the start's deadline closes it.
             return False
         before = machine.launcher
-        self._known(machine, self._inherited)
+        self._launches.inherit(machine)
         taken = await self._ledger.change_machine(
             machine.id, lambda current: lifecycle.handed_on(current, before, self._replica), REAPER
         )
@@ -163,14 +124,6 @@ class Launcher:
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
         self._begin(session, taken)
         return True
-
-    def preparations(self, placement: str) -> list[Preparation]:
-        """What the machines of each agent have in common, for a placement that can get ready for them."""
-        return [
-            Preparation(str(agent.bot), self._common_environment(agent), agent.image or "")
-            for agent in self._settings.agents.values()
-            if not agent.placements or placement in agent.placements
-        ]
 
     async def _launch(
         self, session: Session, machine: Machine, *, fresh: bool = False, resumed: bool = False
@@ -185,23 +138,22 @@ class Launcher:
         """Ask the fleet for the session's machine; gives what writes down what came of it."""
         agent = self._settings.agents[session.agent]
         try:
-            spec = self._spec(session, agent)
+            spec = self._specs.of(session)
             place = self._places(session, machine, fresh=fresh)
-            wanted = (spec, agent.placements, _deadline(machine), place)
+            wanted = (spec, agent.placements, deadline(machine), place)
             if resumed and machine.placement is not None:
                 status = await self._fleet.resume(*wanted, at=machine.placement)
             else:
                 status = await self._fleet.create(*wanted)
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
-            # Which may die over it in its turn.
-            self._launched.discard(machine.id)
+            self._launches.lost(machine.id)
             return _nothing
         except NotWanted:
             return lambda: self._nowhere(machine, None)
         except NoMachine as none:
             log.warning("session %s: no machine: %s", session.id, none)
-            end = _end_by_provider(none.error)
+            end = end_by_provider(none.error)
             if none.nowhere:
                 return lambda: self._nowhere(machine, end)
             return lambda: self._releases.close(session, end, PROVIDER)
@@ -272,76 +224,6 @@ class Launcher:
 
         return place
 
-    def _spec(self, session: Session, agent: AgentSettings) -> MachineSpec:
-        assigned = assignment(session)
-        in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
-        of_machine = {
-            MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds)
-        }
-        if session.traceparent is not None:
-            of_machine[TRACEPARENT_VARIABLE] = session.traceparent
-        return MachineSpec(
-            id=session.machine_id,
-            bot_file=str(agent.bot),
-            image=agent.image or "",
-            arguments=tuple(
-                entrypoint_arguments(
-                    session.machine_id, self._dispatcher_url, assigned if in_arguments else None
-                )
-            ),
-            environment={**self._common_environment(agent), **of_machine},
-            cpu=agent.cpu,
-            memory_mb=agent.memory_mb,
-            max_duration=timedelta(seconds=session.max_duration_seconds),
-        )
-
-    def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
-        named = {name: self._environment[name] for name in agent.env if name in self._environment}
-        return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
-
-
-def _deadline(machine: Machine) -> float:
-    if machine.create_by is None:
-        raise AssertionError(f"machine {machine.id}: its session was admitted without it")
-    return machine.create_by
-
 
 async def _nothing() -> None:
     """There is nothing to write down."""
-
-
-def assignment(session: Session) -> Assignment:
-    """What the session's machine is told."""
-    return Assignment(
-        session_id=session.id,
-        agent=session.agent,
-        transport=session.transport,
-        body=session.body,
-        ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
-        max_duration_seconds=session.max_duration_seconds,
-        traceparent=session.traceparent,
-    )
-
-
-def _end_by_provider(error: ProviderError) -> End:
-    match error:
-        case NoCapacity():
-            return End("no_capacity", "No machine is free for this session right now.", str(error))
-        case QuotaReached():
-            return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
-        case Throttled():
-            message = "The machines API is taking no more calls right now."
-            return End("throttled", message, str(error), retry_after=error.retry_after)
-        case Faulty():
-            return End(
-                "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)
-            )
-        case Abandoned():
-            message = (
-                "The dispatcher that asked for the machine died, and nobody could find out what came of it."
-            )
-            return End("unreachable", message, str(error))
-        case Unreachable():
-            return End("unreachable", "The machines API did not answer.", str(error))
-        case _:
-            return End("rejected", f"The machine could not be created: {error}.", str(error))

@@ -27,10 +27,10 @@ from bot.protocol import (
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
 from dispatcher.sessions import lifecycle
-from dispatcher.sessions.launcher import assignment
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.patience import Backlog
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
 from dispatcher.telemetry.context import about_session

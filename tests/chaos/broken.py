@@ -238,7 +238,7 @@ def queue_admits_twice() -> Any:
         if admitted is not None:
             for _ in range(2):
                 # What a launcher knows of what it did, another one does not.
-                self._launcher._launched.clear()
+                self._launcher._launches._begun.clear()
                 original(self._launcher, *admitted)
         return admitted is not None
 

@@ -1,0 +1,32 @@
+"""How a session ends for which no placement gave a machine."""
+
+from __future__ import annotations
+
+from dispatcher.machines.failover import Abandoned, Faulty
+from dispatcher.machines.provider import NoCapacity, ProviderError, QuotaReached, Throttled, Unreachable
+from dispatcher.sessions.lifecycle import End
+
+
+def end_by_provider(error: ProviderError) -> End:
+    """The reason and its words, for the error of the fleet."""
+    match error:
+        case NoCapacity():
+            return End("no_capacity", "No machine is free for this session right now.", str(error))
+        case QuotaReached():
+            return End("quota_reached", "This deployment has all the machines that it may have.", str(error))
+        case Throttled():
+            message = "The machines API is taking no more calls right now."
+            return End("throttled", message, str(error), retry_after=error.retry_after)
+        case Faulty():
+            return End(
+                "internal_error", "The dispatcher failed to ask for a machine; its log says why.", str(error)
+            )
+        case Abandoned():
+            message = (
+                "The dispatcher that asked for the machine died, and nobody could find out what came of it."
+            )
+            return End("unreachable", message, str(error))
+        case Unreachable():
+            return End("unreachable", "The machines API did not answer.", str(error))
+        case _:
+            return End("rejected", f"The machine could not be created: {error}.", str(error))

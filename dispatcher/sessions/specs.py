@@ -1,0 +1,87 @@
+"""What a session's machine is made from: the machine's specification, and what its bot is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+
+from bot.protocol import (
+    MACHINE_TOKEN_VARIABLE,
+    MAX_ARGUMENT_BODY_BYTES,
+    TRACEPARENT_VARIABLE,
+    Assignment,
+    IceServer,
+    entrypoint_arguments,
+)
+from dispatcher.machines.provider import MachineSpec, Preparation
+from dispatcher.machines.tokens import MachineTokens
+from dispatcher.sessions.lifecycle import Session
+from dispatcher.settings import AgentSettings, Settings
+
+
+class Specs:
+    """Specifications of machines.
+
+    Args:
+        environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
+        dispatcher_url: Where the machines find the dispatcher.
+    """
+
+    def __init__(
+        self, settings: Settings, tokens: MachineTokens, environment: Mapping[str, str], dispatcher_url: str
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._environment = environment
+        self._dispatcher_url = dispatcher_url
+
+    def of(self, session: Session) -> MachineSpec:
+        """The specification of the session's machine. Its agent is known."""
+        agent = self._settings.agents[session.agent]
+        assigned = assignment(session)
+        in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
+        of_machine = {
+            MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds)
+        }
+        if session.traceparent is not None:
+            of_machine[TRACEPARENT_VARIABLE] = session.traceparent
+        return MachineSpec(
+            id=session.machine_id,
+            bot_file=str(agent.bot),
+            image=agent.image or "",
+            arguments=tuple(
+                entrypoint_arguments(
+                    session.machine_id, self._dispatcher_url, assigned if in_arguments else None
+                )
+            ),
+            environment={**self._common_environment(agent), **of_machine},
+            cpu=agent.cpu,
+            memory_mb=agent.memory_mb,
+            max_duration=timedelta(seconds=session.max_duration_seconds),
+        )
+
+    def preparations(self, placement: str) -> list[Preparation]:
+        """What the machines of each agent have in common, for a placement that can get ready for them."""
+        return [
+            Preparation(str(agent.bot), self._common_environment(agent), agent.image or "")
+            for agent in self._settings.agents.values()
+            if not agent.placements or placement in agent.placements
+        ]
+
+    def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
+        named = {name: self._environment[name] for name in agent.env if name in self._environment}
+        return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+
+
+def assignment(session: Session) -> Assignment:
+    """What the session's machine is told."""
+    return Assignment(
+        session_id=session.id,
+        agent=session.agent,
+        transport=session.transport,
+        body=session.body,
+        ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
+        max_duration_seconds=session.max_duration_seconds,
+        traceparent=session.traceparent,
+    )
