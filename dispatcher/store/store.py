@@ -230,7 +230,7 @@ class Store:
     async def list_sessions(
         self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
     ) -> Sequence[Session]:
-        """A page of sessions, newest first."""
+        """A page of sessions, newest first, without their bodies and ICE servers."""
         query = lists.page(wanted, behind, limit, offset)
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 

@@ -98,3 +98,10 @@ def test_a_list_is_the_same_whether_states_are_read_one_by_one(database, agent, 
     behind = database.execute(lists.page(wanted, Cursor(1050.0, "000050"), 100, 0)).all()
     assert [row.id for row in behind] == [number for number in expected if number < "000050"]
     assert database.scalar(lists.count(wanted, 1000)) == len(expected)
+
+
+def test_a_list_leaves_the_bodies_where_they_are(database):
+    fill(database, 3)
+    database.execute(sa.update(sessions).values(body={"long": "x" * 100_000}))
+    listed = database.execute(lists.page(Filter(), None, 10, 0)).mappings().all()
+    assert [row["body"] for row in listed] == [None] * 3
