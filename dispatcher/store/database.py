@@ -4,10 +4,12 @@ A coroutine that waits for a transaction can be cancelled at any time; the trans
 begun, or it ends. They run in threads. SQLite has one writer, so there is one thread for its writes.
 PostgreSQL gets as many threads as it gets connections.
 
-What is quick runs on the event loop itself where the database is SQLite: a few statements about rows that are
-found by their keys take 0.1 to 0.3 ms there. In a thread they took several times that, because Python's lock
-changes hands with every call of SQLite. Nothing that may take long happens on the loop: what finds the
-database locked goes to the thread, and the thread does all that waits for the disk (see `checkpoints`).
+What is quick runs on the event loop itself where the database is SQLite: a few statements about rows that
+are found by their keys take 0.1 to 0.3 ms there. In a thread they took several times that, because Python's
+lock changes hands with every call of SQLite. Nothing that may take long happens on the loop: the thread does
+all that waits for the disk (see `checkpoints`). What finds the database locked waits until the thread has
+done, and comes back: done in the thread, it would find what comes next there as well, and so on for seconds.
+Where another process has the lock, the thread waits for it.
 """
 
 from __future__ import annotations
@@ -154,6 +156,8 @@ class Database:
         self._checkpoints = Checkpoints(self._checkpoint)
         self._on_transaction = on_transaction
         self._outage = Outage()
+        self._writing: set[asyncio.Future[Any]] = set()
+        """What the thread for SQLite's writes does, and has to do."""
 
     @property
     def is_postgres(self) -> bool:
@@ -210,13 +214,17 @@ class Database:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
 
     async def _at_once(self, here: _OnLoop, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
-        """Run it on the event loop; in a thread, if somebody else writes just now."""
-        try:
-            result = here.write(work) if writes else here.read(work)
-        except OperationalError as error:
-            if not _is_locked(error):
-                raise
-            return await self._in_thread(work, writes=writes)
+        """Run it on the event loop; in a thread, if another process writes just now."""
+        while True:
+            try:
+                result = here.write(work) if writes else here.read(work)
+                break
+            except OperationalError as error:
+                if not _is_locked(error):
+                    raise
+            if not self._writing:
+                return await self._in_thread(work, writes=writes)
+            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
         if writes:
             self._checkpoints.written()
         # Who does one after the other lets others have their turn.
@@ -225,7 +233,16 @@ class Database:
 
     async def _in_thread(self, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
         run = self._write if writes else self._read
-        return await self._runner.run(lambda: self._again(run, work), writes=writes)
+        return await self._run(lambda: self._again(run, work), writes=writes)
+
+    async def _run(self, work: Callable[[], T], *, writes: bool) -> T:
+        if not writes or self._on_loop is None:
+            return await self._runner.run(work, writes=writes)
+        running = asyncio.ensure_future(self._runner.run(work, writes=True))
+        self._writing.add(running)
+        running.add_done_callback(self._writing.discard)
+        # Who waits for it may be cancelled; it is not.
+        return await asyncio.shield(running)
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         with self._reading.connect() as connection:
@@ -247,7 +264,7 @@ class Database:
             with self._reading.connect() as connection:
                 statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
 
-        await self._runner.run(run, writes=True)
+        await self._run(run, writes=True)
 
     def _migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         with self._engine.connect() as connection:

@@ -51,7 +51,31 @@ def test_only_what_is_quick_runs_on_the_loop(tmp_path):
     with_database(tmp_path, use)
 
 
-def test_what_finds_the_database_locked_waits_in_a_thread(tmp_path):
+def test_what_finds_the_thread_writing_waits_for_it_and_runs_on_the_loop(tmp_path):
+    async def use(notes: Database, _: Path):
+        begun, may_end = threading.Event(), threading.Event()
+
+        def hold(connection: sa.Connection) -> None:
+            write(connection)
+            begun.set()
+            assert may_end.wait(10)
+
+        holding = asyncio.create_task(notes.write(hold))
+        await asyncio.to_thread(begun.wait, 10)
+        waiting = [asyncio.create_task(notes.write(write, quick=True)) for _ in range(3)]
+        # The loop goes on, and who reads is not held up.
+        assert await notes.read(count, quick=True) == 0
+        waiting[0].cancel()
+        assert not any(task.done() for task in waiting)
+        may_end.set()
+        await holding
+        assert [await task for task in waiting[1:]] == [threading.main_thread().name] * 2
+        assert await notes.read(count, quick=True) == 3
+
+    with_database(tmp_path, use)
+
+
+def test_what_finds_the_database_locked_by_others_waits_in_a_thread(tmp_path):
     async def use(notes: Database, path: Path):
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
