@@ -19,40 +19,43 @@ REPLACE = Statement(sa.update(notes).where(notes.c.id == sa.bindparam("key")), [
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request, tmp_path):
+def database(request, tmp_path):
     sqlite = f"sqlite:///{tmp_path / 'notes.sqlite'}"
-    engine = sa.create_engine(
+    database = sa.create_engine(
         sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     )
-    with engine.begin() as connection:
+    with database.begin() as connection:
         notes.create(connection)
-    yield engine
-    engine.dispose()
+    yield database
+    database.dispose()
 
 
-def test_values_travel_in_the_types_of_their_columns(engine):
+def test_values_travel_in_the_types_of_their_columns(database):
     said = {"deep": [1, None, "ä"]}
-    with engine.begin() as connection:
+    with database.begin() as connection:
         assert INSERT.run(connection, {"id": "1", "said": said}) == 1
         assert READ.rows(connection, {"key": "1"}) == [[said]]
         assert REPLACE.run(connection, {"key": "1", "said": ["new"]}) == 1
         assert REPLACE.run(connection, {"key": "2", "said": ["new"]}) == 0
-    with engine.connect() as connection:
+    with database.connect() as connection:
         assert connection.scalar(sa.select(notes.c.said)) == ["new"]
 
 
-def test_it_is_undone_with_its_transaction(engine):
-    with engine.begin() as connection:
+def test_it_is_undone_with_its_transaction(database):
+    with database.begin() as connection:
         INSERT.run(connection, {"id": "1", "said": None})
         connection.rollback()
-    with engine.connect() as connection:
+    with database.connect() as connection:
         assert READ.rows(connection, {"key": "1"}) == []
 
 
-def test_a_refusal_says_the_statement_and_hides_the_values(engine):
-    with engine.begin() as connection:
+def test_a_refusal_says_the_statement_and_hides_the_values(database):
+    with database.begin() as connection:
         INSERT.run(connection, {"id": "1", "said": None})
-    with engine.connect() as connection, pytest.raises(IntegrityError, match="INSERT INTO notes") as refused:
+    with (
+        database.connect() as connection,
+        pytest.raises(IntegrityError, match="INSERT INTO notes") as refused,
+    ):
         INSERT.run(connection, {"id": "1", "said": "a secret"})
     assert not refused.value.connection_invalidated
     assert "a secret" not in str(refused.value)
