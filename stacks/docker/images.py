@@ -49,11 +49,8 @@ class Images(pulumi.ComponentResource):
         self.dispatcher = self._build(
             "dispatcher", "dispatcher", {}, of_files(args.checkout, DISPATCHER_SOURCES), {}
         )
-        directories = {
-            agent.bot.parent: self._bot(agent.bot.parent)
-            for agent in args.agents.values()
-            if agent.image is None
-        }
+        parents = {agent.bot.parent for agent in args.agents.values() if agent.image is None}
+        directories = {parent: self._bot(parent) for parent in sorted(parents)}
         self.agents = {
             agent_name: pulumi.Output.from_input(agent.image)
             if agent.image is not None

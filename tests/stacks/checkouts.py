@@ -52,6 +52,7 @@ class CheckoutCopy:
         (root / "bot" / "agents").mkdir(parents=True)
         for name in ("__init__.py", "keys.py", "settings.py"):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
+        shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
         self.write_config(port=self.port, agents={"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}})

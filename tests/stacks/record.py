@@ -35,6 +35,7 @@ class Recorder(mocks.Mocks):
         self.resources: dict[str, dict[str, Any]] = {}
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        assert args.name not in self.resources, f"{args.name} is there twice"
         self.resources[args.name] = {"type": args.typ, "inputs": args.inputs}
         made = dict(MADE_UP.get(args.typ, {}))
         if args.typ == "docker-build:index:Image":

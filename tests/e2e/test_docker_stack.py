@@ -1,0 +1,153 @@
+"""`make up STACK=docker` with a real Pulumi engine and a real Docker engine, and a call from a browser.
+
+The providers' own executables cannot be had everywhere: the tests' hands do what these would do, to the letter
+of the inputs that the program gives them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from stacks.engine.drive import Driver
+from stacks.engine.find import find
+from tests.engine import DockerError, Engine
+from tests.ports import free_port
+from tests.stacks import stand_in_provider
+
+from .browser import until, visit
+from .dispatcher import CHECKOUT
+
+PREFIX = "switchboard-docker"
+
+
+class Stack:
+    """The stack, up."""
+
+    def __init__(self, engine: Engine, driver: Driver, url: str) -> None:
+        self.engine = engine
+        self.driver = driver
+        self.url = url
+
+    def containers(self, *arguments: str) -> set[str]:
+        return set(self.engine.docker("ps", *arguments, "--format", "{{.Names}}").split())
+
+    def bots(self) -> list[str]:
+        return self.engine.docker(
+            "ps", "--all", "--quiet", "--filter", f"label=switchboard.deployment={PREFIX}"
+        ).split()
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        return json.loads(self.engine.docker("inspect", f"{PREFIX}-{name}"))[0]
+
+    def is_healthy(self) -> bool:
+        return self.inspect("dispatcher")["State"]["Health"]["Status"] == "healthy"
+
+    def ask_engine(self, method: str, path: str, content: dict[str, Any] | None = None) -> tuple[int, str]:
+        """As somebody who has taken over the dispatcher would."""
+        code = (
+            "import http.client, json, sys; c = http.client.HTTPConnection('engine', 2375, timeout=10); "
+            f"c.request({method!r}, {path!r}, {json.dumps(content) if content else None!r}, "
+            "{'Content-Type': 'application/json'}); a = c.getresponse(); print(a.status, a.read().decode())"
+        )
+        said = self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
+        status, _, text = said.partition(" ")
+        return int(status), text
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("docker-stack")
+    names = {"docker": version("pulumi-docker"), "docker-build": version("pulumi-docker-build")}
+    installed = stand_in_provider.install(directory / "bin", directory / "asked", names)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**installed, "STAND_IN_ENGINE": engine.url}.items():
+            patch.setenv(name, value)
+        for name in ("PULUMI_BACKEND_URL", "PULUMI_ACCESS_TOKEN", "PULUMI_CONFIG_PASSPHRASE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PULUMI_HOME", str(directory / "pulumi-home"))
+        driver = Driver(
+            CHECKOUT,
+            "docker",
+            find,
+            home=directory,
+            overrides={"port": free_port(), "docker": {"host": engine.url, "base": base_image}},
+        )
+        try:
+            outputs = driver.up()
+            yield Stack(engine, driver, outputs["url"].value)
+        finally:
+            driver.destroy()
+    left = engine.docker("ps", "--all", "--quiet").split()
+    left += engine.docker("network", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
+    left += engine.docker("volume", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
+    assert left == []
+
+
+def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        voice.wait_for_sound()
+        (bot,) = stack.bots()
+        inspected = json.loads(stack.engine.docker("inspect", bot))[0]
+        assert set(inspected["NetworkSettings"]["Networks"]) == {f"{PREFIX}-machines"}
+        voice.click("Hang up")
+        until(lambda: stack.bots() == [], 60, "the end of the container")
+
+
+def test_who_has_the_dispatcher_has_not_the_engine(stack: Stack) -> None:
+    with pytest.raises(DockerError):
+        stack.engine.docker("exec", f"{PREFIX}-dispatcher", "ls", "/var/run/docker.sock")
+    assert stack.ask_engine("GET", "/v1.41/info")[0] == 200
+    for method, path in (
+        ("GET", "/v1.41/version"),
+        ("GET", f"/v1.41/containers/{PREFIX}-engine-proxy/logs?stdout=1&stderr=1&follow=0&tail=5"),
+        ("POST", f"/v1.41/containers/{PREFIX}-engine-proxy/exec"),
+        ("GET", "/v1.41/volumes"),
+        ("POST", "/v1.41/images/create?fromImage=debian"),
+    ):
+        assert stack.ask_engine(method, path)[0] in (403, 404), path
+    # Of the deployment by its name, and not by its label.
+    status, _ = stack.ask_engine("DELETE", f"/v1.41/containers/{PREFIX}-dispatcher?force=1&v=1")
+    assert status == 404
+    assert f"{PREFIX}-dispatcher" in stack.containers()
+    image = json.loads(
+        dict(variable.split("=", 1) for variable in stack.inspect("engine-proxy")["Config"]["Env"])[
+            "SWITCHBOARD_PROXY_IMAGES"
+        ]
+    )[0]
+    content = {"Image": image, "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
+    status, text = stack.ask_engine("POST", f"/v1.41/containers/create?name={PREFIX}-m-1", content)
+    assert status == 400
+    assert stack.bots() == [], text
+
+
+def test_nobody_but_the_dispatcher_reaches_the_proxy(stack: Stack) -> None:
+    proxy = stack.inspect("engine-proxy")
+    (network,) = proxy["NetworkSettings"]["Networks"]
+    members = json.loads(stack.engine.docker("network", "inspect", network))[0]["Containers"].values()
+    assert {one["Name"] for one in members} == {f"{PREFIX}-engine-proxy", f"{PREFIX}-dispatcher"}
+    assert proxy["HostConfig"]["PortBindings"] in ({}, None)
+    code = "import socket; socket.create_connection(('198.51.100.1', 443), 2)"
+    with pytest.raises(DockerError, match=r"unreachable|timed out"):
+        stack.engine.docker("exec", f"{PREFIX}-engine-proxy", "/opt/venv/bin/python", "-c", code)
+
+
+def test_a_call_outlives_a_new_dispatcher_and_ends_with_the_stack(stack: Stack, browser: Browser) -> None:
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        voice.wait_for_sound()
+        before = stack.inspect("dispatcher")["Id"]
+        assert len(stack.bots()) == 1
+        stack.engine.docker("restart", f"{PREFIX}-dispatcher")
+        until(stack.is_healthy, 60, "a healthy dispatcher")
+        assert stack.inspect("dispatcher")["Id"] == before
+        assert len(stack.bots()) == 1
+        stack.driver.destroy()
+        assert stack.bots() == []
+        assert stack.containers("--all") == set()

@@ -1,0 +1,146 @@
+"""A stand-in for a provider's executable, which speaks the engine's protocol.
+
+    python -m tests.stacks.stand_in_provider 5.2.0
+
+It writes down what it is asked, as lines of JSON in the file that STAND_IN_LOG names. Where STAND_IN_ENGINE
+is a Docker engine's URL it also does it, with Docker's command line (`tests/stacks/hands.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import empty_pb2, json_format, struct_pb2
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+
+REPLACED_NOT_CHANGED = ("docker:",)
+"""Of these every change makes a new one, as with containers, networks and volumes."""
+
+ENGINE = os.environ.get("STAND_IN_ENGINE", "")
+_log_lock = threading.Lock()
+
+
+def _plain(properties: struct_pb2.Struct) -> dict[str, Any]:
+    return json_format.MessageToDict(properties)
+
+
+def _struct(properties: dict[str, Any]) -> struct_pb2.Struct:
+    return json_format.ParseDict(properties, struct_pb2.Struct())
+
+
+def _kind(urn: str) -> str:
+    """The type of a resource, without those of the components that it is in."""
+    return urn.split("::")[2].rpartition("$")[2]
+
+
+def _note(operation: str, urn: str, inputs: dict[str, Any]) -> None:
+    line = {"operation": operation, "type": _kind(urn), "name": urn.rpartition("::")[2], "inputs": inputs}
+    with _log_lock, Path(os.environ["STAND_IN_LOG"]).open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    if not ENGINE:
+        return {}
+    from tests.stacks import hands
+
+    return getattr(hands, operation)(ENGINE, _kind(urn), inputs) or {}
+
+
+class Provider(provider_pb2_grpc.ResourceProviderServicer):
+    """Every resource is what its inputs say."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def GetPluginInfo(self, request: Any, context: Any) -> plugin_pb2.PluginInfo:
+        return plugin_pb2.PluginInfo(version=self._version)
+
+    def CheckConfig(self, request: Any, context: Any) -> provider_pb2.CheckResponse:
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    def DiffConfig(self, request: Any, context: Any) -> provider_pb2.DiffResponse:
+        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
+
+    def Configure(self, request: Any, context: Any) -> provider_pb2.ConfigureResponse:
+        return provider_pb2.ConfigureResponse(supportsPreview=True)
+
+    def Check(self, request: Any, context: Any) -> provider_pb2.CheckResponse:
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    def Diff(self, request: Any, context: Any) -> provider_pb2.DiffResponse:
+        old, new = _plain(request.old_inputs), _plain(request.news)
+        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        return provider_pb2.DiffResponse(
+            changes=provider_pb2.DiffResponse.DIFF_SOME if changed else provider_pb2.DiffResponse.DIFF_NONE,
+            diffs=changed,
+            replaces=changed if _kind(request.urn).startswith(REPLACED_NOT_CHANGED) else [],
+        )
+
+    def Create(self, request: Any, context: Any) -> provider_pb2.CreateResponse:
+        inputs = _plain(request.properties)
+        if request.preview:
+            return provider_pb2.CreateResponse(properties=_struct(inputs))
+        _note("create", request.urn, inputs)
+        outputs = _do("create", request.urn, inputs)
+        return provider_pb2.CreateResponse(
+            id=f"{request.urn.rpartition('::')[2]}-id", properties=_struct({**inputs, **outputs})
+        )
+
+    def Update(self, request: Any, context: Any) -> provider_pb2.UpdateResponse:
+        inputs = _plain(request.news)
+        if request.preview:
+            return provider_pb2.UpdateResponse(properties=_struct(inputs))
+        _note("update", request.urn, inputs)
+        outputs = _do("create", request.urn, inputs)
+        return provider_pb2.UpdateResponse(properties=_struct({**inputs, **outputs}))
+
+    def Read(self, request: Any, context: Any) -> provider_pb2.ReadResponse:
+        return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
+
+    def Delete(self, request: Any, context: Any) -> empty_pb2.Empty:
+        inputs = _plain(request.properties)
+        _note("delete", request.urn, inputs)
+        _do("delete", request.urn, inputs)
+        return empty_pb2.Empty()
+
+    def Cancel(self, request: Any, context: Any) -> empty_pb2.Empty:
+        return empty_pb2.Empty()
+
+
+def install(directory: Path, log: Path, versions: dict[str, str]) -> dict[str, str]:
+    """Make executables of these names, such as the engine looks for; gives the environment that they need."""
+    directory.mkdir()
+    root = Path(__file__).resolve().parents[2]
+    for name, version in versions.items():
+        program = directory / f"pulumi-resource-{name}"
+        program.write_text(
+            "#!/bin/sh\n"
+            f'PYTHONPATH={root} exec "{sys.executable}" -m tests.stacks.stand_in_provider {version}\n'
+        )
+        program.chmod(0o755)
+    log.touch()
+    return {"STAND_IN_LOG": str(log), "PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"}
+
+
+def main(version: str) -> None:
+    server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 2**26)])
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(version), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    # What the engine waits for.
+    print(port, flush=True)
+    # The engine ends its providers itself; one that is killed leaves this end of the pipe.
+    sys.stdin.read()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

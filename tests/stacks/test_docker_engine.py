@@ -1,0 +1,167 @@
+"""The `docker` stack under the real Pulumi engine, with stand-ins for its providers and for Docker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.automation import PulumiCommand
+
+from stacks.errors import EngineError
+from tests.stacks import stand_in_provider
+from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+
+PREFIX = "switchboard-local"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """An engine with two bots of the deployment, of which one runs."""
+
+    def do_GET(self) -> None:
+        states = {"running-bot": "running", "exited-bot": "exited"}
+        self._answer([{"Id": name, "State": state} for name, state in states.items()])
+
+    def do_POST(self) -> None:
+        self._answer(None)
+
+    do_DELETE = do_POST
+
+    def _answer(self, content: Any) -> None:
+        engine = self.server
+        assert isinstance(engine, StandInEngine)
+        engine.asked.append((self.command, self.path))
+        failed = engine.fails and self.command != "GET"
+        self.send_response(500 if failed else 200 if content is not None else 204)
+        self.end_headers()
+        if failed or content is not None:
+            self.wfile.write(json.dumps({"message": "the disk is gone"} if failed else content).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.fails = False
+        super().__init__(str(path), Handler)
+
+    def get_request(self) -> tuple[Any, Any]:
+        request, _ = super().get_request()
+        return request, ("engine", 0)
+
+
+class Stack:
+    """A checkout with a `docker` stack, its stand-ins, and what they were asked."""
+
+    def __init__(self, checkout: CheckoutCopy, engine: StandInEngine, log: Path) -> None:
+        self.checkout = checkout
+        self.engine = engine
+        self._log = log
+
+    def noted(self) -> list[tuple[str, str]]:
+        """(operation, name) since the last call."""
+        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
+        self._log.write_text("")
+        return [(line["operation"], line["name"]) for line in lines]
+
+
+@pytest.fixture
+def stack(
+    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stack]:
+    log = tmp_path / "asked"
+    names = {"docker": version("pulumi-docker"), "docker-build": version("pulumi-docker-build")}
+    for name, value in stand_in_provider.install(tmp_path / "bin", log, names).items():
+        monkeypatch.setenv(name, value)
+    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    shutil.copytree(REPOSITORY / "images", checkout.root / "images")
+    shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
+    for name in ("__init__.py", "protocol.py"):
+        shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
+    socket = tmp_path / "engine.sock"
+    checkout.write_config(
+        cloud="docker",
+        agents={"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}},
+        docker={"host": f"unix://{socket}", "turn": True, "turnAddress": "203.0.113.7"},
+    )
+    with StandInEngine(socket) as engine:
+        thread = threading.Thread(target=engine.serve_forever, daemon=True)
+        thread.start()
+        yield Stack(checkout, engine, log)
+        engine.shutdown()
+        thread.join()
+
+
+def test_a_preview_touches_nothing(stack: Stack) -> None:
+    assert stack.checkout.driver().preview() > 10
+    assert stack.noted() == []
+    assert stack.engine.asked == []
+    changed = {line.strip() for line in stack.checkout.lines}
+    assert {"+ dispatcher: create", "+ engine-proxy: create", "+ turn: create"} <= changed
+
+
+def test_up_change_and_down(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
+    outputs = stack.checkout.driver().up()
+    url = outputs["url"].value
+    assert url.startswith("http://127.0.0.1:7860/#key=pk_")
+    created = [name for _, name in stack.noted()]
+    before = {
+        "dispatcher": {"dispatcher-image", "bot-bot-agents-image", "engine-proxy", "store"},
+        "engine-proxy": {"dispatcher-image", "control-network"},
+        "turn": {"machines-network"},
+    }
+    for name, needed in before.items():
+        assert needed <= set(created[: created.index(name)]), name
+
+    # Nothing that is secret can be read in the state, but of the key its hash.
+    files = stack.checkout.state_dir.rglob("*")
+    written = "".join(file.read_text() for file in files if file.is_file())
+    assert "hunter2" not in written
+    assert url.partition("#key=")[2] not in written
+    assert "switchboard-local-store" in written
+
+    assert stack.checkout.driver().up()["url"].value == url, "the page's key stays"
+    assert stack.noted() == []
+
+    (stack.checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
+    stack.checkout.driver().up()
+    noted = stack.noted()
+    assert noted[0] == ("update", "bot-bot-agents-image")
+    # Names are taken: the old container goes before the new one comes. Of the bots nobody is touched.
+    for name in ("engine-proxy", "dispatcher"):
+        assert noted.index(("delete", name)) < noted.index(("create", name))
+    assert not {"turn", "store", "machines-network", "dispatcher-image"} & {name for _, name in noted}
+    assert stack.engine.asked == []
+
+    stack.checkout.driver().destroy()
+    deleted = [name for operation, name in stack.noted() if operation == "delete"]
+    assert deleted.index("dispatcher") < deleted.index("machines-network")
+    assert ("DELETE", "/v1.41/containers/running-bot?force=true&v=true") in stack.engine.asked
+    assert ("DELETE", "/v1.41/containers/exited-bot?force=true&v=true") in stack.engine.asked
+    stopped = [path for method, path in stack.engine.asked if method == "POST"]
+    assert stopped == ["/v1.41/containers/running-bot/stop?t=10"]
+    label = "switchboard.deployment%3Dswitchboard-local"
+    assert [path for method, path in stack.engine.asked if method == "GET" and label in path]
+
+
+def test_bots_that_cannot_be_ended_are_told_and_the_next_down_ends_them(stack: Stack) -> None:
+    stack.checkout.driver().up()
+    stack.engine.fails = True
+    with pytest.raises(EngineError, match="the disk is gone"):
+        stack.checkout.driver().destroy()
+    assert "machines" in stack.checkout.state()
+    stack.engine.fails = False
+    stack.checkout.driver().destroy()
+    assert stack.checkout.state() == {}
