@@ -9,6 +9,8 @@ from dispatcher.sessions import errors
 from dispatcher.sessions.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
+from stacks.docker.config import FIELDS as DOCKER_FIELDS
+from stacks.docker.config import DockerConfig
 from tests.reasons import reasons_in_code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +21,14 @@ LOCAL = (ROOT / "docs" / "local.md").read_text()
 def test_every_key_of_the_config_is_in_the_docs(model):
     for field in model.model_fields.values():
         assert f"| `{field.alias}` |" in LOCAL
+
+
+def test_every_key_of_a_docker_stack_is_in_the_docs_and_is_explained_when_refused():
+    page = (ROOT / "docs" / "docker.md").read_text()
+    keys = [field.alias for field in DockerConfig.model_fields.values()]
+    assert keys == list(DOCKER_FIELDS)
+    for key in keys:
+        assert f"`{key}`" in page.partition("## Config")[2].partition("## A VM")[0], key
 
 
 def test_every_reason_of_an_end_is_in_the_docs():

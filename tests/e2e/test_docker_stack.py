@@ -1,6 +1,6 @@
 """`make up STACK=docker` with a real Pulumi engine and a real Docker engine, and a call from a browser.
 
-The providers' own executables cannot be had everywhere: the tests' hands do what these would do, to the letter
+The providers' own executables cannot be had everywhere: the tests' hands do what they would, to the letter
 of the inputs that the program gives them.
 """
 
