@@ -179,8 +179,9 @@ class Reaper:
             and self._is_silent(machine.id)
             and self._may_ask(machine.id)
         ):
+            asked = self._clock.now()
             status = await self._fleet.get(machine.placement, machine.id)
-            if self._is_lost(status, machine, session):
+            if self._is_lost(status, machine, session, asked):
                 if self._lease.held:
                     await self._releases.close_if(session, lambda _: lifecycle.end_by_loss(status), REAPER)
                 return
@@ -223,11 +224,11 @@ class Reaper:
         self._asked[machine_id] = (times + 1, self._clock.now() + pause)
         return True
 
-    def _is_lost(self, status: MachineStatus | None, machine: Machine, session: Session) -> bool:
+    def _is_lost(
+        self, status: MachineStatus | None, machine: Machine, session: Session, asked: float
+    ) -> bool:
         if status is not None:
             return status.state is MachineState.gone
         # A machine that never started has the start's own deadline, which says more.
         settling = self._fleet.settling(machine.placement)
-        return session.started_at is not None and lifecycle.absence_counts(
-            machine, session, settling, self._clock.now()
-        )
+        return session.started_at is not None and lifecycle.absence_counts(machine, session, settling, asked)

@@ -90,6 +90,17 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
+@variant("reasons", first_seed=540)
+def absence_is_dated_by_its_answer() -> Any:
+    """That a provider did not know a machine when it was asked is taken for what it says now."""
+    is_lost = reaper.Reaper._is_lost
+
+    def late(self: reaper.Reaper, status: Any, machine: Any, session: Any, _: float) -> bool:
+        return is_lost(self, status, machine, session, self._clock.now())
+
+    return mock.patch.object(reaper.Reaper, "_is_lost", late)
+
+
 @variant("one machine", first_seed=170)
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
