@@ -93,4 +93,9 @@ class DockerConfig(BaseModel):
     @property
     def socket(self) -> str:
         """The engine's socket on its own host."""
-        return self.host.removeprefix("unix://") if self.host.startswith("unix://") else LOCAL_SOCKET
+        return LOCAL_SOCKET if self.over_ssh else self.host.removeprefix("unix://")
+
+    @property
+    def over_ssh(self) -> bool:
+        """Whether the engine is another machine's."""
+        return self.host.startswith("ssh://")

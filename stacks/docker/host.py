@@ -49,8 +49,8 @@ class _Connection(http.client.HTTPConnection):
             )
         self.sock = ours
 
-    def close(self) -> None:
-        super().close()
+    def hang_up(self) -> None:
+        """After `close`, which comes as soon as an answer has begun that is this connection's last."""
         if self._ssh is not None:
             self._ssh.terminate()
             self._ssh.wait()
@@ -81,6 +81,7 @@ def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -
         raise EngineUnreachable(f"the Docker engine at {host} does not answer: {words}") from None
     finally:
         connection.close()
+        connection.hang_up()
     if answer.status == 404:
         return None
     if answer.status >= 400:

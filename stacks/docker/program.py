@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_docker as docker
@@ -128,7 +129,7 @@ def describe(environment: Environment) -> Deployment:
         )
     return Deployment(
         url=_url(config, page_key),
-        log=dispatcher.container.name.apply(lambda name: f"docker logs {name}"),
+        log=dispatcher.container.name.apply(lambda name: f"docker --host {docker_config.host} logs {name}"),
         data=dispatcher.volume.name.apply(lambda name: f"volume {name}"),
     )
 
@@ -167,5 +168,9 @@ def _secret_variable(name: str, value: pulumi.Input[str]) -> pulumi.Output[str]:
 
 def _url(config: StackConfig, page_key: PageKey | None) -> pulumi.Input[str]:
     """The voice page. Of a stack without keys of its own, with the page's, which is why it is a secret."""
-    url = settings.public_url(config) or f"http://{config.docker.address}:{config.port}"
+    url = settings.public_url(config)
+    if url is None:
+        # It listens on all addresses, and what its host is called, the user knows best.
+        host = urlsplit(config.docker.host).hostname or "127.0.0.1"
+        url = f"http://{host}:{config.port}"
     return url if page_key is None else page_key.key.apply(lambda key: f"{url}/#key={key}")

@@ -121,7 +121,8 @@ def stun_servers(config: StackConfig) -> tuple[str, ...]:
     docker = config.docker
     if docker.turn:
         return (f"stun:{_turn_host(config)}:{TURN_PORT}",)
-    return docker.stun if docker.domain or not is_loopback(docker.address) else ()
+    elsewhere = docker.domain or docker.over_ssh or not is_loopback(docker.address)
+    return docker.stun if elsewhere else ()
 
 
 def turn_urls(config: StackConfig) -> tuple[str, ...]:

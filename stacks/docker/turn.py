@@ -107,4 +107,6 @@ def configuration_of(
 
 def _range(network: str) -> str:
     addresses = ipaddress.ip_network(network)
-    return f"{addresses[0]}-{addresses[-1]}"
+    # coturn takes a range that begins with :: for one without a beginning, with every IPv4 address in it.
+    first = addresses[1] if addresses[0] == ipaddress.IPv6Address(0) else addresses[0]
+    return f"{first}-{addresses[-1]}"

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 
+from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
 from tests.engine import Engine
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -59,14 +65,15 @@ class Containers(Harness):
     deadline_kept_by = "provider"
     patience = 60.0
 
-    def __init__(self, engine: Engine, image: str) -> None:
+    def __init__(self, engine: Engine, image: str, url: str | None = None) -> None:
         self.engine = engine
         self.image = image
+        self.url = url or engine.url
         self._made: list[ContainerProvider] = []
         self._runner = asyncio.Runner()
 
     def provider(self) -> ContainerProvider:
-        made = ContainerProvider(url=self.engine.url, deployment=DEPLOYMENT, late=timedelta(0))
+        made = ContainerProvider(url=self.url, deployment=DEPLOYMENT, late=timedelta(0))
         self._made.append(made)
         return made
 
@@ -120,5 +127,49 @@ class Containers(Harness):
 @pytest.fixture
 def containers(engine: Engine, stub_image: str) -> Iterator[Containers]:
     harness = Containers(engine, stub_image)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture(scope="module")
+def engine_proxy(engine: Engine, stub_image: str) -> Iterator[str]:
+    """The URL of a proxy before the engine, the program as it is in its image."""
+    port = free_port()
+    settings = ProxySettings(
+        socket=engine.socket,
+        host="127.0.0.1",
+        port=port,
+        deployment=DEPLOYMENT,
+        network="bridge",
+        images=(stub_image,),
+        max_cpu=1,
+        max_memory_mb=256,
+        max_seconds=3600,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dispatcher.engine_proxy"], env=os.environ | settings.to_environment()
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not _serves(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "a proxy that answers"
+            time.sleep(0.05)
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
+def _serves(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/_ping", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def proxied_containers(engine: Engine, stub_image: str, engine_proxy: str) -> Iterator[Containers]:
+    harness = Containers(engine, stub_image, engine_proxy)
     yield harness
     harness.close()

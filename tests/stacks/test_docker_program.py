@@ -194,6 +194,16 @@ def test_an_engine_over_ssh() -> None:
     assert resources["machines"]["inputs"]["host"] == host
     (mount,) = resources["engine-proxy"]["inputs"]["mounts"]
     assert mount["source"] == "/var/run/docker.sock"
+    # The caller is not on the bots' machine.
+    assert (
+        "stun:stun.l.google.com" in environment(resources["dispatcher"]["inputs"])["SWITCHBOARD_ICE_SERVERS"]
+    )
+
+
+def test_all_addresses_of_a_vm() -> None:
+    outputs = described([KEY], host="ssh://deploy@vm.example", address="0.0.0.0")["outputs"]
+    assert outputs["url"] == "http://vm.example:7860"
+    assert outputs["log"] == "docker --host ssh://deploy@vm.example logs switchboard-local-dispatcher"
 
 
 def test_the_values_of_variables_go_to_the_dispatcher_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,84 @@
+"""An engine's API over its socket and over SSH; `ssh` is a program of the tests."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacks.docker.host import EngineFailed, EngineUnreachable, call, ssh_command
+from tests.stacks.test_docker_engine import StandInEngine
+
+# What `docker system dial-stdio` does at the other end: bytes from and to the engine's socket.
+SSH = """\
+#!{python}
+import os, socket, sys, threading
+open({log!r}, "w").write("\\n".join(sys.argv[1:]))
+if {refuses}:
+    sys.exit(255)
+engine = socket.socket(socket.AF_UNIX)
+engine.connect({socket!r})
+def back():
+    while data := engine.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    engine.sendall(data)
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[StandInEngine]:
+    with StandInEngine(tmp_path / "engine.sock") as engine:
+        thread = threading.Thread(target=engine.serve_forever, daemon=True)
+        thread.start()
+        yield engine
+        engine.shutdown()
+        thread.join()
+
+
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, refuses: bool = False) -> Path:
+    program, log = tmp_path / "bin" / "ssh", tmp_path / "ssh-log"
+    program.parent.mkdir()
+    socket = str(tmp_path / "engine.sock")
+    program.write_text(SSH.format(python=sys.executable, log=str(log), socket=socket, refuses=refuses))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return log
+
+
+def test_over_its_socket(engine: StandInEngine, tmp_path: Path) -> None:
+    found = call(f"unix://{tmp_path}/engine.sock", "GET", "containers/json", all="true")
+    assert [one["Id"] for one in found] == ["running-bot", "exited-bot"]
+    assert engine.asked == [("GET", "/v1.41/containers/json?all=true")]
+
+
+def test_over_ssh(engine: StandInEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ssh(tmp_path, monkeypatch)
+    host = "ssh://deploy@vm.example:2222"
+    assert len(call(host, "GET", "containers/json")) == 2
+    assert call(host, "DELETE", "containers/running-bot", force="true") is None
+    assert log.read_text().split("\n") == ssh_command(host)[1:]
+    where = ["-p", "2222", "-l", "deploy", "--", "vm.example"]
+    assert ssh_command(host)[-9:] == [*where, "docker", "system", "dial-stdio"]
+
+
+def test_a_host_that_does_not_let_us_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh(tmp_path, monkeypatch, refuses=True)
+    with pytest.raises(EngineUnreachable, match=r"^the Docker engine at ssh://vm\.example does not answer: "):
+        call("ssh://vm.example", "GET", "containers/json")
+
+
+def test_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnreachable, match="No such file"):
+        call(f"unix://{tmp_path}/none.sock", "GET", "containers/json")
+
+
+def test_an_engine_that_fails(engine: StandInEngine, tmp_path: Path) -> None:
+    engine.fails = True
+    with pytest.raises(EngineFailed, match="the disk is gone"):
+        call(f"unix://{tmp_path}/engine.sock", "DELETE", "containers/running-bot")
