@@ -51,6 +51,10 @@ CALL_SECONDS = 10.0
 """How long one call may take, pulls and stops not counted. An engine on a slow disk creates a container in
 one to two seconds."""
 
+VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
+"""How long a container may be invisible whose name is taken, and how often it is looked for: as long as an
+engine on a busy host takes to create one."""
+
 LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
 
@@ -74,8 +78,8 @@ class ContainerProvider:
 
     name = "container"
 
-    settling = timedelta(seconds=2 * CALL_SECONDS + 1)
-    """A create that was given up goes on behind the scenes, for as long as its two calls may take."""
+    settling = timedelta(seconds=2 * CALL_SECONDS + VISIBLE_SECONDS + 1)
+    """A create that was given up goes on behind the scenes, for as long as its calls may take."""
 
     def __init__(
         self,
@@ -187,6 +191,12 @@ class ContainerProvider:
     async def _again(self, machine_id: str) -> MachineStatus:
         """The machine of an earlier create, started if that one did not get so far."""
         found = await self._inspect(machine_id)
+        for _ in range(round(VISIBLE_SECONDS / LOOK_SECONDS)):
+            if found is not None:
+                break
+            # Another create of it goes on: the engine takes a name before its container can be seen.
+            await asyncio.sleep(LOOK_SECONDS)
+            found = await self._inspect(machine_id)
         if found is None:
             name = self._name(machine_id)
             raise Unreachable(
