@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.chaos.broken import VARIANTS, hunt
 from tests.chaos.world import Outcome, simulate
@@ -20,8 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log", action="store_true", help="with --seed: the dispatchers' own log, too")
     parser.add_argument("--broken", action="store_true", help="show that each broken variant is caught")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if given.log else logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _quiet(logging.DEBUG if given.log else logging.CRITICAL)
     if given.broken:
         return _broken(given.seeds)
 
@@ -45,17 +45,23 @@ def _broken(seeds: int) -> int:
 
 def _many(seeds: range) -> int:
     began_at, counts, failed = time.monotonic(), Counter[str](), list[Outcome]()
-    for seed in seeds:
-        outcome = simulate(seed)
-        counts += outcome.counts
-        if outcome.violation is not None:
-            failed.append(outcome)
-            print(f"seed {seed}: {outcome.violation.invariant}: {outcome.violation.words}", flush=True)
+    with ProcessPoolExecutor(initializer=_quiet) as pool:
+        for outcome in pool.map(simulate, seeds, chunksize=10):
+            counts += outcome.counts
+            if outcome.violation is not None:
+                failed.append(outcome)
+                violation = outcome.violation
+                print(f"seed {outcome.seed}: {violation.invariant}: {violation.words}", flush=True)
     took = time.monotonic() - began_at
     print(f"{len(seeds)} seeds in {took:.1f} s; {len(failed)} failed; {dict(counts)}")
     if failed:
         print(f"replay one: make chaos SEED={failed[0].seed}")
     return 1 if failed else 0
+
+
+def _quiet(level: int = logging.CRITICAL) -> None:
+    logging.basicConfig(level=level)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
-import shutil
 import tempfile
 import uuid
 from collections import Counter
@@ -356,7 +356,7 @@ def simulate(seed: int) -> Outcome:
     rng = random.Random(f"{seed}/ids")
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
         path = Path(directory)
-        shutil.copy(_empty_store(), path / "switchboard.sqlite")
+        (path / "switchboard.sqlite").write_bytes(_empty_store())
         (path / "machine-token.key").write_bytes(bytes(32))
         with (
             mock.patch.object(
@@ -378,20 +378,16 @@ def _create_engine(url: sa.URL, **more: Any) -> sa.Engine:
     return wire.engine(_new_engine, url, **more).execution_options(compiled_cache=_compiled)
 
 
-_stores: list[Path] = []
-
-
-def _empty_store() -> Path:
+@functools.cache
+def _empty_store() -> bytes:
     """A migrated store with nothing in it: made once, migrations take longer than a simulation."""
-    if not _stores:
-        directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-        path = directory / "empty.sqlite"
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+        path = Path(directory) / "empty.sqlite"
         engine = sa.create_engine(f"sqlite:///{path}")
         with engine.connect() as connection:
             migrate.upgrade(connection)
         engine.dispose()
-        _stores.append(path)
-    return _stores[0]
+        return path.read_bytes()
 
 
 def _settings(rng: random.Random, directory: Path) -> Settings:
