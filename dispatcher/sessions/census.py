@@ -6,6 +6,7 @@ does not stand for it. An absent one is only a suspicion: lists lag, so the reap
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Census:
         self._on_orphan = on_orphan
         self._strays: dict[tuple[str, str], _Stray] = {}
         self._absent: set[str] = set()
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Look, again and again, until cancelled."""
@@ -85,7 +87,14 @@ class Census:
                 log.exception("machines could not be compared with their rows")
 
     async def look(self) -> None:
-        """List every placement once, and act on what differs."""
+        """List every placement once, and act on what differs.
+
+        One at a time: of two looks, the one that listed first might judge last.
+        """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         if not await self._lease.keep():
             self._strays.clear()
             return
