@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels
+.PHONY: help up down plan refresh test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ fmt: setup-dev ## format the code and fix what can be fixed
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
 	@$(RUN) -m dispatcher.api.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
-bench: bench-calls bench-starts bench-channels ## measure all of it: some 20 minutes
+bench: bench-calls bench-starts bench-channels bench-images ## measure all of it: some half hour
 
 bench-calls: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench
@@ -76,6 +76,10 @@ bench-starts: setup-dev ## measure what a start costs the dispatcher, also among
 
 bench-channels: setup-dev ## measure what ten thousand open channels cost two dispatchers
 	@$(RUN) -m tests.bench.channels
+
+bench-images: python ## measure the images: sizes, pulls, starts of containers; needs root, some 10 minutes
+	@$(PYTHON) -m stacks.setup --dev --containers
+	@$(RUN) -m tests.bench.images
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,EXAMPLES),--examples '$(EXAMPLES)')
