@@ -261,10 +261,12 @@ def _json(text: str | bytes) -> Any:
     """Raises Refused if it is not JSON that all readers read alike."""
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise Refused(f"{twice[:100]}: is there twice", 400)
-        return dict(pairs)
+        members: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in members:
+                raise Refused(f"{name[:100]}: is there twice", 400)
+            members[name] = value
+        return members
 
     def no_number(word: str) -> NoReturn:
         raise Refused(f"{word} is not JSON", 400)
