@@ -47,6 +47,7 @@ class Checkpoints:
     async def _copy(self) -> None:
         try:
             # Most of it while others write, then the rest while nobody does: else it would never begin anew.
+            # With a reader of an older state, such as a backup, it does not, and grows until the next time.
             await self._run("PASSIVE")
             await self._run("RESTART")
         except SQLAlchemyError as error:

@@ -39,6 +39,9 @@ READ_ONLY = "switchboard_read_only"
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a transaction waits for another process's write lock on SQLite before the call fails."""
 
+CHECKPOINT_WAIT_SECONDS = 0.05
+"""How long the end of a copy of SQLite's log waits for readers of an older state, and all writers with it."""
+
 SQLITE_READERS = 4
 POSTGRES_CONNECTIONS = 10
 """Per replica. PostgreSQL's own default is 100 connections in all; beyond some ten, a replica's threads wait
@@ -262,7 +265,11 @@ class Database:
     async def _checkpoint(self, mode: str) -> None:
         def run() -> None:
             with self._reading.connect() as connection:
-                statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
+                _wait_at_most(connection, CHECKPOINT_WAIT_SECONDS)
+                try:
+                    statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
+                finally:
+                    _wait_at_most(connection, BUSY_TIMEOUT_SECONDS)
 
         await self._run(run, writes=True)
 
@@ -306,6 +313,10 @@ class _InDoubt(Exception):
 def _is_locked(error: OperationalError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", 0)
     return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _wait_at_most(connection: sa.Connection, seconds: float) -> None:
+    statements.execute(connection, f"PRAGMA busy_timeout = {round(1000 * seconds)}")
 
 
 def _sqlstate(error: DBAPIError) -> str:

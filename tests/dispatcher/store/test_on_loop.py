@@ -149,3 +149,26 @@ def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
         assert await notes.read(count) == 2000
 
     with_database(tmp_path, use)
+
+
+def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatch):
+    """A backup may read for minutes. SQLite has all writers wait for it at the end of a copy of the log."""
+    monkeypatch.setattr(checkpoints, "WRITES", 5)
+    monkeypatch.setattr(database, "CHECKPOINT_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 3600.0)
+
+    async def use(notes: Database, path: Path):
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+        try:
+            async with asyncio.timeout(20):
+                for _ in range(20):
+                    await notes.write(write, quick=True)
+                    # In the thread that copies the log.
+                    await notes.write(write)
+        finally:
+            reader.close()
+        assert await notes.read(count) == 40
+
+    with_database(tmp_path, use)
