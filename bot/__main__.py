@@ -7,10 +7,6 @@ if __name__ == "__main__":
     # Nothing that is imported is garbage; `bot.session` lets the collector run once the bot is loaded.
     gc.disable()
 
-    from bot import compiled
-
-    compiled.install()
-
     from bot.runtime import main
 
     main()

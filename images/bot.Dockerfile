@@ -97,14 +97,6 @@ COPY --from=silero-vad / /build/silero-vad/
 RUN sh /build/models.sh ${VAD} ${MODELS} \
     && PYTHONHASHSEED=0 python -P /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
-# --- What Python would compile at every start beside modules (bot/compiled.py).
-FROM assembled AS compiled
-ARG SOURCE_DATE_EPOCH=0
-COPY images/modules.txt images/finish.py /build/
-RUN mkdir -p /out/opt \
-    && PYTHONHASHSEED=0 python -P -m bot.compiled /out/opt/compiled $(grep -v '^#' /build/modules.txt) \
-    && PYTHONHASHSEED=0 python -P /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
-
 # --- The bill of materials: docker build --target sbom --output DIRECTORY …
 FROM tools AS listed
 COPY images/requirements-sbom.txt images/sbom.py /build/
@@ -122,15 +114,13 @@ COPY --from=listed /build/bom.json /bot.cdx.json
 
 # --- The image.
 FROM assembled
-COPY --from=compiled /out/ /
 COPY --from=models /out/ /
 COPY --from=app /out/ /
 ARG BOT_FILE=bot.py
 ARG MODELS=/opt/models
 ARG REVISION=unknown
 ARG VERSION=unknown
-ENV SWITCHBOARD_BOT_FILE=/app/${BOT_FILE} SWITCHBOARD_COMPILED=/opt/compiled \
-    TORCH_HOME=${MODELS}/torch HF_HOME=${MODELS}/huggingface
+ENV SWITCHBOARD_BOT_FILE=/app/${BOT_FILE} TORCH_HOME=${MODELS}/torch HF_HOME=${MODELS}/huggingface
 LABEL org.opencontainers.image.title="Switchboard bot" \
     org.opencontainers.image.revision=${REVISION} \
     org.opencontainers.image.version=${VERSION}

@@ -139,20 +139,6 @@ print(missing)
     assert python(engine, bot_image, code) == "[]"
 
 
-def test_what_python_would_compile_at_a_start_is_there(engine: Engine, bot_image: str) -> None:
-    """Of the classes and patterns that ordinary imports make, hardly any is left to compile."""
-    code = """
-import bot.compiled
-bot.compiled.install()
-import re._parser
-parse, parsed = re._parser.parse, []
-re._parser.parse = lambda *given: parsed.append(given[0]) or parse(*given)
-import pipecat.services.openai.llm, pipecat.pipeline.worker
-print(len(parsed))
-"""
-    assert int(python(engine, bot_image, code)) < 20
-
-
 def test_its_size_is_within_the_aim(engine: Engine, bot_image: str) -> None:
     assert int(engine.docker("inspect", "--format", "{{.Size}}", bot_image)) < 450 * MEGABYTE
 
