@@ -30,7 +30,7 @@ and what the placements said is told before the timeout, which knows less, close
 
 
 class TakenOver(Exception):
-    """Another replica asks for the machine now: this one was taken for dead."""
+    """Another replica asks for the machine now, or did meanwhile: this one was taken for dead."""
 
 
 class Launcher:
@@ -148,7 +148,7 @@ class Launcher:
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
             self._launches.lost(machine.id)
-            return _nothing
+            return lambda: self._take_back(session)
         except NotWanted:
             return lambda: self._nowhere(machine, None)
         except NoMachine as none:
@@ -166,6 +166,17 @@ class Launcher:
             return _nothing
         now = self._clock.now()
         return lambda: self._started(session, now)
+
+    async def _take_back(self, session: Session) -> None:
+        """Begin anew where another replica stopped, if that one died too and it is ours again by now.
+
+        Who took it over found it begun here, and left it to that launch, which knew nothing of the other's.
+        """
+        current, machine = await self._store.session_with_machine(session.id)
+        if current is None or machine is None or machine.launcher != self._replica:
+            return
+        if lifecycle.left_alone(machine, current, self._clock.now()):
+            self._begin(current, machine)
 
     async def _nowhere(self, machine: Machine, end: End | None) -> None:
         """It is certain that there is no machine; unless another replica asks for it by now."""
@@ -208,7 +219,8 @@ class Launcher:
             current, known = await self._patience.persist(
                 lambda: self._store.session_with_machine(session.id)
             )
-            if known is not None and known.launcher != self._replica:
+            # By the placement too: who took it over may have died in its turn, and the machine be there.
+            if known is not None and (known.launcher, known.placement) != (self._replica, at):
                 raise TakenOver
             if current is None or current.over:
                 return False

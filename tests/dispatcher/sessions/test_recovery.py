@@ -155,6 +155,49 @@ def test_a_start_that_was_left_at_one_placement_may_end_at_another(tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_start_that_comes_back_from_a_replica_that_died_too_goes_on_where_that_one_was(
+    tmp_path, monkeypatch, is_there
+):
+    second = ScriptedProvider()
+
+    async def run():
+        async with deployment(tmp_path, second=second) as running:
+            dispatcher, first = running.dispatcher, running.provider
+            first.gate, first.fault = asyncio.Event(), Unreachable("connection reset")
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, first.asked), lambda asked: asked == 1)
+            # Another replica finds nothing there, asks the second placement, and dies.
+            session, machine = await dispatcher.store.session_with_machine(session_id)
+            assert session is not None
+            assert machine is not None
+
+            def elsewhere(machine: Machine) -> Machine:
+                return replace(machine, launcher="a-dead-one", placement="second")
+
+            await dispatcher.store.update_machine(machine.id, elsewhere, Cause("tester", 0))
+            left = await dispatcher.store.machine(machine.id)
+            assert left is not None
+            if is_there:
+                second.appear(machine.id)
+            assert await dispatcher.launcher.take_over(session, left)
+            looked_up, get = asyncio.Event(), first.get
+
+            async def tell(machine_id: str):
+                looked_up.set()
+                return await get(machine_id)
+
+            monkeypatch.setattr(first, "get", tell)
+            first.gate.set()
+            await looked_up.wait()
+            first.fault = None
+            found = await started(running, session)
+            assert found.placement == ("second" if is_there else "scripted")
+            assert (first.asked, second.asked) == ((1, 0) if is_there else (2, 0))
+
+    asyncio.run(run())
+
+
 def test_a_start_of_which_nobody_could_find_out_what_became_says_so(tmp_path, monkeypatch):
     async def run():
         async with deployment(tmp_path) as running:
