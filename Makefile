@@ -12,6 +12,7 @@ OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(cal
 RUN = .venv/bin/python
 # Of pytest: half of a test is waiting, so one more than there are cores.
 WORKERS = $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)')
+PYTEST = $(RUN) -m pytest -q --dist loadgroup --ignore tests/load
 PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory
@@ -42,13 +43,13 @@ refresh: setup ## compare the state with what is really there
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint
 	@$(RUN) -m stacks.engine install
-	@$(RUN) -m pytest -q --numprocesses $(WORKERS) --dist worksteal --ignore tests/load \
-		-m 'not calls and not containers'
-	@$(RUN) -m pytest -q --ignore tests/load -m calls
+	@$(RUN) -m tests.images
+	@$(PYTEST) --numprocesses $(WORKERS) -m 'not calls and not long'
+	@$(PYTEST) --numprocesses 2 -m 'calls and not long'
 
-test-containers: python ## the tests of images and containers, in a Docker engine of their own: needs root, some 5 minutes
-	@$(PYTHON) -m stacks.setup --dev --containers
-	@$(RUN) -m pytest -q --ignore tests/load -m containers
+test-containers: setup-dev ## the tests of images and containers alone, with those that take long
+	@$(RUN) -m tests.images
+	@$(PYTEST) -m containers
 
 load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
 	@$(RUN) -m pytest -q -s tests/load
@@ -77,8 +78,7 @@ bench-starts: setup-dev ## measure what a start costs the dispatcher, also among
 bench-channels: setup-dev ## measure what ten thousand open channels cost two dispatchers
 	@$(RUN) -m tests.bench.channels
 
-bench-images: python ## measure the images: sizes, pulls, starts of containers; needs root, some 10 minutes
-	@$(PYTHON) -m stacks.setup --dev --containers
+bench-images: setup-dev ## measure the images: sizes, pulls, starts of containers; needs root, some 10 minutes
 	@$(RUN) -m tests.bench.images
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run

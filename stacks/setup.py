@@ -1,6 +1,6 @@
 """Set up a checkout: environment, pinned packages, the voice page; for tests a browser and a Docker engine.
 
-    python3 -m stacks.setup [--stack STACK] [--dev [--containers]]
+    python3 -m stacks.setup [--stack STACK] [--dev]
 
 Runs before anything is installed, so only the standard library is imported. Each step is skipped when what it
 was made from has not changed: beside its product lies a stamp with the content hash of its sources.
@@ -61,6 +61,7 @@ class Checkout:
         self.build_page()
         if dev:
             find_browser()
+            install_engine()
 
     def cloud_of(self, stack: str) -> str:
         """The cloud of a stack, as far as its file tells without a parser of YAML; else `local`.
@@ -264,12 +265,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="stacks.setup", description="Sets up this checkout.")
     parser.add_argument("--stack", default="local")
     parser.add_argument("--dev", action="store_true", help="with what the tests need")
-    parser.add_argument("--containers", action="store_true", help="with what the tests of containers need")
     options = parser.parse_args(arguments)
     try:
         Checkout(CHECKOUT).set_up(dev=options.dev, stack=options.stack)
-        if options.containers:
-            install_engine()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

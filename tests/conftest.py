@@ -17,7 +17,8 @@ pytest_plugins = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the one Docker engine."""
+    """What needs the one Docker engine is run by one worker."""
     for item in items:
         if "engine" in getattr(item, "fixturenames", ()):
             item.add_marker("containers")
+            item.add_marker(pytest.mark.xdist_group("engine"))

@@ -23,6 +23,8 @@ from tests.stacks import stand_in_provider
 from .browser import until, visit
 from .dispatcher import CHECKOUT
 
+pytestmark = pytest.mark.calls
+
 PREFIX = "switchboard-docker"
 
 

@@ -112,6 +112,7 @@ def test_it_shares_its_first_layer_with_the_bots(engine: Engine, image: str, bot
     assert layers(engine, image)[0] == layers(engine, bot_image)[0]
 
 
+@pytest.mark.long
 def test_two_builds_give_the_same_layers(engine: Engine, build: Build, image: str, tmp_path) -> None:
     again = build("dispatcher", "--no-cache", context=tree(tmp_path))
     assert layers(engine, again) == layers(engine, image)

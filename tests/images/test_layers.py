@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.engine import Engine
 from tests.images.conftest import CHECKOUT, Build
 
@@ -36,6 +38,7 @@ def test_only_the_last_layer_is_the_bots_code(
     assert before[-1] != after[-1]
 
 
+@pytest.mark.long
 def test_two_builds_give_the_same_layers(
     engine: Engine, build: Build, bot_image: str, tmp_path: Path
 ) -> None:
