@@ -1,4 +1,4 @@
-"""`python -m tests.images`: build the images once, so that the tests of images and containers find them in the cache.
+"""`python -m tests.images`: build the images once, so that tests of images and containers find them built.
 
 Where no engine can run nothing is built: those tests are skipped, and say why.
 """
