@@ -243,9 +243,15 @@ class Database:
             return await self._runner.run(work, writes=writes)
         running = asyncio.ensure_future(self._runner.run(work, writes=True))
         self._writing.add(running)
-        running.add_done_callback(self._writing.discard)
+        running.add_done_callback(self._written)
         # Who waits for it may be cancelled; it is not.
         return await asyncio.shield(running)
+
+    def _written(self, running: asyncio.Future[Any]) -> None:
+        self._writing.discard(running)
+        if not running.cancelled():
+            # What it raises is for who waits for it: nobody misses it where nobody does.
+            running.exception()
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         with self._reading.connect() as connection:

@@ -1,6 +1,7 @@
 """SQLite on the event loop: what is quick waits for nobody, and nothing there waits for the disk."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from pathlib import Path
@@ -170,5 +171,29 @@ def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatc
         finally:
             reader.close()
         assert await notes.read(count) == 40
+
+    with_database(tmp_path, use)
+
+
+def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
+    async def use(notes: Database, _: Path):
+        begun, may_fail, unheard = threading.Event(), threading.Event(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+        def fail(_: sa.Connection) -> None:
+            begun.set()
+            assert may_fail.wait(10)
+            raise ValueError
+
+        caller = asyncio.create_task(notes.write(fail))
+        await asyncio.to_thread(begun.wait, 10)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        may_fail.set()
+        # In the same thread, after it.
+        await notes.write(write)
+        gc.collect()
+        assert unheard == []
 
     with_database(tmp_path, use)
