@@ -80,6 +80,8 @@ def _session(session_id: str, begun: float, ended: float | None) -> dict[str, ob
         "ready_at": begun + 0.8,
         "active_at": begun + 0.8,
         "ended_at": ended,
+        # While it is active, its longest duration is what the reaper waits for.
+        "due_at": None if ended else begun + 7200,
         "reason": "completed" if ended else None,
         "message": "The bot ended the conversation." if ended else None,
         "timings": {"process": 0.1, "imported": 0.4},

@@ -1,19 +1,26 @@
 """A dispatcher whose machines start at once and do nothing: what is left is the dispatcher's own time.
 
-`python -m tests.bench.served` with `SWITCHBOARD_…` variables, as `python -m dispatcher`.
+`python -m tests.bench.served` with `SWITCHBOARD_…` variables, as `python -m dispatcher`; with the argument
+`heard`, every machine is taken for one that talks on its channel. Bots do so within a second; of those that do
+not, the reaper would ask.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from unittest import mock
 
 import uvicorn
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import build
 from dispatcher.limits import LimitedProtocol
+from dispatcher.machines.channels import Channels
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.server import Server
 from dispatcher.settings import Settings
@@ -56,7 +63,9 @@ def main() -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    Server(config, on_exit=dispatcher.refuse).run(sockets=[listener])
+    heard = mock.patch.object(Channels, "last_heard", lambda _, machine_id: time.time())
+    with heard if sys.argv[1:] == ["heard"] else contextlib.nullcontext():
+        Server(config, on_exit=dispatcher.refuse).run(sockets=[listener])
 
 
 if __name__ == "__main__":

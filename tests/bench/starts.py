@@ -2,7 +2,8 @@
 
 A dispatcher on one core, with a machines API that answers at once, gets so many starts per second, evenly
 spaced, whether or not the earlier ones were answered; as many requests for `/healthz` come between them,
-which tell what HTTP alone takes in the same run. Times are the client's, to the answer; the CPU
+which tell what HTTP alone takes in the same run. No session ends meanwhile, and its machine is taken for one that
+talks: what channels cost, `tests.bench.channels` tells. Times are the client's, to the answer; the CPU
 time is the dispatcher's for a start, one request for `/healthz`, and all that it does besides.
 """
 
@@ -62,8 +63,7 @@ def main() -> int:
         for live, past in wanted.before:
             with ExitStack() as stack:
                 url, process = stack.enter_context(dispatcher_on(store, live, past))
-                # Machines that live have no channel here: the reaper asks for each of them, and soon seldom.
-                time.sleep(20 if live else 2)
+                time.sleep(2)
                 before = sum(process.cpu_times()[:2])
                 starts, health = asyncio.run(load(url, wanted.rate, wanted.seconds))
                 cost = (sum(process.cpu_times()[:2]) - before) / len(starts)
@@ -126,14 +126,18 @@ def dispatcher_on(store: str, live: int, past: int) -> Iterator[tuple[str, psuti
         else:
             database = f"sqlite:///{directory / 'bench.sqlite'}"
         asyncio.run(fill(database, live, past))
-        yield stack.enter_context(dispatcher_process(database, directory / "data", core=0))
+        yield stack.enter_context(dispatcher_process(database, directory / "data", core=0, heard=True))
 
 
 @contextmanager
 def dispatcher_process(
-    database: str, data_dir: Path, core: int | None
+    database: str, data_dir: Path, core: int | None, heard: bool = False
 ) -> Iterator[tuple[str, psutil.Process]]:
-    """A dispatcher with instant machines, on one core or on all; gives its URL and its process."""
+    """A dispatcher with instant machines, on one core or on all; gives its URL and its process.
+
+    Args:
+        heard: Its machines are taken for ones that talk on their channels.
+    """
     port = free_port()
     environment = os.environ | {
         "SWITCHBOARD_PORT": str(port),
@@ -141,10 +145,11 @@ def dispatcher_process(
         "SWITCHBOARD_DATABASE_URL": database,
         "SWITCHBOARD_SECRETS": json.dumps([SECRET]),
         "SWITCHBOARD_LOG_LEVEL": "error",
-        "SWITCHBOARD_AGENTS": json.dumps({"echo": {"bot": "echo.py", "maxSessions": 100_000}}),
+        "SWITCHBOARD_AGENTS": json.dumps({"echo": {"bot": "echo.py", "maxSessions": 100_000, "startTimeoutSeconds": 600}}),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.served"], cwd=CHECKOUT, env=environment)
+    command = [sys.executable, "-m", "tests.bench.served", *(["heard"] if heard else [])]
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment)
     if core is not None:
         os.sched_setaffinity(process.pid, {core})
     try:
