@@ -12,7 +12,7 @@ OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(cal
 RUN = .venv/bin/python
 # Of pytest: half of a test is waiting, so one more than there are cores.
 WORKERS = $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)')
-PYTEST = $(RUN) -m pytest -q --dist loadgroup --ignore tests/load
+PYTEST = $(RUN) -m pytest -q --ignore tests/load
 PATHS = __main__.py stacks dispatcher bot images tests
 
 MAKEFLAGS += --no-print-directory

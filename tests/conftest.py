@@ -1,7 +1,12 @@
 """What the tests of every folder may use."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("switchboard", deadline=None)
@@ -15,10 +20,30 @@ pytest_plugins = [
     "tests.registry",
 ]
 
+OF_THE_ENGINE = (
+    *("tests/images/", "tests/test_engine.py"),
+    *("tests/contracts/test_container.py", "tests/contracts/test_pull.py"),
+    "tests/dispatcher/machines/test_container.py",
+    *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py"),
+)
+"""Files whose tests use the one Docker engine: of several workers, one runs them all."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the one Docker engine is run by one worker."""
+    """Mark what needs the engine."""
     for item in items:
         if "engine" in getattr(item, "fixturenames", ()):
             item.add_marker("containers")
-            item.add_marker(pytest.mark.xdist_group("engine"))
+            if not item.nodeid.startswith(OF_THE_ENGINE):
+                raise pytest.UsageError(f"{item.nodeid} uses the engine: its file belongs into OF_THE_ENGINE")
+
+
+class OneWorkerForTheEngine(LoadScopeScheduling):
+    """Gives every test to the next free worker, and those of the engine to one of them, in turn."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engine" if nodeid.startswith(OF_THE_ENGINE) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return OneWorkerForTheEngine(config, log)

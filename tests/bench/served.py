@@ -1,8 +1,8 @@
 """A dispatcher whose machines start at once and do nothing: what is left is the dispatcher's own time.
 
 `python -m tests.bench.served` with `SWITCHBOARD_…` variables, as `python -m dispatcher`; with the argument
-`heard`, every machine is taken for one that talks on its channel. Bots do so within a second; of those that do
-not, the reaper would ask.
+`heard`, every machine is taken for one that talks on its channel. Bots do so within a second, and the reaper
+would ask about those that do not.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class Instant:
         self._running.discard(machine_id)
 
 
+def _just_now(_channels: Channels, _machine_id: str) -> float:
+    return time.time()
+
+
 def main() -> None:
     settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
@@ -63,7 +67,7 @@ def main() -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    heard = mock.patch.object(Channels, "last_heard", lambda _, machine_id: time.time())
+    heard = mock.patch.object(Channels, "last_heard", _just_now)
     with heard if sys.argv[1:] == ["heard"] else contextlib.nullcontext():
         Server(config, on_exit=dispatcher.refuse).run(sockets=[listener])
 

@@ -2,8 +2,8 @@
 
 A dispatcher on one core, with a machines API that answers at once, gets so many starts per second, evenly
 spaced, whether or not the earlier ones were answered; as many requests for `/healthz` come between them,
-which tell what HTTP alone takes in the same run. No session ends meanwhile, and its machine is taken for one that
-talks: what channels cost, `tests.bench.channels` tells. Times are the client's, to the answer; the CPU
+which tell what HTTP alone takes in the same run. No session ends meanwhile, and its machine is taken for one
+that talks: what channels cost, `tests.bench.channels` tells. Times are the client's, to the answer; the CPU
 time is the dispatcher's for a start, one request for `/healthz`, and all that it does besides.
 """
 
@@ -145,7 +145,9 @@ def dispatcher_process(
         "SWITCHBOARD_DATABASE_URL": database,
         "SWITCHBOARD_SECRETS": json.dumps([SECRET]),
         "SWITCHBOARD_LOG_LEVEL": "error",
-        "SWITCHBOARD_AGENTS": json.dumps({"echo": {"bot": "echo.py", "maxSessions": 100_000, "startTimeoutSeconds": 600}}),
+        "SWITCHBOARD_AGENTS": json.dumps(
+            {"echo": {"bot": "echo.py", "maxSessions": 100_000, "startTimeoutSeconds": 600}}
+        ),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "tests.bench.served", *(["heard"] if heard else [])]
