@@ -67,9 +67,9 @@ RUN rm -rf /out/opt/switchboard/bot/agents \
 
 FROM ${BASE} AS app
 ARG SOURCE_DATE_EPOCH=0
-COPY images/finish.py /build/
+COPY images/app.py images/finish.py /build/
 COPY --from=bot-files / /out/app/
-RUN find /out/app -name '.env*' -exec rm -rv {} + \
+RUN python3 /build/app.py /out/app \
     && PYTHONHASHSEED=0 python3 /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
 # --- All but the bot.

@@ -25,7 +25,7 @@ from dispatcher.settings import (
     is_loopback,
 )
 from stacks.docker.config import FIELDS as DOCKER_FIELDS
-from stacks.docker.config import DockerConfig
+from stacks.docker.config import DockerConfig, why_no_image
 from stacks.errors import ConfigError
 
 Cloud = Literal["local", "docker"]
@@ -158,6 +158,11 @@ def _with_bot_files(
             raise ConfigError(
                 f"{prefix}agents.{name}.bot: {str(agent.bot)!r} is not there (looked for {path}); allowed: "
                 "the path of a Python file with `async def bot(runner_args)`, absolute or from the checkout"
+            )
+        if in_images and (whole := why_no_image(path.parent, checkout)):
+            raise ConfigError(
+                f"{prefix}agents.{name}.bot: {str(agent.bot)!r} is refused: all of its directory becomes an "
+                f"image, and {path.parent} is {whole}; allowed: a bot file in a directory of its own"
             )
         found[name] = agent.model_copy(update={"bot": path})
     return found

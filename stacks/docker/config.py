@@ -6,6 +6,9 @@ It needs none of the packages that only this cloud has: every stack's config is 
 from __future__ import annotations
 
 import ipaddress
+import os
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +18,28 @@ LOCAL_SOCKET = "/var/run/docker.sock"
 
 CADDY = "caddy:2.10.2-alpine@sha256:4c6e91c6ed0e2fa03efd5b44747b625fec79bc9cd06ac5235a779726618e530d"
 COTURN = "coturn/coturn:4.6.3@sha256:71c3c990283385567f11794ee692e3a47b66fd9b0bb39e42afbe776e331dd888"
+
+# Of the Filesystem Hierarchy Standard; macOS's are elsewhere.
+SHARED_DIRECTORIES = frozenset(
+    {
+        *(
+            "/bin",
+            "/boot",
+            "/dev",
+            "/etc",
+            "/home",
+            "/lib",
+            "/media",
+            "/mnt",
+            "/opt",
+            "/proc",
+            "/root",
+            "/run",
+        ),
+        *("/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp"),  # noqa: S108
+        *("/Users", "/private", "/private/etc", "/private/tmp", "/private/var"),
+    }
+)
 
 FIELDS = {
     "host": "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port",
@@ -99,3 +124,15 @@ class DockerConfig(BaseModel):
     def over_ssh(self) -> bool:
         """Whether the engine is another machine's."""
         return self.host.startswith("ssh://")
+
+
+def why_no_image(directory: Path, checkout: Path) -> str:
+    """What a directory is, with all that lies below it, that nobody means to have in an image; or nothing."""
+    home = Path(os.path.expanduser("~")).resolve()  # without an error where there is none
+    if home.is_relative_to(directory):
+        return "your home directory, or above it"
+    if checkout.resolve().is_relative_to(directory):
+        return "the checkout, or above it"
+    if str(directory) in SHARED_DIRECTORIES or directory == Path(tempfile.gettempdir()).resolve():
+        return "a directory of the system's"
+    return ""

@@ -4,41 +4,70 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from stacks.local.content import SKIPPED
+from images.app import walk
+from stacks.errors import ConfigError
 
-# The page's product is built anew in the image.
-LEFT_OUT = SKIPPED | {"dist"}
+WITHOUT = ("bot/agents", "dispatcher/web/dist")
+"""Of the checkout, what the Dockerfiles leave out where they copy what it lies in: the page is built anew."""
 
 
-def fingerprint(places: Mapping[str, Path], arguments: Mapping[str, str]) -> str:
-    """Of the files at these places (name → file or directory), and of the build's arguments.
+def fingerprint(
+    checkout: Path, names: Iterable[str], bots: Path | None, arguments: Mapping[str, str], whose: str
+) -> str:
+    """Of these files and directories of the checkout, of a bot directory, and of the build's arguments.
 
-    What lies below a directory is looked at in full, but for caches and for what begins with a dot.
+    Args:
+        whose: What in the config names them.
+
+    Raises:
+        ConfigError: something of it cannot be read.
     """
+    try:
+        return _fingerprint(checkout, names, bots, arguments)
+    except OSError as error:
+        raise ConfigError(
+            f"{whose} becomes an image, and {error.filename} cannot be read ({error.strerror}); "
+            "allowed: a directory whose files you may read"
+        ) from None
+
+
+def _fingerprint(
+    checkout: Path, names: Iterable[str], bots: Path | None, arguments: Mapping[str, str]
+) -> str:
     digest = hashlib.sha256(json.dumps(dict(arguments), sort_keys=True).encode())
-    for name, place in sorted(places.items()):
-        for path in sorted(_files(place)):
-            relative = path.relative_to(place) if path != place else ""
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"\0{name}/{relative}\0{content}".encode())
+    without = {checkout / name for name in WITHOUT}
+    places = {name: list(_files(checkout / name, without)) for name in names}
+    if bots is not None:
+        places["bot-files"] = list(_files(bots, set()))
+    for name, files in sorted(places.items()):
+        place = bots if bots is not None and name == "bot-files" else checkout / name
+        for path in files:
+            digest.update(
+                f"\0{name}/{path.relative_to(place)}\0{_content(path)}".encode(errors="surrogateescape")
+            )
     return digest.hexdigest()[:16]
 
 
-def _files(place: Path) -> Iterator[Path]:
+def _files(place: Path, without: set[Path]) -> Iterator[Path]:
+    """A file, or what of a directory gets into an image."""
     if place.is_file():
         yield place
         return
-    for path in place.iterdir():
-        if path.name in LEFT_OUT or path.name.startswith(".") or path.suffix == ".pyc":
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        elif path.is_file():
+    for path, left_out in walk(place):
+        # Nobody copies a socket, and reading a pipe would not end.
+        copied = path.is_symlink() or path.is_file()
+        if copied and not left_out and not without.intersection(path.parents):
             yield path
 
 
-def of_files(checkout: Path, names: Iterable[str]) -> dict[str, Path]:
-    return {name: checkout / name for name in names}
+def _content(path: Path) -> str:
+    """As an image has it: a symbolic link as one, a file with its right to be executed."""
+    if path.is_symlink():
+        return f"to {os.readlink(path)}"
+    may_run = bool(path.stat().st_mode & stat.S_IXUSR)
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()} {may_run:d}"

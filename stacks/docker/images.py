@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pulumi
 import pulumi_docker_build as docker_build
 
 from dispatcher.settings import AgentSettings
-from stacks.docker.content import fingerprint, of_files
+from stacks.docker.content import fingerprint
 
 DISPATCHER_SOURCES = (
     *("dispatcher", "bot/__init__.py", "bot/protocol.py", "requirements-node.txt"),
@@ -46,9 +46,7 @@ class Images(pulumi.ComponentResource):
         super().__init__("switchboard:docker:Images", name, None, opts)
         self._args = args
         self.built: list[docker_build.Image] = []
-        self.dispatcher = self._build(
-            "dispatcher", "dispatcher", {}, of_files(args.checkout, DISPATCHER_SOURCES), {}
-        )
+        self.dispatcher = self._build("dispatcher", "dispatcher", DISPATCHER_SOURCES, {}, "the checkout")
         parents = {agent.bot.parent for agent in args.agents.values() if agent.image is None}
         directories = {parent: self._bot(parent) for parent in sorted(parents)}
         self.agents = {
@@ -69,25 +67,29 @@ class Images(pulumi.ComponentResource):
             "BOT_FILE": min(agent.bot.name for agent in here),
             "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
         }
-        contexts = {}
         if directory.is_relative_to(args.checkout):
             arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
-        else:
-            contexts["bot-files"] = docker_build.ContextArgs(location=str(directory))
-        places = {**of_files(args.checkout, BOT_SOURCES), "bot-files": directory}
-        return self._build(f"bot-{slug(directory, args.checkout)}", "bot", arguments, places, contexts)
+        name = f"bot-{slug(directory, args.checkout)}"
+        owner = next(name for name, agent in args.agents.items() if agent in here)
+        whose = f"switchboard:agents.{owner}.bot: {str(directory)!r}"
+        return self._build(name, "bot", BOT_SOURCES, arguments, whose, directory)
 
     def _build(
         self,
         name: str,
         dockerfile: str,
+        sources: Sequence[str],
         arguments: Mapping[str, str],
-        places: Mapping[str, Path],
-        contexts: Mapping[str, docker_build.ContextArgs],
+        whose: str,
+        bots: Path | None = None,
     ) -> pulumi.Output[str]:
         args = self._args
         given = {**arguments, **({"BASE": args.base} if args.base else {})}
-        reference = f"{args.repository}-{name}:{fingerprint(places, given)}"
+        mark = fingerprint(args.checkout, sources, bots, given, whose)
+        reference = f"{args.repository}-{name}:{mark}"
+        contexts = {}
+        if bots is not None and not bots.is_relative_to(args.checkout):
+            contexts["bot-files"] = docker_build.ContextArgs(location=str(bots))
         image = docker_build.Image(
             f"{name}-image",
             tags=[reference],

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stacks.config import StackConfig, parse
+from stacks.docker.config import why_no_image
 from stacks.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -232,6 +233,51 @@ def test_a_bot_file_that_is_not_there(checkout: Path) -> None:
         f"switchboard:agents.echo.bot: 'bots/ehco.py' is not there (looked for {checkout}/bots/ehco.py); "
         "allowed: the path of a Python file with `async def bot(runner_args)`, absolute or from the checkout"
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("../../home/me", "your home directory, or above it"),
+        ("../../home", "your home directory, or above it"),
+        (".", "the checkout, or above it"),
+        ("..", "the checkout, or above it"),
+        ("../../tmp", "a directory of the system's"),
+    ],
+)
+def test_a_directory_that_is_nobodys_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, what: str
+) -> None:
+    for directory in ("home/me/bots", "src/checkout", "tmp"):
+        (tmp_path / directory).mkdir(parents=True)
+    checkout = tmp_path / "src" / "checkout"
+    (checkout / place / "bot.py").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    agents = {"echo": {"bot": f"{place}/bot.py"}}
+    with pytest.raises(ConfigError) as caught:
+        config(checkout, agents=agents, cloud="docker")
+    given, directory = str(Path(f"{place}/bot.py")), (checkout / place).resolve()
+    assert str(caught.value) == (
+        f"switchboard:agents.echo.bot: {given!r} is refused: all of its directory becomes an image, and "
+        f"{directory} is {what}; allowed: a bot file in a directory of its own"
+    )
+    assert config(checkout, agents=agents).agents["echo"].bot.parent == directory, "no image, no matter"
+
+
+def test_a_directory_of_a_bots_own_may_be_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bots").mkdir()
+    (tmp_path / "bots" / "bot.py").touch()
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = config(tmp_path / "checkout", agents={"echo": {"bot": "~/bots/bot.py"}}, cloud="docker")
+    assert found.agents["echo"].bot == tmp_path / "bots" / "bot.py"
+
+
+@pytest.mark.parametrize("directory", ["/", "/etc", "/tmp", "/var/tmp", "/usr"])
+def test_a_directory_of_the_systems(directory: str) -> None:
+    assert why_no_image(Path(directory), Path("/srv/voice/checkout"))
+    assert not why_no_image(Path(directory, "somebodys", "bot"), Path("/srv/voice/checkout"))
 
 
 def test_each_fault_has_its_line(checkout: Path) -> None:

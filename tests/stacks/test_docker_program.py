@@ -12,9 +12,11 @@ from pulumi.runtime import rpc
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL as LABEL_OF_MACHINES
 from dispatcher.settings import Settings
+from images.app import strip
 from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
-from tests.stacks.test_program import run
+from stacks.errors import ConfigError
+from tests.stacks.test_program import REPOSITORY, run
 
 CONTAINER = "docker:index/container:Container"
 KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
@@ -233,21 +235,73 @@ def test_the_program_describes_the_same_each_time(smallest: dict[str, Any]) -> N
     assert described() == smallest
 
 
-def test_a_fingerprint_changes_with_what_is_built_and_with_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "bot.py").write_text("one")
+FILES = {
+    # path -> whether an image has it
+    "bot.py": True,
+    "inner/helper.py": True,
+    "dist/words.txt": True,
+    "environment.yaml": True,
+    ".env": False,
+    "inner/.env.local": False,
+    ".git/config": False,
+    ".ssh/id_ed25519": False,
+    "node_modules/a/index.js": False,
+    "inner/__pycache__/helper.pyc": False,
+    "stale.pyc": False,
+    "my-environment/pyvenv.cfg": False,
+    "my-environment/lib/python3.13/site-packages/a.py": False,
+}
+
+
+def written(directory: Path) -> Path:
+    for name in FILES:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name)
+    return directory
+
+
+def test_of_a_bot_directory_an_image_has_what_bots_run(tmp_path: Path) -> None:
+    strip(written(tmp_path))
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {name for name, kept in FILES.items() if kept}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_fingerprint_is_of_what_the_image_has(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
 
     def now(**arguments: str) -> str:
-        return fingerprint({"bot": tmp_path}, arguments)
+        return fingerprint(REPOSITORY, ["images/app.py"], tmp_path, arguments, "a test's")
 
     first = now()
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "bot.pyc").write_text("x")
-    (tmp_path / ".env").write_text("KEY=value")
-    assert now() == first
     assert now(BASE="other") != first
-    (tmp_path / "inner" / "bot.py").write_text("two")
-    assert now() != first
+    (tmp_path / name).write_text("another text")
+    assert (now() != first) == FILES[name]
     second = now()
-    (tmp_path / "inner" / "bot.py").rename(tmp_path / "inner" / "other.py")
-    assert now() != second
+    (tmp_path / name).rename(tmp_path / name.replace("/", "-").replace(".", "-"))
+    assert now() != second, "its name counts, too"
+
+
+def test_a_fingerprint_is_of_links_and_of_who_may_run_a_file(tmp_path: Path) -> None:
+    def now() -> str:
+        return fingerprint(REPOSITORY, [], tmp_path, {}, "a test's")
+
+    (tmp_path / "run.sh").touch(mode=0o644)
+    seen = [now()]
+    (tmp_path / "run.sh").chmod(0o755)
+    seen.append(now())
+    (tmp_path / "link").symlink_to("run.sh")
+    seen.append(now())
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("nowhere")
+    seen.append(now())
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_directory_that_cannot_be_read_is_told_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fingerprint(REPOSITORY, [], tmp_path / "gone", {}, "switchboard:agents.echo.bot: 'gone'")
+    assert str(caught.value) == (
+        f"switchboard:agents.echo.bot: 'gone' becomes an image, and {tmp_path}/gone cannot be read "
+        "(No such file or directory); allowed: a directory whose files you may read"
+    )
