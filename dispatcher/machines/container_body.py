@@ -24,6 +24,9 @@ TMP_MB = 64
 
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
+MODELS_TARGET = "/mnt/models"
+"""Where machines see the deployment's models."""
+
 ENGINE = "host.docker.internal:host-gateway"
 """A name for the host, for a dispatcher that runs beside the engine and not in a container."""
 
@@ -77,7 +80,7 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
     }
     if place.models:
         kind = "bind" if place.models.startswith("/") else "volume"
-        mount = {"Type": kind, "Source": place.models, "Target": "/mnt/models", "ReadOnly": True}
+        mount = {"Type": kind, "Source": place.models, "Target": MODELS_TARGET, "ReadOnly": True}
         host["Mounts"] = [mount]
     return {
         "Image": facts.image,

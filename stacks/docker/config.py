@@ -9,7 +9,7 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -48,6 +48,7 @@ FIELDS = {
     "registry": "a registry and a path in it, such as registry.example.com/team, without a tag",
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
     "models": "the name of a volume of the engine",
+    "vad": "onnx, torch",
     "stun": "a list of stun:host:port",
     "turn": "true or false",
     "turnAddress": "the public IP address of the engine's host",
@@ -90,7 +91,10 @@ class DockerConfig(BaseModel):
     base: str = Field(default="", pattern=r"^\S*$")
     """The base of the images; by default that of the Dockerfiles."""
     models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
-    """A volume that bots see read-only at /mnt/models. A directory of the host it may not be."""
+    """A volume that bots see read-only at /mnt/models, and where images look for models. A directory of the
+    host it may not be."""
+    vad: Literal["onnx", "torch"] = "onnx"
+    """The voice activity detector of images."""
     stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
         "stun:stun.l.google.com:19302",
     )

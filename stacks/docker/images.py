@@ -22,6 +22,9 @@ DISPATCHER_SOURCES = (
 BOT_SOURCES = ("bot", "images")
 """Of a bot's image, beside its bot directory."""
 
+# The dispatcher's word for it, `dispatcher.machines.container_body.MODELS_TARGET`; a test compares them.
+MODELS_TARGET = "/mnt/models"
+
 
 @dataclass(frozen=True)
 class ImagesArgs:
@@ -32,6 +35,9 @@ class ImagesArgs:
     pushed: bool
     """Whether to a registry; else they are loaded into the engine."""
     base: str
+    vad: str
+    models: bool
+    """Whether models are on a volume, and not in the bots' images."""
 
 
 class Images(pulumi.ComponentResource):
@@ -66,7 +72,10 @@ class Images(pulumi.ComponentResource):
             # Of several bots in a directory a machine is told which one it runs.
             "BOT_FILE": min(agent.bot.name for agent in here),
             "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
+            "VAD": args.vad,
         }
+        if args.models:
+            arguments["MODELS"] = MODELS_TARGET
         if directory.is_relative_to(args.checkout):
             arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
         name = f"bot-{slug(directory, args.checkout)}"

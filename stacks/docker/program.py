@@ -42,6 +42,8 @@ def describe(environment: Environment) -> Deployment:
             repository="/".join(filter(None, [docker_config.registry, prefix])),
             pushed=bool(docker_config.registry),
             base=docker_config.base,
+            vad=docker_config.vad,
+            models=bool(docker_config.models),
         ),
         opts=pulumi.ResourceOptions(providers=[builds]),
     )

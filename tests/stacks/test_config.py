@@ -166,7 +166,7 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             on_docker(domian="x.example"),
             'switchboard:docker.domian: "x.example" is not a key; allowed: host, address, domain, registry, '
-            "base, models, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+            "base, models, vad, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
         ),
         (
             on_docker(domain="https://x.example"),
@@ -177,6 +177,10 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             on_docker(models="/srv/models"),
             'switchboard:docker.models: "/srv/models" is refused; '
             "allowed: the name of a volume of the engine",
+        ),
+        (
+            on_docker(vad="silero"),
+            'switchboard:docker.vad: "silero" is refused; allowed: onnx, torch',
         ),
         (
             on_docker(turn=True),

@@ -10,11 +10,12 @@ import pytest
 from pulumi.runtime import rpc
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL as LABEL_OF_MACHINES
+from dispatcher.machines import container_body
 from dispatcher.settings import Settings
 from images.app import strip
 from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
+from stacks.docker.images import MODELS_TARGET
 from stacks.errors import ConfigError
 from tests.stacks.test_program import REPOSITORY, run
 
@@ -172,10 +173,28 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
     }
     assert set(images) == {"dispatcher-image", "bot-bot-agents-image"}
     bot = images["bot-bot-agents-image"]
-    assert bot["buildArgs"] == {"BOT_DIR": "bot/agents", "BOT_FILE": "echo.py", "TRANSPORTS": "webrtc"}
+    assert bot["buildArgs"] == {
+        "BOT_DIR": "bot/agents",
+        "BOT_FILE": "echo.py",
+        "TRANSPORTS": "webrtc",
+        "VAD": "onnx",
+    }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
     agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_AGENTS"])
     assert agents["echo"]["image"] == agents["voice"]["image"] == bot["tags"][0]
+
+
+def test_a_detector_and_a_volume_of_models() -> None:
+    def build_arguments(**docker: Any) -> tuple[dict[str, str], str]:
+        resources = described(**docker)["resources"]
+        assert "VAD" not in resources["dispatcher-image"]["inputs"]["buildArgs"]
+        bot = resources["bot-bot-agents-image"]["inputs"]
+        return bot["buildArgs"], bot["tags"][0]
+
+    plain, plain_tag = build_arguments()
+    given, tag = build_arguments(models="models", vad="torch")
+    assert given == {**plain, "VAD": "torch", "MODELS": "/mnt/models"}
+    assert tag != plain_tag
 
 
 def test_a_registry_and_a_base() -> None:
@@ -227,8 +246,9 @@ def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:
     assert "recorded-secret" not in json.dumps([turn["entrypoints"], turn.get("command"), result["outputs"]])
 
 
-def test_the_label_by_which_bots_are_ended_is_the_one_they_have() -> None:
-    assert DEPLOYMENT_LABEL == LABEL_OF_MACHINES
+def test_the_stacks_words_are_the_dispatchers() -> None:
+    assert DEPLOYMENT_LABEL == container_body.DEPLOYMENT_LABEL
+    assert MODELS_TARGET == container_body.MODELS_TARGET
 
 
 def test_the_program_describes_the_same_each_time(smallest: dict[str, Any]) -> None:
