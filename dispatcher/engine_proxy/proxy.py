@@ -14,6 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from dispatcher.engine_proxy.rules import Ask, Refused, Rules
+from dispatcher.machines.container_room import Room, state_of
+from dispatcher.machines.provider import MachineState, NoCapacity
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,23 @@ class Proxy:
     def __init__(self, rules: Rules, session: aiohttp.ClientSession) -> None:
         self._rules = rules
         self._session = session
+        self._room = Room(
+            lambda: self._answer(rules.info()), lambda: self._answer(rules.listing()), rules.max_containers
+        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             content = await request.read()
             ask = self._rules.read(request.method, request.raw_path, content)
-            container_id = "" if ask.container is None else await self._ours(ask.container)
-            return await self._forward(request, ask, container_id)
+            if ask.machine is not None:
+                return await self._create(request, ask, *ask.machine)
+            if ask.container is None:
+                return await self._forward(request, ask)
+            found = await self._ours(ask.container)
+            if ask.starts and state_of(found["State"]["Status"]) is MachineState.gone:
+                # As the engine says of one that was started.
+                return web.Response(status=304)
+            return await self._forward(request, ask, found["Id"])
         except Refused as refused:
             if refused.status != 404:
                 log.warning("refused: %s %s: %s", request.method, request.raw_path[:200], refused)
@@ -63,8 +75,32 @@ class Proxy:
             log.warning("the engine did not answer: %s", error)
             return _json({"message": f"the engine did not answer: {error}"}, status=502)
 
-    async def _ours(self, name: str) -> str:
-        """The id of a container of this deployment. By it the engine is asked: a name may change hands.
+    async def _create(
+        self, request: web.BaseRequest, ask: Ask, machine_id: str, memory_mb: int
+    ) -> web.StreamResponse:
+        """Create a container if the host has room: a dispatcher that was taken over asks for any number.
+
+        Raises:
+            Refused: it has not. The provider takes the words for `NoCapacity`.
+        """
+        try:
+            await self._room.take(machine_id, memory_mb)
+        except NoCapacity as full:
+            raise Refused(str(full), 503) from None
+        try:
+            return await self._forward(request, ask)
+        finally:
+            self._room.give_back(machine_id)
+
+    async def _answer(self, ask: Ask) -> Any:
+        """What the engine answers to a question of our own."""
+        async with self._ask(ask) as answer:
+            if answer.status != 200:
+                raise Refused(f"the engine failed: status {answer.status}", 500)
+            return await answer.json()
+
+    async def _ours(self, name: str) -> dict[str, Any]:
+        """A container of this deployment. The engine is asked by its id: a name may change hands.
 
         Raises:
             Refused: there is none, or it is somebody else's, which is the same to the caller.
@@ -75,9 +111,11 @@ class Proxy:
             raise Refused(f"the engine failed: status {answer.status}", 500)
         if found is None or not self._rules.is_ours(found):
             raise Refused(f"No such container: {name}", 404)
-        return found["Id"]
+        return found
 
-    async def _forward(self, request: web.BaseRequest, ask: Ask, container_id: str) -> web.StreamResponse:
+    async def _forward(
+        self, request: web.BaseRequest, ask: Ask, container_id: str = ""
+    ) -> web.StreamResponse:
         async with self._ask(ask, container_id) as answer:
             if answer.status in (200, 201):
                 if ask.keep is not None:

@@ -61,6 +61,10 @@ class Ask:
     """The name of a container, which must be the deployment's own."""
     keep: Keep | None = None
     """None: the answer is passed on as it comes."""
+    machine: tuple[str, int] | None = None
+    """Of a create: the machine and its MiB of memory, for which there must be room."""
+    starts: bool = False
+    """Whether it starts a container. One that has ended is not started again: its memory counts no more."""
 
     def target(self, container_id: str = "") -> str:
         query = f"?{urlencode(self.query)}" if self.query else ""
@@ -95,6 +99,20 @@ class Rules:
         _none({}, content)
         return self._without_body(method, path, query)
 
+    def info(self) -> Ask:
+        """What to ask for the host's memory."""
+        return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
+
+    def listing(self) -> Ask:
+        """What to ask for all of this deployment's containers."""
+        label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
+        filters = {"all": "true", "filters": json.dumps({"label": [label]})}
+        return Ask("GET", "containers/json", filters, keep=_listed)
+
+    @property
+    def max_containers(self) -> int:
+        return self._settings.max_containers
+
     def is_ours(self, found: Any) -> bool:
         """Whether what the engine says of a container is of one of this deployment's."""
         return (found["Config"]["Labels"] or {}).get(DEPLOYMENT_LABEL) == self._settings.deployment
@@ -102,14 +120,13 @@ class Rules:
     def _without_body(self, method: str, path: str, query: dict[str, str]) -> Ask:
         if (method, path) == ("GET", "info"):
             _none(query)
-            return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
+            return self.info()
         if (method, path) == ("GET", "containers/json"):
             label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
             if query.get("all") != "true" or _json(query.get("filters", "")) != {"label": [label]}:
                 raise Refused(f"containers are listed with all=true and the label {label}")
             _only(query, {"all", "filters"})
-            filters = {"all": "true", "filters": json.dumps({"label": [label]})}
-            return Ask("GET", path, filters, keep=_listed)
+            return self.listing()
         if (method, path) == ("POST", "images/create"):
             return self._pull(query)
         if path.startswith("images/") and path.endswith("/json") and method == "GET":
@@ -130,7 +147,7 @@ class Rules:
                 return Ask("GET", "containers/{id}/json", container=name, keep=_inspected)
             case ("POST", "start"):
                 _none(query)
-                return Ask("POST", "containers/{id}/start", container=name)
+                return Ask("POST", "containers/{id}/start", container=name, starts=True)
             case ("POST", "stop"):
                 _only(query, {"t"})
                 seconds = _number(query, "t", MAX_STOP_SECONDS)
@@ -172,11 +189,16 @@ class Rules:
         _only(query, {"name"})
         name = query.get("name", "")
         given = _json(content)
-        wanted = body(self._place, self._facts(self._machine_of(name), given))
+        facts = self._facts(self._machine_of(name), given)
+        wanted = body(self._place, facts)
         if (where := _difference(wanted, given)) is not None:
             raise Refused(where)
         made = json.dumps(wanted).encode()
-        return Ask("POST", "containers/create", {"name": name}, made, keep=lambda found: {"Id": found["Id"]})
+        return Ask(
+            *("POST", "containers/create", {"name": name}, made),
+            keep=lambda found: {"Id": found["Id"]},
+            machine=(facts.machine_id, facts.memory_mb),
+        )
 
     def _facts(self, machine_id: str, given: Any) -> Facts:
         """What is up to the caller, within its bounds."""

@@ -36,6 +36,8 @@ class ProxySettings(BaseSettings):
     """MiB of one container."""
     max_seconds: int = Field(ge=1)
     """How long a container may be told to live."""
+    max_containers: int = Field(default=500, ge=1)
+    """How many containers there may be, those that have ended and are not removed yet with them."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 

@@ -24,12 +24,12 @@ from bot.protocol import BOT_FILE_VARIABLE
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
     MACHINE_LABEL,
-    MEMORY_LABEL,
     Facts,
     Place,
     body,
 )
 from dispatcher.machines.container_errors import mapped, translated
+from dispatcher.machines.container_room import Room, state_of
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     MachineSpec,
@@ -59,10 +59,6 @@ LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
 
 TAIL_LINES = 20
-
-HOST_SHARE = 0.9
-"""The part of the host's memory that machines may have together: an engine promises what there is not, and
-the kernel then ends a bot in the middle of its call."""
 
 
 class ContainerProvider:
@@ -96,9 +92,7 @@ class ContainerProvider:
         self._engine: aiodocker.Docker | None = None
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
         self._pulling: dict[str, asyncio.Task[None]] = {}
-        self._reserved_mb: dict[str, int] = {}
-        self._whole_mb = 0.0
-        self._one_at_a_time = asyncio.Lock()
+        self._room = Room(self._info, self._containers)
         self._told: set[str] = set()
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
@@ -139,7 +133,7 @@ class ContainerProvider:
         """Every machine that is not gone. Removes containers that are, once somebody knows how they ended."""
         for container in await self._containers():
             machine_id = container["Labels"][MACHINE_LABEL]
-            state = _state(container["State"])
+            state = state_of(container["State"])
             if state is not MachineState.gone:
                 yield MachineStatus(machine_id, state)
             elif machine_id in self._told:
@@ -158,7 +152,7 @@ class ContainerProvider:
             await self._container(machine_id).stop(t=seconds, timeout=timeout)
 
     async def _create(self, spec: MachineSpec) -> MachineStatus:
-        await self._make_room(spec)
+        await self._room.take(spec.id, spec.memory_mb)
         try:
             for attempt in (1, 2):
                 try:
@@ -184,7 +178,7 @@ class ContainerProvider:
 
     def _created(self, machine_id: str, done: asyncio.Task[MachineStatus]) -> None:
         del self._creating[machine_id]
-        self._reserved_mb.pop(machine_id, None)
+        self._room.give_back(machine_id)
         if not done.cancelled():
             done.exception()  # whoever waited for it has it; who went away looks the machine up
 
@@ -226,8 +220,8 @@ class ContainerProvider:
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]
-        if _state(state["Status"]) is not MachineState.gone:
-            return MachineStatus(machine_id, _state(state["Status"]))
+        if state_of(state["Status"]) is not MachineState.gone:
+            return MachineStatus(machine_id, state_of(state["Status"]))
         lines: list[str] = []
         with translated(gone_is_fine=True):
             lines = await self._container(machine_id).log(stdout=True, stderr=True, tail=TAIL_LINES)
@@ -244,32 +238,9 @@ class ContainerProvider:
             )
         return [container._container for container in found]
 
-    async def _make_room(self, spec: MachineSpec) -> None:
-        """Refuse a machine for which the host has no memory left.
-
-        Raises:
-            NoCapacity: what runs has the memory.
-        """
-        async with self._one_at_a_time:
-            whole = await self._for_machines()
-            # What is being created may be in the engine's list or not yet.
-            reserved = self._reserved_mb | {spec.id: spec.memory_mb}
-            for container in await self._containers():
-                if _state(container["State"]) is not MachineState.gone:
-                    labels = container["Labels"]
-                    reserved[labels[MACHINE_LABEL]] = int(labels[MEMORY_LABEL])
-            if (wanted := sum(reserved.values())) > whole:
-                words = f"{wanted} MiB of memory would be needed for all machines of this host"
-                raise NoCapacity(f"{words}, and {whole:.0f} MiB are for machines")
-            self._reserved_mb[spec.id] = spec.memory_mb
-
-    async def _for_machines(self) -> float:
-        """The MiB of memory that the host has for machines. It keeps them: the engine is asked once."""
-        whole = self._whole_mb
-        if not whole:
-            with translated():
-                whole = self._whole_mb = (await self._docker.system.info())["MemTotal"] * HOST_SHARE / 2**20
-        return whole
+    async def _info(self) -> Mapping[str, Any]:
+        with translated():
+            return await self._docker.system.info()
 
     async def _have(self, image: str) -> None:
         """Get the image of a machine that is to be created."""
@@ -337,17 +308,6 @@ class ContainerProvider:
                 self._url, api_version=API_VERSION, timeout=aiohttp.ClientTimeout(total=CALL_SECONDS)
             )
         return self._engine
-
-
-def _state(status: str) -> MachineState:
-    """Of the engine's words for it; a container that is paused or being restarted still is a machine."""
-    match status:
-        case "created":
-            return MachineState.requested
-        case "exited" | "dead" | "removing":
-            return MachineState.gone
-        case _:
-            return MachineState.started
 
 
 def _log_failed_pull(done: asyncio.Task[None]) -> None:

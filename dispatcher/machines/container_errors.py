@@ -22,6 +22,8 @@ FULL = (
     "disk quota exceeded",
     # More CPUs than the host has: another one may have them.
     "range of cpus is from",
+    # The engine's proxy, of its own limit.
+    "too many containers",
 )
 
 

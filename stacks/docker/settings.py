@@ -25,6 +25,10 @@ LATE_SECONDS = 60
 """How much longer than its session a container may be told to live: the provider says some 30 s more."""
 
 
+LEAST_CONTAINERS = 500
+"""Of a deployment, before its proxy refuses one. One that has ended takes up to 20 MB, for its log."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What is not in the config: the names of what the stack makes."""
@@ -94,10 +98,20 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
         images=tuple(sorted(set(known.images.values()))),
         max_cpu=max(agent.cpu for agent in agents),
         max_memory_mb=max(agent.memory_mb for agent in agents),
+        max_containers=max_containers(config),
         max_seconds=int(max(agent.max_duration_seconds for agent in agents)) + LATE_SECONDS,
         log_level=config.log_level,
         log_format=config.log_format,
     )
+
+
+def max_containers(config: StackConfig) -> int:
+    """As many as sessions may live, and as many again that have ended and are not removed yet."""
+    sessions = sum(agent.max_sessions for agent in config.agents.values())
+    if config.max_sessions:
+        sessions = min(sessions, config.max_sessions)
+    # Sessions that are short leave more of them behind until the next listing.
+    return max(2 * sessions, LEAST_CONTAINERS)
 
 
 def bot_in_image(bot: Path, image: str | None) -> Path:

@@ -13,9 +13,11 @@ from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
 from dispatcher.machines import container_body
 from dispatcher.settings import Settings
 from images.app import strip
+from stacks.config import parse
 from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
 from stacks.docker.images import MODELS_TARGET
+from stacks.docker.settings import max_containers
 from stacks.errors import ConfigError
 from tests.stacks.test_program import REPOSITORY, run
 
@@ -163,6 +165,23 @@ def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
     assert (proxy.deployment, proxy.network) == (placement.deployment, placement.network)
     assert set(proxy.images) == {agent.image for agent in settings.agents.values()}
     assert (proxy.max_cpu, proxy.max_memory_mb, proxy.max_seconds) == (1.0, 2048, 7260)
+    assert proxy.max_containers == 500
+
+
+@pytest.mark.parametrize(
+    ("agents", "whole", "most"),
+    [((10, 10), 0, 500), ((400, 300), 0, 1400), ((400, 300), 350, 700), ((400, 300), 10_000, 1400)],
+)
+def test_the_proxy_allows_as_many_containers_as_sessions_may_need(
+    agents: tuple[int, ...], whole: int, most: int
+) -> None:
+    given = {
+        f"agent-{number}": {"bot": "bot/agents/echo.py", "maxSessions": sessions}
+        for number, sessions in enumerate(agents)
+    }
+    values = {"switchboard:agents": json.dumps(given), "switchboard:maxSessions": str(whole)}
+    found = parse(values, project="switchboard", checkout=REPOSITORY, stack="docker")
+    assert max_containers(found) == most
 
 
 def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,27 @@ from typing import Any
 import pytest
 
 from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, Rejected
-from tests.dispatcher.engine_proxy.world import IMAGE, wanted, world
+from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Rejected
+from tests.dispatcher.engine_proxy.world import FACTS, IMAGE, listed, wanted, world
 
 CREATE = "/v1.41/containers/create?name=calls-m-1"
+SPEC = MachineSpec(
+    id="m-1",
+    bot_file="bot.py",
+    arguments=("--session-id", "1"),
+    environment={"SWITCHBOARD_MACHINE_TOKEN": "token"},
+    cpu=0.3,
+    memory_mb=512,
+    max_duration=timedelta(seconds=3600),
+    image=IMAGE,
+)
 
 
 def test_the_provider_works_through_it(tmp_path: Path) -> None:
     async def run() -> None:
         async with world(tmp_path) as proxy:
             provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
-            spec = MachineSpec(
-                id="m-1",
-                bot_file="bot.py",
-                arguments=("--session-id", "1"),
-                environment={"SWITCHBOARD_MACHINE_TOKEN": "token"},
-                cpu=0.3,
-                memory_mb=512,
-                max_duration=timedelta(seconds=3600),
-                image=IMAGE,
-            )
-            assert (await provider.create(spec)).state is MachineState.started
+            assert (await provider.create(SPEC)).state is MachineState.started
             status = await provider.get("m-1")
             assert status is not None
             assert (status.state, status.exit_code) == (MachineState.gone, 3)
@@ -51,20 +52,78 @@ def test_a_refusal_is_permanent_to_the_fleet(tmp_path: Path) -> None:
     async def run() -> None:
         async with world(tmp_path) as proxy:
             provider = ContainerProvider(url=proxy.url, deployment="calls", network="host")
-            spec = MachineSpec(
-                id="m-1",
-                bot_file="bot.py",
-                arguments=(),
-                environment={},
-                cpu=1,
-                memory_mb=512,
-                max_duration=timedelta(seconds=3600),
-                image=IMAGE,
-            )
             with pytest.raises(Rejected, match=r"HostConfig\.NetworkMode: 'host' is refused"):
-                await provider.create(spec)
+                await provider.create(SPEC)
             assert proxy.changed == []
             await provider.close()
+
+    asyncio.run(run())
+
+
+def test_a_container_that_the_host_has_no_memory_for(tmp_path: Path) -> None:
+    """Of 8 GiB nine tenths are for machines. What has ended takes none."""
+
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.listed = [listed("m-2", memory_mb=6861), listed("m-3", "exited", 4096)]
+            status, answer = await proxy.call("POST", CREATE, wanted())
+            assert (status, proxy.changed) == (503, [])
+            assert answer["message"] == (
+                "not enough memory: 7373 MiB would be needed for all machines of this host, "
+                "and 7372 MiB are for machines"
+            )
+            proxy.engine.listed = [listed("m-2", memory_mb=6860)]
+            assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
+
+    asyncio.run(run())
+
+
+def test_no_more_containers_than_there_may_be(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.listed = [listed(f"m-{number}", "exited") for number in range(2, 8)]
+            status, answer = await proxy.call("POST", CREATE, wanted())
+            assert (status, proxy.changed) == (503, [])
+            assert answer["message"] == "too many containers: 7, and 6 is the most"
+            provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
+            with pytest.raises(NoCapacity, match="too many containers"):
+                await provider.create(SPEC)
+            await provider.close()
+            # One that it has already is no new one: the engine says that its name is taken.
+            proxy.engine.listed[0] = listed("m-1", "exited")
+            assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
+
+    asyncio.run(run())
+
+
+def test_creates_at_the_same_time_have_no_memory_twice(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.creates.clear()
+            facts = [replace(FACTS, machine_id=f"m-{number}", memory_mb=2048) for number in range(1, 5)]
+            creates = [
+                asyncio.ensure_future(
+                    proxy.call("POST", f"/v1.41/containers/create?name=calls-{one.machine_id}", wanted(one))
+                )
+                for one in facts
+            ]
+            first, _ = await asyncio.wait(creates, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            assert [create.result()[0] for create in first] == [503], "while the others are under way"
+            proxy.engine.creates.set()
+            answers = await asyncio.gather(*creates)
+            assert sorted(status for status, _ in answers) == [201, 201, 201, 503]
+            # The engine lists none of them: there is room again.
+            assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
+
+    asyncio.run(run())
+
+
+def test_a_container_that_has_ended_is_not_started_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            start = "/v1.41/containers/calls-m-1/start"
+            assert [(await proxy.call("POST", start))[0] for _ in range(2)] == [204, 304]
+            assert proxy.changed == [("POST", "/v1.41/containers/id-of-calls-m-1/start")]
 
     asyncio.run(run())
 

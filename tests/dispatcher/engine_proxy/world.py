@@ -14,7 +14,14 @@ from aiohttp import web
 from dispatcher.engine_proxy.proxy import serving
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, Facts, Place, body
+from dispatcher.machines.container_body import (
+    DEPLOYMENT_LABEL,
+    MACHINE_LABEL,
+    MEMORY_LABEL,
+    Facts,
+    Place,
+    body,
+)
 from tests.ports import free_port
 
 IMAGE = "bots/echo:1"
@@ -26,6 +33,7 @@ SETTINGS = ProxySettings(
     max_cpu=2,
     max_memory_mb=2048,
     max_seconds=3700,
+    max_containers=6,
 )
 FACTS = Facts("m-1", IMAGE, 500_000_000, 512, 3630, ("--session-id", "1"), ("HOME=/tmp", "A=b=c"))
 
@@ -35,11 +43,25 @@ def wanted(facts: Facts = FACTS) -> dict[str, Any]:
     return body(Place("calls", "machines"), facts)
 
 
+def listed(machine_id: str, state: str = "running", memory_mb: int = 512) -> dict[str, Any]:
+    """A container of this deployment, as the engine lists it."""
+    labels = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id, MEMORY_LABEL: str(memory_mb)}
+    names = [f"/calls-{machine_id}"]
+    return {"Id": f"id-of-{machine_id}", "Names": names, "State": state, "Labels": labels, "Ports": []}
+
+
 class RecordingEngine:
-    """Knows two containers: one of this deployment, and one of somebody else's with a name like ours."""
+    """Knows two containers: one of this deployment, which ends as soon as it is started, and one of somebody
+    else's with a name like ours."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
+        self.listed: list[dict[str, Any]] = []
+        """What it has of this deployment's, but for the one that it can show."""
+        self.creates = asyncio.Event()
+        """Whether it answers creates."""
+        self.creates.set()
+        self._status = "created"
 
     def container(self, name: str) -> dict[str, Any] | None:
         deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-other": "other"}.get(name)
@@ -48,7 +70,7 @@ class RecordingEngine:
         return {
             "Id": f"id-of-{name.removeprefix('id-of-')}",
             "Name": f"/{name}",
-            "State": {"Status": "exited", "ExitCode": 3, "OOMKilled": False, "Pid": 7},
+            "State": {"Status": self._status, "ExitCode": 3, "OOMKilled": False, "Pid": 7},
             "Config": {
                 "Labels": {DEPLOYMENT_LABEL: deployment, MACHINE_LABEL: "m-1"},
                 "Tty": False,
@@ -66,9 +88,12 @@ class RecordingEngine:
         if path == "/info":
             return web.json_response({"MemTotal": 2**33, "Name": "the-host", "SecurityOptions": []})
         if path == "/containers/create":
+            await self.creates.wait()
             return web.json_response({"Id": "id-of-calls-m-1", "Warnings": []}, status=201)
         if path == "/containers/json":
-            return web.json_response([])
+            return web.json_response(self.listed)
+        if parts[-1] == "start":
+            self._status = "exited"
         if parts[0] == "images":
             return web.json_response({"Id": "sha256:1", "Config": {"Env": ["A=b"]}})
         if len(parts) > 1 and (found := self.container(parts[1])) is not None:
