@@ -60,6 +60,10 @@ LATE = timedelta(seconds=30)
 
 TAIL_LINES = 20
 
+UNASKED_LISTINGS = 20
+"""In so many listings a container that has ended is seen before it is removed with nobody having asked how it
+ended. At two listings a minute these are ten minutes; the reaper asks for a session's machine within one."""
+
 
 class ContainerProvider:
     """Machines as containers of one engine.
@@ -94,6 +98,8 @@ class ContainerProvider:
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self._room = Room(self._info, self._containers)
         self._told: set[str] = set()
+        self._listings: dict[str, int] = {}
+        """Machine that is gone → how many listings had it."""
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Pull the images that the engine does not have."""
@@ -130,13 +136,18 @@ class ContainerProvider:
         return None if found is None else await self._status(machine_id, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone. Removes containers that are, once somebody knows how they ended."""
-        for container in await self._containers():
-            machine_id = container["Labels"][MACHINE_LABEL]
-            state = state_of(container["State"])
+        """Every machine that is not gone.
+
+        Removes containers that are, once somebody knows how they ended, or nobody has asked for so long that
+        nobody will: those without an owner, and those whose end an earlier dispatcher was told.
+        """
+        found = {one["Labels"][MACHINE_LABEL]: state_of(one["State"]) for one in await self._containers()}
+        gone = [machine_id for machine_id, state in found.items() if state is MachineState.gone]
+        self._listings = {machine_id: self._listings.get(machine_id, 0) + 1 for machine_id in gone}
+        for machine_id, state in found.items():
             if state is not MachineState.gone:
                 yield MachineStatus(machine_id, state)
-            elif machine_id in self._told:
+            elif machine_id in self._told or self._listings[machine_id] >= UNASKED_LISTINGS:
                 await self._remove(machine_id)
                 self._told.discard(machine_id)
 
