@@ -6,7 +6,7 @@ Clients come in from the internet; bots are in its own network, where it reaches
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -23,6 +23,9 @@ START = (
 
 RELAYS_OF_A_USER = 4
 """For one session's credential: its client's and the bot's, each anew after a change of network."""
+
+RELAY_BYTES_PER_SECOND = 500_000
+"""Each way. 4 Mbit/s is a video call's; of sound, Opus at its most is an eighth of it (RFC 6716)."""
 
 # Nobody may use it as a way into the host's networks (RFC 6890).
 DENIED = (
@@ -58,7 +61,7 @@ class Turn(pulumi.ComponentResource):
                 realm=args.realm,
                 address=args.address,
                 ports=args.ports,
-                bots=tuple(one.subnet for one in configs or () if one.subnet),
+                bots=tuple((one.subnet, one.gateway or "") for one in configs or () if one.subnet),
             )
         )
         listening = [
@@ -89,20 +92,44 @@ class Turn(pulumi.ComponentResource):
 
 
 def configuration_of(
-    realm: str, address: str, ports: tuple[int, int], bots: tuple[str, ...], listening_port: int = TURN_PORT
+    realm: str,
+    address: str,
+    ports: tuple[int, int],
+    bots: tuple[tuple[str, str], ...],
+    listening_port: int = TURN_PORT,
 ) -> str:
-    """turnserver.conf without the secret. `bots` are subnets that may be reached though they are private."""
+    """turnserver.conf without the secret.
+
+    Args:
+        bots: Subnets that may be reached though they are private, each with its gateway, or "" for its first
+            address. The gateway is the host, with all that listens there, and may not be reached.
+    """
     return "\n".join(
         [
             *(f"listening-port={listening_port}", f"realm={realm}", f"external-ip={address}"),
             *(f"min-port={ports[0]}", f"max-port={ports[1]}"),
             *("use-auth-secret", "stale-nonce=600", f"user-quota={RELAYS_OF_A_USER}"),
+            *(f"total-quota={ports[1] - ports[0] + 1}", f"max-bps={RELAY_BYTES_PER_SECOND}"),
             *("no-tls", "no-dtls", "no-cli", "no-tcp-relay", "no-multicast-peers", "no-software-attribute"),
             *("log-file=stdout", "simple-log", "pidfile=/tmp/turnserver.pid", "userdb=/tmp/turndb"),
             *(f"denied-peer-ip={_range(network)}" for network in DENIED),
-            *(f"allowed-peer-ip={_range(network)}" for network in bots),
+            # The host once more, by its other address.
+            f"denied-peer-ip={address}-{address}",
+            # They go before all that is denied: what may not be reached must be left out of them.
+            *(f"allowed-peer-ip={part}" for bot in bots for part in _around_gateway(*bot)),
         ]
     )
+
+
+def _around_gateway(subnet: str, gateway: str) -> Iterator[str]:
+    """The addresses of a subnet that its containers may have, as ranges."""
+    network = ipaddress.ip_network(subnet)
+    host = ipaddress.ip_address(gateway.partition("/")[0] or network[1])
+    first, last = network[1], network[-2]
+    if int(first) < int(host):
+        yield f"{first}-{host - 1}"
+    if int(host) < int(last):
+        yield f"{host + 1}-{last}"
 
 
 def _range(network: str) -> str:

@@ -62,8 +62,9 @@ def _network(engine: str, left: dict[str, Any]) -> dict[str, Any]:
     internal = ["--internal"] if left.pop("internal") else []
     name = left.pop("name")
     docker(engine, "network", "create", "--driver", left.pop("driver"), *internal, *_labels(left), name)
-    subnet = docker(engine, "network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", name)
-    return {"ipamConfigs": [{"subnet": subnet}]}
+    known = "{{with index .IPAM.Config 0}}{{.Subnet}} {{.Gateway}}{{end}}"
+    subnet, _, gateway = docker(engine, "network", "inspect", "--format", known, name).partition(" ")
+    return {"ipamConfigs": [{"subnet": subnet, "gateway": gateway}]}
 
 
 def _volume(engine: str, left: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Recorder(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         assert args.name not in self.resources, f"{args.name} is there twice"
         self.resources[args.name] = {"type": args.typ, "inputs": args.inputs}
-        made = dict(MADE_UP.get(args.typ, {}))
+        made: dict[str, Any] = dict(MADE_UP.get(args.typ, {}))
+        if args.typ == "docker:index/network:Network":
+            made["ipamConfigs"] = [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]
         if args.typ == "docker-build:index:Image":
             made["ref"] = f"{args.name}@sha256:recorded"
         return f"{args.name}-id", {**args.inputs, **made}

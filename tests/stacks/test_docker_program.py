@@ -265,6 +265,15 @@ def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:
     assert "recorded-secret" not in json.dumps([turn["entrypoints"], turn.get("command"), result["outputs"]])
 
 
+def test_relays_lead_to_bots_and_not_to_their_host(largest: dict[str, dict[str, Any]]) -> None:
+    lines = environment(largest["turn"])["TURN_CONFIG"].split("\n")
+    assert [line for line in lines if line.startswith("allowed-")] == [
+        "allowed-peer-ip=172.20.0.2-172.20.255.254"
+    ]
+    assert "denied-peer-ip=203.0.113.7-203.0.113.7" in lines
+    assert "total-quota=64" in lines
+
+
 def test_the_stacks_words_are_the_dispatchers() -> None:
     assert DEPLOYMENT_LABEL == container_body.DEPLOYMENT_LABEL
     assert MODELS_TARGET == container_body.MODELS_TARGET

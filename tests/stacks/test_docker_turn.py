@@ -15,16 +15,17 @@ from stacks.docker.turn import RELAYS_OF_A_USER, START, configuration_of
 from tests.ports import free_port
 from tests.turn_server import coturn, relay
 
+HOST = "198.51.100.1"
 SECRET = "a secret that two services share"
 FORBIDDEN_ADDRESS = 403
 PRIVATE = ("127.0.0.1", "0.0.0.0", "10.1.2.3", "172.21.0.9", "192.168.1.1", "169.254.169.254", "100.64.0.1")
 
 
-def configuration(port: int, tmp_path: Path, bots: tuple[str, ...]) -> list[str]:
+def configuration(
+    port: int, tmp_path: Path, bots: tuple[tuple[str, str], ...], ports: tuple[int, int] = (49160, 49223)
+) -> list[str]:
     """The stack's, on loopback and with its files in a place of the test's own."""
-    made = configuration_of(
-        realm="test", address="127.0.0.1", ports=(49160, 49223), bots=bots, listening_port=port
-    )
+    made = configuration_of(realm="test", address=HOST, ports=ports, bots=bots, listening_port=port)
     lines = [line for line in made.split("\n") if not line.startswith(("pidfile=", "userdb="))]
     return [
         *lines,
@@ -54,18 +55,23 @@ async def reaches(transport: turn.TurnTransport, address: str) -> bool:
 
 def test_relays_lead_to_bots_and_to_the_internet_and_nowhere_else(tmp_path: Path) -> None:
     port = free_port()
+    # Where Docker has said nothing of a gateway, it is the first address.
+    bots = (("172.20.0.0/16", ""), ("172.22.0.0/24", "172.22.0.5"))
 
     async def run() -> None:
         transport = await relay(port, *credential())
         _, number = transport.get_extra_info("sockname")
         assert 49160 <= number <= 49223
-        assert await reaches(transport, "172.20.0.9"), "a bot"
+        for bot in ("172.20.0.9", "172.20.0.2", "172.22.0.1", "172.22.0.9"):
+            assert await reaches(transport, bot), bot
+        for host in ("172.20.0.1", "172.22.0.5", HOST):
+            assert not await reaches(transport, host), f"the host, by its address {host}"
         assert await reaches(transport, "198.51.100.7"), "somebody in the internet"
         for private in PRIVATE:
             assert not await reaches(transport, private), private
         transport.close()
 
-    with coturn(tmp_path, port, configuration(port, tmp_path, ("172.20.0.0/16",))):
+    with coturn(tmp_path, port, configuration(port, tmp_path, bots)):
         asyncio.run(run())
 
 
@@ -82,6 +88,21 @@ def test_a_session_has_so_many_relays_and_no_more(tmp_path: Path) -> None:
             transport.close()
 
     with coturn(tmp_path, port, configuration(port, tmp_path, ())):
+        asyncio.run(run())
+
+
+def test_all_sessions_together_have_as_many_relays_as_there_are_ports(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def run() -> None:
+        held = [await relay(port, *credential(f"session-{number}")) for number in range(2)]
+        with pytest.raises(stun.TransactionFailed) as caught:
+            await relay(port, *credential("session-2"))
+        assert caught.value.response.attributes["ERROR-CODE"][0] == 486
+        for transport in held:
+            transport.close()
+
+    with coturn(tmp_path, port, configuration(port, tmp_path, (), ports=(49224, 49225))):
         asyncio.run(run())
 
 
