@@ -10,7 +10,6 @@ import pulumi
 import pulumi_docker as docker
 import pulumi_docker_build as docker_build
 
-from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment
@@ -159,9 +158,14 @@ def _variables(made: pulumi.Output[dict[str, str]], names: Mapping[str, str]) ->
 
 def _from_outside(config: StackConfig) -> dict[str, str]:
     """What bots and traces need to know of the environment of whoever runs the engine."""
+    for name, agent in config.agents.items():
+        for missing in [variable for variable in agent.env if variable not in os.environ]:
+            pulumi.log.warn(
+                f"switchboard:agents.{name}.env: {missing} is not set here, and bots start without it"
+            )
     wanted = {name for agent in config.agents.values() for name in agent.env}
     given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
-    return {name: os.environ[name] for name in sorted(given) if not name.startswith(PROXY_PREFIX)}
+    return {name: os.environ[name] for name in sorted(given)}
 
 
 def _secret_variable(name: str, value: pulumi.Input[str]) -> pulumi.Output[str]:

@@ -10,6 +10,7 @@ In a process of its own: the mocks set the SDK's global state, and leave event l
 from __future__ import annotations
 
 import json
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -48,9 +49,21 @@ class Recorder(mocks.Mocks):
         raise AssertionError(f"the program calls {args.token}")
 
 
+class Warnings(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+
 def record(config: dict[str, str]) -> dict[str, Any]:
     recorder = Recorder()
-    mocks.set_mocks(recorder, project="switchboard", stack="local")
+    warnings: list[str] = []
+    logger = logging.Logger("engine")
+    logger.addHandler(Warnings(warnings))
+    mocks.set_mocks(recorder, project="switchboard", stack="local", logger=logger)
     set_all_config(config)
     outputs: dict[str, Any] = {}
 
@@ -67,7 +80,7 @@ def record(config: dict[str, str]) -> dict[str, Any]:
         program()
     except pulumi.RunError as error:
         return {"error": str(error)}
-    return {"resources": recorder.resources, "outputs": outputs}
+    return {"resources": recorder.resources, "outputs": outputs, "warnings": warnings}
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             {"agents": ECHO, "logLevel": "loud"},
             'switchboard:logLevel: "loud" is refused; allowed: debug, info, warning, error',
         ),
+        (
+            with_agent(env=["OPENAI_API_KEY", "SWITCHBOARD_TURN_SECRET"]),
+            "switchboard:agents.echo.env.1: 'SWITCHBOARD_TURN_SECRET' is refused; allowed: a name that does "
+            "not begin with SWITCHBOARD_, as the dispatcher's own do, secrets among them",
+        ),
         ({"agents": ECHO, "cloud": "moon"}, 'switchboard:cloud: "moon" is refused; allowed: local, docker'),
         (
             {"agents": ECHO, "defaultAgent": "ehco"},

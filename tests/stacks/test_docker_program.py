@@ -257,6 +257,17 @@ def test_the_values_of_variables_go_to_the_dispatcher_alone(monkeypatch: pytest.
     assert "not for a bot" not in json.dumps(found)
 
 
+def test_a_variable_that_is_not_set_here_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    result = described()
+    assert result["warnings"] == [
+        "switchboard:agents.voice.env: OPENAI_API_KEY is not set here, and bots start without it"
+    ]
+    assert "OPENAI_API_KEY" not in environment(result["resources"]["dispatcher"]["inputs"])
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-whoever-runs-this")
+    assert described()["warnings"] == []
+
+
 def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:
     result = described([KEY], **PUBLIC)
     turn = result["resources"]["turn"]["inputs"]
