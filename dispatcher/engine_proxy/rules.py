@@ -167,10 +167,11 @@ class Rules:
         _only(query, {"fromImage", "tag"})
         image = self._image(query.get("fromImage", ""))
         last = image.rpartition("/")[2]
-        # The provider's client says so of a name with neither tag nor digest; a tag would go before a digest.
-        if "tag" in query and (query["tag"] != "latest" or ":" in last or "@" in last):
+        # A tag would go before the one in the name, or a digest; without any the engine would get all tags.
+        tag = {} if ":" in last or "@" in last else {"tag": "latest"}
+        if "tag" in query and query["tag"] != tag.get("tag"):
             raise Refused(f"tag: {query['tag'][:100]!r} is refused; allowed: what is in the image's name")
-        return Ask("POST", "images/create", query)
+        return Ask("POST", "images/create", {"fromImage": image, **tag})
 
     def _image(self, image: str) -> str:
         if image not in self._settings.images:

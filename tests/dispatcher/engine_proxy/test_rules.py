@@ -291,4 +291,8 @@ def test_a_body_where_there_is_none(method: str, target: str) -> None:
 def test_the_deployments_images_may_be_looked_up_and_pulled(image: str) -> None:
     assert RULES.read("GET", f"/v1.41/images/{image}/json", b"").target() == f"/v1.41/images/{image}/json"
     target = f"/v1.41/images/create?fromImage={image}"
-    assert dict(RULES.read("POST", target, b"").query) == {"fromImage": image}
+    # Of a name without a tag the engine would pull all tags that there are.
+    wanted = {"fromImage": image, **({"tag": "latest"} if image == "bots/plain" else {})}
+    assert RULES.read("POST", target, b"").query == wanted
+    if "tag" in wanted:
+        assert RULES.read("POST", f"{target}&tag=latest", b"").query == wanted
