@@ -31,7 +31,8 @@ VERSION = "v1.41"
 TARGET = re.compile(r"/(?P<version>v1\.41/)?(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?")
 """A request's target. No percent sign may be in the path: the engine would decode what we compare."""
 
-MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}")
+MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
+"""A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
 NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_STOP_SECONDS = 3600
 MAX_LINES = 1000
@@ -181,9 +182,7 @@ class Rules:
     def _machine_of(self, name: str) -> str:
         machine = name.removeprefix(f"{self._settings.deployment}-")
         if machine == name or not MACHINE.fullmatch(machine):
-            raise Refused(
-                f"container {name[:200]!r} is refused; allowed: {self._settings.deployment}-<machine>"
-            )
+            raise Refused(f"container {name[:200]!r} is refused; allowed: {self._settings.deployment}-m-…")
         return machine
 
     def _create(self, query: dict[str, str], content: bytes) -> Ask:

@@ -47,61 +47,61 @@ def check(promise: Check) -> Check:
 @check
 async def create_twice_gives_one_machine(harness: Harness) -> None:
     provider = harness.provider()
-    first = await provider.create(harness.spec("twice-1"))
-    second = await provider.create(harness.spec("twice-1"))
-    assert first.id == second.id == "twice-1"
-    await provider.create(harness.spec("twice-2"))
-    await _until_running(harness, "twice-1", "twice-2")
+    first = await provider.create(harness.spec("m-twice-1"))
+    second = await provider.create(harness.spec("m-twice-1"))
+    assert first.id == second.id == "m-twice-1"
+    await provider.create(harness.spec("m-twice-2"))
+    await _until_running(harness, "m-twice-1", "m-twice-2")
 
 
 @check
 async def concurrent_creates_of_one_id_give_one_machine(harness: Harness) -> None:
     one, other = harness.provider(), harness.provider()
-    await asyncio.gather(*(at.create(harness.spec("race-1")) for at in [one, other] * (CONCURRENT // 2)))
-    await _until_running(harness, "race-1")
+    await asyncio.gather(*(at.create(harness.spec("m-race-1")) for at in [one, other] * (CONCURRENT // 2)))
+    await _until_running(harness, "m-race-1")
 
 
 @check
 async def a_list_contains_what_was_created_and_nothing_that_is_gone(harness: Harness) -> None:
     provider = harness.provider()
-    for machine_id in ("list-1", "list-2"):
+    for machine_id in ("m-list-1", "m-list-2"):
         await provider.create(harness.spec(machine_id))
-    await _until_listed(harness, provider, "list-1", "list-2")
-    await provider.stop("list-1", GRACE)
-    await _until_listed(harness, provider, "list-2")
+    await _until_listed(harness, provider, "m-list-1", "m-list-2")
+    await provider.stop("m-list-1", GRACE)
+    await _until_listed(harness, provider, "m-list-2")
 
 
 @check
 async def an_unknown_machine_is_none(harness: Harness) -> None:
     provider = harness.provider()
-    assert await provider.get("unknown-1") is None
-    await provider.create(harness.spec("unknown-2"))
-    assert await provider.get("unknown-1") is None
+    assert await provider.get("m-unknown-1") is None
+    await provider.create(harness.spec("m-unknown-2"))
+    assert await provider.get("m-unknown-1") is None
 
 
 @check
 async def a_stopped_machine_is_gone_and_stopping_it_again_is_fine(harness: Harness) -> None:
     provider = harness.provider()
-    await provider.create(harness.spec("stop-1"))
-    await _until_running(harness, "stop-1")
-    await provider.stop("stop-1", GRACE)
+    await provider.create(harness.spec("m-stop-1"))
+    await _until_running(harness, "m-stop-1")
+    await provider.stop("m-stop-1", GRACE)
     await _until_running(harness)
-    await _until_gone(harness, provider, "stop-1")
-    await provider.stop("stop-1", GRACE)
+    await _until_gone(harness, provider, "m-stop-1")
+    await provider.stop("m-stop-1", GRACE)
 
 
 @check
 async def stopping_an_unknown_machine_is_fine(harness: Harness) -> None:
     provider = harness.provider()
-    await provider.create(harness.spec("stranger-2"))
-    await provider.stop("stranger-1", GRACE)
-    assert await provider.get("stranger-1") is None
-    await _until_running(harness, "stranger-2")
+    await provider.create(harness.spec("m-stranger-2"))
+    await provider.stop("m-stranger-1", GRACE)
+    assert await provider.get("m-stranger-1") is None
+    await _until_running(harness, "m-stranger-2")
 
 
 @check
 async def a_lost_answer_to_create_is_recovered_by_identity(harness: Harness) -> None:
-    ids = ("lost-1", "lost-2")
+    ids = ("m-lost-1", "m-lost-2")
     # The first caller goes away while the call is under way, the second one just before the answer.
     calling = asyncio.ensure_future(harness.provider().create(harness.spec(ids[0])))
     await asyncio.sleep(0)
@@ -121,9 +121,9 @@ async def a_lost_answer_to_create_is_recovered_by_identity(harness: Harness) -> 
 async def a_machine_that_ends_by_itself_is_seen_gone_with_its_exit_code(harness: Harness) -> None:
     provider = harness.provider()
     for code in (0, 7):
-        await provider.create(harness.spec(f"exit-{code}", exits=code))
+        await provider.create(harness.spec(f"m-exit-{code}", exits=code))
     for code in (0, 7):
-        exit_code = await _until_gone(harness, provider, f"exit-{code}")
+        exit_code = await _until_gone(harness, provider, f"m-exit-{code}")
         if harness.tells_exit_codes:
             assert exit_code == code, f"exit code {exit_code} instead of {code}"
     await _until_listed(harness, provider)
@@ -132,30 +132,30 @@ async def a_machine_that_ends_by_itself_is_seen_gone_with_its_exit_code(harness:
 @check
 async def a_restarted_provider_sees_the_same_truth(harness: Harness) -> None:
     first = harness.provider()
-    await first.create(harness.spec("truth-1"))
-    await first.create(harness.spec("truth-2", exits=7))
-    await _until_gone(harness, first, "truth-2")
+    await first.create(harness.spec("m-truth-1"))
+    await first.create(harness.spec("m-truth-2", exits=7))
+    await _until_gone(harness, first, "m-truth-2")
     restarted = harness.provider()
-    status = await harness.look_up(restarted, "truth-1")
+    status = await harness.look_up(restarted, "m-truth-1")
     assert status is not None, "a restarted provider does not know the machine"
     assert status.state is not MachineState.gone
-    await _until_listed(harness, restarted, "truth-1")
-    assert await restarted.get("truth-2") == await first.get("truth-2")
-    await restarted.create(harness.spec("truth-1"))
-    await _until_running(harness, "truth-1")
-    await restarted.stop("truth-1", GRACE)
+    await _until_listed(harness, restarted, "m-truth-1")
+    assert await restarted.get("m-truth-2") == await first.get("m-truth-2")
+    await restarted.create(harness.spec("m-truth-1"))
+    await _until_running(harness, "m-truth-1")
+    await restarted.stop("m-truth-1", GRACE)
     await _until_running(harness)
 
 
 @check
 async def a_machine_ends_at_its_deadline(harness: Harness) -> None:
     provider = harness.provider()
-    await provider.create(harness.spec("deadline-1", deadline=DEADLINE))
+    await provider.create(harness.spec("m-deadline-1", deadline=DEADLINE))
     if harness.deadline_kept_by == "reaper":
-        await _until_listed(harness, provider, "deadline-1")
+        await _until_listed(harness, provider, "m-deadline-1")
         await harness.sleep(DEADLINE)
-        await provider.stop("deadline-1", GRACE)
-    await _until_gone(harness, provider, "deadline-1")
+        await provider.stop("m-deadline-1", GRACE)
+    await _until_gone(harness, provider, "m-deadline-1")
     assert await harness.running() == []
 
 

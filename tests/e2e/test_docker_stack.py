@@ -114,9 +114,9 @@ def test_who_has_the_dispatcher_has_not_the_engine(stack: Stack) -> None:
         ("POST", "/v1.41/images/create?fromImage=debian"),
     ):
         assert stack.ask_engine(method, path)[0] in (403, 404), path
-    # Of the deployment by its name, and not by its label.
+    # Of the stack, and no machine's.
     status, _ = stack.ask_engine("DELETE", f"/v1.41/containers/{PREFIX}-dispatcher?force=1&v=1")
-    assert status == 404
+    assert status == 403
     assert f"{PREFIX}-dispatcher" in stack.containers()
     image = json.loads(
         dict(variable.split("=", 1) for variable in stack.inspect("engine-proxy")["Config"]["Env"])[

@@ -131,11 +131,11 @@ def test_a_container_that_has_ended_is_not_started_again(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v1.41/containers/calls-other/json"),
-        ("POST", "/v1.41/containers/calls-other/start"),
-        ("POST", "/v1.41/containers/calls-other/stop?t=1"),
-        ("DELETE", "/v1.41/containers/calls-other?force=true&v=true"),
-        ("GET", "/v1.41/containers/calls-other/logs?stdout=true&stderr=true&follow=0&tail=20"),
+        ("GET", "/v1.41/containers/calls-m-other/json"),
+        ("POST", "/v1.41/containers/calls-m-other/start"),
+        ("POST", "/v1.41/containers/calls-m-other/stop?t=1"),
+        ("DELETE", "/v1.41/containers/calls-m-other?force=true&v=true"),
+        ("GET", "/v1.41/containers/calls-m-other/logs?stdout=true&stderr=true&follow=0&tail=20"),
         ("GET", "/v1.41/containers/calls-m-9/json"),
     ],
 )

@@ -64,7 +64,7 @@ class RecordingEngine:
         self._status = "created"
 
     def container(self, name: str) -> dict[str, Any] | None:
-        deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-other": "other"}.get(name)
+        deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-m-other": "other"}.get(name)
         if deployment is None:
             return None
         return {
