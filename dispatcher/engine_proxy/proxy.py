@@ -68,7 +68,7 @@ class Proxy:
             return await self._forward(request, ask, found["Id"])
         except Refused as refused:
             if refused.status != 404:
-                log.warning("refused: %s %s: %s", request.method, request.raw_path[:200], refused)
+                log.warning("refused: %r of %r: %s", request.method[:20], request.raw_path[:200], refused)
             return _json({"message": str(refused)}, status=refused.status)
         except aiohttp.ClientError as error:
             # The provider takes it for what it is: nothing is known of what the engine did.

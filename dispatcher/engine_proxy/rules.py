@@ -139,7 +139,7 @@ class Rules:
     def _of_a_container(self, method: str, path: str, query: dict[str, str]) -> Ask:
         parts = path.split("/")
         if parts[0] != "containers" or len(parts) not in (2, 3):
-            raise Refused(f"{method} {path} is not a call of the provider's")
+            raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
         name = parts[1]
         self._machine_of(name)
         match (method, *parts[2:]):
@@ -162,7 +162,7 @@ class Rules:
                     raise Refused("follow: is refused; allowed: 0")
                 lines = {"stdout": "true", "stderr": "true", "tail": _number(query, "tail", MAX_LINES)}
                 return Ask("GET", "containers/{id}/logs", lines, container=name)
-        raise Refused(f"{method} {path} is not a call of the provider's")
+        raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
 
     def _pull(self, query: dict[str, str]) -> Ask:
         _only(query, {"fromImage", "tag"})
@@ -176,7 +176,7 @@ class Rules:
 
     def _image(self, image: str) -> str:
         if image not in self._settings.images:
-            raise Refused(f"Image: {image!r} is refused; allowed: {', '.join(self._settings.images)}")
+            raise Refused(f"Image: {image[:200]!r} is refused; allowed: {', '.join(self._settings.images)}")
         return image
 
     def _machine_of(self, name: str) -> str:
@@ -208,7 +208,7 @@ class Rules:
         for variable in environment:
             if "=" not in variable:
                 # The engine would fill it in from what it has itself.
-                raise Refused(f"Env: {variable.partition('=')[0]!r} has no value; allowed: NAME=value")
+                raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
         entrypoint = _texts(given, "Entrypoint")
         seconds = entrypoint[2] if len(entrypoint) > 2 else ""
         labels = _member(given, "Labels", dict)
@@ -238,7 +238,7 @@ def _difference(wanted: Any, given: Any, where: str = "") -> str | None:
         for name in sorted({*wanted, *given}):
             path = f"{where}.{name}" if where else name
             if name not in wanted:
-                return f"{path}: is not allowed"
+                return f"{path[:200]!r}: is not allowed"
             if name not in given:
                 return f"{path}: is missing"
             if (found := _difference(wanted[name], given[name], path)) is not None:
@@ -286,7 +286,7 @@ def _json(text: str | bytes) -> Any:
         members: dict[str, Any] = {}
         for name, value in pairs:
             if name in members:
-                raise Refused(f"{name[:100]}: is there twice", 400)
+                raise Refused(f"{name[:100]!r}: is there twice", 400)
             members[name] = value
         return members
 
@@ -329,7 +329,7 @@ def _number(query: Mapping[str, str], name: str, most: int) -> str:
 
 def _only(query: Mapping[str, str], names: set[str]) -> None:
     if other := sorted(set(query) - names):
-        raise Refused(f"{other[0][:100]}: is not a parameter of the provider's")
+        raise Refused(f"{other[0][:100]!r}: is not a parameter of the provider's")
 
 
 def _none(query: Mapping[str, str], content: bytes = b"") -> None:

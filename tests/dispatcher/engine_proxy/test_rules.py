@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -92,17 +93,17 @@ def test_a_network_but_the_machines(network: str) -> None:
 @pytest.mark.parametrize("member", ["privileged", "PRIVILEGED", "Privile\u017fged", "binds", "networkmode"])
 def test_a_member_in_another_case(member: str) -> None:
     """Go reads it all the same, with the long s and the Kelvin sign, too."""
-    assert refusal(with_host(**{member: True})) == f"HostConfig.{member}: is not allowed"
+    assert refusal(with_host(**{member: True})) == f"{f'HostConfig.{member}'!r}: is not allowed"
 
 
 def test_a_member_by_an_escape_is_the_member() -> None:
     content = json.dumps(wanted()).replace('"Init"', r'"\u0050rivileged": true, "Init"', 1).encode()
-    assert refusal(content) == "HostConfig.Privileged: is not allowed"
+    assert refusal(content) == "'HostConfig.Privileged': is not allowed"
 
 
 def test_a_member_that_is_there_twice() -> None:
     content = json.dumps(wanted()).replace('"Init"', '"NetworkMode": "host", "Init"', 1).encode()
-    assert refusal(content) == "NetworkMode: is there twice"
+    assert refusal(content) == "'NetworkMode': is there twice"
 
 
 def test_as_many_members_as_a_body_has_room_for_are_soon_read() -> None:
@@ -112,6 +113,30 @@ def test_as_many_members_as_a_body_has_room_for_are_soon_read() -> None:
     refusal(content)
     # Compared with each other they would take the proxy minutes, and it has one thread.
     assert time.process_time() - before < 5
+
+
+LINES = "x\nWARNING  somebody else: all is well\x1b[2K"
+
+
+@pytest.mark.parametrize(
+    ("content", "target"),
+    [
+        (wanted() | {LINES: 1}, CREATE),
+        (with_host(**{LINES: 1}), CREATE),
+        (json.dumps(wanted() | {LINES: 1}).replace("{", f"{{{json.dumps(LINES)}: 1, ", 1).encode(), CREATE),
+        (wanted() | {"Image": LINES}, CREATE),
+        (wanted() | {"Env": [LINES]}, CREATE),
+        (with_host(NetworkMode=LINES), CREATE),
+        (wanted(), f"{CREATE}&{quote(LINES)}=1"),
+        (wanted(), f"/v1.41/containers/create?name={quote(LINES)}"),
+        (b"", f"/v1.41/images/create?fromImage={quote(LINES)}"),
+        (b"", f"/v1.41/images/create?fromImage=bots/plain&tag={quote(LINES)}"),
+        (b"", f"/v1.41/containers/calls-m-1/stop?t={quote(LINES)}"),
+    ],
+)
+def test_a_refusal_is_one_line_whatever_was_asked(content: Any, target: str) -> None:
+    """It is logged: nobody writes lines of their own there."""
+    assert refusal(content, target).isprintable()
 
 
 OF_THE_CONTAINER = {
