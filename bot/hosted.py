@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import http.client
 import importlib
 import inspect
 import socket
@@ -132,7 +133,7 @@ class Host:
         url = self._variables.ice_config_url
         try:
             config = _IceConfig.model_validate_json(await asyncio.to_thread(_fetch, url))
-        except (OSError, ValidationError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValidationError, ValueError) as error:
             logger.warning(f"no STUN or TURN servers: {url} does not tell them ({error})")
             return ()
         return tuple(

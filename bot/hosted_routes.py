@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -47,11 +48,11 @@ def add_routes(app: FastAPI, host: Host) -> None:
     async def start(request: Request) -> Response:
         try:
             body = _json_object(await request.body())
-            host.claim()
+            with _claimed(host):
+                assignment = await _assignment(host, request.headers, body)
+                host.session.assign(assignment)
         except Problem as problem:
             return _http(problem.to_response(""))
-        assignment = await _assignment(host, request.headers, body)
-        host.session.assign(assignment)
         if assignment.transport == WEBRTC:
             host.expect_offer()
         await asyncio.shield(host.over)
@@ -64,20 +65,15 @@ def add_routes(app: FastAPI, host: Host) -> None:
     @app.websocket("/ws")
     async def converse(websocket: WebSocket) -> None:
         try:
-            host.claim()
+            with _claimed(host):
+                await websocket.accept()
+                body = _encoded_body(websocket.query_params.get("body"))
+                assignment = _assigned("websocket", websocket.headers, body)
+                host.session.assign(assignment, websocket=websocket)
         except Problem as problem:
             logger.warning(f"a WebSocket is refused: {problem.detail}")
             await websocket.close(_TRY_AGAIN_LATER)
             return
-        try:
-            await websocket.accept()
-        except BaseException:
-            host.session.stop()
-            raise
-        assignment = _assigned(
-            "websocket", websocket.headers, _encoded_body(websocket.query_params.get("body"))
-        )
-        host.session.assign(assignment, websocket=websocket)
         await asyncio.shield(host.over)
         if WebSocketState.DISCONNECTED not in (websocket.client_state, websocket.application_state):
             await websocket.close()
@@ -89,11 +85,11 @@ def add_routes(app: FastAPI, host: Host) -> None:
             try:
                 if request.method != "POST":
                     raise Problem(404, "unknown-connection", "There is no session with this connection.")
-                host.claim()
+                with _claimed(host):
+                    headers = {**request.headers, "x-daily-transport-type": WEBRTC}
+                    host.session.assign(await _assignment(host, headers, {}))
             except Problem as problem:
                 return _http(problem.to_response(""))
-            headers = {**request.headers, "x-daily-transport-type": WEBRTC}
-            host.session.assign(await _assignment(host, headers, {}))
             host.expect_offer()
         return _http(await host.call(request.method, OFFER_PATH, body))
 
@@ -111,6 +107,22 @@ def add_routes(app: FastAPI, host: Host) -> None:
     @app.get("/livez")
     async def livez() -> Response:
         return JSONResponse({"status": "ok"})
+
+
+@contextlib.contextmanager
+def _claimed(host: Host) -> Iterator[None]:
+    """Be the one that starts the session: in here it is assigned, or else it ends.
+
+    Raises:
+        Problem: there is or was one, or the process is about to end.
+    """
+    host.claim()
+    try:
+        yield
+    except BaseException:
+        # Nobody else can assign it any more, and the process would wait for it.
+        host.session.stop()
+        raise
 
 
 async def _assignment(host: Host, headers: Mapping[str, str], body: dict[str, Any]) -> Assignment:
@@ -136,7 +148,7 @@ def _assigned(transport: str, headers: Mapping[str, str], body: dict[str, Any], 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(422, "bad-request", f"body: not JSON ({error})") from None
     if not isinstance(body, dict):
         raise Problem(422, "bad-request", f"body: a {type(body).__name__}; allowed: a JSON object")
@@ -149,7 +161,7 @@ def _encoded_body(encoded: str | None) -> Any:
         return {}
     try:
         return json.loads(base64.b64decode(encoded, validate=True))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         logger.error(f"the parameter `body` of /ws is not JSON in base64: {error}")
         return {}
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from bot.hosted_routes import add_routes
 from bot.protocol import MACHINE_TOKEN_VARIABLE
 from tests.bot.client import client
 from tests.bot.dispatcher import PATIENCE, Machine, machine
@@ -202,6 +204,56 @@ def test_a_websocket_with_a_broken_body_is_served_all_the_same(tmp_path):
     assert "the parameter `body` of /ws is not JSON in base64" in log
 
 
+def test_a_websocket_with_a_body_that_is_too_deep_is_served_all_the_same(tmp_path):
+    deep = base64.urlsafe_b64encode(b"[" * 6000).decode()
+
+    async def scenario():
+        async with hosted(tmp_path) as served:
+            await served.until_ready()
+            async with connect(f"ws://127.0.0.1:{served.port}/ws?body={deep}", proxy=None) as call:
+                await call.send("bye")
+                served.leave()
+                await call.wait_closed()
+            await served.process.exit_code()
+            return (await served.seen())["body"], served.process.text()
+
+    body, log = asyncio.run(scenario())
+    assert body == {}
+    assert "the parameter `body` of /ws is not JSON in base64" in log
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/bot", OFFERED), ("/api/offer", SESSION)], ids=["/bot", "/api/offer"]
+)
+def test_a_session_that_cannot_be_assigned_ends(path, headers):
+    """Claimed and never assigned, the process would refuse everybody and wait for ever."""
+
+    class Broken:
+        claimed = stopped = False
+        session = property(lambda self: self)
+
+        def claim(self):
+            self.claimed = True
+
+        def stop(self):
+            self.stopped = True
+
+        async def ice_servers(self):
+            raise RuntimeError("a fault that nobody thought of")
+
+    host: Any = Broken()
+    app = FastAPI()
+    add_routes(app, host)
+
+    async def scenario():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://machine") as http:
+            return (await http.post(path, json={}, headers=headers)).status_code
+
+    assert asyncio.run(scenario()) == 500
+    assert (host.claimed, host.stopped) == (True, True)
+
+
 @pytest.mark.parametrize("announced", [True, False], ids=["after /bot", "by the offer alone"])
 def test_a_call_by_smallwebrtc(tmp_path, announced):
     async def scenario():
@@ -277,6 +329,24 @@ def test_servers_of_the_platform_are_used(tmp_path):
     assert request[:2] == b"\x00\x01"
     assert request[4:8] == bytes.fromhex("2112a442")
     assert asked == [b"GET /ice-servers HTTP/1.1\r\n"]
+
+
+def test_a_platform_that_does_not_speak_http_has_no_servers(tmp_path):
+    async def say_something_else(reader, writer):
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        writer.close()
+
+    async def scenario():
+        platform = await asyncio.start_server(say_something_else, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{platform.sockets[0].getsockname()[1]}/ice-servers"
+        async with hosted(tmp_path, "greeter.py", ICE_CONFIG_URL=address) as served, client() as caller:
+            await served.until_ready()
+            answer = await served.http.post("/api/offer", json=await caller.offer(), headers=SESSION)
+            assert answer.status_code == 200, answer.text
+        platform.close()
+        return served.process.text()
+
+    assert "no STUN or TURN servers" in asyncio.run(scenario())
 
 
 def test_the_bots_own_routes_lifespan_and_readiness(tmp_path):
