@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import subprocess
-from typing import Any
+import tempfile
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from stacks.errors import StackError
 
 VERSION = "v1.41"
 CONNECT_SECONDS = 20
+
+LAST_WORD_SECONDS = 1.0
+"""For an ssh whose connection is over to end by itself."""
 
 
 class EngineUnreachable(StackError):
@@ -30,6 +35,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__("engine", timeout=timeout)
         self._engine = host
         self._ssh: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
 
     def connect(self) -> None:
         if self._engine.startswith("unix://"):
@@ -37,17 +43,30 @@ class _Connection(http.client.HTTPConnection):
             self.sock.settimeout(self.timeout)
             self.sock.connect(self._engine.removeprefix("unix://"))
             return
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `hang_up`
         ours, theirs = socket.socketpair()
         ours.settimeout(self.timeout)
+        self.sock = ours
         with theirs:
             # Not to be asked anything: nobody sits before it.
             self._ssh = subprocess.Popen(
                 ssh_command(self._engine),
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
+                stderr=self._said,
             )
-        self.sock = ours
+
+    def last_word(self) -> str:
+        """The last line that ssh has said, of a connection that failed; empty if there is none."""
+        if self._ssh is None or self._said is None:
+            return ""
+        # What it was to read is at its end, which lets it end by itself.
+        self.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._ssh.wait(LAST_WORD_SECONDS)
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def hang_up(self) -> None:
         """After `close`, which comes as soon as an answer has begun that is this connection's last."""
@@ -55,6 +74,9 @@ class _Connection(http.client.HTTPConnection):
             self._ssh.terminate()
             self._ssh.wait()
             self._ssh = None
+        if self._said is not None:
+            self._said.close()
+            self._said = None
 
 
 def ssh_command(host: str) -> list[str]:
@@ -77,7 +99,7 @@ def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        words = str(error) or type(error).__name__
+        words = connection.last_word() or str(error) or type(error).__name__
         raise EngineUnreachable(f"the Docker engine at {host} does not answer: {words}") from None
     finally:
         connection.close()
