@@ -42,7 +42,7 @@ SHARED_DIRECTORIES = frozenset(
 )
 
 FIELDS = {
-    "host": "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port",
+    "host": "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port with a port of 1 to 65535",
     "address": "an address of the engine's host, such as 127.0.0.1 or 0.0.0.0",
     "domain": "a name that leads to the engine's host, such as voice.example.com",
     "registry": "a registry and a path in it, such as registry.example.com/team, without a tag",
@@ -52,7 +52,7 @@ FIELDS = {
     "stun": "a list of stun:host:port",
     "turn": "true or false",
     "turnAddress": "the public IP address of the engine's host",
-    "turnPorts": "a list of the first and the last UDP port, 1024 to 65535",
+    "turnPorts": "a list of the first and the last UDP port, 1024 to 65535, without 3478, at most 1000 ports",
     "caddyImage": "an image's reference",
     "turnImage": "an image's reference",
 }
@@ -67,9 +67,35 @@ def _address(text: str) -> str:
     return text
 
 
+def _public(text: str) -> str:
+    address = ipaddress.ip_address(_address(text))
+    if address.is_loopback or address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{text!r} is refused; allowed: {FIELDS['turnAddress']}")
+    return text
+
+
+def _ssh_port(host: str) -> str:
+    port = host.rpartition(":")[2]
+    if host.startswith("ssh://") and port.isdigit() and int(port) > 65535:
+        raise ValueError(f"{host!r} is refused; allowed: {FIELDS['host']}")
+    return host
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
-Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+IMAGE = (
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+"""A reference: a registry or none, a path, and a tag or a digest or both."""
+
+Image = Annotated[str, Field(max_length=512, pattern=f"^{IMAGE}$")]
+
+TURN_PORT = 3478
+"""Where the TURN server listens (RFC 8656)."""
+
+MOST_RELAYS = 1000
+"""Ports of relays. The engine has a process or a rule for each, and makes them one by one."""
 
 
 class DockerConfig(BaseModel):
@@ -77,18 +103,24 @@ class DockerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    host: str = Field(
+    host: Annotated[str, AfterValidator(_ssh_port)] = Field(
         default=f"unix://{LOCAL_SOCKET}",
-        pattern=r"^(unix:///[!-~]+|ssh://([A-Za-z0-9._-]+@)?[A-Za-z0-9._-]+(:[1-9][0-9]{0,4})?)$",
+        # ssh takes what begins with a hyphen for an option, and Docker's client does not keep it from that.
+        pattern=r"^(unix:///[!-~]+|ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*"
+        r"(:[1-9][0-9]{0,4})?)$",
     )
     """The engine. Not `tcp://`: who reaches such an engine owns its host."""
     address: Address = "127.0.0.1"
     """Where the dispatcher listens on the engine's host, unless there is a domain."""
-    domain: str = Field(default="", max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.|$)){0,}$")
+    domain: str = Field(
+        default="",
+        max_length=253,
+        pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+    )
     """The public name: with one, Caddy takes calls on ports 80 and 443, and gets the certificate."""
     registry: str = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
     """Where images are pushed to and pulled from by digest; without one they are loaded into the engine."""
-    base: str = Field(default="", pattern=r"^\S*$")
+    base: str = Field(default="", max_length=512, pattern=f"^({IMAGE})?$")
     """The base of the images; by default that of the Dockerfiles."""
     models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
     """A volume that bots see read-only at /mnt/models, and where images look for models. A directory of the
@@ -101,7 +133,7 @@ class DockerConfig(BaseModel):
     """From whom bots and clients learn their public addresses, if clients are elsewhere and `turn` is off."""
     turn: bool = False
     """Whether there is a TURN server, for clients whose network lets nothing else through."""
-    turn_address: Annotated[str, AfterValidator(lambda text: text and _address(text))] = ""
+    turn_address: Annotated[str, AfterValidator(lambda text: text and _public(text))] = ""
     turn_ports: tuple[Port, Port] = (49160, 49223)
     """Of relays, one or two for each call. The engine has a process or a rule for each."""
     caddy_image: Image = CADDY
@@ -111,7 +143,8 @@ class DockerConfig(BaseModel):
     def _whole(self) -> DockerConfig:
         if self.turn and not self.turn_address:
             raise ValueError(f"turnAddress is missing, and turn is on; allowed: {FIELDS['turnAddress']}")
-        if self.turn_ports[0] > self.turn_ports[1]:
+        first, last = self.turn_ports
+        if not 0 <= last - first < MOST_RELAYS or first <= TURN_PORT <= last:
             raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {FIELDS['turnPorts']}")
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(

@@ -11,12 +11,12 @@ from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.keys import KeySettings
 from dispatcher.settings import ContainerPlacement, IceServer, Settings, is_loopback
 from stacks.config import StackConfig
+from stacks.docker.config import TURN_PORT
 
 PLACEMENT = "docker"
 DISPATCHER_ALIAS, ENGINE_ALIAS = "dispatcher", "engine"
 """Names in the stack's own networks."""
 DISPATCHER_PORT, ENGINE_PORT = 7860, 2375
-TURN_PORT = 3478
 
 PAGE_KEY_NAME = "page"
 NOT_YET = "sha256:" + "0" * 64

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
+from stacks.docker.config import TURN_PORT
 from stacks.docker.containers import Service, run
-from stacks.docker.settings import TURN_PORT
 
 # With the secret kept out of arguments and of the program's environment.
 START = (

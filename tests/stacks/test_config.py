@@ -166,7 +166,8 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             on_docker(host="tcp://0.0.0.0:2375"),
             'switchboard:docker.host: "tcp://0.0.0.0:2375" is refused; '
-            "allowed: unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port",
+            "allowed: unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port with a port of "
+            "1 to 65535",
         ),
         (
             on_docker(domian="x.example"),
@@ -200,14 +201,17 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         (
             on_docker(turnPorts=[50000, 49000]),
             "switchboard:docker: turnPorts: [50000, 49000] is refused; "
-            "allowed: a list of the first and the last UDP port, 1024 to 65535",
+            "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
+            "at most 1000 ports",
         ),
         (
             on_docker(turnPorts=[80, 90]),
             "switchboard:docker.turnPorts.0: 80 is refused; "
-            "allowed: a list of the first and the last UDP port, 1024 to 65535\n"
+            "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
+            "at most 1000 ports\n"
             "switchboard:docker.turnPorts.1: 90 is refused; "
-            "allowed: a list of the first and the last UDP port, 1024 to 65535",
+            "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
+            "at most 1000 ports",
         ),
         (
             on_docker(address="0.0.0.0"),
@@ -287,6 +291,56 @@ def test_a_directory_of_a_bots_own_may_be_in_a_home(tmp_path: Path, monkeypatch:
 def test_a_directory_of_the_systems(directory: str) -> None:
     assert why_no_image(Path(directory), Path("/srv/voice/checkout"))
     assert not why_no_image(Path(directory, "somebodys", "bot"), Path("/srv/voice/checkout"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("host", "ssh://deploy@vm.example:65536"),
+        ("host", "ssh://-oProxyCommand=x"),
+        ("host", "ssh://-l@vm.example"),
+        ("host", "ssh://deploy@"),
+        ("domain", "localhost"),
+        ("domain", "203.0.113.7"),
+        ("domain", "-voice.example.com"),
+        ("domain", "voice..example.com"),
+        ("domain", "voice.example.com."),
+        ("base", "--help"),
+        ("base", "python:3.13 slim"),
+        ("base", "python@sha256:0123"),
+        ("base", "python:"),
+        ("caddyImage", ""),
+        ("turnImage", "https://registry.example/coturn"),
+        ("turnAddress", "0.0.0.0"),
+        ("turnAddress", "127.0.0.1"),
+        ("turnAddress", "::"),
+        ("turnPorts", [3000, 3999]),
+        ("turnPorts", [20000, 21000]),
+    ],
+)
+def test_a_value_that_the_engine_would_stumble_over(checkout: Path, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^switchboard:docker(\.|: ){key}: .* is refused; allowed: "):
+        config(checkout, **on_docker(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("host", "ssh://deploy@vm-1.example:65535"),
+        ("host", "ssh://10.0.0.5"),
+        ("base", "python"),
+        ("base", "registry.example:5000/team/python:3.13-slim-trixie@sha256:" + "0" * 64),
+        ("turnImage", "127.0.0.1:5000/coturn:latest"),
+        ("turnAddress", "203.0.113.7"),
+        ("turnPorts", [20000, 20999]),
+    ],
+)
+def test_a_value_that_is_taken_as_it_is(tmp_path: Path, key: str, value: Any) -> None:
+    (tmp_path / "bots").mkdir()
+    (tmp_path / "bots" / "echo.py").touch()
+    agents = {"echo": {"bot": "bots/echo.py"}}
+    found = config(tmp_path, agents=agents, cloud="docker", docker={key: value})
+    assert json.loads(found.docker.model_dump_json(by_alias=True))[key] == value
 
 
 def test_each_fault_has_its_line(checkout: Path) -> None:
