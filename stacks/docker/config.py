@@ -130,7 +130,7 @@ class DockerConfig(BaseModel):
     stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
         "stun:stun.l.google.com:19302",
     )
-    """From whom bots and clients learn their public addresses, if clients are elsewhere and `turn` is off."""
+    """From whom bots and clients learn their public addresses, if clients are elsewhere. Bots ask one."""
     turn: bool = False
     """Whether there is a TURN server, for clients whose network lets nothing else through."""
     turn_address: Annotated[str, AfterValidator(lambda text: text and _public(text))] = ""

@@ -133,10 +133,11 @@ def public_url(config: StackConfig) -> str | None:
 def stun_servers(config: StackConfig) -> tuple[str, ...]:
     """On one machine everybody finds each other without."""
     docker = config.docker
-    if docker.turn:
-        return (f"stun:{_turn_host(config)}:{TURN_PORT}",)
     elsewhere = docker.domain or docker.over_ssh or not is_loopback(docker.address)
-    return docker.stun if elsewhere else ()
+    public = docker.stun if elsewhere else ()
+    # Bots ask the first one alone (aiortc). To our own they come through the engine's network, and it would
+    # tell them an address of the host that nobody outside knows.
+    return (*public, f"stun:{_turn_host(config)}:{TURN_PORT}") if docker.turn else public
 
 
 def turn_urls(config: StackConfig) -> tuple[str, ...]:
