@@ -12,7 +12,9 @@ import pulumi
 import pulumi_docker_build as docker_build
 
 from dispatcher.settings import AgentSettings
+from dispatcher.version import VERSION
 from stacks.docker.content import fingerprint
+from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
     *("dispatcher", "bot/__init__.py", "bot/protocol.py", "requirements-node.txt"),
@@ -93,9 +95,11 @@ class Images(pulumi.ComponentResource):
         bots: Path | None = None,
     ) -> pulumi.Output[str]:
         args = self._args
-        given = {**arguments, **({"BASE": args.base} if args.base else {})}
+        given = {**arguments, **({"BASE": args.base} if args.base else {}), "VERSION": VERSION}
         mark = fingerprint(args.checkout, sources, bots, given, whose)
         reference = f"{args.repository}-{name}:{mark}"
+        # Not of the fingerprint: another commit of the same content is no other image.
+        made_from = revision(args.checkout, [*sources, *filter(None, [arguments.get("BOT_DIR")])])
         contexts = {}
         if bots is not None and not bots.is_relative_to(args.checkout):
             contexts["bot-files"] = docker_build.ContextArgs(location=str(bots))
@@ -106,7 +110,7 @@ class Images(pulumi.ComponentResource):
             dockerfile=docker_build.DockerfileArgs(
                 location=str(args.checkout / "images" / f"{dockerfile}.Dockerfile")
             ),
-            build_args=given,
+            build_args={**given, **({"REVISION": made_from} if made_from else {})},
             build_on_preview=False,
             push=args.pushed,
             load=not args.pushed,

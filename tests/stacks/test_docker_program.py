@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from pulumi.runtime import rpc
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
 from dispatcher.machines import container_body
 from dispatcher.settings import Settings
+from dispatcher.version import VERSION
 from images.app import strip
 from stacks.config import parse
 from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
 from stacks.docker.images import MODELS_TARGET
+from stacks.docker.revision import revision
 from stacks.docker.settings import max_containers
 from stacks.errors import ConfigError
 from tests.stacks.test_program import REPOSITORY, run
@@ -195,11 +198,12 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
     }
     assert set(images) == {"dispatcher-image", "bot-bot-agents-image"}
     bot = images["bot-bot-agents-image"]
-    assert bot["buildArgs"] == {
+    assert {name: value for name, value in bot["buildArgs"].items() if name != "REVISION"} == {
         "BOT_DIR": "bot/agents",
         "BOT_FILE": "echo.py",
         "TRANSPORTS": "webrtc",
         "VAD": "onnx",
+        "VERSION": VERSION,
     }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
     agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_AGENTS"])
@@ -224,7 +228,7 @@ def test_a_registry_and_a_base() -> None:
     image = resources["dispatcher-image"]["inputs"]
     assert image["tags"][0].startswith("registry.example.com/team/switchboard-local-dispatcher:")
     assert (image["load"], image["push"]) == (False, True)
-    assert image["buildArgs"] == {"BASE": "debian@sha256:" + "2" * 64}
+    assert image["buildArgs"]["BASE"] == "debian@sha256:" + "2" * 64
     # By digest, which the provider tells once it has pushed.
     assert resources["dispatcher"]["inputs"]["image"] == "dispatcher-image@sha256:recorded"
     assert resources["engine"]["inputs"]["registryAuth"] == '[{"address": "registry.example.com"}]'
@@ -342,6 +346,30 @@ def test_a_fingerprint_is_of_what_the_image_has(tmp_path: Path, name: str) -> No
     second = now()
     (tmp_path / name).rename(tmp_path / name.replace("/", "-").replace(".", "-"))
     assert now() != second, "its name counts, too"
+
+
+def test_an_image_is_labelled_with_the_commit_that_last_changed_what_it_is_made_from(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        whoever = ["-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *whoever, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(name: str) -> str:
+        (tmp_path / name).write_text(name)
+        git("add", "--all")
+        git("commit", "--message", name)
+        return git("rev-parse", "HEAD")
+
+    assert revision(tmp_path, ["bot.py"]) is None
+    git("init")
+    assert revision(tmp_path, ["bot.py"]) is None
+    first = commit("bot.py")
+    commit("README.md")
+    assert revision(tmp_path, ["bot.py"]) == first
+    (tmp_path / "bot.py").write_text("not committed yet")
+    assert revision(tmp_path, ["bot.py"]) == f"{first}-dirty"
+    (tmp_path / "below").mkdir()
+    assert revision(tmp_path / "below", ["bot.py"]) is None, "the repository is somebody else's"
 
 
 def test_a_fingerprint_is_of_links_and_of_who_may_run_a_file(tmp_path: Path) -> None:
