@@ -13,7 +13,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from dispatcher.engine_proxy.rules import Ask, Refused, Rules
+from dispatcher.engine_proxy.reading import Refused
+from dispatcher.engine_proxy.rules import Ask, Rules
 from dispatcher.machines.container_room import Room, state_of
 from dispatcher.machines.provider import MachineState, NoCapacity
 

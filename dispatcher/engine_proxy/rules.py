@@ -11,9 +11,21 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
-from urllib.parse import parse_qsl, urlencode
+from typing import Any
+from urllib.parse import urlencode
 
+from dispatcher.engine_proxy.reading import (
+    NUMBER,
+    Refused,
+    member,
+    nothing_in,
+    number,
+    only,
+    read_json,
+    read_query,
+    texts,
+    within,
+)
 from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
@@ -33,20 +45,11 @@ TARGET = re.compile(r"/(?P<version>v1\.41/)?(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<q
 
 MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
 """A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
-NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_STOP_SECONDS = 3600
 MAX_LINES = 1000
 
 Keep = Callable[[Any], Any]
 """What the caller gets of the engine's answer."""
-
-
-class Refused(Exception):
-    """The request is none that the provider makes; the text names what is wrong with it."""
-
-    def __init__(self, reason: str, status: int = 403) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,16 @@ class Rules:
         match = TARGET.fullmatch(target)
         if match is None:
             raise Refused(f"{target[:200]!r} is not a path of the provider's")
-        path, query = match["path"], _query(match["query"])
+        path, query = match["path"], read_query(match["query"])
         if (method, path, match["version"]) == ("GET", "_ping", None):
-            _none(query, content)
+            nothing_in(query, content)
             # For the health command: the engine answers.
             return Ask("GET", "_ping")
         if match["version"] is None:
             raise Refused(f"{path!r} has no version; allowed: {VERSION}")
         if (method, path) == ("POST", "containers/create"):
             return self._create(query, content)
-        _none({}, content)
+        nothing_in({}, content)
         return self._without_body(method, path, query)
 
     def info(self) -> Ask:
@@ -120,18 +123,18 @@ class Rules:
 
     def _without_body(self, method: str, path: str, query: dict[str, str]) -> Ask:
         if (method, path) == ("GET", "info"):
-            _none(query)
+            nothing_in(query)
             return self.info()
         if (method, path) == ("GET", "containers/json"):
             label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
-            if query.get("all") != "true" or _json(query.get("filters", "")) != {"label": [label]}:
+            if query.get("all") != "true" or read_json(query.get("filters", "")) != {"label": [label]}:
                 raise Refused(f"containers are listed with all=true and the label {label}")
-            _only(query, {"all", "filters"})
+            only(query, {"all", "filters"})
             return self.listing()
         if (method, path) == ("POST", "images/create"):
             return self._pull(query)
         if path.startswith("images/") and path.endswith("/json") and method == "GET":
-            _none(query)
+            nothing_in(query)
             image = self._image(path.removeprefix("images/").removesuffix("/json"))
             return Ask("GET", f"images/{image}/json", keep=lambda found: {"Id": found["Id"]})
         return self._of_a_container(method, path, query)
@@ -144,28 +147,28 @@ class Rules:
         self._machine_of(name)
         match (method, *parts[2:]):
             case ("GET", "json"):
-                _none(query)
+                nothing_in(query)
                 return Ask("GET", "containers/{id}/json", container=name, keep=_inspected)
             case ("POST", "start"):
-                _none(query)
+                nothing_in(query)
                 return Ask("POST", "containers/{id}/start", container=name, starts=True)
             case ("POST", "stop"):
-                _only(query, {"t"})
-                seconds = _number(query, "t", MAX_STOP_SECONDS)
+                only(query, {"t"})
+                seconds = number(query, "t", MAX_STOP_SECONDS)
                 return Ask("POST", "containers/{id}/stop", {"t": seconds}, container=name)
             case ("DELETE",):
-                _only(query, {"force", "v"})
+                only(query, {"force", "v"})
                 return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
             case ("GET", "logs"):
-                _only(query, {"stdout", "stderr", "follow", "tail"})
+                only(query, {"stdout", "stderr", "follow", "tail"})
                 if query.get("follow") != "0":
                     raise Refused("follow: is refused; allowed: 0")
-                lines = {"stdout": "true", "stderr": "true", "tail": _number(query, "tail", MAX_LINES)}
+                lines = {"stdout": "true", "stderr": "true", "tail": number(query, "tail", MAX_LINES)}
                 return Ask("GET", "containers/{id}/logs", lines, container=name)
         raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
 
     def _pull(self, query: dict[str, str]) -> Ask:
-        _only(query, {"fromImage", "tag"})
+        only(query, {"fromImage", "tag"})
         image = self._image(query.get("fromImage", ""))
         last = image.rpartition("/")[2]
         # A tag would go before the one in the name, or a digest; without any the engine would get all tags.
@@ -186,9 +189,9 @@ class Rules:
         return machine
 
     def _create(self, query: dict[str, str], content: bytes) -> Ask:
-        _only(query, {"name"})
+        only(query, {"name"})
         name = query.get("name", "")
-        given = _json(content)
+        given = read_json(content)
         facts = self._facts(self._machine_of(name), given)
         wanted = body(self._place, facts)
         if (where := _difference(wanted, given)) is not None:
@@ -203,15 +206,15 @@ class Rules:
     def _facts(self, machine_id: str, given: Any) -> Facts:
         """What is up to the caller, within its bounds."""
         settings = self._settings
-        host = _member(given, "HostConfig", dict)
-        environment = _texts(given, "Env")
+        host = member(given, "HostConfig", dict)
+        environment = texts(given, "Env")
         for variable in environment:
             if "=" not in variable:
                 # The engine would fill it in from what it has itself.
                 raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
-        entrypoint = _texts(given, "Entrypoint")
+        entrypoint = texts(given, "Entrypoint")
         seconds = entrypoint[2] if len(entrypoint) > 2 else ""
-        labels = _member(given, "Labels", dict)
+        labels = member(given, "Labels", dict)
         memory = labels.get(MEMORY_LABEL)
         if not isinstance(memory, str) or not NUMBER.fullmatch(memory):
             raise Refused(f"Labels.{MEMORY_LABEL}: is refused; allowed: whole MiB")
@@ -223,11 +226,11 @@ class Rules:
             raise Refused(f"Labels.{MACHINE_LABEL}: is refused; allowed: {machine_id}, as in the name")
         return Facts(
             machine_id=machine_id,
-            image=self._image(_member(given, "Image", str)),
-            nano_cpus=_within(_member(host, "NanoCpus", int), settings.max_cpu * 1e9, "HostConfig.NanoCpus"),
-            memory_mb=_within(int(memory), settings.max_memory_mb, f"Labels.{MEMORY_LABEL}"),
-            seconds=_within(int(seconds), settings.max_seconds, "Entrypoint"),
-            arguments=tuple(_texts(given, "Cmd")),
+            image=self._image(member(given, "Image", str)),
+            nano_cpus=within(member(host, "NanoCpus", int), settings.max_cpu * 1e9, "HostConfig.NanoCpus"),
+            memory_mb=within(int(memory), settings.max_memory_mb, f"Labels.{MEMORY_LABEL}"),
+            seconds=within(int(seconds), settings.max_seconds, "Entrypoint"),
+            arguments=tuple(texts(given, "Cmd")),
             environment=tuple(environment),
         )
 
@@ -263,76 +266,3 @@ def _inspected(found: Any) -> dict[str, Any]:
         "Config": {"Labels": config["Labels"], "Tty": config["Tty"]},
         "HostConfig": {"Memory": found["HostConfig"]["Memory"]},
     }
-
-
-def _query(text: str | None) -> dict[str, str]:
-    if not text:
-        return {}
-    try:
-        pairs = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=8
-        )
-    except ValueError:
-        raise Refused("the query cannot be read", 400) from None
-    if len(dict(pairs)) < len(pairs):
-        raise Refused("a parameter of the query is there twice", 400)
-    return dict(pairs)
-
-
-def _json(text: str | bytes) -> Any:
-    """Raises Refused if it is not JSON that all readers read alike."""
-
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in members:
-                raise Refused(f"{name[:100]!r}: is there twice", 400)
-            members[name] = value
-        return members
-
-    def no_number(word: str) -> NoReturn:
-        raise Refused(f"{word} is not JSON", 400)
-
-    try:
-        decoded = text.decode() if isinstance(text, bytes) else text
-        return json.loads(decoded, object_pairs_hook=distinct, parse_constant=no_number)
-    except (ValueError, RecursionError):
-        raise Refused("what was sent is not JSON", 400) from None
-
-
-def _member(given: Any, name: str, kind: type) -> Any:
-    value = given.get(name) if isinstance(given, dict) else None
-    if type(value) is not kind:
-        raise Refused(f"{name}: is missing or of another type", 400)
-    return value
-
-
-def _texts(given: Any, name: str) -> list[str]:
-    values = _member(given, name, list)
-    if not all(isinstance(value, str) for value in values):
-        raise Refused(f"{name}: is not a list of texts", 400)
-    return values
-
-
-def _within(value: int, most: float, where: str) -> int:
-    if not 0 < value <= most:
-        raise Refused(f"{where}: {value} is refused; allowed: 1 to {most:.0f}")
-    return value
-
-
-def _number(query: Mapping[str, str], name: str, most: int) -> str:
-    value = query.get(name, "")
-    if not NUMBER.fullmatch(value) or int(value) > most:
-        raise Refused(f"{name}: {value[:100]!r} is refused; allowed: 0 to {most}")
-    return value
-
-
-def _only(query: Mapping[str, str], names: set[str]) -> None:
-    if other := sorted(set(query) - names):
-        raise Refused(f"{other[0][:100]!r}: is not a parameter of the provider's")
-
-
-def _none(query: Mapping[str, str], content: bytes = b"") -> None:
-    _only(query, set())
-    if content:
-        raise Refused("this call has no body")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.engine_proxy.rules import Refused, Rules
+from dispatcher.engine_proxy.reading import Refused
+from dispatcher.engine_proxy.rules import Rules
 from tests.dispatcher.engine_proxy.world import FACTS, SETTINGS, wanted
 
 RULES = Rules(SETTINGS)
