@@ -15,7 +15,6 @@ Where another process has the lock, the thread waits for it.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,40 +22,22 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
-from dispatcher.store import statements
+from dispatcher.store import engines, statements
 from dispatcher.store.checkpoints import Checkpoints
+from dispatcher.store.on_loop import OnLoop
 from dispatcher.store.outage import Outage
 
 T = TypeVar("T")
 
-READ_ONLY = "switchboard_read_only"
-"""The execution option of connections that only read: on SQLite they need not wait for the write lock."""
-
-BUSY_TIMEOUT_SECONDS = 5.0
-"""How long a transaction waits for another process's write lock on SQLite before the call fails."""
-
 CHECKPOINT_WAIT_SECONDS = 0.05
 """How long the end of a copy of SQLite's log waits for readers of an older state, and all writers with it."""
-
-SQLITE_READERS = 4
-POSTGRES_CONNECTIONS = 10
-"""Per replica. PostgreSQL's own default is 100 connections in all; beyond some ten, a replica's threads wait
-for Python and not for the database."""
-
-CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 10
-"""How long PostgreSQL may take to be reached, and for one statement: a database that hangs is one that is
-down, and callers must hear so."""
 
 TRANSIENT = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization_failure and deadlock_detected: the same transaction may work now."""
 
 ATTEMPTS = 3
-
 
 Access = Literal["read", "write"]
 
@@ -97,64 +78,18 @@ class Threads:
             await asyncio.to_thread(executor.shutdown)
 
 
-class _OnLoop:
-    """SQLite's connection that the event loop uses, and keeps. It waits for no lock, and copies no log.
-
-    Its transactions are begun and ended here: to take a connection from the pool, have SQLAlchemy begin and
-    give it back takes a fifth of the time of a short one.
-    """
-
-    def __init__(self, url: sa.URL) -> None:
-        self._engine = _sqlite(url, connections=1, busy_timeout=0, checkpoints=False)
-        # SQLAlchemy is not to begin any.
-        self._reading = self._engine.execution_options(**{READ_ONLY: True})
-        self._kept: sa.Connection | None = None
-
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        connection = self._connection()
-        try:
-            return work(connection)
-        finally:
-            connection.rollback()
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        connection = self._connection()
-        statements.execute(connection, "BEGIN IMMEDIATE")
-        try:
-            result = work(connection)
-            statements.execute(connection, "COMMIT")
-        except BaseException:
-            # The pool undoes what was begun, and drops a connection with which that fails.
-            self._kept = None
-            connection.close()
-            raise
-        # What SQLAlchemy takes for a transaction of its own, where `work` has used it.
-        connection.rollback()
-        return result
-
-    def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-        self._engine.dispose()
-
-    def _connection(self) -> sa.Connection:
-        if self._kept is None:
-            self._kept = self._reading.connect()
-        return self._kept
-
-
 class Database:
     """The database behind a SQLAlchemy URL, SQLite or PostgreSQL."""
 
     def __init__(
         self, url: str | sa.URL, runner: Runner | None = None, on_transaction: OnTransaction = unobserved
     ) -> None:
-        self._engine = _engine(sa.make_url(url))
+        self._engine = engines.of(sa.make_url(url))
         autocommit = {"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}
-        self._reading = self._engine.execution_options(**{READ_ONLY: True}, **autocommit)
-        self._on_loop: _OnLoop | None = None
+        self._reading = self._engine.execution_options(**{engines.READ_ONLY: True}, **autocommit)
+        self._on_loop: OnLoop | None = None
         if runner is None and not self.is_postgres:
-            self._on_loop = _OnLoop(sa.make_url(url))
+            self._on_loop = OnLoop(sa.make_url(url))
         self._runner = runner or _threads(self.is_postgres)
         self._checkpoints = Checkpoints(self._checkpoint)
         self._on_transaction = on_transaction
@@ -216,14 +151,14 @@ class Database:
         finally:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
 
-    async def _at_once(self, here: _OnLoop, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
+    async def _at_once(self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
         """Run it on the event loop; in a thread, if another process writes just now."""
         while True:
             try:
                 result = here.write(work) if writes else here.read(work)
                 break
             except OperationalError as error:
-                if not _is_locked(error):
+                if not engines.is_locked(error):
                     raise
             if not self._writing:
                 return await self._in_thread(work, writes=writes)
@@ -271,11 +206,11 @@ class Database:
     async def _checkpoint(self, mode: str) -> None:
         def run() -> None:
             with self._reading.connect() as connection:
-                _wait_at_most(connection, CHECKPOINT_WAIT_SECONDS)
+                engines.wait_at_most(connection, CHECKPOINT_WAIT_SECONDS)
                 try:
                     statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
                 finally:
-                    _wait_at_most(connection, BUSY_TIMEOUT_SECONDS)
+                    engines.wait_at_most(connection, engines.BUSY_TIMEOUT_SECONDS)
 
         await self._run(run, writes=True)
 
@@ -316,78 +251,13 @@ class _InDoubt(Exception):
         self.error = error
 
 
-def _is_locked(error: OperationalError) -> bool:
-    code = getattr(error.orig, "sqlite_errorcode", 0)
-    return code & 0xFF == sqlite3.SQLITE_BUSY
-
-
-def _wait_at_most(connection: sa.Connection, seconds: float) -> None:
-    statements.execute(connection, f"PRAGMA busy_timeout = {round(1000 * seconds)}")
-
-
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _threads(postgres: bool) -> Threads:
     return (
-        Threads(POSTGRES_CONNECTIONS // 2, POSTGRES_CONNECTIONS // 2)
+        Threads(engines.POSTGRES_CONNECTIONS // 2, engines.POSTGRES_CONNECTIONS // 2)
         if postgres
-        else Threads(SQLITE_READERS, 1)
+        else Threads(engines.SQLITE_READERS, 1)
     )
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    """Its errors say the statement and hide the values: sessions' bodies, TURN servers' credentials."""
-    if url.get_backend_name() == "postgresql":
-        connect = {
-            "connect_timeout": CONNECT_SECONDS,
-            "options": f"-c statement_timeout={STATEMENT_SECONDS}s",
-        }
-        # What the URL says goes before.
-        arguments = {name: value for name, value in connect.items() if name not in url.query}
-        return sa.create_engine(
-            url,
-            pool_size=POSTGRES_CONNECTIONS,
-            max_overflow=0,
-            connect_args=arguments,
-            pool_use_lifo=True,
-            hide_parameters=True,
-        )
-    return _sqlite(url, connections=SQLITE_READERS + 1, busy_timeout=BUSY_TIMEOUT_SECONDS, checkpoints=True)
-
-
-def _sqlite(url: sa.URL, *, connections: int, busy_timeout: float, checkpoints: bool) -> sa.Engine:
-    """
-    Args:
-        checkpoints: Whether a commit that finds the log long copies it into the database.
-    """
-    engine = sa.create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={"timeout": busy_timeout, "check_same_thread": False},
-        hide_parameters=True,
-    )
-
-    # The driver's own transaction control begins late and without the write lock: ours replaces it.
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        # A commit outlives the process, and with WAL the file stays whole in any case. A power cut may lose
-        # the last commits: and with them, on one host, every machine that they are about.
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        if not checkpoints:
-            cursor.execute("PRAGMA wal_autocheckpoint = 0")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begun(connection: sa.Connection) -> None:
-        if not connection.get_execution_options().get(READ_ONLY, False):
-            statements.execute(connection, "BEGIN IMMEDIATE")
-
-    return engine

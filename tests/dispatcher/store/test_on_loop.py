@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.store import checkpoints, database
+from dispatcher.store import checkpoints, database, engines
 from dispatcher.store.database import Database
 
 
@@ -93,7 +93,7 @@ def test_what_finds_the_database_locked_by_others_waits_in_a_thread(tmp_path):
 
 
 def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 0.01)
 
     async def use(notes: Database, path: Path):
         other = sqlite3.connect(path, isolation_level=None)
@@ -156,7 +156,7 @@ def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatc
     """A backup may read for minutes. SQLite has all writers wait for it at the end of a copy of the log."""
     monkeypatch.setattr(checkpoints, "WRITES", 5)
     monkeypatch.setattr(database, "CHECKPOINT_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 3600.0)
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 3600.0)
 
     async def use(notes: Database, path: Path):
         reader = sqlite3.connect(path, isolation_level=None)
