@@ -9,7 +9,8 @@ are found by their keys take 0.1 to 0.3 ms there. In a thread they took several 
 lock changes hands with every call of SQLite. Nothing that may take long happens on the loop: the thread does
 all that waits for the disk (see `checkpoints`). What finds the database locked waits until the thread has
 done, and comes back: done in the thread, it would find what comes next there as well, and so on for seconds.
-Where another process has the lock, the thread waits for it.
+Where another process has the lock, the thread waits for it. However many wait in turn, each hears within
+`engines.BUSY_TIMEOUT_SECONDS` that it stays locked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -136,11 +138,12 @@ class Database:
 
     async def _timed(self, work: Callable[[sa.Connection], T], *, writes: bool, quick: bool) -> T:
         began, answered = time.perf_counter(), True
+        until = began + engines.BUSY_TIMEOUT_SECONDS
         try:
             if quick and self._on_loop is not None:
-                result = await self._at_once(self._on_loop, work, writes=writes)
+                result = await self._at_once(self._on_loop, work, writes=writes, until=until)
             else:
-                result = await self._in_thread(work, writes=writes)
+                result = await self._in_thread(work, writes=writes, until=until)
             self._outage.answered()
             return result
         except SQLAlchemyError as error:
@@ -151,26 +154,29 @@ class Database:
         finally:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
 
-    async def _at_once(self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
+    async def _at_once(
+        self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool, until: float
+    ) -> T:
         """Run it on the event loop; in a thread, if another process writes just now."""
         while True:
             try:
                 result = here.write(work) if writes else here.read(work)
                 break
             except OperationalError as error:
-                if not engines.is_locked(error):
+                left = until - time.perf_counter()
+                if not engines.is_locked(error) or left <= 0:
                     raise
             if not self._writing:
-                return await self._in_thread(work, writes=writes)
-            await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
+                return await self._in_thread(work, writes=writes, until=until)
+            await asyncio.wait(self._writing, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if writes:
             self._checkpoints.written()
         # Who does one after the other lets others have their turn.
         await asyncio.sleep(0)
         return result
 
-    async def _in_thread(self, work: Callable[[sa.Connection], T], *, writes: bool) -> T:
-        run = self._write if writes else self._read
+    async def _in_thread(self, work: Callable[[sa.Connection], T], *, writes: bool, until: float) -> T:
+        run = partial(self._write, until) if writes else self._read
         return await self._run(lambda: self._again(run, work), writes=writes)
 
     async def _run(self, work: Callable[[], T], *, writes: bool) -> T:
@@ -192,8 +198,12 @@ class Database:
         with self._reading.connect() as connection:
             return work(connection)
 
-    def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._engine.connect() as connection, connection.begin() as transaction:
+    def _write(self, until: float, work: Callable[[sa.Connection], T]) -> T:
+        waits = {engines.UNTIL: until}
+        with (
+            self._engine.connect().execution_options(**waits) as connection,
+            connection.begin() as transaction,
+        ):
             result = work(connection)
             try:
                 transaction.commit()
@@ -205,12 +215,11 @@ class Database:
 
     async def _checkpoint(self, mode: str) -> None:
         def run() -> None:
-            with self._reading.connect() as connection:
-                engines.wait_at_most(connection, CHECKPOINT_WAIT_SECONDS)
-                try:
-                    statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
-                finally:
-                    engines.wait_at_most(connection, engines.BUSY_TIMEOUT_SECONDS)
+            with (
+                self._reading.connect() as connection,
+                engines.waiting_at_most(connection, CHECKPOINT_WAIT_SECONDS),
+            ):
+                statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
 
         await self._run(run, writes=True)
 

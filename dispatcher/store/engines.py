@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,8 +18,13 @@ from dispatcher.store import statements
 READ_ONLY = "switchboard_read_only"
 """The execution option of connections that only read: on SQLite they need not wait for the write lock."""
 
+UNTIL = "switchboard_until"
+"""The execution option that says until when (by `time.perf_counter`) a transaction waits for SQLite's write
+lock; without it, BUSY_TIMEOUT_SECONDS from its beginning."""
+
 BUSY_TIMEOUT_SECONDS = 5.0
-"""How long a transaction waits for another process's write lock on SQLite before the call fails."""
+"""How long a transaction waits in all for another process's write lock on SQLite before the call fails. From
+the call on: callers that waited one after the other would hear minutes later."""
 
 SQLITE_READERS = 4
 POSTGRES_CONNECTIONS = 10
@@ -79,7 +87,11 @@ def sqlite(url: sa.URL, *, connections: int, busy_timeout: float, checkpoints: b
 
     @event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        if not connection.get_execution_options().get(READ_ONLY, False):
+        options = connection.get_execution_options()
+        if options.get(READ_ONLY, False):
+            return
+        left = options[UNTIL] - time.perf_counter() if UNTIL in options else BUSY_TIMEOUT_SECONDS
+        with waiting_at_most(connection, max(left, 0.0)):
             statements.execute(connection, "BEGIN IMMEDIATE")
 
     return engine
@@ -90,5 +102,15 @@ def is_locked(error: OperationalError) -> bool:
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def wait_at_most(connection: sa.Connection, seconds: float) -> None:
+@contextlib.contextmanager
+def waiting_at_most(connection: sa.Connection, seconds: float) -> Iterator[None]:
+    """Have SQLite wait so long for what others have locked, in the place of BUSY_TIMEOUT_SECONDS."""
+    _wait_at_most(connection, seconds)
+    try:
+        yield
+    finally:
+        _wait_at_most(connection, BUSY_TIMEOUT_SECONDS)
+
+
+def _wait_at_most(connection: sa.Connection, seconds: float) -> None:
     statements.execute(connection, f"PRAGMA busy_timeout = {round(1000 * seconds)}")

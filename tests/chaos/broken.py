@@ -124,7 +124,7 @@ def reaper_does_not_re_read() -> Any:
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
-    def write(self: database.Database, work: Callable[[sa.Connection], Any]) -> Any:
+    def write(self: database.Database, _until: float, work: Callable[[sa.Connection], Any]) -> Any:
         with self._engine.begin() as connection:
             return work(connection)
 

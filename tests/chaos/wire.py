@@ -98,10 +98,11 @@ class Access(Generic[T]):
 
 
 class _Cursor(sqlite3.Cursor):
-    def execute(self, *given: Any) -> Any:
-        if Access.current is not None:
+    def execute(self, sql: str, *given: Any) -> Any:
+        # What SQLite is told of the connection itself is no statement of the line's.
+        if Access.current is not None and not sql.startswith("PRAGMA"):
             Access.current.statement()
-        return super().execute(*given)
+        return super().execute(sql, *given)
 
 
 class _Connection(sqlite3.Connection):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from dispatcher.store import checkpoints, database, engines
-from dispatcher.store.database import Database
+from dispatcher.store.database import Database, OnTransaction, unobserved
 
 
 def where(_: sa.Connection) -> str:
@@ -27,11 +27,11 @@ def count(connection: sa.Connection) -> int:
     return connection.exec_driver_sql("SELECT count(*) FROM notes").scalar_one()
 
 
-def with_database(tmp_path: Path, use) -> None:
+def with_database(tmp_path: Path, use, on_transaction: OnTransaction = unobserved) -> None:
     path = tmp_path / "notes.sqlite"
 
     async def run():
-        of_notes = Database(f"sqlite:///{path}")
+        of_notes = Database(f"sqlite:///{path}", on_transaction=on_transaction)
         try:
             await of_notes.write(lambda c: c.exec_driver_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
             await use(of_notes, path)
@@ -103,6 +103,27 @@ def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
         other.close()
 
     with_database(tmp_path, use)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_of_a_lock_that_stays_all_hear_in_the_time_of_one(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 0.5)
+    waited: list[float] = []
+
+    async def use(notes: Database, path: Path):
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        waited.clear()
+        heard = await asyncio.gather(
+            *(notes.write(write, quick=quick) for _ in range(20)), return_exceptions=True
+        )
+        other.close()
+        assert ["locked" in str(error) for error in heard] == [True] * 20
+        assert min(waited) > 0.4
+        assert max(waited) < 5, "one after the other they take 10 s"
+        assert await notes.write(write), "the lock is free again"
+
+    with_database(tmp_path, use, on_transaction=lambda _access, _answered, seconds: waited.append(seconds))
 
 
 def test_a_transaction_that_raises_leaves_nothing(tmp_path):
