@@ -210,6 +210,9 @@ class Database:
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise _InDoubt(error) from error
+                # SQLite leaves the transaction open, and SQLAlchemy takes it for over: it ends with its
+                # connection, or all writers would find the database locked.
+                connection.invalidate(error)
                 raise
             return result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from dispatcher.store import checkpoints, database, engines
 from dispatcher.store.database import Database, OnTransaction, unobserved
@@ -135,6 +135,24 @@ def test_a_transaction_that_raises_leaves_nothing(tmp_path):
         with pytest.raises(ValueError):  # noqa: PT011 - ours
             await notes.write(fail, quick=True)
         assert await notes.read(count, quick=True) == 0
+
+    with_database(tmp_path, use)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_commit_that_is_refused_leaves_nothing_locked(tmp_path, quick):
+    """SQLite leaves the transaction open then. A constraint that is checked by the commit refuses it."""
+    authors = "CREATE TABLE authors (note INTEGER REFERENCES notes DEFERRABLE INITIALLY DEFERRED)"
+
+    async def use(notes: Database, _: Path):
+        await notes.write(lambda connection: connection.exec_driver_sql(authors))
+        with pytest.raises(IntegrityError):
+            await notes.write(
+                lambda connection: connection.exec_driver_sql("INSERT INTO authors VALUES (1)"), quick=quick
+            )
+        assert await notes.write(write, quick=True) == threading.main_thread().name, "nobody has the lock"
+        assert await notes.write(write)
+        assert await notes.read(count) == 2
 
     with_database(tmp_path, use)
 
