@@ -24,11 +24,13 @@ class Checkpoints:
     """Counts transactions, and has the log copied from time to time.
 
     Args:
-        run: Copies it, in one of SQLite's modes, off the event loop.
+        run: Copies it, in one of SQLite's modes, off the event loop. Gives whether it came to its end.
     """
 
-    def __init__(self, run: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, run: Callable[[str], Awaitable[bool]]) -> None:
         self._run = run
+        self._grows = False
+        """Whether the last copy did not come to its end, which was told then."""
         self._writes = 0
         self._running: asyncio.Task[None] | None = None
 
@@ -49,7 +51,12 @@ class Checkpoints:
             # Most of it while others write, then the rest while nobody does: else it would never begin anew.
             # With a reader of an older state, such as a backup, it does not, and grows until the next time.
             await self._run("PASSIVE")
-            await self._run("RESTART")
+            held_by = None if await self._run("RESTART") else "somebody else writes, or reads an older state"
         except SQLAlchemyError as error:
-            # The log grows until the next time.
-            log.warning("the log of the database could not be copied into it: %s", error)
+            held_by = str(error)
+        if held_by is None and self._grows:
+            log.warning("the log of the database is copied into it again")
+        elif held_by is not None and not self._grows:
+            words = "the log of the database could not be copied into it, and grows until it can be: %s"
+            log.warning(words, held_by)
+        self._grows = held_by is not None

@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from dispatcher.store import engines, statements
+from dispatcher.store import engines
 from dispatcher.store.checkpoints import Checkpoints
 from dispatcher.store.on_loop import OnLoop
 from dispatcher.store.outage import Outage
@@ -216,15 +216,16 @@ class Database:
                 raise
             return result
 
-    async def _checkpoint(self, mode: str) -> None:
-        def run() -> None:
+    async def _checkpoint(self, mode: str) -> bool:
+        def run() -> bool:
             with (
                 self._reading.connect() as connection,
                 engines.waiting_at_most(connection, CHECKPOINT_WAIT_SECONDS),
             ):
-                statements.execute(connection, f"PRAGMA wal_checkpoint({mode})")
+                # SQLite's answer: whether it was kept from it, and two counts of pages.
+                return not connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()[0]
 
-        await self._run(run, writes=True)
+        return await self._run(run, writes=True)
 
     def _migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         with self._engine.connect() as connection:

@@ -214,6 +214,36 @@ def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatc
     with_database(tmp_path, use)
 
 
+def test_a_log_that_cannot_begin_anew_is_told_of_once_until_it_does(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoints, "WRITES", 5)
+
+    async def use(notes: Database, path: Path):
+        async def told() -> list[str]:
+            caplog.clear()
+            async with asyncio.timeout(20):
+                while not caplog.messages:
+                    await notes.write(write, quick=True)
+                    await notes.write(write)
+                for _ in range(20):
+                    await notes.write(write, quick=True)
+                    await notes.write(write)
+            return list(caplog.messages)
+
+        grows = (
+            "the log of the database could not be copied into it, and grows until it can be: "
+            "somebody else writes, or reads an older state"
+        )
+        for _ in range(2):
+            reader = sqlite3.connect(path, isolation_level=None)
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM notes").fetchone() is not None
+            assert await told() == [grows]
+            reader.close()
+            assert await told() == ["the log of the database is copied into it again"]
+
+    with_database(tmp_path, use)
+
+
 def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
     async def use(notes: Database, _: Path):
         begun, may_fail, unheard = threading.Event(), threading.Event(), []
