@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 metadata = sa.MetaData(
     naming_convention={
@@ -112,6 +113,9 @@ messages = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Index(None, "created_at"),
 )
+# Nobody reads a message after a crash of the server, so none is written to PostgreSQL's log.
+_unlogged = sa.DDL("ALTER TABLE messages SET UNLOGGED").execute_if(dialect="postgresql")
+event.listen(messages, "after_create", _unlogged)
 
 # How many sessions of an agent are live (admitted and not over) and queued. Kept by the transactions that
 # change sessions: a limit costs one row, however many sessions there are. The row without a name counts

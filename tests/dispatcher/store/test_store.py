@@ -77,12 +77,17 @@ def with_store(url, use):
 def described(connection: sa.Connection) -> dict[str, Any]:
     """Every table, as the database itself describes it."""
     inspector, tables = sa.inspect(connection), {}
+    kept: dict[str | None, str] = {}
+    if connection.dialect.name == "postgresql":
+        query = "SELECT relname, relpersistence FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        kept = {row.relname: row.relpersistence for row in connection.execute(sa.text(query))}
     for name in inspector.get_table_names():
         columns = {
             column["name"]: column | {"type": repr(column["type"])} for column in inspector.get_columns(name)
         }
         indexes = {index["name"]: index for index in inspector.get_indexes(name)}
-        tables[name] = (columns, inspector.get_pk_constraint(name), indexes)
+        persistence = [kept.get(relation) for relation in (name, *indexes)]
+        tables[name] = (columns, inspector.get_pk_constraint(name), indexes, persistence)
     return tables
 
 
