@@ -31,8 +31,8 @@ from dispatcher.machines.provider import (
 log = logging.getLogger(__name__)
 
 Place = Callable[[str, str], Awaitable[bool]]
-"""Writes down that a placement (its name, its provider's name) is about to be asked for the machine. False:
-the machine is no longer wanted."""
+"""Writes down that a placement (its name, its provider's name) is about to be asked for the machine, before
+each time that it is. False: the machine is no longer wanted."""
 
 NO_GRACE = timedelta(0)
 
@@ -164,11 +164,17 @@ class Fleet:
         self, placement: Placement, spec: MachineSpec, deadline: float, place: Place
     ) -> MachineStatus:
         """Ask one placement, again after a lost answer. Its errors other than `Unknown` mean: none here."""
-        for attempt in range(failover.ATTEMPTS):
+
+        async def confirm() -> None:
             if not await place(placement.name, placement.provider.name):
                 raise NotWanted
+
+        for attempt in range(failover.ATTEMPTS):
+            await confirm()
             try:
-                status = await placement.create(spec, deadline)
+                # Again after a wait, of which a throttled call has many seconds: by then another dispatcher
+                # may have taken the machine for left, and have one.
+                status = await placement.create(spec, deadline, confirm)
             except Unreachable as error:
                 placement.failed()
                 found = await self._look_up(placement, spec.id, deadline, error)

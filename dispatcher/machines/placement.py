@@ -96,9 +96,16 @@ class Placement:
         if self._breaker.tripped:
             log.warning("placement %s does not answer: it is skipped for a while", self.name)
 
-    async def create(self, spec: MachineSpec, deadline: float) -> MachineStatus:
-        """As the provider's, and never beyond the deadline (unix seconds)."""
-        return await self._call("create", lambda: self.provider.create(spec), CREATE_SECONDS, deadline)
+    async def create(
+        self, spec: MachineSpec, deadline: float, confirm: Callable[[], Awaitable[None]]
+    ) -> MachineStatus:
+        """As the provider's, and never beyond the deadline (unix seconds).
+
+        Args:
+            confirm: Called after every wait, before the provider is asked: what it raises ends the call.
+        """
+        limit = CREATE_SECONDS
+        return await self._call("create", lambda: self.provider.create(spec), limit, deadline, confirm)
 
     async def get(self, machine_id: str, deadline: float | None = None) -> MachineStatus | None:
         return await self._call("get", lambda: self.provider.get(machine_id), CALL_SECONDS, deadline)
@@ -123,14 +130,20 @@ class Placement:
             self._ended("list", began_at, error)
 
     async def _call(
-        self, action: Action, call: Callable[[], Awaitable[T]], limit: float, deadline: float | None
+        self,
+        action: Action,
+        call: Callable[[], Awaitable[T]],
+        limit: float,
+        deadline: float | None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
         """Make a call in its turn, and again if it was throttled, as long as the deadline allows."""
         if deadline is None:
             deadline = self._clock.now() + PATIENCE_SECONDS + limit
         words = ""
         while True:
-            await self._turn(action, deadline, words)
+            if await self._turn(action, deadline, words) and confirm is not None:
+                await confirm()
             left = deadline - self._clock.now()
             if left <= 0:
                 raise Throttled(words or "the deadline came before its turn", LEAST_HOLD_SECONDS)
@@ -141,7 +154,8 @@ class Placement:
                 until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
                 self._buckets[action] = self._buckets[action].hold(until)
 
-    async def _turn(self, action: Action, deadline: float, words: str = "") -> None:
+    async def _turn(self, action: Action, deadline: float, words: str = "") -> bool:
+        """Return when its turn has come; whether that took a wait."""
         now = self._clock.now()
         self._buckets[action], wait, taken = self._buckets[action].reserve(now, deadline - now)
         if not taken:
@@ -149,6 +163,7 @@ class Placement:
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)
         if wait > 0:
             await self._clock.sleep(wait)
+        return wait > 0
 
     async def _watched(self, action: Action, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """One call, of which somebody is told."""

@@ -120,6 +120,29 @@ def test_who_is_throttled_asks_again_when_it_is_allowed(world):
     assert world.clock.now() - before == 6
 
 
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda cloud: ThrottlesFirst(cloud, times=1, retry_after=5),
+        lambda cloud: HasRates(cloud, {"create": Rate(per_second=0.2)}),
+    ],
+)
+def test_who_is_not_wanted_any_more_after_a_wait_is_not_asked_for(world, waits):
+    fleet = world.fleet(waits(world.near))
+
+    async def run():
+        first = asyncio.create_task(world.create(fleet, "m-1"))
+        await world.clock.sleep(1)
+        second = asyncio.create_task(world.create(fleet, "m-2"))
+        await world.clock.sleep(1)
+        asked, world.wanted = world.near.calls["create"], False
+        ended = await asyncio.gather(first, second, return_exceptions=True)
+        assert isinstance(ended[1], NotWanted)
+        assert world.near.calls["create"] == asked == 1
+
+    world.clock.run(run())
+
+
 def test_a_throttle_beyond_the_deadline_goes_on_at_once(world):
     before = world.clock.now()
     world.clock.run(world.create(world.fleet(ThrottlesFirst(world.near, times=1, retry_after=60))))

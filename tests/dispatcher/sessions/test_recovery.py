@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.machines.provider import MachineState, NoCapacity, Unreachable
+from dispatcher.machines.provider import MachineState, NoCapacity, Throttled, Unreachable
+from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
@@ -17,6 +18,7 @@ from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
 
 ALLOWED = Limits({"echo": 10}, {"echo": 0})
+CAUSE = Cause("tester", 0)
 
 
 def agents(**more) -> dict[str, AgentSettings]:
@@ -315,6 +317,29 @@ def test_a_launcher_that_was_taken_for_dead_asks_nobody_any_more(tmp_path):
             machine = await store.machine(f"m-{session_id}")
             assert machine is not None
             assert machine.state is MachineState.requested
+            assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+def test_a_throttled_launcher_that_was_taken_for_dead_does_not_ask_again(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            provider, store = running.provider, running.dispatcher.store
+            provider.fault = Throttled("slow down", 2)
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, provider.asked), lambda asked: asked == 1)
+            # Another replica took it over, and has a machine by now; this one would make a second.
+            provider.fault = None
+            provider.appear(f"m-{session_id}")
+            await store.update_session(
+                session_id,
+                lambda session: lifecycle.started(session, running.clock.now()),
+                CAUSE,
+                machine=lambda machine: replace(machine, launcher="another", state=MachineState.started),
+            )
+            await running.settle()
+            assert provider.asked == 1
             assert (await running.session(session_id))["state"] == "starting"
 
     asyncio.run(run())
