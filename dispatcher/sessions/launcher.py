@@ -150,18 +150,18 @@ class Launcher:
             self._launches.lost(machine.id)
             return lambda: self._take_back(session)
         except NotWanted:
-            return lambda: self._nowhere(machine, None)
+            return lambda: self._nowhere(session, None)
         except NoMachine as none:
             log.warning("session %s: no machine: %s", session.id, none)
             end = end_by_provider(none.error)
             if none.nowhere:
-                return lambda: self._nowhere(machine, end)
-            return lambda: self._releases.close(session, end, PROVIDER)
+                return lambda: self._nowhere(session, end)
+            return lambda: self._close(session, end, PROVIDER)
         except Exception as error:
             log.exception("session %s: no machine", session.id)
             message = "The dispatcher could not ask for a machine; its log says why."
             internal = End("internal_error", message, f"{type(error).__name__}: {error}")
-            return lambda: self._releases.close(session, internal)
+            return lambda: self._close(session, internal, DISPATCHER)
         if status.state is MachineState.requested:
             return _nothing
         now = self._clock.now()
@@ -178,18 +178,25 @@ class Launcher:
         if lifecycle.left_alone(machine, current, self._clock.now()):
             self._begin(current, machine)
 
-    async def _nowhere(self, machine: Machine, end: End | None) -> None:
+    async def _nowhere(self, session: Session, end: End | None) -> None:
         """It is certain that there is no machine; unless another replica asks for it by now."""
-        if not await self._is_ours(machine) or machine.session_id is None:
-            return
-        if end is not None:
-            await self._ledger.end(machine.session_id, end, PROVIDER)
-        await self._ledger.machine_gone(machine.id, None)
+        now = self._clock.now()
+        await self._ledger.change(
+            session.id,
+            lambda current: current if end is None else lifecycle.over(current, end, now),
+            PROVIDER,
+            machine=lambda current: lifecycle.machine_gone(current, None, now),
+            launcher=self._replica,
+        )
 
-    async def _is_ours(self, machine: Machine) -> bool:
-        """Whether no other replica asks for the machine by now."""
-        current = await self._store.machine(machine.id)
-        return current is not None and current.launcher == self._replica
+    async def _close(self, session: Session, end: End, by: str) -> None:
+        """Close a session whose machine may be there; unless another replica asks for it by now."""
+        now = self._clock.now()
+        after = await self._ledger.change(
+            session.id, lambda current: lifecycle.over(current, end, now), by, launcher=self._replica
+        )
+        if after is not None and after.over:
+            self._releases.let_go(session.machine_id, end.message)
 
     async def _started(self, session: Session, now: float) -> None:
         after = await self._ledger.change(

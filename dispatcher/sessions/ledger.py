@@ -81,14 +81,16 @@ class Ledger:
         change: Callable[[Session], Session],
         by: str = DISPATCHER,
         machine: Callable[[Machine], Machine] | None = None,
+        launcher: str | None = None,
     ) -> Session | None:
         """Apply a change of the lifecycle, and one of its machine with it. None if there is no such session.
 
         Args:
             by: Who causes the change, for the timeline.
+            launcher: Nothing changes if another replica than this one asks for the session's machine by now.
         """
         cause = Cause(by, self._clock.now())
-        updated = await self._store.update_session(session_id, change, cause, machine)
+        updated = await self._store.update_session(session_id, change, cause, machine, launcher)
         if updated is None:
             return None
         before, after = updated

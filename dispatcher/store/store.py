@@ -259,13 +259,23 @@ class Store:
         change: Callable[[Session], Session],
         cause: Cause,
         machine: Callable[[Machine], Machine] | None = None,
+        launcher: str | None = None,
     ) -> tuple[Session, Session] | None:
         """Apply a change of the lifecycle, and one of its machine's with it.
 
         Gives the session before and after, or None if there is none.
+
+        Args:
+            launcher: Nothing changes if another replica than this one asks for the session's machine by now.
         """
 
         def write(connection: sa.Connection) -> tuple[Session, Session] | None:
+            if launcher is not None:
+                # Locked, as by whoever takes the machine over.
+                current = rows.one(connection, Session, rows.LOCK[Session], session_id)
+                wanted = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
+                if current is None or wanted is None or wanted.launcher != launcher:
+                    return None if current is None else (current, current)
             updated = _update_session(connection, session_id, change, cause)
             if updated is not None and machine is not None:
                 _update_machine(connection, updated[1].machine_id, machine, updated[1], cause)

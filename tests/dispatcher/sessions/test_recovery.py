@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import MachineState, NoCapacity, Throttled, Unreachable
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
@@ -15,6 +16,7 @@ from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
+from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
 
 ALLOWED = Limits({"echo": 10}, {"echo": 0})
@@ -341,5 +343,41 @@ def test_a_throttled_launcher_that_was_taken_for_dead_does_not_ask_again(tmp_pat
             await running.settle()
             assert provider.asked == 1
             assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        NoMachine(NoCapacity("full"), nowhere=True),
+        NoMachine(Unreachable("no answer"), nowhere=False),
+        NotWanted(),
+        ValueError("a bug"),
+    ],
+)
+def test_a_start_that_is_taken_over_while_its_failure_is_written_goes_on(tmp_path, monkeypatch, failure):
+    async def run():
+        async with deployment(tmp_path) as running:
+            store, update = running.dispatcher.store, Store.update_session
+
+            async def fails(*_, **__):
+                raise failure
+
+            async def taken_over_before(self: Store, session_id: str, *given, **more):
+                await self.update_machine(
+                    f"m-{session_id}", lambda machine: replace(machine, launcher="another"), CAUSE
+                )
+                return await update(self, session_id, *given, **more)
+
+            monkeypatch.setattr(Fleet, "create", fails)
+            monkeypatch.setattr(Store, "update_session", taken_over_before)
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await running.dispatcher.background.settle()
+            session, machine = await store.session_with_machine(session_id)
+            assert session is not None
+            assert machine is not None
+            assert (session.state, machine.state) == (SessionState.starting, MachineState.requested)
+            assert (machine.launcher, running.provider.stopped) == ("another", [])
 
     asyncio.run(run())
