@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import logging
 import signal
 import socket
+from collections.abc import Iterator
 from typing import IO
 
 import uvicorn
@@ -54,11 +56,9 @@ def serve(settings: Settings) -> int:
         raise Unusable(
             f"port: {settings.port} on {settings.host} {reason}; allowed: any free port"
         ) from error
-    try:
+    with _data_dir(settings):
         lock = _lock(settings)
         dispatcher = build(settings)
-    except (OSError, InvalidSecret) as error:
-        raise Unusable(f"data_dir: {settings.data_dir} cannot be used: {error}") from error
     # Before the server does it, which would tell of a failure with a traceback.
     asyncio.run(_open_store(dispatcher))
     server = Server(
@@ -88,10 +88,12 @@ def stop_machines(settings: Settings) -> int:
     Gives the exit status: 1 if a machine could not be ended; all others were.
 
     Raises:
-        Unusable: the database.
+        Unusable: the directory or the database.
         InvalidExport: an `OTEL_…` variable.
     """
-    return 0 if asyncio.run(_stop_machines(build(settings))) else 1
+    with _data_dir(settings):
+        dispatcher = build(settings)
+    return 0 if asyncio.run(_stop_machines(dispatcher)) else 1
 
 
 async def _stop_machines(dispatcher: Dispatcher) -> bool:
@@ -134,6 +136,15 @@ async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end
         log.exception("machine %s could not be ended", machine_id)
         return False
     return True
+
+
+@contextlib.contextmanager
+def _data_dir(settings: Settings) -> Iterator[None]:
+    """What cannot be used in the data directory is told in the setting's name."""
+    try:
+        yield
+    except (OSError, InvalidSecret) as error:
+        raise Unusable(f"data_dir: {settings.data_dir} cannot be used: {error}") from error
 
 
 def _lock(settings: Settings) -> IO[bytes]:

@@ -131,18 +131,21 @@ def test_a_second_dispatcher_on_the_same_port_or_directory_is_refused(command, t
         assert same_directory.stderr.endswith("cannot be used: another dispatcher uses it\n")
 
 
+@pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
 @pytest.mark.parametrize("content", [b"", b"short"])
-def test_a_secret_that_is_none_is_refused(command, tmp_path, content):
+def test_a_secret_that_is_none_is_refused(command, tmp_path, content, arguments):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "machine-token.key").write_bytes(content)
-    done = command.run()
+    done = command.run(*arguments)
     assert done.returncode == 2
     assert f"has {len(content)} bytes, not 32; delete it" in done.stderr
+    assert done.stderr.count("\n") == 1
     (tmp_path / "data" / "machine-token.key").unlink()
 
 
-def test_a_directory_that_cannot_be_used_is_one_line(command):
-    done = command.run(SWITCHBOARD_DATA_DIR="/dev/null/x")
+@pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
+def test_a_directory_that_cannot_be_used_is_one_line(command, arguments):
+    done = command.run(*arguments, SWITCHBOARD_DATA_DIR="/dev/null/x")
     assert done.returncode == 2
     assert done.stderr.startswith("dispatcher: data_dir: /dev/null/x cannot be used")
     assert done.stderr.count("\n") == 1
