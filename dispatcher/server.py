@@ -51,7 +51,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # Some 90,000 objects are there by now, and stay. Looking for garbage among them took 50 ms each time,
-        # in which nobody is answered.
+        # in which nobody is answered. What is garbage already would stay with them.
+        gc.collect()
         gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
