@@ -19,7 +19,7 @@ from dispatcher.sessions import launcher, lifecycle, queue, reaper, releases, re
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import SessionState
 from dispatcher.sessions.timeline import DISPATCHER
-from dispatcher.store import database, due, lines, rows, store
+from dispatcher.store import database, lines, store
 from dispatcher.store.tables import claims
 from tests.chaos.world import Outcome, simulate
 
@@ -90,17 +90,6 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
-@variant("reasons", first_seed=540)
-def absence_is_dated_by_its_answer() -> Any:
-    """That a provider did not know a machine when it was asked is taken for what it says now."""
-    is_lost = reaper.Reaper._is_lost
-
-    def late(self: reaper.Reaper, status: Any, machine: Any, session: Any, _: float) -> bool:
-        return is_lost(self, status, machine, session, self._clock.now())
-
-    return mock.patch.object(reaper.Reaper, "_is_lost", late)
-
-
 @variant("one machine", first_seed=170)
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
@@ -129,26 +118,6 @@ def commit_in_doubt_is_tried_again() -> Any:
             return work(connection)
 
     return mock.patch.object(database.Database, "_write", write)
-
-
-@variant("reasons", "one machine", "gone is gone")
-def a_machine_and_its_session_are_read_apart() -> Any:
-    """A session that moves on between two reads is taken for none."""
-
-    def read(connection: sa.Connection, now: float, others: Any) -> Any:
-        both = due.machines.outerjoin(due.sessions, due._THEIRS)
-
-        def those(kind: Any, *more: Any) -> list[Any]:
-            query = rows.select(kind).select_from(both).where(due._NOT_GONE, due._ABOUT, *more)
-            found = connection.execute(query, {"now": now, "others": list(others)})
-            return [rows.record(kind, row) for row in found]
-
-        wanted = those(lifecycle.Machine)
-        known = those(lifecycle.Session, due.sessions.c.id.is_not(None))
-        of_machine = {session.machine_id: session for session in known}
-        return [(machine, of_machine.get(machine.id)) for machine in wanted]
-
-    return mock.patch.object(due, "due", read)
 
 
 @variant("settles")
@@ -279,7 +248,7 @@ def stop_is_taken_for_gone() -> Any:
     return mock.patch.object(releases.Releases, "note_if_gone", note)
 
 
-@variant("gone is gone")
+@variant("gone is gone", "reasons")
 def stop_before_start_leaves_the_machine() -> Any:
     """A session that is stopped while its machine is created has none on record, and gets one."""
     return mock.patch.object(lifecycle, "absence_counts", return_value=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot import protocol
+from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
@@ -67,6 +68,26 @@ def test_a_lost_channel_is_asked_about_however_lately_its_machine_was(tmp_path):
             running.provider.die(machine.id, 1, "")
             await machine.connection.close()
             assert (await running.until(session_id, "failed"))["reason"] == "machine_exited"
+
+    asyncio.run(run())
+
+
+def test_a_machine_is_missing_as_of_when_it_was_asked_about(tmp_path, monkeypatch):
+    """Of one that started just now a provider may know nothing yet, however late it says so."""
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            monkeypatch.setattr(Placement, "settling", 4.0)
+
+            async def late(_machine_id):
+                running.clock.advance(5.0)
+
+            with monkeypatch.context() as slow:
+                slow.setattr(running.provider, "get", late)
+                running.clock.advance(0.5)
+                await running.dispatcher.reaper.tick()
+            assert (await running.session(session_id))["state"] == "starting"
 
     asyncio.run(run())
 
