@@ -84,7 +84,7 @@ def no_look_up_after_a_lost_reply() -> Any:
     return mock.patch.object(fleet.Fleet, "_look_up", _async())
 
 
-@variant("one machine", "gone is gone")
+@variant("one machine", "gone is gone", "reasons")
 def absence_is_believed_at_once() -> Any:
     """What a provider does not know yet is taken for gone."""
     return mock.patch.object(placement.Placement, "settling", 0.0)

@@ -24,6 +24,10 @@ from tests.doubles import (
 )
 
 
+async def still_wanted() -> None:
+    """Asked after every wait: nothing has changed."""
+
+
 class World:
     """One placement, and all that is told of its calls."""
 
@@ -61,7 +65,7 @@ def test_a_create_is_told_with_what_came_of_it(world, make, outcome):
     async def create() -> str:
         """What the caller is told."""
         try:
-            await placement.create(spec("m-1"), world.clock.now() + 60)
+            await placement.create(spec("m-1"), world.clock.now() + 60, still_wanted)
         except ProviderError as error:
             return str(error)
         return ""
@@ -74,19 +78,25 @@ def test_a_create_is_told_with_what_came_of_it(world, make, outcome):
 
 
 def test_the_time_is_the_calls_own(world):
-    world.clock.run(world.placement(SlowProvider(world.cloud, 3)).create(spec("m-1"), world.clock.now() + 60))
+    world.clock.run(
+        world.placement(SlowProvider(world.cloud, 3)).create(
+            spec("m-1"), world.clock.now() + 60, still_wanted
+        )
+    )
     assert world.told[0].seconds == pytest.approx(3)
 
 
 def test_a_call_that_is_given_up_took_its_whole_time(world):
     with pytest.raises(ProviderError):
-        world.clock.run(world.placement(NeverAnswers(world.cloud)).create(spec("m"), world.clock.now() + 60))
+        world.clock.run(
+            world.placement(NeverAnswers(world.cloud)).create(spec("m"), world.clock.now() + 60, still_wanted)
+        )
     assert world.told[0].seconds == pytest.approx(CREATE_SECONDS)
 
 
 def test_each_repetition_is_a_call(world):
     placement = world.placement(ThrottlesFirst(world.cloud, 2, 0.5))
-    world.clock.run(placement.create(spec("m-1"), world.clock.now() + 60))
+    world.clock.run(placement.create(spec("m-1"), world.clock.now() + 60, still_wanted))
     assert world.outcomes() == [("create", "throttled"), ("create", "throttled"), ("create", "ok")]
 
 
@@ -94,7 +104,7 @@ def test_a_call_for_which_nobody_waits_any_more_is_told(world):
     placement = world.placement(NeverAnswers(world.cloud))
 
     async def run() -> None:
-        asking = asyncio.create_task(placement.create(spec("m-1"), world.clock.now() + 60))
+        asking = asyncio.create_task(placement.create(spec("m-1"), world.clock.now() + 60, still_wanted))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         asking.cancel()
@@ -109,7 +119,7 @@ def test_a_list_is_one_call_however_many_machines_it_has_and_however_it_ends(wor
 
     async def run() -> None:
         for number in range(3):
-            await placement.create(spec(f"m-{number}"), world.clock.now() + 60)
+            await placement.create(spec(f"m-{number}"), world.clock.now() + 60, still_wanted)
         world.told.clear()
         assert len([status async for status in placement.list()]) == 3
         listing = placement.list()
@@ -131,7 +141,7 @@ def test_a_list_that_breaks_is_told_as_broken(world):
     placement = world.placement(Breaks(world.cloud))
 
     async def run() -> None:
-        await placement.create(spec("m-1"), world.clock.now() + 60)
+        await placement.create(spec("m-1"), world.clock.now() + 60, still_wanted)
         with pytest.raises(ProviderError):
             [status async for status in placement.list()]
 
