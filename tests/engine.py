@@ -123,7 +123,9 @@ class Engine:
                 self.docker("version", timeout=10)
                 return
             except (DockerError, subprocess.TimeoutExpired) as error:
-                if not self.running or time.monotonic() > deadline:
+                if not self.running:
+                    raise Missing(f"a Docker engine ends here as it starts: {self.log[-500:]}") from error
+                if time.monotonic() > deadline:
                     raise RuntimeError(f"the Docker engine does not start: {error}\n{self.log}") from error
             time.sleep(0.05)
 
