@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Playwright
 from .browser import FAKE_MICROPHONE, launch, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, agent
-from .test_conversation import ECHO, FOX, hear
+from .test_conversation import ECHO, FOX, say_and_hear
 
 BROKEN_BOTS = {
     "raises_at_import": "the phrase book is missing",
@@ -90,8 +90,7 @@ def test_a_dispatcher_that_is_killed_during_a_call(
 
         dispatcher.kill()
         voice.reads("The dispatcher does not answer. The call itself goes on.")
-        said = voice.say(FOX)
-        hear(voice, FOX, since=said)
+        say_and_hear(voice, FOX)
         assert voice.phase == "live"
 
         dispatcher.start()
@@ -134,8 +133,7 @@ def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> Non
         # The caller who was there first notices nothing.
         first.wait_for_sound()
         first.wait_for_silence()
-        said = first.say(FOX)
-        hear(first, FOX, since=said)
+        say_and_hear(first, FOX)
 
 
 def test_a_dispatcher_that_is_not_there(start_dispatcher: StartDispatcher, browser: Browser) -> None:
