@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -316,11 +317,16 @@ class Settings(BaseSettings):
             elif name == "ice_servers":
                 value = [server.model_dump(mode="json", exclude_none=True) for server in value]
             if value is not None:
-                dumped[ENVIRONMENT_PREFIX + name.upper()] = value
-        return {
-            name: json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
-            for name, value in dumped.items()
-        }
+                dumped[name] = value
+        return variables(ENVIRONMENT_PREFIX, dumped)
+
+
+def variables(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """The environment variables from which pydantic-settings reads these values; collections are JSON."""
+    return {
+        prefix + name.upper(): json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
+        for name, value in values.items()
+    }
 
 
 def _is_store(url: str) -> bool:

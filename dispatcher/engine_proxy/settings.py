@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dispatcher.settings import LogFormat, LogLevel, PlacementName
+from dispatcher.settings import LogFormat, LogLevel, PlacementName, variables
 
 PROXY_PREFIX = "SWITCHBOARD_PROXY_"
 
@@ -43,8 +42,4 @@ class ProxySettings(BaseSettings):
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a proxy these settings."""
-        values = self.model_dump(mode="json", exclude_unset=True)
-        return {
-            PROXY_PREFIX + name.upper(): json.dumps(value) if isinstance(value, list) else str(value)
-            for name, value in sorted(values.items())
-        }
+        return variables(PROXY_PREFIX, self.model_dump(mode="json", exclude_unset=True))
