@@ -18,6 +18,7 @@ from bot.health import HEALTH_FILE_VARIABLE
 from bot.protocol import (
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
+    PROTOCOL_VERSION,
     TRACEPARENT_VARIABLE,
     Assignment,
     IceServer,
@@ -26,7 +27,7 @@ from bot.protocol import (
 USAGE_ERROR = 2
 """The exit status for arguments that cannot be used, as of every Unix command."""
 
-_MACHINE = ("machine_id", "dispatcher")
+_MACHINE = ("protocol", "machine_id", "dispatcher")
 _SESSION_ARGUMENTS = ("session_id", "agent", "transport", "max_duration")
 
 
@@ -78,12 +79,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """Read the entrypoint's arguments.
+    """Read the entrypoint's arguments. Those that only a newer dispatcher knows are passed over.
 
     Raises:
         UsageError: one is missing, unknown, or has a value that is not allowed.
     """
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown and parsed.protocol <= PROTOCOL_VERSION:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed))
 
 
@@ -145,6 +149,7 @@ def _parser() -> _Parser:
         prog="python -m bot", description="Run one Pipecat bot for one session.", allow_abbrev=False
     )
     add = parser.add_argument
+    add("--protocol", type=_protocol, default=PROTOCOL_VERSION, help="the dispatcher's protocol version")
     add("--machine-id", required=True, type=_text, help="this machine's id")
     add("--dispatcher", required=True, type=_url, help="the dispatcher's URL")
     add("--session-id", type=_text, help="the session to serve; without it the machine waits for one")
@@ -191,6 +196,13 @@ def _text(value: str) -> str:
     if not value.strip():
         raise _refuse(value, "a text that is not empty")
     return value
+
+
+def _protocol(value: str) -> int:
+    lowest, highest = PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
+        raise _refuse(value, f"a version from {lowest} to {highest}")
+    return int(value)
 
 
 def _url(value: str) -> str:

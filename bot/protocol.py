@@ -27,7 +27,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 PROTOCOL_VERSION = 1
-"""Raised when a message changes its meaning; each side accepts one version less than its own."""
+"""Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
+one after the other, and a session outlives a deployment: each side works with the version before its own and
+with the one after. The older side passes over what it does not know of the newer one; the newer side, which
+learns the other's version from `hello` or `welcome`, asks of it nothing that it cannot know."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
@@ -91,7 +94,7 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
     Without an assignment the machine waits for one over the channel: a machine of the reserve, or one
     whose session's body is over `MAX_ARGUMENT_BODY_BYTES`.
     """
-    arguments = ["--machine-id", machine_id, "--dispatcher", dispatcher]
+    arguments = ["--protocol", str(PROTOCOL_VERSION), "--machine-id", machine_id, "--dispatcher", dispatcher]
     if assignment is None:
         return arguments
     arguments += [

@@ -110,7 +110,14 @@ async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> Non
     try:
         await reports.connected(machine_id, hello, connection)
         while True:
-            await reports.heard(machine_id, await connection.receive())
+            try:
+                message = await connection.receive()
+            except ValidationError:
+                if hello.protocol <= PROTOCOL_VERSION:
+                    raise
+                log.info("machine %s: passed over what only protocol %d knows", machine_id, hello.protocol)
+                continue
+            await reports.heard(machine_id, message)
     finally:
         reports.disconnected(machine_id, connection)
 

@@ -23,6 +23,7 @@ from bot.protocol import (
     CHANNEL_PATH,
     MACHINE_TOKEN_VARIABLE,
     MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
     Acknowledge,
     Assignment,
     Ended,
@@ -51,9 +52,17 @@ class Dispatcher:
 
     Args:
         acknowledges: Whether `ended` is acknowledged as it arrives.
+        protocol: The version that it says it speaks.
     """
 
-    def __init__(self, *, acknowledges: bool = True, heartbeat_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        acknowledges: bool = True,
+        heartbeat_seconds: float = 60.0,
+        protocol: int = PROTOCOL_VERSION,
+    ) -> None:
+        self.protocol = protocol
         self.acknowledges = acknowledges
         self.heartbeat_seconds = heartbeat_seconds
         self.refuses = False
@@ -140,7 +149,7 @@ class Dispatcher:
             async for frame in connection:
                 message = parse_from_machine(frame)
                 if isinstance(message, Hello):
-                    await self.send(Welcome(heartbeat_seconds=self.heartbeat_seconds))
+                    await self.send(Welcome(protocol=self.protocol, heartbeat_seconds=self.heartbeat_seconds))
                 if isinstance(message, Ended) and self.acknowledges:
                     await self.send(Acknowledge())
                 async with self._news:

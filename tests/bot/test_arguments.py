@@ -6,7 +6,13 @@ import sys
 import pytest
 
 from bot.arguments import UsageError, parse, read_variables
-from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, IceServer, entrypoint_arguments
+from bot.protocol import (
+    BOT_FILE_VARIABLE,
+    MACHINE_TOKEN_VARIABLE,
+    PROTOCOL_VERSION,
+    IceServer,
+    entrypoint_arguments,
+)
 from tests.bot.dispatcher import CHECKOUT, assignment
 
 URL = "http://127.0.0.1:7860"
@@ -51,6 +57,9 @@ def test_everything_that_a_dispatcher_writes_is_read_back(assigned):
         (["--body", "{}"], ["--session-id", "missing", "--body"]),
         ([*SESSION, "--colour", "red"], ["--colour"]),
         ([*SESSION, "--sess", "x"], ["--sess"]),
+        ([*SESSION, "--protocol", str(PROTOCOL_VERSION), "--colour", "red"], ["--colour"]),
+        ([*SESSION, "--protocol", str(PROTOCOL_VERSION + 2)], ["--protocol", f"to {PROTOCOL_VERSION + 1}"]),
+        ([*SESSION, "--protocol", "new"], ["--protocol", "'new'"]),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_value_and_what_is_allowed(arguments, named):
@@ -64,6 +73,17 @@ def test_a_bad_argument_is_refused_by_name_value_and_what_is_allowed(arguments, 
     assert "\n" not in str(refused.value)
     for text in named:
         assert text in str(refused.value)
+
+
+@pytest.mark.parametrize("assigned", [None, assignment(body={"a": 1})])
+def test_what_only_a_newer_dispatcher_knows_is_passed_over(assigned):
+    arguments = entrypoint_arguments("m-1", URL, assigned)
+    arguments[arguments.index("--protocol") + 1] = str(PROTOCOL_VERSION + 1)
+
+    parsed = parse([*arguments, "--colour", "red", "--loud"])
+
+    assert parsed.machine_id == "m-1"
+    assert parsed.assignment == assigned
 
 
 def test_the_token_leaves_the_environment():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.protocol import (
+    PROTOCOL_VERSION,
     Assign,
     ClientConnected,
     Ended,
@@ -18,6 +19,7 @@ from bot.protocol import (
     Request,
     Response,
     Stop,
+    entrypoint_arguments,
 )
 from tests.bot.dispatcher import BOTS, CHECKOUT, PATIENCE, TOKEN, assignment, dispatcher, machine
 
@@ -371,6 +373,31 @@ def test_a_machine_without_a_session_imports_ahead_and_waits_for_one(tmp_path):
     assert seen["values"]["session_id"] == "'s-2'"
     assert "pipecat.pipeline.worker" in seen["modules"]
     assert "pipecat.runner.run" not in seen["modules"]
+
+
+@pytest.mark.parametrize("apart", [-1, 1])
+def test_a_dispatcher_one_version_apart_is_served(tmp_path, apart):
+    version = PROTOCOL_VERSION + apart
+    arguments = entrypoint_arguments("m-1", "{url}", DAILY)
+    arguments[arguments.index("--protocol") + 1] = str(version)
+    if apart > 0:
+        arguments += ["--colour", "red"]
+
+    async def scenario():
+        async with dispatcher(protocol=version) as served:
+            given = [argument.replace("{url}", served.url) for argument in arguments]
+            async with machine(tmp_path, "room.py", served.url, None, arguments=given) as run:
+                assert (await served.wait_for(Hello)).protocol == PROTOCOL_VERSION
+                await served.wait_for(ClientConnected)
+                if apart > 0:
+                    await served.send_text('{"type": "mood", "mood": "good"}')
+                    await served.send_text('{"type": "stop", "message": "enough", "mood": "good"}')
+                else:
+                    await served.send(Stop(message="enough"))
+                assert (await served.wait_for(Ended)).reason == "stopped"
+                assert await run.exit_code() == 0
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(("transport", "reason"), [("daily", "completed"), ("webrtc", "invalid_bot")])

@@ -97,6 +97,25 @@ def test_one_version_apart_is_spoken(tmp_path, version, spoken):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("version", "spoken"), [(1, False), (2, True)])
+def test_what_only_a_newer_machine_says_is_passed_over(tmp_path, version, spoken):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("waiting", protocol=version)
+            await machine.connection.send('{"type": "mood", "mood": "good"}')
+            if not spoken:
+                with pytest.raises(ConnectionClosed):
+                    await machine.receive()
+                return
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            await machine.answer({"still": "here"})
+            assert (await calling).json() == {"still": "here"}
+
+    asyncio.run(run())
+
+
 def test_a_machine_whose_session_is_over_is_told_to_stop(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
