@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.bus import Hub, LocalBus
-from dispatcher.sessions import changes
+from dispatcher.sessions import changes, lifecycle
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.lifecycle import Session, SessionState
+from dispatcher.sessions.lifecycle import Session
+from tests.dispatcher.rows import rows
 
-BEFORE = Session("s-1", "echo", "webrtc", None, [], "m-1", SessionState.starting, 30.0, 60.0, 7200.0, 1000.0)
+BEFORE = lifecycle.admitted(rows("s-1")[0], 1000.5)
 AFTER = replace(BEFORE, started_at=1001.0)
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from bot.protocol import Phase, Timings
 from dispatcher.machines.provider import MachineState, MachineStatus
 from dispatcher.sessions import lifecycle
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import End, Machine, SessionState
+from tests.dispatcher.rows import rows
 
-NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
+NEW, _ = rows("s")
 ORDER = list(SessionState)
 
 events = st.one_of(

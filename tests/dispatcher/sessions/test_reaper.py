@@ -1,7 +1,6 @@
 """What becomes of sessions that nobody ends properly."""
 
 import asyncio
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import pytest
 
 from bot import protocol
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.admission import Limits
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.dispatcher.rows import rows
 
 
 async def end_of(running: Deployment, session_id: str, after: float) -> dict:
@@ -201,7 +200,7 @@ def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
     async def run():
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # What a dispatcher leaves that dies between the row and the call.
-            session, machine = rows(running)
+            session, machine = left_by_a_start(running)
             assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
             failed = await end_of(running, session.id, 11)
             assert failed["reason"] == "start_timeout"
@@ -275,7 +274,7 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
     async def run():
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             # It was asked for, and nothing came of it yet when its session is stopped.
-            session, machine = rows(running)
+            session, machine = left_by_a_start(running)
             machine = replace(machine, launcher=running.dispatcher.replica)
             assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
             await running.http.delete(f"/sessions/{session.id}")
@@ -295,28 +294,7 @@ def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_ended(tm
 ALLOWED = Limits({"echo": 1}, {"echo": 0})
 
 
-def rows(running: Deployment) -> tuple[Session, Machine]:
-    now, session_id = running.clock.now(), str(uuid.uuid4())
-    machine = Machine(
-        f"m-{session_id}",
-        session_id,
-        "scripted",
-        MachineState.requested,
-        now,
-        placement="scripted",
-        create_by=now + 9,
-    )
-    session = Session(
-        id=session_id,
-        agent="echo",
-        transport="webrtc",
-        body=None,
-        ice_servers=[],
-        machine_id=machine.id,
-        state=SessionState.queued,
-        start_timeout_seconds=10,
-        client_timeout_seconds=60,
-        max_duration_seconds=7200,
-        created_at=now,
-    )
-    return session, machine
+def left_by_a_start(running: Deployment) -> tuple[Session, Machine]:
+    now = running.clock.now()
+    session, machine = rows(at=now, provider="scripted", start_timeout_seconds=10)
+    return session, replace(machine, placement="scripted", create_by=now + 9)

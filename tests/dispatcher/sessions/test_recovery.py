@@ -1,7 +1,6 @@
 """Starts that a dispatcher left half done go on at another one."""
 
 import asyncio
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
+from tests.dispatcher.rows import rows
 
 ALLOWED = Limits({"echo": 10}, {"echo": 0})
 CAUSE = Cause("tester", 0)
@@ -29,30 +29,9 @@ def agents(**more) -> dict[str, AgentSettings]:
 
 async def leave(running: Deployment, launcher: str | None, *, placement: str = "scripted") -> Session:
     """What a dispatcher leaves that dies between the intent and the provider's answer."""
-    now, session_id = running.clock.now(), str(uuid.uuid4())
-    machine = Machine(
-        id=f"m-{session_id}",
-        session_id=session_id,
-        provider="scripted",
-        state=MachineState.requested,
-        created_at=now,
-        placement=placement,
-        create_by=now + 27,
-        launcher=launcher,
-    )
-    session = Session(
-        id=session_id,
-        agent="echo",
-        transport="webrtc",
-        body=None,
-        ice_servers=[],
-        machine_id=machine.id,
-        state=SessionState.queued,
-        start_timeout_seconds=30,
-        client_timeout_seconds=60,
-        max_duration_seconds=7200,
-        created_at=now,
-    )
+    now = running.clock.now()
+    session, machine = rows(at=now, provider="scripted")
+    machine = replace(machine, placement=placement, create_by=now + 27, launcher=launcher)
     assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
     return session
 

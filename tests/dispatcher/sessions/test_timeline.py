@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from bot.protocol import Phase
 from dispatcher.machines.provider import MachineState, MachineStatus
 from dispatcher.sessions import lifecycle, timeline
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import End, Machine
 from dispatcher.sessions.timeline import Cause
+from tests.dispatcher.rows import rows
 
-NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
+NEW, _ = rows("s")
 MACHINE = Machine("m", "s", "process", MachineState.started, 1000.0)
 
 changes = st.one_of(

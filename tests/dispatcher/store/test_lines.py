@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.store import Store
+from tests.dispatcher.rows import rows
 
 REPLICAS = 3
 CALLERS = 20
@@ -50,21 +50,7 @@ class Callers:
         """Sessions that were told to have a line, and nobody began to end."""
 
     async def start(self, store: Store, session_id: str, queue_seconds: float = 0.0) -> Session | None:
-        machine = Machine(f"m-{session_id}", session_id, "process", MachineState.requested, 1000.0)
-        session = Session(
-            id=session_id,
-            agent="echo",
-            transport="webrtc",
-            body=None,
-            ice_servers=[],
-            machine_id=machine.id,
-            state=SessionState.queued,
-            start_timeout_seconds=30.0,
-            client_timeout_seconds=60.0,
-            max_duration_seconds=7200.0,
-            created_at=1000.0,
-            queue_seconds=queue_seconds,
-        )
+        session, machine = rows(session_id, queue_seconds=queue_seconds)
         added = await store.add(session, machine, self._limits, "tester", admit=wanted)
         return self._known(added)
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import sqlite3
-import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,17 +30,13 @@ from dispatcher.store.database import Database
 from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import machines, messages, metadata
+from tests.dispatcher.rows import rows
 
 CAUSE = Cause("tester", 1001.0)
 
 
 def pair(agent: str = "echo") -> tuple[Session, Machine]:
-    session_id = str(uuid.uuid4())
-    machine = Machine(f"m-{session_id}", session_id, "process", MachineState.requested, 1000.0)
-    body = {"deep": [1, None, "ä"]}
-    return Session(
-        session_id, agent, "webrtc", body, [], machine.id, SessionState.queued, 30.0, 60.0, 7200.0, 1000.0
-    ), machine
+    return rows(agent=agent, body={"deep": [1, None, "ä"]})
 
 
 def limits(agent: int = 1, *, queue: int = 0, deployment: int | None = None) -> Limits:

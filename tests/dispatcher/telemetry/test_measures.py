@@ -15,9 +15,10 @@ from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import END_REASONS, OTHER, Measured, measured
 from dispatcher.version import VERSION
+from tests.dispatcher.rows import rows
 from tests.reasons import reasons_in_code
 
-NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
+NEW, _ = rows("s")
 
 changes = st.one_of(
     st.just(lifecycle.admitted),

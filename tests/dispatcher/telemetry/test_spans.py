@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from bot.protocol import Phase, Timings
 from dispatcher.sessions import lifecycle
-from dispatcher.sessions.lifecycle import End, Session, SessionState
+from dispatcher.sessions.lifecycle import End
 from dispatcher.telemetry.spans import Piece, told
+from tests.dispatcher.rows import rows
 
-NEW = Session("s", "echo", "webrtc", None, [], "m", SessionState.queued, 30.0, 60.0, 7200.0, 1000.0)
+NEW, _ = rows("s")
 STARTED = lifecycle.started(lifecycle.admitted(NEW, 1001.0), 1002.0)
 
 marks = st.builds(
