@@ -21,24 +21,11 @@ COTURN = "coturn/coturn:4.6.3@sha256:71c3c990283385567f11794ee692e3a47b66fd9b0bb
 
 # Of the Filesystem Hierarchy Standard; macOS's are elsewhere.
 SHARED_DIRECTORIES = frozenset(
-    {
-        *(
-            "/bin",
-            "/boot",
-            "/dev",
-            "/etc",
-            "/home",
-            "/lib",
-            "/media",
-            "/mnt",
-            "/opt",
-            "/proc",
-            "/root",
-            "/run",
-        ),
-        *("/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp"),  # noqa: S108
+    (
+        *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/proc", "/root"),
+        *("/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp"),  # noqa: S108
         *("/Users", "/private", "/private/etc", "/private/tmp", "/private/var"),
-    }
+    )
 )
 
 FIELDS = {

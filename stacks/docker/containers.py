@@ -78,5 +78,12 @@ def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> do
     )
 
 
+def volume(
+    logical_name: str, name: str, tags: Mapping[str, str], opts: pulumi.ResourceOptions
+) -> docker.Volume:
+    labels = [docker.VolumeLabelArgs(label=key, value=value) for key, value in tags.items()]
+    return docker.Volume(logical_name, name=name, labels=labels, opts=opts)
+
+
 def network_labels(tags: Mapping[str, str]) -> list[docker.NetworkLabelArgs]:
     return [docker.NetworkLabelArgs(label=name, value=value) for name, value in tags.items()]

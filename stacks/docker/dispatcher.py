@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, run
+from stacks.docker.containers import Service, run, volume
 from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 
 
@@ -33,12 +33,7 @@ class Dispatcher(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
-        self.volume = docker.Volume(
-            "store",
-            name=args.volume_name,
-            labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.tags.items()],
-            opts=pulumi.ResourceOptions(parent=self),
-        )
+        self.volume = volume("store", args.volume_name, args.tags, pulumi.ResourceOptions(parent=self))
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
             name=args.container_name,

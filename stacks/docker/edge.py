@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, run
+from stacks.docker.containers import Service, run, volume
 from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 
 
@@ -28,14 +28,13 @@ class Edge(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Edge", name, None, opts)
-        labels = [docker.VolumeLabelArgs(label=key, value=value) for key, value in args.tags.items()]
         volumes = {
             # Certificates and the account with their authority, which counts what it gives to a name.
-            directory: docker.Volume(
+            directory: volume(
                 f"caddy-{directory}",
-                name=f"{args.prefix}-caddy-{directory}",
-                labels=labels,
-                opts=pulumi.ResourceOptions(parent=self),
+                f"{args.prefix}-caddy-{directory}",
+                args.tags,
+                pulumi.ResourceOptions(parent=self),
             )
             for directory in ("data", "config")
         }
@@ -48,8 +47,8 @@ class Edge(pulumi.ComponentResource):
             ],
             networks=[(args.network, "caddy")],
             mounts=[
-                docker.ContainerMountArgs(type="volume", source=volume.name, target=f"/{directory}")
-                for directory, volume in volumes.items()
+                docker.ContainerMountArgs(type="volume", source=made.name, target=f"/{directory}")
+                for directory, made in volumes.items()
             ],
             ports=[
                 docker.ContainerPortArgs(internal=80, external=80, protocol="tcp"),
