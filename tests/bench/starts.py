@@ -27,7 +27,8 @@ import httpx
 import psutil
 
 from tests.bench.past import fill
-from tests.e2e.dispatcher import CHECKOUT, free_port
+from tests.e2e.dispatcher import CHECKOUT
+from tests.ports import free_port
 from tests.postgres import Postgres
 
 STARTS_PER_SECOND = 200

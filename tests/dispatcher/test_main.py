@@ -15,6 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 HANGS = "import time\nprint('importing', flush=True)\ntime.sleep(3600)\n"
 
@@ -33,7 +35,7 @@ class _Command:
         bot_file = directory / "bot.py"
         bot_file.write_text(HANGS)
         self.served = False
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -73,12 +75,6 @@ class _Command:
                 if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
                     return
         raise TimeoutError(self.url)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +122,7 @@ def test_a_second_dispatcher_on_the_same_port_or_directory_is_refused(command, t
     with command.serving():
         same_port = command.run(SWITCHBOARD_DATA_DIR=str(tmp_path / "other"))
         assert "is taken by another program" in same_port.stderr
-        same_directory = command.run(SWITCHBOARD_PORT=str(_free_port()))
+        same_directory = command.run(SWITCHBOARD_PORT=str(free_port()))
         assert same_directory.returncode == 2
         assert same_directory.stderr.endswith("cannot be used: another dispatcher uses it\n")
 
@@ -156,7 +152,7 @@ SECRETS = json.dumps(["what all dispatchers of a test sign with"])
 
 @pytest.mark.parametrize("arguments", [[], ["stop-machines"]])
 def test_a_database_that_cannot_be_reached_is_one_line(command, arguments):
-    url = f"postgresql://switchboard:hunter2@127.0.0.1:{_free_port()}/switchboard"
+    url = f"postgresql://switchboard:hunter2@127.0.0.1:{free_port()}/switchboard"
     done = command.run(*arguments, SWITCHBOARD_DATABASE_URL=url, SWITCHBOARD_SECRETS=SECRETS)
     assert_one_line_about(done, "database_url", "onnection refused")
 

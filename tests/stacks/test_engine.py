@@ -19,7 +19,8 @@ import pytest
 from stacks.errors import ConfigError, LockedError
 from stacks.local import server
 from stacks.local.process import identify
-from tests.stacks.checkouts import CheckoutCopy, free_port, until
+from tests.ports import free_port
+from tests.stacks.checkouts import CheckoutCopy, until
 
 
 def only_process(checkout: CheckoutCopy) -> psutil.Process:

@@ -17,7 +17,7 @@ from stacks.errors import ProcessError
 from stacks.local import process, server
 from stacks.local.process import Identity
 from stacks.local.server import Server
-from tests.stacks.checkouts import free_port
+from tests.ports import free_port
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
