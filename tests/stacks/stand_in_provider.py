@@ -54,6 +54,14 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
     return getattr(hands, operation)(ENGINE, _kind(urn), inputs) or {}
 
 
+def _made(operation: str, request: Any, inputs: dict[str, Any]) -> struct_pb2.Struct:
+    """What a resource is after a create or an update; in a preview, what is known of it before."""
+    if request.preview:
+        return _struct(inputs)
+    _note(operation, request.urn, inputs)
+    return _struct({**inputs, **_do("create", request.urn, inputs)})
+
+
 class Provider(provider_pb2_grpc.ResourceProviderServicer):
     """Every resource is what its inputs say."""
 
@@ -85,22 +93,12 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     def Create(self, request: Any, context: Any) -> provider_pb2.CreateResponse:
-        inputs = _plain(request.properties)
-        if request.preview:
-            return provider_pb2.CreateResponse(properties=_struct(inputs))
-        _note("create", request.urn, inputs)
-        outputs = _do("create", request.urn, inputs)
-        return provider_pb2.CreateResponse(
-            id=f"{request.urn.rpartition('::')[2]}-id", properties=_struct({**inputs, **outputs})
-        )
+        name = request.urn.rpartition("::")[2]
+        properties = _made("create", request, _plain(request.properties))
+        return provider_pb2.CreateResponse(id="" if request.preview else f"{name}-id", properties=properties)
 
     def Update(self, request: Any, context: Any) -> provider_pb2.UpdateResponse:
-        inputs = _plain(request.news)
-        if request.preview:
-            return provider_pb2.UpdateResponse(properties=_struct(inputs))
-        _note("update", request.urn, inputs)
-        outputs = _do("create", request.urn, inputs)
-        return provider_pb2.UpdateResponse(properties=_struct({**inputs, **outputs}))
+        return provider_pb2.UpdateResponse(properties=_made("update", request, _plain(request.news)))
 
     def Read(self, request: Any, context: Any) -> provider_pb2.ReadResponse:
         return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
