@@ -127,9 +127,8 @@ class Proxy:
             )
 
     def _ask(self, ask: Ask, container_id: str = "") -> aiohttp.client._RequestContextManager:
-        target = ask.target(container_id) if ask.path != "_ping" else "/_ping"
         headers = {"Content-Type": "application/json"} if ask.body is not None else {}
-        url = URL(f"http://engine{target}", encoded=True)
+        url = URL(f"http://engine{ask.target(container_id)}", encoded=True)
         return self._session.request(ask.method, url, data=ask.body, headers=headers)
 
 

@@ -43,6 +43,9 @@ VERSION = "v1.41"
 TARGET = re.compile(r"/(?P<version>v1\.41/)?(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?")
 """A request's target. No percent sign may be in the path: the engine would decode what we compare."""
 
+PING = "_ping"
+"""The one path that has no version before it."""
+
 MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
 """A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
 MAX_STOP_SECONDS = 3600
@@ -71,6 +74,8 @@ class Ask:
     """Whether it starts a container. One that has ended is not started again: its memory counts no more."""
 
     def target(self, container_id: str = "") -> str:
+        if self.path == PING:
+            return f"/{PING}"
         query = f"?{urlencode(self.query)}" if self.query else ""
         return f"/{VERSION}/{self.path.replace('{id}', container_id)}{query}"
 
@@ -92,10 +97,10 @@ class Rules:
         if match is None:
             raise Refused(f"{target[:200]!r} is not a path of the provider's")
         path, query = match["path"], read_query(match["query"])
-        if (method, path, match["version"]) == ("GET", "_ping", None):
+        if (method, path, match["version"]) == ("GET", PING, None):
             nothing_in(query, content)
             # For the health command: the engine answers.
-            return Ask("GET", "_ping")
+            return Ask("GET", PING)
         if match["version"] is None:
             raise Refused(f"{path!r} has no version; allowed: {VERSION}")
         if (method, path) == ("POST", "containers/create"):
