@@ -1,0 +1,161 @@
+"""Calls and answers; and the fake behind httpx in the same process, or behind a port of this host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote
+
+import httpx
+import uvicorn
+
+from tests.ports import free_port
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request, as a handler sees it."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+    """Their names in small letters."""
+    body: Any = None
+    operation: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Those in the path."""
+
+    def flag(self, name: str) -> bool:
+        """Whether a boolean parameter is true."""
+        return self.query.get(name, ["false"])[-1] == "true"
+
+    def values(self, name: str) -> list[str]:
+        """A parameter that may be repeated, or be a list with commas."""
+        return [value for one in self.query.get(name, []) for value in one.split(",")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Refusal(Exception):
+    """An answer that is an error, in Fly's shape."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.answer = Answer(
+            status, {"error": message} if code is None else {"error": message, "status": code}, headers
+        )
+
+
+class Dropped(Exception):
+    """The connection ends without an answer."""
+
+
+class Handles(Protocol):
+    async def handle(self, call: Call) -> Answer: ...
+
+
+class InProcess(httpx.AsyncBaseTransport):
+    """The fake behind httpx, without a port: for a clock that no socket would wait for.
+
+    A call goes on when whoever made it has gone away, as it does on the other side of a network.
+    """
+
+    def __init__(self, fake: Handles) -> None:
+        self._fake = fake
+        self._calls: set[asyncio.Task[Answer]] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        task = asyncio.create_task(
+            self._fake.handle(
+                _call(
+                    request.method,
+                    request.url.path,
+                    request.url.query.decode(),
+                    dict(request.headers),
+                    request.content,
+                )
+            )
+        )
+        self._calls.add(task)
+        task.add_done_callback(self._done)
+        try:
+            answer = await asyncio.shield(task)
+        except Dropped as error:
+            raise httpx.ReadError("the connection was closed", request=request) from error
+        return httpx.Response(answer.status, content=_encoded(answer), headers=_headers(answer))
+
+    def _done(self, task: asyncio.Task[Answer]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it
+
+
+class Application:
+    """The fake as an ASGI application."""
+
+    def __init__(self, fake: Handles) -> None:
+        self._fake = fake
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        content = b""
+        while (message := await receive()).get("more_body"):
+            content += message.get("body", b"")
+        content += message.get("body", b"")
+        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        call = _call(scope["method"], scope["path"], scope["query_string"].decode(), headers, content)
+        try:
+            answer = await self._fake.handle(call)
+        except Dropped:
+            # A body that is shorter than announced: the server closes the connection.
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            return
+        written = [(name.encode(), value.encode()) for name, value in _headers(answer).items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": written})
+        await send({"type": "http.response.body", "body": _encoded(answer)})
+
+
+@contextlib.contextmanager
+def served(fake: Handles) -> Iterator[str]:
+    """The fake behind a port of this host, in a thread with a loop of its own; gives its URL."""
+    port = free_port()
+    config = uvicorn.Config(
+        Application(fake), host="127.0.0.1", port=port, lifespan="off", log_level="critical", access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="fake-fly")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the fake's server ended before it served"
+            thread.join(0.005)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive(), "the fake's server does not end"
+
+
+def _call(method: str, path: str, query: str, headers: Mapping[str, str], content: bytes) -> Call:
+    parsed = parse_qs(query, keep_blank_values=True)
+    body = json.loads(content) if content else None
+    return Call(method, unquote(path), parsed, {name.lower(): headers[name] for name in headers}, body)
+
+
+def _encoded(answer: Answer) -> bytes:
+    return b"" if answer.body is None else json.dumps(answer.body).encode()
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    return {"content-type": "application/json", **answer.headers}
