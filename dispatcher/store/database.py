@@ -218,10 +218,8 @@ class Database:
 
     async def _checkpoint(self, mode: str) -> bool:
         def run() -> bool:
-            with (
-                self._reading.connect() as connection,
-                engines.waiting_at_most(connection, CHECKPOINT_WAIT_SECONDS),
-            ):
+            with self._reading.connect() as connection:
+                engines.wait_at_most(connection, CHECKPOINT_WAIT_SECONDS)
                 # SQLite's answer: whether it was kept from it, and two counts of pages.
                 return not connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()[0]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from dispatcher.store import statements
 
@@ -21,6 +19,9 @@ READ_ONLY = "switchboard_read_only"
 UNTIL = "switchboard_until"
 """The execution option that says until when (by `time.perf_counter`) a transaction waits for SQLite's write
 lock; without it, BUSY_TIMEOUT_SECONDS from its beginning."""
+
+WAITS = "switchboard_waits"
+"""In a connection's `info`: how long SQLite waits there for a lock, in milliseconds."""
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a transaction waits in all for another process's write lock on SQLite before the call fails. From
@@ -85,14 +86,18 @@ def sqlite(url: sa.URL, *, connections: int, busy_timeout: float, checkpoints: b
             cursor.execute("PRAGMA wal_autocheckpoint = 0")
         cursor.close()
 
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        _tell(connection, record.info, busy_timeout)
+
     @event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
         options = connection.get_execution_options()
         if options.get(READ_ONLY, False):
             return
         left = options[UNTIL] - time.perf_counter() if UNTIL in options else BUSY_TIMEOUT_SECONDS
-        with waiting_at_most(connection, max(left, 0.0)):
-            statements.execute(connection, "BEGIN IMMEDIATE")
+        wait_at_most(connection, max(left, 0.0))
+        statements.execute(connection, "BEGIN IMMEDIATE")
 
     return engine
 
@@ -102,15 +107,14 @@ def is_locked(error: OperationalError) -> bool:
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
-@contextlib.contextmanager
-def waiting_at_most(connection: sa.Connection, seconds: float) -> Iterator[None]:
-    """Have SQLite wait so long for what others have locked, in the place of BUSY_TIMEOUT_SECONDS."""
-    _wait_at_most(connection, seconds)
-    try:
-        yield
-    finally:
-        _wait_at_most(connection, BUSY_TIMEOUT_SECONDS)
+def wait_at_most(connection: sa.Connection, seconds: float) -> None:
+    """Have SQLite wait so long for what others have locked, until the connection is back in its pool."""
+    _tell(connection.connection.driver_connection, connection.info, seconds)
 
 
-def _wait_at_most(connection: sa.Connection, seconds: float) -> None:
-    statements.execute(connection, f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+def _tell(connection: Any, info: dict[Any, Any], seconds: float) -> None:
+    # To the hundredth: most that begin have waited for nothing yet, and the connection knows that already.
+    milliseconds = 10 * round(100 * seconds)
+    if info.get(WAITS) != milliseconds:
+        connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        info[WAITS] = milliseconds

@@ -28,7 +28,7 @@ build = images.build
 
 @pytest.fixture(scope="module")
 def echo_image(build: images.Build) -> str:
-    return build("bot", "--tag", "switchboard-test/echo", BOT_FILE="echo.py", TRANSPORTS="webrtc")
+    return build("bot", "--tag", "switchboard-test/echo", **images.ECHO)
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import sys
 from stacks.progress import say, step
 from tests.base_image import NoBase, import_base
 from tests.engine import DockerError, Engine, Missing
-from tests.images.conftest import CHECKOUT, build_arguments
+from tests.images.conftest import CHECKOUT, CLOUD_BOT, DAILY, ECHO, build_arguments
 
 IMAGES: dict[str, tuple[str, dict[str, str]]] = {
-    "the bot's, with all transports": ("bot", {"BOT_DIR": "tests/images/pipecat_cloud_bot"}),
-    "the bot's, with SmallWebRTC": ("bot", {"BOT_FILE": "echo.py", "TRANSPORTS": "webrtc"}),
-    "the bot's, with Daily": ("bot", {"BOT_FILE": "voice.py", "TRANSPORTS": "daily"}),
+    "the bot's, with all transports": ("bot", CLOUD_BOT),
+    "the bot's, with SmallWebRTC": ("bot", ECHO),
+    "the bot's, with Daily": ("bot", DAILY),
     "the dispatcher's": ("dispatcher", {}),
 }
-"""What is it, Dockerfile and arguments: those on which the packages in it depend."""
+"""What is it, Dockerfile and arguments."""
 
 
 def main() -> int:

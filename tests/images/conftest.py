@@ -22,6 +22,12 @@ REGISTRIES = {
 }
 
 
+# The arguments of the bot images on which the packages in them depend.
+CLOUD_BOT = {"BOT_DIR": "tests/images/pipecat_cloud_bot"}
+ECHO = {"BOT_FILE": "echo.py", "TRANSPORTS": "webrtc"}
+DAILY = {"BOT_FILE": "voice.py", "TRANSPORTS": "daily"}
+
+
 def registry_secrets() -> list[str]:
     """Arguments of `docker build`."""
     arguments = []
@@ -56,7 +62,7 @@ def bot_image(build: Build) -> str:
     """A bot that was written for Pipecat Cloud, for all transports."""
     return build(
         *("bot", "--tag", "switchboard-test/bot"),
-        BOT_DIR="tests/images/pipecat_cloud_bot",
+        **CLOUD_BOT,
         REVISION="0123abcd",
         VERSION="9.8.7",
     )

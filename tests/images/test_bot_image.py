@@ -17,7 +17,7 @@ from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, Ended, Hello, Ready
 from tests.bot.client import Client, client
 from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import DockerError, Engine
-from tests.images.conftest import Build
+from tests.images.conftest import CLOUD_BOT, DAILY, Build
 from tests.ports import free_port
 
 MEGABYTE = 1_000_000
@@ -337,11 +337,11 @@ def test_a_transport_that_is_none(build: Build) -> None:
 
 def test_requirements_that_are_not_there(build: Build) -> None:
     with pytest.raises(DockerError, match=r"REQUIREMENTS: 'more\.txt' is not in the bot directory"):
-        build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", REQUIREMENTS="more.txt")
+        build("bot", **CLOUD_BOT, REQUIREMENTS="more.txt")
 
 
 def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
-    image = build("bot", "--tag", "switchboard-test/bot-daily", TRANSPORTS="daily", BOT_FILE="voice.py")
+    image = build("bot", "--tag", "switchboard-test/bot-daily", **DAILY)
     python(engine, image, IMPORTS, *EVERY_BOT, *TRANSPORTS["daily"])
     code = "import importlib.util as u; print(u.find_spec('av'), u.find_spec('aiortc'))"
     assert python(engine, image, code) == "None None"
@@ -350,11 +350,11 @@ def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
 
 def test_a_detector_that_is_none(build: Build) -> None:
     with pytest.raises(DockerError, match="VAD: 'fax' is not a detector; allowed: onnx, torch"):
-        build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", VAD="fax")
+        build("bot", **CLOUD_BOT, VAD="fax")
 
 
 def test_models_may_be_on_a_volume(engine: Engine, build: Build) -> None:
-    image = build("bot", BOT_DIR="tests/images/pipecat_cloud_bot", MODELS="/mnt/models")
+    image = build("bot", **CLOUD_BOT, MODELS="/mnt/models")
     config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", image))
     environment = dict(variable.split("=", 1) for variable in config["Env"])
     assert environment["TORCH_HOME"] == "/mnt/models/torch"

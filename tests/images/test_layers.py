@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import Engine
-from tests.images.conftest import CHECKOUT, Build
+from tests.images.conftest import CHECKOUT, CLOUD_BOT, Build
 
 
 def layers(engine: Engine, image: str) -> list[str]:
@@ -30,9 +30,8 @@ def test_only_the_last_layer_is_the_bots_code(
     engine: Engine, build: Build, bot_image: str, tmp_path: Path
 ) -> None:
     changed = tree(tmp_path)
-    directory = "tests/images/pipecat_cloud_bot"
-    (changed / directory / "phrases.py").write_text('GREETING = "a neighbour says goodbye"\n')
-    image = build("bot", context=changed, BOT_DIR=directory)
+    (changed / CLOUD_BOT["BOT_DIR"] / "phrases.py").write_text('GREETING = "a neighbour says goodbye"\n')
+    image = build("bot", context=changed, **CLOUD_BOT)
     before, after = layers(engine, bot_image), layers(engine, image)
     assert before[:-1] == after[:-1]
     assert before[-1] != after[-1]
@@ -43,5 +42,5 @@ def test_two_builds_give_the_same_layers(
     engine: Engine, build: Build, bot_image: str, tmp_path: Path
 ) -> None:
     """From another copy of the tree, with other times, and nothing of it cached but downloaded packages."""
-    again = build("bot", "--no-cache", context=tree(tmp_path), BOT_DIR="tests/images/pipecat_cloud_bot")
+    again = build("bot", "--no-cache", context=tree(tmp_path), **CLOUD_BOT)
     assert layers(engine, again) == layers(engine, bot_image)

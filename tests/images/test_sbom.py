@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine import Engine
-from tests.images.conftest import CHECKOUT, build_arguments
+from tests.images.conftest import CHECKOUT, CLOUD_BOT, build_arguments
 from tests.images.test_bot_image import shell
 from tests.images.test_build_files import pins
 
@@ -28,7 +28,7 @@ def of(document: dict[str, Any], kind: str) -> dict[str, str]:
 def test_a_bots_bill_names_its_packages_and_those_of_its_own(
     engine: Engine, base_image: str, bot_image: str, tmp_path: Path
 ) -> None:
-    document = bill(engine, base_image, "bot", tmp_path, BOT_DIR="tests/images/pipecat_cloud_bot")
+    document = bill(engine, base_image, "bot", tmp_path, **CLOUD_BOT)
     assert (document["bomFormat"], document["metadata"]["component"]["version"]) == ("CycloneDX", "9.8.7")
     inside = shell(engine, bot_image, "ls -d /opt/venv/lib/python3*/site-packages/*.dist-info")
     names = {re.sub("[-_.]+", "-", name.lower()) for name in re.findall(r"([^/]+)-[^-/]+\.dist-info", inside)}

@@ -266,3 +266,28 @@ def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
         assert unheard == []
 
     with_database(tmp_path, use)
+
+
+def test_a_connection_that_was_told_to_wait_less_waits_as_long_as_others_from_its_next_use_on(tmp_path):
+    engine = engines.of(sa.make_url(f"sqlite:///{tmp_path / 'notes.sqlite'}"))
+    told: list[str] = []
+
+    def patience(connection: sa.Connection) -> int:
+        return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+
+    for _ in range(2):
+        with engine.connect() as connection, connection.begin():
+            assert patience(connection) == 1000 * engines.BUSY_TIMEOUT_SECONDS
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.set_trace_callback(told.append)
+    hurried = engine.execution_options(**{engines.READ_ONLY: True})
+    with hurried.connect() as connection:
+        engines.wait_at_most(connection, 0.05)
+        assert patience(connection) == 50
+        assert connection.connection.driver_connection is driver, "the same one, from the pool"
+    # The first use of it with a trace, and the second: SQLite is told only what is new.
+    assert [sql for sql in told if "busy_timeout = " in sql] == ["PRAGMA busy_timeout = 50"]
+    with engine.connect() as connection, connection.begin():
+        assert patience(connection) == 1000 * engines.BUSY_TIMEOUT_SECONDS
+    engine.dispose()
