@@ -369,13 +369,11 @@ def simulate(seed: int) -> Outcome:
             return World(seed, path).run()
 
 
-_compiled: dict[Any, Any] = {}
 _new_engine = sa.create_engine
 
 
 def _create_engine(url: sa.URL, **more: Any) -> sa.Engine:
-    """All dispatchers here speak the same SQL: to compile it anew for each would take a third of the time."""
-    return wire.engine(_new_engine, url, **more).execution_options(compiled_cache=_compiled)
+    return wire.engine(_new_engine, url, **more)
 
 
 @functools.cache
