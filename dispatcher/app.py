@@ -28,6 +28,7 @@ from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
 
 if TYPE_CHECKING:
+    import httpx
     from opentelemetry.sdk.trace import TracerProvider
 
 
@@ -46,6 +47,7 @@ def build(
     environment: Mapping[str, str] = os.environ,
     tracer_provider: TracerProvider | None = None,
     runner: Runner | None = None,
+    daily: httpx.AsyncBaseTransport | None = None,
 ) -> Dispatcher:
     """Wire a dispatcher. Nothing runs and nothing is opened until its app starts.
 
@@ -53,6 +55,7 @@ def build(
         providers: Placement → provider, in the place of those that the settings name.
         tracer_provider: Takes the spans, in the place of what the `OTEL_…` variables say.
         runner: Runs the store's transactions, in the place of threads.
+        daily: Answers in the place of Daily's API.
     """
     clock = clock or SystemClock()
     core = wire(
@@ -63,6 +66,7 @@ def build(
         environment=environment,
         tracer_provider=tracer_provider,
         runner=runner,
+        daily=daily,
     )
     parts = {part.name: getattr(core, part.name) for part in fields(core)}
     return Dispatcher(**parts, app=_app(core))

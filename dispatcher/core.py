@@ -26,6 +26,7 @@ from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.reports import Reports
 from dispatcher.sessions.retention import Retention
+from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.tokens import SessionTokens
@@ -39,11 +40,11 @@ from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
 from dispatcher.telemetry.traces import Traces
-from dispatcher.transports.turn import Turn
-from dispatcher.transports.webrtc import WebRTC
+from dispatcher.transports.configured import configured
 from dispatcher.version import VERSION
 
 if TYPE_CHECKING:
+    import httpx
     from opentelemetry.sdk.trace import TracerProvider
 
 DRAIN_SECONDS = 10.0
@@ -69,6 +70,7 @@ class Core:
     specs: Specs
     launcher: Launcher
     releases: Releases
+    rooms: Rooms
     background: Background
     patience: Patience
     lease: Lease
@@ -104,7 +106,7 @@ class Core:
         await self.lease.keep()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
-        others = [asyncio.create_task(self.lease.run()), asyncio.create_task(self.census.run())]
+        others = [asyncio.create_task(run()) for run in (self.lease.run, self.census.run, self.rooms.run)]
         try:
             yield
         finally:
@@ -118,6 +120,7 @@ class Core:
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
             await end_tasks(reaping, *others)
             await self.patience.close()
+            await self.rooms.close()
             await self.lease.release()
             await self.fleet.close()
             await self.channels.close()
@@ -136,11 +139,13 @@ def wire(
     environment: Mapping[str, str],
     tracer_provider: TracerProvider | None = None,
     runner: Runner | None = None,
+    daily: httpx.AsyncBaseTransport | None = None,
 ) -> Core:
     """Wire all of a dispatcher but its HTTP interface.
 
     Args:
         runner: Runs the store's transactions, in the place of threads.
+        daily: Answers in the place of Daily's API.
     """
     metrics = Metrics()
     store = Store(settings.store_url, runner, metrics.store_used)
@@ -167,12 +172,26 @@ def wire(
         background=background,
         patience=patience,
     )
+    lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
+    transports = configured(settings, clock, daily)
+    rooms = Rooms(
+        transports=transports,
+        store=store,
+        ledger=ledger,
+        releases=releases,
+        lease=lease,
+        clock=clock,
+        background=background,
+        patience=patience,
+        replica=bus.replica,
+    )
     specs = Specs(settings, tokens, environment, _url_for_machines(settings))
     launcher = Launcher(
         settings=settings,
         store=store,
         ledger=ledger,
         releases=releases,
+        rooms=rooms,
         fleet=fleet,
         specs=specs,
         clock=clock,
@@ -195,7 +214,7 @@ def wire(
         launcher=launcher,
         releases=releases,
         queue=queue,
-        transports={"webrtc": WebRTC(settings.ice_servers, _turn(settings, clock))},
+        transports=transports,
         channels=channels,
         changes=changes,
         clock=clock,
@@ -205,7 +224,6 @@ def wire(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
     )
     watch = Watch(store, queue, changes, clock)
-    lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
     census = Census(
         store=store,
         fleet=fleet,
@@ -254,6 +272,7 @@ def wire(
         specs=specs,
         launcher=launcher,
         releases=releases,
+        rooms=rooms,
         background=background,
         patience=patience,
         lease=lease,
@@ -274,15 +293,6 @@ def _secrets(settings: Settings) -> list[bytes]:
     if settings.secrets:
         return [secret.get_secret_value().encode() for secret in settings.secrets]
     return [load_or_create_secret(settings.data_dir / "machine-token.key")]
-
-
-def _turn(settings: Settings, clock: Clock) -> Turn | None:
-    if settings.turn_secret is None:
-        return None
-    # From the request: the session may have to wait for a line first.
-    agents = settings.agents.values()
-    lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
-    return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
 
 
 def _url_for_machines(settings: Settings) -> str:

@@ -6,12 +6,15 @@ that exists in one and not in the other cannot happen.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,10 +35,12 @@ from dispatcher.keys import AgentName, Keys
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 
-SECRET_SETTINGS = frozenset({"secrets", "database_url", "turn_secret"})
+SECRET_SETTINGS = frozenset(
+    {"secrets", "database_url", "turn_secret", "daily_api_key", "daily_webhook_secret"}
+)
 """Never written down: what is signed with, and the URL that may have the database's password in it."""
 
-TransportName = Literal["webrtc"]
+TransportName = Literal["webrtc", "daily"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -191,6 +196,18 @@ class Settings(BaseSettings):
     """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
     turn_secret: SecretStr | None = None
     """What these servers (coturn with `use-auth-secret`) check the credentials with."""
+    daily_api_key: SecretStr | None = Field(default=None, min_length=8)
+    """The API key of the Daily domain in whose rooms sessions over `daily` meet. It reaches no client and no
+    machine."""
+    daily_domain: str | None = Field(default=None, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    """The domain's name: its rooms are at `https://<name>.daily.co/…`."""
+    daily_domain_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
+    start, before the session is written."""
+    daily_webhook_secret: SecretStr | None = None
+    """What Daily signs its webhooks with, in base64, as it gives it. Without it they are not taken."""
+    daily_api_url: str = "https://api.daily.co/v1"
+    """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
@@ -215,6 +232,26 @@ class Settings(BaseSettings):
             path = ", with a path or without" if field.field_name == "machine_url" else ""
             raise ValueError(f"{shown} is not accepted; allowed: http(s)://host or http(s)://host:port{path}")
         return url
+
+    @field_validator("daily_api_url")
+    @classmethod
+    def _safe_for_the_key(cls, url: str) -> str:
+        address = urlsplit(url) if ADDRESS.fullmatch(url) else None
+        if address is None or not (address.scheme == "https" or is_loopback(address.hostname or "")):
+            shown = "a URL with an @" if "@" in url else repr(url)
+            raise ValueError(f"{shown} is not accepted; allowed: https://host/path, or http:// on loopback")
+        return url
+
+    @field_validator("daily_webhook_secret")
+    @classmethod
+    def _is_base64(cls, secret: SecretStr | None) -> SecretStr | None:
+        try:
+            known = secret is None or base64.b64decode(secret.get_secret_value(), validate=True)
+        except binascii.Error:
+            known = False
+        if not known:
+            raise ValueError("it is not base64, in which Daily gives it as `hmac` of the webhook")
+        return secret
 
     @field_validator("secrets")
     @classmethod
@@ -263,6 +300,15 @@ class Settings(BaseSettings):
         if bool(self.turn_urls) != (self.turn_secret is not None):
             missing = "turn_secret" if self.turn_urls else "turn_urls"
             raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
+        if (self.daily_api_key is None) != (self.daily_domain is None):
+            missing = "daily_api_key" if self.daily_api_key is None else "daily_domain"
+            raise ValueError(f"{missing} is missing; allowed: both daily_api_key and daily_domain, or none")
+        for name, agent in self.agents.items():
+            if "daily" in agent.transports and self.daily_api_key is None:
+                raise ValueError(
+                    f"agent '{name}' offers the transport 'daily', for which daily_api_key and daily_domain "
+                    "must be set; without them only 'webrtc' is allowed"
+                )
         if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 from dispatcher.clock import Clock
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
@@ -26,6 +28,21 @@ async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:
         await asyncio.wait((timer, event), return_when=asyncio.FIRST_COMPLETED)
     finally:
         await end_tasks(timer, event)
+
+
+async def within(clock: Clock, seconds: float, work: Awaitable[T], late: Exception) -> T:
+    """What `work` gives; if it takes longer than so many seconds, it is cancelled and `late` is raised."""
+    task = asyncio.ensure_future(work)
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise late
+    finally:
+        task.cancel()
+        timer.cancel()
+        await asyncio.gather(task, timer, return_exceptions=True)
 
 
 class Background:

@@ -62,6 +62,10 @@ class StartAnswer(BaseModel):
     sessionId: str
     sessionToken: str
     """Good for this session alone, until its deadline: to show, follow, stop and call it."""
+    dailyRoom: str | None = None
+    """The room's URL, where the session's transport is `daily`."""
+    dailyToken: str | None = None
+    """The client's token for that room, good until the session's latest end."""
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
     """Left out, unless the session waits for a line."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.auth import caller_of
@@ -52,6 +52,10 @@ class StartRequest(BaseModel):
 
     transport: str | None = None
     createDailyRoom: bool = False
+    dailyRoomProperties: dict[str, Any] = Field(default_factory=dict)
+    """Of the room of a session over `daily`; what the deployment does not allow is refused by its name."""
+    dailyMeetingTokenProperties: dict[str, Any] = Field(default_factory=dict)
+    """Of its client's token."""
     enableDefaultIceServers: bool = False
     body: Any = None
 
@@ -98,7 +102,11 @@ def router(
             # The older way of asking for Daily, which clients still use.
             transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
             body=wanted.body,
-            wanted=Wanted(enable_default_ice_servers=wanted.enableDefaultIceServers),
+            wanted=Wanted(
+                enable_default_ice_servers=wanted.enableDefaultIceServers,
+                room=wanted.dailyRoomProperties,
+                token=wanted.dailyMeetingTokenProperties,
+            ),
             queue_seconds=queue,
             by=caller.by,
             owner=caller.owner,

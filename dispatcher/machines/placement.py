@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -24,6 +23,7 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from dispatcher.tasks import within
 
 log = logging.getLogger(__name__)
 
@@ -184,24 +184,10 @@ class Placement:
     async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Bound a call, and let it raise nothing but `ProviderError`."""
         try:
-            return await _within(self._clock, seconds, call())
+            late = Unreachable(f"no answer within {seconds:.0f} s")
+            return await within(self._clock, seconds, call(), late)
         except ProviderError:
             raise
         except Exception as error:
             log.exception("placement %s: the provider raised what it must not", self.name)
             raise Faulty(f"unexpected {type(error).__name__}: {error}") from error
-
-
-async def _within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """What `work` gives, or `Unreachable` if it takes longer."""
-    task = asyncio.ensure_future(work)
-    timer = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Unreachable(f"no answer within {seconds:.0f} s")
-    finally:
-        task.cancel()
-        timer.cancel()
-        await asyncio.gather(task, timer, return_exceptions=True)

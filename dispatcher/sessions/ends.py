@@ -1,10 +1,11 @@
-"""How a session ends for which no placement gave a machine."""
+"""How a session ends for which no placement gave a machine, or no room could be opened."""
 
 from __future__ import annotations
 
 from dispatcher.machines.failover import Abandoned, Faulty
 from dispatcher.machines.provider import NoCapacity, ProviderError, QuotaReached, Throttled, Unreachable
 from dispatcher.sessions.lifecycle import End
+from dispatcher.transports.errors import NoAnswer, RoomError, TooManyCalls
 
 
 def end_by_provider(error: ProviderError) -> End:
@@ -30,3 +31,15 @@ def end_by_provider(error: ProviderError) -> End:
             return End("unreachable", "The machines API did not answer.", str(error))
         case _:
             return End("rejected", f"The machine could not be created: {error}.", str(error))
+
+
+def end_by_room(error: RoomError) -> End:
+    """The reason and its words, for the error of the transport."""
+    match error:
+        case TooManyCalls():
+            message = "The service that has the rooms is taking no more calls right now."
+            return End("room_throttled", message, str(error), retry_after=error.retry_after)
+        case NoAnswer():
+            return End("room_unreachable", "The service that has the rooms did not answer.", str(error))
+        case _:
+            return End("room_rejected", "The session's room could not be created.", str(error))

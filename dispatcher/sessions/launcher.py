@@ -15,6 +15,7 @@ from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Machine, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.settings import Settings
@@ -34,7 +35,7 @@ class TakenOver(Exception):
 
 
 class Launcher:
-    """Gets machines for sessions.
+    """Gets machines for sessions, and their rooms at the same time where their transport has any.
 
     Args:
         replica: This process; what it asks for carries its name, so that others can go on if it dies.
@@ -47,6 +48,7 @@ class Launcher:
         store: Store,
         ledger: Ledger,
         releases: Releases,
+        rooms: Rooms,
         fleet: Fleet,
         specs: Specs,
         clock: Clock,
@@ -60,6 +62,7 @@ class Launcher:
         self._store = store
         self._ledger = ledger
         self._releases = releases
+        self._rooms = rooms
         self._fleet = fleet
         self._specs = specs
         self._clock = clock
@@ -89,6 +92,7 @@ class Launcher:
             return
         resumed = self._launches.inherited(machine.id)
         with about_session(session):
+            self._rooms.open(session, deadline(machine), lambda: self._launches.inherited(machine.id))
             self._background.spawn(self._launch(session, machine, fresh=fresh, resumed=resumed))
 
     def catch_up(self) -> None:

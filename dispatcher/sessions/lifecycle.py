@@ -17,7 +17,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from bot.protocol import Ended, Phase, Timings
 from dispatcher.machines.provider import MachineState, MachineStatus
@@ -37,6 +37,8 @@ ADMITTED = (SessionState.starting, SessionState.ready, SessionState.active)
 """The live ones that count against `max_sessions`."""
 
 OVER = (SessionState.ended, SessionState.failed)
+
+RoomState = Literal["wanted", "open", "found", "doubted", "closed"]
 
 GOOD_ENDS = frozenset({"completed", "stopped"})
 """The reasons of `ended`; every other reason is a failure."""
@@ -95,6 +97,9 @@ class Session:
     """Of a session that failed: from then on another start may go better, where somebody said so."""
     owner: str | None = None
     """The name of the key that it was started with; None where none was needed."""
+    room: dict[str, Any] | None = field(default=None, repr=False)
+    """Its `Room`, with the bot's token, if its transport has rooms."""
+    room_state: RoomState | None = None
 
     @property
     def over(self) -> bool:
@@ -199,6 +204,8 @@ def over(session: Session, end: End, now: float) -> Session:
         detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,
         exit_code=end.exit_code,
         retry_at=now + end.retry_after if end.retry_after is not None else None,
+        # Of a session that never had a line no room was asked for.
+        room_state="closed" if session.room_state and session.admitted_at is None else session.room_state,
     )
 
 

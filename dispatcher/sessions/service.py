@@ -18,14 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from bot.protocol import Request, Response
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
-from dispatcher.sessions import idempotency
+from dispatcher.sessions import failures, idempotency, lifecycle
 from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
     KeyReused,
-    NotStarted,
     Restarting,
     SessionOver,
     StartFailed,
@@ -34,7 +33,7 @@ from dispatcher.sessions.errors import (
     UnknownSession,
 )
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
-from dispatcher.sessions.launcher import Launcher
+from dispatcher.sessions.launcher import START_SHARE, Launcher
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
@@ -42,13 +41,10 @@ from dispatcher.sessions.releases import Releases
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
-from dispatcher.transports.transport import Transport, Wanted
+from dispatcher.transports.errors import RoomError, Unacceptable
+from dispatcher.transports.transport import Prepared, Transport, Wanted
 
 Wait = Literal["none", "started", "ready"]
-
-RETRY_HELPS = ("no_capacity", "quota_reached", "throttled", "unreachable")
-"""The reasons for having no machine that may be gone in a moment."""
-
 
 COME_BACK_SECONDS = 10.0
 """How long the place in the queue of a caller with a key is kept when its connection is lost."""
@@ -163,13 +159,14 @@ class SessionService:
             return await self._again(claim, known)
         if start.count is not None:
             start.count()
-        opened = await self._transports[transport_name].open(session_id, start.wanted)
+        prepared = await self._prepare(session_id, agent, transport_name, start)
+        room = prepared.room
         session = Session(
             id=session_id,
             agent=name,
             transport=transport_name,
             body=start.body,
-            ice_servers=list(opened.ice_servers),
+            ice_servers=list(prepared.ice_servers),
             machine_id=f"m-{session_id}",
             state=SessionState.queued,
             start_timeout_seconds=agent.start_timeout_seconds,
@@ -180,9 +177,11 @@ class SessionService:
             created_at=self._clock.now(),
             traceparent=start.traceparent,
             owner=start.owner,
+            room=None if room is None else asdict(room),
+            room_state=None if room is None else "wanted",
         )
         if claim is not None:
-            claim = replace(claim, client=opened.client)
+            claim = replace(claim, client=prepared.client)
         machine = self._launcher.machine(session)
         mark = self._changes.mark()
         try:
@@ -211,7 +210,7 @@ class SessionService:
         else:
             self._launcher.launch(written, machine)
         place = await self._queue.place(written)
-        return Started(written, opened.client, place=place, keyed=claim is not None, mark=mark)
+        return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
@@ -235,7 +234,11 @@ class SessionService:
                 if not self._holders[session.id]:
                     del self._holders[session.id]
         if session.state is SessionState.failed:
-            raise _failure(session, self._clock.now()) if started.new else _failed_before(session)
+            raise (
+                failures.failure(session, self._clock.now())
+                if started.new
+                else failures.failed_before(session)
+            )
         return replace(started, session=session, place=await self._queue.place(session))
 
     async def hang_up(self, started: Started) -> None:
@@ -287,7 +290,7 @@ class SessionService:
         """
         session = await self.get(session_id, agent)
         if session.over:
-            raise SessionOver(_over_in_words(session))
+            raise SessionOver(failures.in_words(session))
         answer = asyncio.create_task(self._channels.call(session.machine_id, request))
         end = asyncio.create_task(self._until(session_id, lambda changed: changed.over))
         timer = asyncio.create_task(self._call_timer(session_id))
@@ -298,7 +301,7 @@ class SessionService:
             if answer.done():
                 return answer.result()
             if end.done():
-                raise StartFailed(_over_in_words(end.result()))
+                raise StartFailed(failures.in_words(end.result()))
             if exit_.done():
                 raise Restarting()
             timer.result()
@@ -315,7 +318,9 @@ class SessionService:
         """The hold that the request's key is to have on its session; None without a key."""
         if start.key is None:
             return None
-        request = [agent, start.transport, start.body, asdict(start.wanted)]
+        # What is not said leaves no trace, so that a release that knows of more has the same fingerprints.
+        said = {name: value for name, value in asdict(start.wanted).items() if value != {}}
+        request = [agent, start.transport, start.body, said]
         return Claim(
             id=idempotency.claim_id(start.owner or "", start.key),
             fingerprint=idempotency.fingerprint(request),
@@ -342,10 +347,23 @@ class SessionService:
         if transport not in agent.transports:
             allowed = ", ".join(agent.transports)
             raise InvalidRequest(f"transport '{transport}' is not offered by {name}; allowed: {allowed}.")
+        try:
+            self._transports[transport].check(start.wanted)
+        except Unacceptable as refusal:
+            raise InvalidRequest(str(refusal)) from refusal
         if not 0 <= start.queue_seconds <= agent.max_queue_seconds:
             given, most = f"{start.queue_seconds:g}", f"{agent.max_queue_seconds:g}"
             raise InvalidRequest(f"queue '{given}' is not allowed for {name}; allowed: 0 to {most} seconds.")
         return name, agent, transport
+
+    async def _prepare(self, session_id: str, agent: AgentSettings, transport: str, start: Start) -> Prepared:
+        now, longest = self._clock.now(), start.queue_seconds + agent.max_duration_seconds
+        until = now + longest + lifecycle.DEADLINE_GRACE_SECONDS
+        deadline = now + START_SHARE * agent.start_timeout_seconds
+        try:
+            return await self._transports[transport].prepare(session_id, start.wanted, until, deadline)
+        except RoomError as error:
+            raise failures.no_room(error) from error
 
     def _at_capacity(self, name: str, agent: AgentSettings, start: Start) -> AtCapacity:
         limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
@@ -374,27 +392,8 @@ class SessionService:
 
 
 _reached: Mapping[Wait, Callable[[Session], bool]] = {
-    "started": lambda current: current.over or current.started_at is not None,
+    "started": lambda current: (
+        current.over or (current.started_at is not None and current.room_state != "wanted")
+    ),
     "ready": lambda current: current.over or current.ready_at is not None,
 }
-
-
-def _failure(session: Session, now: float) -> AtCapacity | NotStarted | StartFailed:
-    message = _over_in_words(session)
-    if session.reason == "queue_timeout":
-        return AtCapacity(f"All lines are busy: {message}")
-    if session.reason not in RETRY_HELPS:
-        return StartFailed(message, code=session.reason)
-    # By the row: the answer may be another replica's, or a later one to the same key.
-    retry_after = session.retry_at - now if session.retry_at is not None else None
-    return NotStarted(message, code=session.reason, retry_after=retry_after)
-
-
-def _failed_before(session: Session) -> StartFailed:
-    """The answer to a repeated request. Its key stands for this session: to come back with it never helps."""
-    message = f"{_over_in_words(session)} For another session, use a new Idempotency-Key."
-    return StartFailed(message, code=session.reason)
-
-
-def _over_in_words(session: Session) -> str:
-    return session.message or f"The session is {session.state}."

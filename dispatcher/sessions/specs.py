@@ -76,11 +76,14 @@ class Specs:
 
 def assignment(session: Session) -> Assignment:
     """What the session's machine is told."""
+    room = session.room or {}
     return Assignment(
         session_id=session.id,
         agent=session.agent,
         transport=session.transport,
         body=session.body,
+        room_url=room.get("url"),
+        token=room.get("token"),
         ice_servers=tuple(IceServer.model_validate(server) for server in session.ice_servers),
         max_duration_seconds=session.max_duration_seconds,
         traceparent=session.traceparent,

@@ -6,6 +6,8 @@
     phase              what the machine does       ended, failed        with the reason in words
     ready, active      the bot, then its client    machine-gone         nothing is left
     orphan-stopped     a machine that it had no more, or never, was found and is ended
+    room-open          where its transport has rooms: it can be joined
+    room-gone          and is deleted, or closed by itself
 
 Events are derived from a session as it was and as it is, so that no change can be written without them, and
 what is said twice is on record once. Values in, values out.
@@ -35,12 +37,14 @@ Kind = Literal[
     "failed",
     "machine-gone",
     "orphan-stopped",
+    "room-open",
+    "room-gone",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ENDS: frozenset[Kind] = frozenset({"ended", "failed"})
-"""The last of a session's own events; only what becomes of its machines can follow."""
+"""The last of a session's own events; only what becomes of its machines and its room can follow."""
 
 DISPATCHER = "dispatcher"
 PROVIDER = "provider"
@@ -119,6 +123,8 @@ def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
         yield replace(now, kind="starting", actor=DISPATCHER, message=message)
     if before.started_at is None and after.started_at is not None:
         yield replace(now, kind="machine-started", message=f"The machine {after.machine_id} started.")
+    if before.room_state == "wanted" and after.room_state in ("open", "found") and not after.over:
+        yield replace(now, kind="room-open", message="The room is there.")
     now = replace(now, phase=after.phase)
     if after.phase != before.phase and after.phase in _PHASES:
         yield replace(now, kind="phase", message=_PHASES[after.phase])
@@ -128,6 +134,8 @@ def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
     yield from _clients(before, after, now)
     if after.over and not before.over:
         yield from _end(after, now)
+    if before.over and after.room_state == "closed" != before.room_state:
+        yield replace(now, kind="room-gone", message="The room is gone.")
 
 
 def _clients(before: Session, after: Session, now: Event) -> Iterator[Event]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session
-from dispatcher.store import rows
+from dispatcher.store import lists, rows
 from dispatcher.store.tables import machines, sessions
 
 # As a list of what they may be, an index serves it.
@@ -65,6 +65,12 @@ def due(
     # one that has none.
     found = connection.execute(_DUE, {"now": now, "others": list(others)})
     return [(rows.record(Machine, row[:_OF_MACHINE]), _session(row[_OF_MACHINE:])) for row in found]
+
+
+def rooms(connection: sa.Connection, now: float, limit: int) -> list[Session]:
+    """Sessions that are over and whose rooms have to be deleted, longest due first, as lists have them."""
+    query = lists.LISTED.where(sessions.c.room_due_at <= now)
+    return rows.many(connection, Session, query.order_by(sessions.c.room_due_at).limit(limit))
 
 
 def _session(row: Sequence[Any]) -> Session | None:

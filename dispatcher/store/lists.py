@@ -16,18 +16,20 @@ from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.store import rows
 from dispatcher.store.tables import sessions
 
-# What sessions were started with stays where it is: a megabyte each, of which no list shows anything.
+# What sessions were started with stays where it is: a megabyte each, of which no list shows anything. So do
+# tokens.
 _NOT_READ: dict[str, sa.ColumnElement[Any]] = {
     "body": sa.null().label("body"),
     "ice_servers": sa.literal([], sessions.c.ice_servers.type).label("ice_servers"),
+    "room": sa.null().label("room"),
 }
-_LISTED: sa.Select[Any] = sa.select(*(_NOT_READ.get(name, sessions.c[name]) for name in rows.FIELDS[Session]))
+LISTED: sa.Select[Any] = sa.select(*(_NOT_READ.get(name, sessions.c[name]) for name in rows.FIELDS[Session]))
 
 NEWEST_FIRST = (sessions.c.created_at.desc(), sessions.c.id.desc())
 
 
 def page(wanted: Filter, behind: Cursor | None, limit: int, offset: int) -> sa.Select[Any]:
-    """A page of sessions, newest first, without their bodies and ICE servers.
+    """A page of sessions, newest first, without their bodies, ICE servers and rooms.
 
     Behind a cursor its cost does not grow with the pages before.
     """
@@ -37,11 +39,11 @@ def page(wanted: Filter, behind: Cursor | None, limit: int, offset: int) -> sa.S
         last = sa.tuple_(sa.literal(behind.created_at), sa.literal(behind.id))
         parts = [[*conditions, key < last] for conditions in parts]
     if len(parts) == 1:
-        return _LISTED.where(*parts[0]).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
+        return LISTED.where(*parts[0]).order_by(*NEWEST_FIRST).limit(limit).offset(offset)
     found = sa.union_all(*(_newest(conditions, offset + limit) for conditions in parts)).subquery()
     order = (found.c.created_at.desc(), found.c.id.desc())
     shown = sa.select(found.c.id).order_by(*order).limit(limit).offset(offset)
-    return _LISTED.where(sessions.c.id.in_(shown)).order_by(*NEWEST_FIRST)
+    return LISTED.where(sessions.c.id.in_(shown)).order_by(*NEWEST_FIRST)
 
 
 def count(wanted: Filter, at_most: int) -> sa.Select[Any]:

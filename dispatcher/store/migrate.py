@@ -14,7 +14,7 @@ from dispatcher.store.tables import metadata
 
 SCRIPTS = Path(__file__).with_name("migrations")
 
-NEWEST = "0011"
+NEWEST = "0012"
 """The last revision in `migrations/versions/`. It makes what is in `tables`; a test compares the two."""
 
 _REVISIONS = sa.Table(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle
+from dispatcher.sessions import lifecycle, room_lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Event
 from dispatcher.store.statements import Statement
@@ -119,6 +119,7 @@ def values(of: Session | Machine) -> dict[str, Any]:
     if isinstance(of, Session):
         due = lifecycle.deadline(of)
         found["due_at"] = due[0] if due is not None else None
+        found["room_due_at"] = room_lifecycle.due(of)
     return found
 
 

@@ -164,7 +164,7 @@ class Store:
     async def delete_old_sessions(self, before: float, limit: int) -> int:
         """Delete sessions that were over before that moment, with all that is theirs; gives how many.
 
-        A session whose machine is not known to be gone is kept.
+        A session whose machine, or whose room, is not known to be gone is kept.
         """
         return await self._database.write(
             lambda connection: retention.delete_sessions(connection, before, limit)
@@ -230,7 +230,7 @@ class Store:
     async def list_sessions(
         self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
     ) -> Sequence[Session]:
-        """A page of sessions, newest first, without their bodies and ICE servers."""
+        """A page of sessions, newest first, without their bodies, ICE servers and rooms."""
         query = lists.page(wanted, behind, limit, offset)
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
@@ -248,6 +248,10 @@ class Store:
     ) -> Sequence[tuple[Machine, Session | None]]:
         """Machines that somebody must look after, and these others, unless they are known to be gone."""
         return await self._database.read(lambda connection: due.due(connection, now, others))
+
+    async def rooms_due(self, now: float, limit: int) -> Sequence[Session]:
+        """Sessions that are over and whose rooms have to be deleted by now, as lists have them."""
+        return await self._database.read(lambda connection: due.rooms(connection, now, limit))
 
     async def live_machines(self) -> Sequence[tuple[Machine, float | None]]:
         """Every machine that is not known to be gone, and when its session says that it started."""

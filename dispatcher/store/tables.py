@@ -51,7 +51,12 @@ sessions = sa.Table(
     sa.Column("traceparent", sa.String(55)),
     sa.Column("retry_at", sa.Double),
     sa.Column("owner", sa.String(63)),
+    sa.Column("room", sa.JSON(none_as_null=True)),
+    sa.Column("room_state", sa.String(16)),
+    # From when on its room has to be deleted, derived from the others whenever they are written.
+    sa.Column("room_due_at", sa.Double),
     sa.Index(None, "machine_id", unique=True),
+    sa.Index(None, "room_due_at"),
     # Lists and the queue are in this order, of one agent or all, of one state or all.
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "state", "created_at", "id"),

@@ -1,19 +1,37 @@
-"""The contract of a transport: what it opens for a session, and what the client is told of it."""
+"""The contract of a transport: what a session needs of it, and what the client is told.
+
+`prepare` comes before the session's row and makes nothing that would have to be undone. What has to be made
+elsewhere for the session, a room, is made and deleted later, by transports that satisfy `HasRooms`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What a transport opened."""
+class Room:
+    """A room that a session is going to have. It is kept with the session, as JSON."""
+
+    url: str
+    token: str = field(repr=False)
+    """The bot's: good for this room alone."""
+    properties: dict[str, Any] = field(default_factory=dict)
+    """What the start request wants of it, accepted by `check`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a session's transport before there is anything."""
 
     client: dict[str, Any] = field(default_factory=dict)
     """The fields of the start answer that this transport's clients read."""
     ice_servers: tuple[dict[str, Any], ...] = ()
     """The STUN and TURN servers that the bot uses."""
+    room: Room | None = None
+    """The room to be opened once there is a line for the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +39,10 @@ class Wanted:
     """What the start request said to its transport."""
 
     enable_default_ice_servers: bool = False
+    room: Mapping[str, Any] = field(default_factory=dict)
+    """Properties of the room."""
+    token: Mapping[str, Any] = field(default_factory=dict)
+    """Properties of the client's token for it."""
 
 
 class Transport(Protocol):
@@ -30,6 +52,68 @@ class Transport(Protocol):
     """Whether the bot can be ready only after its client has acted on the start answer, so that the answer
     cannot wait for it."""
 
-    async def open(self, session_id: str, wanted: Wanted) -> Opened:
-        """Open what the session needs. Called once per session, before its machine is asked for."""
+    def check(self, wanted: Wanted) -> None:
+        """Look at what the start request says.
+
+        Raises:
+            Unacceptable: it asks for what nobody may have.
+        """
         ...
+
+    async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:
+        """What the session and its client need, once per session; makes nothing that would have to be undone.
+
+        Args:
+            until: The latest moment at which the session can live (unix seconds).
+            deadline: Until when calls may be made for it (unix seconds).
+
+        Raises:
+            RoomError: a call that it takes did not go through.
+        """
+        ...
+
+
+@runtime_checkable
+class HasRooms(Protocol):
+    """A transport whose sessions meet in rooms of somebody else's."""
+
+    async def open_room(
+        self,
+        session_id: str,
+        room: Room,
+        until: float,
+        deadline: float,
+        confirm: Callable[[], Awaitable[None]],
+    ) -> bool:
+        """Make the session's room, or find it where it was made before.
+
+        Args:
+            until: When the room is to close by itself (unix seconds), with whoever is in it.
+            deadline: Nobody is being asked any more when it has passed (unix seconds).
+            confirm: Called before each call that makes the room; what it raises ends this one.
+
+        Returns:
+            Whether every call that makes it was answered: else one may still come through, for
+            `ROOM_SETTLING_SECONDS`.
+
+        Raises:
+            RoomError: there is none that the session could use.
+        """
+        ...
+
+    async def close_room(self, session_id: str, deadline: float) -> None:
+        """Delete the session's room, if it is there.
+
+        Raises:
+            RoomError: it may still be there.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections. Rooms are not touched."""
+        ...
+
+
+ROOM_SETTLING_SECONDS = 10.0
+"""So long after the last moment in which a call for a room is made it may still come through: as long as such
+a call may take at most."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.settings import IceServer
-from dispatcher.transports.transport import Opened, Wanted
+from dispatcher.transports.transport import Prepared, Wanted
 from dispatcher.transports.turn import Turn
 
 DEFAULT_ICE_SERVERS: tuple[dict[str, Any], ...] = ({"urls": ["stun:stun.l.google.com:19302"]},)
@@ -28,11 +28,14 @@ class WebRTC:
         self._turn = turn
         self._ice_servers = tuple(server.model_dump(mode="json", exclude_none=True) for server in ice_servers)
 
-    async def open(self, session_id: str, wanted: Wanted) -> Opened:
+    def check(self, wanted: Wanted) -> None:
+        """What is said of rooms is for other transports, as on Pipecat Cloud."""
+
+    async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:
         servers = self._ice_servers
         if self._turn is not None:
             servers = (*servers, self._turn.server(session_id))
         client: dict[str, Any] = {}
         if wanted.enable_default_ice_servers or servers:
             client["iceConfig"] = {"iceServers": list(servers or DEFAULT_ICE_SERVERS)}
-        return Opened(client, servers)
+        return Prepared(client, servers)

@@ -245,6 +245,7 @@ async def deployment(
     tracer_provider: TracerProvider | None = None,
     clock: ManualClock | None = None,
     runner: Runner | None = None,
+    daily: httpx.AsyncBaseTransport | None = None,
     **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A dispatcher that serves on a free port until the block ends.
@@ -253,6 +254,7 @@ async def deployment(
         second: The provider of a second placement, which is asked after the first.
         clock: Shared by the replicas of one deployment.
         runner: Runs the store's transactions, in the place of threads.
+        daily: Answers in the place of Daily's API.
     """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -266,6 +268,7 @@ async def deployment(
         environment=environment or {},
         tracer_provider=tracer_provider,
         runner=runner,
+        daily=daily,
     )
     config = uvicorn.Config(
         dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1

@@ -135,7 +135,8 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         ),
         (
             with_agent(transports=[]),
-            "switchboard:agents.echo.transports: [] is refused; allowed: a list of at least one of webrtc",
+            "switchboard:agents.echo.transports: [] is refused; "
+            "allowed: a list of at least one of webrtc, daily",
         ),
         (
             with_key(hash="sk_the-key-itself"),

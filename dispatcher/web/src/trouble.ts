@@ -118,6 +118,9 @@ const TITLES: Record<string, string> = {
   unreachable: NO_MACHINE,
   rejected: "No machine could be started",
   internal_error: "No machine could be started",
+  room_throttled: "No room is free now",
+  room_unreachable: "No room is free now",
+  room_rejected: "No room could be opened",
 };
 
 /** Why a session failed, in the dispatcher's words. */

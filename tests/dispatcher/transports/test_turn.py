@@ -37,11 +37,11 @@ def test_the_bot_and_its_client_get_the_sessions_own() -> None:
     clock = ManualClock()
     static = IceServer(urls=("stun:stun.example",))
     transport = WebRTC((static,), Turn(URLS, SECRET, 3600, clock))
-    opened = asyncio.run(transport.open("session-1", Wanted()))
+    opened = asyncio.run(transport.prepare("session-1", Wanted(), 0, 0))
     servers = opened.client["iceConfig"]["iceServers"]
     assert servers == list(opened.ice_servers)
     assert [server["urls"] for server in servers] == [["stun:stun.example"], list(URLS)]
-    other = asyncio.run(transport.open("session-2", Wanted())).ice_servers[1]
+    other = asyncio.run(transport.prepare("session-2", Wanted(), 0, 0)).ice_servers[1]
     assert other["credential"] != servers[1]["credential"]
 
 

@@ -1,0 +1,59 @@
+"""The states of a session's room, where its transport has rooms: values in, values out.
+
+    wanted ──→ open ─────────────┬──→ closed
+      └──────→ found ─→ doubted ─┘
+
+    wanted    it may be asked for               found      there; a call without an answer may make it again
+    open      there, and nobody asks any more   doubted    deleted; such a call may bring it back
+
+A room is deleted once its session is over. While a call that makes it may still come through, a room that is
+not there may be there a moment later: it is deleted again when that has passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dispatcher.sessions.lifecycle import DEADLINE_GRACE_SECONDS, Session
+from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+
+
+def opened(session: Session, *, certain: bool) -> Session:
+    """Its room is there; whether it is certain that no call is under way that could bring it back later."""
+    if session.room_state not in ("wanted", "doubted"):
+        return session
+    return replace(session, room_state="open" if certain else "found")
+
+
+def nowhere(session: Session) -> Session:
+    """It is certain that there is no room, and that nobody asks for one any more."""
+    return replace(session, room_state="closed") if session.room_state == "wanted" else session
+
+
+def deleted(session: Session, asked: float) -> Session:
+    """Its room is not there any more, by a call that began at that moment; the session is over."""
+    if session.room_state in (None, "closed"):
+        return session
+    final = session.room_state == "open" or asked >= _settled_at(session)
+    return replace(session, room_state="closed" if final else "doubted")
+
+
+def closes_at(session: Session) -> float:
+    """When the room of an admitted session closes by itself (unix seconds): its latest possible end."""
+    return (session.admitted_at or session.created_at) + session.max_duration_seconds + DEADLINE_GRACE_SECONDS
+
+
+def due(session: Session) -> float | None:
+    """From when on the room has to be deleted (unix seconds); None if there is nothing to do."""
+    if not session.over or session.ended_at is None or session.room_state in (None, "closed"):
+        return None
+    if session.room_state == "doubted":
+        return max(session.ended_at, _settled_at(session))
+    return session.ended_at
+
+
+def _settled_at(session: Session) -> float:
+    """From when on no call brings the room back: nobody asks for it after its start's time, or once it has
+    closed by itself."""
+    since = session.admitted_at or session.created_at
+    return min(since + session.start_timeout_seconds + ROOM_SETTLING_SECONDS, closes_at(session))

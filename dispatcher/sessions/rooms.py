@@ -1,0 +1,203 @@
+"""Rooms of sessions whose transport has them: opened while their machines start, deleted when they are over.
+
+Room and machine are asked for at the same time. Whichever cannot be had ends the session, and that undoes the
+other: a machine is let go, a room is deleted as that of any session that is over. What is to be deleted is in
+the sessions' rows, so it outlives a dispatcher; the one replica that is the reaper deletes, one room after
+the other, within the rate of the service that has them. Should all of that fail, rooms close by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.clock import Clock
+from dispatcher.sessions import lifecycle, room_lifecycle
+from dispatcher.sessions.ends import end_by_room
+from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.lifecycle import End, Session
+from dispatcher.sessions.patience import Patience
+from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+from dispatcher.telemetry.context import about_session
+from dispatcher.transports.errors import Refused, RoomError
+from dispatcher.transports.transport import HasRooms, Room, Transport
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks for rooms that have to be deleted: one query, by an index."""
+
+AT_ONCE = 100
+"""Rooms of one look."""
+
+CLOSE_SECONDS = 60.0
+"""How long deleting one room may take, with the wait for its turn."""
+
+PAUSES = (2.0, 5.0, 15.0, 30.0)
+"""After looks that the service that has the rooms did not answer."""
+
+GONE = "This deployment has no rooms any more for the transport of this session."
+
+
+class _NotWanted(Exception):
+    """The room is no longer wanted, or another replica asks for it now."""
+
+
+class Rooms:
+    """Opens and deletes rooms.
+
+    Args:
+        replica: This process; what another one has taken over is no longer asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        transports: Mapping[str, Transport],
+        store: Store,
+        ledger: Ledger,
+        releases: Releases,
+        lease: Lease,
+        clock: Clock,
+        background: Background,
+        patience: Patience,
+        replica: str,
+    ) -> None:
+        self._with_rooms = {name: one for name, one in transports.items() if isinstance(one, HasRooms)}
+        self._store = store
+        self._ledger = ledger
+        self._releases = releases
+        self._lease = lease
+        self._clock = clock
+        self._background = background
+        self._patience = patience
+        self._replica = replica
+        self._opening: set[str] = set()
+        self._failures = 0
+        self._resting_until = float("-inf")
+
+    def open(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> None:
+        """Open the room of a session that was admitted, in the background, if it is to have one.
+
+        Args:
+            deadline: Nobody asks for it after that (unix seconds).
+            inherited: Whether another replica may have asked for it, too.
+        """
+        if session.room is None or session.room_state != "wanted" or session.id in self._opening:
+            return
+        self._opening.add(session.id)
+        opening = self._background.spawn(self._open(session, Room(**session.room), deadline, inherited))
+        opening.add_done_callback(lambda _: self._opening.discard(session.id))
+
+    async def run(self) -> None:
+        """Delete what has to be deleted, again and again, until cancelled."""
+        if not self._with_rooms:
+            return
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            try:
+                await self.look()
+            except SQLAlchemyError as error:
+                log.debug("the rooms could not be looked after: %s", error)
+            except Exception:
+                log.exception("the rooms could not be looked after")
+
+    async def look(self) -> None:
+        """Delete the rooms of sessions that are over, if this replica is the reaper."""
+        if not self._lease.held or self._clock.now() < self._resting_until:
+            return
+        failed = False
+        for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):
+            if not self._lease.held:
+                return
+            with about_session(session):
+                try:
+                    await self._delete(session)
+                except RoomError as error:
+                    log.warning("session %s: its room could not be deleted yet: %s", session.id, error)
+                    failed = True
+                    if not isinstance(error, Refused):
+                        break
+        if failed:
+            pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+            self._failures, self._resting_until = self._failures + 1, self._clock.now() + pause
+        else:
+            self._failures = 0
+
+    async def close(self) -> None:
+        """Let go of connections. Rooms are not touched."""
+        await asyncio.gather(*(transport.close() for transport in self._with_rooms.values()))
+
+    async def _delete(self, session: Session) -> None:
+        asked = self._clock.now()
+        if asked < room_lifecycle.closes_at(session):
+            transport = self._with_rooms.get(session.transport)
+            if transport is None:
+                raise Refused(GONE)
+            await transport.close_room(session.id, asked + CLOSE_SECONDS)
+        await self._ledger.change(session.id, lambda current: room_lifecycle.deleted(current, asked), REAPER)
+
+    async def _open(
+        self, session: Session, room: Room, deadline: float, inherited: Callable[[], bool]
+    ) -> None:
+        write_down = await self._ask(session, room, deadline, inherited)
+        if write_down is not None:
+            await self._patience.persist(write_down)
+
+    async def _ask(
+        self, session: Session, room: Room, deadline: float, inherited: Callable[[], bool]
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Ask for the room; gives what writes down what came of it."""
+
+        async def confirm() -> None:
+            current, machine = await self._patience.persist(
+                lambda: self._store.session_with_machine(session.id)
+            )
+            ours = machine is not None and machine.launcher == self._replica
+            if current is None or current.over or current.room_state != "wanted" or not ours:
+                raise _NotWanted
+
+        try:
+            transport = self._with_rooms.get(session.transport)
+            if transport is None:
+                raise Refused(GONE)
+            until = room_lifecycle.closes_at(session)
+            answered = await transport.open_room(session.id, room, until, deadline, confirm)
+        except _NotWanted:
+            return None
+        except RoomError as error:
+            log.warning("session %s: no room: %s", session.id, error)
+            end, nowhere = end_by_room(error), error.nowhere and not inherited()
+            return lambda: self._failed(session, end, nowhere=nowhere)
+        except Exception as error:
+            log.exception("session %s: no room", session.id)
+            message = "The dispatcher could not ask for a room; its log says why."
+            internal = End("internal_error", message, f"{type(error).__name__}: {error}")
+            return lambda: self._failed(session, internal, nowhere=False)
+        return lambda: self._opened(session, certain=answered and not inherited())
+
+    async def _opened(self, session: Session, *, certain: bool) -> None:
+        await self._ledger.change(
+            session.id,
+            lambda current: room_lifecycle.opened(current, certain=certain),
+            PROVIDER,
+            launcher=self._replica,
+        )
+
+    async def _failed(self, session: Session, end: End, *, nowhere: bool) -> None:
+        """Close a session without a room, and let its machine go; unless another replica starts it by now."""
+        now = self._clock.now()
+
+        def change(current: Session) -> Session:
+            return lifecycle.over(room_lifecycle.nowhere(current) if nowhere else current, end, now)
+
+        after = await self._ledger.change(session.id, change, DISPATCHER, launcher=self._replica)
+        if after is not None and after.over:
+            self._releases.let_go(session.machine_id, end.message)

@@ -1,0 +1,197 @@
+"""Daily's REST API: the four calls that we make, within its rates and our deadlines.
+
+Errors come as HTTP statuses with a body of `error` (a stable word) and `info` (for people, may change).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
+
+import httpx
+
+from dispatcher.clock import Clock
+from dispatcher.machines.bucket import Bucket
+from dispatcher.machines.provider import Rate
+from dispatcher.tasks import within
+from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALL_SECONDS = 10.0
+"""How long one call may take."""
+
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""After a 429 that does not say how long. Daily counts over windows of 5 and of 30 s."""
+
+MAX_WORDS = 300
+"""Characters of what the API says that are told on."""
+
+Kind = Literal["delete", "other"]
+
+RATES: dict[Kind, Rate] = {
+    # Documented: about 2 a second, or 50 in 30 s. So many are never more than 50 in any 30 s.
+    "delete": Rate(per_second=1.5, burst=5),
+    # Documented: 20 a second, or 100 in 5 s.
+    "other": Rate(per_second=18.0, burst=10),
+}
+"""Of this process. All that use one domain share Daily's: what the others take comes back as 429."""
+
+
+async def _unconfirmed() -> None:
+    """A call that nobody has to be asked about."""
+
+
+class DailyApi:
+    """Calls the API.
+
+    Args:
+        http: Answers in the place of the API at `url`.
+    """
+
+    def __init__(
+        self, api_key: str, url: str, clock: Clock, http: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._key = api_key
+        self._clock = clock
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=None,  # noqa: S113 - `within` has it
+            transport=http,
+            # A proxy of the environment's is for the real API.
+            trust_env=http is None,
+        )
+        self._buckets: dict[Kind, Bucket] = {kind: Bucket(rate) for kind, rate in RATES.items()}
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def create_room(
+        self,
+        name: str,
+        properties: dict[str, Any],
+        deadline: float,
+        confirm: Callable[[], Awaitable[None]] = _unconfirmed,
+    ) -> dict[str, Any]:
+        """Create a private room. One of that name may be there already: that is `Refused`, too.
+
+        Args:
+            confirm: Called each time that the API is about to be asked: what it raises ends the call.
+        """
+        body = {"name": name, "privacy": "private", "properties": properties}
+        return _whole(await self._call("other", "POST", "/rooms", deadline, body, confirm))
+
+    async def room(self, name: str, deadline: float) -> dict[str, Any] | None:
+        """A room, or None if there is none of that name."""
+        return await self._call("other", "GET", f"/rooms/{name}", deadline)
+
+    async def delete_room(self, name: str, deadline: float) -> None:
+        """Delete a room, if it is there."""
+        await self._call("delete", "DELETE", f"/rooms/{name}", deadline)
+
+    async def meeting_token(self, properties: dict[str, Any], deadline: float) -> str:
+        """A token with these properties."""
+        answer = _whole(
+            await self._call("other", "POST", "/meeting-tokens", deadline, {"properties": properties})
+        )
+        token = answer.get("token")
+        if not isinstance(token, str):
+            raise NoAnswer("Daily answered without a token")
+        return token
+
+    async def _call(
+        self,
+        kind: Kind,
+        method: str,
+        path: str,
+        deadline: float,
+        body: dict[str, Any] | None = None,
+        confirm: Callable[[], Awaitable[None]] = _unconfirmed,
+    ) -> dict[str, Any] | None:
+        """Make a call in its turn, and again if it came too early, as long as the deadline allows.
+
+        Gives None where there is nothing of that name.
+        """
+        attempt, words = 0, ""
+        while True:
+            await self._turn(kind, deadline, words)
+            await confirm()
+            left = deadline - self._clock.now()
+            if left <= 0:
+                raise TooManyCalls(words or "the deadline came before its turn", PAUSES[0])
+            try:
+                return await self._ask(method, path, body, min(left, CALL_SECONDS))
+            except TooManyCalls as error:
+                words = str(error)
+                pause = max(error.retry_after, PAUSES[min(attempt, len(PAUSES) - 1)])
+                attempt += 1
+                self._buckets[kind] = self._buckets[kind].hold(self._clock.now() + pause)
+
+    async def _turn(self, kind: Kind, deadline: float, words: str) -> None:
+        now = self._clock.now()
+        self._buckets[kind], wait, taken = self._buckets[kind].reserve(now, deadline - now)
+        if not taken:
+            because = words or "Daily takes no more calls"
+            raise TooManyCalls(f"{because}; the next one may be made in {wait:.1f} s", wait)
+        if wait > 0:
+            await self._clock.sleep(wait)
+
+    async def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float
+    ) -> dict[str, Any] | None:
+        late = NoAnswer(f"Daily did not answer within {seconds:.0f} s")
+        try:
+            answer = await within(self._clock, seconds, self._client.request(method, path, json=body), late)
+        except httpx.HTTPError as error:
+            # Its text may name the host and the port; headers, which have the key, are in none.
+            raise NoAnswer(f"Daily did not answer: {type(error).__name__}: {error}"[:MAX_WORDS]) from error
+        if answer.status_code == 404 and method != "POST":
+            return None
+        if answer.status_code != 200:
+            raise self._error(answer)
+        try:
+            found = answer.json()
+        except ValueError as error:
+            raise NoAnswer("Daily answered with what is not JSON") from error
+        if not isinstance(found, dict):
+            raise NoAnswer("Daily answered with what is not an object")
+        return found
+
+    def _error(self, answer: httpx.Response) -> RoomError:
+        status, words = answer.status_code, self._words(answer)
+        if status == 429:
+            return TooManyCalls(f"Daily takes no more calls: {words}", _retry_after(answer))
+        if status >= 500 or status < 400:
+            return NoAnswer(f"Daily failed: {words}")
+        return Refused(f"Daily refuses: {words}", nowhere=True)
+
+    def _words(self, answer: httpx.Response) -> str:
+        """What it says for people, on one line; never with the key, should it repeat that."""
+        try:
+            told = json.loads(answer.content)
+            parts = [str(told[name]) for name in ("error", "info") if told.get(name)]
+        except (ValueError, AttributeError, TypeError):
+            parts = []
+        words = " ".join(f"{answer.status_code} {': '.join(parts)}".replace(self._key, "…").split())
+        return words[:MAX_WORDS]
+
+
+def _whole(answer: dict[str, Any] | None) -> dict[str, Any]:
+    if answer is None:
+        raise AssertionError("only what has a name can be missing")
+    return answer
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Seconds; 0 where it says none that can be used."""
+    try:
+        seconds = float(answer.headers.get("retry-after", "0"))
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

@@ -1,0 +1,98 @@
+"""What a start request may say of its Daily room and of its client's token. Values in, values out.
+
+An allow-list: a property that is not in it is refused by its name. Left out is what would open the room
+(`privacy`, `enable_knocking`), let somebody stay longer than the session (`exp`, `nbf`, every `eject…`), give
+the client the owner's rights (`is_owner`, `permissions`), change which room it is (`room_name`), send media
+or data elsewhere or cost extra on the account (recording, transcription, streaming, buckets, hooks, SIP,
+dial-out). Names and meanings are those of Daily's REST API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dispatcher.transports.errors import Unacceptable
+
+Geo = Literal[
+    "af-south-1",
+    "ap-northeast-2",
+    "ap-south-1",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "eu-central-1",
+    "eu-west-2",
+    "sa-east-1",
+    "us-east-1",
+    "us-west-2",
+]
+Language = Annotated[str, Field(pattern=r"^[A-Za-z-]{2,10}$")]
+Text = Annotated[str, Field(min_length=1, max_length=255)]
+UserId = Annotated[str, Field(min_length=1, max_length=36)]
+"""Daily keeps 36 characters of it."""
+
+_SWITCHES = (
+    "enable_adaptive_simulcast",
+    "enable_advanced_chat",
+    "enable_chat",
+    "enable_emoji_reactions",
+    "enable_hand_raising",
+    "enable_live_captions_ui",
+    "enable_multiparty_adaptive_simulcast",
+    "enable_network_ui",
+    "enable_noise_cancellation_ui",
+    "enable_people_ui",
+    "enable_pip_ui",
+    "enable_prejoin_ui",
+    "enable_screenshare",
+    "enable_terse_logging",
+    "enable_video_processing_ui",
+    "enforce_unique_user_ids",
+    "start_audio_off",
+    "start_video_off",
+)
+_BOOL: TypeAdapter[Any] = TypeAdapter(bool)
+
+_ROOM: dict[str, TypeAdapter[Any]] = {
+    **dict.fromkeys(_SWITCHES, _BOOL),
+    "geo": TypeAdapter(Geo),
+    "lang": TypeAdapter(Language),
+    # The bot and its client at least; Daily's own limit is 200.
+    "max_participants": TypeAdapter(Annotated[int, Field(ge=2, le=200)]),
+    "sfu_switchover": TypeAdapter(Annotated[float, Field(gt=0, le=200)]),
+}
+
+_TOKEN: dict[str, TypeAdapter[Any]] = {
+    "close_tab_on_exit": _BOOL,
+    "enable_screenshare": _BOOL,
+    "lang": TypeAdapter(Language),
+    "start_audio_off": _BOOL,
+    "start_video_off": _BOOL,
+    "user_id": TypeAdapter(UserId),
+    "user_name": TypeAdapter(Text),
+}
+
+
+def check(room: Mapping[str, Any], token: Mapping[str, Any]) -> None:
+    """Look at the properties of a start request.
+
+    Raises:
+        Unacceptable: one of them is not allowed, or its value is not.
+    """
+    _check("dailyRoomProperties", room, _ROOM)
+    _check("dailyMeetingTokenProperties", token, _TOKEN)
+
+
+def _check(field: str, given: Mapping[str, Any], allowed: Mapping[str, TypeAdapter[Any]]) -> None:
+    for name, value in given.items():
+        if name not in allowed:
+            shown = name if len(name) <= 60 else f"{name[:60]}…"
+            raise Unacceptable(f"{field}.{shown} is refused; allowed: {', '.join(sorted(allowed))}.")
+        try:
+            allowed[name].validate_python(value, strict=True)
+        except ValidationError as error:
+            shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}…"
+            reasons = error.errors()[0]["msg"]
+            raise Unacceptable(f"{field}.{name}: {reasons}, not {shown}.") from None

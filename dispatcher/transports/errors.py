@@ -1,0 +1,45 @@
+"""What can go wrong with a session's room: a closed set, because callers act on the kind.
+
+    RoomError
+    ├── TooManyCalls    the same call may go through after `retry_after` seconds
+    ├── NoAnswer        nothing is known: the call may have worked
+    └── Refused         permanent: the request, or the deployment, is wrong
+
+Each text is for the person who reads the log or the session's detail: it never has a key or a token in it.
+"""
+
+from __future__ import annotations
+
+
+class RoomError(Exception):
+    """A call about a room did not do what was asked.
+
+    Attributes:
+        nowhere: Whether it is certain that there is no such room by this call.
+    """
+
+    nowhere = False
+
+
+class TooManyCalls(RoomError):
+    """`retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoAnswer(RoomError):
+    """No answer, or none that can be read: the call may have worked or not."""
+
+
+class Refused(RoomError):
+    """Permanent: repeating the same call cannot help."""
+
+    def __init__(self, message: str, *, nowhere: bool = False) -> None:
+        super().__init__(message)
+        self.nowhere = nowhere
+
+
+class Unacceptable(Exception):
+    """A start request asks its transport for what nobody may have; the text names what is allowed."""

@@ -1,0 +1,289 @@
+"""Daily's REST API as far as we use it: it keeps rooms, counts calls, and fails as it is told to.
+
+Written from Daily's reference: create, get and delete a room, meeting tokens, errors, rate limits, tokens
+that are signed by oneself. It answers as an httpx transport, in the place of the network, and as an ASGI app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import jwt
+
+from dispatcher.clock import Clock
+from dispatcher.transports.daily_tokens import ABBREVIATED
+
+API_KEY = "daily-key-0123456789abcdef-0123456789abcdef"
+DOMAIN = "example-voice"
+DOMAIN_ID = "30f866c3-9123-452a-8723-ff58322d09c5"
+
+Fault = Literal["throttled", "failed", "lost request", "lost reply", "refused", "garbage"]
+
+LIMITS: Mapping[str, tuple[int, float]] = {"delete": (50, 30.0), "other": (100, 5.0)}
+"""Calls in so many seconds."""
+
+ROOM_PROPERTIES = frozenset(
+    {
+        "nbf",
+        "exp",
+        "max_participants",
+        "enable_people_ui",
+        "enable_pip_ui",
+        "enable_emoji_reactions",
+        "enable_hand_raising",
+        "enable_prejoin_ui",
+        "enable_live_captions_ui",
+        "enable_network_ui",
+        "enable_noise_cancellation_ui",
+        "enable_knocking",
+        "enable_screenshare",
+        "enable_video_processing_ui",
+        "enable_chat",
+        "enable_advanced_chat",
+        "start_video_off",
+        "start_audio_off",
+        "enable_recording",
+        "eject_at_room_exp",
+        "eject_after_elapsed",
+        "enable_adaptive_simulcast",
+        "enable_multiparty_adaptive_simulcast",
+        "enforce_unique_user_ids",
+        "enable_terse_logging",
+        "sfu_switchover",
+        "lang",
+        "geo",
+        "permissions",
+    }
+)
+"""Of the reference, those that one of our requests could have."""
+
+
+class Lost(Exception):
+    """The connection breaks without an answer."""
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """One that came in."""
+
+    method: str
+    path: str
+    body: Any
+    at: float
+
+    @property
+    def words(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class FakeDaily:
+    """One domain.
+
+    Args:
+        seconds: How long an answer takes.
+        on_change: Told of a room that was created or deleted.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        seconds: Callable[[], float] = lambda: 0.0,
+        on_change: Callable[[str, str], None] = lambda what, name: None,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.faults: deque[tuple[str, Fault]] = deque()
+        """What becomes of the next calls: `("POST /rooms", "lost reply")`; those of other methods pass."""
+        self.dark = False
+        """Whether no call is answered, and none comes through."""
+        self.held: asyncio.Event | None = None
+        """Calls wait for it."""
+        self._clock = clock
+        self._seconds = seconds
+        self._on_change = on_change
+        self._rooms: dict[str, dict[str, Any]] = {}
+        self._times: dict[str, deque[float]] = {kind: deque() for kind in LIMITS}
+
+    @property
+    def rooms(self) -> dict[str, dict[str, Any]]:
+        """Name → room, of those that are there: one that has expired is deleted by itself."""
+        now = self._clock.now()
+        return {
+            name: room
+            for name, room in self._rooms.items()
+            if room["config"].get("exp") is None or now < room["config"]["exp"]
+        }
+
+    def fail(self, call: str, *faults: Fault) -> None:
+        """Let the next calls of that kind, such as `POST /rooms`, fail."""
+        self.faults.extend((call, fault) for fault in faults)
+
+    def add(self, name: str, **room: Any) -> None:
+        """Somebody else has created a room."""
+        self._create({"name": name, **room})
+
+    def called(self, call: str) -> list[Call]:
+        """The calls of that kind."""
+        return [one for one in self.calls if re.match(rf"{call}(/|$)", one.words)]
+
+    def admits(self, name: str, token: str) -> dict[str, Any] | None:
+        """What Daily knows of who comes to a room with this token; None for one whom it turns away."""
+        room = self.rooms.get(name)
+        try:
+            claims = jwt.decode(token, API_KEY, algorithms=["HS256"], options={"verify_exp": False})
+        except jwt.InvalidTokenError:
+            return None
+        right = room is not None and claims.get("r") == name and claims.get("d") == DOMAIN_ID
+        if not right or claims.get("exp", 0) <= self._clock.now():
+            return None
+        names = {claim: name for name, claim in ABBREVIATED.items()}
+        return {names.get(claim, claim): value for claim, value in claims.items()}
+
+    async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Raises Lost where no answer comes."""
+        call = Call(method, path, json.loads(body) if body else None, self._clock.now())
+        self.calls.append(call)
+        if self.held is not None:
+            await self.held.wait()
+        if seconds := self._seconds():
+            await self._clock.sleep(seconds)
+        fault = self._fault(call)
+        if self.dark or fault == "lost request":
+            raise Lost
+        if headers.get("authorization") != f"Bearer {API_KEY}":
+            return _error(401, "authentication-error", "")
+        if fault == "throttled" or self._is_too_early(method):
+            return _error(429, "rate-limit-error", "too many requests")
+        if fault == "failed":
+            return _error(500, "server-error", "")
+        if fault == "refused":
+            return _error(403, "forbidden-error", f"not for {API_KEY}")
+        answer = self._act(call)
+        if fault == "lost reply":
+            raise Lost
+        return Answer(200, "<html>") if fault == "garbage" else answer
+
+    def _fault(self, call: Call) -> Fault | None:
+        for index, (kind, fault) in enumerate(self.faults):
+            if re.match(rf"{kind}(/|$)", call.words):
+                del self.faults[index]
+                return fault
+        return None
+
+    def _is_too_early(self, method: str) -> bool:
+        kind, now = "delete" if method == "DELETE" else "other", self._clock.now()
+        most, seconds = LIMITS[kind]
+        times = self._times[kind]
+        while times and times[0] <= now - seconds:
+            times.popleft()
+        if len(times) >= most:
+            return True
+        times.append(now)
+        return False
+
+    def _act(self, call: Call) -> Answer:
+        if call.words == "POST /rooms":
+            return self._create(call.body)
+        if call.words == "POST /meeting-tokens":
+            return self._token(call.body["properties"])
+        name = call.path.removeprefix("/rooms/")
+        room = self.rooms.get(name)
+        if room is None:
+            return _error(404, "not-found", "")
+        if call.method == "GET":
+            return Answer(200, room)
+        if call.method == "DELETE":
+            del self._rooms[name]
+            self._on_change("deleted", name)
+            return Answer(200, {"deleted": True, "name": name})
+        return _error(404, "not-found", "")
+
+    def _create(self, body: dict[str, Any]) -> Answer:
+        name, properties = body.get("name") or uuid.uuid4().hex[:20], body.get("properties", {})
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", name):
+            return _error(400, "invalid-request-error", f"room name {name} is invalid")
+        if name in self.rooms:
+            return _error(400, "invalid-request-error", f"a room named {name} already exists")
+        if unknown := properties.keys() - ROOM_PROPERTIES:
+            return _error(400, "invalid-request-error", f"unrecognized property: {sorted(unknown)[0]}")
+        if "exp" in properties and properties["exp"] <= self._clock.now():
+            return _error(400, "invalid-request-error", "exp is in the past")
+        self._rooms[name] = {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+            "name": name,
+            "api_created": True,
+            "privacy": body.get("privacy", "public"),
+            "url": f"https://{DOMAIN}.daily.co/{name}",
+            "created_at": "2026-01-01T00:00:00.000Z",
+            "config": dict(properties),
+        }
+        self._on_change("created", name)
+        return Answer(200, self._rooms[name])
+
+    def _token(self, properties: dict[str, Any]) -> Answer:
+        if unknown := properties.keys() - ABBREVIATED.keys():
+            return _error(400, "invalid-request-error", f"unrecognized property: {sorted(unknown)[0]}")
+        claims = {ABBREVIATED[name]: value for name, value in properties.items()}
+        claims |= {"d": DOMAIN_ID, "iat": int(self._clock.now())}
+        return Answer(200, {"token": jwt.encode(claims, API_KEY, algorithm="HS256")})
+
+
+def _error(status: int, error: str, info: str) -> Answer:
+    return Answer(status, {"error": error, "info": info})
+
+
+class InPlaceOfTheNetwork(httpx.AsyncBaseTransport):
+    """Leads an httpx client to the fake, without a socket."""
+
+    def __init__(self, daily: FakeDaily) -> None:
+        self._daily = daily
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/v1")
+        try:
+            answer = await self._daily.answer(request.method, path, request.headers, await request.aread())
+        except Lost:
+            raise httpx.ReadError("the connection was reset", request=request) from None
+        if isinstance(answer.body, str):
+            return httpx.Response(answer.status, headers=answer.headers, text=answer.body)
+        return httpx.Response(answer.status, headers=answer.headers, json=answer.body)
+
+
+def app(daily: FakeDaily) -> Callable[..., Any]:
+    """The fake as an ASGI app. What is lost is answered with 502, as by a proxy."""
+
+    async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        try:
+            answer = await daily.answer(scope["method"], scope["path"].removeprefix("/v1"), headers, body)
+        except Lost:
+            answer = Answer(502, "bad gateway")
+        content = (answer.body if isinstance(answer.body, str) else json.dumps(answer.body)).encode()
+        kind = b"text/html" if isinstance(answer.body, str) else b"application/json"
+        given = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        start = {"type": "http.response.start", "status": answer.status}
+        await send({**start, "headers": [(b"content-type", kind), *given]})
+        await send({"type": "http.response.body", "body": content})
+
+    return serve
