@@ -10,7 +10,8 @@ Where Fly's documentation or its own client say otherwise than the description, 
     rates.py      Fly's published rate limits
     faults.py     faults to order
     machines.py   a machine: its states, events, process and lease
-    machine_calls.py  the operations on machines
+    machine_calls.py  the operations on machines; app_calls.py, secret_calls.py, address_calls.py and
+                  volume_calls.py those on the rest
     processes.py  what runs in a machine: scripted, or a real process of this host
 
 Another kind of resource is a module with handlers, as `machine_calls.py` has them: operation id → function.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dispatcher.clock import Clock, SystemClock
-from tests.fly import machine_calls
+from tests.fly import address_calls, app_calls, machine_calls, secret_calls, volume_calls
 from tests.fly.faults import Fault, Faults
 from tests.fly.machines import Machine
 from tests.fly.processes import Process, Scripted, Start
@@ -20,7 +20,7 @@ from tests.fly.wire import Answer, Call, Dropped, Refusal
 
 Handler = Callable[["FakeFly", Call], Awaitable[Answer]]
 
-KINDS = (machine_calls,)
+KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls)
 """Modules with `HANDLERS`: operation id → handler."""
 
 Boot = Literal["well", "fails", "never"]
@@ -38,6 +38,11 @@ class App:
     machines: dict[str, Machine] = field(default_factory=dict)
     """Every one that ever was, by its id."""
     secrets: dict[str, str] = field(default_factory=dict)
+    secrets_version: int = 0
+    network: str = "default"
+    ips: list[dict[str, Any]] = field(default_factory=list)
+    certificates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    volumes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class FakeFly:
         start: Runs what a machine is to run.
         room: Region → machines that have room there; those that are not named have room for all.
         images: Those that the registry has; None: any.
+        taken: Names of apps that other organisations have.
+        passes: Whether a health check of a machine passes, by its name.
         latency: Seconds before every answer.
         prepare_seconds: From a create until a machine can boot: pulling its image and building its disk.
         list_lag_seconds: How long a new machine is not listed yet.
@@ -85,6 +92,9 @@ class FakeFly:
         self.room: dict[str, int] = {}
         self.images: set[str] | None = None
         self.machine_limit: int | None = None
+        self.org = ORG
+        self.taken: set[str] = set()
+        self.passes: Callable[[Machine, str], bool] = lambda machine, _check: machine.runs
         self.latency = 0.0
         self.prepare_seconds = 0.2
         self.boot_seconds = 0.1
@@ -108,12 +118,12 @@ class FakeFly:
         self.apps[name] = App(name)
         return self.apps[name]
 
-    def token(self, *apps: str) -> str:
+    def token(self, *apps: str, seconds: float = float("inf")) -> str:
         """A deploy token of each of these apps, joined as Fly joins them; of none, the organisation's."""
         made = []
         for app in apps or (None,):
             token = f"fm2_{self.new_id()}"
-            self.tokens[token] = Grant(app)
+            self.tokens[token] = Grant(app, self.clock.now() + seconds)
             made.append(token)
         return ",".join(made)
 
@@ -225,6 +235,8 @@ class FakeFly:
         if not grants:
             raise Refusal(401, "unauthenticated: the token is invalid or has expired")
         app = call.params.get("app_name")
+        if call.operation == "CurrentToken_show":
+            return
         if not any(grant.app is None or grant.app == app for grant in grants):
             raise Refusal(403, "unauthorized: the token is not good for this app")
 

@@ -1,0 +1,1 @@
+"""The cloud `fly`: the resources of its stacks."""

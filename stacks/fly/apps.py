@@ -1,0 +1,110 @@
+"""Apps: what has a name, machines, secrets and addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, ReadResult
+
+from stacks.fly.api import FlyRefused, part
+from stacks.fly.resource import ADOPT, FlyResource, Kind
+from stacks.local.host import plain_errors
+
+NAME_TAKEN = (409, 422)
+"""How Fly answers a name that another app has, in whatever organization."""
+
+
+class AppProvider(Kind):
+    inputs = ("name", "org", "network")
+    replaced = inputs
+
+    @plain_errors
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        name = props["name"]
+        if props.get(ADOPT):
+            app = self._get(props[ADOPT])
+            if app is None or props[ADOPT] != name:
+                raise FlyRefused(
+                    f"switchboard:fly.adopt: {props[ADOPT]!r} is refused; allowed: {name!r}, if it is there"
+                )
+            return CreateResult(name, {**self.kept(props), **_seen(app)})
+        app = self.fly.once_known(lambda: self._left_behind(props), lambda: self._make(props))
+        return CreateResult(name, {**self.kept(props), **_seen(app)})
+
+    @plain_errors
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        app = self._get(id_)
+        return ReadResult("", {}) if app is None else ReadResult(id_, {**props, **_seen(app)})
+
+    @plain_errors
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        self.fly.delete(f"apps/{part(_id)}")
+
+    def _get(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.fly.get(f"apps/{part(name)}")
+        except FlyRefused as error:
+            if error.status in (401, 403):
+                # Either the token is not good at all, or the app is another organization's.
+                raise FlyRefused(
+                    f"{error}; is the app {name} yours, and the token its organization's?"
+                ) from None
+            raise
+
+    def _left_behind(self, props: dict[str, Any]) -> dict[str, Any] | None:
+        """The app, if a create whose answer was lost has made it.
+
+        Such a one is empty and in our network. Anything else is somebody's, and would be deleted at our end.
+        """
+        name = props["name"]
+        app = self._get(name)
+        if app is None:
+            return None
+        org = (app.get("organization") or {}).get("slug")
+        ours = org in (None, props["org"]) and app.get("network") in (None, props["network"])
+        if ours and not app.get("machine_count") and not app.get("volume_count"):
+            return app
+        raise FlyRefused(
+            f"there is an app {name} already, with machines, or in the network {app.get('network')!r} of "
+            f"{org!r}; choose another switchboard:fly.prefix, or name it in switchboard:fly.adopt to take it "
+            "over"
+        )
+
+    def _make(self, props: dict[str, Any]) -> dict[str, Any]:
+        name = props["name"]
+        body = {"name": name, "org_slug": props["org"], "network": props["network"]}
+        try:
+            self.fly.ask("POST", "apps", body)
+        except FlyRefused as error:
+            if error.status in NAME_TAKEN:
+                raise FlyRefused(
+                    f"{error}; if the name is taken, choose another switchboard:fly.prefix"
+                ) from None
+            raise
+        return self.fly.until(f"the app {name} was made, and is not there", 30, lambda: self._get(name))
+
+
+def _seen(app: dict[str, Any]) -> dict[str, Any]:
+    """What Fly says of our inputs; what it does not say is as it was asked for."""
+    found = {"network": app.get("network"), "org": (app.get("organization") or {}).get("slug")}
+    return {name: value for name, value in found.items() if value}
+
+
+class App(FlyResource, module="switchboard", name="FlyApp"):
+    """An app. Its id is its name."""
+
+    name: pulumi.Output[str]
+
+    def __init__(
+        self,
+        logical_name: str,
+        *,
+        name: str,
+        org: str,
+        network: str,
+        adopt: str | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"name": name, "org": org, "network": network}
+        super().__init__(AppProvider(), logical_name, properties, adopt=adopt, opts=opts)

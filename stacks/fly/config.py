@@ -1,0 +1,93 @@
+"""The key `fly` of a stack's config: where its apps are, how large, and how many.
+
+It needs none of the packages that only this cloud has: every stack's config is read with it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+API_URL = "https://api.machines.dev/v1"
+
+LONGEST_PREFIX = 40
+"""Characters. An app's name has 63 (a label of DNS, RFC 1035); ours end with the agent and a number."""
+
+FIELDS = {
+    "org": "the slug of a Fly organization, such as personal",
+    "prefix": f"at most {LONGEST_PREFIX} of a-z, 0-9 and -, beginning with a letter",
+    "regions": "a list of at least one region's code, such as [iad, lhr]",
+    "network": "the name of a private network of the organization",
+    "domain": "a name that leads to the dispatcher's app, such as voice.example.com",
+    "dispatchers": "a whole number, 1 to 10; more than one needs databaseUrl",
+    "dispatcherCpuKind": "shared, performance",
+    "dispatcherCpus": "a whole number, 1 to 16",
+    "dispatcherMemoryMb": "a multiple of 256, 256 to 131072",
+    "volumeGb": "a whole number, 1 to 500",
+    "shards": "a whole number, 1 to 64",
+    "cpuKind": "performance, shared",
+    "tokenDays": "a whole number, 2 to 365",
+    "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
+    "vad": "onnx, torch",
+    "stun": "a list of stun:host:port",
+    "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
+    "apiUrl": "the URL of a Machines API, with its version",
+}
+"""What each key takes, in the words of a refusal."""
+
+CpuKind = Literal["shared", "performance"]
+Region = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
+
+
+class FlyConfig(BaseModel):
+    """What only a stack of the cloud `fly` has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    org: str = Field(default="personal", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    prefix: str = Field(default="", pattern=rf"^([a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}})?$")
+    """What the names of the apps begin with, by default project and stack. They are unique in all of Fly."""
+    regions: tuple[Region, ...] = Field(default=("iad",), min_length=1)
+    """Where machines may run, in the order in which they are asked; the dispatcher is in the first."""
+    network: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
+    """The private network of the dispatcher's app: name the one that its PostgreSQL is in. By default one of
+    its own; each bot app has one of its own always."""
+    domain: str = Field(
+        default="",
+        max_length=253,
+        pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+    )
+    """The public name, by default that of the dispatcher's app in fly.dev."""
+    dispatchers: int = Field(default=1, ge=1, le=10)
+    """Machines of the dispatcher. On one SQLite there can only be one."""
+    dispatcher_cpu_kind: CpuKind = "shared"
+    """A shared CPU's baseline is 6.25 % of a core, with a balance for bursts; a start takes some 5 ms."""
+    dispatcher_cpus: int = Field(default=2, ge=1, le=16)
+    dispatcher_memory_mb: int = Field(default=1024, ge=256, le=131072, multiple_of=256)
+    volume_gb: int = Field(default=1, ge=1, le=500)
+    """Of the store, where it is SQLite."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Apps for each agent's machines. Fly lets an app create one machine a second, and three at once."""
+    cpu_kind: CpuKind = "performance"
+    """Of the bots' machines. A shared CPU throttles a voice pipeline: its baseline is 5 ms in each 80 ms."""
+    token_days: int = Field(default=30, ge=2, le=365)
+    """How long the dispatcher's tokens are good; an `up` in the second half of it makes new ones."""
+    base: str = Field(default="", max_length=512)
+    """The base of the images; by default that of the Dockerfiles."""
+    vad: Literal["onnx", "torch"] = "onnx"
+    """The voice activity detector of images."""
+    stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
+        "stun:stun.l.google.com:19302",
+    )
+    """From whom bots and clients of the transport webrtc learn their public addresses."""
+    adopt: dict[str, str] = {}
+    """Resource → id of what exists already and is taken over, not made."""
+    api_url: str = Field(default=API_URL, pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?$")
+
+    @model_validator(mode="after")
+    def _whole(self) -> FlyConfig:
+        if len(set(self.regions)) != len(self.regions):
+            raise ValueError(f"regions: {list(self.regions)} names one twice; allowed: each once")
+        return self

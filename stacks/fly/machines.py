@@ -1,0 +1,270 @@
+"""Machines of a service: made once, and updated one after the other without dropping a call.
+
+An update holds the machine's lease, takes it out of Fly's proxy (cordon), replaces its configuration, waits
+until its health checks pass, and puts it back (uncordon). Should they not pass, it gets back what it had.
+Bots are machines of their own: their calls go on, and their channels find the new dispatcher by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
+
+from stacks.fly.api import Fly, FlyError, FlyRefused, FlyUnanswered, part, whole
+from stacks.fly.resource import ADOPT, FlyResource, Kind
+from stacks.local.host import plain_errors
+
+GONE = ("destroying", "destroyed", "replaced")
+DEAD = ("failed", "launch_failed")
+
+LEASE_HEADER = "fly-machine-lease-nonce"
+READY_SECONDS = 150
+"""For an image's pull, the boot, and the health checks."""
+
+LEASE_SECONDS = 360
+"""For one update, and the way back. A run that is killed leaves it until then."""
+
+DELETE_SECONDS = 60
+
+STOP_SECONDS = 30
+"""For a machine to end after its SIGTERM; the dispatcher gives answers in flight 10 s."""
+
+
+class MachineProvider(Kind):
+    inputs = ("app", "name", "region", "config", "secretsVersion", "readySeconds")
+    replaced = ("app", "name", "region")
+
+    @plain_errors
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        wanted = props.get(ADOPT)
+        machine = self.fly.once_known(lambda: self._find(props, wanted), lambda: self._make(props, wanted))
+        # One that was found may be what a run that failed has left.
+        if same(machine.get("config") or {}, props["config"]):
+            self._ready(machine["id"], machine.get("instance_id"), props)
+        else:
+            self._roll(machine, props)
+        return CreateResult(machine["id"], self.kept(props))
+
+    @plain_errors
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        machine = self._get(_news["app"], _id)
+        if machine is None:
+            raise FlyRefused(f"the machine {_id} is not there any more; `make refresh` tells the state so")
+        if any(_olds.get(name) != _news.get(name) for name in ("config", "secretsVersion")):
+            self._roll(machine, _news)
+        return UpdateResult(self.kept(_news))
+
+    @plain_errors
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        machine = self._get(props["app"], id_)
+        if machine is None:
+            return ReadResult("", {})
+        seen = {"config": restricted(machine.get("config") or {}, props["config"])}
+        return ReadResult(id_, {**props, **seen, "region": machine.get("region") or props["region"]})
+
+    @plain_errors
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        machine = self._get(_props["app"], _id)
+        if machine is not None:
+            end(self.fly, _props["app"], machine)
+
+    def _find(self, props: Mapping[str, Any], wanted: str | None) -> dict[str, Any] | None:
+        """The one of this id; else of this name, which is unique in its app."""
+        if wanted is not None:
+            return self._get(props["app"], wanted)
+        return next((one for one in living(self.fly, props["app"]) if one["name"] == props["name"]), None)
+
+    def _make(self, props: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
+        if wanted is not None:
+            raise FlyRefused(
+                f"switchboard:fly.adopt: {wanted!r} is refused; allowed: the id of a machine of the app "
+                f"{props['app']}"
+            )
+        body = {"name": props["name"], "region": props["region"], **_configured(props)}
+        return self.fly.ask("POST", _path(props["app"]), body)
+
+    def _get(self, app: str, machine_id: str) -> dict[str, Any] | None:
+        machine = self.fly.get(_path(app, machine_id))
+        return None if machine is None or machine.get("state") in GONE else machine
+
+    def _roll(self, machine: Mapping[str, Any], props: Mapping[str, Any]) -> None:
+        """Give a machine another configuration. Raises FlyError; it then has what it had, if that can be."""
+        path = _path(props["app"], machine["id"])
+        with self._lease(path) as held:
+            self.fly.ask("POST", f"{path}/cordon", headers=held)
+            try:
+                self._configure(path, props, held)
+            except FlyError as error:
+                if not machine.get("config"):
+                    raise
+                before = {**props, "config": machine["config"]}
+                try:
+                    self._configure(path, before, held)
+                except FlyError as worse:
+                    raise FlyRefused(f"{error}; nor does it with what it had before: {worse}") from None
+                self.fly.ask("POST", f"{path}/uncordon", headers=held)
+                raise FlyRefused(f"{error}; it has what it had before") from None
+            self.fly.ask("POST", f"{path}/uncordon", headers=held)
+
+    def _configure(self, path: str, props: Mapping[str, Any], held: Mapping[str, str]) -> None:
+        instance = self.fly.once_known(
+            lambda: None,
+            # Twice is once, though it boots twice: the body says what it is to be.
+            lambda: self.fly.ask("POST", path, _configured(props), headers=held),
+        )["instance_id"]
+        self._ready(path.rpartition("/")[2], instance, props)
+
+    def _ready(self, machine_id: str, instance: str | None, props: Mapping[str, Any]) -> None:
+        """Return once this version of it runs and all its health checks pass.
+
+        Raises:
+            FlyRefused: it does not come to that, in the time that it has.
+        """
+        last = "not there"
+
+        def ready() -> bool | None:
+            nonlocal last
+            machine = self._get(props["app"], machine_id)
+            if machine is None or machine["state"] in DEAD:
+                raise FlyRefused(f"the machine {props['name']} is {machine['state'] if machine else 'gone'}")
+            failing = [one["name"] for one in machine.get("checks") or [] if one.get("status") != "passing"]
+            last = (
+                f"{machine['state']}, and not passing is {', '.join(failing)}"
+                if failing
+                else machine["state"]
+            )
+            checked = bool(machine.get("checks")) or not checks_of(props["config"])
+            current = instance in (None, machine.get("instance_id"))
+            return True if current and checked and not failing and machine["state"] == "started" else None
+
+        try:
+            self.fly.until(
+                f"the machine {props['name']} was not healthy", whole(props["readySeconds"]), ready
+            )
+        except FlyRefused as error:
+            raise FlyRefused(f"{error} (it is {last}); its log: fly logs --app {props['app']}") from None
+
+    @contextlib.contextmanager
+    def _lease(self, path: str) -> Iterator[Mapping[str, str]]:
+        """Nobody else changes the machine meanwhile. Gives the header of those who may."""
+        body = {"ttl": LEASE_SECONDS, "description": "switchboard: an update of its configuration"}
+
+        def take() -> dict[str, Any] | None:
+            try:
+                return self.fly.ask("POST", f"{path}/lease", body)
+            except FlyUnanswered:
+                return None
+            except FlyRefused as error:
+                if error.status == 409:
+                    return None
+                raise
+
+        # Held by a run that was killed, or by one whose answer was lost, it ends by itself.
+        answer = self.fly.until(
+            f"the lease of {path} did not come free (`fly machine leases view` tells who has it)",
+            LEASE_SECONDS,
+            take,
+        )
+        held = {LEASE_HEADER: answer["data"]["nonce"]}
+        try:
+            yield held
+        finally:
+            self.fly.delete(f"{path}/lease", headers=held)
+
+
+def living(fly: Fly, app: str) -> list[dict[str, Any]]:
+    """The machines of an app that are not gone; none if the app is."""
+    return [one for one in fly.get(_path(app)) or [] if one.get("state") not in GONE]
+
+
+def end(fly: Fly, app: str, machine: Mapping[str, Any]) -> None:
+    """End a machine: it is asked to, then it is made to."""
+    path = _path(app, machine["id"])
+    if machine.get("state") == "started":
+        with contextlib.suppress(FlyError):
+            # It may have ended by itself, or be held by whoever changes it; it is deleted all the same.
+            fly.ask("POST", f"{path}/stop", {"signal": "SIGTERM", "timeout": f"{STOP_SECONDS}s"})
+            version = {"instance_id": machine["instance_id"]} if "instance_id" in machine else {}
+            fly.get(f"{path}/wait", **version, state="stopped", timeout=str(STOP_SECONDS + 10))
+    fly.delete(path, force="true")
+
+    def is_gone() -> bool | None:
+        found = fly.get(path)
+        return True if found is None or found["state"] in ("destroyed", "replaced") else None
+
+    # Its volume and its app can be deleted only then.
+    fly.until(f"the machine {machine['id']} was deleted, and is there still", DELETE_SECONDS, is_gone)
+
+
+def checks_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The health checks that a configuration has."""
+    of_services = [check for service in config.get("services") or [] for check in service.get("checks") or []]
+    return [*of_services, *(config.get("checks") or {}).values()]
+
+
+def same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return whole(restricted(found, wanted)) == whole(wanted)
+
+
+def restricted(found: Any, wanted: Any) -> Any:
+    """What Fly says of all that we have asked for. Fly adds what we left to it; that is no difference.
+
+    Variables are an exception: one more is one that somebody has added. And of `autostop` Fly says true or
+    false.
+    """
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        return {
+            key: (found[key] if key == "env" else restricted(found[key], value))
+            for key, value in wanted.items()
+            if key in found
+        }
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return [restricted(one, other) for one, other in zip(found, wanted, strict=True)]
+    if isinstance(found, bool) and wanted in ("off", "stop"):
+        return "stop" if found else "off"
+    return found
+
+
+def _configured(props: Mapping[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {"config": props["config"]}
+    if props["secretsVersion"]:
+        body["min_secrets_version"] = props["secretsVersion"]
+    return body
+
+
+def _path(app: str, machine_id: str | None = None) -> str:
+    return "/".join(filter(None, ["apps", part(app), "machines", machine_id and part(machine_id)]))
+
+
+class Machine(FlyResource, module="switchboard", name="FlyMachine"):
+    """A machine that is always there."""
+
+    name: pulumi.Output[str]
+
+    def __init__(
+        self,
+        logical_name: str,
+        *,
+        app: pulumi.Input[str],
+        name: str,
+        region: str,
+        config: pulumi.Input[Mapping[str, Any]],
+        secrets_version: pulumi.Input[int],
+        ready_seconds: float = READY_SECONDS,
+        adopt: str | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """`config` is Fly's own, and holds no secret: whoever may look at the machine can read it."""
+        properties = {
+            "app": app,
+            "name": name,
+            "region": region,
+            "config": config,
+            "secretsVersion": secrets_version,
+            "readySeconds": ready_seconds,
+        }
+        super().__init__(MachineProvider(), logical_name, properties, adopt=adopt, opts=opts)

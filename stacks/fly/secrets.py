@@ -1,0 +1,90 @@
+"""Secrets of an app: variables that all of its machines see, and that no console and no answer shows.
+
+What Fly says of a secret is its digest. It is kept beside the values (which are encrypted in the state), so
+that a refresh finds the secrets that somebody has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
+
+from stacks.fly.api import part, whole
+from stacks.fly.resource import FlyResource, Kind
+from stacks.local.host import plain_errors
+
+
+class SecretsProvider(Kind):
+    inputs = ("app", "values")
+    replaced = ("app",)
+
+    @plain_errors
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult(f"{props['app']}/secrets", self._set(props, removed=set(), before={}))
+
+    @plain_errors
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        removed = set(_olds["digests"]) - set(_news["values"])
+        return UpdateResult(self._set(_news, removed, before=_olds))
+
+    @plain_errors
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        answer = self.fly.get(f"apps/{part(props['app'])}/secrets")
+        if answer is None:
+            return ReadResult("", {})
+        found = {one["name"]: one["digest"] for one in answer.get("secrets") or []}
+        digests = {name: found[name] for name in props["digests"] if name in found}
+        # Without the value of one that is another now: the next up sees the difference, and sets it again.
+        same = {name for name, digest in digests.items() if digest == props["digests"][name]}
+        values = {name: value for name, value in props["values"].items() if name in same}
+        return ReadResult(id_, {**props, "values": values, "digests": digests})
+
+    @plain_errors
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        for name in _props["digests"]:
+            self._remove(_props["app"], name)
+
+    def _set(self, props: Mapping[str, Any], removed: set[str], before: Mapping[str, Any]) -> dict[str, Any]:
+        app, values = props["app"], dict(props["values"])
+        version, digests = before.get("version", 0), {}
+        for name in sorted(removed):
+            version = self._remove(app, name) or version
+        if values:
+            answer = self.fly.once_known(lambda: None, lambda: self._ask(app, values))
+            digests = {one["name"]: one["digest"] for one in answer["secrets"] if one["name"] in values}
+            version = answer.get("version") or answer.get("Version") or version
+        return {**self.kept(props), "digests": digests, "version": whole(version)}
+
+    def _ask(self, app: str, values: Mapping[str, str]) -> dict[str, Any]:
+        # Twice is once: it says what they are.
+        return self.fly.ask("POST", f"apps/{part(app)}/secrets", {"values": values})
+
+    def _remove(self, app: str, name: str) -> int | None:
+        answer = self.fly.ask("DELETE", f"apps/{part(app)}/secrets/{part(name)}", absent_is_fine=True)
+        return answer and (answer.get("version") or answer.get("Version"))
+
+
+class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
+    """These secrets of an app; others that it has are left alone.
+
+    Running machines keep what they had. `version` counts the changes: a machine that is made or updated with
+    it as `min_secrets_version` sees at least these.
+    """
+
+    version: pulumi.Output[int]
+
+    def __init__(
+        self,
+        logical_name: str,
+        *,
+        app: pulumi.Input[str],
+        values: Mapping[str, pulumi.Input[str]],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {"app": app, "values": pulumi.Output.secret(dict(values))}
+        super().__init__(
+            SecretsProvider(), logical_name, properties, outputs=("digests", "version"), opts=opts
+        )

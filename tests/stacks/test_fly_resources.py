@@ -1,0 +1,458 @@
+"""Each kind of resource of the cloud `fly`, asked as the engine asks it, against the fake of Fly's API."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacks.fly.addresses import CertificateProvider, IpAddressProvider
+from stacks.fly.api import Fly, FlyRefused, FlyUnanswered
+from stacks.fly.apps import AppProvider
+from stacks.fly.bots import MachinesProvider
+from stacks.fly.machines import MachineProvider, restricted
+from stacks.fly.resource import Kind
+from stacks.fly.secrets import SecretsProvider
+from stacks.fly.tokens import DeployTokenProvider, joined, period_of
+from stacks.fly.volumes import VolumeProvider
+from tests.fly import faults
+from tests.fly.fake import FakeFly
+from tests.fly.rates import Limits
+from tests.fly.wire import Answer, Call, served
+
+K = TypeVar("K", bound=Kind)
+
+APP = {"name": "voice", "org": "tests", "network": "voice"}
+CONFIG: dict[str, Any] = {
+    "image": "registry.fly.io/voice@sha256:" + "0" * 64,
+    "env": {"A": "1"},
+    "guest": {"cpu_kind": "shared", "cpus": 2.0, "memory_mb": 1024.0},
+    "services": [
+        {
+            "internal_port": 7860.0,
+            "autostop": "off",
+            "ports": [{"port": 443.0, "handlers": ["tls", "http"]}],
+            "checks": [{"type": "http", "path": "/readyz"}],
+        }
+    ],
+}
+MACHINE = {
+    "app": "voice",
+    "name": "voice-0",
+    "region": "iad",
+    "config": CONFIG,
+    "secretsVersion": 0.0,
+    "readySeconds": 1.0,
+}
+VOLUME = {"app": "voice", "name": "store", "region": "iad", "sizeGb": 1.0, "snapshotDays": 5.0}
+
+
+class World:
+    """The fake, behind a port, and resources that talk to it as the owner of its organisation."""
+
+    def __init__(self, fake: FakeFly, url: str) -> None:
+        self.fake = fake
+        self.pauses: list[float] = []
+        self.fly = Fly(fake.token(), f"{url}/v1", sleep=self._pause)
+
+    def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        time.sleep(min(seconds, 0.02))
+
+    def kind(self, kind: type[K]) -> K:
+        """As the engine's host makes it."""
+        made = kind()
+        made.fly = self.fly
+        return made
+
+    def create(self, kind: type[Kind], props: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        made = self.kind(kind).create(props)
+        assert made.id is not None
+        assert made.outs is not None
+        return made.id, made.outs
+
+    def update(
+        self, kind: type[Kind], id_: str, olds: dict[str, Any], news: dict[str, Any]
+    ) -> dict[str, Any]:
+        outs = self.kind(kind).update(id_, olds, news).outs
+        assert outs is not None
+        return outs
+
+    def read(self, kind: type[Kind], id_: str, props: dict[str, Any]) -> dict[str, Any]:
+        outs = self.kind(kind).read(id_, props).outs
+        assert outs is not None
+        return outs
+
+
+class Turns:
+    """One port for the fakes of all tests, since a server takes its time to begin and to end."""
+
+    fake: FakeFly
+
+    async def handle(self, call: Call) -> Answer:
+        return await self.fake.handle(call)
+
+
+@pytest.fixture(scope="module")
+def turns() -> Iterator[tuple[Turns, str]]:
+    made = Turns()
+    with served(made) as url:
+        yield made, url
+
+
+@pytest.fixture
+def world(turns: tuple[Turns, str]) -> Iterator[World]:
+    current, url = turns
+    fake = current.fake = FakeFly(limits=Limits(everything=None))
+    fake.prepare_seconds = fake.boot_seconds = fake.destroy_seconds = 0.01
+    made = World(fake, url)
+    yield made
+    made.fly.close()
+    assert fake.violations == []
+
+
+@pytest.fixture
+def app(world: World) -> World:
+    world.create(AppProvider, APP)
+    return world
+
+
+def changes(kind: Kind, olds: dict[str, Any], news: dict[str, Any]) -> tuple[bool, list[str]]:
+    diff = kind.diff("id", olds, news)
+    return bool(diff.changes), sorted(diff.replaces or [])
+
+
+def is_gone(kind: Kind, id_: str, props: dict[str, Any]) -> bool:
+    return kind.read(id_, props).id == ""
+
+
+# Apps.
+
+
+def test_an_app_is_made_read_and_deleted(world: World) -> None:
+    id_, outs = world.create(AppProvider, APP)
+    assert (id_, world.fake.apps["voice"].network) == ("voice", "voice")
+    kind = world.kind(AppProvider)
+    assert not is_gone(kind, id_, outs)
+    assert changes(kind, outs, APP) == (False, [])
+    assert changes(kind, outs, {**APP, "network": "other"}) == (True, ["network"])
+    kind.delete(id_, outs)
+    assert world.fake.apps == {}
+    assert is_gone(kind, id_, outs)
+    kind.delete(id_, outs)
+
+
+def test_an_app_whose_creates_answer_was_lost_is_found_by_its_name(world: World) -> None:
+    world.fake.faults.order("Apps_create", faults.LOST_REPLY)
+    assert world.create(AppProvider, APP)[0] == "voice"
+    assert world.fake.count("Apps_create") == 1
+
+
+def test_an_app_that_somebody_uses_is_not_taken_over_unless_it_is_named(world: World) -> None:
+    world.fake.app("voice").network = "default"
+    with pytest.raises(FlyRefused, match=r"there is an app voice already.*switchboard:fly\.adopt"):
+        world.create(AppProvider, APP)
+    assert world.create(AppProvider, {**APP, "adoptId": "voice"})[0] == "voice"
+    assert world.fake.count("Apps_create") == 0
+
+
+def test_a_name_that_another_organisation_has_is_told(world: World) -> None:
+    world.fake.taken.add("voice")
+    with pytest.raises(FlyRefused, match="is the app voice yours"):
+        world.create(AppProvider, APP)
+
+
+# Secrets.
+
+
+def test_secrets_are_set_changed_and_removed(app: World) -> None:
+    id_, outs = app.create(SecretsProvider, {"app": "voice", "values": {"A": "one", "B": "two"}})
+    assert app.fake.apps["voice"].secrets == {"A": "one", "B": "two"}
+    kind = app.kind(SecretsProvider)
+    news = {"app": "voice", "values": {"A": "one", "C": "three"}}
+    assert changes(kind, outs, news) == (True, [])
+    after = app.update(SecretsProvider, id_, outs, news)
+    assert app.fake.apps["voice"].secrets == {"A": "one", "C": "three"}
+    assert after["version"] > outs["version"], "machines must be told that there are others"
+    kind.delete(id_, after)
+    assert app.fake.apps["voice"].secrets == {}
+
+
+def test_a_secret_that_somebody_changed_or_removed_is_found_and_set_again(app: World) -> None:
+    props = {"app": "voice", "values": {"A": "one", "B": "two", "C": "three"}}
+    id_, outs = app.create(SecretsProvider, props)
+    app.fake.apps["voice"].secrets |= {"A": "another", "THEIRS": "kept"}
+    del app.fake.apps["voice"].secrets["B"]
+    kind = app.kind(SecretsProvider)
+    seen = app.read(SecretsProvider, id_, outs)
+    assert seen["values"] == {"C": "three"}
+    assert changes(kind, seen, props) == (True, [])
+    kind.update(id_, seen, props)
+    assert app.fake.apps["voice"].secrets == {**props["values"], "THEIRS": "kept"}
+
+
+def test_no_secrets_are_no_call(app: World) -> None:
+    assert app.create(SecretsProvider, {"app": "voice", "values": {}})[1]["version"] == 0
+    assert app.fake.count("Secrets_update") == 0
+
+
+# Addresses and certificates.
+
+
+@pytest.mark.parametrize("kind", ["shared_v4", "v6"])
+def test_an_address_is_made_once_though_the_answer_is_lost(app: World, kind: str) -> None:
+    app.create(IpAddressProvider, {"app": "voice", "type": "v6" if kind == "shared_v4" else "shared_v4"})
+    app.fake.faults.order("App_IPAssignments_create", faults.LOST_REPLY)
+    props = {"app": "voice", "type": kind}
+    id_, outs = app.create(IpAddressProvider, props)
+    assert len(app.fake.apps["voice"].ips) == 2
+    assert (":" in id_) == (kind == "v6")
+    provider = app.kind(IpAddressProvider)
+    assert not is_gone(provider, id_, outs)
+    provider.delete(id_, outs)
+    assert is_gone(provider, id_, outs)
+    assert len(app.fake.apps["voice"].ips) == 1
+
+
+def test_a_certificate_tells_which_records_it_needs(app: World) -> None:
+    app.create(IpAddressProvider, {"app": "voice", "type": "shared_v4"})
+    id_, outs = app.create(CertificateProvider, {"app": "voice", "hostname": "voice.example.com"})
+    assert "voice.example.com A 66.241.124.1" in outs["records"]
+    assert app.create(CertificateProvider, {"app": "voice", "hostname": "voice.example.com"})[1] == outs
+    kind = app.kind(CertificateProvider)
+    kind.delete(id_, outs)
+    assert is_gone(kind, id_, outs)
+
+
+# Volumes.
+
+
+def test_a_volume_grows_and_never_shrinks(app: World) -> None:
+    id_, outs = app.create(VolumeProvider, VOLUME)
+    kind = app.kind(VolumeProvider)
+    larger = {**VOLUME, "sizeGb": 3.0, "snapshotDays": 9.0}
+    assert changes(kind, outs, larger) == (True, [])
+    after = app.update(VolumeProvider, id_, outs, larger)
+    (volume,) = app.fake.apps["voice"].volumes.values()
+    assert (volume["size_gb"], volume["snapshot_retention"], volume["encrypted"]) == (3, 9, True)
+    (failure,) = kind.check(after, VOLUME).failures
+    assert failure.reason == (
+        "switchboard:fly.volumeGb: 1 is refused; allowed: 3 or more, since a volume does not shrink"
+    )
+    assert kind.check({}, VOLUME).failures == []
+    assert changes(kind, after, {**larger, "region": "lhr"}) == (True, ["region"])
+
+
+def test_a_volume_whose_creates_answer_was_lost_is_found(app: World) -> None:
+    app.fake.faults.order("Volumes_create", faults.LOST_REPLY)
+    id_, outs = app.create(VolumeProvider, VOLUME)
+    assert list(app.fake.apps["voice"].volumes) == [id_]
+    kind = app.kind(VolumeProvider)
+    app.fake.apps["voice"].volumes[id_]["size_gb"] = 2
+    assert app.read(VolumeProvider, id_, outs) == {**outs, "sizeGb": 2, "region": "iad", "snapshotDays": 5}
+    kind.delete(id_, outs)
+    assert is_gone(kind, id_, outs)
+
+
+def test_a_volume_that_a_machine_uses_is_not_taken_for_a_lost_one(app: World) -> None:
+    id_, _ = app.create(VolumeProvider, VOLUME)
+    mounted = {**CONFIG, "mounts": [{"volume": id_, "path": "/data"}]}
+    app.create(MachineProvider, {**MACHINE, "config": mounted})
+    assert app.create(VolumeProvider, VOLUME)[0] != id_
+
+
+# Deploy tokens.
+
+
+def test_a_token_is_good_for_its_app_until_it_expires_and_a_new_one_beside_it(app: World) -> None:
+    props = {"app": "voice", "days": 2.0, "period": "2026-11-20"}
+    id_, outs = app.create(DeployTokenProvider, props)
+    kind = app.kind(DeployTokenProvider)
+    later = {**props, "period": "2026-11-21"}
+    assert changes(kind, outs, props) == (False, [])
+    assert changes(kind, outs, later) == (True, [])
+    after = app.update(DeployTokenProvider, id_, outs, later)
+    assert after["token"] != outs["token"]
+    old, new = (app.fake.tokens[joined([one["token"]])] for one in (outs, after))
+    assert old.app == new.app == "voice"
+    left = old.expires_at - app.fake.clock.now()
+    assert 2 * 86400 - 60 < left <= 2 * 86400, "the old one is good until the dispatcher has the new one"
+
+
+def test_a_token_that_fly_does_not_take_any_more_is_made_anew(app: World) -> None:
+    id_, outs = app.create(DeployTokenProvider, {"app": "voice", "days": 2.0, "period": "2026-11-20"})
+    kind = app.kind(DeployTokenProvider)
+    assert not is_gone(kind, id_, outs)
+    del app.fake.tokens[joined([outs["token"]])]
+    assert is_gone(kind, id_, outs)
+
+
+def test_several_tokens_are_one_text() -> None:
+    assert joined(["FlyV1 fm2_a", "fm2_b"]) == "fm2_a,fm2_b"
+
+
+@given(st.dates(min_value=datetime.date(2020, 1, 1)), st.integers(2, 365), st.integers(0, 400))
+def test_a_token_is_renewed_while_it_is_still_good(made: datetime.date, days: int, later: int) -> None:
+    try:
+        today = made + datetime.timedelta(days=later)
+    except OverflowError:
+        return
+    if period_of(today, days) == period_of(made, days):
+        assert later < max(days // 2, 1), "it has at least half of its days left"
+
+
+# Machines.
+
+
+def test_a_machine_is_made_read_updated_and_ended(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    machine = app.fake.apps["voice"].machines[id_]
+    assert machine.state == "started"
+    assert machine.config["guest"]["cpus"] == 2
+    kind = app.kind(MachineProvider)
+    seen = app.read(MachineProvider, id_, outs)
+    assert changes(kind, seen, MACHINE) == (False, [])
+    news = {**MACHINE, "config": {**CONFIG, "env": {"A": "2"}}}
+    assert changes(kind, outs, news) == (True, [])
+    version = machine.instance_id
+    after = app.update(MachineProvider, id_, outs, news)
+    assert (machine.config["env"], machine.instance_id != version) == ({"A": "2"}, True)
+    assert not machine.cordoned
+    assert machine.held_lease() is None
+    order = [one.operation.removeprefix("Machines_") for one in app.fake.calls]
+    steps = ["create_lease", "cordon", "update", "uncordon", "release_lease"]
+    assert [name for name in order if name.removeprefix("Machines_") in steps] == [
+        f"Machines_{one}" for one in steps
+    ]
+    kind.delete(id_, after)
+    assert machine.gone
+    assert is_gone(kind, id_, after)
+    kind.delete(id_, after)
+
+
+def test_a_machine_whose_creates_answer_was_lost_is_found_by_its_name(app: World) -> None:
+    app.fake.faults.order("Machines_create", faults.LOST_REPLY)
+    id_, _ = app.create(MachineProvider, MACHINE)
+    assert list(app.fake.apps["voice"].machines) == [id_]
+
+
+def test_what_a_failed_run_left_is_brought_to_what_is_wanted(app: World) -> None:
+    app.fake.passes = lambda machine, _: machine.config["env"]["A"] == "1"
+    bad = {**MACHINE, "config": {**CONFIG, "env": {"A": "bad"}}}
+    with pytest.raises(
+        FlyRefused, match=r"voice-0 was not healthy within 1 s \(it is started, and not passing"
+    ):
+        app.create(MachineProvider, bad)
+    id_, _ = app.create(MachineProvider, MACHINE)
+    (machine,) = app.fake.living()
+    assert (machine.id, machine.config["env"]) == (id_, {"A": "1"})
+
+
+def test_a_machine_that_does_not_get_healthy_gets_back_what_it_had(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    machine = app.fake.apps["voice"].machines[id_]
+    app.fake.passes = lambda machine, _: machine.config["env"]["A"] == "1"
+    with pytest.raises(FlyRefused, match=r"not healthy within 1 s.*; it has what it had before"):
+        app.kind(MachineProvider).update(id_, outs, {**MACHINE, "config": {**CONFIG, "env": {"A": "bad"}}})
+    assert machine.config["env"] == {"A": "1"}
+    assert not machine.cordoned
+    assert machine.held_lease() is None
+
+
+def test_a_machine_that_cannot_boot_is_told_at_once(app: World) -> None:
+    app.fake.boots("fails")
+    with pytest.raises(FlyRefused, match="the machine voice-0 is failed"):
+        app.create(MachineProvider, {**MACHINE, "readySeconds": 60.0})
+
+
+def test_an_update_waits_for_whoever_holds_the_machine(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    app.fake.faults.order(
+        "Machines_create_lease", faults.error(409, "aborted: lease currently held"), times=3
+    )
+    app.kind(MachineProvider).update(id_, outs, {**MACHINE, "secretsVersion": 3.0})
+    assert app.fake.count("Machines_create_lease") == 4
+    assert app.fake.count("Machines_update") == 1
+
+
+def test_what_was_changed_by_hand_is_a_difference_and_what_fly_adds_is_none(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    machine = app.fake.apps["voice"].machines[id_]
+    kind = app.kind(MachineProvider)
+    machine.config |= {"metadata": {"fly_release": "3"}, "dns": {}}
+    seen = app.read(MachineProvider, id_, outs)
+    assert changes(kind, seen, MACHINE) == (False, [])
+    machine.config["env"]["B"] = "by hand"
+    seen = app.read(MachineProvider, id_, outs)
+    assert changes(kind, seen, MACHINE) == (True, [])
+
+
+def test_the_shape_of_what_is_wanted_decides_what_is_looked_at() -> None:
+    found = {"env": {"A": "1", "B": "2"}, "guest": {"cpus": 2, "more": 1}, "list": [1, 2], "added": True}
+    wanted = {"env": {"A": "1"}, "guest": {"cpus": 4}, "list": [1], "missing": 1}
+    assert restricted(found, wanted) == {"env": {"A": "1", "B": "2"}, "guest": {"cpus": 2}, "list": [1, 2]}
+    # "the API continues to use booleans for off and stop in responses" (its description)
+    assert restricted({"autostop": False}, {"autostop": "off"}) == {"autostop": "off"}
+    assert restricted({"autostop": True}, {"autostop": "off"}) == {"autostop": "stop"}
+
+
+def test_the_end_of_an_app_ends_the_machines_that_no_state_knows(app: World) -> None:
+    for number in range(3):
+        app.create(MachineProvider, {**MACHINE, "name": f"bot-{number}"})
+    kind = app.kind(MachinesProvider)
+    id_, outs = app.create(MachinesProvider, {"app": "voice"})
+    app.fake.faults.order("Machines_stop", faults.BROKEN)
+    kind.delete(id_, outs)
+    assert app.fake.living() == []
+    assert not is_gone(kind, id_, outs)
+    kind.delete(id_, {"app": "never-there"})
+
+
+# Taking over by id.
+
+
+def test_what_is_to_be_taken_over_must_be_there(app: World) -> None:
+    volume, _ = app.create(VolumeProvider, VOLUME)
+    machine, _ = app.create(MachineProvider, MACHINE)
+    ip, _ = app.create(IpAddressProvider, {"app": "voice", "type": "v6"})
+    given: list[tuple[type[Kind], dict[str, Any], str]] = [
+        (VolumeProvider, {**VOLUME, "name": "another"}, volume),
+        (MachineProvider, {**MACHINE, "name": "another"}, machine),
+        (IpAddressProvider, {"app": "voice", "type": "v6"}, ip),
+    ]
+    for kind, props, id_ in given:
+        assert app.create(kind, {**props, "adoptId": id_})[0] == id_
+        with pytest.raises(FlyRefused, match=r"switchboard:fly\.adopt: 'nowhere' is refused; allowed: "):
+            app.create(kind, {**props, "adoptId": "nowhere"})
+
+
+# Fly itself.
+
+
+def test_a_throttled_call_waits_as_long_as_fly_says(world: World) -> None:
+    world.fake.faults.order(
+        "Apps_create", faults.error(429, "rate limit exceeded", **{"retry-after": "2.5"}), times=2
+    )
+    world.create(AppProvider, APP)
+    assert world.pauses[:2] == [2.5, 2.5]
+
+
+def test_what_fly_fails_at_is_asked_again_only_where_that_is_safe(app: World) -> None:
+    app.fake.faults.order("Apps_show", faults.BROKEN, times=2)
+    assert not is_gone(app.kind(AppProvider), "voice", APP)
+    app.fake.faults.order("Secrets_update", faults.BROKEN, times=9)
+    with pytest.raises(FlyUnanswered, match="POST apps/voice/secrets: 500 internal: server error"):
+        app.create(SecretsProvider, {"app": "voice", "values": {"A": "hunter2"}})
+
+
+def test_a_token_that_is_not_good_is_told_without_it(world: World) -> None:
+    token = world.fake.token()
+    world.fake.tokens.clear()
+    with pytest.raises(FlyRefused, match="401") as raised:
+        world.create(AppProvider, APP)
+    assert token not in str(raised.value)
