@@ -167,13 +167,15 @@ class Host:
             del self._answers[request.id]
 
     async def readiness(self) -> Any:
-        """What the bot file's own `readyz` says; True if it has none.
+        """Whether a session would be taken: what the bot file's own `readyz` says, as long as there is none.
 
         Raises:
             Exception: of the bot's.
         """
         if self._leaving:
             return {"ready": False, "status": "leaving"}
+        if self._claimed:
+            return {"ready": False, "status": "busy"}
         own = getattr(loaded_module(self._variables.bot_file), "readyz", None)
         if own is None:
             return True

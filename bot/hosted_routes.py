@@ -5,7 +5,8 @@ POST        /bot         start the session; answered when it is over. The JSON b
                          says `webrtc` if an offer will come, and x-daily-session-id is the session's id
 WebSocket   /ws          a session over this connection; `?body=` is JSON in base64
 POST, PATCH /api/offer   SmallWebRTC: an offer (which also starts a session), and ICE candidates
-GET         /readyz      what the bot file's `readyz()` says, or ready
+GET         /readyz      whether a session would be taken: not once there is one; else what the bot file's
+                         `readyz()` says, or ready
 GET         /livez       the process answers
 """
 

@@ -356,6 +356,20 @@ def test_the_bots_own_routes_lifespan_and_readiness(tmp_path):
     ]
 
 
+def test_who_has_a_session_is_not_ready_for_another(tmp_path):
+    async def scenario():
+        async with hosted(tmp_path) as served:
+            await served.until_ready()
+            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
+            await served.seen()
+            ready, alive = await served.http.get("/readyz"), await served.http.get("/livez")
+            (tmp_path / "leave").touch()
+            await start
+            return (ready.status_code, ready.json()), alive.status_code
+
+    assert asyncio.run(scenario()) == ((503, {"ready": False, "status": "busy"}), 200)
+
+
 def test_without_a_session_sigterm_is_the_end(tmp_path):
     async def scenario():
         async with hosted(tmp_path) as served:
@@ -374,7 +388,7 @@ def test_a_session_goes_on_after_sigterm_and_ends_with_the_second(tmp_path):
             await served.seen()
             served.process.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(PATIENCE):
-                while (await served.http.get("/readyz")).status_code != 503:
+                while (await served.http.get("/readyz")).json() != {"ready": False, "status": "leaving"}:
                     await asyncio.sleep(0.01)
             assert not start.done()
             refused = await served.http.post("/bot", json={}, headers=ROOM)
