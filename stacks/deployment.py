@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,15 @@ class Deployment:
         pulumi.export("url", self.url)
         pulumi.export("log", self.log)
         pulumi.export("data", self.data)
+
+
+def warn_of_missing(config: StackConfig) -> None:
+    """Name the variables that agents are to get and that are not set where the engine runs."""
+    for name, agent in config.agents.items():
+        if missing := [variable for variable in agent.env if variable not in os.environ]:
+            pulumi.log.warn(
+                f"switchboard:agents.{name}.env: not set here, so that bots start without: {', '.join(missing)}"
+            )
 
 
 def current_environment(checkout: Path) -> Environment:

@@ -12,7 +12,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment
+from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker import settings
 from stacks.docker.bots import Machines
 from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
@@ -158,11 +158,7 @@ def _variables(made: pulumi.Output[dict[str, str]], names: Mapping[str, str]) ->
 
 def _from_outside(config: StackConfig) -> dict[str, str]:
     """What bots and traces need to know of the environment of whoever runs the engine."""
-    for name, agent in config.agents.items():
-        for missing in [variable for variable in agent.env if variable not in os.environ]:
-            pulumi.log.warn(
-                f"switchboard:agents.{name}.env: {missing} is not set here, and bots start without it"
-            )
+    warn_of_missing(config)
     wanted = {name for agent in config.agents.values() for name in agent.env}
     given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
     return {name: os.environ[name] for name in sorted(given)}

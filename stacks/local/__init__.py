@@ -9,7 +9,7 @@ from pathlib import Path
 import pulumi
 
 from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment
+from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.errors import ConfigError
 from stacks.local import process, server
 from stacks.local.bots import Machines
@@ -45,6 +45,7 @@ def deploy(environment: Environment) -> Deployment:
     settings = config.settings(host=HOST, data_dir=_service_dir(config))
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
+    warn_of_missing(config)
     names = sorted({name for agent in config.agents.values() for name in agent.env})
     machines = Machines(
         "machines",

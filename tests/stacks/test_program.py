@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot": "stacks/config.py"}}
 
@@ -44,6 +46,16 @@ def test_the_local_stack_is_two_resources() -> None:
     agents = json.loads(inputs["environment"]["SWITCHBOARD_AGENTS"])
     assert agents["echo"]["bot"] == str(REPOSITORY / "stacks" / "config.py")
     assert inputs["secretNames"] == ["A_KEY"]
+
+
+def test_variables_that_are_not_set_here_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY", "SET", "B_KEY"]}}
+    monkeypatch.setenv("SET", "")
+    for name in ("A_KEY", "B_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(agents=json.dumps(agents))["warnings"] == [
+        "switchboard:agents.echo.env: not set here, so that bots start without: A_KEY, B_KEY"
+    ]
 
 
 def test_the_outputs() -> None:
