@@ -53,7 +53,7 @@ def warn_of_missing(config: StackConfig) -> None:
     for name, agent in config.agents.items():
         if missing := [variable for variable in agent.env if variable not in os.environ]:
             pulumi.log.warn(
-                f"switchboard:agents.{name}.env: not set here, so that bots start without: {', '.join(missing)}"
+                f"switchboard:agents.{name}.env: not set here, so bots start without: {', '.join(missing)}"
             )
 
 

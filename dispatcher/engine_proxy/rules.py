@@ -35,6 +35,7 @@ from dispatcher.machines.container_body import (
     Facts,
     Place,
     body,
+    is_own,
 )
 
 VERSION = "v1.41"
@@ -217,6 +218,10 @@ class Rules:
             if "=" not in variable:
                 # The engine would fill it in from what it has itself.
                 raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
+            name = variable.partition("=")[0]
+            if not (is_own(name) or name in settings.variables):
+                allowed = ", ".join(settings.variables) or "the provider's own"
+                raise Refused(f"Env: {name[:100]!r} is refused; allowed: {allowed}")
         entrypoint = texts(given, "Entrypoint")
         seconds = entrypoint[2] if len(entrypoint) > 2 else ""
         labels = member(given, "Labels", dict)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dispatcher.settings import LogFormat, LogLevel, PlacementName, variables
+from dispatcher.settings import EnvironmentName, LogFormat, LogLevel, PlacementName, variables
 
 PROXY_PREFIX = "SWITCHBOARD_PROXY_"
 
@@ -29,6 +29,12 @@ class ProxySettings(BaseSettings):
     """What they see at /mnt/models: a volume's name, or a directory of the host."""
     images: tuple[str, ...] = Field(min_length=1)
     """What they may run."""
+    variables: tuple[EnvironmentName, ...] = ()
+    """Names of the variables that agents' `env` hands to bots. A container gets these, with any value, the
+    provider's own and no others. What a bot does with a variable stays in its container, and what bots do, a
+    dispatcher that was taken over says in any case. But some variables are read on the host: where NVIDIA's
+    runtime is the engine's default, NVIDIA_VISIBLE_DEVICES gives devices away, and LD_PRELOAD has led to root
+    (CVE-2025-23266)."""
     max_cpu: float = Field(gt=0, le=64)
     """vCPUs of one container."""
     max_memory_mb: int = Field(ge=4, le=131072)

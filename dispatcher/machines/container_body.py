@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bot.protocol import TRACEPARENT_VARIABLE
+from dispatcher.settings import ENVIRONMENT_PREFIX
+
 DEPLOYMENT_LABEL = "switchboard.deployment"
 MACHINE_LABEL = "switchboard.machine"
 MEMORY_LABEL = "switchboard.memory-mb"
@@ -26,6 +29,9 @@ LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
 MODELS_TARGET = "/mnt/models"
 """Where machines see the deployment's models."""
+
+OWN_VARIABLES = frozenset({"HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", TRACEPARENT_VARIABLE})
+"""What machines get beside what their agents name, and beside names that nobody but our runtime reads."""
 
 ENGINE = "host.docker.internal:host-gateway"
 """A name for the host, for a dispatcher that runs beside the engine and not in a container."""
@@ -57,6 +63,11 @@ class Facts:
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     """As `NAME=value`."""
+
+
+def is_own(variable: str) -> bool:
+    """Whether a variable of this name is ours, and not an agent's."""
+    return variable in OWN_VARIABLES or variable.startswith(ENVIRONMENT_PREFIX)
 
 
 def body(place: Place, facts: Facts) -> dict[str, Any]:

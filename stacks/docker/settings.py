@@ -96,6 +96,7 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
         network=known.network,
         models=config.docker.models,
         images=tuple(sorted(set(known.images.values()))),
+        variables=tuple(sorted({name for agent in agents for name in agent.env})),
         max_cpu=max(agent.cpu for agent in agents),
         max_memory_mb=max(agent.memory_mb for agent in agents),
         max_containers=max_containers(config),

@@ -172,6 +172,8 @@ def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
     assert set(proxy.images) == {agent.image for agent in settings.agents.values()}
     assert (proxy.max_cpu, proxy.max_memory_mb, proxy.max_seconds) == (1.0, 2048, 7260)
     assert proxy.max_containers == 500
+    assert set(proxy.variables) == {name for agent in settings.agents.values() for name in agent.env}
+    assert "OPENAI_API_KEY" in proxy.variables
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_variable_that_is_not_set_here_is_told_by_its_name(monkeypatch: pytest
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     result = described()
     assert result["warnings"] == [
-        "switchboard:agents.voice.env: OPENAI_API_KEY is not set here, and bots start without it"
+        "switchboard:agents.voice.env: not set here, so bots start without: OPENAI_API_KEY"
     ]
     assert "OPENAI_API_KEY" not in environment(result["resources"]["dispatcher"]["inputs"])
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-whoever-runs-this")

@@ -54,7 +54,7 @@ def test_variables_that_are_not_set_here_are_told_by_their_names(monkeypatch: py
     for name in ("A_KEY", "B_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert run(agents=json.dumps(agents))["warnings"] == [
-        "switchboard:agents.echo.env: not set here, so that bots start without: A_KEY, B_KEY"
+        "switchboard:agents.echo.env: not set here, so bots start without: A_KEY, B_KEY"
     ]
 
 

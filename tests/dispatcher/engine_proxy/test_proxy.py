@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Rejected
 from tests.dispatcher.engine_proxy.world import FACTS, IMAGE, listed, wanted, world
@@ -20,7 +21,7 @@ SPEC = MachineSpec(
     id="m-1",
     bot_file="bot.py",
     arguments=("--session-id", "1"),
-    environment={"SWITCHBOARD_MACHINE_TOKEN": "token"},
+    environment={"OPENAI_API_KEY": "sk", MACHINE_TOKEN_VARIABLE: "token", TRACEPARENT_VARIABLE: "00-1-2-01"},
     cpu=0.3,
     memory_mb=512,
     max_duration=timedelta(seconds=3600),

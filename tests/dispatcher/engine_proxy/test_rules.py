@@ -169,6 +169,14 @@ def test_a_container_of_another_kind(member: str) -> None:
         ({"seconds": 3701}, "Entrypoint: 3701"),
         ({"image": "bots/echo"}, "Image: 'bots/echo'"),
         ({"environment": ("AWS_SECRET_ACCESS_KEY",)}, "Env: 'AWS_SECRET_ACCESS_KEY' has no value"),
+        # Each of them is read on the host, where NVIDIA's runtime is the engine's default.
+        (
+            {"environment": ("LD_PRELOAD=/tmp/x.so",)},
+            "Env: 'LD_PRELOAD' is refused; allowed: A, OPENAI_API_KEY",
+        ),
+        ({"environment": ("A=b", "NVIDIA_VISIBLE_DEVICES=all")}, "Env: 'NVIDIA_VISIBLE_DEVICES' is refused"),
+        ({"environment": ("a=b",)}, "Env: 'a' is refused"),
+        ({"environment": ("=A=b",)}, "Env: '' is refused"),
         ({"machine_id": "m-2"}, "Labels.switchboard.machine"),
     ],
 )

@@ -30,6 +30,7 @@ SETTINGS = ProxySettings(
     deployment="calls",
     network="machines",
     images=(IMAGE, "bots/plain", "registry.example/bot@sha256:" + "0" * 64),
+    variables=("A", "OPENAI_API_KEY"),
     max_cpu=2,
     max_memory_mb=2048,
     max_seconds=3700,
