@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import uvicorn
 
+from dispatcher import watchdog
+
 T = TypeVar("T")
 
 TAKEN_SECONDS = 1.0
@@ -39,7 +41,9 @@ def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which says that it is about to exit before it waits for the answers in flight.
+    """Uvicorn, which ends the process if the event loop hangs.
+
+    And it says that it is about to exit before it waits for the answers in flight.
 
     Held calls and streams would otherwise hold every exit until uvicorn's own limit, and be cut.
     """
@@ -47,6 +51,10 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_exit = on_exit
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        async with watchdog.watching():
+            await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

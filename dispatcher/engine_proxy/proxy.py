@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from dispatcher.clock import Clock
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Ask, Rules
 from dispatcher.machines.container_room import Room, state_of
@@ -23,25 +25,45 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 """To the engine's socket. How long an answer may take, only the caller knows."""
 
+ASK_SECONDS = 15.0
+"""Between two looks whether the engine is there, and for its answer."""
+
+LOST_AFTER = 4
+"""Looks in a row without an answer."""
+
 CHUNK_BYTES = 64 * 1024
 
 ANSWER_HEADERS = ("Content-Type", "Api-Version")
 
 
 @contextlib.asynccontextmanager
-async def serving(rules: Rules, socket: Path, host: str, port: int) -> AsyncIterator[None]:
+async def serving(rules: Rules, socket: Path, host: str, port: int) -> AsyncIterator[Proxy]:
     """Serve the engine at this socket on this address, until it is left."""
     connector = aiohttp.UnixConnector(str(socket), limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         # Not an Application: its router would change a path before the rules see it.
-        runner = web.ServerRunner(web.Server(Proxy(rules, session).handle))
+        proxy = Proxy(rules, session)
+        runner = web.ServerRunner(web.Server(proxy.handle))
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
-            yield
+            yield proxy
         finally:
             await runner.cleanup()
+
+
+async def until_lost(answers: Callable[[], Awaitable[bool]], clock: Clock) -> None:
+    """Return once the engine has not answered LOST_AFTER times in a row.
+
+    The socket in our container is the one that the engine had as the container was started. An engine that is
+    started again while its containers go on (`live-restore`) has another, which a new start of ours finds.
+    """
+    missed = 0
+    while missed < LOST_AFTER:
+        await clock.sleep(ASK_SECONDS)
+        missed = 0 if await answers() else missed + 1
+    log.error("the engine has not answered for %.0f s: ending, to be started again", LOST_AFTER * ASK_SECONDS)
 
 
 class Proxy:
@@ -75,6 +97,13 @@ class Proxy:
             # The provider takes it for what it is: nothing is known of what the engine did.
             log.warning("the engine did not answer: %s", error)
             return _json({"message": f"the engine did not answer: {error}"}, status=502)
+
+    async def engine_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(ASK_SECONDS), self._ask(self._rules.ping()) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     async def _create(
         self, request: web.BaseRequest, ask: Ask, machine_id: str, memory_mb: int

@@ -100,14 +100,18 @@ class Rules:
         path, query = match["path"], read_query(match["query"])
         if (method, path, match["version"]) == ("GET", PING, None):
             nothing_in(query, content)
-            # For the health command: the engine answers.
-            return Ask("GET", PING)
+            # For the health command.
+            return self.ping()
         if match["version"] is None:
             raise Refused(f"{path!r} has no version; allowed: {VERSION}")
         if (method, path) == ("POST", "containers/create"):
             return self._create(query, content)
         nothing_in({}, content)
         return self._without_body(method, path, query)
+
+    def ping(self) -> Ask:
+        """What to ask to know that the engine answers."""
+        return Ask("GET", PING)
 
     def info(self) -> Ask:
         """What to ask for the host's memory."""

@@ -61,13 +61,13 @@ class _Command:
         )
         self.served = True
         try:
-            self._until_ready(process)
+            self.until_ready(process)
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
 
-    def _until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             assert process.poll() is None
@@ -232,3 +232,20 @@ def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
+
+
+def test_a_dispatcher_that_hangs_ends(command, tmp_path):
+    hangs = (
+        "import signal, sys, time; from dispatcher import __main__, watchdog; watchdog.HANG_SECONDS = 2.0\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: time.sleep(60))\n"
+        "sys.argv = ['dispatcher']; sys.exit(__main__.main())"
+    )
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", hangs], cwd=ROOT, env=command.environment, stderr=log
+        )
+    command.served = True
+    command.until_ready(process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 1
+    assert "Timeout" in (tmp_path / "log").read_text()

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE
+from dispatcher.engine_proxy.proxy import until_lost
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Rejected
 from tests.dispatcher.engine_proxy.world import FACTS, IMAGE, listed, wanted, world
+from tests.doubles import VirtualClock
 
 CREATE = "/v1.41/containers/create?name=calls-m-1"
 SPEC = MachineSpec(
@@ -261,3 +263,29 @@ def test_an_engine_that_is_away_is_a_bad_gateway(tmp_path: Path) -> None:
             assert answer["message"].startswith("the engine did not answer")
 
     asyncio.run(run())
+
+
+def test_the_engine_is_lost_when_it_has_not_answered_for_a_minute() -> None:
+    clock = VirtualClock()
+    answers = iter([True, False, False, False, True, *[False] * 4])
+    asked: list[float] = []
+
+    async def ask() -> bool:
+        asked.append(clock.now())
+        return next(answers)
+
+    began = clock.now()
+    clock.run(until_lost(ask, clock))
+    assert [at - began for at in asked] == [15.0 * number for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("engine", ["gone", "failing", "there"])
+def test_whether_the_engine_answers(tmp_path: Path, engine: str) -> None:
+    async def run() -> bool:
+        async with world(tmp_path) as proxy:
+            proxy.engine.fails = engine == "failing"
+            if engine == "gone":
+                (tmp_path / "engine.sock").unlink()
+            return await proxy.proxy.engine_answers()
+
+    assert asyncio.run(run()) is (engine == "there")

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dispatcher.engine_proxy.proxy import serving
+from dispatcher.engine_proxy.proxy import Proxy, serving
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.machines.container_body import (
@@ -62,6 +62,7 @@ class RecordingEngine:
         self.creates = asyncio.Event()
         """Whether it answers creates."""
         self.creates.set()
+        self.fails = False
         self._status = "created"
 
     def container(self, name: str) -> dict[str, Any] | None:
@@ -84,6 +85,8 @@ class RecordingEngine:
         self.asked.append((request.method, request.raw_path, await request.read()))
         path = request.path.removeprefix("/v1.41")
         parts = path.strip("/").split("/")
+        if self.fails:
+            return web.json_response({"message": "no space"}, status=500)
         if path == "/_ping":
             return web.Response(text="OK")
         if path == "/info":
@@ -105,8 +108,9 @@ class RecordingEngine:
 class World:
     """A proxy at `url`, and what its engine was asked."""
 
-    def __init__(self, engine: RecordingEngine, port: int) -> None:
+    def __init__(self, engine: RecordingEngine, proxy: Proxy, port: int) -> None:
         self.engine = engine
+        self.proxy = proxy
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
@@ -143,7 +147,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
     await web.UnixSite(runner, str(socket)).start()
     port = free_port()
     try:
-        async with serving(Rules(SETTINGS), socket, "127.0.0.1", port):
-            yield World(engine, port)
+        async with serving(Rules(SETTINGS), socket, "127.0.0.1", port) as proxy:
+            yield World(engine, proxy, port)
     finally:
         await runner.cleanup()
