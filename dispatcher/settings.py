@@ -32,18 +32,19 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from dispatcher.keys import AgentName, Keys
+from dispatcher.placements import ContainerPlacement as ContainerPlacement
+from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 
 SECRET_SETTINGS = frozenset(
-    {"secrets", "database_url", "turn_secret", "daily_api_key", "daily_webhook_secret"}
+    {"secrets", "database_url", "turn_secret", "daily_api_key", "daily_webhook_secret", "fly_api_token"}
 )
-"""Never written down: what is signed with, and the URL that may have the database's password in it."""
+"""Never written down: what is signed or asked with, and the URL that may have a password in it."""
 
 TransportName = Literal["webrtc", "daily"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
-PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
 def _not_ours(name: str) -> str:
@@ -120,34 +121,6 @@ class IceServer(BaseModel):
     credential: str | None = None
 
 
-class ProcessPlacement(BaseModel):
-    """Machines are processes of this host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-    provider: Literal["process"]
-
-
-class ContainerPlacement(BaseModel):
-    """Machines are containers of a Docker engine, or of Podman's service."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-    provider: Literal["container"]
-    engine_url: str = Field(default="unix:///var/run/docker.sock", pattern=r"^(unix|tcp|http)://.+$")
-    """The engine's API."""
-    deployment: PlacementName = "switchboard"
-    """Tells this deployment's machines from those of others on the same engine; their names begin with it."""
-    network: str = Field(default="bridge", min_length=1)
-    """The engine's network that machines are in. They must reach a dispatcher (`machine_url`) from there."""
-    models: str | None = Field(default=None, min_length=1)
-    """A volume's name, or a directory of the engine's host, that machines see read-only at /mnt/models."""
-
-
-PlacementSettings = Annotated[ProcessPlacement | ContainerPlacement, Field(discriminator="provider")]
-"""A place for machines: a provider, and what it must know."""
-
-
 class Settings(BaseSettings):
     """The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."""
 
@@ -211,6 +184,11 @@ class Settings(BaseSettings):
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
+    fly_api_token: SecretStr | None = None
+    """What machines at Fly are asked for with: a deploy token of the placement's app; of several apps, theirs
+    joined with commas. All placements at Fly share it."""
+    fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
+    """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     process_templates: bool = True
     """Whether machines that are processes are forked from a template: quick, at 150 MB for each bot file."""
     keep_machine_dirs: int = Field(default=100, ge=0)
@@ -280,6 +258,13 @@ class Settings(BaseSettings):
         if len(processes) > 1:
             names = ", ".join(processes)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
+        if self.fly_api_token is None:
+            for name, of in self.placements.items():
+                if of.provider == "fly":
+                    raise ValueError(
+                        f"fly_api_token is missing, and placement '{name}' is at Fly; "
+                        "allowed: a deploy token of its apps"
+                    )
         for name, agent in self.agents.items():
             for placement in agent.placements or self.placements:
                 if self.placements[placement].provider != "process" and agent.image is None:
@@ -287,6 +272,11 @@ class Settings(BaseSettings):
                         f"agent '{name}': image is missing, and placement '{placement}' runs images; "
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
                     )
+                if isinstance(of := self.placements[placement], FlyPlacement):
+                    try:
+                        of.check(agent.image or "", agent.cpu, agent.memory_mb)
+                    except ValueError as error:
+                        raise ValueError(f"agent '{name}' at placement '{placement}': {error}") from error
         for key in self.keys:
             for agent in key.agents:
                 if agent not in self.agents:

@@ -29,7 +29,6 @@ from dispatcher.engine_proxy.reading import (
 from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
-    KILL_AFTER_SECONDS,
     MACHINE_LABEL,
     MEMORY_LABEL,
     Facts,
@@ -37,6 +36,7 @@ from dispatcher.machines.container_body import (
     body,
     is_own,
 )
+from dispatcher.machines.deadline import KILL_AFTER_SECONDS
 
 VERSION = "v1.41"
 """Of the API, the one that the provider speaks."""

@@ -293,7 +293,7 @@ class ContainerProvider:
             **thread_variables(spec.cpu),
             BOT_FILE_VARIABLE: spec.bot_file,
             MACHINE_VARIABLE: spec.id,
-            **spec.environment,
+            **spec.whole_environment,
         }
         facts = Facts(
             machine_id=spec.id,

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.protocol import TRACEPARENT_VARIABLE
+from dispatcher.machines.deadline import command
 from dispatcher.settings import ENVIRONMENT_PREFIX
 
 DEPLOYMENT_LABEL = "switchboard.deployment"
 MACHINE_LABEL = "switchboard.machine"
 MEMORY_LABEL = "switchboard.memory-mb"
-
-KILL_AFTER_SECONDS = 10
-"""Between the container's deadline and the end of a bot that ignores it."""
 
 PIDS = 256
 """Processes and threads of one machine. A bot with Silero's model has some 30."""
@@ -95,16 +93,7 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
         host["Mounts"] = [mount]
     return {
         "Image": facts.image,
-        "Entrypoint": [
-            "timeout",
-            f"--kill-after={KILL_AFTER_SECONDS}",
-            str(facts.seconds),
-            # -P: `bot` is our package, whatever lies in the working directory.
-            "python",
-            "-P",
-            "-m",
-            "bot",
-        ],
+        "Entrypoint": command(facts.seconds),
         "Cmd": list(facts.arguments),
         "Env": list(facts.environment),
         "Labels": {

@@ -14,6 +14,7 @@ from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserv
 from dispatcher.machines.failover import Faulty
 from dispatcher.machines.provider import (
     Action,
+    HasLanes,
     MachineProvider,
     MachineSpec,
     MachineStatus,
@@ -43,7 +44,7 @@ LEAST_HOLD_SECONDS = 0.1
 
 
 class Placement:
-    """A provider under a name, with a token bucket per action and a circuit breaker."""
+    """A provider under a name, with a token bucket per action and lane, and a circuit breaker."""
 
     def __init__(
         self, name: str, provider: MachineProvider, clock: Clock, on_call: OnCall = unobserved
@@ -54,9 +55,9 @@ class Placement:
         self._clock = clock
         self._on_call = on_call
         self._breaker = Breaker()
-        self._buckets: dict[Action, Bucket] = {
-            action: Bucket(rates.get(action)) for action in ("create", "get", "list", "stop")
-        }
+        self._rates = rates
+        self._buckets: dict[tuple[Action, str], Bucket] = {}
+        """By action and lane."""
 
     @property
     def settling(self) -> float:
@@ -104,19 +105,22 @@ class Placement:
         Args:
             confirm: Called after every wait, before the provider is asked: what it raises ends the call.
         """
+        lane = self._lane(spec.id)
         limit = CREATE_SECONDS
-        return await self._call("create", lambda: self.provider.create(spec), limit, deadline, confirm)
+        return await self._call("create", lane, lambda: self.provider.create(spec), limit, deadline, confirm)
 
     async def get(self, machine_id: str, deadline: float | None = None) -> MachineStatus | None:
-        return await self._call("get", lambda: self.provider.get(machine_id), CALL_SECONDS, deadline)
+        lane = self._lane(machine_id)
+        return await self._call("get", lane, lambda: self.provider.get(machine_id), CALL_SECONDS, deadline)
 
     async def stop(self, machine_id: str, grace: timedelta, deadline: float | None = None) -> None:
+        lane = self._lane(machine_id)
         limit = CALL_SECONDS + grace.total_seconds()
-        await self._call("stop", lambda: self.provider.stop(machine_id, grace), limit, deadline)
+        await self._call("stop", lane, lambda: self.provider.stop(machine_id, grace), limit, deadline)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""
-        await self._turn("list", self._clock.now() + PATIENCE_SECONDS)
+        await self._turn("list", "", self._clock.now() + PATIENCE_SECONDS)
         statuses = aiter(self.provider.list())
         began_at, error = self._clock.now(), None
         try:
@@ -132,6 +136,7 @@ class Placement:
     async def _call(
         self,
         action: Action,
+        lane: str,
         call: Callable[[], Awaitable[T]],
         limit: float,
         deadline: float | None,
@@ -142,7 +147,7 @@ class Placement:
             deadline = self._clock.now() + PATIENCE_SECONDS + limit
         words = ""
         while True:
-            if await self._turn(action, deadline, words) and confirm is not None:
+            if await self._turn(action, lane, deadline, words) and confirm is not None:
                 await confirm()
             left = deadline - self._clock.now()
             if left <= 0:
@@ -152,18 +157,25 @@ class Placement:
             except Throttled as error:
                 words = str(error)
                 until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
-                self._buckets[action] = self._buckets[action].hold(until)
+                self._buckets[action, lane] = self._bucket(action, lane).hold(until)
 
-    async def _turn(self, action: Action, deadline: float, words: str = "") -> bool:
+    async def _turn(self, action: Action, lane: str, deadline: float, words: str = "") -> bool:
         """Return when its turn has come; whether that took a wait."""
         now = self._clock.now()
-        self._buckets[action], wait, taken = self._buckets[action].reserve(now, deadline - now)
+        bucket = self._bucket(action, lane)
+        self._buckets[action, lane], wait, taken = bucket.reserve(now, deadline - now)
         if not taken:
             because = words or f"no more '{action}' calls are allowed"
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)
         if wait > 0:
             await self._clock.sleep(wait)
         return wait > 0
+
+    def _bucket(self, action: Action, lane: str) -> Bucket:
+        return self._buckets.get((action, lane)) or Bucket(self._rates.get(action))
+
+    def _lane(self, machine_id: str) -> str:
+        return self.provider.lane(machine_id) if isinstance(self.provider, HasLanes) else ""
 
     async def _watched(self, action: Action, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """One call, of which somebody is told."""

@@ -213,7 +213,7 @@ class ProcessProvider:
 
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
-        environment = {k: v for k, v in spec.environment.items() if k not in OF_ONE_MACHINE}
+        environment = {k: v for k, v in spec.whole_environment.items() if k not in OF_ONE_MACHINE}
         template = self._templates.get(_template_key(spec.bot_file, environment))
         if template is None or template.ready:
             return template
@@ -329,7 +329,7 @@ def _environment(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> d
         "TMPDIR": str(work.parent / "tmp"),
         BOT_FILE_VARIABLE: str(bot_file.resolve()),
         MACHINE_VARIABLE: spec.id,
-        **spec.environment,
+        **spec.whole_environment,
     }
 
 

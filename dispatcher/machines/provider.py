@@ -67,7 +67,7 @@ class MachineSpec:
     arguments: tuple[str, ...]
     """The arguments of `python -m bot`."""
     environment: Mapping[str, str] = field(repr=False)
-    """The whole environment of the bot. It holds the machine's token: never log it."""
+    """Variables of this one machine. Its token is among them: never log them."""
     cpu: float
     """vCPUs."""
     memory_mb: int
@@ -76,6 +76,14 @@ class MachineSpec:
     """The deadline that a provider enforces where it can."""
     image: str = ""
     """The image's reference; empty for processes, which need none."""
+    agent_environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """The variables that the agent's `env` names, its secrets among them: never log them. A provider whose
+    cloud keeps them and hands them to machines itself leaves them out."""
+
+    @property
+    def whole_environment(self) -> Mapping[str, str]:
+        """Both; the machine's own have precedence."""
+        return {**self.agent_environment, **self.environment}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,7 @@ class Preparation:
 
     bot_file: str
     environment: Mapping[str, str] = field(repr=False)
-    """Of `MachineSpec.environment`, all but the machine's token and its trace context."""
+    """Of `MachineSpec.whole_environment`, all but the machine's token and its trace context."""
     image: str = ""
 
 
@@ -168,6 +176,30 @@ class PublishesRates(Protocol):
     @property
     def rates(self) -> Mapping[Action, Rate]:
         """The rate of each action that has one."""
+        ...
+
+
+@runtime_checkable
+class HasLanes(Protocol):
+    """A provider whose rates hold for each of several parts of it: who waits in one keeps no other one
+    waiting."""
+
+    def lane(self, machine_id: str) -> str:
+        """The part that a machine is in, or would be."""
+        ...
+
+
+@runtime_checkable
+class Suspends(Protocol):
+    """A provider that can freeze a machine, which then costs its storage only, and let it go on."""
+
+    async def suspend(self, machine_id: str) -> None:
+        """Freeze a machine that runs. Its connections are lost; its state is `requested` until it goes on."""
+        ...
+
+    async def resume(self, machine_id: str) -> MachineStatus:
+        """Let it go on. Its clock is behind for a while; or it has begun anew, where what was frozen is
+        lost."""
         ...
 
 

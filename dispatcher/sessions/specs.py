@@ -42,7 +42,8 @@ class Specs:
         assigned = assignment(session)
         in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
         of_machine = {
-            MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds)
+            **self._of_all(),
+            MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds),
         }
         if session.traceparent is not None:
             of_machine[TRACEPARENT_VARIABLE] = session.traceparent
@@ -55,7 +56,8 @@ class Specs:
                     session.machine_id, self._dispatcher_url, assigned if in_arguments else None
                 )
             ),
-            environment={**self._common_environment(agent), **of_machine},
+            environment=of_machine,
+            agent_environment=self._of_agent(agent),
             cpu=agent.cpu,
             memory_mb=agent.memory_mb,
             max_duration=timedelta(seconds=session.max_duration_seconds),
@@ -64,14 +66,16 @@ class Specs:
     def preparations(self, placement: str) -> list[Preparation]:
         """What the machines of each agent have in common, for a placement that can get ready for them."""
         return [
-            Preparation(str(agent.bot), self._common_environment(agent), agent.image or "")
+            Preparation(str(agent.bot), {**self._of_agent(agent), **self._of_all()}, agent.image or "")
             for agent in self._settings.agents.values()
             if not agent.placements or placement in agent.placements
         ]
 
-    def _common_environment(self, agent: AgentSettings) -> dict[str, str]:
-        named = {name: self._environment[name] for name in agent.env if name in self._environment}
-        return {**named, "SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+    def _of_agent(self, agent: AgentSettings) -> dict[str, str]:
+        return {name: self._environment[name] for name in agent.env if name in self._environment}
+
+    def _of_all(self) -> dict[str, str]:
+        return {"SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
 
 
 def assignment(session: Session) -> Assignment:

@@ -31,9 +31,10 @@ ALIASES = {
 }
 
 GUESTS = {
-    # kind → CPUs that there are, and the least and the most memory of each, in MiB.
-    "shared": ((1, 2, 4, 6, 8), 256, 2048),
-    "performance": ((1, 2, 4, 6, 8, 10, 12, 14, 16), 2048, 8192),
+    # kind → CPUs that there are, and the least (it is the step, too) and the most memory of each, in MiB:
+    # Fly's guide "Machine sizing".
+    "shared": ((1, 2, 4, 8), 256, 2048),
+    "performance": ((1, 2, 4, 8, 16), 2048, 8192),
 }
 
 
@@ -276,11 +277,11 @@ def _checked(config: Any) -> dict[str, Any]:
     known, least, most = GUESTS[kind]
     if cpus not in known:
         raise Refusal(400, f"invalid_argument: invalid config.guest.cpus {cpus}, allowed: {known}")
-    if not least * cpus <= memory <= most * cpus or memory % 256:
+    if not least * cpus <= memory <= most * cpus or memory % least:
         raise Refusal(
             400,
             f"invalid_argument: invalid config.guest.memory_mb {memory}, minimum required {least * cpus} "
-            f"MiB, maximum allowed {most * cpus} MiB, in steps of 256",
+            f"MiB, maximum allowed {most * cpus} MiB, in steps of {least}",
         )
     return config
 

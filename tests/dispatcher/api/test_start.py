@@ -90,7 +90,7 @@ def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
         named = agents(env=("OPENAI_API_KEY", "NOT_SET"))
         async with deployment(tmp_path, agents=named, environment=environment) as running:
             started = await running.start()
-            seen = running.provider.specs[f"m-{started['sessionId']}"].environment
+            seen = running.provider.specs[f"m-{started['sessionId']}"].whole_environment
             assert seen["OPENAI_API_KEY"] == "sk-1"
             assert seen.keys() == {"OPENAI_API_KEY", "SWITCHBOARD_LOG_LEVEL", protocol.MACHINE_TOKEN_VARIABLE}
 

@@ -1,0 +1,16 @@
+"""A machine's own deadline, where its provider keeps none: the bot is a child of `timeout`.
+
+It ends the bot when the machine's time is up, whether or not there still is a dispatcher, and whatever the
+bot does meanwhile.
+"""
+
+from __future__ import annotations
+
+KILL_AFTER_SECONDS = 10
+"""Between the machine's deadline and the end of a bot that ignores it."""
+
+
+def command(seconds: int) -> list[str]:
+    """What a machine runs, before the bot's arguments; it ends after that many seconds at the latest."""
+    # -P: `bot` is our package, whatever lies in the working directory.
+    return ["timeout", f"--kill-after={KILL_AFTER_SECONDS}", str(seconds), "python", "-P", "-m", "bot"]

@@ -1,0 +1,160 @@
+"""Fly's Machines API: the calls that the provider makes, and nothing about what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import httpx
+
+from dispatcher.machines.fly_errors import machine_with_name, mapped, unanswered
+from dispatcher.machines.provider import Unreachable
+
+CONNECT_SECONDS = 5.0
+CALL_SECONDS = 8.0
+"""How long a call may take. The fleet gives up after 10."""
+
+CREATE_SECONDS = 15.0
+"""How long a create may take: Fly reserves a place for the machine, "maybe low double digit seconds"."""
+
+LONGEST_WAIT = 60
+"""Seconds; Fly's."""
+
+CONNECTIONS = 1000
+"""At once. Every machine that is being started holds one, in which its start is waited for."""
+
+NONCE = "fly-machine-lease-nonce"
+
+Machine = dict[str, Any]
+"""As Fly shows it."""
+
+
+class NameTaken(Exception):
+    """A machine of this name exists. Which, is in `id`; empty where Fly does not say."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
+class FlyApi:
+    """One client for all apps of a placement. Every method raises `ProviderError`."""
+
+    def __init__(self, url: str, token: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._url = url.rstrip("/") + "/v1"
+        self._token = token
+        self._transport = transport
+        self._made: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+            self._made = None
+
+    async def create(self, app: str, body: dict[str, Any]) -> Machine:
+        """Raises: NameTaken, besides."""
+        answer = await self._call("POST", f"/apps/{app}/machines", json=body, seconds=CREATE_SECONDS)
+        if (taken := machine_with_name(answer)) is not None:
+            raise NameTaken(taken)
+        return _read(answer)
+
+    async def show(self, app: str, machine: str) -> Machine | None:
+        return _read_if_there(await self._call("GET", _path(app, machine)))
+
+    async def machines(self, app: str, params: Sequence[tuple[str, str]]) -> list[Machine]:
+        return _read(await self._call("GET", f"/apps/{app}/machines", params=params))
+
+    async def wait(self, app: str, machine: Machine, states: Collection[str], seconds: float) -> str | None:
+        """The state that it has come into; None: none of these in that time. It may be empty: unsaid."""
+        seconds = max(1, min(int(seconds), LONGEST_WAIT))
+        params = [("state", state) for state in states]
+        # `stopped` is of one version of a machine, the others of any.
+        params += [("timeout", str(seconds)), ("instance_id", machine["instance_id"])]
+        path = f"{_path(app, machine['id'])}/wait"
+        answer = await self._call("GET", path, params=params, seconds=seconds + CALL_SECONDS)
+        if answer.status_code == 408:
+            return None
+        if answer.status_code == 404:
+            return ""
+        return _read(answer).get("state", "")
+
+    async def lease(self, app: str, machine: str, seconds: int, nonce: str | None) -> str | None:
+        """Take the machine's lease, or take it for longer; None: somebody else has it."""
+        body = {"ttl": seconds, "description": "switchboard: stop"}
+        answer = await self._call("POST", f"{_path(app, machine)}/lease", json=body, nonce=nonce)
+        if answer.status_code == 409:
+            return None
+        said = _read(answer)
+        # In an envelope, says the documentation; without, says the description.
+        return said.get("data", said)["nonce"]
+
+    async def stop(self, app: str, machine: str, signal: str, seconds: int, nonce: str) -> bool:
+        """Whether it could be asked to stop: it may not run, or be gone."""
+        body = {"signal": signal, "timeout": f"{seconds}s"}
+        return _done(await self._call("POST", f"{_path(app, machine)}/stop", json=body, nonce=nonce))
+
+    async def delete(self, app: str, machine: str, nonce: str | None = None) -> None:
+        """Destroy it, whatever it does. Fine where it is gone."""
+        params = [("force", "true")]
+        _done(await self._call("DELETE", _path(app, machine), params=params, nonce=nonce))
+
+    async def suspend(self, app: str, machine: str) -> None:
+        _read(await self._call("POST", f"{_path(app, machine)}/suspend"))
+
+    async def start(self, app: str, machine: str) -> None:
+        _read(await self._call("POST", f"{_path(app, machine)}/start"))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        json: Any = None,
+        nonce: str | None = None,
+        seconds: float = CALL_SECONDS,
+    ) -> httpx.Response:
+        headers = {} if nonce is None else {NONCE: nonce}
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        try:
+            return await self._client.request(
+                method, path, params=tuple(params), json=json, headers=headers, timeout=timeout
+            )
+        except httpx.HTTPError as error:
+            raise unanswered(error) from error
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        if self._made is None:
+            self._made = httpx.AsyncClient(
+                base_url=self._url,
+                headers={"Authorization": f"Bearer {self._token}"},
+                limits=httpx.Limits(max_connections=CONNECTIONS),
+                transport=self._transport,
+            )
+        return self._made
+
+
+def _path(app: str, machine: str) -> str:
+    return f"/apps/{app}/machines/{machine}"
+
+
+def _read(answer: httpx.Response) -> Any:
+    if not answer.is_success:
+        raise mapped(answer)
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise Unreachable(f"Fly answered {answer.status_code}, and what it said is no JSON") from error
+
+
+def _read_if_there(answer: httpx.Response) -> Machine | None:
+    return None if answer.status_code == 404 else _read(answer)
+
+
+def _done(answer: httpx.Response) -> bool:
+    if answer.is_success:
+        return True
+    if answer.status_code in (404, 412):
+        return False
+    raise mapped(answer)

@@ -1,0 +1,56 @@
+"""The sizes of Fly's machines, and which of them holds what an agent wants.
+
+From Fly's guide "Machine sizing": 256 to 2048 MiB for each shared CPU, in steps of 256, and 2048 to 8192 MiB
+for each performance CPU, in steps of 2048. There are no others: what lies between is rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+CpuKind = Literal["shared", "performance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What machines of one kind of CPU there are."""
+
+    cpus: tuple[int, ...]
+    least_mb: int
+    """Memory of each CPU, in MiB, and the steps in which a machine's memory comes."""
+    most_mb: int
+
+
+KINDS: dict[CpuKind, Kind] = {
+    "shared": Kind((1, 2, 4, 8), 256, 2048),
+    "performance": Kind((1, 2, 4, 8, 16), 2048, 8192),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A machine's size."""
+
+    cpu_kind: CpuKind
+    cpus: int
+    memory_mb: int
+
+
+def guest(kind: CpuKind, cpu: float, memory_mb: int) -> Guest:
+    """The smallest machine with so many vCPUs and so much memory, in MiB.
+
+    Raises:
+        ValueError: Fly has none so large.
+    """
+    known = KINDS[kind]
+    for cpus in known.cpus:
+        if cpus >= cpu and cpus * known.most_mb >= memory_mb:
+            steps = math.ceil(memory_mb / known.least_mb)
+            return Guest(kind, cpus, max(cpus, steps) * known.least_mb)
+    most = known.cpus[-1]
+    raise ValueError(
+        f"cpu {cpu:g} with memoryMb {memory_mb} is more than a machine of kind '{kind}' at Fly has; "
+        f"allowed: up to {most} and {most * known.most_mb}"
+    )

@@ -1,0 +1,80 @@
+"""What Fly shows of a machine, read: how it is, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY
+from dispatcher.machines.provider import MachineState, MachineStatus
+
+BOOTING = frozenset({"created", "creating", "starting", "restarting", "updating", "replacing"})
+RUNNING = frozenset({"started", "stopping", "suspending"})
+SUSPENDED = frozenset({"suspended"})
+"""It is there, and can go on. What a session wants of a machine it does not do: the state is `requested`."""
+OVER = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "migrated"})
+"""A machine of ours is never started again once it has stopped."""
+LEFT = frozenset({"stopped", "failed"})
+"""Over, and still there: it costs its disk until it is deleted."""
+
+
+def state_of(machine: Mapping[str, Any]) -> MachineState:
+    state = machine["state"]
+    if state in RUNNING:
+        return MachineState.started
+    # A word that we do not know yet: whoever counts on the machine asks again.
+    return MachineState.gone if state in OVER else MachineState.requested
+
+
+def status_of(machine_id: str, machine: Mapping[str, Any]) -> MachineStatus:
+    state = state_of(machine)
+    if state is not MachineState.gone:
+        return MachineStatus(machine_id, state)
+    ended = _exit_event(machine)
+    if ended is None:
+        return MachineStatus(machine_id, state)
+    output = ""
+    if ended.get("oom_killed"):
+        memory = config_of(machine).get("guest", {}).get("memory_mb")
+        output = f"The machine was ended because it used all of its memory, {memory} MiB.\n"
+    return MachineStatus(machine_id, state, _exit_code(ended), output)
+
+
+def has_run(machine: Mapping[str, Any]) -> bool:
+    """Whether its program was ever started."""
+    return any(
+        event.get("type") == "exit" or (event.get("type"), event.get("status")) == ("start", "started")
+        for event in machine.get("events", ())
+    )
+
+
+def belongs(machine: Mapping[str, Any], deployment: str) -> bool:
+    return metadata_of(machine).get(DEPLOYMENT_KEY) == deployment
+
+
+def machine_id_of(machine: Mapping[str, Any]) -> str:
+    return metadata_of(machine).get(MACHINE_KEY, "")
+
+
+def metadata_of(machine: Mapping[str, Any]) -> Mapping[str, str]:
+    return config_of(machine).get("metadata") or {}
+
+
+def config_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where its host does not answer, Fly shows what it knows of it in another place."""
+    return machine.get("config") or machine.get("incomplete_config") or {}
+
+
+def _exit_event(machine: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The last exit. Fly shows events with the latest first."""
+    for event in machine.get("events", ()):
+        if event.get("type") == "exit":
+            request = event.get("request") or {}
+            return (request.get("MonitorEvent") or {}).get("exit_event") or request.get("exit_event")
+    return None
+
+
+def _exit_code(ended: Mapping[str, Any]) -> int | None:
+    code, number = ended.get("exit_code"), ended.get("guest_signal", -1)
+    # A program that a signal ended has no code of its own.
+    return 128 + number if not code and number > 0 else code
