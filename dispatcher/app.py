@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI
 
-from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start
+from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start, webhooks
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
@@ -27,6 +27,7 @@ from dispatcher.placements import ContainerPlacement, FlyPlacement, PlacementSet
 from dispatcher.settings import Settings
 from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
+from dispatcher.transports.configured import daily_webhooks
 
 if TYPE_CHECKING:
     import httpx
@@ -101,6 +102,7 @@ def _app(core: Core) -> FastAPI:
     app.include_router(
         start.router(core.service, core.session_tokens, rates, core.metrics.refused, core.traces)
     )
+    app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)

@@ -17,6 +17,7 @@ from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
@@ -76,6 +77,7 @@ class Core:
     lease: Lease
     reaper: Reaper
     reports: Reports
+    hints: Hints
     census: Census
     watch: Watch
     tokens: MachineTokens
@@ -260,6 +262,8 @@ def wire(
         on_lost=reaper.lost,
     )
 
+    hints = Hints(store=store, ledger=ledger, background=background, patience=patience, look_soon=reaper.lost)
+
     return Core(
         settings=settings,
         clock=clock,
@@ -279,6 +283,7 @@ def wire(
         reaper=reaper,
         census=census,
         reports=reports,
+        hints=hints,
         watch=watch,
         tokens=tokens,
         session_tokens=SessionTokens(signer),

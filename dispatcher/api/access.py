@@ -31,6 +31,8 @@ class Action(StrEnum):
     """Nothing that needs a key: health, the page and its files, the API's description."""
     channel = "channel"
     """A machine's connection; the machine has a token of its own."""
+    notify = "notify"
+    """A message of a service that the deployment uses, signed with a secret of theirs."""
     start = "start"
     agents = "agents"
     list = "list"
@@ -58,6 +60,7 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/readyz", Action.open),
     (READS, "/metrics", Action.measure),
     (SOCKET, CHANNEL_PATH, Action.channel),
+    (frozenset({"POST"}), "/webhooks/daily", Action.notify),
     (frozenset({"POST"}), "/start", Action.start),
     (frozenset({"POST"}), "/v1/public/{agent}/start", Action.start),
     (READS, "/v1/agents", Action.agents),
@@ -145,7 +148,7 @@ def asked(method: str, path: str) -> Asked:
 
 def may(kind: Kind, action: Action) -> bool:
     """Whether such a caller may do it at all."""
-    return action in (Action.open, Action.channel) or action in _MAY[kind]
+    return action in (Action.open, Action.channel, Action.notify) or action in _MAY[kind]
 
 
 def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:

@@ -150,7 +150,7 @@ class Gate:
         return origin
 
     def _caller(self, asked: Asked, headers: Headers, token: str | None, foreign: str | None) -> Caller:
-        if not self._keys.needed or asked.action in (Action.open, Action.channel):
+        if not self._keys.needed or asked.action in (Action.open, Action.channel, Action.notify):
             return access.LOCAL
         scheme, _, given = headers.get("authorization", "").partition(" ")
         bearer = given.strip() if scheme.lower() == "bearer" else None

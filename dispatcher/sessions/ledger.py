@@ -137,6 +137,15 @@ class Ledger:
         if session is not None:
             self._changes.notify(session.id)
 
+    async def room_event(self, machine_id: str, message: str) -> None:
+        """Something is said about the room of the machine's session: on record, while that lives."""
+        cause = Cause(PROVIDER, self._clock.now())
+        session = await self._store.note(
+            machine_id, lambda session: timeline.room_event(message, session, cause)
+        )
+        if session is not None:
+            self._changes.notify(session.id)
+
     def _tell(self, before: Session | None, after: Session) -> None:
         self._changes.notify(after.id, after)
         self._tell_observers(before, after)

@@ -80,6 +80,7 @@ class Rooms:
         self._patience = patience
         self._replica = replica
         self._opening: set[str] = set()
+        self._looking = asyncio.Lock()
         self._failures = 0
         self._resting_until = float("-inf")
 
@@ -110,7 +111,14 @@ class Rooms:
                 log.exception("the rooms could not be looked after")
 
     async def look(self) -> None:
-        """Delete the rooms of sessions that are over, if this replica is the reaper."""
+        """Delete the rooms of sessions that are over, if this replica is the reaper.
+
+        One at a time: of two looks, each would delete what the other does.
+        """
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         if not self._lease.held or self._clock.now() < self._resting_until:
             return
         failed = False

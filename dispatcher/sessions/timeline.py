@@ -7,7 +7,8 @@
     ready, active      the bot, then its client    machine-gone         nothing is left
     orphan-stopped     a machine that it had no more, or never, was found and is ended
     room-open          where its transport has rooms: it can be joined
-    room-gone          and is deleted, or closed by itself
+    room-event         what is said to have happened in it
+    room-gone          it is deleted, or closed by itself
 
 Events are derived from a session as it was and as it is, so that no change can be written without them, and
 what is said twice is on record once. Values in, values out.
@@ -38,6 +39,7 @@ Kind = Literal[
     "machine-gone",
     "orphan-stopped",
     "room-open",
+    "room-event",
     "room-gone",
 ]
 
@@ -113,6 +115,13 @@ def orphan_stopped(machine_id: str, placement: str, session: Session, cause: Cau
     """A machine with the session's name runs where the session has none by its row."""
     message = f"A machine {machine_id} was found at {placement}, where this session has none; it is ended."
     return Event("orphan-stopped", cause.at, cause.actor, session.state, session.phase, message)
+
+
+def room_event(message: str, session: Session, cause: Cause) -> Event | None:
+    """Something is said about the room of a session; None if that is over."""
+    if session.over:
+        return None
+    return Event("room-event", cause.at, cause.actor, session.state, session.phase, message)
 
 
 def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:

@@ -302,13 +302,13 @@ class Store:
             quick=True,
         )
 
-    async def note(self, machine_id: str, event: Callable[[Session], Event]) -> Session | None:
+    async def note(self, machine_id: str, event: Callable[[Session], Event | None]) -> Session | None:
         """Write an event without a change into the timeline of a machine's session; None if it has none."""
 
         def write(connection: sa.Connection) -> Session | None:
             session = rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id)
-            if session is not None:
-                rows.note(connection, session.id, [event(session)])
+            if session is not None and (new := event(session)) is not None:
+                rows.note(connection, session.id, [new])
             return session
 
         return await self._database.write(write)

@@ -13,6 +13,8 @@ from dispatcher.transports.webrtc import WebRTC
 if TYPE_CHECKING:
     import httpx
 
+    from dispatcher.transports.daily_webhooks import DailyWebhooks
+
 
 def configured(
     settings: Settings, clock: Clock, daily: httpx.AsyncBaseTransport | None
@@ -41,3 +43,12 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
     agents = settings.agents.values()
     lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
     return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
+
+
+def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
+    """What reads Daily's webhooks, if they are taken."""
+    if settings.daily_webhook_secret is None:
+        return None
+    from dispatcher.transports.daily_webhooks import DailyWebhooks
+
+    return DailyWebhooks(settings.daily_webhook_secret.get_secret_value(), clock)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import uuid
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
@@ -19,27 +18,12 @@ from dispatcher.clock import Clock
 from dispatcher.tasks import end_tasks
 from dispatcher.transports import daily_properties, daily_tokens
 from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.daily_names import room_name
 from dispatcher.transports.errors import NoAnswer, Refused
 from dispatcher.transports.transport import Prepared, Room, Wanted
 
-PREFIX = "switchboard-"
-"""Of the names of our rooms."""
-
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 4.0
 """Between two looks for a room whose creation was not answered, or two attempts to create it."""
-
-
-def room_name(session_id: str) -> str:
-    return f"{PREFIX}{session_id}"
-
-
-def session_of(name: str) -> str | None:
-    """The session whose room it is; None for a room that is none of ours."""
-    try:
-        session_id = str(uuid.UUID(name.removeprefix(PREFIX)))
-    except ValueError:
-        return None
-    return session_id if room_name(session_id) == name else None
 
 
 class Daily:
@@ -98,7 +82,7 @@ class Daily:
                 found = await self._taken(name, error, deadline, answered=answered)
             except NoAnswer as error:
                 answered = False
-                found = await self._look_up(name, deadline, error)
+                found = await self._look_up(name, deadline, error, confirm)
                 if found is None:
                     await self._rest(attempt, deadline, error)
                     continue
@@ -128,13 +112,17 @@ class Daily:
             raise Refused(str(refusal), nowhere=answered) from refusal
         return found
 
-    async def _look_up(self, name: str, deadline: float, lost: NoAnswer) -> dict[str, Any] | None:
+    async def _look_up(
+        self, name: str, deadline: float, lost: NoAnswer, confirm: Callable[[], Awaitable[None]]
+    ) -> dict[str, Any] | None:
         """The room, after a creation without an answer; None if it is not there by now."""
         for attempt in count():
             try:
                 return await self._api.room(name, deadline)
             except NoAnswer:
                 await self._rest(attempt, deadline, lost)
+                # An outage may outlast the wish for the room.
+                await confirm()
         raise AssertionError("the loop returns or raises")
 
     async def _rest(self, attempt: int, deadline: float, lost: NoAnswer) -> None:

@@ -90,7 +90,8 @@ class HasRooms(Protocol):
         Args:
             until: When the room is to close by itself (unix seconds), with whoever is in it.
             deadline: Nobody is being asked any more when it has passed (unix seconds).
-            confirm: Called before each call that makes the room; what it raises ends this one.
+            confirm: Called before each call that makes the room, and while none is answered; what it raises
+                ends this one.
 
         Returns:
             Whether every call that makes it was answered: else one may still come through, for

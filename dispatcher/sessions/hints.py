@@ -1,0 +1,59 @@
+"""What others say about a session. It is never proof: it only makes us look sooner, and is on record.
+
+A room's service says that the meeting ended when the last one left, who may come back in a moment; its
+messages come late, twice, or not at all. What ends a session is its bot's word, its machine's end, or a
+deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.patience import Patience
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+from dispatcher.telemetry.context import about_session
+
+
+class Hints:
+    """Takes hints.
+
+    Args:
+        look_soon: Called with the id of a machine that should be looked after now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        background: Background,
+        patience: Patience,
+        look_soon: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._background = background
+        self._patience = patience
+        self._look_soon = look_soon
+
+    def about_room(self, session_id: str, message: str, *, is_end: bool) -> None:
+        """Something happened in a session's room. Returns at once: who says so wants a prompt answer.
+
+        Args:
+            message: For people, on the session's timeline while it lives.
+            is_end: Whether nobody is there any more.
+        """
+        self._background.spawn(
+            self._patience.persist(lambda: self._about_room(session_id, message, is_end=is_end))
+        )
+
+    async def _about_room(self, session_id: str, message: str, *, is_end: bool) -> None:
+        session = await self._store.session(session_id)
+        if session is None or session.over:
+            return
+        with about_session(session):
+            await self._ledger.room_event(session.machine_id, message)
+            if is_end:
+                self._look_soon(session.machine_id)

@@ -1,0 +1,243 @@
+"""The end of rooms: with their sessions, within Daily's rate, whatever fails or restarts meanwhile."""
+
+import asyncio
+
+import pytest
+
+from dispatcher.machines.provider import MachineState
+from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+from tests.daily.fake import FakeDaily
+from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
+from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, eventually, pass_time
+
+SLOW = agents(start_timeout_seconds=600)
+"""Of which a start outlives its dispatcher: one that exits takes its time, on the tests' clock."""
+
+
+async def kinds(running: Deployment, session_id: str) -> list[str]:
+    return [one["event"] for one in await running.timeline(session_id)]
+
+
+async def stopped(running: Deployment) -> str:
+    """A session that was started and stopped."""
+    session_id = (await running.start("/start?wait=started"))["sessionId"]
+    await running.http.delete(f"/sessions/{session_id}")
+    await running.settle()
+    return session_id
+
+
+async def look(running: Deployment, after: float = 0.0) -> None:
+    """Let the rooms be looked after once, however long their turns take."""
+    running.clock.advance(after)
+    await running.dispatcher.reaper.tick()
+    await pass_time(running.clock, asyncio.create_task(running.dispatcher.rooms.look()), step=0.05)
+
+
+def test_the_room_is_deleted_when_its_session_is_over(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            session_id = await stopped(running)
+            await until_rooms_are_looked_after(running)
+            assert daily.rooms == {}
+            assert (await kinds(running, session_id))[-1] == "room-gone"
+            assert len(daily.called("DELETE /rooms")) == 1
+            await until_rooms_are_looked_after(running, 100)
+            assert len(daily.called("DELETE /rooms")) == 1, "once is enough"
+
+    asyncio.run(run())
+
+
+def test_the_room_of_a_live_session_stays(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            await until_rooms_are_looked_after(running, 5)
+            assert list(daily.rooms) == [room_of(session_id)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", ["throttled", "failed", "lost request", "refused", "garbage"])
+def test_a_deletion_that_fails_comes_again(tmp_path, fault):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            await stopped(running)
+            daily.fail("DELETE /rooms", fault)
+            await look(running)
+            await look(running, 3)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+def test_during_an_outage_daily_is_asked_ever_more_rarely(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            for _ in range(3):
+                await stopped(running)
+            daily.dark = True
+            for _ in range(120):
+                await look(running, 1)
+            assert 3 <= len(daily.called("DELETE /rooms")) <= 10
+            daily.dark = False
+            await look(running, 31)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+def test_many_rooms_are_deleted_within_dailys_rate(tmp_path):
+    async def run():
+        async with with_daily(tmp_path, agents=agents(max_sessions=70)) as (running, daily):
+            for _ in range(70):
+                # Rooms, too, are created in their turn.
+                asking = asyncio.create_task(running.start("/start?wait=started"))
+                await pass_time(running.clock, asyncio.create_task(_done(asking)), step=0.05)
+                await running.http.delete(f"/sessions/{asking.result()['sessionId']}")
+            await running.settle()
+            began_at = running.clock.now()
+            await look(running)
+            assert daily.rooms == {}
+            deletions = [call.at for call in daily.called("DELETE /rooms")]
+            assert len(deletions) == 70, "a 429 would have made them more"
+            assert running.clock.now() - began_at < 60
+            for at in deletions:
+                assert sum(at <= other < at + 30 for other in deletions) <= 50
+
+    asyncio.run(run())
+
+
+async def _done(task: asyncio.Task) -> None:
+    await task
+
+
+def test_rooms_that_a_dispatcher_left_are_deleted_by_the_next_one(tmp_path):
+    async def run():
+        clock, provider = ManualClock(), ScriptedProvider()
+        daily = FakeDaily(clock)
+        async with with_daily(tmp_path, daily, clock, provider=provider) as (running, _):
+            await stopped(running)
+            assert len(daily.rooms) == 1
+        async with with_daily(tmp_path, daily, clock, provider=provider) as (running, _):
+            await look(running, 1)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+def test_a_room_whose_time_is_up_costs_no_call(tmp_path):
+    async def run():
+        async with with_daily(tmp_path, agents=agents(max_duration_seconds=60)) as (running, daily):
+            session_id = await stopped(running)
+            running.clock.advance(80)
+            assert daily.rooms == {}, "closed by itself"
+            await look(running)
+            assert daily.called("DELETE /rooms") == []
+            assert (await kinds(running, session_id))[-1] == "room-gone"
+
+    asyncio.run(run())
+
+
+def test_a_session_that_is_stopped_while_its_room_is_created_leaves_none(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            daily.held = asyncio.Event()
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) == 1)
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.reaper.tick()
+            looking = asyncio.create_task(running.dispatcher.rooms.look())
+            await eventually(
+                lambda: asyncio.sleep(0, daily.called("DELETE /rooms")), lambda calls: len(calls) == 1
+            )
+            daily.held.set()
+            await pass_time(running.clock, looking, step=0.05)
+            await running.settle()
+            await look(running, 1)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+def test_a_creation_that_comes_through_late_is_found_again(tmp_path):
+    """Its dispatcher is gone; the room was not there when it was deleted, and is there a moment later."""
+
+    async def run():
+        clock, provider = ManualClock(), ScriptedProvider()
+        daily = FakeDaily(clock)
+        async with with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW) as (running, _):
+            daily.dark = True
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) > 0)
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.settle()
+        daily.dark = False
+        daily.calls.clear()
+        async with with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW) as (running, _):
+            await look(running, 1)
+            assert len(daily.called("DELETE /rooms")) == 1
+            late = {"exp": clock.now() + 7000, "eject_at_room_exp": True}
+            daily.add(room_of(session_id), privacy="private", properties=late)
+            await look(running, 10)
+            assert len(daily.rooms) == 1, "not before it is due"
+            await look(running, 600 + ROOM_SETTLING_SECONDS)
+            assert daily.rooms == {}
+            assert (await kinds(running, session_id))[-1] == "room-gone"
+
+    asyncio.run(run())
+
+
+def test_a_start_that_a_dispatcher_left_goes_on_with_its_room_at_another(tmp_path):
+    async def run():
+        clock, provider = ManualClock(), ScriptedProvider()
+        provider.gate = asyncio.Event()
+        daily = FakeDaily(clock)
+        daily.held = asyncio.Event()
+        first = with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW)
+        running, _ = await first.__aenter__()
+        session_id = (await running.start("/start?wait=none"))["sessionId"]
+        await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) == 1)
+        # It exits, and what it began is cancelled with it.
+        await first.__aexit__(None, None, None)
+        daily.held = None
+        provider.gate = None
+        async with with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW) as (running, _):
+            await running.look(1)
+            assert list(daily.rooms) == [room_of(session_id)]
+            assert (await running.session(session_id))["startedAt"] is not None
+            machine = await running.dispatcher.store.machine(f"m-{session_id}")
+            assert machine is not None
+            assert machine.state is MachineState.started
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.settle()
+            await look(running)
+            await look(running, 600 + ROOM_SETTLING_SECONDS)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+def test_only_the_reaper_deletes(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            await stopped(running)
+            await running.dispatcher.lease.release()
+            await running.dispatcher.rooms.look()
+            assert len(daily.rooms) == 1
+
+    asyncio.run(run())
+
+
+def test_a_session_is_kept_as_long_as_its_room_has_to_be_deleted(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            session_id = await stopped(running)
+            daily.dark = True
+            store, now = running.dispatcher.store, running.clock.now()
+            assert await store.delete_old_sessions(now + 100, 10) == 0
+            daily.dark = False
+            await look(running)
+            assert await store.delete_old_sessions(now + 100, 10) == 1
+            assert (await running.http.get(f"/sessions/{session_id}")).status_code == 404
+
+    asyncio.run(run())
