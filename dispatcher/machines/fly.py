@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 
 import httpx
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.fly_api import LONGEST_WAIT, FlyApi, Machine, NameTaken
-from dispatcher.machines.fly_body import STOP_SIGNAL, Place, body, filters, metadata
+from dispatcher.machines.fly_body import STOP_SIGNAL, Place, body
+from dispatcher.machines.fly_finder import RATE, Finder
 from dispatcher.machines.fly_sizes import CpuKind
 from dispatcher.machines.fly_status import (
     LEFT,
@@ -52,16 +51,9 @@ from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
-RATE = Rate(1, burst=3)
-"""Of every action but "Get Machine", per app or machine: Fly's documentation, "Working with the Machines
-API"."""
-
 START_SECONDS = 18.0
 """How long a create waits for its machine to start. The fleet waits for 20; a machine that takes longer is
 one that was created and has not started yet."""
-
-LOOK_PATIENCE = 5.0
-"""How long a look-up waits for its turn, in seconds: an app's machines may be listed once a second."""
 
 SETTLING = timedelta(seconds=10)
 """Fly says nothing of how long a create goes on whose caller has gone."""
@@ -69,9 +61,6 @@ SETTLING = timedelta(seconds=10)
 LEASE_SECONDS = 15
 """How much longer than the grace a machine is held by the dispatcher that stops it. One that dies over it
 keeps the others from the machine for so long."""
-
-REMEMBERED = 20_000
-"""Machines whose ids at Fly are remembered. Those of others are looked up, at one in a second and app."""
 
 
 class FlyProvider:
@@ -106,11 +95,9 @@ class FlyProvider:
         self._api = FlyApi(url, token, transport)
         self._place = Place(deployment, apps, region, cpu_kind, late)
         self._clock = clock or SystemClock()
-        self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        """Machine → its app, and its id at Fly."""
         self._leases: dict[str, str] = {}
         """Machine that is being stopped here → its lease's nonce."""
-        self._lists = dict.fromkeys(apps, Bucket(RATE))
+        self._finder = Finder(self._api, self._place, self._clock)
         self._learning: asyncio.Task[None] | None = None
 
     @property
@@ -141,7 +128,7 @@ class FlyProvider:
             machine = await self._api.create(app, body(self._place, spec))
         except NameTaken as taken:
             machine = await self._of_an_earlier_create(app, spec.id, taken)
-        self._remember(spec.id, app, machine)
+        self._finder.remember(spec.id, app, machine)
         try:
             return await self._started(app, spec.id, machine, deadline)
         except NoCapacity:
@@ -151,18 +138,13 @@ class FlyProvider:
             return MachineStatus(spec.id, MachineState.requested)
 
     async def get(self, machine_id: str) -> MachineStatus | None:
-        found = await self._look(machine_id)
+        found = await self._finder.look(machine_id)
         return None if found is None else status_of(machine_id, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine that is not gone, of all apps; destroys what has ended and is still there."""
         for app in self._place.apps:
-            await self._turn(app)
-            for machine in await self._api.machines(app, filters(metadata(self._place))):
-                machine_id = machine_id_of(machine)
-                if not machine_id or not belongs(machine, self._place.deployment):
-                    continue
-                self._remember(machine_id, app, machine)
+            for machine_id, machine in await self._finder.machines(app):
                 if machine["state"] in LEFT:
                     await self._tidy(app, machine)
                 elif (state := state_of(machine)) is not MachineState.gone:
@@ -170,10 +152,10 @@ class FlyProvider:
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         """As the contract says. One dispatcher at a time: who comes second waits for the first one's stop."""
-        found = await self._look(machine_id)
+        found = await self._finder.look(machine_id)
         if found is None:
             return
-        app, at_fly = self._known[machine_id]
+        app, at_fly = self._finder.place(machine_id)
         state = state_of(found)
         if state is MachineState.gone and found["state"] not in LEFT:
             return
@@ -227,7 +209,9 @@ class FlyProvider:
 
     async def _of_an_earlier_create(self, app: str, machine_id: str, taken: NameTaken) -> Machine:
         """The machine that has the name."""
-        machine = await self._api.show(app, taken.id) if taken.id else await self._find(app, machine_id)
+        machine = (
+            await self._api.show(app, taken.id) if taken.id else await self._finder.find(app, machine_id)
+        )
         name = self._place.name(machine_id)
         if machine is None:
             raise Unreachable(f"the name {name} is taken by a machine that cannot be seen")
@@ -237,31 +221,11 @@ class FlyProvider:
             )
         return machine
 
-    async def _look(self, machine_id: str) -> Machine | None:
-        """What Fly knows of the machine."""
-        if machine_id in self._known:
-            app, at_fly = self._known[machine_id]
-            if (machine := await self._api.show(app, at_fly)) is not None:
-                return machine
-        app = self._place.app(machine_id)
-        machine = await self._find(app, machine_id)
-        if machine is not None:
-            self._remember(machine_id, app, machine)
-        return machine
-
-    async def _find(self, app: str, machine_id: str) -> Machine | None:
-        """Ask for the machine by its metadata: one that lives, if any does, else the one that lived last."""
-        await self._turn(app)
-        wanted = filters(metadata(self._place, machine_id), [("include_deleted", "true")])
-        found = [one for one in await self._api.machines(app, wanted) if belongs(one, self._place.deployment)]
-        living = [one for one in found if state_of(one) is not MachineState.gone]
-        return max(living or found, key=lambda one: one["created_at"], default=None)
-
     async def _existing(self, machine_id: str) -> tuple[str, Machine]:
-        found = await self._look(machine_id)
+        found = await self._finder.look(machine_id)
         if found is None or state_of(found) is MachineState.gone:
             raise Rejected(f"there is no machine {machine_id} any more")
-        return self._known[machine_id][0], found
+        return self._finder.place(machine_id)[0], found
 
     async def _reach(self, app: str, machine_id: str, machine: Machine, state: str) -> None:
         if not await self._wait(app, machine, (state, "failed", "destroyed"), START_SECONDS, state):
@@ -279,18 +243,14 @@ class FlyProvider:
         """Whether it came into one of these states, or into the wanted one; longer than one call may wait."""
         deadline = self._clock.now() + seconds
         while (left := deadline - self._clock.now()) > 0:
-            reached = await self._api.wait(app, machine, states, min(math.ceil(left), LONGEST_WAIT))
+            try:
+                reached = await self._api.wait(app, machine, states, min(math.ceil(left), LONGEST_WAIT))
+            except Throttled as throttled:
+                await self._clock.sleep(throttled.retry_after)
+                continue
             if reached is not None:
                 return wanted is None or reached == wanted
         return False
-
-    async def _turn(self, app: str) -> None:
-        """Wait until the app's machines may be listed."""
-        self._lists[app], wait, taken = self._lists[app].reserve(self._clock.now(), LOOK_PATIENCE)
-        if not taken:
-            raise Throttled(f"the machines of app {app} may be listed again in {wait:.1f} s", wait)
-        if wait > 0:
-            await self._clock.sleep(wait)
 
     async def _tidy(self, app: str, machine: Machine) -> None:
         """Destroy what has ended and is still there; the next listing tries again."""
@@ -306,9 +266,3 @@ class FlyProvider:
             log.warning("Fly's machines could not be listed: %s", error)
         else:
             log.info("Fly: %d machines in apps %s", count, ", ".join(self._place.apps))
-
-    def _remember(self, machine_id: str, app: str, machine: Machine) -> None:
-        self._known[machine_id] = (app, machine["id"])
-        self._known.move_to_end(machine_id)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
