@@ -30,7 +30,10 @@ def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
+def checkout(
+    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CheckoutCopy]:
+    monkeypatch.setenv("ECHO_KEY", "of-whoever-runs-this")
     copy = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     yield copy
     copy.kill_all()
