@@ -7,8 +7,12 @@ of the inputs that the program gives them.
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from tests.engine import DockerError, Engine
 from tests.ports import free_port
-from tests.stacks import stand_in_provider
+from tests.stacks import hands, stand_in_provider
 
 from .browser import until, visit
 from .dispatcher import CHECKOUT
@@ -27,14 +31,28 @@ pytestmark = pytest.mark.calls
 
 PREFIX = "switchboard-docker"
 
+ANY_IMAGE = "<any image with a shell>"
+
 
 class Stack:
     """The stack, up."""
 
-    def __init__(self, engine: Engine, driver: Driver, url: str) -> None:
+    def __init__(self, engine: Engine, home: Path, base: str) -> None:
         self.engine = engine
-        self.driver = driver
-        self.url = url
+        self.url = ""
+        self._home = home
+        self._overrides: dict[str, Any] = {
+            "port": free_port(),
+            "docker": {"host": engine.url, "base": base},
+        }
+
+    def driver(self, **docker: str) -> Driver:
+        """Of the stack, with these keys of its config changed from now on."""
+        self._overrides["docker"] |= docker
+        return Driver(CHECKOUT, "docker", find, home=self._home, overrides=self._overrides)
+
+    def up(self, **docker: str) -> None:
+        self.url = self.driver(**docker).up()["url"].value
 
     def containers(self, *arguments: str) -> set[str]:
         return set(self.engine.docker("ps", *arguments, "--format", "{{.Names}}").split())
@@ -43,6 +61,35 @@ class Stack:
         return self.engine.docker(
             "ps", "--all", "--quiet", "--filter", f"label=switchboard.deployment={PREFIX}"
         ).split()
+
+    def images_of_bots(self) -> set[str]:
+        return {self.engine.docker("inspect", "--format", "{{.Config.Image}}", bot) for bot in self.bots()}
+
+    def call(self, browser: Browser) -> None:
+        """A call from its begin to its end."""
+        with visit(browser, self.url, scripted=True) as voice:
+            voice.talk()
+            voice.click("Hang up")
+            until(lambda: self.bots() == [], 60, "the end of the container")
+
+    def exec(self, code: str) -> str:
+        """What Python prints in the dispatcher's container."""
+        return self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
+
+    def sessions(self) -> set[str]:
+        """The ids of all that are in the store."""
+        return set(
+            self.exec(
+                "import sqlite3; store = sqlite3.connect('/data/switchboard.sqlite'); "
+                "print(*(id for id, in store.execute('SELECT id FROM sessions')))"
+            ).split()
+        )
+
+    def run(self, commands: str, directory: Path) -> None:
+        """Run shell commands as a person does, with this engine."""
+        client = Path(hands.CLIENT).parent
+        environment = {"PATH": f"{client}:{os.environ['PATH']}", "DOCKER_HOST": self.engine.url}
+        subprocess.run(["sh", "-euc", commands], cwd=directory, env=environment, check=True, timeout=120)
 
     def inspect(self, name: str) -> dict[str, Any]:
         return json.loads(self.engine.docker("inspect", f"{PREFIX}-{name}"))[0]
@@ -57,9 +104,15 @@ class Stack:
             f"c.request({method!r}, {path!r}, {json.dumps(content) if content else None!r}, "
             "{'Content-Type': 'application/json'}); a = c.getresponse(); print(a.status, a.read().decode())"
         )
-        said = self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
-        status, _, text = said.partition(" ")
+        status, _, text = self.exec(code).partition(" ")
         return int(status), text
+
+
+def documented(heading: str, image: str) -> list[str]:
+    """The commands of a section of the stack's documentation, a text for each block."""
+    section = (CHECKOUT / "docs" / "docker.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    return [re.sub(r"^\$ ", "", block, flags=re.M).replace(ANY_IMAGE, image) for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +126,12 @@ def stack(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFact
         for name in ("PULUMI_BACKEND_URL", "PULUMI_ACCESS_TOKEN", "PULUMI_CONFIG_PASSPHRASE"):
             patch.delenv(name, raising=False)
         patch.setenv("PULUMI_HOME", str(directory / "pulumi-home"))
-        driver = Driver(
-            CHECKOUT,
-            "docker",
-            find,
-            home=directory,
-            overrides={"port": free_port(), "docker": {"host": engine.url, "base": base_image}},
-        )
+        made = Stack(engine, directory, base_image)
         try:
-            outputs = driver.up()
-            yield Stack(engine, driver, outputs["url"].value)
+            made.up()
+            yield made
         finally:
-            driver.destroy()
+            made.driver().destroy()
     left = engine.docker("ps", "--all", "--quiet").split()
     left += engine.docker("network", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
     left += engine.docker("volume", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
@@ -140,6 +187,56 @@ def test_nobody_but_the_dispatcher_reaches_the_proxy(stack: Stack) -> None:
         stack.engine.docker("exec", f"{PREFIX}-engine-proxy", "/opt/venv/bin/python", "-c", code)
 
 
+def test_a_call_outlives_an_upgrade_and_the_next_one_has_the_new_image(
+    stack: Stack, browser: Browser, base_image: str
+) -> None:
+    """A base of another name is another image to the stack, and none that would have to be built."""
+    stack.engine.docker("tag", base_image, "switchboard-test/newer-base:1")
+    services = ("dispatcher", "engine-proxy")
+    before = {name: stack.inspect(name) for name in services}
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        voice.wait_for_sound()
+        (bot,), (older,) = stack.bots(), stack.images_of_bots()
+        stack.up(base="switchboard-test/newer-base:1")
+        for name in services:
+            after = stack.inspect(name)
+            assert after["Id"] != before[name]["Id"]
+            assert after["Config"]["Image"] != before[name]["Config"]["Image"]
+        assert stack.bots() == [bot]
+        assert voice.phase == "live"
+        voice.click("Hang up")
+        until(lambda: stack.bots() == [], 60, "the end of the container")
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        (newer,) = stack.images_of_bots()
+        assert newer != older
+        voice.click("Hang up")
+        until(lambda: stack.bots() == [], 60, "the end of the container")
+
+
+def test_a_copy_of_the_store_is_restored_as_documented(
+    stack: Stack, browser: Browser, base_image: str, tmp_path: Path
+) -> None:
+    copy, restore = documented("Backup", base_image)
+    kept = stack.sessions()
+    assert kept
+    stack.run(copy, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"backup.sqlite", "machine-token.key"}
+    key = (tmp_path / "machine-token.key").read_bytes()
+    stack.call(browser)
+    assert len(stack.sessions()) == len(kept) + 1
+    stack.exec("import os; os.remove('/data/machine-token.key')")
+    stack.run(restore, tmp_path)
+    until(stack.is_healthy, 60, "a healthy dispatcher")
+    assert stack.sessions() == kept
+    restored = stack.exec("print(open('/data/machine-token.key', 'rb').read().hex())")
+    assert restored == key.hex()
+    # The files are the dispatcher's to write.
+    stack.call(browser)
+    assert len(stack.sessions()) == len(kept) + 1
+
+
 def test_a_call_outlives_a_new_dispatcher_and_ends_with_the_stack(stack: Stack, browser: Browser) -> None:
     with visit(browser, stack.url, scripted=True) as voice:
         voice.talk()
@@ -150,6 +247,6 @@ def test_a_call_outlives_a_new_dispatcher_and_ends_with_the_stack(stack: Stack, 
         until(stack.is_healthy, 60, "a healthy dispatcher")
         assert stack.inspect("dispatcher")["Id"] == before
         assert len(stack.bots()) == 1
-        stack.driver.destroy()
+        stack.driver().destroy()
         assert stack.bots() == []
         assert stack.containers("--all") == set()
