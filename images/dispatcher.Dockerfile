@@ -89,7 +89,9 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 LABEL org.opencontainers.image.title="Switchboard dispatcher" \
     org.opencontainers.image.revision=${REVISION} \
     org.opencontainers.image.version=${VERSION}
-USER 10001:10001
+# 0:0 where the data directory is a disk that belongs to root at first: dispatcher/unprivileged.py.
+ARG RUN_AS=10001:10001
+USER ${RUN_AS}
 WORKDIR /data
 EXPOSE 7860
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=2 \

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
@@ -24,14 +24,31 @@ from dispatcher.settings import (
     TransportName,
     is_loopback,
 )
-from stacks.docker.config import FIELDS as DOCKER_FIELDS
+from stacks import daily
+from stacks.daily import DailyConfig
+from stacks.docker import config as docker
 from stacks.docker.config import DockerConfig, why_no_image
 from stacks.errors import ConfigError
+from stacks.fly import config as fly
+from stacks.fly.config import FlyConfig
 
-Cloud = Literal["local", "docker"]
+Cloud = Literal["local", "docker", "fly"]
 
 # The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
-STRUCTURED = ("agents", "keys", "docker")
+STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
+
+SECRET = ("flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl")
+"""Keys whose values nobody may read: `pulumi config set --secret`."""
+
+ONLY_WITH = {"dataDir": "local", "docker": "docker", **dict.fromkeys(("fly", "daily", *SECRET), "fly")}
+"""Keys that only one cloud has."""
+
+SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
+    "docker": (DockerConfig, docker.FIELDS),
+    "fly": (FlyConfig, fly.FIELDS),
+    "daily": (DailyConfig, daily.FIELDS),
+}
+"""Keys that are mappings: what they are, and what each of their keys takes."""
 
 KEYS = "a list of the entries that `python -m dispatcher new-key` prints"
 KEY_FIELDS = {
@@ -63,6 +80,17 @@ class StackConfig(BaseModel):
     """Where the store, the logs and the machines' directories are kept; of the cloud local."""
     docker: DockerConfig = DockerConfig()
     """Of the cloud docker."""
+    fly: FlyConfig = FlyConfig()
+    """Of the cloud fly."""
+    daily: DailyConfig = DailyConfig()
+    fly_api_token: SecretStr = SecretStr("")
+    """What the stack's resources are made with; else FLY_API_TOKEN of the environment."""
+    daily_api_key: SecretStr = SecretStr("")
+    """Else DAILY_API_KEY of the environment."""
+    daily_webhook_secret: SecretStr = SecretStr("")
+    """Else DAILY_WEBHOOK_SECRET of the environment."""
+    database_url: SecretStr = SecretStr("")
+    """Of the store, a PostgreSQL; by default SQLite on a volume."""
 
     @model_validator(mode="after")
     def _for_its_cloud(self) -> StackConfig:
@@ -75,6 +103,13 @@ class StackConfig(BaseModel):
         if self.cloud == "docker" and not self.keys and self.docker.domain:
             raise ValueError(
                 f"docker.domain: {self.docker.domain} is reachable from other machines, so keys must be set"
+            )
+        if self.cloud == "fly" and not self.keys:
+            raise ValueError(f"keys: is missing, and a dispatcher at Fly is public; allowed: {KEYS}")
+        if self.fly.dispatchers > 1 and not self.database_url.get_secret_value():
+            raise ValueError(
+                f"fly.dispatchers: {self.fly.dispatchers} is refused, since one SQLite is one dispatcher's; "
+                "allowed: 1, or more with databaseUrl, the URL of a PostgreSQL"
             )
         return self
 
@@ -112,7 +147,7 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
         if key in raw:
             raw[key] = _structure(prefix + key, raw[key])
     cloud = raw.get("cloud", "local")
-    for key, of in (("dataDir", "local"), ("docker", "docker")):
+    for key, of in ONLY_WITH.items():
         if raw.get(key) and cloud in get_args(Cloud) and cloud != of:
             raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {of}")
     raw["dataDir"] = checkout / (raw.get("dataDir") or f".switchboard/stacks/{stack}")
@@ -133,7 +168,7 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
             f"allowed: {', '.join(config.agents)}"
         )
     return config.model_copy(
-        update={"agents": _with_bot_files(config.agents, prefix, checkout, in_images=cloud == "docker")}
+        update={"agents": _with_bot_files(config.agents, prefix, checkout, in_images=cloud != "local")}
     )
 
 
@@ -177,7 +212,7 @@ def _explain(error: ValidationError, project: str) -> str:
             lines.append(f"{project}:{path}: {_message(fault)}" if path else f"{project}: {_message(fault)}")
             continue
         # What stands under `keys` may be a key that somebody took for its hash.
-        hidden = fault["type"] == "missing" or fault["loc"][0] == "keys"
+        hidden = fault["type"] == "missing" or fault["loc"][0] in ("keys", *SECRET)
         value = "" if hidden else f" {_shown(fault['input'])}"
         lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault)}")
     return "\n".join(lines)
@@ -208,8 +243,8 @@ def _allowed(fault: ErrorDetails) -> str:
     location, kind = fault["loc"], fault["type"]
     if kind == "extra_forbidden":
         model: type[BaseModel] = StackConfig if len(location) == 1 else AgentSettings
-        if location[0] == "docker":
-            model = DockerConfig
+        if str(location[0]) in SECTIONS:
+            model = SECTIONS[str(location[0])][0]
         elif location[0] == "keys":
             model = KeyRate if "rate" in location else KeySettings
         return ", ".join(field.alias or name for name, field in model.model_fields.items())
@@ -228,9 +263,10 @@ def _description(location: Sequence[int | str]) -> str:
     key = str(location[0])
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
-    if key == "docker":
+    if key in SECTIONS:
+        fields = SECTIONS[key][1]
         return (
-            DOCKER_FIELDS.get(str(location[1]), "") if len(location) > 1 else "a mapping, see docs/docker.md"
+            fields.get(str(location[1]), "") if len(location) > 1 else f"a mapping with {', '.join(fields)}"
         )
     if key == "agents" and len(location) <= 2:
         return "at least one agent, each as `name: {bot: path/to/bot.py}`"

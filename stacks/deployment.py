@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,27 @@ class Deployment:
     """Where the dispatcher's log is: a file, or a command that shows it."""
     data: pulumi.Input[str]
     """Where the store is: a directory, or a volume."""
+    records: pulumi.Input[Sequence[str]] | None = None
+    """DNS records that have to be there, if there are any."""
 
     def export(self) -> None:
         pulumi.export("url", self.url)
+        pulumi.export("start", pulumi.Output.from_input(self.url).apply(start_command))
         pulumi.export("log", self.log)
         pulumi.export("data", self.data)
+        if self.records is not None:
+            pulumi.export("records", self.records)
+
+
+def start_command(url: str) -> str:
+    """How a session of the default agent is started from a shell.
+
+    The key is a variable: nobody has to see it in a terminal's history.
+    """
+    page, _, key = url.partition("/#key=")
+    bearer = f'"Authorization: Bearer {key or "$SWITCHBOARD_KEY"}"'
+    content = "-H 'Content-Type: application/json' -d '{}'"
+    return f"curl --fail-with-body -X POST {page}/start -H {bearer} {content}"
 
 
 def warn_of_missing(config: StackConfig) -> None:

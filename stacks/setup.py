@@ -34,7 +34,7 @@ ENGINE = {
     "debootstrap": "debootstrap",
     "coturn": "turnserver",
 }
-CLOUDS_WITH_PACKAGES = ("docker",)
+CLOUDS_WITH_PACKAGES = ("docker", "fly")
 """Those whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
 _SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 

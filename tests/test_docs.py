@@ -9,8 +9,12 @@ from dispatcher.sessions import errors
 from dispatcher.sessions.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
+from stacks.daily import FIELDS as DAILY_FIELDS
+from stacks.daily import DailyConfig
 from stacks.docker.config import FIELDS as DOCKER_FIELDS
 from stacks.docker.config import DockerConfig
+from stacks.fly.config import FIELDS as FLY_FIELDS
+from stacks.fly.config import FlyConfig
 from tests.reasons import reasons_in_code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +33,15 @@ def test_every_key_of_a_docker_stack_is_in_the_docs_and_is_explained_when_refuse
     assert keys == list(DOCKER_FIELDS)
     for key in keys:
         assert f"`{key}`" in page.partition("## Config")[2].partition("## A VM")[0], key
+
+
+def test_every_key_of_a_fly_stack_is_in_the_docs_and_is_explained_when_refused():
+    config = (ROOT / "docs" / "fly.md").read_text().partition("## Config")[2]
+    for model, fields in ((FlyConfig, FLY_FIELDS), (DailyConfig, DAILY_FIELDS)):
+        keys = [field.alias for field in model.model_fields.values()]
+        assert keys == list(fields)
+        for key in keys:
+            assert f"`{key}`" in config, key
 
 
 def test_every_reason_of_an_end_is_in_the_docs():

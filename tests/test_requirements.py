@@ -14,6 +14,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 FILES = {
     "requirements.txt": PROJECT["dependencies"],
     "requirements-docker.txt": PROJECT["dependencies"] + EXTRAS["docker"],
+    "requirements-fly.txt": PROJECT["dependencies"] + EXTRAS["fly"],
     "requirements-dev.txt": PROJECT["dependencies"] + EXTRAS["docker"] + EXTRAS["dev"],
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pulumi
@@ -32,14 +32,20 @@ MODELS_TARGET = "/mnt/models"
 class ImagesArgs:
     checkout: Path
     agents: Mapping[str, AgentSettings]
-    repository: str
-    """What the names of images begin with: `registry.example.com/team/switchboard-prod`."""
+    reference: Callable[[str, str], str]
+    """Name and fingerprint → reference: `registry.example.com/switchboard-prod-dispatcher:0123abcd`."""
     pushed: bool
     """Whether to a registry; else they are loaded into the engine."""
     base: str
     vad: str
     models: bool
     """Whether models are on a volume, and not in the bots' images."""
+    logins: Sequence[docker_build.RegistryArgs] = ()
+    """To registries, beside the user's own (`docker login`)."""
+    platforms: Sequence[docker_build.Platform] = ()
+    """Without any, that of the engine."""
+    dispatcher_arguments: Mapping[str, str] = field(default_factory=dict)
+    """Of the build of the dispatcher's image."""
 
 
 class Images(pulumi.ComponentResource):
@@ -54,7 +60,9 @@ class Images(pulumi.ComponentResource):
         super().__init__("switchboard:docker:Images", name, None, opts)
         self._args = args
         self.built: list[docker_build.Image] = []
-        self.dispatcher = self._build("dispatcher", "dispatcher", DISPATCHER_SOURCES, {}, "the checkout")
+        self.dispatcher = self._build(
+            "dispatcher", "dispatcher", DISPATCHER_SOURCES, args.dispatcher_arguments, "the checkout"
+        )
         parents = {agent.bot.parent for agent in args.agents.values() if agent.image is None}
         directories = {parent: self._bot(parent) for parent in sorted(parents)}
         self.agents = {
@@ -97,7 +105,7 @@ class Images(pulumi.ComponentResource):
         args = self._args
         given = {**arguments, **({"BASE": args.base} if args.base else {}), "VERSION": VERSION}
         mark = fingerprint(args.checkout, sources, bots, given, whose)
-        reference = f"{args.repository}-{name}:{mark}"
+        reference = args.reference(name, mark)
         # Not of the fingerprint: another commit of the same content is no other image.
         made_from = revision(args.checkout, [*sources, *filter(None, [arguments.get("BOT_DIR")])])
         contexts = {}
@@ -114,6 +122,8 @@ class Images(pulumi.ComponentResource):
             build_on_preview=False,
             push=args.pushed,
             load=not args.pushed,
+            registries=args.logins or None,
+            platforms=args.platforms or None,
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.built.append(image)

@@ -31,6 +31,7 @@ def describe(environment: Environment) -> Deployment:
     # What only the whole config tells is refused before anything is described.
     settings.dispatcher(config, Known.none(config))
     prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
+    repository = "/".join(filter(None, [docker_config.registry, prefix]))
     on_engine, builds = _providers(config)
 
     images = Images(
@@ -38,7 +39,7 @@ def describe(environment: Environment) -> Deployment:
         ImagesArgs(
             checkout=environment.checkout,
             agents=config.agents,
-            repository="/".join(filter(None, [docker_config.registry, prefix])),
+            reference=lambda name, mark: f"{repository}-{name}:{mark}",
             pushed=bool(docker_config.registry),
             base=docker_config.base,
             vad=docker_config.vad,

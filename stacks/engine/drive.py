@@ -15,7 +15,7 @@ from pulumi import automation
 from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 
-from stacks import docker, local
+from stacks import docker, fly, local
 from stacks.config import StackConfig, parse
 from stacks.engine.locks import break_dead_locks, locks
 from stacks.engine.report import Report, clean
@@ -97,6 +97,8 @@ class Driver:
             local.check_port(config)
         elif config.cloud == "docker":
             docker.check(config)
+        elif config.cloud == "fly":
+            fly.check(config, workspace.project, workspace.stack)
         return config
 
     def _stack(self) -> Stack:

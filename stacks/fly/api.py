@@ -62,7 +62,7 @@ class Fly:
     def __init__(self, token: str, url: str = API_URL, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._client = httpx.Client(
-            base_url=url.rstrip("/") + "/",
+            base_url=f"{url}/v1/",
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=10.0),
         )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-API_URL = "https://api.machines.dev/v1"
+API_URL = "https://api.machines.dev"
 
 LONGEST_PREFIX = 40
 """Characters. An app's name has 63 (a label of DNS, RFC 1035); ours end with the agent and a number."""
@@ -33,7 +33,7 @@ FIELDS = {
     "vad": "onnx, torch",
     "stun": "a list of stun:host:port",
     "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
-    "apiUrl": "the URL of a Machines API, with its version",
+    "apiUrl": "http(s)://host or http(s)://host:port",
 }
 """What each key takes, in the words of a refusal."""
 
@@ -84,7 +84,7 @@ class FlyConfig(BaseModel):
     """From whom bots and clients of the transport webrtc learn their public addresses."""
     adopt: dict[str, str] = {}
     """Resource → id of what exists already and is taken over, not made."""
-    api_url: str = Field(default=API_URL, pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?$")
+    api_url: str = Field(default=API_URL, pattern=r"^https?://[^/@?#]+$")
 
     @model_validator(mode="after")
     def _whole(self) -> FlyConfig:

@@ -44,7 +44,11 @@ class CheckoutCopy:
             shutil.copy(REPOSITORY / name, root / name)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
-        for name in ("__init__.py", "keys.py", "settings.py"):
+        (root / "dispatcher" / "machines").mkdir()
+        for name in (
+            *("__init__.py", "keys.py", "placements.py", "settings.py", "version.py"),
+            *("machines/__init__.py", "machines/fly_sizes.py"),
+        ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")

@@ -27,7 +27,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # What dynamic resources make up, by their types.
 MADE_UP = {
     "pulumi-python:dynamic/switchboard:PageKey": {"key": "pk_recorded", "hash": f"sha256:{'1' * 64}"},
-    "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret"},
+    "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
+    "pulumi-python:dynamic/switchboard:FlyDeployToken": {"token": "FlyV1 fm2_recorded"},
+    "pulumi-python:dynamic/switchboard:FlySecrets": {"version": 3},
+    "pulumi-python:dynamic/switchboard:FlyCertificate": {"records": ["voice.example.com A 192.0.2.1"]},
 }
 
 
@@ -42,7 +45,7 @@ class Recorder(mocks.Mocks):
         if args.typ == "docker:index/network:Network":
             made["ipamConfigs"] = [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]
         if args.typ == "docker-build:index:Image":
-            made["ref"] = f"{args.name}@sha256:recorded"
+            made["ref"] = f"{args.name}@sha256:{'0' * 64}"
         return f"{args.name}-id", {**args.inputs, **made}
 
     def call(self, args: mocks.MockCallArgs) -> Any:

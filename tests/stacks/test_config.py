@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from stacks.config import StackConfig, parse
 from stacks.docker.config import why_no_image
@@ -77,7 +78,7 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             {"agents": ECHO, "prot": 1},
             'switchboard:prot: "1" is not a key; '
             "allowed: cloud, port, agents, defaultAgent, keys, maxSessions, logLevel, logFormat, dataDir, "
-            "docker",
+            "docker, fly, daily, flyApiToken, dailyApiKey, dailyWebhookSecret, databaseUrl",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},
@@ -88,7 +89,10 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
             "switchboard:agents.echo.env.1: 'SWITCHBOARD_TURN_SECRET' is refused; allowed: a name that does "
             "not begin with SWITCHBOARD_, as the dispatcher's own do, secrets among them",
         ),
-        ({"agents": ECHO, "cloud": "moon"}, 'switchboard:cloud: "moon" is refused; allowed: local, docker'),
+        (
+            {"agents": ECHO, "cloud": "moon"},
+            'switchboard:cloud: "moon" is refused; allowed: local, docker, fly',
+        ),
         (
             {"agents": ECHO, "defaultAgent": "ehco"},
             "switchboard:defaultAgent: 'ehco' is not an agent; allowed: echo",
@@ -380,16 +384,24 @@ def test_the_projects_schema_is_the_configs() -> None:
 
 def plain(value: Any) -> Any:
     """As the engine hands it over; of a group of keys only what is set."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return json.loads(json.dumps(value, default=lambda group: group.model_dump(exclude_unset=True)))
 
 
-@pytest.mark.parametrize("stack", ["local", "docker"])
-def test_the_committed_stacks_are_valid(stack: str) -> None:
+@pytest.mark.parametrize(
+    ("stack", "agents"), [("local", {"echo", "voice"}), ("docker", {"echo", "voice"}), ("fly", {"voice"})]
+)
+def test_the_committed_stacks_are_valid(stack: str, agents: set[str]) -> None:
     file = yaml.safe_load((REPOSITORY / "stacks" / f"Pulumi.{stack}.yaml").read_text())
     values = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in file["config"].items()
     }
+    if stack == "fly":
+        with pytest.raises(ConfigError, match="keys: is missing, and a dispatcher at Fly is public"):
+            parse(values, project="switchboard", checkout=REPOSITORY, stack=stack)
+        values["switchboard:keys"] = json.dumps([KEY])
     found = parse(values, project="switchboard", checkout=REPOSITORY, stack=stack)
     assert found.cloud == stack
-    assert set(found.agents) == {"echo", "voice"}
-    assert found.default_agent == "echo"
+    assert set(found.agents) == agents
+    assert found.default_agent in agents

@@ -232,7 +232,7 @@ def test_a_registry_and_a_base() -> None:
     assert (image["load"], image["push"]) == (False, True)
     assert image["buildArgs"]["BASE"] == "debian@sha256:" + "2" * 64
     # By digest, which the provider tells once it has pushed.
-    assert resources["dispatcher"]["inputs"]["image"] == "dispatcher-image@sha256:recorded"
+    assert resources["dispatcher"]["inputs"]["image"] == f"dispatcher-image@sha256:{'0' * 64}"
     assert resources["engine"]["inputs"]["registryAuth"] == '[{"address": "registry.example.com"}]'
 
 
@@ -280,7 +280,7 @@ def test_a_variable_that_is_not_set_here_is_told_by_its_name(monkeypatch: pytest
 def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:
     result = described([KEY], **PUBLIC)
     turn = result["resources"]["turn"]["inputs"]
-    assert environment(turn)["TURN_SECRET"] == "recorded-secret"
+    assert environment(turn)["TURN_SECRET"].startswith("recorded-secret")
     assert rpc.is_rpc_secret(turn["envs"])
     assert "recorded-secret" not in json.dumps([turn["entrypoints"], turn.get("command"), result["outputs"]])
 

@@ -58,7 +58,7 @@ class World:
     def __init__(self, fake: FakeFly, url: str) -> None:
         self.fake = fake
         self.pauses: list[float] = []
-        self.fly = Fly(fake.token(), f"{url}/v1", sleep=self._pause)
+        self.fly = Fly(fake.token(), url, sleep=self._pause)
 
     def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)

@@ -1,0 +1,68 @@
+"""An agent's apps: where its machines are, with its variables as secrets, and a token for each.
+
+Agents share no app: all machines of an app see all of its secrets. And an agent may have several, because Fly
+limits the creates in one. Each is in a private network of its own, so that bots reach neither the dispatcher
+nor others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from stacks.fly.apps import App
+from stacks.fly.bots import Machines
+from stacks.fly.secrets import Secrets
+from stacks.fly.tokens import DeployToken
+
+
+@dataclass(frozen=True)
+class AgentAppsArgs:
+    agent: str
+    names: Sequence[str]
+    """Of the apps."""
+    org: str
+    environment: Mapping[str, str]
+    """The agent's variables."""
+    token_days: int
+    token_period: str
+    adopt: Mapping[str, str]
+
+
+class AgentApps(pulumi.ComponentResource):
+    """The apps of one agent."""
+
+    tokens: list[pulumi.Output[str]]
+    """Each good for one of them."""
+    swept: list[pulumi.Resource]
+    """Deleted after the dispatcher: they end every machine that is left."""
+
+    def __init__(self, name: str, args: AgentAppsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("switchboard:fly:AgentApps", name, None, opts)
+        self.tokens, self.swept = [], []
+        for number, app_name in enumerate(args.names):
+            logical = f"{args.agent}-app-{number}"
+            app = App(
+                logical,
+                name=app_name,
+                org=args.org,
+                network=app_name,
+                adopt=args.adopt.get(logical),
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            within = pulumi.ResourceOptions(parent=self, depends_on=[app])
+            if args.environment:
+                secrets = f"{args.agent}-secrets-{number}"
+                self.swept.append(Secrets(secrets, app=app_name, values=args.environment, opts=within))
+            token = DeployToken(
+                f"{args.agent}-token-{number}",
+                app=app_name,
+                days=args.token_days,
+                period=args.token_period,
+                opts=within,
+            )
+            self.tokens.append(token.token)
+            self.swept.append(Machines(f"{args.agent}-machines-{number}", app=app_name, opts=within))
+        self.register_outputs({})

@@ -1,0 +1,188 @@
+"""The dispatcher: its app with addresses and certificate, its secrets, its store's volume, its machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from stacks.fly.addresses import AddressType, Certificate, IpAddress
+from stacks.fly.apps import App
+from stacks.fly.bots import Machines
+from stacks.fly.machines import STOP_SECONDS, Machine
+from stacks.fly.secrets import Secrets
+from stacks.fly.settings import DATA_DIR, PORT
+from stacks.fly.tokens import DeployToken
+from stacks.fly.volumes import Volume
+
+PYTHON = "/opt/venv/bin/python"
+"""Of the image (images/dispatcher.Dockerfile)."""
+
+SERVE = (PYTHON, "-P", "-m", "dispatcher")
+
+UNPRIVILEGED = (PYTHON, "-P", "-m", "dispatcher.unprivileged")
+"""Before it, where there is a volume: such a disk belongs to root."""
+
+CONNECTIONS = (8000, 10000)
+"""At which Fly's proxy prefers another machine, and takes no more. Each bot's channel is one, and each event
+stream; `fly launch` would write 25."""
+
+
+@dataclass(frozen=True)
+class DispatcherAppArgs:
+    name: str
+    org: str
+    network: str
+    domain: str
+    token_days: int
+    token_period: str
+    adopt: Mapping[str, str]
+
+
+class DispatcherApp(pulumi.ComponentResource):
+    """The app, and what leads to it. Its registry holds all images of the stack."""
+
+    app: App
+    push_token: pulumi.Output[str]
+    """Good for this app, to whose registry images are pushed. The dispatcher does not get it."""
+    records: pulumi.Output[list[str]] | None
+    """DNS records that the domain needs."""
+
+    def __init__(
+        self, name: str, args: DispatcherAppArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("switchboard:fly:DispatcherApp", name, None, opts)
+        self.app = App(
+            "dispatcher-app",
+            name=args.name,
+            org=args.org,
+            network=args.network,
+            adopt=args.adopt.get("dispatcher-app"),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        within = pulumi.ResourceOptions(parent=self, depends_on=[self.app])
+        # Both cost nothing; an IPv4 of one's own would be for protocols other than HTTP.
+        kinds: dict[str, AddressType] = {"shared-ipv4": "shared_v4", "ipv6": "v6"}
+        ips = [
+            IpAddress(logical, app=args.name, type_=kind, adopt=args.adopt.get(logical), opts=within)
+            for logical, kind in kinds.items()
+        ]
+        self.push_token = DeployToken(
+            "push-token", app=args.name, days=args.token_days, period=args.token_period, opts=within
+        ).token
+        self.records = None
+        if args.domain:
+            # Which records are right, Fly knows once there are addresses.
+            after = pulumi.ResourceOptions(parent=self, depends_on=[*ips])
+            self.records = Certificate("certificate", app=args.name, hostname=args.domain, opts=after).records
+        self.register_outputs({})
+
+
+@dataclass(frozen=True)
+class DispatcherArgs:
+    app: App
+    app_name: str
+    region: str
+    number: int
+    """Of machines."""
+    image: pulumi.Input[str]
+    environment: pulumi.Input[Mapping[str, str]]
+    secrets: Mapping[str, pulumi.Input[str]]
+    cpu_kind: str
+    cpus: int
+    memory_mb: int
+    volume_gb: int
+    """Of the store; 0 where it is elsewhere."""
+    tags: Mapping[str, str]
+    adopt: Mapping[str, str]
+
+
+class Dispatcher(pulumi.ComponentResource):
+    """The machines. One after the other gets a new image: the others serve meanwhile."""
+
+    machines: list[Machine]
+
+    def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("switchboard:fly:Dispatcher", name, None, opts)
+        within = pulumi.ResourceOptions(parent=self, depends_on=[args.app])
+        secrets = Secrets("dispatcher-secrets", app=args.app_name, values=args.secrets, opts=within)
+        volume = None
+        if args.volume_gb:
+            volume = Volume(
+                "store",
+                app=args.app_name,
+                name="store",
+                region=args.region,
+                size_gb=args.volume_gb,
+                adopt=args.adopt.get("store"),
+                opts=within,
+            )
+        # What a run that failed has left is not in the state, and would keep volume and app from their end.
+        left = Machines(
+            "dispatcher-machines",
+            app=args.app_name,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume or args.app]),
+        )
+        config = pulumi.Output.all(
+            image=args.image, environment=args.environment, volume=volume.id if volume else None
+        ).apply(lambda known: machine_config(args, **known))
+        self.machines, before = [], left
+        for number in range(args.number):
+            logical = f"dispatcher-{number}"
+            machine = Machine(
+                logical,
+                app=args.app_name,
+                name=f"{args.app_name}-{number}",
+                region=args.region,
+                config=config,
+                secrets_version=secrets.version,
+                adopt=args.adopt.get(logical),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[before]),
+            )
+            self.machines.append(machine)
+            before = machine
+        self.register_outputs({})
+
+
+def machine_config(
+    args: DispatcherArgs, image: str, environment: Mapping[str, str], volume: str | None
+) -> dict[str, Any]:
+    """A machine's configuration, in Fly's words. Its secrets are the app's, and not in here."""
+    ready = {"type": "http", "method": "GET", "path": "/readyz"}
+    often = {"interval": "10s", "timeout": "5s", "grace_period": "20s"}
+    config: dict[str, Any] = {
+        "image": image,
+        "env": dict(environment),
+        "init": {"entrypoint": [*(UNPRIVILEGED if volume else ()), *SERVE]},
+        "guest": {"cpu_kind": args.cpu_kind, "cpus": args.cpus, "memory_mb": args.memory_mb},
+        "restart": {"policy": "always"},
+        # It gives answers in flight 10 s.
+        "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_SECONDS}s"},
+        "metadata": dict(args.tags),
+        "services": [
+            {
+                "protocol": "tcp",
+                "internal_port": PORT,
+                # It is never idle: bots' channels, deadlines, rooms to be deleted.
+                "autostop": "off",
+                "autostart": False,
+                "concurrency": {
+                    "type": "connections",
+                    "soft_limit": CONNECTIONS[0],
+                    "hard_limit": CONNECTIONS[1],
+                },
+                "ports": [
+                    {"port": 80, "handlers": ["http"], "force_https": True},
+                    {"port": 443, "handlers": ["tls", "http"]},
+                ],
+                # Fly's proxy sends nobody to one that does not pass, as while it drains or has no database.
+                "checks": [{**ready, **often}],
+            }
+        ],
+        "checks": {"alive": {**ready, **often, "path": "/healthz", "port": PORT}},
+    }
+    if volume:
+        config["mounts"] = [{"volume": volume, "path": str(DATA_DIR)}]
+    return config

@@ -1,0 +1,130 @@
+"""The program of a `fly` stack: which components it has, and what each is told."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable
+
+import pulumi
+import pulumi_docker_build as docker_build
+
+from stacks.deployment import Deployment, Environment, warn_of_missing
+from stacks.docker.images import Images, ImagesArgs
+from stacks.docker.secret import SharedSecret
+from stacks.fly import settings
+from stacks.fly.agents import AgentApps, AgentAppsArgs
+from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
+from stacks.fly.settings import Known
+from stacks.fly.tokens import joined, period_of
+from stacks.local.dispatcher import TRACING_PREFIX
+
+REGISTRY = "registry.fly.io"
+REGISTRY_USER = "x"
+"""Fly's registry looks at the password alone, which is a token."""
+
+
+def describe(environment: Environment) -> Deployment:
+    config, fly = environment.config, environment.config.fly
+    called = settings.names(config, environment.project, environment.stack)
+    # What only the whole config tells is refused before anything is described.
+    known_now = settings.dispatcher(config, called, Known.none(config))
+    warn_of_missing(config)
+    tokens = {
+        "token_days": fly.token_days,
+        "token_period": period_of(datetime.datetime.now(datetime.UTC).date(), fly.token_days),
+    }
+    front = DispatcherApp(
+        "front",
+        DispatcherAppArgs(
+            name=called.dispatcher,
+            org=fly.org,
+            network=fly.network or called.dispatcher,
+            domain=fly.domain,
+            adopt=fly.adopt,
+            **tokens,
+        ),
+    )
+    agents = {
+        name: AgentApps(
+            f"{name}-apps",
+            AgentAppsArgs(
+                agent=name,
+                names=[called.bots(name, shard) for shard in range(fly.shards)],
+                org=fly.org,
+                environment=_given(agent.env),
+                adopt=fly.adopt,
+                **tokens,
+            ),
+        )
+        for name, agent in config.agents.items()
+    }
+    password = front.push_token.apply(lambda token: joined([token]))
+    on_volume = not config.database_url.get_secret_value()
+    images = Images(
+        "images",
+        ImagesArgs(
+            checkout=environment.checkout,
+            agents=config.agents,
+            reference=lambda name, mark: f"{REGISTRY}/{called.dispatcher}:{name}-{mark}",
+            pushed=True,
+            base=fly.base,
+            vad=fly.vad,
+            models=False,
+            logins=[docker_build.RegistryArgs(address=REGISTRY, username=REGISTRY_USER, password=password)],
+            platforms=[docker_build.Platform.LINUX_AMD64],
+            dispatcher_arguments={"RUN_AS": "0:0"} if on_volume else {},
+        ),
+    )
+    signing = SharedSecret("signing-secret")
+    made = pulumi.Output.all(
+        images=pulumi.Output.all(**images.agents),
+        tokens=pulumi.Output.all(*(token for apps in agents.values() for token in apps.tokens)),
+        signing_secret=signing.value,
+    ).apply(
+        lambda found: settings.dispatcher(
+            config, called, Known(found["images"], joined(found["tokens"]), found["signing_secret"])
+        )
+    )
+    # Whatever is not among its secrets can be read by who may look at its machines.
+    plain = pulumi.Output.unsecret(made.apply(lambda known: known.to_environment()))
+    names = settings.secret_variables(known_now)
+    Dispatcher(
+        "service",
+        DispatcherArgs(
+            app=front.app,
+            app_name=called.dispatcher,
+            region=fly.regions[0],
+            number=fly.dispatchers,
+            image=images.dispatcher,
+            environment=plain,
+            secrets={
+                **{name: _secret(made, name) for name in names},
+                # Where traces go, with the key for it.
+                **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
+            },
+            cpu_kind=fly.dispatcher_cpu_kind,
+            cpus=fly.dispatcher_cpus,
+            memory_mb=fly.dispatcher_memory_mb,
+            volume_gb=fly.volume_gb if on_volume else 0,
+            tags=environment.tags(),
+            adopt=fly.adopt,
+        ),
+        # At the end the dispatcher goes first: nobody starts bots any more when theirs are ended.
+        opts=pulumi.ResourceOptions(depends_on=[one for apps in agents.values() for one in apps.swept]),
+    )
+    return Deployment(
+        url=settings.url(config, called),
+        log=f"fly logs --app {called.dispatcher}",
+        data=f"volume store of {called.dispatcher}" if on_volume else "the database of databaseUrl",
+        records=front.records,
+    )
+
+
+def _given(names: Iterable[str]) -> dict[str, str]:
+    """The variables that are set where the engine runs."""
+    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+
+
+def _secret(made: pulumi.Output[settings.Settings], name: str) -> pulumi.Output[str]:
+    return pulumi.Output.secret(made).apply(lambda known: settings.secret_variables(known)[name])

@@ -1,0 +1,168 @@
+"""The `fly` stack under the real Pulumi engine, against the fake of Fly's API; a stand-in builds images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pulumi.automation import PulumiCommand
+
+from dispatcher.keys import hash_of
+from tests.fly import faults
+from tests.fly.fake import FakeFly
+from tests.fly.machines import Machine
+from tests.fly.rates import Limits
+from tests.fly.wire import served
+from tests.stacks import stand_in_provider
+from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+
+KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
+TOKEN = "SWITCHBOARD_FLY_API_TOKEN"
+OUTSIDE = {
+    "ECHO_KEY": "hunter2-of-the-bot",
+    "DAILY_API_KEY": "hunter2-of-daily",
+    "DAILY_WEBHOOK_SECRET": "aHVudGVyMi1vZi10aGUtaG9vaw==",
+}
+"""What is secret in the environment of whoever runs the engine."""
+
+
+class Stack:
+    """A checkout with a `fly` stack, and the organisation that it deploys to."""
+
+    def __init__(self, checkout: CheckoutCopy, fake: FakeFly, url: str) -> None:
+        self.checkout = checkout
+        self.fake = fake
+        self._url = url
+        self.configure()
+
+    def configure(self, **fly: Any) -> None:
+        agent = {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"], "transports": ["daily"]}
+        self.checkout.write_config(
+            cloud="fly",
+            agents={"echo": agent},
+            keys=[KEY],
+            daily={"domain": "voice", "domainId": "d1"},
+            fly={"org": "tests", "prefix": "voice", "apiUrl": self._url, **fly},
+        )
+
+    def up(self) -> dict[str, Any]:
+        outputs = self.checkout.driver().up()
+        return {name: output.value for name, output in outputs.items()}
+
+    def ask(self, method: str, path: str, token: str, body: dict[str, Any] | None = None) -> None:
+        """As somebody else."""
+        bearer = {"Authorization": f"Bearer {token}"}
+        httpx.request(method, f"{self._url}/v1/{path}", headers=bearer, json=body).raise_for_status()
+
+    def machine(self, name: str = "voice-0") -> Machine:
+        (found,) = (one for one in self.fake.living() if one.name == name)
+        return found
+
+    def written(self) -> str:
+        """All that the engine has written down."""
+        files = self.checkout.state_dir.rglob("*")
+        return "".join(file.read_text() for file in files if file.is_file())
+
+
+@pytest.fixture
+def stack(
+    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stack]:
+    names = {"docker-build": version("pulumi-docker-build")}
+    for name, value in stand_in_provider.install(tmp_path / "bin", tmp_path / "asked", names).items():
+        monkeypatch.setenv(name, value)
+    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    shutil.copytree(REPOSITORY / "images", checkout.root / "images")
+    shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
+    for name in ("__init__.py", "protocol.py"):
+        shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
+    fake = FakeFly(limits=Limits(everything=None))
+    fake.prepare_seconds = fake.boot_seconds = fake.destroy_seconds = 0.01
+    for name, value in OUTSIDE.items():
+        monkeypatch.setenv(name, value)
+    with served(fake) as url:
+        monkeypatch.setenv("FLY_API_TOKEN", fake.token())
+        yield Stack(checkout, fake, url)
+    assert fake.violations == []
+
+
+def changes(fake: FakeFly, act: Callable[[], object]) -> list[str]:
+    """What Fly is asked to change meanwhile."""
+    before = len(fake.calls)
+    act()
+    reading = ("show", "list", "get", "wait")
+    found = [one.operation for one in fake.calls[before:]]
+    return [one for one in found if not any(word in one for word in reading)]
+
+
+def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
+    """One test for all of it: each run of the engine takes seconds."""
+    fake, driver = stack.fake, stack.checkout.driver
+
+    # Fly has no room, and the run ends half-way.
+    fake.faults.order("Machines_create", faults.NO_CAPACITY)
+    run = stack.checkout.command("up", "--stack", "local")
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 1
+    refused = "422 insufficient resources to create new machine in this region"
+    assert said == f"error: Fly refused POST apps/voice/machines: {refused}\n"
+    made = set(fake.apps["voice"].volumes)
+
+    # The next one goes on from there, and an answer gets lost.
+    fake.faults.order("Machines_create", faults.LOST_REPLY)
+    outputs = stack.up()
+    assert outputs["url"] == "https://voice.fly.dev"
+    assert outputs["log"] == "fly logs --app voice"
+    assert set(fake.apps) == {"voice", "voice-echo-0"}
+    assert set(fake.apps["voice"].volumes) == made
+    machine = stack.machine()
+    assert machine.config["image"].startswith("registry.fly.io/voice:dispatcher-")
+    assert "@sha256:" in machine.config["image"]
+    assert [mount["volume"] for mount in machine.config["mounts"]] == [*made]
+
+    # What is secret is a secret of the app's, and nowhere else.
+    token = fake.apps["voice"].secrets[TOKEN]
+    assert fake.tokens[token].app == "voice-echo-0", "the dispatcher may do nothing outside of the bots' app"
+    assert fake.apps["voice"].secrets["SWITCHBOARD_DAILY_API_KEY"] == "hunter2-of-daily"
+    assert fake.apps["voice-echo-0"].secrets == {"ECHO_KEY": "hunter2-of-the-bot"}
+    secrets = {*fake.tokens, *OUTSIDE.values(), *fake.apps["voice"].secrets.values()}
+    for place in (stack.written(), str(machine.shown()), str(outputs), str(stack.checkout.lines)):
+        assert not [secret for secret in secrets if secret in place]
+
+    assert changes(fake, lambda: driver().preview()) == []
+    assert stack.checkout.lines[-1] == "stack local: nothing to change"
+
+    # By hand: a variable, a secret, and an address that is gone.
+    machine.config["env"]["SWITCHBOARD_LOG_LEVEL"] = "debug"
+    fake.apps["voice-echo-0"].secrets["ECHO_KEY"] = "somebody's"
+    fake.apps["voice"].ips.pop()
+    assert driver().refresh() == 3
+
+    # And a change of ours: another image of the bots, and another token beside the old one.
+    agents = machine.config["env"]["SWITCHBOARD_AGENTS"]
+    (stack.checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
+    stack.configure(tokenDays=20)
+    changed = changes(fake, stack.up)
+    rolled = ["Machines_create_lease", "Machines_cordon", "Machines_update", "Machines_uncordon"]
+    assert [one for one in changed if one in rolled] == rolled
+    assert stack.machine() is machine
+    assert machine.config["env"]["SWITCHBOARD_AGENTS"] != agents
+    assert machine.config["env"]["SWITCHBOARD_LOG_LEVEL"] == "info"
+    assert fake.apps["voice-echo-0"].secrets == {"ECHO_KEY": "hunter2-of-the-bot"}
+    assert len(fake.apps["voice"].ips) == 2
+    assert fake.apps["voice"].secrets[TOKEN] != token
+    assert token in fake.tokens, "it is good until whoever has it has the new one"
+
+    # A bot, made as the dispatcher makes it, with its token.
+    bot = {"name": "bot-1", "region": "iad", "config": {"image": "registry.fly.io/voice@sha256:1"}}
+    stack.ask("POST", "apps/voice-echo-0/machines", fake.apps["voice"].secrets[TOKEN], bot)
+    driver().destroy()
+    assert fake.apps == {}
+    assert stack.checkout.state() == {}
+    ended = [one.app for one in fake.calls if one.operation == "Machines_delete"]
+    assert ended == ["voice", "voice-echo-0"], "the dispatcher first: nobody starts bots any more"
