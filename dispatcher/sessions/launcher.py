@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -92,8 +93,8 @@ class Launcher:
             return
         resumed = self._launches.inherited(machine.id)
         with about_session(session):
-            self._rooms.open(session, deadline(machine), lambda: self._launches.inherited(machine.id))
-            self._background.spawn(self._launch(session, machine, fresh=fresh, resumed=resumed))
+            begun = self._rooms.open(session, deadline(machine), lambda: self._launches.inherited(machine.id))
+            self._background.spawn(self._launch(session, machine, begun, fresh=fresh, resumed=resumed))
 
     def catch_up(self) -> None:
         """The store failed while sessions were admitted here: launch those that are admitted all the same."""
@@ -130,9 +131,17 @@ class Launcher:
         return True
 
     async def _launch(
-        self, session: Session, machine: Machine, *, fresh: bool = False, resumed: bool = False
+        self, session: Session, machine: Machine, room: asyncio.Event | None, *, fresh: bool, resumed: bool
     ) -> None:
-        """Ask the fleet for the session's machine, and write down what came of it."""
+        """Ask the fleet for the session's machine, and write down what came of it.
+
+        Args:
+            room: Set when its room is being asked for, if it has one.
+        """
+        if room is not None and not room.is_set():
+            asked = self._clock.now()
+            await room.wait()
+            fresh = fresh and self._clock.now() == asked
         write_down = await self._ask(session, machine, fresh=fresh, resumed=resumed)
         await self._patience.persist(write_down)
 

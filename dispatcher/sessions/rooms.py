@@ -84,18 +84,30 @@ class Rooms:
         self._failures = 0
         self._resting_until = float("-inf")
 
-    def open(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> None:
+    def open(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> asyncio.Event | None:
         """Open the room of a session that was admitted, in the background, if it is to have one.
 
         Args:
             deadline: Nobody asks for it after that (unix seconds).
             inherited: Whether another replica may have asked for it, too.
+
+        Returns:
+            What is set when its turn has come and it is asked for, or that has failed: a bot that is there
+            long before its room finds none. None if nothing is opened here.
         """
         if session.room is None or session.room_state != "wanted" or session.id in self._opening:
-            return
+            return None
+        begun = asyncio.Event()
         self._opening.add(session.id)
-        opening = self._background.spawn(self._open(session, Room(**session.room), deadline, inherited))
-        opening.add_done_callback(lambda _: self._opening.discard(session.id))
+        opening = self._background.spawn(
+            self._open(session, Room(**session.room), deadline, inherited, begun)
+        )
+        opening.add_done_callback(lambda _: self._opened_or_not(session.id, begun))
+        return begun
+
+    def _opened_or_not(self, session_id: str, begun: asyncio.Event) -> None:
+        self._opening.discard(session_id)
+        begun.set()
 
     async def run(self) -> None:
         """Delete what has to be deleted, again and again, until cancelled."""
@@ -153,18 +165,29 @@ class Rooms:
         await self._ledger.change(session.id, lambda current: room_lifecycle.deleted(current, asked), REAPER)
 
     async def _open(
-        self, session: Session, room: Room, deadline: float, inherited: Callable[[], bool]
+        self,
+        session: Session,
+        room: Room,
+        deadline: float,
+        inherited: Callable[[], bool],
+        begun: asyncio.Event,
     ) -> None:
-        write_down = await self._ask(session, room, deadline, inherited)
+        write_down = await self._ask(session, room, deadline, inherited, begun)
         if write_down is not None:
             await self._patience.persist(write_down)
 
     async def _ask(
-        self, session: Session, room: Room, deadline: float, inherited: Callable[[], bool]
+        self,
+        session: Session,
+        room: Room,
+        deadline: float,
+        inherited: Callable[[], bool],
+        begun: asyncio.Event,
     ) -> Callable[[], Awaitable[None]] | None:
         """Ask for the room; gives what writes down what came of it."""
 
         async def confirm() -> None:
+            begun.set()
             current, machine = await self._patience.persist(
                 lambda: self._store.session_with_machine(session.id)
             )

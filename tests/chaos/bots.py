@@ -97,6 +97,14 @@ class Exchange(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Where bots meet their clients that do not make offers."""
+
+    def admits(self, url: str, token: str) -> bool: ...
+
+    def has_client(self, session_id: str) -> bool: ...
+
+
 class Bot:
     """A machine's program: reports like `bot/`, and follows its script."""
 
@@ -108,6 +116,7 @@ class Bot:
         loop: VirtualLoop,
         rng: random.Random,
         exit_: Callable[[Instance, int], None],
+        room: Room,
     ) -> None:
         self._instance = instance
         self._script = script
@@ -115,8 +124,13 @@ class Bot:
         self._loop = loop
         self._rng = rng
         self._exit = exit_
+        self._room = room
+        self._seat: tuple[str, str] | None = None
+        """Room and token, of a session that has a room."""
         arguments = dict(zip(instance.spec.arguments, instance.spec.arguments[1:], strict=False))
         self._session_id = arguments.get("--session-id")
+        if "--room-url" in arguments:
+            self._seat = (arguments["--room-url"], arguments["--token"])
         self._max_duration = instance.spec.max_duration.total_seconds()
         self._phase: protocol.Phase = "booting"
         self._line: Line | None = None
@@ -181,6 +195,8 @@ class Bot:
                 self._beat_seconds = message.heartbeat_seconds
             case protocol.Assign():
                 self._session_id = message.assignment.session_id
+                if message.assignment.room_url is not None:
+                    self._seat = (message.assignment.room_url, message.assignment.token or "")
                 self._assigned.set()
             case protocol.Stop():
                 if self._script.heeds_stop:
@@ -233,13 +249,19 @@ class Bot:
             await self._assigned.wait()
         self._become("loading")
         await asyncio.sleep(self._script.load_seconds)
-        self._become("waiting")
-        await self._offered.wait()
+        if self._seat is None:
+            self._become("waiting")
+            await self._offered.wait()
         self._become("starting")
         await asyncio.sleep(self._rng.random() * 0.5)
+        if self._seat is not None and not self._room.admits(*self._seat):
+            self._finish("bot_error", "The bot is not let into its room.")
+            return
         self._phase = "ready"
         self._say(protocol.Ready(timings=protocol.Timings(ready=1.0)))
         await asyncio.sleep(self._rng.random() * 0.5)
+        while self._seat is not None and not self._room.has_client(self._session_id or ""):
+            await asyncio.sleep(0.5)
         self._phase = "active"
         self._say(protocol.ClientConnected(timings=protocol.Timings(client=2.0)))
         self._say(protocol.Latency(kind="first_word", milliseconds=700.0))

@@ -15,12 +15,24 @@ from unittest import mock
 import sqlalchemy as sa
 
 from dispatcher.machines import failover, fleet, placement
-from dispatcher.sessions import launcher, lifecycle, queue, reaper, releases, reports, service, timeline
+from dispatcher.sessions import (
+    launcher,
+    lifecycle,
+    queue,
+    reaper,
+    releases,
+    reports,
+    room_lifecycle,
+    rooms,
+    service,
+    timeline,
+)
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import SessionState
 from dispatcher.sessions.timeline import DISPATCHER
 from dispatcher.store import database, lines, store
 from dispatcher.store.tables import claims
+from dispatcher.transports.errors import RoomError
 from tests.chaos.world import Outcome, simulate
 
 Patch = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -294,6 +306,45 @@ def nobody_waits_for_the_start() -> Any:
         return started
 
     return mock.patch.object(service.SessionService, "joined", joined)
+
+
+@variant("rooms")
+def rooms_are_left_to_expire() -> Any:
+    """Nobody deletes them."""
+    return mock.patch.object(rooms.Rooms, "look", _async())
+
+
+@variant("rooms", "gone is gone")
+def rooms_are_deleted_once() -> Any:
+    """That a call without an answer may still make a room is forgotten."""
+    return mock.patch.object(room_lifecycle, "_settled_at", return_value=0.0)
+
+
+@variant("intent first")
+def room_before_its_row() -> Any:
+    """A room is asked for while its session is on its way to the store."""
+    original = service.SessionService._prepare
+
+    async def prepare(self: service.SessionService, session_id: str, *given: Any) -> Any:
+        prepared = await original(self, session_id, *given)
+        if prepared.room is not None:
+            transport: Any = self._transports["daily"]
+            until = self._clock.now() + 600
+            with contextlib.suppress(RoomError):
+                await transport.open_room(session_id, prepared.room, until, until, _async())
+        return prepared
+
+    return mock.patch.object(service.SessionService, "_prepare", prepare)
+
+
+@variant("answers")
+def answered_before_the_room() -> Any:
+    """A machine that started is all that a start waits for."""
+    reached = {
+        **service._reached,
+        "started": lambda current: current.over or current.started_at is not None,
+    }
+    return mock.patch.object(service, "_reached", reached)
 
 
 @contextlib.contextmanager

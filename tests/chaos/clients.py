@@ -62,6 +62,7 @@ class Plan:
     stops_twice: bool
     redials: bool
     """Starts another session as soon as it has stopped this one."""
+    transport: str = "webrtc"
 
 
 @dataclass
@@ -94,6 +95,8 @@ class Record:
     stopped: set[str] = field(default_factory=set)
     """Sessions that somebody asked to stop."""
     stop_answered: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)
+    """Sessions whose room a client has gone to."""
     followed: dict[str, list[list[tuple[int, str]]]] = field(default_factory=dict)
     """Session → what each of its followers saw."""
 
@@ -236,7 +239,7 @@ class Client:
         body: dict[str, Any] = {"marker": attempt.marker}
         if plan.large:
             body["padding"] = "x" * protocol.MAX_ARGUMENT_BODY_BYTES
-        start = Start(plan.agent, body=body, queue_seconds=plan.queue_seconds, key=plan.key)
+        start = Start(plan.agent, plan.transport, body=body, queue_seconds=plan.queue_seconds, key=plan.key)
         started = await core.service.start(start)
         joined = asyncio.ensure_future(core.service.joined(started, plan.wait))
         patience = asyncio.ensure_future(self._patience())
@@ -256,6 +259,9 @@ class Client:
 
     async def _join(self, session_id: str) -> None:
         """Offer a connection, as often as it takes, as the JavaScript client does."""
+        if self._plan.transport == "daily":
+            self._record.joined.add(session_id)
+            return
         for _ in range(5):
             # An id of its own, as the API gives one to every request: twins offer at the same time.
             self._offers += 1

@@ -20,6 +20,8 @@ from tests.chaos.bots import Line
 from tests.chaos.clients import ConnectionLost, HungUp
 from tests.chaos.cloud import Site, SiteProvider
 from tests.chaos.gate import CrashPoint, Gate, VirtualLoop
+from tests.chaos.rooms import Line as RoomsLine
+from tests.chaos.rooms import Service as RoomsService
 from tests.chaos.wire import Access
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class Outside(Protocol):
     loop: VirtualLoop
     settings: Settings
     sites: Mapping[str, Site]
+    rooms: RoomsService
     hub: Hub | None
     store_down: bool
     store_blinks: bool
@@ -73,6 +76,7 @@ class Incarnation:
             bus=self.bus,
             environment={},
             runner=self._transactions,
+            daily=RoomsLine(world.rooms, self.gate),
         )
 
     async def live(self) -> None:

@@ -15,6 +15,7 @@ from dispatcher.sessions.errors import AtCapacity
 from dispatcher.sessions.lifecycle import ADMITTED, LIVE, OVER
 from tests.chaos.clients import Attempt, Record
 from tests.chaos.cloud import Instance, Site
+from tests.chaos.rooms import Service
 
 NEXT: Mapping[str, tuple[str, ...]] = {
     "queued": ("starting", "ended", "failed"),
@@ -23,8 +24,8 @@ NEXT: Mapping[str, tuple[str, ...]] = {
     "active": ("ended", "failed"),
 }
 ORDER = ["queued", "starting", "machine-started", "ready", "active"]
-ONCE = {*ORDER, "ended", "failed", "machine-gone", "stop-requested"}
-OF_MACHINES = {"machine-gone", "orphan-stopped"}
+ONCE = {*ORDER, "ended", "failed", "machine-gone", "stop-requested", "room-open", "room-gone"}
+OF_MACHINES = {"machine-gone", "orphan-stopped", "room-gone"}
 """What may follow a session's end."""
 
 START_TIMEOUT_SECONDS = 16.0
@@ -32,6 +33,10 @@ START_TIMEOUT_SECONDS = 16.0
 
 ANSWERED_SECONDS = 60.0
 """Beyond its deadlines a start may be held by a dead reaper's lease, and by clouds that do not answer."""
+
+ROOM_SECONDS = 100.0
+"""So long after its session's end, in a calm world, a room may be there: until no call that was lost can
+bring it back, a dead reaper's lease has run out, and the pause after an outage has passed."""
 
 MARGIN = 1.5
 """Seconds within which two sides may see a moment differently: reads and writes take their time."""
@@ -59,6 +64,7 @@ class Invariants:
         self,
         database: Path,
         sites: Mapping[str, Site],
+        rooms: Service,
         limits: Limits,
         record: Record,
         now: Callable[[], float],
@@ -67,6 +73,7 @@ class Invariants:
         self._connection = sqlite3.connect(database, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         self._sites = sites
+        self._rooms = rooms
         self._limits = limits
         self._record = record
         self._now = now
@@ -221,6 +228,27 @@ class Invariants:
         elif row["session_id"] in self._live and self._live[row["session_id"]]["state"] == "queued":
             self._violated("limits", f"{instance.id} is created for a session that waits for a line")
 
+    def room_changed(self, what: str, name: str) -> None:
+        """A room came into being, or was deleted."""
+        session_id = name.removeprefix("switchboard-")
+        row = self._session(session_id)
+        if row is None or row["room_state"] is None:
+            self._violated("intent first", f"room {name} is {what}, and no row says so")
+        elif what == "created" and row["room_state"] == "closed":
+            self._violated("gone is gone", f"room {name} is gone on record, and was created")
+        elif what == "created" and row["state"] == "queued":
+            self._violated("limits", f"room {name} is created for a session that waits for a line")
+        elif what == "deleted" and row["state"] not in OVER:
+            self._violated("rooms", f"room {name} is deleted, and its session is {row['state']}")
+
+    def rooms_are_deleted(self, calm_at: float) -> None:
+        """Of sessions that are over, by now."""
+        for name in self._rooms.fake.rooms:
+            row = self._session(name.removeprefix("switchboard-"))
+            since = None if row is None else row["ended_at"]
+            if since is not None and self._now() > max(since, calm_at) + ROOM_SECONDS:
+                self._violated("rooms", f"room {name} is still there, and its session ended long ago")
+
     # At every answer to a start.
 
     def answered(self, attempt: Attempt) -> None:
@@ -248,6 +276,13 @@ class Invariants:
                 and row["state"] not in OVER
             ):
                 self._violated("answers", f"{attempt.marker} was answered before its machine started")
+            elif (
+                attempt.plan.wait == "started"
+                and not attempt.early
+                and row["room_state"] == "wanted"
+                and row["state"] not in OVER
+            ):
+                self._violated("answers", f"{attempt.marker} was answered before there was a room to join")
         elif attempt.error is not None and attempt.error.startswith(("StartFailed", "NotStarted")):
             if not found or found[0]["state"] != "failed":
                 self._violated(
@@ -283,7 +318,9 @@ class Invariants:
         left += [f"machine {row['id']} is {row['state']} on record" for row in self._machines.values()]
         for site in self._sites.values():
             left += [f"machine {one.id} runs at {site.name}" for one in site.instances if one.here]
-        return left
+        left += [f"room {name} is there" for name in self._rooms.fake.rooms]
+        wanted = self.rows("SELECT id, room_state FROM sessions WHERE room_due_at IS NOT NULL")
+        return left + [f"the room of session {row['id']} is {row['room_state']} on record" for row in wanted]
 
     def at_the_end(self) -> None:
         sessions = self.rows("SELECT * FROM sessions")

@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -26,9 +26,9 @@ from dispatcher.sessions import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store import migrate, store
-from tests.chaos import bots, cloud, wire
+from tests.chaos import bots, cloud, rooms, wire
 from tests.chaos.bots import Bot, Line
-from tests.chaos.clients import Attempt, Client, ConnectionLost, Record, plans
+from tests.chaos.clients import Attempt, Client, ConnectionLost, Plan, Record, plans
 from tests.chaos.cloud import Instance, Site
 from tests.chaos.gate import CrashPoint, VirtualLoop
 from tests.chaos.incarnation import Incarnation
@@ -62,6 +62,9 @@ CRASH_KINDS = (
     "get is answered",
     "stop is asked",
     "stop is answered",
+    "room is asked",
+    "room is answered",
+    "room is lost",
     "channel send",
     "channel sent",
     "channel receive",
@@ -90,7 +93,7 @@ class World:
         self.seed = seed
         self.loop = VirtualLoop()
         rng = self._rng("plan")
-        self.settings = _settings(rng, directory)
+        self.settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory))
         self.replicas = rng.choice([1, 1, 2])
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
@@ -107,9 +110,12 @@ class World:
             )
             for name in self.settings.placements
         }
+        rooms_rng = self._rng("rooms")
+        self.rooms = rooms.Service(self.loop, rooms_rng, rooms.faults(rooms_rng), self._room_changed)
         self.invariants = Invariants(
             directory / "switchboard.sqlite",
             self.sites,
+            self.rooms,
             limits_of(self.settings),
             self.record,
             lambda: self.loop.now,
@@ -156,7 +162,7 @@ class World:
                 ).run(),
                 name=plan.name,
             )
-            for plan in plans(rng, list(self.settings.agents), HORIZON)
+            for plan in self._over_transports(plans(rng, list(self.settings.agents), HORIZON))
         ]
         await asyncio.sleep(HORIZON)
         await outage
@@ -165,6 +171,7 @@ class World:
         self.tell("the world calms down")
         for site in self.sites.values():
             site.calm()
+        self.rooms.calm()
         await self._quiet(clients)
         watching.cancel()
         for task in (*clients, *replicas):
@@ -173,12 +180,13 @@ class World:
         self.invariants.at_the_end()
 
     async def _quiet(self, clients: list[asyncio.Task[None]]) -> None:
-        agents = self.settings.agents.values()
+        agents, calm_at = self.settings.agents.values(), self.loop.now
         longest = max(agent.max_duration_seconds + agent.start_timeout_seconds for agent in agents)
         # The longest: a dead reaper's lease, then two listings of machines that nobody owns.
         deadline = self.loop.time() + longest + 150.0
         while True:
             await asyncio.sleep(1.0)
+            self.invariants.rooms_are_deleted(calm_at)
             left = self.invariants.unsettled()
             left += [f"client {client.get_name()} has no answer" for client in clients if not client.done()]
             if not left:
@@ -186,6 +194,13 @@ class World:
             if self.loop.time() > deadline:
                 self.violate("settles", "; ".join(left))
                 return
+
+    def _over_transports(self, plans: list[Plan]) -> list[Plan]:
+        """Some meet their bots in rooms, where there are any."""
+        rng = self._rng("transports")
+        if self.settings.daily_api_key is None:
+            return plans
+        return [replace(plan, transport="daily") if rng.random() < 0.6 else plan for plan in plans]
 
     async def _watch_lines(self) -> None:
         """A line that stays free while somebody waits for it."""
@@ -293,13 +308,28 @@ class World:
     def machine_gone(self, instance: Instance) -> None:
         pass
 
+    def _room_changed(self, what: str, name: str) -> None:
+        self.tell(f"room {name} is {what}")
+        self.counts[f"rooms {what}"] += 1
+        self.invariants.room_changed(what, name)
+
+    # What bots need of rooms.
+
+    def admits(self, url: str, token: str) -> bool:
+        return self.rooms.admits(url, token)
+
+    def has_client(self, session_id: str) -> bool:
+        return session_id in self.record.joined
+
+    # What the parts need of the world.
+
     def boot(self, instance: Instance) -> asyncio.Task[None]:
         script = bots.script(self._bot_rng)
         if self._calm:
             script = bots.CALM
         end = self.sites[instance.site].end
         bot = Bot(
-            instance, script, _Exchange(self, instance), self.loop, self._rng(f"bot {instance.id}"), end
+            instance, script, _Exchange(self, instance), self.loop, self._rng(f"bot {instance.id}"), end, self
         )
         return asyncio.ensure_future(bot.run())
 
@@ -386,6 +416,18 @@ def _empty_store() -> bytes:
             migrate.upgrade(connection)
         engine.dispose()
         return path.read_bytes()
+
+
+def _with_rooms(rng: random.Random, settings: Settings) -> Settings:
+    """In some worlds sessions may have rooms; they do not close by themselves before it is noticed that
+    nobody deletes them."""
+    if rng.random() < 0.5:
+        return settings
+    agents = {
+        name: agent.model_copy(update={"transports": ("webrtc", "daily"), "max_duration_seconds": 600.0})
+        for name, agent in settings.agents.items()
+    }
+    return settings.model_copy(update={"agents": agents, **rooms.SETTINGS})
 
 
 def _settings(rng: random.Random, directory: Path) -> Settings:

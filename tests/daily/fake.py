@@ -165,18 +165,26 @@ class FakeDaily:
         fault = self._fault(call)
         if self.dark or fault == "lost request":
             raise Lost
+        answer = self._serve(call, headers, fault)
+        if fault == "lost reply":
+            raise Lost
+        return Answer(200, "<html>") if fault == "garbage" else answer
+
+    def serve(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """What comes of a call, at once and without a fault."""
+        call = Call(method, path, json.loads(body) if body else None, self._clock.now())
+        return self._serve(call, headers, None)
+
+    def _serve(self, call: Call, headers: Mapping[str, str], fault: Fault | None) -> Answer:
         if headers.get("authorization") != f"Bearer {API_KEY}":
             return _error(401, "authentication-error", "")
-        if fault == "throttled" or self._is_too_early(method):
+        if fault == "throttled" or self._is_too_early(call.method):
             return _error(429, "rate-limit-error", "too many requests")
         if fault == "failed":
             return _error(500, "server-error", "")
         if fault == "refused":
             return _error(403, "forbidden-error", f"not for {API_KEY}")
-        answer = self._act(call)
-        if fault == "lost reply":
-            raise Lost
-        return Answer(200, "<html>") if fault == "garbage" else answer
+        return self._act(call)
 
     def _fault(self, call: Call) -> Fault | None:
         for index, (kind, fault) in enumerate(self.faults):
