@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images
+.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ plan: setup ## show what `make up` would change
 
 refresh: setup ## compare the state with what is really there
 	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
+
+smoke: setup ## run one real session of a stack that is up; AGENT=… names another than the default one
+	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) lint

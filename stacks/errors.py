@@ -5,6 +5,7 @@
     ├── SetupError            something that a step needs is missing or failed
     ├── EngineError           no Pulumi engine could be found, installed or built; or its run failed
     │   └── LockedError       somebody else's run holds the stack
+    ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
 Only the standard library is imported here: `stacks.setup` runs before anything is installed.
@@ -35,3 +36,7 @@ class LockedError(EngineError):
 
 class ProcessError(StackError):
     """The dispatcher's process did not start or did not stop: the text ends with its log's tail."""
+
+
+class SmokeError(StackError):
+    """A session of a deployed stack did not go as it should: the text says what the dispatcher said."""

@@ -85,14 +85,24 @@ class Driver:
         if not report.changes:
             self._out(f"stack {self.workspace.stack} is not up")
 
-    def check(self) -> StackConfig | None:
-        """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
+    def outputs(self) -> OutputMap:
+        """What the last up has told; nothing if the stack is not up."""
+        return {} if self.workspace.never_up else self._stack().outputs()
+
+    def config(self) -> StackConfig | None:
+        """None if it can only be read by an engine, since a value is encrypted."""
         workspace = self.workspace
         if workspace.values is None:
             return None
-        config = parse(
+        return parse(
             workspace.values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack
         )
+
+    def check(self) -> StackConfig | None:
+        """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
+        workspace, config = self.workspace, self.config()
+        if config is None:
+            return None
         if config.cloud == "local":
             local.check_port(config)
         elif config.cloud == "docker":

@@ -1,0 +1,150 @@
+"""`python -m stacks.smoke --stack STACK`: one real session of a deployed stack, from its start to its end.
+
+It says whether a bot joined, in how many seconds, and what the session cost. The exit status is 0 only if the
+bot joined and the session's end was seen. The key is SWITCHBOARD_KEY of the environment, of scope `start`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from stacks.engine.__main__ import CHECKOUT
+from stacks.engine.drive import Driver
+from stacks.engine.find import find
+from stacks.errors import SmokeError, StackError
+from stacks.prices import Price, price_of
+from stacks.progress import say
+
+KEY_VARIABLE = "SWITCHBOARD_KEY"
+
+START_SECONDS = 120.0
+"""For the answer to a start: the dispatcher ends the wait itself, at the agent's start timeout."""
+
+END_SECONDS = 60.0
+POLL_SECONDS = 0.25
+
+OVER = ("ended", "failed")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What became of the session."""
+
+    session: str
+    transport: str
+    seconds: float
+    """From the start request until the bot was there, as a caller sees it."""
+    machine_seconds: float
+    """For which its machine was there, as far as the dispatcher knows."""
+
+
+def run(
+    url: str,
+    key: str,
+    agent: str | None = None,
+    out: Callable[[str], None] = say,
+    client: httpx.Client | None = None,
+) -> Joined:
+    """Start a session, wait for its bot, and end it.
+
+    Raises:
+        SmokeError: no bot joined, or the session does not end.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with client or httpx.Client(timeout=START_SECONDS) as http:
+        path = f"/v1/public/{agent}/start" if agent else "/start"
+        began = time.monotonic()
+        answer = _ask(http, "POST", f"{url}{path}", headers, json={})
+        took = time.monotonic() - began
+        session = answer["sessionId"]
+        # From here on with the session's own token: a public key may show no other.
+        own = {"Authorization": f"Bearer {answer['sessionToken']}"}
+        shown = f"{url}/sessions/{session}"
+        try:
+            record = _ask(http, "GET", shown, own)
+            out(f"  session {session} of {record['agent']}: the bot is there after {took:.1f} s")
+        finally:
+            _ask(http, "DELETE", shown, own)
+        record = _until_over(http, shown, own)
+    machine_seconds = _between(record["admittedAt"] or record["createdAt"], record["endedAt"])
+    return Joined(session, record["transport"], took, machine_seconds)
+
+
+def _until_over(http: httpx.Client, shown: str, headers: dict[str, str]) -> dict[str, Any]:
+    deadline = time.monotonic() + END_SECONDS
+    while (record := _ask(http, "GET", shown, headers))["state"] not in OVER:
+        if time.monotonic() >= deadline:
+            raise SmokeError(f"the session did not end within {END_SECONDS:.0f} s of its stop: {shown}")
+        time.sleep(POLL_SECONDS)
+    return record
+
+
+def _ask(http: httpx.Client, method: str, url: str, headers: dict[str, str], **more: Any) -> dict[str, Any]:
+    try:
+        answer = http.request(method, url, headers=headers, **more)
+    except httpx.HTTPError as error:
+        raise SmokeError(f"{method} {url}: {str(error) or type(error).__name__}") from None
+    try:
+        content = answer.json()
+    except ValueError:
+        raise SmokeError(f"{method} {url}: {answer.status_code}, and no JSON: {answer.text[:200]}") from None
+    if answer.status_code >= 400:
+        advice = f"; {KEY_VARIABLE} is to be a key of scope start" if answer.status_code in (401, 403) else ""
+        told = content.get("detail", content)
+        raise SmokeError(f"no bot joined: {answer.status_code} {told}{advice} ({method} {url})")
+    return content
+
+
+def _between(begin: str, end: str) -> float:
+    first, last = (datetime.datetime.fromisoformat(text) for text in (begin, end))
+    return (last - first).total_seconds()
+
+
+def summary(joined: Joined, price: Price | None) -> str:
+    """What a person reads at the end."""
+    lines = [f"a bot joined in {joined.seconds:.1f} s over {joined.transport}, and its session has ended"]
+    if price is not None:
+        cost = joined.machine_seconds * price.per_second
+        lines.append(f"it cost ${cost:.6f}: {joined.machine_seconds:.1f} s of {price.of}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="stacks.smoke", description="Runs one real session.")
+    parser.add_argument("--stack", default="local")
+    parser.add_argument("--agent", default="", help="by default the stack's default agent")
+    options = parser.parse_args(arguments)
+    try:
+        driver = Driver(CHECKOUT, options.stack, find)
+        config = driver.config()
+        outputs = driver.outputs()
+        if "url" not in outputs:
+            raise SmokeError(f"stack {options.stack} is not up; `make up STACK={options.stack}` brings it up")
+        url, _, page_key = str(outputs["url"].value).partition("/#key=")
+        joined = run(url, os.environ.get(KEY_VARIABLE) or page_key, options.agent or None)
+        price = None
+        if config is not None:
+            price = price_of(
+                config, config.agents[options.agent or config.default_agent or min(config.agents)]
+            )
+        say(summary(joined, price))
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

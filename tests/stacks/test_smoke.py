@@ -1,0 +1,122 @@
+"""One session of a deployed stack, against a real dispatcher with a machine that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import protocol
+from dispatcher.keys import KeySettings, hash_of
+from dispatcher.machines.provider import NoCapacity
+from stacks.config import parse
+from stacks.errors import SmokeError
+from stacks.prices import price_of
+from stacks.smoke import Joined, run, summary
+from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.stacks.test_program import REPOSITORY
+
+KEY = "pk_for-the-smoke-test"
+KEYS = (KeySettings(name="smoke", hash=hash_of(KEY), scope="start"),)
+
+
+async def machine_that_works(running: Deployment) -> None:
+    """The session's machine takes its client, and ends when it is told to."""
+
+    async def asked_for() -> list[str]:
+        return list(running.provider.specs)
+
+    (machine_id,) = await eventually(asked_for, bool)
+    machine = await running.connect(machine_id, machine_id.removeprefix("m-"))
+    running.clock.advance(20)
+    await machine.hello("waiting")
+    assert isinstance(await machine.receive(), protocol.Stop)
+    await machine.send(protocol.Ended(reason="stopped", message="It was told to."))
+
+
+def smoke(tmp_path: Path, key: str = KEY, **more: Any) -> tuple[Joined, list[str]]:
+    """With a machine that works, unless `more` says otherwise."""
+    lines: list[str] = []
+    fault = more.pop("fault", None)
+
+    async def play() -> Joined:
+        async with deployment(tmp_path, key=KEY, keys=KEYS, **more) as running:
+            running.provider.fault = fault
+            caller = asyncio.create_task(asyncio.to_thread(run, running.url, key, "echo", lines.append))
+            machine = asyncio.create_task(machine_that_works(running))
+            try:
+                while not caller.done():
+                    await asyncio.wait([caller], timeout=0.01)
+                    running.clock.advance(0.01)
+                return await caller
+            finally:
+                machine.cancel()
+                await asyncio.gather(machine, return_exceptions=True)
+                await running.settle()
+
+    return asyncio.run(play()), lines
+
+
+def test_a_session_is_started_and_ended_and_its_seconds_are_counted(tmp_path: Path) -> None:
+    joined, (line,) = smoke(tmp_path)
+    assert joined.transport == "webrtc"
+    assert 20 <= joined.machine_seconds < 30
+    assert line.startswith(f"  session {joined.session} of echo: the bot is there after ")
+
+
+def test_a_dispatcher_without_room_is_a_failure_in_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(
+        SmokeError, match=r"^no bot joined: 50\d .*\(POST http://127\.0\.0\.1:\d+/v1/public/echo/start\)"
+    ):
+        smoke(tmp_path, fault=NoCapacity("all machines are taken"))
+
+
+def test_a_wrong_key_is_told_without_it(tmp_path: Path) -> None:
+    with pytest.raises(SmokeError, match=r"401 .*; SWITCHBOARD_KEY is to be a key of scope start") as raised:
+        smoke(tmp_path, key="pk_wrong")
+    assert "pk_wrong" not in str(raised.value)
+
+
+def test_a_dispatcher_that_does_not_answer_is_told() -> None:
+    with pytest.raises(SmokeError, match=r"^POST http://127\.0\.0\.1:1/start: .*refused"):
+        run("http://127.0.0.1:1", KEY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cpu", "memory_mb", "per_minute"),
+    [
+        ("performance", 1, 2048, 0.00072),
+        ("performance", 1, 1024, 0.00072),
+        ("performance", 1, 4096, 0.00095),
+        ("performance", 1, 8192, 0.00141),
+        ("shared", 1, 2048, 0.00026),
+    ],
+)
+def test_the_price_of_a_machine_is_that_of_the_list(
+    kind: str, cpu: float, memory_mb: int, per_minute: float
+) -> None:
+    values = {
+        "cloud": "fly",
+        "agents": {"echo": {"bot": "bot/agents/echo.py", "cpu": cpu, "memoryMb": memory_mb}},
+        "keys": [{"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}],
+        "fly": {"cpuKind": kind},
+    }
+    text = {
+        f"switchboard:{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+    }
+    config = parse(text, project="switchboard", checkout=REPOSITORY, stack="fly")
+    price = price_of(config, config.agents["echo"])
+    assert price.per_second * 60 == pytest.approx(per_minute, rel=0.02)
+    said = summary(Joined("s", "daily", 2.34, 60.0), price).splitlines()
+    assert said[0] == "a bot joined in 2.3 s over daily, and its session has ended"
+    assert said[1].startswith(f"it cost ${price.per_second * 60:.6f}: 60.0 s of {kind}-{cpu}x with ")
+
+
+def test_a_machine_of_ones_own_costs_nothing_more(tmp_path: Path) -> None:
+    agents = json.dumps({"echo": {"bot": "bot/agents/echo.py"}})
+    config = parse({"switchboard:agents": agents}, project="switchboard", checkout=REPOSITORY, stack="local")
+    assert price_of(config, config.agents["echo"]).per_second == 0
