@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images
+.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ fmt: setup-dev ## format the code and fix what can be fixed
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
 	@$(RUN) -m dispatcher.api.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
-bench: bench-calls bench-starts bench-channels bench-images ## measure all of it: some half hour
+bench: bench-calls bench-starts bench-channels bench-images bench-fly ## measure all of it: some half hour
 
 bench-calls: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench
@@ -83,6 +83,9 @@ bench-channels: setup-dev ## measure what ten thousand open channels cost two di
 
 bench-images: setup-dev ## measure the images: sizes, pulls, starts of containers; needs root, some 10 minutes
 	@$(RUN) -m tests.bench.images
+
+bench-fly: setup-dev ## measure starts at the fakes of Fly and Daily: against calls in a row, and at Fly's limits
+	@$(RUN) -m tests.bench.fly
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,EXAMPLES),--examples '$(EXAMPLES)')

@@ -128,11 +128,19 @@ class FlyApi:
         if self._made is None:
             self._made = httpx.AsyncClient(
                 base_url=self._url,
-                headers={"Authorization": f"Bearer {self._token}"},
+                headers={"Authorization": authorization(self._token)},
                 limits=httpx.Limits(max_connections=CONNECTIONS),
                 transport=self._transport,
             )
         return self._made
+
+
+def authorization(token: str) -> str:
+    """The header for a token, or for several with commas between them, as `fly tokens create` prints them."""
+    tokens = [one.strip().removeprefix("FlyV1").strip() for one in token.split(",")]
+    # Macaroons have a scheme of their own; what is older, or comes through a proxy, is a plain bearer's.
+    scheme = "FlyV1" if all(one.startswith("fm") for one in tokens) else "Bearer"
+    return f"{scheme} {','.join(tokens)}"
 
 
 def _path(app: str, machine: str) -> str:

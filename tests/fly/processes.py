@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from dispatcher.clock import Clock
 
 SIGKILLED, SIGTERMED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 TIMED_OUT = 124
 """What `timeout` says of a program that it ended."""
 
@@ -97,12 +100,13 @@ class Scripted:
 class OfThisHost:
     """A real process: the machine's own command, with the machine's variables and no others.
 
-    `python` is this interpreter. Its process group is the machine: a signal reaches all of it.
+    `python` is this interpreter, which finds our `bot` in the checkout. Its process group is the machine: a
+    signal reaches all of it.
     """
 
     def __init__(self, launch: Launch, _clock: Clock) -> None:
         home = os.path.dirname(sys.executable)
-        environment = {"PATH": f"{home}:/usr/bin:/bin", **launch.environment}
+        environment = {"PATH": f"{home}:/usr/bin:/bin", "PYTHONPATH": str(CHECKOUT), **launch.environment}
         self._started = asyncio.create_task(
             asyncio.create_subprocess_exec(*launch.command, env=environment, start_new_session=True)
         )

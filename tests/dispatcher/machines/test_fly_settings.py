@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from dispatcher.app import build
 from dispatcher.machines.fly import FlyProvider
+from dispatcher.machines.fly_api import authorization
 from dispatcher.machines.fly_sizes import Guest, guest
 from dispatcher.settings import Settings
 from tests.fly.world import IMAGE
@@ -78,6 +79,19 @@ def test_the_token_is_written_down_nowhere_and_the_rest_is():
     environment = given.to_environment()
     assert "fm2_secret" not in json.dumps(environment) + repr(given)
     assert json.loads(environment["SWITCHBOARD_PLACEMENTS"]) == {"iad": {**FLY, "region": "iad,us"}}
+
+
+@pytest.mark.parametrize(
+    ("token", "header"),
+    [
+        ("fm2_one", "FlyV1 fm2_one"),
+        ("FlyV1 fm2_one", "FlyV1 fm2_one"),
+        ("FlyV1 fm2_one,fm2_more, FlyV1 fm2_two", "FlyV1 fm2_one,fm2_more,fm2_two"),
+        ("of-a-proxy", "Bearer of-a-proxy"),
+    ],
+)
+def test_a_token_is_sent_as_fly_prints_it(token, header):
+    assert authorization(token) == header
 
 
 def test_a_placement_at_fly_is_a_provider(tmp_path):
