@@ -36,6 +36,11 @@ class Faulty(Unreachable):
     """The provider raised what it must not. What it did before is not known, and it would do it again."""
 
 
+class CutShort(Unreachable):
+    """The call had waited so long for its turn that the deadline came before its answer. It may have worked,
+    and nothing is wrong with the placement."""
+
+
 class Abandoned(Unreachable):
     """Whoever asked for the machine died over it, and whether there is one could not be found out."""
 

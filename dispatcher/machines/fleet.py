@@ -15,7 +15,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import BreakerState
 from dispatcher.machines.calls import OnCall, unobserved
-from dispatcher.machines.failover import Abandoned, Failure, Faulty, Unknown
+from dispatcher.machines.failover import Abandoned, CutShort, Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
     MachineProvider,
@@ -176,7 +176,8 @@ class Fleet:
                 # may have taken the machine for left, and have one.
                 status = await placement.create(spec, deadline, confirm)
             except Unreachable as error:
-                placement.failed()
+                if not isinstance(error, CutShort):
+                    placement.failed()
                 found = await self._look_up(placement, spec.id, deadline, error)
                 if found is not None:
                     placement.worked()

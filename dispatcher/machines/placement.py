@@ -11,7 +11,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines.breaker import Breaker, BreakerState
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserved
-from dispatcher.machines.failover import Faulty
+from dispatcher.machines.failover import CutShort, Faulty
 from dispatcher.machines.provider import (
     Action,
     HasLanes,
@@ -38,6 +38,10 @@ CALL_SECONDS = 10.0
 
 PATIENCE_SECONDS = 30.0
 """How long a call that has no deadline of its own waits for its turn."""
+
+LEAST_CALL_SECONDS = 2.0
+"""A call waits for no turn that leaves it less time than this: its answer would come too late, and whether a
+machine was created would not be known."""
 
 LEAST_HOLD_SECONDS = 0.1
 """A throttled call is not repeated sooner, whatever the API says."""
@@ -145,15 +149,21 @@ class Placement:
         """Make a call in its turn, and again if it was throttled, as long as the deadline allows."""
         if deadline is None:
             deadline = self._clock.now() + PATIENCE_SECONDS + limit
-        words = ""
+        words, waited = "", False
         while True:
-            if await self._turn(action, lane, deadline, words) and confirm is not None:
-                await confirm()
+            if await self._turn(action, lane, deadline, words):
+                waited = True
+                if confirm is not None:
+                    await confirm()
             left = deadline - self._clock.now()
             if left <= 0:
                 raise Throttled(words or "the deadline came before its turn", LEAST_HOLD_SECONDS)
             try:
                 return await self._watched(action, call, min(limit, left))
+            except Unreachable as error:
+                if waited and left < limit and self._clock.now() >= deadline:
+                    raise CutShort(str(error)) from error
+                raise
             except Throttled as error:
                 words = str(error)
                 until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
@@ -163,7 +173,8 @@ class Placement:
         """Return when its turn has come; whether that took a wait."""
         now = self._clock.now()
         bucket = self._bucket(action, lane)
-        self._buckets[action, lane], wait, taken = bucket.reserve(now, deadline - now)
+        patience = max(0.0, deadline - now - LEAST_CALL_SECONDS)
+        self._buckets[action, lane], wait, taken = bucket.reserve(now, patience)
         if not taken:
             because = words or f"no more '{action}' calls are allowed"
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.machines.fleet import NoMachine
 from dispatcher.machines.provider import (
     MachineState,
     NoCapacity,
@@ -432,6 +433,26 @@ def test_starts_wait_for_their_turn_and_are_never_throttled(world: World):
         assert world.clock.now() - began == pytest.approx(7.3, abs=0.1)
         assert world.fly.count("Machines_create", 429) == 0
         assert len(world.running()) == 10
+
+    world.run(scenario())
+
+
+def test_more_starts_than_fly_takes_are_turned_away_and_make_no_placement_a_broken_one(world: World):
+    # A machine takes so long to start that the last ones in the queue see their deadline first.
+    world.fly.boot_seconds = 4
+
+    async def scenario() -> None:
+        fleet = world.fleet()
+        starts = [world.create(fleet, f"m-{number}", seconds=27) for number in range(60)]
+        came = await asyncio.gather(*starts, return_exceptions=True)
+        assert fleet.breakers["fly"] == "closed"
+        assert world.fly.count("Machines_create", 429) == 0
+        away = Counter(type(one.error) for one in came if isinstance(one, NoMachine))
+        # Three at once and one a second, for as long as there is time for an answer; the last ones are not
+        # heard.
+        assert away == {Throttled: 60 - 28, Unreachable: 3}
+        await world.clock.sleep(5)
+        assert len(world.running()) == 28
 
     world.run(scenario())
 
