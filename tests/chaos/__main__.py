@@ -46,8 +46,10 @@ def _broken(seeds: int) -> int:
 def _many(seeds: range) -> int:
     began_at, counts, failed = time.monotonic(), Counter[str](), list[Outcome]()
     with ProcessPoolExecutor(initializer=_quiet) as pool:
-        for outcome in pool.map(simulate, seeds, chunksize=10):
+        for number, outcome in enumerate(pool.map(simulate, seeds, chunksize=10), start=1):
             counts += outcome.counts
+            if number % 1000 == 0:
+                print(f"{number} played, {len(failed)} failed", file=sys.stderr, flush=True)
             if outcome.violation is not None:
                 failed.append(outcome)
                 violation = outcome.violation
