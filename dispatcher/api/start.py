@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.auth import caller_of
@@ -52,9 +52,9 @@ class StartRequest(BaseModel):
 
     transport: str | None = None
     createDailyRoom: bool = False
-    dailyRoomProperties: dict[str, Any] = Field(default_factory=dict)
+    dailyRoomProperties: dict[str, Any] | None = None
     """Of the room of a session over `daily`; what the deployment does not allow is refused by its name."""
-    dailyMeetingTokenProperties: dict[str, Any] = Field(default_factory=dict)
+    dailyMeetingTokenProperties: dict[str, Any] | None = None
     """Of its client's token."""
     enableDefaultIceServers: bool = False
     body: Any = None
@@ -104,8 +104,8 @@ def router(
             body=wanted.body,
             wanted=Wanted(
                 enable_default_ice_servers=wanted.enableDefaultIceServers,
-                room=wanted.dailyRoomProperties,
-                token=wanted.dailyMeetingTokenProperties,
+                room=wanted.dailyRoomProperties or {},
+                token=wanted.dailyMeetingTokenProperties or {},
             ),
             queue_seconds=queue,
             by=caller.by,

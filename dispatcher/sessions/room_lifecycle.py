@@ -30,12 +30,17 @@ def nowhere(session: Session) -> Session:
     return replace(session, room_state="closed") if session.room_state == "wanted" else session
 
 
-def deleted(session: Session, asked: float) -> Session:
-    """Its room is not there any more, by a call that began at that moment; the session is over."""
+def deleted(session: Session, before: Session, asked: float) -> Session:
+    """Its room was deleted, or is not there, by a call that began at that moment; the session is over.
+
+    Args:
+        before: The session as it was when that call began: a room that has come since may still be there.
+    """
     if session.room_state in (None, "closed"):
         return session
-    final = session.room_state == "open" or asked >= _settled_at(session)
-    return replace(session, room_state="closed" if final else "doubted")
+    if before.room_state == "open" or asked >= _settled_at(session):
+        return replace(session, room_state="closed")
+    return session if session.room_state == "open" else replace(session, room_state="doubted")
 
 
 def closes_at(session: Session) -> float:

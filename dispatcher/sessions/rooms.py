@@ -162,7 +162,9 @@ class Rooms:
             if transport is None:
                 raise Refused(GONE)
             await transport.close_room(session.id, asked + CLOSE_SECONDS)
-        await self._ledger.change(session.id, lambda current: room_lifecycle.deleted(current, asked), REAPER)
+        await self._ledger.change(
+            session.id, lambda current: room_lifecycle.deleted(current, session, asked), REAPER
+        )
 
     async def _open(
         self,

@@ -23,7 +23,6 @@ def delete_sessions(connection: sa.Connection, before: float, limit: int) -> int
             sessions.c.created_at < before,
             sessions.c.ended_at < before,
             sessions.c.state.in_(OVER),
-            sessions.c.room_due_at.is_(None),
             ~running,
         )
         .order_by(sessions.c.created_at, sessions.c.id)

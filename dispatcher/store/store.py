@@ -164,7 +164,8 @@ class Store:
     async def delete_old_sessions(self, before: float, limit: int) -> int:
         """Delete sessions that were over before that moment, with all that is theirs; gives how many.
 
-        A session whose machine, or whose room, is not known to be gone is kept.
+        A session whose machine is not known to be gone is kept. Its room has closed by itself by then:
+        sessions are kept for a day at least, and last no longer.
         """
         return await self._database.write(
             lambda connection: retention.delete_sessions(connection, before, limit)

@@ -6,9 +6,11 @@ from dispatcher.sessions.errors import (
     AtCapacity,
     InvalidRequest,
     KeyReused,
+    NotStarted,
     RateExceeded,
     Restarting,
     SessionError,
+    StartFailed,
     UnknownAgent,
 )
 
@@ -21,9 +23,14 @@ OUTCOMES: dict[type[SessionError], str] = {
     UnknownAgent: "unknown_agent",
 }
 
+ROOMS = frozenset({"room_rejected", "room_throttled", "room_unreachable"})
+"""The reasons for which a start may have no room, already before there is a session."""
+
 STORE_DOWN = "store_down"
 
 
 def outcome(error: SessionError) -> str | None:
     """None if the error is about a session: its end counts then."""
+    if isinstance(error, (NotStarted, StartFailed)) and error.code in ROOMS:
+        return error.code
     return next((OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES), None)

@@ -226,18 +226,3 @@ def test_only_the_reaper_deletes(tmp_path):
             assert len(daily.rooms) == 1
 
     asyncio.run(run())
-
-
-def test_a_session_is_kept_as_long_as_its_room_has_to_be_deleted(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, daily):
-            session_id = await stopped(running)
-            daily.dark = True
-            store, now = running.dispatcher.store, running.clock.now()
-            assert await store.delete_old_sessions(now + 100, 10) == 0
-            daily.dark = False
-            await look(running)
-            assert await store.delete_old_sessions(now + 100, 10) == 1
-            assert (await running.http.get(f"/sessions/{session_id}")).status_code == 404
-
-    asyncio.run(run())
