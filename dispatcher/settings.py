@@ -71,6 +71,9 @@ ADDRESS = re.compile(
 )
 """A web server's: no user, no query and no fragment, which nothing could be put behind."""
 
+SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
+"""A secret that a header takes. With spaces in it, because `fly tokens create` prints `FlyV1 fm2_…`."""
+
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
 
@@ -219,6 +222,17 @@ class Settings(BaseSettings):
             shown = "a URL with an @" if "@" in url else repr(url)
             raise ValueError(f"{shown} is not accepted; allowed: https://host/path, or http:// on loopback")
         return url
+
+    @field_validator("daily_api_key", "daily_webhook_secret", "fly_api_token", "turn_secret")
+    @classmethod
+    def _can_be_sent(cls, secret: SecretStr | None) -> SecretStr | None:
+        # An HTTP client says the whole header where it refuses one, and so the secret that is in it.
+        if secret is not None and not SENDABLE.fullmatch(secret.get_secret_value()):
+            raise ValueError(
+                "it has other characters than visible ASCII; allowed: these, and spaces between them, "
+                "so no line break at its end"
+            )
+        return secret
 
     @field_validator("daily_webhook_secret")
     @classmethod

@@ -121,7 +121,7 @@ class FlyApi:
                 method, path, params=tuple(params), json=json, headers=headers, timeout=timeout
             )
         except httpx.HTTPError as error:
-            raise unanswered(error) from error
+            raise unanswered(error) from None
 
     @property
     def _client(self) -> httpx.AsyncClient:

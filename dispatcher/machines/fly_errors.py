@@ -80,8 +80,11 @@ def mapped(answer: httpx.Response) -> ProviderError:
 
 
 def unanswered(error: httpx.HTTPError) -> Unreachable:
-    """A call that got no answer, or none that can be read."""
-    return Unreachable(f"Fly did not answer: {error or type(error).__name__}")
+    """A call that got no answer, or none that can be read.
+
+    The error's own words stay out: where a header could not be sent, they have it, with the token.
+    """
+    return Unreachable(f"Fly did not answer: {type(error).__name__}")
 
 
 def _body(answer: httpx.Response) -> Mapping[str, Any]:

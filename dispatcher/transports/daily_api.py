@@ -149,8 +149,8 @@ class DailyApi:
         try:
             answer = await within(self._clock, seconds, self._client.request(method, path, json=body), late)
         except httpx.HTTPError as error:
-            # Its text may name the host and the port; headers, which have the key, are in none.
-            raise NoAnswer(f"Daily did not answer: {type(error).__name__}: {error}"[:MAX_WORDS]) from error
+            # Its own words stay out: where a header could not be sent, they have it, with the key.
+            raise NoAnswer(f"Daily did not answer: {type(error).__name__}") from None
         if answer.status_code == 404 and method != "POST":
             return None
         if answer.status_code != 200:

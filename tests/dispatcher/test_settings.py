@@ -162,6 +162,22 @@ def test_a_secret_is_in_no_error_no_repr_and_no_environment():
     assert "hunter2" not in "".join(said)
 
 
+@pytest.mark.parametrize("field", ["daily_api_key", "daily_webhook_secret", "fly_api_token", "turn_secret"])
+@pytest.mark.parametrize("secret", [f"{SECRET}\n", f" {SECRET}", f"hunter2\t{SECRET}", f"{SECRET}é", ""])
+def test_a_secret_that_no_header_takes_is_refused_by_its_name(field, secret):
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"agents": AGENTS, field: secret})
+    assert field in {error["loc"][0] for error in refused.value.errors() if error["loc"]}
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_token_of_fly_has_a_space():
+    token = "FlyV1 fm2_abc,fm2_def"
+    settings = Settings.model_validate({"agents": AGENTS, "fly_api_token": token})
+    assert settings.fly_api_token is not None
+    assert settings.fly_api_token.get_secret_value() == token
+
+
 def test_a_key_that_somebody_took_for_its_hash_is_in_no_error():
     with pytest.raises(ValidationError) as refused:
         Settings.model_validate({"agents": AGENTS, "keys": [KEY | {"hash": "sk_hunter2"}]})

@@ -1,0 +1,34 @@
+"""Daily's REST API over a real socket: what an error says."""
+
+import asyncio
+import traceback
+
+import pytest
+
+from dispatcher.clock import SystemClock
+from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.errors import NoAnswer
+
+
+@pytest.mark.parametrize("key", ["hunter2-hunter2\n", "hunter2\thunter2 ", "\0hunter2"])
+def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
+    async def run():
+        async def hang_up(_, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        clock = SystemClock()
+        api = DailyApi(key, f"http://127.0.0.1:{port}/v1", clock)
+        try:
+            with pytest.raises(NoAnswer) as failed:
+                await api.room("any", clock.now() + 10)
+        finally:
+            await api.close()
+            server.close()
+        assert str(failed.value) == "Daily did not answer: LocalProtocolError"
+        told = "".join(traceback.format_exception(failed.value))
+        assert "hunter2" not in told + caplog.text
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
