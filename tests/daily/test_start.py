@@ -9,8 +9,8 @@ import pytest
 from bot import protocol
 from dispatcher.machines.provider import NoCapacity
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily
-from tests.daily.harness import KEYS, agents, room_of, until_rooms_are_looked_after, with_daily
-from tests.dispatcher.harness import START_OF_TIME, ManualClock, ScriptedProvider, eventually, settings_for
+from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
+from tests.dispatcher.harness import START_OF_TIME, ManualClock, ScriptedProvider, eventually
 
 SESSION_SECONDS = 7200 + 15
 """The longest that a session of the agent lives, from its admission."""
@@ -398,10 +398,3 @@ def test_neither_key_nor_tokens_are_in_a_log_or_in_what_is_shown_of_a_session(tm
 
     with caplog.at_level("DEBUG"):
         asyncio.run(run())
-
-
-def test_the_key_does_not_leave_with_the_other_settings(tmp_path):
-    settings = settings_for(tmp_path, 7860, agents=agents(), **KEYS)
-    environment = settings.to_environment()
-    assert API_KEY not in json.dumps(environment)
-    assert environment["SWITCHBOARD_DAILY_DOMAIN"] == DOMAIN
