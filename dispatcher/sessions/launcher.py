@@ -89,12 +89,12 @@ class Launcher:
         self._begin(session, machine, fresh=True)
 
     def _begin(self, session: Session, machine: Machine, *, fresh: bool = False) -> None:
-        if not self._launches.begin(machine):
-            return
+        """Ask for what there is not yet: either may have been begun before, and the other not."""
         resumed = self._launches.inherited(machine.id)
         with about_session(session):
             begun = self._rooms.open(session, deadline(machine), lambda: self._launches.inherited(machine.id))
-            self._background.spawn(self._launch(session, machine, begun, fresh=fresh, resumed=resumed))
+            if lifecycle.lacks_machine(machine, session) and self._launches.begin(machine):
+                self._background.spawn(self._launch(session, machine, begun, fresh=fresh, resumed=resumed))
 
     def catch_up(self) -> None:
         """The store failed while sessions were admitted here: launch those that are admitted all the same."""
@@ -112,9 +112,9 @@ class Launcher:
                 self._begin(session, machine)
 
     async def take_over(self, session: Session, machine: Machine) -> bool:
-        """Go on asking for the machine of a launcher that died, in the background.
+        """Go on asking for the machine and the room of a launcher that died, in the background.
 
-        False if somebody else does, or there is nothing to ask for any more.
+        False if somebody else does, or the machine is gone.
         """
         if session.agent not in self._settings.agents:
             # Nothing tells how to make its machine: the start's deadline closes it.
@@ -124,7 +124,7 @@ class Launcher:
         taken = await self._ledger.change_machine(
             machine.id, lambda current: lifecycle.handed_on(current, before, self._replica), REAPER
         )
-        if taken is None or taken.state is not MachineState.requested or taken.launcher != self._replica:
+        if taken is None or taken.launcher != self._replica:
             return False
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
         self._begin(session, taken)

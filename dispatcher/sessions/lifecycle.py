@@ -123,7 +123,7 @@ class Machine:
     create_by: float | None = None
     """Nobody asks for the machine after that."""
     launcher: str | None = None
-    """The replica that asks for it."""
+    """The replica that asks for it, and for its session's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +232,28 @@ def wanted(
     return replace(machine, placement=placement, provider=provider, create_by=create_by, launcher=launcher)
 
 
-def left_alone(machine: Machine, session: Session, now: float) -> bool:
-    """Whether somebody has to go on asking for the machine, if its launcher is dead."""
+def lacks_machine(machine: Machine, session: Session) -> bool:
+    """Whether the machine of a session that was admitted is not known to be there yet."""
     return (
         session.state is SessionState.starting
         and session.started_at is None
         and machine.state is MachineState.requested
+    )
+
+
+def lacks_room(machine: Machine, session: Session) -> bool:
+    """The same of its room, which may take longer than its machine."""
+    return (
+        session.state in ADMITTED
+        and session.room_state == "wanted"
+        and machine.state is not MachineState.gone
+    )
+
+
+def left_alone(machine: Machine, session: Session, now: float) -> bool:
+    """Whether somebody has to go on asking for the machine or the room, if its launcher is dead."""
+    return (
+        (lacks_machine(machine, session) or lacks_room(machine, session))
         and machine.placement is not None
         and machine.create_by is not None
         and now < machine.create_by
@@ -245,8 +261,8 @@ def left_alone(machine: Machine, session: Session, now: float) -> bool:
 
 
 def handed_on(machine: Machine, before: str | None, to: str) -> Machine:
-    """The replica that asked for the machine is dead: from now on another one does."""
-    if machine.state is not MachineState.requested or machine.launcher != before:
+    """The replica that asked for the machine and its room is dead: from now on another one does."""
+    if machine.state is MachineState.gone or machine.launcher != before:
         return machine
     return replace(machine, launcher=to)
 

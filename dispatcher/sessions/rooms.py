@@ -79,13 +79,15 @@ class Rooms:
         self._background = background
         self._patience = patience
         self._replica = replica
-        self._opening: set[str] = set()
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._looking = asyncio.Lock()
         self._failures = 0
         self._resting_until = float("-inf")
 
     def open(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> asyncio.Event | None:
         """Open the room of a session that was admitted, in the background, if it is to have one.
+
+        Once, whoever says it again. Not if its time has passed.
 
         Args:
             deadline: Nobody asks for it after that (unix seconds).
@@ -97,16 +99,19 @@ class Rooms:
         """
         if session.room is None or session.room_state != "wanted" or session.id in self._opening:
             return None
+        if deadline <= self._clock.now():
+            return None
         begun = asyncio.Event()
-        self._opening.add(session.id)
         opening = self._background.spawn(
             self._open(session, Room(**session.room), deadline, inherited, begun)
         )
-        opening.add_done_callback(lambda _: self._opened_or_not(session.id, begun))
+        self._opening[session.id] = opening
+        opening.add_done_callback(lambda _: self._opened_or_not(session.id, opening, begun))
         return begun
 
-    def _opened_or_not(self, session_id: str, begun: asyncio.Event) -> None:
-        self._opening.discard(session_id)
+    def _opened_or_not(self, session_id: str, opening: asyncio.Task[None], begun: asyncio.Event) -> None:
+        if self._opening.get(session_id) is opening:
+            del self._opening[session_id]
         begun.set()
 
     async def run(self) -> None:
@@ -175,8 +180,20 @@ class Rooms:
         begun: asyncio.Event,
     ) -> None:
         write_down = await self._ask(session, room, deadline, inherited, begun)
-        if write_down is not None:
-            await self._patience.persist(write_down)
+        after = await self._patience.persist(write_down) if write_down is not None else None
+        if after is None or (not after.over and after.room_state == "wanted"):
+            # Another replica asks for it, and may have died over it: who took it over from that one found it
+            # under way here. From now on it would find nothing.
+            self._opening.pop(session.id, None)
+            await self._patience.persist(lambda: self._take_back(session, deadline, inherited))
+
+    async def _take_back(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> None:
+        """Begin anew if the room is ours again by now."""
+        current, machine = await self._store.session_with_machine(session.id)
+        if current is None or machine is None or machine.launcher != self._replica:
+            return
+        if lifecycle.lacks_room(machine, current):
+            self.open(current, deadline, inherited)
 
     async def _ask(
         self,
@@ -185,8 +202,8 @@ class Rooms:
         deadline: float,
         inherited: Callable[[], bool],
         begun: asyncio.Event,
-    ) -> Callable[[], Awaitable[None]] | None:
-        """Ask for the room; gives what writes down what came of it."""
+    ) -> Callable[[], Awaitable[Session | None]] | None:
+        """Ask for the room; gives what writes down what came of it, or None if that is not ours to say."""
 
         async def confirm() -> None:
             begun.set()
@@ -216,15 +233,15 @@ class Rooms:
             return lambda: self._failed(session, internal, nowhere=False)
         return lambda: self._opened(session, certain=answered and not inherited())
 
-    async def _opened(self, session: Session, *, certain: bool) -> None:
-        await self._ledger.change(
+    async def _opened(self, session: Session, *, certain: bool) -> Session | None:
+        return await self._ledger.change(
             session.id,
             lambda current: room_lifecycle.opened(current, certain=certain),
             PROVIDER,
             launcher=self._replica,
         )
 
-    async def _failed(self, session: Session, end: End, *, nowhere: bool) -> None:
+    async def _failed(self, session: Session, end: End, *, nowhere: bool) -> Session | None:
         """Close a session without a room, and let its machine go; unless another replica starts it by now."""
         now = self._clock.now()
 
@@ -234,3 +251,4 @@ class Rooms:
         after = await self._ledger.change(session.id, change, DISPATCHER, launcher=self._replica)
         if after is not None and after.over:
             self._releases.let_go(session.machine_id, end.message)
+        return after

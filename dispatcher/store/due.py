@@ -29,6 +29,7 @@ _ABOUT = sa.or_(
     sessions.c.due_at < sa.bindparam("now"),
     # Its launcher may have died.
     machines.c.state == MachineState.requested,
+    sessions.c.room_state == "wanted",
     machines.c.id.in_(sa.bindparam("others", expanding=True)),
 )
 _COLUMNS = [
@@ -60,7 +61,7 @@ def due(
     connection: sa.Connection, now: float, others: Collection[str]
 ) -> list[tuple[Machine, Session | None]]:
     """Machines that are not known to be gone, with their sessions: a deadline passed, the session is over,
-    they are being asked for, or they are among these others."""
+    they or their rooms are being asked for, or they are among these others."""
     # In one statement: of a session that moves on between two, the machine alone would be found, and ended as
     # one that has none.
     found = connection.execute(_DUE, {"now": now, "others": list(others)})

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from dispatcher.machines.provider import MachineState
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.timeline import Cause
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.daily.fake import FakeDaily
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
@@ -215,6 +217,62 @@ def test_a_start_that_a_dispatcher_left_goes_on_with_its_room_at_another(tmp_pat
             assert daily.rooms == {}
 
     asyncio.run(run())
+
+
+def test_a_room_that_a_dispatcher_left_after_its_machine_started_is_opened_by_another(tmp_path):
+    async def run():
+        clock, provider = ManualClock(), ScriptedProvider()
+        daily = FakeDaily(clock)
+        daily.held = asyncio.Event()
+        first = with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW)
+        running, _ = await first.__aenter__()
+        session_id = await _machine_first(running, daily)
+        await first.__aexit__(None, None, None)
+        daily.held = None
+        asked = provider.asked
+        async with with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW) as (running, _):
+            await running.look(1)
+            assert list(daily.rooms) == [room_of(session_id)]
+            assert provider.asked == asked, "there is a machine"
+            session = await running.dispatcher.store.session(session_id)
+            assert session is not None
+            assert session.room_state == "found"
+            await running.look(1)
+            assert len(daily.called("POST /rooms")) == 2, "once each"
+
+    asyncio.run(run())
+
+
+def test_a_room_that_another_replica_took_over_and_left_is_opened_after_all(tmp_path):
+    async def run():
+        async with with_daily(tmp_path, agents=SLOW) as (running, daily):
+            daily.dark = True
+            session_id = await _machine_first(running, daily)
+            store, us = running.dispatcher.store, running.dispatcher.lease.replica
+            machine_id = f"m-{session_id}"
+            await store.update_machine(
+                machine_id, lambda machine: lifecycle.handed_on(machine, us, "another"), Cause("test", 0.0)
+            )
+            # It notices with its next attempt, which it does not make.
+            await running.settle()
+            daily.dark = False
+            assert daily.rooms == {}
+            # The other is not seen to live.
+            await running.look(1)
+            assert list(daily.rooms) == [room_of(session_id)]
+            machine = await store.machine(machine_id)
+            assert machine is not None
+            assert machine.launcher == us
+
+    asyncio.run(run())
+
+
+async def _machine_first(running: Deployment, daily: FakeDaily) -> str:
+    """A session whose machine started, and whose room is asked for and not there yet."""
+    session_id = (await running.start("/start?wait=none"))["sessionId"]
+    await eventually(lambda: running.session(session_id), lambda session: session["startedAt"] is not None)
+    await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) > 0)
+    return session_id
 
 
 def test_only_the_reaper_deletes(tmp_path):
