@@ -156,6 +156,7 @@ def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvid
                 token=settings.fly_api_token.get_secret_value(),
                 deployment=placement.deployment,
                 apps=placement.apps,
+                draining_apps=placement.draining_apps,
                 region=placement.region,
                 cpu_kind=placement.cpu_kind,
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from dispatcher.machines.fly_sizes import CpuKind, guest
@@ -44,6 +44,9 @@ class FlyPlacement(_Placement):
     provider: Literal["fly"]
     apps: tuple[FlyAppName, ...] = Field(min_length=1, max_length=100)
     """The apps that machines are spread over. Fly creates a machine a second in each, three at once."""
+    draining_apps: tuple[FlyAppName, ...] = Field(default=(), max_length=100)
+    """Apps that are to be given up: they get no new machines, and those that they have are still seen to. One
+    is taken from here once it is empty."""
     region: str = Field(default="", pattern=r"^([a-z]{2,3}(,[a-z]{2,3})*)?$")
     """A region of Fly's, or several with commas, in the order in which they are tried; groups too (`us`,
     `eu`). By default the one that is nearest to the dispatcher."""
@@ -53,6 +56,15 @@ class FlyPlacement(_Placement):
     up to what Fly has: with `performance` to 1, 2, 4, 8 or 16 CPUs and whole 2048 MiB."""
     deployment: str = Field(default="switchboard", pattern=r"^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$")
     """Tells this deployment's machines from others in the same apps; their names begin with it."""
+
+    @model_validator(mode="after")
+    def _apps_are_either(self) -> Self:
+        for app in self.draining_apps:
+            if app in self.apps:
+                raise ValueError(
+                    f"drainingApps: '{app}' is among apps too; allowed: an app that gets no new machines"
+                )
+        return self
 
     def check(self, image: str, cpu: float, memory_mb: int) -> None:
         """Whether machines like that can be had here.

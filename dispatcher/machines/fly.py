@@ -6,8 +6,9 @@ finds the first one's machine. Whose it is, is in its metadata.
 Fly keeps no deadline. Three others do: the bot itself; `timeout`, which is the machine's first program; and
 the reaper, while there is a dispatcher.
 
-Creates are limited per app, so that machines can be spread over several: the app of a machine follows from
-its id.
+Creates are limited per app, so that machines can be spread over several: the app of a new machine follows
+from its id. Whoever repeats a create looks for the machine first, as the fleet does: by another list of apps
+it may be in another one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from datetime import timedelta
 
 import httpx
@@ -71,6 +73,7 @@ class FlyProvider:
         token: A deploy token of the apps; of several apps, theirs joined with commas.
         deployment: Tells this deployment's machines from others in the same apps; their names begin with it.
         apps: The apps that machines are spread over.
+        draining_apps: Apps that were among them. They get no new machines, and theirs are still seen to.
         region: A region, or several in their order with commas between them; empty: the nearest.
         cpu_kind: See `FlyPlacement.cpu_kind`.
         late: How much later than its session's deadline a machine ends itself.
@@ -86,6 +89,7 @@ class FlyProvider:
         token: str,
         deployment: str,
         apps: tuple[str, ...],
+        draining_apps: tuple[str, ...] = (),
         region: str = "",
         cpu_kind: CpuKind = "performance",
         late: timedelta = timedelta(seconds=30),
@@ -93,12 +97,14 @@ class FlyProvider:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api = FlyApi(url, token, transport)
-        self._place = Place(deployment, apps, region, cpu_kind, late)
+        self._place = Place(deployment, apps, region, cpu_kind, late, draining_apps)
         self._clock = clock or SystemClock()
         self._leases: dict[str, str] = {}
         """Machine that is being stopped here → its lease's nonce."""
         self._finder = Finder(self._api, self._place, self._clock)
         self._learning: asyncio.Task[None] | None = None
+        self._tidying: dict[str, asyncio.Task[None]] = {}
+        """What Fly calls a machine → its being destroyed."""
 
     @property
     def rates(self) -> Mapping[Action, Rate]:
@@ -109,7 +115,7 @@ class FlyProvider:
         return {"create": RATE}
 
     def lane(self, machine_id: str) -> str:
-        """The machine's app."""
+        """The app that the machine is to be created in."""
         return self._place.app(machine_id)
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
@@ -119,6 +125,8 @@ class FlyProvider:
     async def close(self) -> None:
         if self._learning is not None:
             await end_tasks(self._learning)
+        if self._tidying:
+            await end_tasks(*self._tidying.values())
         await self._api.close()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
@@ -142,11 +150,14 @@ class FlyProvider:
         return None if found is None else status_of(machine_id, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone, of all apps; destroys what has ended and is still there."""
-        for app in self._place.apps:
-            for machine_id, machine in await self._finder.machines(app):
+        """Every machine that is not gone, of all apps; destroys what has ended and is still there.
+
+        An app that cannot be asked is told of at the end, after the machines of the others.
+        """
+        async with aclosing(self._finder.machines()) as machines:
+            async for app, machine_id, machine in machines:
                 if machine["state"] in LEFT:
-                    await self._tidy(app, machine)
+                    self._tidy_up(app, machine)
                 elif (state := state_of(machine)) is not MachineState.gone:
                     yield MachineStatus(machine_id, state)
 
@@ -252,6 +263,13 @@ class FlyProvider:
                 return wanted is None or reached == wanted
         return False
 
+    def _tidy_up(self, app: str, machine: Machine) -> None:
+        """Have it destroyed. Nobody waits for that: many would make a list too slow for its reader."""
+        if machine["id"] not in self._tidying:
+            task = asyncio.create_task(self._tidy(app, machine))
+            self._tidying[machine["id"]] = task
+            task.add_done_callback(lambda _: self._tidying.pop(machine["id"]))
+
     async def _tidy(self, app: str, machine: Machine) -> None:
         """Destroy what has ended and is still there; the next listing tries again."""
         try:
@@ -265,4 +283,4 @@ class FlyProvider:
         except ProviderError as error:
             log.warning("Fly's machines could not be listed: %s", error)
         else:
-            log.info("Fly: %d machines in apps %s", count, ", ".join(self._place.apps))
+            log.info("Fly: %d machines in apps %s", count, ", ".join(self._place.every_app))

@@ -32,14 +32,20 @@ class Place:
     region: str
     cpu_kind: CpuKind
     late: timedelta
+    draining_apps: tuple[str, ...] = ()
+    """Apps that get no new machines. Those that are there are found, listed and stopped."""
+
+    @property
+    def every_app(self) -> tuple[str, ...]:
+        return (*self.apps, *self.draining_apps)
 
     def name(self, machine_id: str) -> str:
         """The machine's name, which Fly gives once in an app."""
         return f"{self.deployment}-{machine_id}"
 
     def app(self, machine_id: str) -> str:
-        """The app of a machine. With another app in the list, only machines that are to be there move to
-        it."""
+        """The app that a machine is created in. With another app in the list, only machines that are to be
+        there move to it. One that was created by another list is in another app: `Finder` looks in all."""
         return max(self.apps, key=lambda app: hashlib.sha256(f"{app} {machine_id}".encode()).digest())
 
 

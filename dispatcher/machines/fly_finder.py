@@ -1,15 +1,30 @@
-"""Which machine is which at Fly: its app follows from its id, and what Fly calls it has to be learnt."""
+"""Which machine is which at Fly.
+
+The app of a new machine follows from its id and the list of apps. The list may change while the machine
+lives, and two replicas may have different ones for a while: that a machine is not in the app where it is to
+be does not mean that there is none.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import TypeVar
 
 from dispatcher.clock import Clock
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.fly_api import FlyApi, Machine
 from dispatcher.machines.fly_body import Place, filters, metadata
 from dispatcher.machines.fly_status import belongs, machine_id_of, state_of
-from dispatcher.machines.provider import MachineState, Rate, Throttled
+from dispatcher.machines.provider import MachineState, ProviderError, Rate, Throttled
+from dispatcher.tasks import end_tasks
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RATE = Rate(1, burst=3)
 """Of every action but "Get Machine", per app or machine: Fly's documentation, "Working with the Machines
@@ -21,6 +36,10 @@ LOOK_PATIENCE = 5.0
 REMEMBERED = 20_000
 """Machines whose ids at Fly are remembered. Those of others are looked up, at one in a second and app."""
 
+APPS_AT_ONCE = 25
+"""Apps that are asked at the same time. All answers are to be there within the 10 s that the fleet waits for
+a list's first machine: 200 apps, the most that a placement has, take the time of eight calls."""
+
 
 class Finder:
     """Finds machines, by what is remembered and else by their metadata, within the limit of an app's
@@ -31,7 +50,7 @@ class Finder:
         self._place = place
         self._clock = clock
         self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._turns = dict.fromkeys(place.apps, Bucket(RATE))
+        self._turns = dict.fromkeys(place.every_app, Bucket(RATE))
 
     def place(self, machine_id: str) -> tuple[str, str]:
         """The app of a machine that was found, and its id at Fly."""
@@ -43,8 +62,18 @@ class Finder:
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    async def machines(self, app: str) -> list[tuple[str, Machine]]:
-        """The deployment's machines in an app, by their ids."""
+    async def machines(self) -> AsyncGenerator[tuple[str, str, Machine], None]:
+        """The deployment's machines in all apps: app, id, and what Fly shows.
+
+        Raises:
+            ProviderError: An app could not be asked. Before that come the machines of all the others.
+        """
+        async with aclosing(self._of_each(self._place.every_app, self._in_app)) as answers:
+            async for app, found in answers:
+                for machine_id, machine in found:
+                    yield app, machine_id, machine
+
+    async def _in_app(self, app: str) -> list[tuple[str, Machine]]:
         await self._turn(app)
         found = []
         for machine in await self._api.machines(app, filters(metadata(self._place))):
@@ -55,16 +84,66 @@ class Finder:
         return found
 
     async def look(self, machine_id: str) -> Machine | None:
-        """What Fly knows of the machine."""
+        """What Fly knows of the machine. None: there is none in any app.
+
+        Raises:
+            ProviderError: It was found nowhere, and an app could not be asked.
+        """
         if machine_id in self._known:
             app, at_fly = self._known[machine_id]
             if (machine := await self._api.show(app, at_fly)) is not None:
                 return machine
-        app = self._place.app(machine_id)
-        machine = await self.find(app, machine_id)
-        if machine is not None:
-            self.remember(machine_id, app, machine)
+        # By far the most are where today's list has them: the others cost a call each.
+        home = self._place.app(machine_id)
+        if (machine := await self.find(home, machine_id)) is None:
+            others = [app for app in self._place.every_app if app != home]
+            machine = await self._elsewhere(others, machine_id)
+        else:
+            self.remember(machine_id, home, machine)
         return machine
+
+    async def _elsewhere(self, apps: Sequence[str], machine_id: str) -> Machine | None:
+        """The machine in one of these apps: the one that lives, if any does."""
+        found = None
+        async with aclosing(self._of_each(apps, lambda app: self.find(app, machine_id))) as answers:
+            async for app, machine in answers:
+                if machine is not None:
+                    self.remember(machine_id, app, machine)
+                    found = machine
+                    if state_of(machine) is not MachineState.gone:
+                        break
+        return found
+
+    async def _of_each(
+        self, apps: Sequence[str], ask: Callable[[str], Awaitable[T]]
+    ) -> AsyncGenerator[tuple[str, T], None]:
+        """What each app gives, in the order in which they answer. After that, if any gave an error, the first
+        one is raised."""
+        gate = asyncio.Semaphore(APPS_AT_ONCE)
+
+        async def one(app: str) -> tuple[str, T | ProviderError]:
+            async with gate:
+                try:
+                    return app, await ask(app)
+                except ProviderError as error:
+                    if not isinstance(error, Throttled):
+                        log.warning("Fly's app %s: %s", app, error)
+                    return app, error
+
+        tasks = [asyncio.create_task(one(app)) for app in apps]
+        failed: ProviderError | None = None
+        try:
+            for answer in asyncio.as_completed(tasks):
+                app, given = await answer
+                if isinstance(given, ProviderError):
+                    failed = failed or given
+                else:
+                    yield app, given
+        finally:
+            if tasks:
+                await end_tasks(*tasks)
+        if failed is not None:
+            raise failed
 
     async def find(self, app: str, machine_id: str) -> Machine | None:
         """Ask for the machine by its metadata: one that lives, if any does, else the one that lived last."""

@@ -14,7 +14,7 @@ SUSPENDED = frozenset({"suspended"})
 """It is there, and can go on. What a session wants of a machine it does not do: the state is `requested`."""
 OVER = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "migrated"})
 """A machine of ours is never started again once it has stopped."""
-LEFT = frozenset({"stopped", "failed"})
+LEFT = frozenset({"stopped", "failed", "launch_failed"})
 """Over, and still there: it costs its disk until it is deleted."""
 
 

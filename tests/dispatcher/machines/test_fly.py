@@ -14,6 +14,7 @@ import pytest
 from dispatcher.machines.fleet import NoMachine
 from dispatcher.machines.provider import (
     MachineState,
+    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,
@@ -37,7 +38,7 @@ from tests.fly.faults import (
 from tests.fly.processes import Exit, Scripted
 from tests.fly.rates import Limits
 from tests.fly.wire import Answer
-from tests.fly.world import IMAGE, World, spec
+from tests.fly.world import IMAGE, World, spec, wanted
 
 GRACE = timedelta(seconds=3)
 
@@ -180,7 +181,7 @@ def test_a_machine_that_takes_long_to_start_was_created_and_is_seen_to_start(wor
         (error(409, "aborted: another operation is under way"), Unreachable, "under way"),
         (BROKEN, Unreachable, "internal"),
         (Fault(Answer(503, None)), Unreachable, "503"),
-        (LOST_REQUEST, Unreachable, "connection was closed"),
+        (LOST_REQUEST, Unreachable, "did not answer: ReadError"),
     ],
 )
 def test_an_error_is_of_the_kind_that_the_fleet_acts_on(
@@ -350,7 +351,9 @@ def test_a_machine_that_has_not_started_yet_is_stopped_too(world: World):
     world.run(scenario())
 
 
-def test_what_has_ended_and_is_still_there_is_tidied_up(world: World):
+@pytest.mark.parametrize("state", ["stopped", "failed", "launch_failed"])
+@pytest.mark.parametrize("by", ["list", "stop"])
+def test_what_has_ended_and_is_still_there_is_destroyed(world: World, state: str, by: str):
     async def scenario() -> None:
         provider = world.provider()
         await provider.create(spec("m-1"))
@@ -360,9 +363,35 @@ def test_what_has_ended_and_is_still_there_is_tidied_up(world: World):
         one.stop(signal.SIGTERM, 1)
         await world.clock.sleep(1)
         assert one.state == "stopped"
-        assert [status.id async for status in provider.list()] == ["m-2"]
+        one.state = state
+        if by == "stop":
+            await provider.stop("m-1", GRACE)
+        else:
+            assert [status.id async for status in provider.list()] == ["m-2"]
         await world.clock.sleep(1)
         assert one.gone
+        assert world.running() == ["m-2"]
+
+    world.run(scenario())
+
+
+def test_a_list_does_not_wait_until_what_has_ended_is_destroyed(world: World):
+    async def scenario() -> None:
+        provider = world.provider()
+        await provider.create(spec())
+        (one,) = world.fly.living()
+        one.config["auto_destroy"] = False
+        one.stop(signal.SIGTERM, 1)
+        await world.clock.sleep(1)
+        world.fly.faults.order("Machines_delete", Fault(after=7))
+        began = world.clock.now()
+        # The second one finds it being destroyed, and does not ask again.
+        for _ in range(2):
+            assert [status async for status in provider.list()] == []
+        assert world.clock.now() == began
+        await world.clock.sleep(8)
+        assert one.gone
+        assert world.fly.count("Machines_delete") == 1
 
     world.run(scenario())
 
@@ -395,22 +424,115 @@ def test_machines_are_spread_over_the_apps_and_stay_where_they_are_when_one_is_a
     assert {after[machine_id] for machine_id in ids if after[machine_id] != before[machine_id]} == {"bots-8"}
 
 
-def test_a_machine_of_before_an_app_was_added_is_found_once_machines_were_listed():
-    world = World(("bots-1", "bots-2"))
+SHORT, LONG = {"apps": ("bots-1",)}, {"apps": ("bots-1", "bots-2", "bots-3")}
+SHRUNK = {"apps": ("bots-1",), "draining_apps": ("bots-2", "bots-3")}
+
+
+def moving(world: World) -> str:
+    """A machine that is in another app by the long list than by the short one."""
+    return next(f"m-{n}" for n in range(50) if world.provider(**LONG).lane(f"m-{n}") == "bots-2")
+
+
+@pytest.mark.parametrize(("before", "after"), [(SHORT, LONG), (LONG, SHRUNK)])
+def test_a_create_that_is_gone_on_with_by_another_list_of_apps_gives_one_machine(
+    before: dict[str, Any], after: dict[str, Any]
+):
+    world = World(("bots-1", "bots-2", "bots-3"))
 
     async def scenario() -> None:
-        old = world.provider(apps=("bots-1",))
-        moved = next(f"m-{n}" for n in range(50) if world.provider().lane(f"m-{n}") == "bots-2")
-        await old.create(spec(moved))
-        restarted = world.provider()
-        await restarted.prepare([])
-        await world.clock.sleep(1)
-        status = await restarted.get(moved)
-        assert status is not None
-        assert status.state is MachineState.started
-        await restarted.close()
+        machine = moving(world)
+        await world.create(world.fleet(world.provider(**before)), machine)
+        successor = world.fleet(world.provider(**after))
+        deadline = world.clock.now() + 60
+        status = await successor.resume(spec(machine), (), deadline, wanted, "fly")
+        assert (status.id, status.state) == (machine, MachineState.started)
+        assert world.running() == [machine]
 
     world.run(scenario())
+
+
+@pytest.mark.parametrize(("before", "after"), [(SHORT, LONG), (LONG, SHRUNK)])
+def test_a_replica_with_another_list_of_apps_sees_a_machine_and_stops_it(
+    before: dict[str, Any], after: dict[str, Any]
+):
+    world = World(("bots-1", "bots-2", "bots-3"))
+
+    async def scenario() -> None:
+        machine = moving(world)
+        await world.provider(**before).create(spec(machine))
+        status = await world.provider(**after).get(machine)
+        assert status is not None
+        assert status.state is MachineState.started
+        assert [one.id async for one in world.provider(**after).list()] == [machine]
+        await world.provider(**after).stop(machine, GRACE)
+        await world.clock.sleep(1)
+        assert world.fly.living() == []
+
+    world.run(scenario())
+
+
+def test_an_app_that_is_draining_gets_no_new_machines():
+    world = World(("bots-1", "bots-2", "bots-3"), limits=Limits(None))
+
+    async def scenario() -> None:
+        provider = world.provider(**SHRUNK)
+        for number in range(12):
+            await provider.create(spec(f"m-{number}"))
+        assert {machine.app.name for machine in world.fly.living()} == {"bots-1"}
+
+    world.run(scenario())
+
+
+def test_that_there_is_no_machine_is_not_said_while_an_app_cannot_be_asked():
+    world = World(("bots-1", "bots-2", "bots-3"))
+
+    async def scenario() -> None:
+        provider = world.provider()
+        world.fly.faults.order("Machines_list", Fault())
+        world.fly.faults.order("Machines_list", BROKEN)
+        with pytest.raises(Unreachable, match="internal"):
+            await provider.get("m-1")
+        assert await provider.get("m-1") is None
+
+    world.run(scenario())
+
+
+@pytest.mark.parametrize("apps", [64, 100])
+def test_many_apps_are_listed_at_once(apps: int):
+    world = World(tuple(f"bots-{number}" for number in range(apps)))
+    world.fly.latency = 0.2
+
+    async def scenario() -> None:
+        await world.provider().create(spec("m-1"))
+        began = world.clock.now()
+        assert [one.id async for one in world.fleet().list("fly")] == ["m-1"]
+        assert world.clock.now() - began < 1
+
+    world.run(scenario())
+
+
+def test_an_app_that_cannot_be_listed_keeps_no_machine_of_another_app_from_being_listed(caplog: Any):
+    world = World(("bots-1", "bots-2", "bots-3"), limits=Limits(None))
+
+    async def scenario() -> None:
+        provider = world.provider()
+        ids = [f"m-{number}" for number in range(12)]
+        for machine_id in ids:
+            await provider.create(spec(machine_id))
+        others = [machine_id for machine_id in ids if provider.lane(machine_id) != "bots-1"]
+        del world.fly.apps["bots-1"]
+        seen: list[MachineStatus] = []
+
+        async def read() -> None:
+            async for status in world.fleet().list("fly"):
+                seen.append(status)
+
+        with pytest.raises(Rejected, match="bots-1"):
+            await read()
+        assert sorted(status.id for status in seen) == sorted(others) != []
+
+    world.run(scenario())
+    assert "Fly's app bots-1: " in caplog.text
 
 
 def test_a_token_that_is_refused_is_logged_when_the_dispatcher_starts(world: World, caplog: Any):
