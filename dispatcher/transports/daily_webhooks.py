@@ -32,6 +32,10 @@ FROM_MILLISECONDS = 1e11
 """Daily's documentation does not say in which unit the timestamp is. So many seconds are the year 5138, so
 many milliseconds were 1973."""
 
+TEST = b'{"test":"test"}'
+TEST_BYTES = 64
+"""Of a test message, at most, with the spaces that are between its parts."""
+
 SENTENCES = {
     "meeting.started": "Daily says that the meeting began.",
     "meeting.ended": "Daily says that the meeting ended.",
@@ -109,17 +113,15 @@ class DailyWebhooks:
 
 def _is_test(body: bytes) -> bool:
     """Whether it is the test message. It says nothing, so whether it is signed makes no difference."""
-    try:
-        return json.loads(body) == {"test": "test"}
-    except ValueError:
-        return False
+    # By its bytes: what anybody may have sent is not parsed.
+    return len(body) <= TEST_BYTES and b"".join(body.split()) == TEST
 
 
 def _read(body: bytes) -> RoomEvent | None:
     try:
         event: dict[str, Any] = json.loads(body)
         kind, room = event["type"], event.get("payload", {}).get("room")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise Unreadable(f"The message is no event: {type(error).__name__}.") from error
     session_id = session_of(room) if isinstance(room, str) else None
     if not isinstance(kind, str) or kind not in SENTENCES or session_id is None:

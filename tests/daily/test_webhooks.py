@@ -134,10 +134,11 @@ def test_a_message_that_comes_twice_counts_once(tmp_path):
     asyncio.run(run())
 
 
-def test_dailys_test_message_is_answered(tmp_path):
+@pytest.mark.parametrize("body", [b'{"test":"test"}', b'{ "test": "test" }\n'])
+def test_dailys_test_message_is_answered(tmp_path, body):
     async def run():
         async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            answer = await running.http.post(PATH, content=b'{"test":"test"}')
+            answer = await running.http.post(PATH, content=body)
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
     asyncio.run(run())
@@ -166,8 +167,20 @@ def test_events_of_other_rooms_of_the_domain_and_of_sessions_that_are_over_are_a
     asyncio.run(run())
 
 
+DEEP = b"[" * 60_000
+"""Deeper than any parser goes."""
+
+
+def test_what_is_not_signed_is_not_parsed(tmp_path):
+    async def run():
+        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+            assert (await tell(running, DEEP, {})).status_code == 401
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
-    "body", [b"not json", b"[]", b"null", b'"text"', b'{"payload": 3}', b'{"type": "x", "payload": 3}']
+    "body", [b"not json", b"[]", b"null", b'"text"', b'{"payload": 3}', b'{"type": "x", "payload": 3}', DEEP]
 )
 def test_a_signed_message_that_is_no_event_is_refused(tmp_path, body):
     async def run():
