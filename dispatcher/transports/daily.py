@@ -19,7 +19,7 @@ from dispatcher.tasks import end_tasks
 from dispatcher.transports import daily_properties, daily_tokens
 from dispatcher.transports.daily_api import DailyApi
 from dispatcher.transports.daily_names import room_name
-from dispatcher.transports.errors import NoAnswer, Refused
+from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 from dispatcher.transports.transport import Prepared, Room, Wanted
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 4.0
@@ -77,6 +77,9 @@ class Daily:
         for attempt in count():
             try:
                 found = await self._api.create_room(name, properties, deadline, confirm)
+            except TooManyCalls as error:
+                # None of the calls that came too early was carried out.
+                raise TooManyCalls(str(error), error.retry_after, nowhere=answered) from error
             except Refused as error:
                 # What it says where the name is taken may change: whether it is, the room itself tells.
                 found = await self._taken(name, error, deadline, answered=answered)
@@ -104,12 +107,12 @@ class Daily:
     async def _taken(self, name: str, refusal: Refused, deadline: float, *, answered: bool) -> dict[str, Any]:
         """The room of that name, after a creation that was refused."""
         try:
-            found = await self._api.room(name, deadline)
+            found, known = await self._api.room(name, deadline), True
         except Refused:
-            found = None
+            found, known = None, refusal.nowhere
         if found is None:
             # A call before this one, which was not answered, may still come through.
-            raise Refused(str(refusal), nowhere=answered) from refusal
+            raise Refused(str(refusal), nowhere=known and answered) from refusal
         return found
 
     async def _look_up(
@@ -134,20 +137,23 @@ class Daily:
 
 
 def _verify(found: dict[str, Any], name: str, url: str, exp: int) -> None:
-    """Look whether the room is the session's, closed to others, and ends with it.
+    """Look whether the room is the session's, closed to others, and ends with it, whoever is in it.
 
     Raises:
         Refused: it is not.
     """
     config = found.get("config")
+    config = config if isinstance(config, dict) else {}
     seen = {
         "name": found.get("name"),
         "privacy": found.get("privacy"),
         "url": found.get("url"),
-        # Of the configuration an answer has only what differs from the domain's.
-        "exp": config.get("exp") if isinstance(config, dict) else None,
+        "exp": config.get("exp"),
+        # An answer leaves out of the configuration what is as in the defaults: where this is missing it is
+        # the domain's, which Daily does not tell here.
+        "eject_at_room_exp": config.get("eject_at_room_exp", True),
     }
-    wanted = {"name": name, "privacy": "private", "url": url, "exp": exp}
+    wanted = {"name": name, "privacy": "private", "url": url, "exp": exp, "eject_at_room_exp": True}
     wrong = [
         f"{what} is {seen[what]!r}, not {wanted[what]!r}" for what in wanted if seen[what] != wanted[what]
     ]

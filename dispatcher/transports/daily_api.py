@@ -154,7 +154,7 @@ class DailyApi:
         if answer.status_code == 404 and method != "POST":
             return None
         if answer.status_code != 200:
-            raise self._error(answer)
+            raise self._error(method, answer)
         try:
             found = answer.json()
         except ValueError as error:
@@ -163,13 +163,14 @@ class DailyApi:
             raise NoAnswer("Daily answered with what is not an object")
         return found
 
-    def _error(self, answer: httpx.Response) -> RoomError:
+    def _error(self, method: str, answer: httpx.Response) -> RoomError:
         status, words = answer.status_code, self._words(answer)
         if status == 429:
             return TooManyCalls(f"Daily takes no more calls: {words}", _retry_after(answer))
         if status >= 500 or status < 400:
             return NoAnswer(f"Daily failed: {words}")
-        return Refused(f"Daily refuses: {words}", nowhere=True)
+        # Whoever is turned away has made nothing; and has not learned whether something is there.
+        return Refused(f"Daily refuses: {words}", nowhere=method == "POST" and status in (401, 403))
 
     def _words(self, answer: httpx.Response) -> str:
         """What it says for people, on one line; never with the key, should it repeat that."""

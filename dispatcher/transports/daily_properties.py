@@ -28,7 +28,27 @@ Geo = Literal[
     "us-east-1",
     "us-west-2",
 ]
-Language = Annotated[str, Field(pattern=r"^[A-Za-z-]{2,10}$")]
+Language = Literal[
+    "da",
+    "de",
+    "en",
+    "es",
+    "fi",
+    "fr",
+    "it",
+    "jp",
+    "ka",
+    "nl",
+    "no",
+    "pl",
+    "pt",
+    "pt-BR",
+    "ru",
+    "sv",
+    "tr",
+    "user",
+]
+"""Of Daily's own page; `user` is the language of the browser. Japanese is `jp` there."""
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 UserId = Annotated[str, Field(min_length=1, max_length=36)]
 """Daily keeps 36 characters of it."""

@@ -24,9 +24,10 @@ class RoomError(Exception):
 class TooManyCalls(RoomError):
     """`retry_after` is in seconds."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, *, nowhere: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.nowhere = nowhere
 
 
 class NoAnswer(RoomError):

@@ -8,12 +8,16 @@ from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.timeline import Cause
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
-from tests.daily.fake import FakeDaily
+from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, eventually, pass_time
 
 SLOW = agents(start_timeout_seconds=600)
 """Of which a start outlives its dispatcher: one that exits takes its time, on the tests' clock."""
+
+
+THROTTLED: list[Fault] = ["throttled"] * 30
+"""For as long as a start asks."""
 
 
 async def kinds(running: Deployment, session_id: str) -> list[str]:
@@ -26,6 +30,15 @@ async def stopped(running: Deployment) -> str:
     await running.http.delete(f"/sessions/{session_id}")
     await running.settle()
     return session_id
+
+
+async def failed(running: Deployment, code: str) -> str:
+    """A session that got no room."""
+    asking = asyncio.create_task(running.http.post("/start"))
+    await pass_time(running.clock, asyncio.create_task(_done(asking)), step=0.5)
+    assert asking.result().json()["code"] == code
+    await running.settle()
+    return (await running.http.get("/v1/sessions")).json()["sessions"][0]["sessionId"]
 
 
 async def look(running: Deployment, after: float = 0.0) -> None:
@@ -185,6 +198,57 @@ def test_a_creation_that_comes_through_late_is_found_again(tmp_path):
             await look(running, 600 + ROOM_SETTLING_SECONDS)
             assert daily.rooms == {}
             assert (await kinds(running, session_id))[-1] == "room-gone"
+
+    asyncio.run(run())
+
+
+def test_a_room_that_could_not_be_looked_up_is_deleted_all_the_same(tmp_path):
+    """The answer to its creation was lost, and then Daily let nobody look."""
+
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            daily.fail("POST /rooms", "lost reply")
+            daily.fail("GET /rooms", "refused")
+            session_id = await failed(running, "room_rejected")
+            assert list(daily.rooms) == [room_of(session_id)]
+            await look(running)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        ({"POST /rooms": THROTTLED}, "room_throttled"),
+        ({"POST /rooms": ["refused"]}, "room_rejected"),
+        ({"POST /rooms": ["refused"], "GET /rooms": ["refused"]}, "room_rejected"),
+    ],
+)
+def test_where_no_room_was_made_for_certain_none_is_deleted(
+    tmp_path, faults: dict[str, list[Fault]], code: str
+):
+    """Deletions are the scarcest of Daily's calls."""
+
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            for call, of in faults.items():
+                daily.fail(call, *of)
+            await failed(running, code)
+            await look(running)
+            await look(running, 600 + ROOM_SETTLING_SECONDS)
+            assert daily.called("DELETE /rooms") == []
+
+    asyncio.run(run())
+
+
+def test_after_a_lost_reply_a_429_is_no_proof_that_there_is_no_room(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            daily.fail("POST /rooms", "lost request", *THROTTLED)
+            await failed(running, "room_throttled")
+            await look(running)
+            assert len(daily.called("DELETE /rooms")) == 1
 
     asyncio.run(run())
 

@@ -15,6 +15,8 @@ from tests.dispatcher.harness import START_OF_TIME, ManualClock, ScriptedProvide
 SESSION_SECONDS = 7200 + 15
 """The longest that a session of the agent lives, from its admission."""
 
+SESSION_ENDS_AT = int(START_OF_TIME) + SESSION_SECONDS
+
 
 def arguments(running, session_id: str) -> dict[str, str]:
     return dict(pairwise(running.provider.specs[f"m-{session_id}"].arguments))
@@ -148,6 +150,7 @@ def test_the_callers_properties_are_merged(tmp_path):
         ),
         ("dailyRoomProperties", {"enable_chat": "yes"}, "dailyRoomProperties.enable_chat: Input should be"),
         ("dailyRoomProperties", {"max_participants": 1}, "max_participants: Input should be greater than"),
+        ("dailyRoomProperties", {"lang": "xx"}, "dailyRoomProperties.lang: Input should be 'da', 'de'"),
         ("dailyRoomProperties", {"geo": "mars-1"}, "dailyRoomProperties.geo: Input should be 'af-south-1'"),
         (
             "dailyMeetingTokenProperties",
@@ -158,6 +161,7 @@ def test_the_callers_properties_are_merged(tmp_path):
         ("dailyMeetingTokenProperties", {"exp": 1}, "dailyMeetingTokenProperties.exp is refused"),
         ("dailyMeetingTokenProperties", {"eject_at_token_exp": False}, "eject_at_token_exp is refused"),
         ("dailyMeetingTokenProperties", {"permissions": {}}, "permissions is refused"),
+        ("dailyMeetingTokenProperties", {"lang": "pt-br"}, "dailyMeetingTokenProperties.lang: Input should"),
         ("dailyMeetingTokenProperties", {"user_name": 5}, "user_name: Input should be a valid string, not 5"),
         ("dailyRoomProperties", "private", "dailyRoomProperties: Input should be a"),
     ],
@@ -330,19 +334,32 @@ def test_without_a_machine_the_room_is_deleted(tmp_path):
     asyncio.run(run())
 
 
-def test_a_room_of_that_name_that_is_not_ours_is_not_used(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"privacy": "public"}, "privacy is 'public', not 'private'"),
+        ({"exp": START_OF_TIME + 86_400}, f"exp is {START_OF_TIME + 86_400!r}, not {SESSION_ENDS_AT}"),
+        ({"eject_at_room_exp": False}, "eject_at_room_exp is False, not True"),
+        ({}, None),
+    ],
+)
+def test_a_room_of_that_name_that_is_not_as_asked_for_is_not_used(tmp_path, change, words):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
             daily.held = asyncio.Event()
-            asking = asyncio.create_task(running.http.post("/start"))
+            asking = asyncio.create_task(running.http.post("/start?wait=started"))
             await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) == 1)
-            name = daily.calls[0].body["name"]
-            daily.add(name, privacy="public")
+            asked = daily.calls[0].body
+            properties = asked["properties"] | {key: of for key, of in change.items() if key != "privacy"}
+            daily.add(asked["name"], privacy=change.get("privacy", asked["privacy"]), properties=properties)
             daily.held.set()
             answer = await asking
+            if words is None:
+                assert answer.status_code == 200
+                return
             assert (answer.status_code, answer.json()["code"]) == (502, "room_rejected")
-            session_id = name.removeprefix("switchboard-")
-            assert "privacy is 'public', not 'private'" in (await running.session(session_id))["detail"]
+            session_id = asked["name"].removeprefix("switchboard-")
+            assert words in (await running.session(session_id))["detail"]
 
     asyncio.run(run())
 
