@@ -97,12 +97,21 @@ def differences(step: StepEventMetadata) -> list[str]:
     if not old or not new:
         return []
     before, after = flat(old), flat(new)
-    lines = [
+    if lines := changed(before, after):
+        return lines
+    # The program wants what it wanted: what is there is another than it was left.
+    seen = step.old.outputs if step.old and step.old.outputs else {}
+    found = changed(flat({key: value for key, value in seen.items() if key in new}), after)
+    return [f"{line}, as it was" for line in found] or ["the process is not running, or does not answer"]
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """`port: 7860 → 7861`, for each key that differs; the engine's own left out."""
+    return [
         f"{key}: {before.get(key, '–')} → {after.get(key, '–')}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key) and not key.startswith("__")
     ]
-    return lines or ["the process is not running, or does not answer"]
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:

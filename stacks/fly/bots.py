@@ -16,6 +16,9 @@ from stacks.fly.machines import end, living
 from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
 
+GRACE_SECONDS = 10
+"""Between a bot's SIGTERM and its end: it says its last word, and leaves its room."""
+
 AT_ONCE = 16
 """Machines that are being ended. Fly limits the calls for each machine, not for all."""
 
@@ -36,7 +39,7 @@ class MachinesProvider(Kind):
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         app = _props["app"]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda machine: end(self.fly, app, machine), living(self.fly, app)))
+            list(pool.map(lambda machine: end(self.fly, app, machine, GRACE_SECONDS), living(self.fly, app)))
 
 
 class Machines(FlyResource, module="switchboard", name="FlyMachines"):

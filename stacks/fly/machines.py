@@ -181,15 +181,17 @@ def living(fly: Fly, app: str) -> list[dict[str, Any]]:
     return [one for one in fly.get(_path(app)) or [] if one.get("state") not in GONE]
 
 
-def end(fly: Fly, app: str, machine: Mapping[str, Any]) -> None:
-    """End a machine: it is asked to, then it is made to."""
+def end(fly: Fly, app: str, machine: Mapping[str, Any], seconds: int = STOP_SECONDS) -> None:
+    """End a machine: it is asked to, and after `seconds` it is made to."""
     path = _path(app, machine["id"])
     if machine.get("state") == "started":
         with contextlib.suppress(FlyError):
             # It may have ended by itself, or be held by whoever changes it; it is deleted all the same.
-            fly.ask("POST", f"{path}/stop", {"signal": "SIGTERM", "timeout": f"{STOP_SECONDS}s"})
+            fly.ask("POST", f"{path}/stop", {"signal": "SIGTERM", "timeout": f"{seconds}s"})
             version = {"instance_id": machine["instance_id"]} if "instance_id" in machine else {}
-            fly.get(f"{path}/wait", **version, state="stopped", timeout=str(STOP_SECONDS + 10))
+            # One that destroys itself is stopped for a moment only.
+            over = {"state": ["stopped", "destroyed"], "timeout": str(seconds + 10)}
+            fly.get(f"{path}/wait", **version, **over)
     fly.delete(path, force="true")
 
     def is_gone() -> bool | None:

@@ -69,18 +69,24 @@ class Stack:
         return "".join(file.read_text() for file in files if file.is_file())
 
 
-@pytest.fixture
-def stack(
-    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Stack]:
+def prepared(tmp_path: Path, engine: PulumiCommand, monkeypatch: pytest.MonkeyPatch) -> CheckoutCopy:
+    """A checkout that images could be built of, and a stand-in that says it has built them."""
     names = {"docker-build": version("pulumi-docker-build")}
     for name, value in stand_in_provider.install(tmp_path / "bin", tmp_path / "asked", names).items():
         monkeypatch.setenv(name, value)
-    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    checkout = CheckoutCopy(tmp_path / "checkout", engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
     for name in ("__init__.py", "protocol.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
+    return checkout
+
+
+@pytest.fixture
+def stack(
+    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stack]:
+    checkout = prepared(tmp_path, pulumi_engine, monkeypatch)
     fake = FakeFly(limits=Limits(everything=None))
     fake.prepare_seconds = fake.boot_seconds = fake.destroy_seconds = 0.01
     for name, value in OUTSIDE.items():

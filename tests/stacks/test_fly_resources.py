@@ -401,12 +401,14 @@ def test_the_shape_of_what_is_wanted_decides_what_is_looked_at() -> None:
 
 def test_the_end_of_an_app_ends_the_machines_that_no_state_knows(app: World) -> None:
     for number in range(3):
-        app.create(MachineProvider, {**MACHINE, "name": f"bot-{number}"})
+        bot = {**CONFIG, "auto_destroy": True, "restart": {"policy": "no"}}
+        app.create(MachineProvider, {**MACHINE, "name": f"bot-{number}", "config": bot})
     kind = app.kind(MachinesProvider)
     id_, outs = app.create(MachinesProvider, {"app": "voice"})
     app.fake.faults.order("Machines_stop", faults.BROKEN)
     kind.delete(id_, outs)
     assert app.fake.living() == []
+    assert app.fake.count("Machines_wait", 408) == 0, "those that are gone by themselves are not waited for"
     assert not is_gone(kind, id_, outs)
     kind.delete(id_, {"app": "never-there"})
 

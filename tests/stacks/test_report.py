@@ -44,6 +44,14 @@ def test_a_preview_shows_what_differs() -> None:
     assert lines == ["  ~ dispatcher: update", "      port: 1 → 2"]
 
 
+def test_a_preview_shows_what_somebody_has_changed() -> None:
+    lines: list[str] = []
+    wanted = inputs(size=1, app="voice")
+    found = {**wanted, "outputs": {"size": 3, "app": "voice", "made": "of the provider"}}
+    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=found, new=wanted)))
+    assert lines == ["  ~ dispatcher: update", "      size: 3 → 1, as it was"]
+
+
 def test_settings_that_are_json_are_compared_key_by_key() -> None:
     assert flat({"e": {"AGENTS": '{"echo": {"cpu": 1}}', "X": "{not json"}}) == {
         "e.AGENTS.echo.cpu": "1",
