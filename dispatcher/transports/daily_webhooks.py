@@ -20,13 +20,16 @@ from dispatcher.transports.daily_names import session_of
 
 SIGNATURE, TIMESTAMP = "x-webhook-signature", "x-webhook-timestamp"
 
-REPLAY_SECONDS = 300.0
-"""A message that is older, or from so far in the future, is not taken: clocks differ, and an answer may take
-some attempts."""
+REPLAY_SECONDS = 1200.0
+"""A message that is older, or from so far in the future, is not taken: clocks differ, and a retry that Daily
+has put off more and more, for some 15 min, may still have the timestamp of the first attempt."""
 
 REMEMBERED = 10_000
-"""Messages that are known within that time, so that none counts twice. Should more come, the oldest are
-forgotten, and would count again: they are hints."""
+"""Events that are known, so that none counts twice. Should more come, the oldest are forgotten, and would
+count again; so would one that comes to another dispatcher, since each knows its own. They are hints."""
+
+MAX_ID = 200
+"""Characters of an event's id; Daily's have some hundred."""
 
 FROM_MILLISECONDS = 1e11
 """Daily's documentation does not say in which unit the timestamp is. So many seconds are the year 5138, so
@@ -85,16 +88,16 @@ class DailyWebhooks:
         """
         if _is_test(body):
             return None
-        signature = self._authentic(body, headers)
-        if signature in self._seen:
+        self._authenticate(body, headers)
+        id, event = _read(body)
+        if event is None or id in self._seen:
             return None
-        event = _read(body)
-        self._seen[signature] = None
+        self._seen[id] = None
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return event
 
-    def _authentic(self, body: bytes, headers: Mapping[str, str]) -> str:
+    def _authenticate(self, body: bytes, headers: Mapping[str, str]) -> None:
         timestamp, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
         if not timestamp or not signature:
             raise Forged(f"{TIMESTAMP} and {SIGNATURE} are needed.")
@@ -108,7 +111,6 @@ class DailyWebhooks:
         at = at / 1000 if at >= FROM_MILLISECONDS else at
         if abs(self._clock.now() - at) > REPLAY_SECONDS:
             raise Forged(f"The message is not of the last {REPLAY_SECONDS:.0f} s.")
-        return signature
 
 
 def _is_test(body: bytes) -> bool:
@@ -117,13 +119,16 @@ def _is_test(body: bytes) -> bool:
     return len(body) <= TEST_BYTES and b"".join(body.split()) == TEST
 
 
-def _read(body: bytes) -> RoomEvent | None:
+def _read(body: bytes) -> tuple[str, RoomEvent | None]:
+    """The event's id, the same each time that it is sent; and the event, if it is about a session."""
     try:
         event: dict[str, Any] = json.loads(body)
-        kind, room = event["type"], event.get("payload", {}).get("room")
+        kind, room, id = event["type"], event.get("payload", {}).get("room"), event["id"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise Unreadable(f"The message is no event: {type(error).__name__}.") from error
+    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID:
+        raise Unreadable(f"The message is no event: its id is no text of at most {MAX_ID} characters.")
     session_id = session_of(room) if isinstance(room, str) else None
     if not isinstance(kind, str) or kind not in SENTENCES or session_id is None:
-        return None
-    return RoomEvent(session_id, SENTENCES[kind], kind == "meeting.ended")
+        return id, None
+    return id, RoomEvent(session_id, SENTENCES[kind], kind == "meeting.ended")
