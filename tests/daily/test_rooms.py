@@ -191,7 +191,7 @@ def test_a_creation_that_comes_through_late_is_found_again(tmp_path):
         async with with_daily(tmp_path, daily, clock, provider=provider, agents=SLOW) as (running, _):
             await look(running, 1)
             assert len(daily.called("DELETE /rooms")) == 1
-            late = {"exp": clock.now() + 7000, "eject_at_room_exp": True}
+            late = {"exp": int(clock.now()) + 7000, "eject_at_room_exp": True}
             daily.add(room_of(session_id), privacy="private", properties=late)
             await look(running, 10)
             assert len(daily.rooms) == 1, "not before it is due"
