@@ -21,6 +21,7 @@ from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
+from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.placements import ContainerPlacement, FlyPlacement, PlacementSettings, ProcessPlacement
@@ -153,7 +154,7 @@ def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvid
                 raise AssertionError("no placement at Fly comes through the settings without a token")
             return FlyProvider(
                 url=settings.fly_api_url,
-                token=settings.fly_api_token.get_secret_value(),
+                tokens=FlyTokens.parse(settings.fly_api_token.get_secret_value()),
                 deployment=placement.deployment,
                 apps=placement.apps,
                 draining_apps=placement.draining_apps,

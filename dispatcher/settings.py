@@ -31,6 +31,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from dispatcher.fly_tokens import FlyTokens
+from dispatcher.fly_tokens import fly_authorization as fly_authorization
 from dispatcher.keys import AgentName, Keys
 from dispatcher.placements import ContainerPlacement as ContainerPlacement
 from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
@@ -188,8 +190,8 @@ class Settings(BaseSettings):
     """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
     fly_api_token: SecretStr | None = None
-    """What machines at Fly are asked for with: a deploy token of the placement's app; of several apps, theirs
-    joined with commas. All placements at Fly share it."""
+    """What machines at Fly are asked for with: a deploy token of the app, as `fly tokens create` prints it;
+    for several apps a JSON object of app → token. All placements at Fly share it."""
     fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     process_templates: bool = True
@@ -272,13 +274,9 @@ class Settings(BaseSettings):
         if len(processes) > 1:
             names = ", ".join(processes)
             raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
-        if self.fly_api_token is None:
-            for name, of in self.placements.items():
-                if of.provider == "fly":
-                    raise ValueError(
-                        f"fly_api_token is missing, and placement '{name}' is at Fly; "
-                        "allowed: a deploy token of its apps"
-                    )
+        for name, of in self.placements.items():
+            if isinstance(of, FlyPlacement):
+                self._check_tokens(name, of)
         for name, agent in self.agents.items():
             for placement in agent.placements or self.placements:
                 if self.placements[placement].provider != "process" and agent.image is None:
@@ -319,6 +317,28 @@ class Settings(BaseSettings):
                 f"the same; allowed: one or two of at least {MIN_SECRET_LENGTH} characters"
             )
         return self
+
+    def _check_tokens(self, name: str, placement: FlyPlacement) -> None:
+        """Whether there is a token for every app of a placement.
+
+        Raises:
+            ValueError: There is none; it says for which app.
+        """
+        if self.fly_api_token is None:
+            raise ValueError(
+                f"fly_api_token is missing, and placement '{name}' is at Fly; "
+                "allowed: a deploy token of its apps"
+            )
+        try:
+            tokens = FlyTokens.parse(self.fly_api_token.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"fly_api_token {error}") from error
+        for app in (*placement.apps, *placement.draining_apps):
+            if not tokens.of(app):
+                raise ValueError(
+                    f"fly_api_token has none for app '{app}' of placement '{name}'; "
+                    "allowed: one token, or one for each app"
+                )
 
     @property
     def log_lines(self) -> LogFormat:

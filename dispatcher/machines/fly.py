@@ -23,6 +23,7 @@ from datetime import timedelta
 import httpx
 
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fly_api import LONGEST_WAIT, FlyApi, Machine, NameTaken
 from dispatcher.machines.fly_body import STOP_SIGNAL, Place, body
 from dispatcher.machines.fly_finder import RATE, Finder
@@ -70,7 +71,7 @@ class FlyProvider:
 
     Args:
         url: The Machines API.
-        token: A deploy token of the apps; of several apps, theirs joined with commas.
+        tokens: Deploy tokens of the apps.
         deployment: Tells this deployment's machines from others in the same apps; their names begin with it.
         apps: The apps that machines are spread over.
         draining_apps: Apps that were among them. They get no new machines, and theirs are still seen to.
@@ -86,7 +87,7 @@ class FlyProvider:
         self,
         *,
         url: str,
-        token: str,
+        tokens: FlyTokens,
         deployment: str,
         apps: tuple[str, ...],
         draining_apps: tuple[str, ...] = (),
@@ -96,7 +97,7 @@ class FlyProvider:
         clock: Clock | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._api = FlyApi(url, token, transport)
+        self._api = FlyApi(url, tokens, transport)
         self._place = Place(deployment, apps, region, cpu_kind, late, draining_apps)
         self._clock = clock or SystemClock()
         self._leases: dict[str, str] = {}

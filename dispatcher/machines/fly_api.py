@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from dispatcher.fly_tokens import FlyTokens, fly_authorization
 from dispatcher.machines.fly_errors import machine_with_name, mapped, unanswered
 from dispatcher.machines.provider import Unreachable
 
@@ -40,9 +41,11 @@ class NameTaken(Exception):
 class FlyApi:
     """One client for all apps of a placement. Every method raises `ProviderError`."""
 
-    def __init__(self, url: str, token: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, tokens: FlyTokens, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._url = url.rstrip("/") + "/v1"
-        self._token = token
+        self._tokens = tokens
         self._transport = transport
         self._made: httpx.AsyncClient | None = None
 
@@ -53,16 +56,16 @@ class FlyApi:
 
     async def create(self, app: str, body: dict[str, Any]) -> Machine:
         """Raises: NameTaken, besides."""
-        answer = await self._call("POST", f"/apps/{app}/machines", json=body, seconds=CREATE_SECONDS)
+        answer = await self._call("POST", app, json=body, seconds=CREATE_SECONDS)
         if (taken := machine_with_name(answer)) is not None:
             raise NameTaken(taken)
         return _read(answer)
 
     async def show(self, app: str, machine: str) -> Machine | None:
-        return _read_if_there(await self._call("GET", _path(app, machine)))
+        return _read_if_there(await self._call("GET", app, machine))
 
     async def machines(self, app: str, params: Sequence[tuple[str, str]]) -> list[Machine]:
-        return _read(await self._call("GET", f"/apps/{app}/machines", params=params))
+        return _read(await self._call("GET", app, params=params))
 
     async def wait(self, app: str, machine: Machine, states: Collection[str], seconds: float) -> str | None:
         """The state that it has come into; None: none of these in that time. It may be empty: unsaid."""
@@ -70,8 +73,8 @@ class FlyApi:
         params = [("state", state) for state in states]
         # `stopped` is of one version of a machine, the others of any.
         params += [("timeout", str(seconds)), ("instance_id", machine["instance_id"])]
-        path = f"{_path(app, machine['id'])}/wait"
-        answer = await self._call("GET", path, params=params, seconds=seconds + CALL_SECONDS)
+        path = f"{machine['id']}/wait"
+        answer = await self._call("GET", app, path, params=params, seconds=seconds + CALL_SECONDS)
         if answer.status_code == 408:
             return None
         if answer.status_code == 404:
@@ -81,7 +84,7 @@ class FlyApi:
     async def lease(self, app: str, machine: str, seconds: int, nonce: str | None) -> str | None:
         """Take the machine's lease, or take it for longer; None: somebody else has it."""
         body = {"ttl": seconds, "description": "switchboard: stop"}
-        answer = await self._call("POST", f"{_path(app, machine)}/lease", json=body, nonce=nonce)
+        answer = await self._call("POST", app, f"{machine}/lease", json=body, nonce=nonce)
         if answer.status_code == 409:
             return None
         said = _read(answer)
@@ -91,34 +94,39 @@ class FlyApi:
     async def stop(self, app: str, machine: str, signal: str, seconds: int, nonce: str) -> bool:
         """Whether it could be asked to stop: it may not run, or be gone."""
         body = {"signal": signal, "timeout": f"{seconds}s"}
-        return _done(await self._call("POST", f"{_path(app, machine)}/stop", json=body, nonce=nonce))
+        return _done(await self._call("POST", app, f"{machine}/stop", json=body, nonce=nonce))
 
     async def delete(self, app: str, machine: str, nonce: str | None = None) -> None:
         """Destroy it, whatever it does. Fine where it is gone."""
         params = [("force", "true")]
-        _done(await self._call("DELETE", _path(app, machine), params=params, nonce=nonce))
+        _done(await self._call("DELETE", app, machine, params=params, nonce=nonce))
 
     async def suspend(self, app: str, machine: str) -> None:
-        _read(await self._call("POST", f"{_path(app, machine)}/suspend"))
+        _read(await self._call("POST", app, f"{machine}/suspend"))
 
     async def start(self, app: str, machine: str) -> None:
-        _read(await self._call("POST", f"{_path(app, machine)}/start"))
+        _read(await self._call("POST", app, f"{machine}/start"))
 
     async def _call(
         self,
         method: str,
-        path: str,
+        app: str,
+        path: str = "",
         *,
         params: Sequence[tuple[str, str]] = (),
         json: Any = None,
         nonce: str | None = None,
         seconds: float = CALL_SECONDS,
     ) -> httpx.Response:
-        headers = {} if nonce is None else {NONCE: nonce}
+        """Call an app's machines, or what is below them."""
+        headers = {"Authorization": fly_authorization(self._tokens.of(app))}
+        if nonce is not None:
+            headers[NONCE] = nonce
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        url = f"/apps/{app}/machines/{path}".rstrip("/")
         try:
             return await self._client.request(
-                method, path, params=tuple(params), json=json, headers=headers, timeout=timeout
+                method, url, params=tuple(params), json=json, headers=headers, timeout=timeout
             )
         except httpx.HTTPError as error:
             raise unanswered(error) from None
@@ -128,23 +136,10 @@ class FlyApi:
         if self._made is None:
             self._made = httpx.AsyncClient(
                 base_url=self._url,
-                headers={"Authorization": authorization(self._token)},
                 limits=httpx.Limits(max_connections=CONNECTIONS),
                 transport=self._transport,
             )
         return self._made
-
-
-def authorization(token: str) -> str:
-    """The header for a token, or for several with commas between them, as `fly tokens create` prints them."""
-    tokens = [one.strip().removeprefix("FlyV1").strip() for one in token.split(",")]
-    # Macaroons have a scheme of their own; what is older, or comes through a proxy, is a plain bearer's.
-    scheme = "FlyV1" if all(one.startswith("fm") for one in tokens) else "Bearer"
-    return f"{scheme} {','.join(tokens)}"
-
-
-def _path(app: str, machine: str) -> str:
-    return f"/apps/{app}/machines/{machine}"
 
 
 def _read(answer: httpx.Response) -> Any:

@@ -34,14 +34,14 @@ class AgentAppsArgs:
 class AgentApps(pulumi.ComponentResource):
     """The apps of one agent."""
 
-    tokens: list[pulumi.Output[str]]
-    """Each good for one of them."""
+    tokens: dict[str, pulumi.Output[str]]
+    """App → what is good for it."""
     swept: list[pulumi.Resource]
     """Deleted after the dispatcher: they end every machine that is left."""
 
     def __init__(self, name: str, args: AgentAppsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:fly:AgentApps", name, None, opts)
-        self.tokens, self.swept = [], []
+        self.tokens, self.swept = {}, []
         for number, app_name in enumerate(args.names):
             logical = f"{args.agent}-app-{number}"
             app = App(
@@ -63,6 +63,6 @@ class AgentApps(pulumi.ComponentResource):
                 period=args.token_period,
                 opts=within,
             )
-            self.tokens.append(token.token)
+            self.tokens[app_name] = token.token
             self.swept.append(Machines(f"{args.agent}-machines-{number}", app=app_name, opts=within))
         self.register_outputs({})

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
+from dispatcher.settings import fly_authorization
 from stacks.errors import StackError
 from stacks.fly.config import API_URL
 
@@ -63,7 +64,7 @@ class Fly:
         self._sleep = sleep
         self._client = httpx.Client(
             base_url=f"{url}/v1/",
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": fly_authorization(token)},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=10.0),
         )
 
@@ -123,7 +124,7 @@ class Fly:
     def accepts(self, token: str) -> bool:
         """Whether a token is good for anything."""
         try:
-            self.ask("GET", "tokens/current", headers={"Authorization": f"Bearer {token}"})
+            self.ask("GET", "tokens/current", headers={"Authorization": fly_authorization(token)})
         except FlyRefused as error:
             if error.status in (401, 403):
                 return False

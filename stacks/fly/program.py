@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Iterable
 
@@ -16,7 +17,7 @@ from stacks.fly import settings
 from stacks.fly.agents import AgentApps, AgentAppsArgs
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
 from stacks.fly.settings import Known
-from stacks.fly.tokens import joined, period_of
+from stacks.fly.tokens import bare, period_of
 from stacks.local.dispatcher import TRACING_PREFIX
 
 REGISTRY = "registry.fly.io"
@@ -59,7 +60,7 @@ def describe(environment: Environment) -> Deployment:
         )
         for name, agent in config.agents.items()
     }
-    password = front.push_token.apply(lambda token: joined([token]))
+    password = front.push_token.apply(bare)
     on_volume = not config.database_url.get_secret_value()
     images = Images(
         "images",
@@ -79,11 +80,15 @@ def describe(environment: Environment) -> Deployment:
     signing = SharedSecret("signing-secret")
     made = pulumi.Output.all(
         images=pulumi.Output.all(**images.agents),
-        tokens=pulumi.Output.all(*(token for apps in agents.values() for token in apps.tokens)),
+        tokens=pulumi.Output.all(
+            **{app: token for apps in agents.values() for app, token in apps.tokens.items()}
+        ),
         signing_secret=signing.value,
     ).apply(
         lambda found: settings.dispatcher(
-            config, called, Known(found["images"], joined(found["tokens"]), found["signing_secret"])
+            config,
+            called,
+            Known(found["images"], json.dumps(found["tokens"], sort_keys=True), found["signing_secret"]),
         )
     )
     # Whatever is not among its secrets can be read by who may look at its machines.

@@ -63,7 +63,7 @@ class Known:
     images: Mapping[str, str]
     """Agent → the reference of its image."""
     token: str
-    """Of Fly, for the bots' apps."""
+    """The dispatcher's setting `fly_api_token`: of each of the bots' apps."""
     signing_secret: str
 
     @classmethod

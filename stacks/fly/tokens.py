@@ -7,7 +7,6 @@ holds it goes on until it has the new one. `fly tokens revoke` takes one back at
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
 from typing import Any
 
 import pulumi
@@ -18,7 +17,7 @@ from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
 
 SCHEME = "FlyV1 "
-"""What Fly writes before a token, and what is there once before several, which are joined by commas."""
+"""What Fly writes before a token."""
 
 
 class DeployTokenProvider(Kind):
@@ -38,7 +37,7 @@ class DeployTokenProvider(Kind):
         if self.fly.get(f"apps/{part(props['app'])}") is None:
             return ReadResult("", {})
         # One that does not work any more is none: the next up makes another.
-        return ReadResult(id_, props) if self.fly.accepts(joined([props["token"]])) else ReadResult("", {})
+        return ReadResult(id_, props) if self.fly.accepts(props["token"]) else ReadResult("", {})
 
     def _new(self, props: dict[str, Any]) -> dict[str, Any]:
         body = {"expiry": f"{whole(props['days']) * 24}h"}
@@ -84,6 +83,6 @@ def period_of(today: datetime.date, days: int) -> str:
     return datetime.date.fromordinal(max(number - number % length, 1)).isoformat()
 
 
-def joined(tokens: Sequence[str]) -> str:
-    """One text for several tokens, as Fly reads them behind `Bearer`."""
-    return ",".join(token.removeprefix(SCHEME) for token in tokens)
+def bare(token: str) -> str:
+    """The token without what Fly writes before it."""
+    return token.removeprefix(SCHEME)

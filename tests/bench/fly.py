@@ -28,6 +28,7 @@ import httpx
 
 from dispatcher.app import build
 from dispatcher.clock import SystemClock
+from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fly import FlyProvider
 from dispatcher.settings import Settings
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, InPlaceOfTheNetwork
@@ -198,7 +199,7 @@ async def dispatcher(
     """A whole dispatcher in this process, and a client of it. There is no network at all."""
     provider = FlyProvider(
         url="http://fly.test",
-        token=fly.token(*apps),
+        tokens=FlyTokens(fly.token(*apps)),
         deployment="bench",
         apps=apps,
         transport=InProcess(fly),

@@ -31,14 +31,15 @@ def fly() -> FakeFly:
 
 
 @pytest.fixture
-def dispatcher(fly: FakeFly, tmp_path: Path) -> Iterator[Dispatcher]:
+def dispatcher(fly: FakeFly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
+    monkeypatch.setenv("GREETING", "of the dispatcher")
     with served(fly) as url:
         started = Dispatcher(
             tmp_path,
             {"echo": agent(ECHO, image=IMAGE, env=["GREETING"])},
             more={
                 "PLACEMENTS": json.dumps({"fly": {"provider": "fly", "apps": APPS, "region": "iad"}}),
-                "FLY_API_TOKEN": fly.token(*APPS),
+                "FLY_API_TOKEN": json.dumps({app: f"FlyV1 {fly.token(app)}" for app in APPS}),
                 "FLY_API_URL": url,
             },
         )
@@ -58,9 +59,9 @@ def test_a_session_gets_a_machine_at_fly_and_leaves_nothing_there(
     assert fly.running() == [f"switchboard-m-{session_id}"]
     (machine,) = fly.living()
     # Its token is its own; what the agent names is the app's, and in no machine's configuration.
-    assert "GREETING" not in machine.config["env"]
+    assert "GREETING" not in machine.config["env"], "not even what the dispatcher's own environment has"
     (bot,) = [one for one in dispatcher.processes() if "timeout" in one.cmdline()[0]]
-    assert "GREETING" in bot.environ()
+    assert bot.environ()["GREETING"] == "hello"
 
     httpx.delete(f"{dispatcher.url}/sessions/{session_id}", timeout=30).raise_for_status()
     record = dispatcher.wait_until_over(session_id)

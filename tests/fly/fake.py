@@ -226,11 +226,15 @@ class FakeFly:
         return answer
 
     def _authorize(self, call: Call) -> None:
-        scheme, _, tokens = call.headers.get("authorization", "").partition(" ")
+        scheme, _, given = call.headers.get("authorization", "").partition(" ")
+        tokens = given.split(",")
         if scheme not in ("Bearer", "FlyV1"):
             raise Refusal(401, "unauthenticated: no token")
+        # A macaroon in either scheme, and nothing else in its own; a scheme within a scheme is in no token.
+        if any(" " in one or (scheme == "FlyV1" and not one.startswith("fm")) for one in tokens):
+            raise Refusal(401, "unauthenticated: the token cannot be read")
         now = self.clock.now()
-        grants = [self.tokens[token] for token in tokens.split(",") if token in self.tokens]
+        grants = [self.tokens[token] for token in tokens if token in self.tokens]
         grants = [grant for grant in grants if grant.expires_at > now]
         if not grants:
             raise Refusal(401, "unauthenticated: the token is invalid or has expired")

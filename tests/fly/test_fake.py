@@ -300,7 +300,15 @@ def test_a_token_is_good_for_its_apps_and_while_it_lasts(world: World):
             (world.fly.token(), 200),
         ):
             assert (await client.get(MACHINES, headers=bearer(token))).status_code == status
-        assert (await client.get(MACHINES, headers={"Authorization": f"FlyV1 {both}"})).status_code == 200
+        for header, status in (
+            (f"FlyV1 {both}", 200),
+            (f"Bearer FlyV1 {both}", 401),
+            (f"Bearer FlyV1 fm2_x,{both}", 401),
+            (f"FlyV1 of-a-proxy,{both}", 401),
+            (both, 401),
+        ):
+            answer = await client.get(MACHINES, headers={"Authorization": header})
+            assert answer.status_code == status, header
         assert (
             await client.get("/v1/apps/none/machines", headers=bearer(world.fly.token()))
         ).status_code == 404

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.fly import FlyProvider
 from dispatcher.machines.provider import MachineSpec, MachineStatus
@@ -48,7 +49,7 @@ class World:
         """A new provider object, as a restarted dispatcher or another replica makes it."""
         given: dict[str, Any] = {
             "url": "http://fly.test",
-            "token": self.token,
+            "tokens": FlyTokens.parse(self.token),
             "deployment": self.deployment,
             "apps": self.apps,
             "late": timedelta(0),

@@ -46,7 +46,7 @@ class CheckoutCopy:
         (root / "bot" / "agents").mkdir(parents=True)
         (root / "dispatcher" / "machines").mkdir()
         for name in (
-            *("__init__.py", "keys.py", "placements.py", "settings.py", "version.py"),
+            *("__init__.py", "fly_tokens.py", "keys.py", "placements.py", "settings.py", "version.py"),
             *("machines/__init__.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)

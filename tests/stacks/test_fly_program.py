@@ -170,8 +170,9 @@ def test_who_gets_which_secret(described: dict[str, Any]) -> None:
     assert given["SWITCHBOARD_DAILY_API_KEY"] == "hunter2-of-daily"
     assert given["SWITCHBOARD_DATABASE_URL"].startswith("postgresql://user:hunter2")
     assert given["OTEL_EXPORTER_OTLP_HEADERS"] == "key=hunter2-of-traces"
-    assert given["SWITCHBOARD_FLY_API_TOKEN"] == "fm2_recorded,fm2_recorded", (
-        "one of each bot app, and no more"
+    apps = {f"acme-{agent}-{shard}" for agent in ("echo", "voice") for shard in (0,)}
+    assert json.loads(given["SWITCHBOARD_FLY_API_TOKEN"]) == dict.fromkeys(apps, "FlyV1 fm2_recorded"), (
+        "one for each bot app, and no more"
     )
     assert len(json.loads(given["SWITCHBOARD_SECRETS"])[0]) >= 32
     assert secrets(described, "voice-secrets-0") == {"OPENAI_API_KEY": "hunter2-of-openai"}

@@ -18,7 +18,7 @@ from stacks.fly.bots import MachinesProvider
 from stacks.fly.machines import MachineProvider, restricted
 from stacks.fly.resource import Kind
 from stacks.fly.secrets import SecretsProvider
-from stacks.fly.tokens import DeployTokenProvider, joined, period_of
+from stacks.fly.tokens import DeployTokenProvider, bare, period_of
 from stacks.fly.volumes import VolumeProvider
 from tests.fly import faults
 from tests.fly.fake import FakeFly
@@ -57,6 +57,7 @@ class World:
 
     def __init__(self, fake: FakeFly, url: str) -> None:
         self.fake = fake
+        self.url = url
         self.pauses: list[float] = []
         self.fly = Fly(fake.token(), url, sleep=self._pause)
 
@@ -278,7 +279,7 @@ def test_a_token_is_good_for_its_app_until_it_expires_and_a_new_one_beside_it(ap
     assert changes(kind, outs, later) == (True, [])
     after = app.update(DeployTokenProvider, id_, outs, later)
     assert after["token"] != outs["token"]
-    old, new = (app.fake.tokens[joined([one["token"]])] for one in (outs, after))
+    old, new = (app.fake.tokens[bare(one["token"])] for one in (outs, after))
     assert old.app == new.app == "voice"
     left = old.expires_at - app.fake.clock.now()
     assert 2 * 86400 - 60 < left <= 2 * 86400, "the old one is good until the dispatcher has the new one"
@@ -288,12 +289,15 @@ def test_a_token_that_fly_does_not_take_any_more_is_made_anew(app: World) -> Non
     id_, outs = app.create(DeployTokenProvider, {"app": "voice", "days": 2.0, "period": "2026-11-20"})
     kind = app.kind(DeployTokenProvider)
     assert not is_gone(kind, id_, outs)
-    del app.fake.tokens[joined([outs["token"]])]
+    del app.fake.tokens[bare(outs["token"])]
     assert is_gone(kind, id_, outs)
 
 
-def test_several_tokens_are_one_text() -> None:
-    assert joined(["FlyV1 fm2_a", "fm2_b"]) == "fm2_a,fm2_b"
+@pytest.mark.parametrize("printed", ["FlyV1 {}", "{}"])
+def test_the_organizations_token_is_taken_as_fly_prints_it(world: World, printed: str) -> None:
+    fly = Fly(printed.format(world.fake.token()), world.url)
+    assert fly.get("apps/none") is None, "a token that cannot be read would be refused"
+    fly.close()
 
 
 @given(st.dates(min_value=datetime.date(2020, 1, 1)), st.integers(2, 365), st.integers(0, 400))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fleet import NoMachine
 from dispatcher.machines.provider import (
     MachineState,
@@ -535,9 +537,26 @@ def test_an_app_that_cannot_be_listed_keeps_no_machine_of_another_app_from_being
     assert "Fly's app bots-1: " in caplog.text
 
 
+def test_each_app_is_asked_with_its_own_token_as_fly_prints_it():
+    world = World(("bots-1", "bots-2"), limits=Limits(None))
+    tokens = {app: f"FlyV1 {world.fly.token(app)}" for app in world.apps}
+
+    async def scenario() -> None:
+        provider = world.provider(tokens=FlyTokens.parse(json.dumps(tokens)))
+        ids = [f"m-{number}" for number in range(8)]
+        for machine_id in ids:
+            await provider.create(spec(machine_id))
+        assert sorted([status.id async for status in provider.list()]) == ids
+        swapped = dict(zip(tokens, reversed(tokens.values()), strict=True))
+        with pytest.raises(Rejected, match="not good for this app"):
+            await world.provider(tokens=FlyTokens(by_app=swapped)).create(spec("m-9"))
+
+    world.run(scenario())
+
+
 def test_a_token_that_is_refused_is_logged_when_the_dispatcher_starts(world: World, caplog: Any):
     async def scenario() -> None:
-        provider = world.provider(token="wrong")
+        provider = world.provider(tokens=FlyTokens("wrong"))
         await provider.prepare([])
         await world.clock.sleep(1)
         await provider.close()

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher.app import build
+from dispatcher.fly_tokens import FlyTokens, fly_authorization
 from dispatcher.machines.fly import FlyProvider
-from dispatcher.machines.fly_api import authorization
 from dispatcher.machines.fly_sizes import Guest, guest
 from dispatcher.settings import Settings
 from tests.fly.world import IMAGE
@@ -92,7 +92,39 @@ def test_the_token_is_written_down_nowhere_and_the_rest_is():
     ],
 )
 def test_a_token_is_sent_as_fly_prints_it(token, header):
-    assert authorization(token) == header
+    assert fly_authorization(token) == header
+
+
+def test_each_app_may_have_a_token_of_its_own():
+    both = settings(fly_api_token='{"bots-1": "FlyV1 fm2_one", "bots-2": "fm2_two"}')
+    assert both.fly_api_token is not None
+    tokens = FlyTokens.parse(both.fly_api_token.get_secret_value())
+    assert [tokens.of(app) for app in ("bots-1", "bots-2", "bots-3")] == ["FlyV1 fm2_one", "fm2_two", ""]
+    assert "fm2_" not in repr(tokens)
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ('{"bots-1": "fm2_secret"}', "fly_api_token has none for app 'bots-2' of placement 'iad'"),
+        ('{"bots-1": "fm2_secret", "bots-2": ""}', "a JSON object of app → token"),
+        ('{"bots-1": "fm2_secret", "bots-2": 7}', "a JSON object of app → token"),
+        ('{"bots-1": "fm2_secret", "bots-2": "fm2_sec\\nret"}', "a JSON object of app → token"),
+        ('{"bots-1": "fm2_secret"', "a JSON object of app → token"),
+    ],
+)
+def test_tokens_that_are_not_one_for_each_app_are_refused_and_never_said(token, words):
+    with pytest.raises(ValidationError, match=words) as raised:
+        settings(fly_api_token=token)
+    assert "fm2_sec" not in str(raised.value)
+
+
+def test_an_app_that_is_draining_needs_its_token_too():
+    placements = {"iad": {**FLY, "drainingApps": ["bots-3"]}}
+    tokens = {"bots-1": "fm2_a", "bots-2": "fm2_b"}
+    with pytest.raises(ValidationError, match="none for app 'bots-3'"):
+        settings(placements=placements, fly_api_token=json.dumps(tokens))
+    settings(placements=placements, fly_api_token=json.dumps({**tokens, "bots-3": "fm2_c"}))
 
 
 def test_a_placement_at_fly_is_a_provider(tmp_path):
