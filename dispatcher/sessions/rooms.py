@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """Between two looks for rooms that have to be deleted: one query, by an index."""
 
+RARE_LOOK_SECONDS = 60.0
+"""The same of a deployment that has no rooms (any more)."""
+
 AT_ONCE = 100
 """Rooms of one look."""
 
@@ -115,11 +118,13 @@ class Rooms:
         begun.set()
 
     async def run(self) -> None:
-        """Delete what has to be deleted, again and again, until cancelled."""
-        if not self._with_rooms:
-            return
+        """Delete what has to be deleted, again and again, until cancelled.
+
+        Without a transport that has rooms there may be sessions from before: theirs close by themselves.
+        """
+        pause = LOOK_SECONDS if self._with_rooms else RARE_LOOK_SECONDS
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(pause)
             try:
                 await self.look()
             except SQLAlchemyError as error:

@@ -1,16 +1,25 @@
 """The end of rooms: with their sessions, within Daily's rate, whatever fails or restarts meanwhile."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle
+from dispatcher.sessions import lifecycle, room_lifecycle
 from dispatcher.sessions.timeline import Cause
+from dispatcher.settings import AgentSettings
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
-from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, eventually, pass_time
+from tests.dispatcher.harness import (
+    Deployment,
+    ManualClock,
+    ScriptedProvider,
+    deployment,
+    eventually,
+    pass_time,
+)
 
 SLOW = agents(start_timeout_seconds=600)
 """Of which a start outlives its dispatcher: one that exits takes its time, on the tests' clock."""
@@ -337,6 +346,32 @@ async def _machine_first(running: Deployment, daily: FakeDaily) -> str:
     await eventually(lambda: running.session(session_id), lambda session: session["startedAt"] is not None)
     await eventually(lambda: asyncio.sleep(0, daily.calls), lambda calls: len(calls) > 0)
     return session_id
+
+
+def test_rooms_of_a_deployment_that_has_none_any_more_are_forgotten_once_they_have_closed(tmp_path):
+    async def run():
+        clock, provider = ManualClock(), ScriptedProvider()
+        async with with_daily(tmp_path, None, clock, provider=provider) as (running, daily):
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            daily.dark = True
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.settle()
+        webrtc = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"))}
+        async with deployment(tmp_path, clock=clock, provider=provider, agents=webrtc) as running:
+            session = await running.dispatcher.store.session(session_id)
+            assert session is not None
+            await running.look(100)
+            assert "room-gone" not in await kinds(running, session_id)
+            clock.advance(room_lifecycle.closes_at(session) - clock.now())
+            await running.dispatcher.reaper.tick()
+            # Its own rounds do it.
+            await pass_time(clock, asyncio.create_task(_is_last(running, session_id, "room-gone")), step=1)
+
+    asyncio.run(run())
+
+
+async def _is_last(running: Deployment, session_id: str, kind: str) -> None:
+    await eventually(lambda: kinds(running, session_id), lambda found: found[-1] == kind)
 
 
 def test_only_the_reaper_deletes(tmp_path):
