@@ -57,6 +57,16 @@ def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
     return not any(load.queued > 0 and has_line(name, loads, limits) for name, load in loads.items())
 
 
+def is_admitted(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
+    """Whether a new session of the agent is admitted at once."""
+    return has_line(agent, loads, limits) and may_overtake(agent, loads, limits)
+
+
+def is_full(agent: str, queue_seconds: float, loads: Mapping[str, Load], limits: Limits) -> bool:
+    """Whether a new session that is not admitted has no place in the queue either."""
+    return queue_seconds <= 0 or loads.get(agent, Load()).queued >= limits.queues.get(agent, 0)
+
+
 def estimate(number: int, lines: int, durations: list[float]) -> Place:
     """A place, from how long the last sessions took (seconds): every line is free once per session."""
     if not durations:

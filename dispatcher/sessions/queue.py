@@ -65,6 +65,16 @@ class Queue:
         """Admit nobody any more: another dispatcher will."""
         self._closed = True
 
+    async def would_refuse(self, agent: str, queue_seconds: float) -> bool:
+        """Whether there is neither a line for a new session nor a place to wait for one, at this moment.
+
+        The session's write decides; this is for who would spend something before that.
+        """
+        loads = await self._store.loads()
+        return not admission.is_admitted(agent, loads, self.limits) and admission.is_full(
+            agent, queue_seconds, loads, self.limits
+        )
+
     async def place(self, session: Session) -> Place | None:
         """Where a session is that waits; None if it does not."""
         if session.state is not SessionState.queued:

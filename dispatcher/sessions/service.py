@@ -159,6 +159,9 @@ class SessionService:
             return await self._again(claim, known)
         if start.count is not None:
             start.count()
+        spends = self._transports[transport_name].prepare_calls
+        if spends and await self._queue.would_refuse(name, start.queue_seconds):
+            raise self._at_capacity(name, agent, start)
         prepared = await self._prepare(session_id, agent, transport_name, start)
         room = prepared.room
         session = Session(

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dispatcher.sessions.admission import Limits, Load, has_line, may_overtake
+from dispatcher.sessions.admission import Limits, Load, has_line, is_admitted, is_full
 from dispatcher.sessions.lifecycle import ADMITTED, Session, SessionState
 from dispatcher.store import rows
 from dispatcher.store.statements import Statement
@@ -49,9 +49,8 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     if limits.deployment is None and TAKE_LINE.run(connection, of_line(session.agent, limits)):
         return True
     known = _lock(connection, session.agent, limits)
-    admitted = has_line(session.agent, known, limits) and may_overtake(session.agent, known, limits)
-    waiting = known.get(session.agent, Load()).queued
-    if not admitted and (session.queue_seconds <= 0 or waiting >= limits.queues.get(session.agent, 0)):
+    admitted = is_admitted(session.agent, known, limits)
+    if not admitted and is_full(session.agent, session.queue_seconds, known, limits):
         raise Full
     _add(connection, session.agent, live=int(admitted), queued=int(not admitted))
     return admitted

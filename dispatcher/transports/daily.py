@@ -42,6 +42,7 @@ class Daily:
         self._domain = domain
         self._key = api_key
         self._domain_id = domain_id
+        self.prepare_calls = domain_id is None
         self._clock = clock
 
     def check(self, wanted: Wanted) -> None:

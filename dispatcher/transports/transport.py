@@ -52,6 +52,9 @@ class Transport(Protocol):
     """Whether the bot can be ready only after its client has acted on the start answer, so that the answer
     cannot wait for it."""
 
+    prepare_calls: bool
+    """Whether `prepare` asks others, who should not be troubled for a start that is refused anyway."""
+
     def check(self, wanted: Wanted) -> None:
         """Look at what the start request says.
 

@@ -23,6 +23,7 @@ class WebRTC:
     """
 
     ready_needs_client = True
+    prepare_calls = False
 
     def __init__(self, ice_servers: Sequence[IceServer], turn: Turn | None = None) -> None:
         self._turn = turn

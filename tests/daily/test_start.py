@@ -125,6 +125,23 @@ def test_without_the_domains_id_daily_signs_the_tokens(tmp_path):
     asyncio.run(run())
 
 
+def test_a_start_that_is_refused_costs_daily_no_call(tmp_path):
+    async def run():
+        more = {"daily_domain_id": None, "agents": agents(max_sessions=1, max_queued=1, max_queue_seconds=60)}
+        async with with_daily(tmp_path, **more) as (running, daily):
+            await running.start("/start?wait=started")
+            before = len(daily.calls)
+            assert (await running.http.post("/start")).status_code == 429
+            assert len(daily.calls) == before
+            await running.start("/start?wait=none&queue=60")
+            assert len(daily.called("POST /meeting-tokens")) == 4, "one that may wait has a place"
+            before = len(daily.calls)
+            assert (await running.http.post("/start?wait=none&queue=60")).status_code == 429
+            assert len(daily.calls) == before
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "code", "retry_after"),
     [
