@@ -262,7 +262,14 @@ def wire(
         on_lost=reaper.lost,
     )
 
-    hints = Hints(store=store, ledger=ledger, background=background, patience=patience, look_soon=reaper.lost)
+    hints = Hints(
+        store=store,
+        ledger=ledger,
+        bus=bus,
+        background=background,
+        patience=patience,
+        look_soon=reaper.lost,
+    )
 
     return Core(
         settings=settings,

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dispatcher.bus import Bus
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.patience import Patience
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
 
+TOPIC = "hints"
+
 
 class Hints:
-    """Takes hints.
+    """Takes hints, and passes on which machines to look at: whoever hears it first is hardly the reaper.
 
     Args:
-        look_soon: Called with the id of a machine that should be looked after now.
+        look_soon: Called with the id of a machine that should be looked after now, whichever replica took
+            the hint.
     """
 
     def __init__(
@@ -28,15 +32,25 @@ class Hints:
         *,
         store: Store,
         ledger: Ledger,
+        bus: Bus,
         background: Background,
         patience: Patience,
         look_soon: Callable[[str], None],
     ) -> None:
         self._store = store
         self._ledger = ledger
+        self._bus = bus
         self._background = background
         self._patience = patience
         self._look_soon = look_soon
+        bus.subscribe(TOPIC, self)
+
+    def received(self, sender: str, payload: str) -> None:
+        """Another replica took a hint about this machine."""
+        self._look_soon(payload)
+
+    def resumed(self) -> None:
+        """A hint that was lost was only a hint."""
 
     def about_room(self, session_id: str, message: str, *, is_end: bool) -> None:
         """Something happened in a session's room. Returns at once: who says so wants a prompt answer.
@@ -57,3 +71,4 @@ class Hints:
             await self._ledger.room_event(session.machine_id, message)
             if is_end:
                 self._look_soon(session.machine_id)
+                self._bus.publish(TOPIC, session.machine_id)
