@@ -19,6 +19,7 @@ from bot.protocol import (
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     PROTOCOL_VERSION,
+    ROOM_OPEN_SINCE,
     TRACEPARENT_VARIABLE,
     Assignment,
     IceServer,
@@ -43,6 +44,8 @@ class Arguments:
     dispatcher: str
     """The dispatcher's URL, without a slash at the end."""
     assignment: Assignment | None
+    is_told_of_room: bool = False
+    """Whether the session has a room, and the dispatcher says when that is there."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.protocol <= PROTOCOL_VERSION:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed))
+    is_told_of_room = parsed.room_url is not None and parsed.protocol >= ROOM_OPEN_SINCE
+    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed), is_told_of_room)
 
 
 def read_variables(environment: MutableMapping[str, str]) -> Variables:

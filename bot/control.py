@@ -25,6 +25,7 @@ from bot.logs import logger
 from bot.outcome import Outcome
 from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
 from bot.protocol import (
+    ROOM_OPEN_SINCE,
     Acknowledge,
     Assign,
     Assignment,
@@ -39,6 +40,7 @@ from bot.protocol import (
     Ready,
     Request,
     Response,
+    RoomOpen,
     Stop,
     Timings,
     Welcome,
@@ -60,6 +62,9 @@ class Limits:
     """For the dispatcher to take down the last word."""
     unreachable: float = 120.0
     """For the dispatcher, when the machine has no call and so nothing to do without it."""
+    room: float = 3.0
+    """For the dispatcher to say that the session's room is there, when it cannot be reached: a restart takes
+    about as long, and by then the room is there, or nobody opens it."""
     exit_hooks: float = 2.0
     """For the bot's exit hooks, after the last word."""
     last_resort: float = 5.0
@@ -70,6 +75,8 @@ class Commands(Protocol):
     """What the control thread asks of the session; every method may be called from any thread."""
 
     def assign(self, assignment: Assignment) -> None: ...
+
+    def room_open(self) -> None: ...
 
     def request(self, request: Request) -> None: ...
 
@@ -164,12 +171,16 @@ class Control:
 
     def received(self, message: FromDispatcher) -> None:
         match message:
-            case Welcome():
+            case Welcome(protocol=protocol):
+                if protocol < ROOM_OPEN_SINCE:
+                    self._commands.room_open()
                 self._set_timing("connected", self._clock.milliseconds())
                 # Also after a reconnect: the last word is repeated until it is on record.
                 self._say_ended()
             case Assign(assignment=assignment):
                 self._assign(assignment)
+            case RoomOpen():
+                self._commands.room_open()
             case Request() as request:
                 if self._answers.is_new(request):
                     self._commands.request(request)
@@ -182,6 +193,8 @@ class Control:
                     self._leave(0)
 
     def unconnected(self, seconds: float) -> None:
+        if seconds >= self._limits.room:
+            self._commands.room_open()
         if seconds < self._limits.unreachable or self._phase not in _BEFORE_A_CALL:
             return
         self._give_up_on_dispatcher(

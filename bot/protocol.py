@@ -8,8 +8,8 @@ The machine opens `{dispatcher}/v1/machines/channel` with `Authorization: Bearer
     heartbeat          phase and load         assign        the session to serve (machines without one)
     ready              pipeline started       request       a call of the session API, to be answered
     client-connected   somebody is there      stop          end the session
-    client-disconnected                       acknowledge   `ended` is on record, the process may exit
-    latency            first word, turns
+    client-disconnected                       room-open     the session's room is there
+    latency            first word, turns      acknowledge   `ended` is on record, the process may exit
     response           to a request
     ended              last word, with reason
 
@@ -26,11 +26,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
 one after the other, and a session outlives a deployment: each side works with the version before its own and
 with the one after. The older side passes over what it does not know of the newer one; the newer side, which
 learns the other's version from `hello` or `welcome`, asks of it nothing that it cannot know."""
+
+ROOM_OPEN_SINCE = 2
+"""The version from which on a machine that was started with a room waits for `room-open`."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
@@ -236,6 +239,15 @@ class Stop(Message):
     """Why, in words; it comes back in `ended`."""
 
 
+class RoomOpen(Message):
+    """To a machine that was started with its session: the room is there, and the bot may join it.
+
+    Room and machine are asked for at the same time. `assign` comes only once the room is there.
+    """
+
+    type: Literal["room-open"] = "room-open"
+
+
 class Acknowledge(Message):
     type: Literal["acknowledge"] = "acknowledge"
 
@@ -269,7 +281,9 @@ FromMachine = Annotated[
     Hello | Heartbeat | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
     Field(discriminator="type"),
 ]
-FromDispatcher = Annotated[Welcome | Assign | Request | Stop | Acknowledge, Field(discriminator="type")]
+FromDispatcher = Annotated[
+    Welcome | Assign | RoomOpen | Request | Stop | Acknowledge, Field(discriminator="type")
+]
 
 _from_machine: TypeAdapter[FromMachine] = TypeAdapter(FromMachine)
 _from_dispatcher: TypeAdapter[FromDispatcher] = TypeAdapter(FromDispatcher)

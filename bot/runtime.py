@@ -77,7 +77,8 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: control.stop(_signalled(received)))
     control.start(session)
-    leave(control.finish(_run(loop, session, session.run(arguments.assignment))))
+    running = session.run(arguments.assignment, is_told_of_room=arguments.is_told_of_room)
+    leave(control.finish(_run(loop, session, running)))
 
 
 def host(variables: HostVariables, limits: Limits) -> NoReturn:

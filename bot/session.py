@@ -36,7 +36,7 @@ _TRANSPORTS_WITH_A_ROOM = ("daily",)
 
 
 class Session:
-    """`run` belongs to the bot's event loop; `assign`, `request` and `stop` may be called from any thread.
+    """`run` belongs to the bot's event loop; what `bot.control.Commands` has may be called from any thread.
 
     Args:
         report: Where the session tells what happens.
@@ -67,6 +67,7 @@ class Session:
         self._transport_loaded: asyncio.Future[None] = loop.create_future()
         self._connection: asyncio.Future[tuple[Any, Any]] = loop.create_future()
         self._stopping = asyncio.Event()
+        self._room_open = asyncio.Event()
         offered, answered = partial(report.mark, "offer"), partial(report.mark, "answer")
         self._calls = Calls(loop, report.send, offered, answered)
         self._progress: Progress | None = None
@@ -87,6 +88,10 @@ class Session:
         """This is the session; with the connection that it talks over, if the machine has that already."""
         self._loop.call_soon_threadsafe(self._assign, assignment, websocket)
 
+    def room_open(self) -> None:
+        """The session's room is there, or nobody can say so."""
+        self._loop.call_soon_threadsafe(self._room_open.set)
+
     def request(self, request: Request) -> None:
         self._loop.call_soon_threadsafe(self._calls.take, request)
 
@@ -95,12 +100,16 @@ class Session:
 
     # On the bot's event loop.
 
-    async def run(self, assignment: Assignment | None) -> Outcome:
+    async def run(self, assignment: Assignment | None, *, is_told_of_room: bool = False) -> Outcome:
         """Serve one session, from the first import to the bot's end.
 
         Args:
             assignment: What the machine was started for; None if `assign` will say.
+            is_told_of_room: Whether `room_open` will be called: until then its room may not be there, and a
+                bot that cannot join at once does not try again.
         """
+        if not is_told_of_room:
+            self._room_open.set()
         if assignment is not None:
             self._assign(assignment)
         serving = asyncio.create_task(self._serve())
@@ -143,6 +152,7 @@ class Session:
             text = f"This session's transport is {assignment.transport}, which has no offers."
             self._calls.peer.set_exception(Problem(409, "no-offers", text))
         bot = await self._loaded
+        await self._room_open.wait()
         routes = Routes()
         async with contextlib.nullcontext() if self._has_server else routes.lifespan():
             # A page may ask a route of the bot before it makes its offer.

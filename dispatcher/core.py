@@ -21,7 +21,7 @@ from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Backlog, Patience
+from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.reaper import Reaper
 from dispatcher.sessions.releases import Releases
@@ -256,8 +256,10 @@ def wire(
         releases=releases,
         store=store,
         channels=channels,
+        changes=changes,
         clock=clock,
-        backlog=Backlog(patience, background),
+        background=background,
+        patience=patience,
         heartbeat_seconds=settings.heartbeat_seconds,
         on_lost=reaper.lost,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 from bot.protocol import (
+    ROOM_OPEN_SINCE,
     Acknowledge,
     Assign,
     ClientConnected,
@@ -21,18 +23,21 @@ from bot.protocol import (
     Phase,
     Ready,
     Response,
+    RoomOpen,
     Stop,
     Welcome,
 )
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
 from dispatcher.sessions import lifecycle
+from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Backlog
+from dispatcher.sessions.patience import Backlog, Patience
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
+from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
@@ -52,8 +57,10 @@ class Reports:
         releases: Releases,
         store: Store,
         channels: Channels,
+        changes: Changes,
         clock: Clock,
-        backlog: Backlog,
+        background: Background,
+        patience: Patience,
         heartbeat_seconds: float,
         on_lost: Callable[[str], None],
     ) -> None:
@@ -62,11 +69,16 @@ class Reports:
         self._store = store
         self._channels = channels
         self._clock = clock
-        self._backlog = backlog
+        self._changes = changes
+        self._background = background
+        self._patience = patience
+        self._backlog = Backlog(patience, background)
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
         """Machine → the phase that its last heartbeat wrote down, if it has said nothing else since."""
+        self._kept_waiting: dict[str, asyncio.Task[None]] = {}
+        """Machine → what tells it of its session's room once that is there."""
 
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
@@ -88,10 +100,12 @@ class Reports:
     async def _welcome_back(
         self, session: lifecycle.Session, hello: Hello, connection: Connection, now: float
     ) -> None:
-        if session.over:
-            await _say(connection, Stop(message=session.message or "The session is over."))
-        elif hello.session_id is None:
-            await _say(connection, Assign(assignment=assignment(session)))
+        self._wait_no_longer(session.machine_id)
+        if _has_room(session):
+            await _brief(session, hello, connection)
+        else:
+            waiting = self._background.spawn(self._brief_later(session.id, hello, connection))
+            self._kept_waiting[session.machine_id] = waiting
         await self._ledger.change(
             session.id,
             lambda current: lifecycle.reported(current, hello.phase, hello.timings, now),
@@ -99,10 +113,26 @@ class Reports:
             machine=lambda machine: replace(machine, versions=hello.versions),
         )
 
+    async def _brief_later(self, session_id: str, hello: Hello, connection: Connection) -> None:
+        """Tell a machine of its session once the room is there, whichever replica opens it.
+
+        The session's own deadlines bound the wait: it moves on, or is over.
+        """
+        session = await self._patience.persist(
+            lambda: self._changes.until_session(session_id, self._store.session, _has_room)
+        )
+        if session is not None:
+            await _brief(session, hello, connection)
+
+    def _wait_no_longer(self, machine_id: str) -> None:
+        if (waiting := self._kept_waiting.pop(machine_id, None)) is not None:
+            waiting.cancel()
+
     def disconnected(self, machine_id: str, connection: Connection) -> None:
         """A machine's connection broke. What that means, the provider knows."""
         self._phases.pop(machine_id, None)
         if self._channels.detach(machine_id, connection):
+            self._wait_no_longer(machine_id)
             self._releases.said_goodbye(machine_id)
             self._on_lost(machine_id)
 
@@ -135,6 +165,21 @@ class Reports:
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
         await self._releases.close_by_report(session, lifecycle.end_by_report(message))
         await self._channels.send(session.machine_id, Acknowledge())
+
+
+def _has_room(session: lifecycle.Session) -> bool:
+    """Whether there is nothing to wait for: its room is there, or it needs none any more."""
+    return session.over or session.room_state != "wanted"
+
+
+async def _brief(session: lifecycle.Session, hello: Hello, connection: Connection) -> None:
+    """Tell a machine what it has to know of its session, which needs no room or has it."""
+    if session.over:
+        await _say(connection, Stop(message=session.message or "The session is over."))
+    elif hello.session_id is None:
+        await _say(connection, Assign(assignment=assignment(session)))
+    elif session.room is not None and hello.protocol >= ROOM_OPEN_SINCE:
+        await _say(connection, RoomOpen())
 
 
 async def _say(connection: Connection, message: FromDispatcher) -> None:

@@ -24,6 +24,7 @@ from bot.protocol import (
     MACHINE_TOKEN_VARIABLE,
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
+    ROOM_OPEN_SINCE,
     Acknowledge,
     Assignment,
     Ended,
@@ -33,6 +34,7 @@ from bot.protocol import (
     Message,
     Request,
     Response,
+    RoomOpen,
     Welcome,
     entrypoint_arguments,
     parse_from_machine,
@@ -52,6 +54,7 @@ class Dispatcher:
 
     Args:
         acknowledges: Whether `ended` is acknowledged as it arrives.
+        opens_rooms: Whether a machine hears at once that its session's room is there.
         protocol: The version that it says it speaks.
     """
 
@@ -59,11 +62,13 @@ class Dispatcher:
         self,
         *,
         acknowledges: bool = True,
+        opens_rooms: bool = True,
         heartbeat_seconds: float = 60.0,
         protocol: int = PROTOCOL_VERSION,
     ) -> None:
         self.protocol = protocol
         self.acknowledges = acknowledges
+        self.opens_rooms = opens_rooms
         self.heartbeat_seconds = heartbeat_seconds
         self.refuses = False
         self.close_codes: list[int] = []
@@ -150,6 +155,9 @@ class Dispatcher:
                 message = parse_from_machine(frame)
                 if isinstance(message, Hello):
                     await self.send(Welcome(protocol=self.protocol, heartbeat_seconds=self.heartbeat_seconds))
+                    knows_rooms = self.protocol >= ROOM_OPEN_SINCE and message.session_id is not None
+                    if self.opens_rooms and knows_rooms:
+                        await self.send(RoomOpen())
                 if isinstance(message, Ended) and self.acknowledges:
                     await self.send(Acknowledge())
                 async with self._news:

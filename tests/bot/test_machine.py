@@ -10,6 +10,7 @@ import pytest
 
 from bot.protocol import (
     PROTOCOL_VERSION,
+    ROOM_OPEN_SINCE,
     Assign,
     ClientConnected,
     Ended,
@@ -18,6 +19,7 @@ from bot.protocol import (
     Ready,
     Request,
     Response,
+    RoomOpen,
     Stop,
     entrypoint_arguments,
 )
@@ -276,6 +278,50 @@ def test_a_pipeline_in_a_room_is_ready_once_it_is_there_and_then_has_its_client(
     asyncio.run(scenario())
 
 
+READY_TO_RUN = """
+import runpy
+bot = runpy.run_path("{room}")["bot"]
+open("imported", "w").close()
+"""
+
+
+@pytest.mark.parametrize("how", ["is opened", "cannot be told of", "is unknown to an older dispatcher"])
+def test_a_bot_joins_its_room_only_when_that_is_there_or_nobody_can_say(tmp_path, how):
+    bot_file = tmp_path / "late.py"
+    bot_file.write_text(READY_TO_RUN.format(room=BOTS / "room.py"))
+
+    async def scenario():
+        async with (
+            dispatcher(opens_rooms=False, heartbeat_seconds=0.05) as served,
+            machine(tmp_path, bot_file, served.url, DAILY, limits="room=0.2, grace=1") as run,
+        ):
+            await until((tmp_path / "imported").exists)
+            # It says at once when it runs the bot.
+            count = len(served.heard)
+            await until(lambda: len(served.heard) > count + 10)
+            assert {message.phase for message in served.heard if isinstance(message, Heartbeat)} <= EARLY
+            assert not (tmp_path / "joined").exists()
+            if how == "is opened":
+                await served.send(RoomOpen())
+            else:
+                await served.stop()
+            if how == "cannot be told of":
+                await until((tmp_path / "joined").exists)
+            if how == "is unknown to an older dispatcher":
+                served.protocol = ROOM_OPEN_SINCE - 1
+            if how != "is opened":
+                await served.start()
+            await served.wait_for(ClientConnected)
+            (tmp_path / "leave").touch()
+            assert (await served.wait_for(Ended)).reason == "completed"
+            assert await run.exit_code() == 0
+
+    asyncio.run(scenario())
+
+
+EARLY = {"booting", "loading"}
+
+
 def test_stop_ends_a_pipeline_in_pipecats_way(tmp_path):
     async def scenario():
         environment = {"SWITCHBOARD_LOG_LEVEL": "debug"}
@@ -463,7 +509,7 @@ def test_a_bot_in_a_room_needs_no_dispatcher(tmp_path):
         async with dispatcher() as gone:
             url = gone.url
         # Longer than Pipecat takes to be imported, and over before the last attempt that is waited for.
-        limits = "unreachable=2.5, acknowledge=0.3, grace=1"
+        limits = "unreachable=2.5, room=0.5, acknowledge=0.3, grace=1"
         async with machine(tmp_path, "room.py", url, DAILY, limits=limits) as run:
             await until(lambda: "no connection to" in run.text())
             await until((tmp_path / "joined").exists)

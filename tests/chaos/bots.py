@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bot import protocol
+from bot.control import Limits
 from bot.protocol import FromDispatcher, FromMachine
 from dispatcher.machines.channels import ChannelLost
 from tests.chaos.cloud import Instance
@@ -139,6 +140,7 @@ class Bot:
         self._offered = asyncio.Event()
         self._ending = asyncio.Event()
         self._assigned = asyncio.Event()
+        self._room_open = asyncio.Event()
         self._answered: dict[str, protocol.Response] = {}
         self._beat_seconds = 2.0
 
@@ -169,6 +171,7 @@ class Bot:
             self._finish("stopped", "The machine was told to stop.")
 
     async def _connect(self) -> None:
+        unheard_since = self._loop.time()
         while True:
             try:
                 line = self._line = self._exchange.connect()
@@ -184,9 +187,12 @@ class Bot:
                     line.report(self._end)
                 while (message := await line.to_machine.get()) is not None:
                     self._hear(message)
+                    unheard_since = self._loop.time()
             except ChannelLost:
                 pass
             self._line = None
+            if self._loop.time() - unheard_since >= Limits().room:
+                self._room_open.set()
             await asyncio.sleep(0.2 + self._rng.random())
 
     def _hear(self, message: FromDispatcher) -> None:
@@ -197,7 +203,10 @@ class Bot:
                 self._session_id = message.assignment.session_id
                 if message.assignment.room_url is not None:
                     self._seat = (message.assignment.room_url, message.assignment.token or "")
+                self._room_open.set()
                 self._assigned.set()
+            case protocol.RoomOpen():
+                self._room_open.set()
             case protocol.Stop():
                 if self._script.heeds_stop:
                     self._finish("stopped", message.message)
@@ -252,6 +261,8 @@ class Bot:
         if self._seat is None:
             self._become("waiting")
             await self._offered.wait()
+        else:
+            await self._room_open.wait()
         self._become("starting")
         await asyncio.sleep(self._rng.random() * 0.5)
         if self._seat is not None and not self._room.admits(*self._seat):

@@ -283,6 +283,50 @@ def test_a_start_is_answered_once_the_bot_says_that_it_is_in_the_room(tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "told"),
+    [("", "booting", protocol.RoomOpen), ("x" * 5000, "idle", protocol.Assign)],
+    ids=["in arguments", "over the channel"],
+)
+def test_a_machine_that_is_there_before_its_room_is_told_when_that_is_there(tmp_path, text, said, told):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            daily.held = asyncio.Event()
+            session_id = (await running.start("/start?wait=none", body={"text": text}))["sessionId"]
+            await eventually(lambda: running.session(session_id), lambda session: session["startedAt"])
+            connect = running.machine_of if said == "booting" else lambda one: running.connect(f"m-{one}")
+            first = await connect(session_id)
+            await first.hello(said)
+            await running.in_phase(session_id, said)
+            # It comes back before there is anything to say: what it hears counts once.
+            machine = await connect(session_id)
+            await machine.hello(said, opened_at=1.0)
+            await running.in_phase(session_id, said)
+            await machine.send(protocol.Heartbeat(phase="loading", rss_bytes=1, cpu_seconds=1))
+            await running.in_phase(session_id, "loading")
+            assert daily.rooms == {}
+            daily.held.set()
+            assert isinstance(await machine.receive(), told)
+            assert list(daily.rooms) == [room_of(session_id)]
+            await running.http.delete(f"/sessions/{session_id}")
+            assert isinstance(await machine.receive(), protocol.Stop), "and nothing twice"
+
+    asyncio.run(run())
+
+
+def test_a_machine_of_an_older_version_is_not_told_of_its_room(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, _):
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("booting", protocol=protocol.ROOM_OPEN_SINCE - 1)
+            await running.in_phase(session_id, "booting")
+            await running.http.delete(f"/sessions/{session_id}")
+            assert isinstance(await machine.receive(), protocol.Stop)
+
+    asyncio.run(run())
+
+
 def test_a_large_body_takes_room_and_token_over_the_channel(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
