@@ -215,13 +215,14 @@ def test_a_room_that_could_not_be_looked_up_is_deleted_all_the_same(tmp_path):
     """The answer to its creation was lost, and then Daily let nobody look."""
 
     async def run():
-        async with with_daily(tmp_path) as (running, daily):
-            daily.fail("POST /rooms", "lost reply")
-            daily.fail("GET /rooms", "refused")
-            session_id = await failed(running, "room_rejected")
-            assert list(daily.rooms) == [room_of(session_id)]
+        clock, changes = ManualClock(), []
+        daily = FakeDaily(clock, on_change=lambda what, name: changes.append((what, name)))
+        daily.fail("POST /rooms", "lost reply")
+        daily.fail("GET /rooms", "refused")
+        async with with_daily(tmp_path, daily, clock) as (running, _):
+            name = room_of(await failed(running, "room_rejected"))
             await look(running)
-            assert daily.rooms == {}
+            assert changes == [("created", name), ("deleted", name)]
 
     asyncio.run(run())
 
