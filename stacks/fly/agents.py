@@ -52,17 +52,17 @@ class AgentApps(pulumi.ComponentResource):
                 adopt=args.adopt.get(logical),
                 opts=pulumi.ResourceOptions(parent=self),
             )
-            within = pulumi.ResourceOptions(parent=self, depends_on=[app])
+            within = pulumi.ResourceOptions(parent=self)
             if args.environment:
                 secrets = f"{args.agent}-secrets-{number}"
-                self.swept.append(Secrets(secrets, app=app_name, values=args.environment, opts=within))
+                self.swept.append(Secrets(secrets, app=app.name, values=args.environment, opts=within))
             token = DeployToken(
                 f"{args.agent}-token-{number}",
-                app=app_name,
+                app=app.name,
                 days=args.token_days,
                 period=args.token_period,
                 opts=within,
             )
             self.tokens[app_name] = token.token
-            self.swept.append(Machines(f"{args.agent}-machines-{number}", app=app_name, opts=within))
+            self.swept.append(Machines(f"{args.agent}-machines-{number}", app=app.name, opts=within))
         self.register_outputs({})

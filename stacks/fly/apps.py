@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, ReadResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult
 
 from stacks.fly.api import FlyRefused, part
 from stacks.fly.resource import ADOPT, FlyResource, Kind
@@ -14,28 +14,48 @@ from stacks.local.host import plain_errors
 NAME_TAKEN = (409, 422)
 """How Fly answers a name that another app has, in whatever organization."""
 
+PERSONAL = "personal"
+"""Fly's name for the organization of the token's owner, which has a slug of its own."""
+
 
 class AppProvider(Kind):
     inputs = ("name", "org", "network")
     replaced = inputs
 
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """An app stays where it was made. In another place it would be another app, and this one would go."""
+        # Only what the config said before counts. Fly may call an organization by another name (`personal`
+        # has a slug), and an app that was taken over is in whatever network it was in.
+        if _olds.get("name") != news["name"]:
+            return CheckResult(news, [])
+        moved = [name for name in ("org", "network") if name in _olds and _olds[name] != news[name]]
+        return CheckResult(
+            news,
+            [
+                CheckFailure(
+                    "",
+                    f"switchboard:fly.{name}: {news[name]!r} is refused for the app {news['name']}; allowed: "
+                    f"{_olds[name]!r}, since an app does not move (make down, then make up, makes it anew)",
+                )
+                for name in moved
+            ],
+        )
+
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:
         name = props["name"]
         if props.get(ADOPT):
-            app = self._get(props[ADOPT])
-            if app is None or props[ADOPT] != name:
+            if self._get(props[ADOPT]) is None or props[ADOPT] != name:
                 raise FlyRefused(
                     f"switchboard:fly.adopt: {props[ADOPT]!r} is refused; allowed: {name!r}, if it is there"
                 )
-            return CreateResult(name, {**self.kept(props), **_seen(app)})
-        app = self.fly.once_known(lambda: self._left_behind(props), lambda: self._make(props))
-        return CreateResult(name, {**self.kept(props), **_seen(app)})
+            return CreateResult(name, self.kept(props))
+        self.fly.once_known(lambda: self._left_behind(props), lambda: self._make(props))
+        return CreateResult(name, self.kept(props))
 
     @plain_errors
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        app = self._get(id_)
-        return ReadResult("", {}) if app is None else ReadResult(id_, {**props, **_seen(app)})
+        return ReadResult("", {}) if self._get(id_) is None else ReadResult(id_, props)
 
     @plain_errors
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -62,7 +82,10 @@ class AppProvider(Kind):
         if app is None:
             return None
         org = (app.get("organization") or {}).get("slug")
-        ours = org in (None, props["org"]) and app.get("network") in (None, props["network"])
+        ours = (props["org"] in (org, PERSONAL) or org is None) and app.get("network") in (
+            None,
+            props["network"],
+        )
         if ours and not app.get("machine_count") and not app.get("volume_count"):
             return app
         raise FlyRefused(
@@ -85,14 +108,11 @@ class AppProvider(Kind):
         return self.fly.until(f"the app {name} was made, and is not there", 30, lambda: self._get(name))
 
 
-def _seen(app: dict[str, Any]) -> dict[str, Any]:
-    """What Fly says of our inputs; what it does not say is as it was asked for."""
-    found = {"network": app.get("network"), "org": (app.get("organization") or {}).get("slug")}
-    return {name: value for name, value in found.items() if value}
-
-
 class App(FlyResource, module="switchboard", name="FlyApp"):
-    """An app. Its id is its name."""
+    """An app. Its id is its name.
+
+    What is in it is told of it by `name`, the output: whatever replaces the app then replaces that, too.
+    """
 
     name: pulumi.Output[str]
 

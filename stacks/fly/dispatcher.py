@@ -62,21 +62,23 @@ class DispatcherApp(pulumi.ComponentResource):
             adopt=args.adopt.get("dispatcher-app"),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        within = pulumi.ResourceOptions(parent=self, depends_on=[self.app])
+        within = pulumi.ResourceOptions(parent=self)
         # Both cost nothing; an IPv4 of one's own would be for protocols other than HTTP.
         kinds: dict[str, AddressType] = {"shared-ipv4": "shared_v4", "ipv6": "v6"}
         ips = [
-            IpAddress(logical, app=args.name, type_=kind, adopt=args.adopt.get(logical), opts=within)
+            IpAddress(logical, app=self.app.name, type_=kind, adopt=args.adopt.get(logical), opts=within)
             for logical, kind in kinds.items()
         ]
         self.push_token = DeployToken(
-            "push-token", app=args.name, days=args.token_days, period=args.token_period, opts=within
+            "push-token", app=self.app.name, days=args.token_days, period=args.token_period, opts=within
         ).token
         self.records = None
         if args.domain:
             # Which records are right, Fly knows once there are addresses.
             after = pulumi.ResourceOptions(parent=self, depends_on=[*ips])
-            self.records = Certificate("certificate", app=args.name, hostname=args.domain, opts=after).records
+            self.records = Certificate(
+                "certificate", app=self.app.name, hostname=args.domain, opts=after
+            ).records
         self.register_outputs({})
 
 
@@ -106,13 +108,13 @@ class Dispatcher(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:fly:Dispatcher", name, None, opts)
-        within = pulumi.ResourceOptions(parent=self, depends_on=[args.app])
-        secrets = Secrets("dispatcher-secrets", app=args.app_name, values=args.secrets, opts=within)
+        within = pulumi.ResourceOptions(parent=self)
+        secrets = Secrets("dispatcher-secrets", app=args.app.name, values=args.secrets, opts=within)
         volume = None
         if args.volume_gb:
             volume = Volume(
                 "store",
-                app=args.app_name,
+                app=args.app.name,
                 name="store",
                 region=args.region,
                 size_gb=args.volume_gb,
@@ -122,8 +124,8 @@ class Dispatcher(pulumi.ComponentResource):
         # What a run that failed has left is not in the state, and would keep volume and app from their end.
         left = Machines(
             "dispatcher-machines",
-            app=args.app_name,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume or args.app]),
+            app=args.app.name,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume] if volume else []),
         )
         config = pulumi.Output.all(
             image=args.image, environment=args.environment, volume=volume.id if volume else None
@@ -133,7 +135,7 @@ class Dispatcher(pulumi.ComponentResource):
             logical = f"dispatcher-{number}"
             machine = Machine(
                 logical,
-                app=args.app_name,
+                app=args.app.name,
                 name=f"{args.app_name}-{number}",
                 region=args.region,
                 config=config,

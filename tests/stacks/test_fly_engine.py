@@ -61,6 +61,13 @@ class Stack:
         outputs = self.checkout.driver().up()
         return {name: output.value for name, output in outputs.items()}
 
+    def fails(self) -> str:
+        """What an up says that fails: in a process of its own, since the engine's program leaves its loop open."""
+        run = self.checkout.command("up", "--stack", "local")
+        said = run.communicate(timeout=120)[1]
+        assert run.returncode == 1
+        return said
+
     def ask(self, method: str, path: str, token: str, body: dict[str, Any] | None = None) -> None:
         """As somebody else."""
         bearer = {"Authorization": f"Bearer {token}"}
@@ -119,11 +126,8 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
 
     # Fly has no room, and the run ends half-way.
     fake.faults.order("Machines_create", faults.NO_CAPACITY)
-    run = stack.checkout.command("up", "--stack", "local")
-    said = run.communicate(timeout=120)[1]
-    assert run.returncode == 1
     refused = "422 insufficient resources to create new machine in this region"
-    assert said == f"error: Fly refused POST apps/voice/machines: {refused}\n"
+    assert stack.fails() == f"error: Fly refused POST apps/voice/machines: {refused}\n"
     made = set(fake.apps["voice"].volumes)
 
     # The next one goes on from there, and an answer gets lost.
@@ -146,6 +150,17 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     secrets = {*fake.tokens, *OUTSIDE.values(), *fake.apps["voice"].secrets.values()}
     for place in (stack.written(), str(machine.shown()), str(outputs), str(stack.checkout.lines)):
         assert not [secret for secret in secrets if secret in place]
+
+    # What is in an app is replaced with it: the engine knows it by the property.
+    for urn, resource in stack.checkout.state().items():
+        if "app" in resource.get("inputs", {}):
+            (dependency,) = resource["propertyDependencies"]["app"]
+            assert "FlyApp::" in dependency, urn
+
+    # An app does not move, and a store does not go with its region.
+    stack.configure(network="theirs")
+    assert "switchboard:fly.network: 'theirs' is refused for the app voice; allowed: 'voice'" in stack.fails()
+    stack.configure()
 
     assert changes(fake, lambda: driver().preview()) == []
     assert stack.checkout.lines[-1] == "stack local: nothing to change"

@@ -141,7 +141,7 @@ def test_an_app_is_made_read_and_deleted(world: World) -> None:
     kind = world.kind(AppProvider)
     assert not is_gone(kind, id_, outs)
     assert changes(kind, outs, APP) == (False, [])
-    assert changes(kind, outs, {**APP, "network": "other"}) == (True, ["network"])
+    assert changes(kind, outs, {**APP, "name": "another"}) == (True, ["name"])
     kind.delete(id_, outs)
     assert world.fake.apps == {}
     assert is_gone(kind, id_, outs)
@@ -160,6 +160,30 @@ def test_an_app_that_somebody_uses_is_not_taken_over_unless_it_is_named(world: W
         world.create(AppProvider, APP)
     assert world.create(AppProvider, {**APP, "adoptId": "voice"})[0] == "voice"
     assert world.fake.count("Apps_create") == 0
+
+
+def test_an_app_stays_in_its_organisation_and_network(world: World) -> None:
+    kind = world.kind(AppProvider)
+    for name in ("org", "network"):
+        (failure,) = kind.check(APP, {**APP, name: "other"}).failures
+        assert failure.reason.startswith(
+            f"switchboard:fly.{name}: 'other' is refused for the app voice; allowed: {APP[name]!r}, since"
+        )
+    assert kind.check({}, APP).failures == []
+    assert kind.check(APP, APP).failures == []
+    # Under another name it is another app.
+    assert kind.check(APP, {**APP, "name": "another", "network": "another"}).failures == []
+
+
+def test_where_fly_says_that_an_app_is_forces_no_replacement(world: World) -> None:
+    # `personal` stands for an organisation with another slug, and the network is that of who made the app.
+    world.fake.app("voice").network = "default"
+    world.fake.apps["voice"].org = "acme-17"
+    wanted = {**APP, "org": "personal"}
+    id_, outs = world.create(AppProvider, {**wanted, "adoptId": "voice"})
+    kind = world.kind(AppProvider)
+    for seen in (outs, world.read(AppProvider, id_, outs)):
+        assert changes(kind, seen, wanted) == (False, [])
 
 
 def test_a_name_that_another_organisation_has_is_told(world: World) -> None:
