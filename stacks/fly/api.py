@@ -88,10 +88,12 @@ class Fly:
         query: Mapping[str, str | list[str]] | None = None,
         headers: Mapping[str, str] | None = None,
         absent_is_fine: bool = False,
+        repeatable: bool = False,
     ) -> Any:
         """One call; gives the JSON of its answer, None if there is none.
 
-        A throttled call is repeated. So is one that got no answer, if doing it twice is doing it once.
+        A throttled call is repeated. So is one that got no answer, if doing it twice is doing it once: of a
+        POST, `repeatable` says so.
 
         Raises:
             FlyRefused, FlyUnanswered: as they say.
@@ -117,7 +119,7 @@ class Fly:
             else:
                 problem = f"{method} {path}: {answer}"
             unanswered += 1
-            if method == "POST" or unanswered == TRIES:
+            if (method == "POST" and not repeatable) or unanswered == TRIES:
                 raise FlyUnanswered(f"Fly did not answer {problem}")
             self._sleep(PAUSE_SECONDS)
 

@@ -8,6 +8,7 @@ import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult
 
 from stacks.fly.api import FlyRefused, part
+from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 
@@ -59,6 +60,8 @@ class AppProvider(Kind):
 
     @plain_errors
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        # What a create under way has made since its machines were ended.
+        sweep(self.fly, _id, GRACE_SECONDS)
         self.fly.delete(f"apps/{part(_id)}")
 
     def _get(self, name: str) -> dict[str, Any] | None:

@@ -5,22 +5,15 @@ The resource is made before the dispatcher and deleted after it, when nobody sta
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, ReadResult
 
 from stacks.fly.api import part
-from stacks.fly.machines import end, living
+from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
-
-GRACE_SECONDS = 10
-"""Between a bot's SIGTERM and its end: it says its last word, and leaves its room."""
-
-AT_ONCE = 16
-"""Machines that are being ended. Fly limits the calls for each machine, not for all."""
 
 
 class MachinesProvider(Kind):
@@ -37,9 +30,7 @@ class MachinesProvider(Kind):
 
     @plain_errors
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        app = _props["app"]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda machine: end(self.fly, app, machine, GRACE_SECONDS), living(self.fly, app)))
+        sweep(self.fly, _props["app"], GRACE_SECONDS)
 
 
 class Machines(FlyResource, module="switchboard", name="FlyMachines"):

@@ -11,7 +11,8 @@ import pulumi
 from stacks.fly.addresses import AddressType, Certificate, IpAddress
 from stacks.fly.apps import App
 from stacks.fly.bots import Machines
-from stacks.fly.machines import STOP_SECONDS, Machine
+from stacks.fly.ending import STOP_SECONDS
+from stacks.fly.machines import Machine
 from stacks.fly.secrets import Secrets
 from stacks.fly.settings import DATA_DIR, PORT
 from stacks.fly.tokens import DeployToken

@@ -12,41 +12,44 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
-from stacks.fly.api import Fly, FlyError, FlyRefused, FlyUnanswered, part, whole
+from stacks.fly.api import FlyError, FlyRefused, FlyUnanswered, whole
+from stacks.fly.ending import GONE, LEASE_SECONDS, end, living, machine_path, when_free
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 
-GONE = ("destroying", "destroyed", "replaced")
 DEAD = ("failed", "launch_failed")
 
 LEASE_HEADER = "fly-machine-lease-nonce"
 READY_SECONDS = 150
 """For an image's pull, the boot, and the health checks."""
 
-LEASE_SECONDS = 360
-"""For one update, and the way back. A run that is killed leaves it until then."""
-
-DELETE_SECONDS = 60
-
-STOP_SECONDS = 30
-"""For a machine to end after its SIGTERM; the dispatcher gives answers in flight 10 s."""
+STARTED = "started"
+DOWN = ("stopped", "suspended", *DEAD)
+"""States in which it stays until somebody does something. Those on the way count as started."""
 
 
 class MachineProvider(Kind):
-    inputs = ("app", "name", "region", "config", "secretsVersion", "readySeconds")
+    inputs = ("app", "name", "region", "config", "secretsVersion", "readySeconds", "state")
     replaced = ("app", "name", "region")
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        found = super().diff(_id, _olds, _news)
+        if mounts_of(_olds) != mounts_of(_news):
+            # What is mounted is decided when a machine is made.
+            found.replaces = [*(found.replaces or []), "config"]
+        return found
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:
         wanted = props.get(ADOPT)
+        if (left := self._find(props, wanted)) is not None:
+            # Of a run that failed, or of somebody else. Which secrets it was started with, Fly does not say.
+            self._roll(left, props)
+            return CreateResult(left["id"], self.kept(props))
         machine = self.fly.once_known(lambda: self._find(props, wanted), lambda: self._make(props, wanted))
-        # One that was found may be what a run that failed has left.
-        if same(machine.get("config") or {}, props["config"]):
-            self._ready(machine["id"], machine.get("instance_id"), props)
-        else:
-            self._roll(machine, props)
+        self._ready(machine["id"], machine.get("instance_id"), props)
         return CreateResult(machine["id"], self.kept(props))
 
     @plain_errors
@@ -54,7 +57,7 @@ class MachineProvider(Kind):
         machine = self._get(_news["app"], _id)
         if machine is None:
             raise FlyRefused(f"the machine {_id} is not there any more; `make refresh` tells the state so")
-        if any(_olds.get(name) != _news.get(name) for name in ("config", "secretsVersion")):
+        if any(_olds.get(name) != _news.get(name) for name in ("config", "secretsVersion", "state")):
             self._roll(machine, _news)
         return UpdateResult(self.kept(_news))
 
@@ -63,7 +66,8 @@ class MachineProvider(Kind):
         machine = self._get(props["app"], id_)
         if machine is None:
             return ReadResult("", {})
-        seen = {"config": restricted(machine.get("config") or {}, props["config"])}
+        state = machine["state"] if machine["state"] in DOWN else STARTED
+        seen = {"config": restricted(machine.get("config") or {}, props["config"]), "state": state}
         return ReadResult(id_, {**props, **seen, "region": machine.get("region") or props["region"]})
 
     @plain_errors
@@ -85,38 +89,62 @@ class MachineProvider(Kind):
                 f"{props['app']}"
             )
         body = {"name": props["name"], "region": props["region"], **_configured(props)}
-        return self.fly.ask("POST", _path(props["app"]), body)
+        return self.fly.ask("POST", machine_path(props["app"]), body)
 
     def _get(self, app: str, machine_id: str) -> dict[str, Any] | None:
-        machine = self.fly.get(_path(app, machine_id))
+        machine = self.fly.get(machine_path(app, machine_id))
         return None if machine is None or machine.get("state") in GONE else machine
 
     def _roll(self, machine: Mapping[str, Any], props: Mapping[str, Any]) -> None:
-        """Give a machine another configuration. Raises FlyError; it then has what it had, if that can be."""
-        path = _path(props["app"], machine["id"])
-        with self._lease(path) as held:
-            self.fly.ask("POST", f"{path}/cordon", headers=held)
+        """Give a machine its configuration, anew if it is the same. Raises FlyError.
+
+        After a failure it has the configuration that it had, if that was another and can be.
+        """
+        path = machine_path(props["app"], machine["id"])
+        had = machine.get("config") or {}
+        with self._lease(path) as held, self._cordoned(path, held):
             try:
                 self._configure(path, props, held)
             except FlyError as error:
-                if not machine.get("config"):
+                if not had or same(had, props["config"]):
                     raise
-                before = {**props, "config": machine["config"]}
                 try:
-                    self._configure(path, before, held)
+                    self._configure(path, {**props, "config": had}, held)
                 except FlyError as worse:
                     raise FlyRefused(f"{error}; nor does it with what it had before: {worse}") from None
-                self.fly.ask("POST", f"{path}/uncordon", headers=held)
                 raise FlyRefused(f"{error}; it has what it had before") from None
-            self.fly.ask("POST", f"{path}/uncordon", headers=held)
+
+    @contextlib.contextmanager
+    def _cordoned(self, path: str, held: Mapping[str, str]) -> Iterator[None]:
+        """Fly's proxy sends nobody to the machine meanwhile.
+
+        Fly's answers do not say whether a machine is cordoned: no refresh would find one that was left so.
+        """
+
+        def back() -> None:
+            try:
+                self.fly.ask("POST", f"{path}/uncordon", headers=held, repeatable=True)
+            except FlyError as error:
+                raise FlyRefused(
+                    f"{error}; Fly's proxy sends nobody to {path} until `fly machine uncordon`, or the next "
+                    "change of it"
+                ) from None
+
+        try:
+            self.fly.ask("POST", f"{path}/cordon", headers=held, repeatable=True)
+            yield
+        except Exception as error:
+            try:
+                back()
+            except FlyRefused as worse:
+                raise FlyRefused(f"{error}; and {worse}") from None
+            raise
+        back()
 
     def _configure(self, path: str, props: Mapping[str, Any], held: Mapping[str, str]) -> None:
-        instance = self.fly.once_known(
-            lambda: None,
-            # Twice is once, though it boots twice: the body says what it is to be.
-            lambda: self.fly.ask("POST", path, _configured(props), headers=held),
-        )["instance_id"]
-        self._ready(path.rpartition("/")[2], instance, props)
+        # Twice is once, though it boots twice: the body says what it is to be.
+        answer = self.fly.ask("POST", path, _configured(props), headers=held, repeatable=True)
+        self._ready(path.rpartition("/")[2], answer["instance_id"], props)
 
     def _ready(self, machine_id: str, instance: str | None, props: Mapping[str, Any]) -> None:
         """Return once this version of it runs and all its health checks pass.
@@ -157,55 +185,31 @@ class MachineProvider(Kind):
             try:
                 return self.fly.ask("POST", f"{path}/lease", body)
             except FlyUnanswered:
+                # If it was given, nobody knows its nonce, and it ends by itself.
                 return None
-            except FlyRefused as error:
-                if error.status == 409:
-                    return None
-                raise
 
-        # Held by a run that was killed, or by one whose answer was lost, it ends by itself.
-        answer = self.fly.until(
-            f"the lease of {path} did not come free (`fly machine leases view` tells who has it)",
-            LEASE_SECONDS,
-            take,
-        )
-        held = {LEASE_HEADER: answer["data"]["nonce"]}
+        answer = when_free(self.fly, path, take)
+        # In an envelope, says the documentation; without, says the description.
+        nonce = answer.get("data", answer)["nonce"]
+        held = {LEASE_HEADER: nonce}
         try:
             yield held
         finally:
             self.fly.delete(f"{path}/lease", headers=held)
 
 
-def living(fly: Fly, app: str) -> list[dict[str, Any]]:
-    """The machines of an app that are not gone; none if the app is."""
-    return [one for one in fly.get(_path(app)) or [] if one.get("state") not in GONE]
-
-
-def end(fly: Fly, app: str, machine: Mapping[str, Any], seconds: int = STOP_SECONDS) -> None:
-    """End a machine: it is asked to, and after `seconds` it is made to."""
-    path = _path(app, machine["id"])
-    if machine.get("state") == "started":
-        with contextlib.suppress(FlyError):
-            # It may have ended by itself, or be held by whoever changes it; it is deleted all the same.
-            fly.ask("POST", f"{path}/stop", {"signal": "SIGTERM", "timeout": f"{seconds}s"})
-            version = {"instance_id": machine["instance_id"]} if "instance_id" in machine else {}
-            # One that destroys itself is stopped for a moment only.
-            over = {"state": ["stopped", "destroyed"], "timeout": str(seconds + 10)}
-            fly.get(f"{path}/wait", **version, **over)
-    fly.delete(path, force="true")
-
-    def is_gone() -> bool | None:
-        found = fly.get(path)
-        return True if found is None or found["state"] in ("destroyed", "replaced") else None
-
-    # Its volume and its app can be deleted only then.
-    fly.until(f"the machine {machine['id']} was deleted, and is there still", DELETE_SECONDS, is_gone)
-
-
 def checks_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The health checks that a configuration has."""
     of_services = [check for service in config.get("services") or [] for check in service.get("checks") or []]
     return [*of_services, *(config.get("checks") or {}).values()]
+
+
+def mounts_of(props: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    """Volumes and where they are, in a configuration; None while that is not known."""
+    config = props.get("config")
+    if not isinstance(config, Mapping):
+        return None
+    return [(mount["volume"], mount["path"]) for mount in config.get("mounts") or []]
 
 
 def same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -238,10 +242,6 @@ def _configured(props: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _path(app: str, machine_id: str | None = None) -> str:
-    return "/".join(filter(None, ["apps", part(app), "machines", machine_id and part(machine_id)]))
-
-
 class Machine(FlyResource, module="switchboard", name="FlyMachine"):
     """A machine that is always there."""
 
@@ -268,5 +268,6 @@ class Machine(FlyResource, module="switchboard", name="FlyMachine"):
             "config": config,
             "secretsVersion": secrets_version,
             "readySeconds": ready_seconds,
+            "state": STARTED,
         }
         super().__init__(MachineProvider(), logical_name, properties, adopt=adopt, opts=opts)

@@ -53,14 +53,11 @@ class SecretsProvider(Kind):
         for name in sorted(removed):
             version = self._remove(app, name) or version
         if values:
-            answer = self.fly.once_known(lambda: None, lambda: self._ask(app, values))
+            # Twice is once: it says what they are.
+            answer = self.fly.ask("POST", f"apps/{part(app)}/secrets", {"values": values}, repeatable=True)
             digests = {one["name"]: one["digest"] for one in answer["secrets"] if one["name"] in values}
             version = answer.get("version") or answer.get("Version") or version
         return {**self.kept(props), "digests": digests, "version": whole(version)}
-
-    def _ask(self, app: str, values: Mapping[str, str]) -> dict[str, Any]:
-        # Twice is once: it says what they are.
-        return self.fly.ask("POST", f"apps/{part(app)}/secrets", {"values": values})
 
     def _remove(self, app: str, name: str) -> int | None:
         answer = self.fly.ask("DELETE", f"apps/{part(app)}/secrets/{part(name)}", absent_is_fine=True)

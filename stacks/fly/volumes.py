@@ -6,6 +6,7 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
+from pulumi.runtime.rpc import UNKNOWN
 
 from stacks.fly.api import FlyRefused, part, whole
 from stacks.fly.resource import ADOPT, FlyResource, Kind
@@ -19,18 +20,23 @@ class VolumeProvider(Kind):
     replaced = ("app", "name", "region")
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        failures = [
+            CheckFailure(
+                "",
+                f"switchboard:fly.{key}: {news[name]!r} is refused; allowed: {_olds[name]!r}{where}, since "
+                "the store is a volume there, and would be deleted (make down deletes it, "
+                "too; with databaseUrl there is none)",
+            )
+            for name, key, where in (("region", "regions", " as the first"), ("app", "prefix", ""))
+            if _olds.get(name) not in (None, UNKNOWN, news[name]) and news[name] != UNKNOWN
+        ]
         old, new = _olds.get("sizeGb"), news.get("sizeGb")
         if isinstance(old, (int, float)) and isinstance(new, (int, float)) and new < old:
             allowed = f"{whole(old)} or more, since a volume does not shrink"
-            return CheckResult(
-                news,
-                [
-                    CheckFailure(
-                        "sizeGb", f"switchboard:fly.volumeGb: {whole(new)} is refused; allowed: {allowed}"
-                    )
-                ],
+            failures.append(
+                CheckFailure("", f"switchboard:fly.volumeGb: {whole(new)} is refused; allowed: {allowed}")
             )
-        return CheckResult(news, [])
+        return CheckResult(news, failures)
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:

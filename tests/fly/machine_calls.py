@@ -84,6 +84,9 @@ async def show(fake: FakeFly, call: Call) -> Answer:
 async def update(fake: FakeFly, call: Call) -> Answer:
     machine = _leased(fake, call)
     config = _checked(call.body.get("config"))
+    if config.get("mounts", []) != machine.config.get("mounts", []):
+        # "You can't attach a volume to an existing Machine", nor detach one (Fly's guide to volumes).
+        raise Refusal(400, "invalid_argument: a machine's mounts cannot be changed")
     current = call.body.get("current_version")
     if current is not None and current != machine.instance_id:
         raise Refusal(409, "aborted: machine update failed due to concurrent update")

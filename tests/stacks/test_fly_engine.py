@@ -62,7 +62,7 @@ class Stack:
         return {name: output.value for name, output in outputs.items()}
 
     def fails(self) -> str:
-        """What an up says that fails: in a process of its own, since the engine's program leaves its loop open."""
+        """What an up says that fails. It has a process of its own: such a one leaves its event loop open."""
         run = self.checkout.command("up", "--stack", "local")
         said = run.communicate(timeout=120)[1]
         assert run.returncode == 1
@@ -187,10 +187,11 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     assert token in fake.tokens, "it is good until whoever has it has the new one"
 
     # A bot, made as the dispatcher makes it, with its token.
-    bot = {"name": "bot-1", "region": "iad", "config": {"image": "registry.fly.io/voice@sha256:1"}}
+    ends = {"auto_destroy": True, "restart": {"policy": "no"}}
+    bot = {"name": "bot-1", "region": "iad", "config": {"image": "registry.fly.io/voice@sha256:1", **ends}}
     stack.ask("POST", "apps/voice-echo-0/machines", bots_token(fake), bot)
     driver().destroy()
     assert fake.apps == {}
     assert stack.checkout.state() == {}
-    ended = [one.app for one in fake.calls if one.operation == "Machines_delete"]
+    ended = [one.app for one in fake.calls if one.operation == "Machines_stop"]
     assert ended == ["voice", "voice-echo-0"], "the dispatcher first: nobody starts bots any more"

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pulumi.runtime.rpc import UNKNOWN
 
 from stacks.fly.addresses import CertificateProvider, IpAddressProvider
-from stacks.fly.api import Fly, FlyRefused, FlyUnanswered
+from stacks.fly.api import Fly, FlyError, FlyRefused, FlyUnanswered
 from stacks.fly.apps import AppProvider
 from stacks.fly.bots import MachinesProvider
 from stacks.fly.machines import MachineProvider, restricted
@@ -22,6 +23,7 @@ from stacks.fly.tokens import DeployTokenProvider, bare, period_of
 from stacks.fly.volumes import VolumeProvider
 from tests.fly import faults
 from tests.fly.fake import FakeFly
+from tests.fly.machines import Lease
 from tests.fly.rates import Limits
 from tests.fly.wire import Answer, Call, served
 
@@ -48,6 +50,7 @@ MACHINE = {
     "config": CONFIG,
     "secretsVersion": 0.0,
     "readySeconds": 1.0,
+    "state": "started",
 }
 VOLUME = {"app": "voice", "name": "store", "region": "iad", "sizeGb": 1.0, "snapshotDays": 5.0}
 
@@ -270,7 +273,31 @@ def test_a_volume_grows_and_never_shrinks(app: World) -> None:
         "switchboard:fly.volumeGb: 1 is refused; allowed: 3 or more, since a volume does not shrink"
     )
     assert kind.check({}, VOLUME).failures == []
-    assert changes(kind, after, {**larger, "region": "lhr"}) == (True, ["region"])
+
+
+def test_a_store_does_not_go_with_its_region_or_its_app(app: World) -> None:
+    kind = app.kind(VolumeProvider)
+    for name, key, allowed in (("region", "regions", "'iad' as the first"), ("app", "prefix", "'voice'")):
+        (failure,) = kind.check(VOLUME, {**VOLUME, name: "lhr"}).failures
+        assert failure.reason.startswith(
+            f"switchboard:fly.{key}: 'lhr' is refused; allowed: {allowed}, since the store is a volume there"
+        )
+        assert kind.check(VOLUME, {**VOLUME, name: UNKNOWN}).failures == []
+
+
+def test_another_volume_is_another_machine(app: World) -> None:
+    one, other = (app.create(VolumeProvider, {**VOLUME, "name": name})[0] for name in ("one", "other"))
+    mounted = [
+        {**MACHINE, "config": {**CONFIG, "mounts": [{"volume": volume, "path": "/data"}]}}
+        for volume in (one, other)
+    ]
+    id_, outs = app.create(MachineProvider, mounted[0])
+    kind = app.kind(MachineProvider)
+    assert changes(kind, outs, mounted[0]) == (False, [])
+    for wanted in (mounted[1], MACHINE):
+        assert changes(kind, app.read(MachineProvider, id_, outs), wanted) == (True, ["config"])
+    with pytest.raises(FlyRefused, match="mounts cannot be changed"):
+        kind.update(id_, outs, mounted[1])
 
 
 def test_a_volume_whose_creates_answer_was_lost_is_found(app: World) -> None:
@@ -379,6 +406,81 @@ def test_what_a_failed_run_left_is_brought_to_what_is_wanted(app: World) -> None
     assert (machine.id, machine.config["env"]) == (id_, {"A": "1"})
 
 
+def test_an_up_that_failed_for_a_bad_secret_goes_on_once_it_is_good(app: World) -> None:
+    secrets = app.fake.apps["voice"].secrets
+    seen: dict[str, str] = {}
+    # What a version of a machine was started with, it keeps.
+    app.fake.passes = lambda machine, _: seen.setdefault(machine.instance_id, secrets["KEY"]) == "good"
+    app.create(SecretsProvider, {"app": "voice", "values": {"KEY": "bad"}})
+    with pytest.raises(FlyRefused, match="not healthy"):
+        app.create(MachineProvider, {**MACHINE, "secretsVersion": 1.0})
+    app.create(SecretsProvider, {"app": "voice", "values": {"KEY": "good"}})
+    app.create(MachineProvider, {**MACHINE, "secretsVersion": 2.0})
+    (machine,) = app.fake.living()
+    assert seen[machine.instance_id] == "good"
+
+
+def test_a_machine_whose_boot_failed_is_booted_again_by_the_next_up(app: World) -> None:
+    app.fake.boots("fails")
+    with pytest.raises(FlyRefused, match="the machine voice-0 is failed"):
+        app.create(MachineProvider, MACHINE)
+    id_, _ = app.create(MachineProvider, MACHINE)
+    (machine,) = app.fake.living()
+    assert (machine.id, machine.state) == (id_, "started")
+
+
+@pytest.mark.parametrize("fault", [faults.LOST_REPLY, faults.LOST_REQUEST, faults.BROKEN])
+@pytest.mark.parametrize("operation", ["Machines_cordon", "Machines_uncordon"])
+def test_a_machine_is_not_left_without_callers(app: World, operation: str, fault: faults.Fault) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    app.fake.faults.order(operation, fault, times=2)
+    app.update(MachineProvider, id_, outs, {**MACHINE, "config": {**CONFIG, "env": {"A": "2"}}})
+    machine = app.fake.apps["voice"].machines[id_]
+    assert (machine.cordoned, machine.config["env"]) == (False, {"A": "2"})
+
+
+def test_a_failed_update_puts_callers_back_or_says_that_it_could_not(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    machine = app.fake.apps["voice"].machines[id_]
+    news = {**MACHINE, "config": {**CONFIG, "env": {"A": "2"}}}
+    app.fake.faults.order("Machines_cordon", faults.BROKEN, times=5)
+    app.fake.faults.order("Machines_uncordon", faults.BROKEN)
+    with pytest.raises(FlyUnanswered, match="cordon: 500"):
+        app.update(MachineProvider, id_, outs, news)
+    assert not machine.cordoned
+    app.fake.faults.order("Machines_update", faults.error(400, "no such image"), times=2)
+    app.fake.faults.order("Machines_uncordon", faults.BROKEN, times=5)
+    with pytest.raises(FlyRefused, match=r"no such image; .*; and .*until `fly machine uncordon`"):
+        app.update(MachineProvider, id_, outs, news)
+    assert machine.held_lease() is None
+    app.update(MachineProvider, id_, outs, news)
+    assert not machine.cordoned
+
+
+def test_a_machine_that_was_stopped_by_hand_is_a_difference_and_is_started(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    path = f"apps/voice/machines/{id_}"
+    app.fly.ask("POST", f"{path}/stop", {"signal": "SIGKILL"})
+    machine = app.fake.apps["voice"].machines[id_]
+    app.fly.until("it did not stop", 5, lambda: machine.state == "stopped" or None)
+    seen = app.read(MachineProvider, id_, outs)
+    assert changes(app.kind(MachineProvider), seen, MACHINE) == (True, [])
+    after = app.update(MachineProvider, id_, seen, MACHINE)
+    assert machine.state == "started"
+    assert changes(app.kind(MachineProvider), after, MACHINE) == (False, [])
+
+
+def test_a_lease_is_read_in_both_of_its_forms(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    machine = app.fake.apps["voice"].machines[id_]
+    machine.lease = Lease("known", app.fake.clock.now() + 60, "")
+    # As the description has it; the documentation, and the fake, have it in an envelope.
+    app.fake.faults.order("Machines_create_lease", faults.Fault(Answer(201, {"nonce": "known"})))
+    app.update(MachineProvider, id_, outs, {**MACHINE, "secretsVersion": 3.0})
+    assert machine.held_lease() is None
+    assert app.fake.violations.pop() == "Machines_create_lease 201: not in its envelope"
+
+
 def test_a_machine_that_does_not_get_healthy_gets_back_what_it_had(app: World) -> None:
     id_, outs = app.create(MachineProvider, MACHINE)
     machine = app.fake.apps["voice"].machines[id_]
@@ -439,6 +541,46 @@ def test_the_end_of_an_app_ends_the_machines_that_no_state_knows(app: World) -> 
     assert app.fake.count("Machines_wait", 408) == 0, "those that are gone by themselves are not waited for"
     assert not is_gone(kind, id_, outs)
     kind.delete(id_, {"app": "never-there"})
+
+
+def test_who_holds_a_machine_at_the_end_is_waited_for_and_the_others_end_meanwhile(app: World) -> None:
+    held, *others = (app.create(MachineProvider, {**MACHINE, "name": f"bot-{n}"})[0] for n in range(3))
+    machines = app.fake.apps["voice"].machines
+    machines[held].lease = Lease("theirs", app.fake.clock.now() + 0.3, "")
+    id_, outs = app.create(MachinesProvider, {"app": "voice"})
+    app.kind(MachinesProvider).delete(id_, outs)
+    assert [machines[one].gone for one in (held, *others)] == [True, True, True]
+    assert app.fake.count("Machines_stop", 409) >= 1
+    assert app.fake.count("Machines_stop", 200) == 3, "each could say goodbye"
+
+
+def test_what_does_not_end_is_told_after_all_were_tried(app: World) -> None:
+    for number in range(3):
+        app.create(MachineProvider, {**MACHINE, "name": f"bot-{number}"})
+    id_, outs = app.create(MachinesProvider, {"app": "voice"})
+    app.fake.faults.order("Machines_delete", faults.error(403, "unauthorized"))
+    with pytest.raises(FlyError, match=r"of 3 machines of voice, 1 did not end: Fly refused DELETE .*403"):
+        app.kind(MachinesProvider).delete(id_, outs)
+    assert len(app.fake.living()) == 1
+
+
+def test_a_machine_that_destroys_itself_is_not_waited_for_in_vain(app: World) -> None:
+    bot = {**CONFIG, "auto_destroy": True, "restart": {"policy": "no"}}
+    app.create(MachineProvider, {**MACHINE, "name": "bot-1", "config": bot})
+    id_, outs = app.create(MachinesProvider, {"app": "voice"})
+    app.pauses.clear()
+    app.kind(MachinesProvider).delete(id_, outs)
+    assert app.fake.living() == []
+    assert sum(app.pauses) < 5, "seconds"
+
+
+def test_a_machine_that_comes_late_goes_with_its_app(app: World) -> None:
+    id_, outs = app.create(MachinesProvider, {"app": "voice"})
+    app.kind(MachinesProvider).delete(id_, outs)
+    app.create(MachineProvider, {**MACHINE, "name": "late"})
+    app.kind(AppProvider).delete("voice", APP)
+    assert app.fake.apps == {}
+    assert app.fake.count("Machines_stop") == 1
 
 
 # Taking over by id.
