@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ END_SECONDS = 60.0
 POLL_SECONDS = 0.25
 
 OVER = ("ended", "failed")
+
+
+class Unanswered(SmokeError):
+    """No answer came: what was asked for may have been done."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +68,47 @@ def run(
     with client or httpx.Client(timeout=START_SECONDS) as http:
         path = f"/v1/public/{agent}/start" if agent else "/start"
         began = time.monotonic()
-        answer = _ask(http, "POST", f"{url}{path}", headers, json={})
+        answer = _start(http, url, f"{url}{path}", headers)
         took = time.monotonic() - began
         session = answer["sessionId"]
-        # From here on with the session's own token: a public key may show no other.
-        own = {"Authorization": f"Bearer {answer['sessionToken']}"}
-        shown = f"{url}/sessions/{session}"
+        shown, own = _session(url, answer)
         try:
             record = _ask(http, "GET", shown, own)
-            out(f"  session {session} of {record['agent']}: the bot is there after {took:.1f} s")
-        finally:
-            _ask(http, "DELETE", shown, own)
+        except SmokeError as error:
+            raise _after_end(http, url, answer, error) from None
+        out(f"  session {session} of {record['agent']}: the bot is there after {took:.1f} s")
+        _ask(http, "DELETE", shown, own)
         record = _until_over(http, shown, own)
     machine_seconds = _between(record["admittedAt"] or record["createdAt"], record["endedAt"])
     return Joined(session, record["transport"], took, machine_seconds)
+
+
+def _start(http: httpx.Client, url: str, start: str, headers: dict[str, str]) -> dict[str, Any]:
+    """The answer to a start. A session whose answer got lost is looked up by its key, and ended."""
+    headers = {**headers, "Idempotency-Key": f"smoke-{secrets.token_hex(16)}"}
+    try:
+        return _ask(http, "POST", start, headers, json={})
+    except Unanswered as error:
+        try:
+            answer = _ask(http, "POST", start, headers, json={})
+        except SmokeError as again:
+            raise SmokeError(f"{error}; asked for it again: {again}") from None
+        raise _after_end(http, url, answer, error) from None
+
+
+def _after_end(http: httpx.Client, url: str, answer: dict[str, Any], error: SmokeError) -> SmokeError:
+    """The error, once its session is told to end; with what went wrong with that, if something did."""
+    shown, own = _session(url, answer)
+    try:
+        _ask(http, "DELETE", shown, own)
+    except SmokeError as worse:
+        return SmokeError(f"{error}; and its session may run on until its deadline: {worse}")
+    return error
+
+
+def _session(url: str, answer: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Where a session is shown, and with what: its own token, since a public key may show no other."""
+    return f"{url}/sessions/{answer['sessionId']}", {"Authorization": f"Bearer {answer['sessionToken']}"}
 
 
 def _until_over(http: httpx.Client, shown: str, headers: dict[str, str]) -> dict[str, Any]:
@@ -92,7 +124,7 @@ def _ask(http: httpx.Client, method: str, url: str, headers: dict[str, str], **m
     try:
         answer = http.request(method, url, headers=headers, **more)
     except httpx.HTTPError as error:
-        raise SmokeError(f"{method} {url}: {str(error) or type(error).__name__}") from None
+        raise Unanswered(f"{method} {url}: {str(error) or type(error).__name__}") from None
     try:
         content = answer.json()
     except ValueError:
@@ -112,7 +144,12 @@ def _between(begin: str, end: str) -> float:
 def summary(joined: Joined, price: Price | None) -> str:
     """What a person reads at the end."""
     lines = [f"a bot joined in {joined.seconds:.1f} s over {joined.transport}, and its session has ended"]
-    if price is not None:
+    if price is None:
+        lines.append(
+            f"what its {joined.machine_seconds:.1f} s of a machine cost is not known here: the config has "
+            "encrypted values, which only the engine reads"
+        )
+    else:
         cost = joined.machine_seconds * price.per_second
         lines.append(f"it cost ${cost:.6f}: {joined.machine_seconds:.1f} s of {price.of}")
     return "\n".join(lines)

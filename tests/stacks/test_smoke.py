@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bot import protocol
@@ -83,6 +84,59 @@ def test_a_wrong_key_is_told_without_it(tmp_path: Path) -> None:
 def test_a_dispatcher_that_does_not_answer_is_told() -> None:
     with pytest.raises(SmokeError, match=r"^POST http://127\.0\.0\.1:1/start: .*refused"):
         run("http://127.0.0.1:1", KEY)
+
+
+class Faulty:
+    """A dispatcher with one session, at which something goes wrong."""
+
+    def __init__(self, *, lost_starts: int = 0, refused: tuple[str, ...] = ()) -> None:
+        self.lost_starts = lost_starts
+        self.refused = refused
+        self.sessions: dict[str, str] = {}
+        """Idempotency key → session."""
+        self.deleted: list[str] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            key = request.headers["idempotency-key"]
+            session = self.sessions.setdefault(key, f"s-{len(self.sessions)}")
+            if self.lost_starts:
+                self.lost_starts -= 1
+                raise httpx.ReadTimeout("timed out", request=request)
+            return httpx.Response(200, json={"sessionId": session, "sessionToken": f"token-of-{session}"})
+        if request.method in self.refused:
+            return httpx.Response(500, json={"detail": f"broken {request.method}"})
+        session = request.url.path.rpartition("/")[2]
+        assert request.headers["authorization"] == f"Bearer token-of-{session}"
+        self.deleted.append(session)
+        return httpx.Response(200, json={})
+
+    def fails(self) -> str:
+        with pytest.raises(SmokeError) as raised:
+            run("http://d", KEY, client=httpx.Client(transport=httpx.MockTransport(self.answer)))
+        return str(raised.value)
+
+
+def test_a_session_whose_answer_was_lost_is_ended() -> None:
+    faulty = Faulty(lost_starts=1)
+    assert faulty.fails() == "POST http://d/start: timed out"
+    assert faulty.deleted == ["s-0"]
+    assert len(faulty.sessions) == 1
+    assert Faulty(lost_starts=2).fails().count("timed out") == 2
+
+
+def test_a_session_that_does_not_end_hides_no_earlier_error() -> None:
+    said = Faulty(refused=("GET", "DELETE")).fails()
+    assert "broken GET" in said.partition("; and its session may run on")[0]
+    assert "broken DELETE" in said
+    faulty = Faulty(refused=("GET",))
+    assert "broken DELETE" not in faulty.fails()
+    assert faulty.deleted == ["s-0"]
+
+
+def test_a_cost_that_is_not_known_is_said() -> None:
+    said = summary(Joined("s", "daily", 2.34, 60.0), None).splitlines()
+    assert said[1].startswith("what its 60.0 s of a machine cost is not known here: the config has encrypted")
 
 
 @pytest.mark.parametrize(
