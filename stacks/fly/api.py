@@ -71,7 +71,7 @@ class Fly:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: str | list[str]) -> Any:
+    def get(self, path: str, **query: str) -> Any:
         """What is there; None if nothing is."""
         return self.ask("GET", path, query=query, absent_is_fine=True)
 
@@ -85,7 +85,7 @@ class Fly:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        query: Mapping[str, str | list[str]] | None = None,
+        query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         absent_is_fine: bool = False,
         repeatable: bool = False,
@@ -113,8 +113,7 @@ class Fly:
                         raise FlyRefused(f"Fly throttles {problem}; try again in a minute", 429)
                     self._sleep(_retry_after(answer))
                     continue
-                # 408: a wait is over without what it waited for, or a POST has taken too long, and goes on.
-                if answer.status_code < 500 and (answer.status_code != 408 or method == "GET"):
+                if answer.status_code < 500 and answer.status_code != 408:
                     raise FlyRefused(f"Fly refused {problem}", answer.status_code)
             else:
                 problem = f"{method} {path}: {answer}"
@@ -161,7 +160,7 @@ class Fly:
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
-        query: Mapping[str, str | list[str]],
+        query: Mapping[str, str],
         headers: Mapping[str, str],
     ) -> httpx.Response | str:
         """The answer, or why there is none."""

@@ -39,7 +39,7 @@ def living(fly: Fly, app: str) -> list[dict[str, Any]]:
 
 
 def sweep(fly: Fly, app: str, seconds: int) -> None:
-    """End all machines of an app, as `end` does. Raises FlyError once each was tried, with all that went wrong."""
+    """End all machines of an app. Raises FlyError, with all that went wrong, once each was tried."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         work = [pool.submit(end, fly, app, machine, seconds) for machine in living(fly, app)]
     failed = [str(error) for one in work if (error := one.exception()) is not None]
@@ -71,8 +71,8 @@ def end(fly: Fly, app: str, machine: Mapping[str, Any], seconds: int = STOP_SECO
     fly.until(f"the machine {machine['id']} was deleted, and is there still", DELETE_SECONDS, gone)
 
 
-def when_free(fly: Fly, path: str, act: Callable[[], T]) -> T:
-    """What `act` gives, once nobody else holds the machine: a lease ends by itself."""
+def when_free(fly: Fly, path: str, act: Callable[[], T | None]) -> T:
+    """What `act` gives, once it gives something and nobody else holds the machine: a lease ends by itself."""
 
     def once() -> T | None:
         try:

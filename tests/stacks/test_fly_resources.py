@@ -538,7 +538,6 @@ def test_the_end_of_an_app_ends_the_machines_that_no_state_knows(app: World) -> 
     app.fake.faults.order("Machines_stop", faults.BROKEN)
     kind.delete(id_, outs)
     assert app.fake.living() == []
-    assert app.fake.count("Machines_wait", 408) == 0, "those that are gone by themselves are not waited for"
     assert not is_gone(kind, id_, outs)
     kind.delete(id_, {"app": "never-there"})
 
