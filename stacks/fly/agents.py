@@ -24,8 +24,10 @@ class AgentAppsArgs:
     names: Sequence[str]
     """Of the apps."""
     org: str
+    variables: Sequence[str]
+    """The agent's variables, by their names."""
     environment: Mapping[str, str]
-    """The agent's variables."""
+    """Those of them that are set here."""
     token_days: int
     token_period: str
     adopt: Mapping[str, str]
@@ -53,9 +55,15 @@ class AgentApps(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self),
             )
             within = pulumi.ResourceOptions(parent=self)
-            if args.environment:
-                secrets = f"{args.agent}-secrets-{number}"
-                self.swept.append(Secrets(secrets, app=app.name, values=args.environment, opts=within))
+            if args.variables:
+                secrets = Secrets(
+                    f"{args.agent}-secrets-{number}",
+                    app=app.name,
+                    values=args.environment,
+                    outside={name: name for name in args.variables if name not in args.environment},
+                    opts=within,
+                )
+                self.swept.append(secrets)
             token = DeployToken(
                 f"{args.agent}-token-{number}",
                 app=app.name,

@@ -93,6 +93,8 @@ class DispatcherArgs:
     image: pulumi.Input[str]
     environment: pulumi.Input[Mapping[str, str]]
     secrets: Mapping[str, pulumi.Input[str]]
+    outside: Mapping[str, str]
+    """As of `Secrets`."""
     cpu_kind: str
     cpus: int
     memory_mb: int
@@ -110,7 +112,13 @@ class Dispatcher(pulumi.ComponentResource):
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:fly:Dispatcher", name, None, opts)
         within = pulumi.ResourceOptions(parent=self)
-        secrets = Secrets("dispatcher-secrets", app=args.app.name, values=args.secrets, opts=within)
+        secrets = Secrets(
+            "dispatcher-secrets",
+            app=args.app.name,
+            values=args.secrets,
+            outside=args.outside,
+            opts=within,
+        )
         volume = None
         if args.volume_gb:
             volume = Volume(

@@ -53,6 +53,7 @@ def describe(environment: Environment) -> Deployment:
                 agent=name,
                 names=[called.bots(name, shard) for shard in range(fly.shards)],
                 org=fly.org,
+                variables=agent.env,
                 environment=_given(agent.env),
                 adopt=fly.adopt,
                 **tokens,
@@ -108,6 +109,7 @@ def describe(environment: Environment) -> Deployment:
                 # Where traces go, with the key for it.
                 **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
             },
+            outside={**settings.from_environment(), f"{TRACING_PREFIX}*": ""},
             cpu_kind=fly.dispatcher_cpu_kind,
             cpus=fly.dispatcher_cpus,
             memory_mb=fly.dispatcher_memory_mb,

@@ -6,11 +6,12 @@ that a refresh finds the secrets that somebody has changed.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
+from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
 
 from stacks.fly.api import part, whole
 from stacks.fly.resource import FlyResource, Kind
@@ -20,6 +21,24 @@ from stacks.local.host import plain_errors
 class SecretsProvider(Kind):
     inputs = ("app", "values")
     replaced = ("app",)
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """A run without a variable is no wish to take it from those who have it."""
+        before, now = _olds.get("values"), news.get("values")
+        if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+            return CheckResult(news, [])  # nothing was there, or what is to be is not known yet
+        failures = [
+            # Of no property: the engine would show its value.
+            CheckFailure(
+                "",
+                f"{variable or name}: is not set here, and app "
+                f"{news['app']} has it; allowed: its value in the environment (set it empty to do without)",
+            )
+            for name in sorted(set(before) - set(now))
+            for pattern, variable in news["outside"].items()
+            if fnmatch.fnmatchcase(name, pattern)
+        ]
+        return CheckResult(news, failures)
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -79,9 +98,14 @@ class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
         *,
         app: pulumi.Input[str],
         values: Mapping[str, pulumi.Input[str]],
+        outside: Mapping[str, str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        properties = {"app": app, "values": pulumi.Output.secret(dict(values))}
+        """`outside`: those that come from the environment (`*` is any end), and their names there, if others.
+
+        Such a one does not go because it is not set where an up runs.
+        """
+        properties = {"app": app, "values": pulumi.Output.secret(dict(values)), "outside": dict(outside)}
         super().__init__(
             SecretsProvider(), logical_name, properties, outputs=("digests", "version"), opts=opts
         )

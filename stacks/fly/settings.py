@@ -167,6 +167,15 @@ def secrets_of(config: StackConfig) -> dict[str, SecretStr | str]:
     return found
 
 
+def from_environment() -> dict[str, str]:
+    """The dispatcher's variables that may come from outside and are not set there, with their names there."""
+    return {
+        ENVIRONMENT_PREFIX + setting.upper(): variable
+        for setting, variable in FROM_ENVIRONMENT.items()
+        if variable not in os.environ
+    }
+
+
 def secret_variables(settings: Settings) -> dict[str, str]:
     """The dispatcher's variables that `Settings.to_environment` leaves out, with their values."""
     optional = ("daily_api_key", "daily_webhook_secret", "fly_api_token")

@@ -151,6 +151,15 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     for place in (stack.written(), str(machine.shown()), str(outputs), str(stack.checkout.lines)):
         assert not [secret for secret in secrets if secret in place]
 
+    # A scheduled run that lacks what the bots have, and what the dispatcher has, takes neither away.
+    for name, app in {"ECHO_KEY": "voice-echo-0", "DAILY_WEBHOOK_SECRET": "voice"}.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(name)
+            said = stack.fails()
+        assert f"{name}: is not set here, and app {app} has it; allowed: its value in the environment" in said
+        assert not [value for value in OUTSIDE.values() if value in said]
+    assert fake.apps["voice-echo-0"].secrets == {"ECHO_KEY": OUTSIDE["ECHO_KEY"]}
+
     # What is in an app is replaced with it: the engine knows it by the property.
     for urn, resource in stack.checkout.state().items():
         if "app" in resource.get("inputs", {}):

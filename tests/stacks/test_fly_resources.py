@@ -224,6 +224,22 @@ def test_a_secret_that_somebody_changed_or_removed_is_found_and_set_again(app: W
     assert app.fake.apps["voice"].secrets == {**props["values"], "THEIRS": "kept"}
 
 
+def test_a_run_without_a_variable_does_not_take_it_away(app: World) -> None:
+    kind = app.kind(SecretsProvider)
+    outside = {"HOOK_SECRET": "HOOK", "OTEL_*": "", "NEVER": "NEVER"}
+    before = {"app": "voice", "values": {"HOOK_SECRET": "hunter2", "OTEL_KEY": "hunter2", "OLD": "hunter2"}}
+    news = {"app": "voice", "values": {}, "outside": outside}
+    said = [failure.reason for failure in kind.check(before, news).failures]
+    allowed = (
+        "is not set here, and app voice has it; allowed: its value in the environment (set it empty to do"
+    )
+    assert [reason.partition(": ")[0] for reason in said] == ["HOOK", "OTEL_KEY"]
+    assert all(f": {allowed}" in reason and "hunter2" not in reason for reason in said)
+    assert kind.check({}, news).failures == []
+    assert kind.check(before, {**before, "outside": outside}).failures == []
+    assert kind.check(before, {**news, "values": UNKNOWN}).failures == []
+
+
 def test_no_secrets_are_no_call(app: World) -> None:
     assert app.create(SecretsProvider, {"app": "voice", "values": {}})[1]["version"] == 0
     assert app.fake.count("Secrets_update") == 0
