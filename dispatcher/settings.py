@@ -231,8 +231,8 @@ class Settings(BaseSettings):
         # An HTTP client says the whole header where it refuses one, and so the secret that is in it.
         if secret is not None and not SENDABLE.fullmatch(secret.get_secret_value()):
             raise ValueError(
-                "it has other characters than visible ASCII; allowed: these, and spaces between them, "
-                "so no line break at its end"
+                "it is empty or has other characters than visible ASCII; allowed: these, with spaces, "
+                "and no line break at its end"
             )
         return secret
 

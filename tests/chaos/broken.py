@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from dispatcher.machines import failover, fleet, placement
 from dispatcher.sessions import (
+    admission,
     launcher,
     lifecycle,
     queue,
@@ -102,7 +103,7 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
-@variant("one machine", first_seed=170)
+@variant("one machine", "gone is gone", first_seed=105)
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
     return mock.patch.object(failover, "may_go_on", return_value=True)
@@ -217,7 +218,7 @@ def failures_are_not_counted_down() -> Any:
 @variant("first come, first served")
 def newcomers_overtake() -> Any:
     """A free line goes to who asks at the right moment, not to who waits."""
-    return mock.patch.object(lines, "may_overtake", return_value=True)
+    return mock.patch.object(admission, "may_overtake", return_value=True)
 
 
 @variant("one machine")

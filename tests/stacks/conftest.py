@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,17 @@ from tests.stacks.checkouts import CheckoutCopy
 def pulumi_engine() -> PulumiCommand:
     """The real engine, as `make up` would find it."""
     return find()
+
+
+@pytest.fixture(autouse=True)
+def whole_tracebacks() -> Iterator[None]:
+    """A provider that raises shortens the tracebacks of its process, which is the engine's host and not ours.
+
+    An inline program in a process without tracebacks never ends.
+    """
+    yield
+    if hasattr(sys, "tracebacklimit"):
+        del sys.tracebacklimit
 
 
 @pytest.fixture
