@@ -221,7 +221,7 @@ def newcomers_overtake() -> Any:
     return mock.patch.object(admission, "may_overtake", return_value=True)
 
 
-@variant("one machine")
+@variant("one machine", "gone is gone")
 def queue_admits_twice() -> Any:
     """A session that gets its line is launched by two at once."""
     original = launcher.Launcher.launch
