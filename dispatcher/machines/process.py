@@ -29,7 +29,13 @@ from pathlib import Path
 
 from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.machines.process_groups import MACHINE_VARIABLE, read_exit_code, read_group, read_tail
+from dispatcher.machines.process_groups import (
+    DIRECTORY_VARIABLE,
+    MACHINE_VARIABLE,
+    read_exit_code,
+    read_group,
+    read_tail,
+)
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
@@ -329,6 +335,7 @@ def _environment(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> d
         "TMPDIR": str(work.parent / "tmp"),
         BOT_FILE_VARIABLE: str(bot_file.resolve()),
         MACHINE_VARIABLE: spec.id,
+        DIRECTORY_VARIABLE: str(work.parent.resolve()),
         **spec.whole_environment,
     }
 

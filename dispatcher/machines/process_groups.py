@@ -15,7 +15,11 @@ from pathlib import Path
 import psutil
 
 MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
-"""In the environment of a machine's processes: what the bot starts inherits it, wherever it moves to."""
+"""In the environment of a machine: its id."""
+
+DIRECTORY_VARIABLE = "SWITCHBOARD_MACHINE_DIR"
+"""In the environment of a machine's processes: its directory. What the bot starts inherits it, wherever it
+moves to; and no other deployment of this host has the same, whatever its machines are called."""
 
 TAIL_BYTES = 2000
 """How much of a machine's output goes into its last status: a traceback's worth."""
@@ -75,7 +79,7 @@ class Group:
     def _is_ours(self, process: psutil.Process) -> bool:
         if process.pid == self.leader:
             return False
-        if process.environ().get(MACHINE_VARIABLE) == self.machine_id:
+        if process.environ().get(DIRECTORY_VARIABLE) == str(self.directory.resolve()):
             return True
         # A process that was forked and not started shows the environment of a template.
         in_group = os.getpgid(process.pid) == self.number

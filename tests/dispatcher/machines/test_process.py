@@ -279,6 +279,30 @@ def test_memory_is_limited(machines):
     asyncio.run(run())
 
 
+def test_a_machine_of_the_same_id_of_another_deployment_is_let_alone(machines, tmp_path):
+    async def run():
+        provider = machines.provider(SLEEP)
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        other = tmp_path / "other"
+        other.mkdir()
+        others = _Machines(other)
+        try:
+            theirs = others.provider(SLEEP)
+            await theirs.create(others.spec())
+            await until_printed(others, "up")
+            await theirs.stop("m-1", LONG_GRACE)
+            await until_gone(theirs)
+        finally:
+            others.kill_all()
+        status = await provider.get("m-1")
+        assert status is not None
+        assert status.state is MachineState.started
+        assert [bot for bot in machines.processes() if "sleep" in bot.cmdline()]
+
+    asyncio.run(run())
+
+
 def test_a_missing_bot_file_is_refused_and_leaves_nothing(machines):
     async def run():
         provider = machines.provider()
