@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
 import httpx
-import uvicorn
 
-from tests.ports import free_port
+from tests.served import served as served_app
 
 
 @dataclass(frozen=True)
@@ -126,25 +124,9 @@ class Application:
         await send({"type": "http.response.body", "body": _encoded(answer)})
 
 
-@contextlib.contextmanager
-def served(fake: Handles) -> Iterator[str]:
-    """The fake behind a port of this host, in a thread with a loop of its own; gives its URL."""
-    port = free_port()
-    config = uvicorn.Config(
-        Application(fake), host="127.0.0.1", port=port, lifespan="off", log_level="critical", access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="fake-fly")
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the fake's server ended before it served"
-            thread.join(0.005)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive(), "the fake's server does not end"
+def served(fake: Handles) -> contextlib.AbstractContextManager[str]:
+    """The fake behind a port of this host; gives its URL."""
+    return served_app(Application(fake))
 
 
 def _call(method: str, path: str, query: str, headers: Mapping[str, str], content: bytes) -> Call:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import httpx
 import jwt
 import psutil
 import pytest
-import uvicorn
 from pulumi.automation import PulumiCommand
 
 from dispatcher.clock import Clock, SystemClock
@@ -33,6 +30,7 @@ from tests.fly.machines import Machine
 from tests.fly.processes import Launch, OfThisHost
 from tests.fly.wire import served
 from tests.ports import free_port
+from tests.served import served as served_app
 from tests.stacks.checkouts import REPOSITORY, until
 from tests.stacks.test_fly_engine import prepared
 
@@ -98,24 +96,6 @@ class Hosts:
         return found
 
 
-@contextlib.contextmanager
-def daily_served(daily: FakeDaily) -> Iterator[str]:
-    port = free_port()
-    config = uvicorn.Config(
-        daily_app(daily), host="127.0.0.1", port=port, lifespan="off", log_level="critical", access_log=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="fake-daily")
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.005)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
 def test_a_deployed_dispatcher_opens_a_room_and_a_machine_and_nothing_is_left(
     tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,13 +109,13 @@ def test_a_deployed_dispatcher_opens_a_room_and_a_machine_and_nothing_is_left(
     fake.prepare_seconds = fake.boot_seconds = fake.destroy_seconds = 0.01
     monkeypatch.setenv("ECHO_KEY", "of-the-bot")
     monkeypatch.setenv("DAILY_API_KEY", API_KEY)
-    with served(fake) as fly_url, daily_served(daily) as daily_url:
+    with served(fake) as fly_url, served_app(daily_app(daily)) as daily_url:
         monkeypatch.setenv("FLY_API_TOKEN", fake.token())
         checkout.write_config(
             cloud="fly",
             agents={"echo": agent(bots / "bot.py")},
             keys=[{"name": "web", "hash": hash_of(KEY), "scope": "start"}],
-            daily={"domain": DOMAIN, "domainId": DOMAIN_ID, "apiUrl": daily_url},
+            daily={"domain": DOMAIN, "domainId": DOMAIN_ID, "apiUrl": f"{daily_url}/v1"},
             fly={"org": "tests", "prefix": "voice", "apiUrl": fly_url},
         )
         checkout.driver().up()
