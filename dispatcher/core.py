@@ -30,6 +30,7 @@ from dispatcher.sessions.retention import Retention
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
+from dispatcher.sessions.starts import Starts
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watch import Watch
 from dispatcher.settings import Settings
@@ -209,11 +210,21 @@ def wire(
         changes=changes,
         background=background,
     )
-    service = SessionService(
+    starts = Starts(
         settings=settings,
         store=store,
         ledger=ledger,
         launcher=launcher,
+        releases=releases,
+        queue=queue,
+        transports=transports,
+        changes=changes,
+        clock=clock,
+    )
+    service = SessionService(
+        settings=settings,
+        store=store,
+        starts=starts,
         releases=releases,
         queue=queue,
         transports=transports,

@@ -247,6 +247,11 @@ class Settings(BaseSettings):
             raise ValueError("it is not base64, in which Daily gives it as `hmac` of the webhook")
         return secret
 
+    @property
+    def start_agent(self) -> str:
+        """The agent of `POST /start`."""
+        return self.default_agent or next(iter(self.agents))
+
     @field_validator("secrets")
     @classmethod
     def _secrets_are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:

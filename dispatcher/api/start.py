@@ -21,7 +21,8 @@ from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
-from dispatcher.sessions.service import SessionService, Start, Wait
+from dispatcher.sessions.service import SessionService, Wait
+from dispatcher.sessions.starts import Start
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.tasks import end_tasks
 from dispatcher.telemetry import refusals

@@ -7,87 +7,31 @@ difference who caused it: the provider, the machine's channel, the reaper, anoth
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
-
-from sqlalchemy.exc import SQLAlchemyError
+from dataclasses import replace
+from typing import Literal
 
 from bot.protocol import Request, Response
 from dispatcher.clock import Clock
 from dispatcher.machines.channels import Channels
-from dispatcher.sessions import failures, idempotency, lifecycle
+from dispatcher.sessions import failures
 from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.errors import (
-    AtCapacity,
-    InvalidRequest,
-    KeyReused,
-    Restarting,
-    SessionOver,
-    StartFailed,
-    TookTooLong,
-    UnknownAgent,
-    UnknownSession,
-)
-from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
-from dispatcher.sessions.launcher import START_SHARE, Launcher
-from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.errors import Restarting, SessionOver, StartFailed, TookTooLong, UnknownSession
 from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.starts import Start, Started, Starts
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
-from dispatcher.transports.errors import RoomError, Unacceptable
-from dispatcher.transports.transport import Prepared, Transport, Wanted
+from dispatcher.transports.transport import Transport
 
 Wait = Literal["none", "started", "ready"]
 
 COME_BACK_SECONDS = 10.0
 """How long the place in the queue of a caller with a key is kept when its connection is lost."""
-
-UNHEARD = End("abandoned", "The store failed while the session was written, and its caller was told so.")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A start request, validated in form only."""
-
-    agent: str | None = None
-    transport: str | None = None
-    body: Any = None
-    wanted: Wanted = field(default_factory=Wanted)
-    queue_seconds: float = 0.0
-    """How long the caller is willing to wait for a line."""
-    by: str = "its client"
-    """Who asks, for the timeline."""
-    owner: str | None = None
-    """Whose session it is: the name of the caller's key, if there is one."""
-    key: str | None = None
-    """The `Idempotency-Key`. The same key of another owner is another key."""
-    count: Callable[[], None] | None = None
-    """Called once the start is known to repeat no earlier one; raises RateExceeded for one too many."""
-    traceparent: str | None = None
-    """The trace context of the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A session that was asked for, and what its client needs to join."""
-
-    session: Session
-    client: Mapping[str, Any]
-    new: bool = True
-    """Whether this request made it; False for a repeated one."""
-    place: Place | None = None
-    """Where it waits for a line, if it does."""
-    keyed: bool = False
-    """Whether its caller can come back for it."""
-    mark: int | None = None
-    """Of `Changes`, from before the session was written; None if it was read, at any time."""
 
 
 class SessionService:
@@ -98,8 +42,7 @@ class SessionService:
         *,
         settings: Settings,
         store: Store,
-        ledger: Ledger,
-        launcher: Launcher,
+        starts: Starts,
         releases: Releases,
         queue: Queue,
         transports: Mapping[str, Transport],
@@ -110,8 +53,7 @@ class SessionService:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._ledger = ledger
-        self._launcher = launcher
+        self._starts = starts
         self._releases = releases
         self._queue = queue
         self._transports = transports
@@ -128,7 +70,7 @@ class SessionService:
 
     @property
     def default_agent(self) -> str:
-        return self._settings.default_agent or next(iter(self._settings.agents))
+        return self._settings.start_agent
 
     @property
     def draining(self) -> bool:
@@ -152,68 +94,7 @@ class SessionService:
         """
         if self._drained.is_set():
             raise Restarting()
-        name, agent, transport_name = self._resolve(start)
-        session_id = str(uuid.uuid4())
-        claim = self._claim(start, name, session_id)
-        if claim is not None and (known := await self._store.claim(claim.id, self._clock.now())):
-            return await self._again(claim, known)
-        if start.count is not None:
-            start.count()
-        spends = self._transports[transport_name].prepare_calls
-        if spends and await self._queue.would_refuse(name, start.queue_seconds):
-            raise self._at_capacity(name, agent, start)
-        prepared = await self._prepare(session_id, agent, transport_name, start)
-        room = prepared.room
-        session = Session(
-            id=session_id,
-            agent=name,
-            transport=transport_name,
-            body=start.body,
-            ice_servers=list(prepared.ice_servers),
-            machine_id=f"m-{session_id}",
-            state=SessionState.queued,
-            start_timeout_seconds=agent.start_timeout_seconds,
-            client_timeout_seconds=agent.client_timeout_seconds,
-            max_duration_seconds=agent.max_duration_seconds,
-            idle_timeout_seconds=agent.idle_timeout_seconds,
-            queue_seconds=start.queue_seconds,
-            created_at=self._clock.now(),
-            traceparent=start.traceparent,
-            owner=start.owner,
-            room=None if room is None else asdict(room),
-            room_state=None if room is None else "wanted",
-        )
-        if claim is not None:
-            claim = replace(claim, client=prepared.client)
-        machine = self._launcher.machine(session)
-        mark = self._changes.mark()
-        try:
-            added = await self._ledger.add(
-                session,
-                machine,
-                self._queue.limits,
-                start.by,
-                claim,
-                lambda m: self._launcher.wanted(session, m),
-            )
-        except AlreadyClaimed as first:
-            return await self._again(first.wanted, first.standing)
-        except SQLAlchemyError:
-            # It may have been written all the same: a caller with a key comes back for it, others do not.
-            if claim is None:
-                self._releases.disown(session, UNHEARD)
-            else:
-                self._launcher.catch_up()
-            raise
-        if added is None:
-            raise self._at_capacity(name, agent, start)
-        written, machine = added
-        if written.state is SessionState.queued:
-            self._queue.nudge()
-        else:
-            self._launcher.launch(written, machine)
-        place = await self._queue.place(written)
-        return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
+        return await self._starts.start(start)
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
@@ -316,65 +197,6 @@ class SessionService:
         """A session that starts is held by its own deadlines; one that runs owes a prompt answer."""
         await self._until(session_id, lambda session: session.over or session.ready_at is not None)
         await self._clock.sleep(self._settings.call_timeout_seconds)
-
-    def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
-        """The hold that the request's key is to have on its session; None without a key."""
-        if start.key is None:
-            return None
-        # What is not said leaves no trace, so that a release that knows of more has the same fingerprints.
-        said = {name: value for name, value in asdict(start.wanted).items() if value != {}}
-        request = [agent, start.transport, start.body, said]
-        return Claim(
-            id=idempotency.claim_id(start.owner or "", start.key),
-            fingerprint=idempotency.fingerprint(request),
-            session_id=session_id,
-            client={},
-            expires_at=self._clock.now() + idempotency.KEPT_SECONDS,
-        )
-
-    async def _again(self, wanted: Claim, standing: Claim) -> Started:
-        """Answer a request whose key stands for a session already, as it was answered the first time."""
-        if wanted.fingerprint != standing.fingerprint:
-            raise KeyReused("The Idempotency-Key was used before, for another request; use a new key.")
-        session = await self.get(standing.session_id)
-        place = await self._queue.place(session)
-        return Started(session, standing.client, new=False, place=place, keyed=True)
-
-    def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
-        name = start.agent or self.default_agent
-        agent = self._settings.agents.get(name)
-        if agent is None:
-            allowed = ", ".join(self._settings.agents)
-            raise UnknownAgent(f"There is no agent '{name}'; allowed: {allowed}.")
-        transport = start.transport or agent.transports[0]
-        if transport not in agent.transports:
-            allowed = ", ".join(agent.transports)
-            raise InvalidRequest(f"transport '{transport}' is not offered by {name}; allowed: {allowed}.")
-        try:
-            self._transports[transport].check(start.wanted)
-        except Unacceptable as refusal:
-            raise InvalidRequest(str(refusal)) from refusal
-        if not 0 <= start.queue_seconds <= agent.max_queue_seconds:
-            given, most = f"{start.queue_seconds:g}", f"{agent.max_queue_seconds:g}"
-            raise InvalidRequest(f"queue '{given}' is not allowed for {name}; allowed: 0 to {most} seconds.")
-        return name, agent, transport
-
-    async def _prepare(self, session_id: str, agent: AgentSettings, transport: str, start: Start) -> Prepared:
-        now, longest = self._clock.now(), start.queue_seconds + agent.max_duration_seconds
-        until = now + longest + lifecycle.DEADLINE_GRACE_SECONDS
-        deadline = now + START_SHARE * agent.start_timeout_seconds
-        try:
-            return await self._transports[transport].prepare(session_id, start.wanted, until, deadline)
-        except RoomError as error:
-            raise failures.no_room(error) from error
-
-    def _at_capacity(self, name: str, agent: AgentSettings, start: Start) -> AtCapacity:
-        limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
-        whole = self._settings.max_sessions
-        lines = f"{name} takes {limit} at a time" + (f", and the deployment {whole}" if whole else "")
-        if start.queue_seconds > 0:
-            lines += f"; {agent.max_queued} callers may wait, and so many do"
-        return AtCapacity(f"All lines are busy: {lines}. Please try again later.")
 
     async def _held(self, started: Started, reached: Callable[[Session], bool]) -> Session:
         """The session as asked for, or as it is when the dispatcher is told to exit."""

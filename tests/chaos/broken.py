@@ -26,6 +26,7 @@ from dispatcher.sessions import (
     room_lifecycle,
     rooms,
     service,
+    starts,
     timeline,
 )
 from dispatcher.sessions.ledger import Ledger
@@ -177,7 +178,7 @@ def claim_without_a_lock() -> Any:
 @variant("one session")
 def duplicate_key_starts_again() -> Any:
     """Keys are ignored."""
-    return mock.patch.object(service.SessionService, "_claim", return_value=None)
+    return mock.patch.object(starts.Starts, "_claim", return_value=None)
 
 
 @variant("limits")
@@ -324,9 +325,9 @@ def rooms_are_deleted_once() -> Any:
 @variant("intent first")
 def room_before_its_row() -> Any:
     """A room is asked for while its session is on its way to the store."""
-    original = service.SessionService._prepare
+    original = starts.Starts._prepare
 
-    async def prepare(self: service.SessionService, session_id: str, *given: Any) -> Any:
+    async def prepare(self: starts.Starts, session_id: str, *given: Any) -> Any:
         prepared = await original(self, session_id, *given)
         if prepared.room is not None:
             transport: Any = self._transports["daily"]
@@ -335,7 +336,7 @@ def room_before_its_row() -> Any:
                 await transport.open_room(session_id, prepared.room, until, until, _async())
         return prepared
 
-    return mock.patch.object(service.SessionService, "_prepare", prepare)
+    return mock.patch.object(starts.Starts, "_prepare", prepare)
 
 
 @variant("answers")

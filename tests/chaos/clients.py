@@ -17,7 +17,8 @@ from dispatcher.sessions.errors import (
     Restarting,
     SessionError,
 )
-from dispatcher.sessions.service import Start, Started, Wait
+from dispatcher.sessions.service import Wait
+from dispatcher.sessions.starts import Start, Started
 from dispatcher.tasks import end_tasks
 
 T = TypeVar("T")
