@@ -45,39 +45,28 @@ def serve(settings: Settings) -> int:
         Unusable: the port, the directory or the database.
         InvalidExport: an `OTEL_…` variable.
     """
-    try:
-        listener = _listen(settings)
-    except OSError as error:
-        reason = (
-            "is taken by another program"
-            if error.errno == errno.EADDRINUSE
-            else f"cannot be bound ({error.strerror})"
+    with _listener(settings) as listener, contextlib.ExitStack() as held:
+        with _data_dir(settings):
+            held.enter_context(_lock(settings))
+            dispatcher = build(settings)
+        # Before the server does it, which would tell of a failure with a traceback.
+        asyncio.run(_open_store(dispatcher))
+        server = Server(
+            uvicorn.Config(
+                dispatcher.app,
+                http=LimitedProtocol,
+                log_config=None,
+                access_log=settings.log_level == "debug",
+                ws_max_size=MAX_MESSAGE_BYTES,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                server_header=False,
+            ),
+            on_exit=dispatcher.refuse,
         )
-        raise Unusable(
-            f"port: {settings.port} on {settings.host} {reason}; allowed: any free port"
-        ) from error
-    with _data_dir(settings):
-        lock = _lock(settings)
-        dispatcher = build(settings)
-    # Before the server does it, which would tell of a failure with a traceback.
-    asyncio.run(_open_store(dispatcher))
-    server = Server(
-        uvicorn.Config(
-            dispatcher.app,
-            http=LimitedProtocol,
-            log_config=None,
-            access_log=settings.log_level == "debug",
-            ws_max_size=MAX_MESSAGE_BYTES,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            server_header=False,
-        ),
-        on_exit=dispatcher.refuse,
-    )
-    # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    log.info("serving %s as replica %s", settings.url, dispatcher.replica)
-    with lock:
+        # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        log.info("serving %s as replica %s", settings.url, dispatcher.replica)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
@@ -161,6 +150,25 @@ def _lock(settings: Settings) -> IO[bytes]:
         lock.close()
         raise OSError("another dispatcher uses it") from None
     return lock
+
+
+def _listener(settings: Settings) -> socket.socket:
+    """A socket that listens on the port.
+
+    Raises:
+        Unusable: the port is not to be had.
+    """
+    try:
+        return _listen(settings)
+    except OSError as error:
+        reason = (
+            "is taken by another program"
+            if error.errno == errno.EADDRINUSE
+            else f"cannot be bound ({error.strerror})"
+        )
+        raise Unusable(
+            f"port: {settings.port} on {settings.host} {reason}; allowed: any free port"
+        ) from error
 
 
 def _listen(settings: Settings) -> socket.socket:

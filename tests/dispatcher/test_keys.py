@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 
-import httpx
 import psutil
 import pytest
 from pipecatcloud.api import _API
@@ -17,7 +16,7 @@ from pipecatcloud.session import Session, SessionParams
 from bot.protocol import MACHINE_TOKEN_VARIABLE
 from dispatcher import new_key
 from dispatcher.keys import hash_of
-from tests.dispatcher.test_main import _Command
+from tests.dispatcher.command import Command
 
 SIGNING_SECRET = "a signing secret that nobody should ever read in a log"
 
@@ -25,7 +24,7 @@ SIGNING_SECRET = "a signing secret that nobody should ever read in a log"
 @pytest.fixture
 def keyed(tmp_path):
     """A dispatcher that asks for keys and writes down all that it does; with the keys by their scopes."""
-    command = _Command(tmp_path)
+    command = Command(tmp_path)
     keys = {scope: f"sk_{scope}-{os.urandom(16).hex()}" for scope in ("start", "admin")}
     command.environment |= {
         "SWITCHBOARD_KEYS": json.dumps(
@@ -35,7 +34,7 @@ def keyed(tmp_path):
         "SWITCHBOARD_LOG_LEVEL": "debug",
     }
     yield command, keys
-    command.run("stop-machines")
+    command.close()
 
 
 def test_pipecat_clouds_sdk_starts_lists_and_stops_a_session(keyed, monkeypatch):
@@ -67,30 +66,29 @@ def test_no_log_has_a_key_or_a_token(keyed, tmp_path):
     wrong = f"sk_wrong-{os.urandom(16).hex()}"
     log = tmp_path / "dispatcher.log"
     with log.open("w") as file, command.serving(log=file):
-        http = httpx.Client(base_url=command.url, trust_env=False)
-        with http:
-            start = {"Authorization": f"Bearer {keys['start']}"}
-            admin = {"Authorization": f"Bearer {keys['admin']}"}
-            started = http.post("/start", headers=start).json()
-            session, token = started["sessionId"], started["sessionToken"]
-            events = f"/v1/sessions/{session}/events"
-            machine = next(
-                one.environ()[MACHINE_TOKEN_VARIABLE]
-                for one in psutil.process_iter()
-                if session in " ".join(_words(one)) and MACHINE_TOKEN_VARIABLE in _environment(one)
-            )
-            stream = {"Accept": "text/event-stream"}
-            statuses = [
-                http.get(f"{events}?after=0&token={token}").status_code,
-                http.get(f"{events}?token={wrong}", headers=stream).status_code,
-                http.get(f"/sessions/{session}?token={token}").status_code,
-                http.get("/v1/sessions", headers={"Authorization": f"Bearer {wrong}"}).status_code,
-                http.get("/v1/sessions", headers=start).status_code,
-                http.get("/metrics", headers=admin).status_code,
-                http.delete(f"/sessions/{session}", headers={"Authorization": f"Bearer {token}"}).status_code,
-            ]
-            measured = http.get("/metrics", headers=admin).text
-            said = http.get(events, headers=admin).text + http.get(f"/sessions/{session}", headers=admin).text
+        http = command.http
+        start = {"Authorization": f"Bearer {keys['start']}"}
+        admin = {"Authorization": f"Bearer {keys['admin']}"}
+        started = http.post("/start", headers=start).json()
+        session, token = started["sessionId"], started["sessionToken"]
+        events = f"/v1/sessions/{session}/events"
+        machine = next(
+            one.environ()[MACHINE_TOKEN_VARIABLE]
+            for one in psutil.process_iter()
+            if session in " ".join(_words(one)) and MACHINE_TOKEN_VARIABLE in _environment(one)
+        )
+        stream = {"Accept": "text/event-stream"}
+        statuses = [
+            http.get(f"{events}?after=0&token={token}").status_code,
+            http.get(f"{events}?token={wrong}", headers=stream).status_code,
+            http.get(f"/sessions/{session}?token={token}").status_code,
+            http.get("/v1/sessions", headers={"Authorization": f"Bearer {wrong}"}).status_code,
+            http.get("/v1/sessions", headers=start).status_code,
+            http.get("/metrics", headers=admin).status_code,
+            http.delete(f"/sessions/{session}", headers={"Authorization": f"Bearer {token}"}).status_code,
+        ]
+        measured = http.get("/metrics", headers=admin).text
+        said = http.get(events, headers=admin).text + http.get(f"/sessions/{session}", headers=admin).text
     assert statuses == [200, 401, 401, 401, 403, 200, 200]
     logged = log.read_text()
     assert f"GET {events}?after=0 " in logged, "requests are in the log, without the token"
@@ -118,18 +116,17 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def test_a_new_key_opens_the_dispatcher_that_has_its_entry(tmp_path):
-    command = _Command(tmp_path)
+    command = Command(tmp_path)
     made = command.run("new-key", "backend", "--scope", "admin", "--days", "1")
     assert made.returncode == 0, made.stderr
     key, entry = (line.strip() for line in made.stdout.splitlines() if line.startswith("  "))
     assert key not in entry
     command.environment["SWITCHBOARD_KEYS"] = f"[{entry}]"
     with command.serving():
-        opened = httpx.get(
-            f"{command.url}/v1/agents", headers={"Authorization": f"Bearer {key}"}, trust_env=False
-        )
+        opened = command.http.get("/v1/agents", headers={"Authorization": f"Bearer {key}"})
         assert opened.status_code == 200
-        assert httpx.get(f"{command.url}/v1/agents", trust_env=False).status_code == 401
+        assert command.http.get("/v1/agents").status_code == 401
+    command.close()
 
 
 @pytest.mark.parametrize(
