@@ -20,6 +20,7 @@ from stacks.engine.drive import Driver
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+AGENTS = {"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}}
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
@@ -53,7 +54,7 @@ class CheckoutCopy:
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
-        self.write_config(port=self.port, agents={"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}})
+        self.write_config(port=self.port, agents=AGENTS)
 
     def write_config(self, **values: Any) -> None:
         config = {f"switchboard:{key}": value for key, value in values.items()}

@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from stacks.errors import ConfigError, LockedError
 from stacks.local import server
 from stacks.local.process import identify
 from tests.ports import free_port
-from tests.stacks.checkouts import CheckoutCopy, until
+from tests.stacks.checkouts import AGENTS, CheckoutCopy, until
 
 
 def only_process(checkout: CheckoutCopy) -> psutil.Process:
@@ -33,32 +32,23 @@ def healthy(checkout: CheckoutCopy) -> bool:
     return identity is not None and server.healthy(identity, "127.0.0.1", checkout.port)
 
 
-def test_up_starts_the_dispatcher_and_a_second_up_changes_nothing(checkout: CheckoutCopy) -> None:
-    outputs = checkout.driver().up()
-    process = only_process(checkout)
-    assert outputs["url"].value == f"http://127.0.0.1:{checkout.port}"
-    assert Path(outputs["log"].value).read_text().startswith("serving with")
-    assert healthy(checkout)
-    assert [line.split(" (")[0] for line in checkout.lines] == [
-        "  + machines created",
-        "  + dispatcher created",
-    ]
-    assert checkout.state()["dispatcher"]["outputs"]["pid"] == process.pid
-
+def outlined(checkout: CheckoutCopy) -> list[str]:
+    """The lines since the last call, without how long each step took."""
+    found = [line.split(" (")[0] for line in checkout.lines]
     checkout.lines.clear()
-    checkout.driver().up()
-    assert checkout.lines == ["stack local: nothing to change"]
-    assert only_process(checkout) == process
+    return found
 
 
-def test_the_process_is_detached_and_gets_only_what_it_is_meant_to(
-    checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
-    monkeypatch.setenv("SOMEBODYS_TOKEN", "not for a bot")
-    monkeypatch.setenv("SWITCHBOARD_KEYS", '["from-the-environment-of-the-user"]')
-    checkout.driver().up()
-    process = only_process(checkout)
+def restarted(checkout: CheckoutCopy, before: psutil.Process) -> psutil.Process:
+    """The dispatcher that has taken the place of this one; the bots have lived through that."""
+    assert identify(before.pid) is None
+    assert healthy(checkout)
+    assert not (checkout.data_dir / "machines-stopped").exists()
+    return only_process(checkout)
+
+
+def assert_detached(checkout: CheckoutCopy, process: psutil.Process) -> None:
+    """It gets only what it is meant to, and outlives whoever has started it."""
     environment = process.environ()
     assert os.getsid(process.pid) == process.pid
     assert os.getpgid(process.pid) == process.pid
@@ -77,89 +67,76 @@ def test_the_process_is_detached_and_gets_only_what_it_is_meant_to(
     assert set(fingerprint) == {"4dabf18193072939515e22adb298388d", "ciphertext"}
 
 
-def test_changed_code_shows_in_preview_and_restarts(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    before = only_process(checkout)
+def test_from_the_first_up_to_the_end(checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test for all of it: each run of the engine takes seconds."""
+    driver = checkout.driver
+    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
+    monkeypatch.setenv("SOMEBODYS_TOKEN", "not for a bot")
+    monkeypatch.setenv("SWITCHBOARD_KEYS", '["from-the-environment-of-the-user"]')
+    outputs = driver().up()
+    process = only_process(checkout)
+    assert outputs["url"].value == f"http://127.0.0.1:{checkout.port}"
+    assert Path(outputs["log"].value).read_text().startswith("serving with")
+    assert healthy(checkout)
+    assert outlined(checkout) == ["  + machines created", "  + dispatcher created"]
+    assert checkout.state()["dispatcher"]["outputs"]["pid"] == process.pid
+    assert_detached(checkout, process)
+
+    # The port of a running stack is its own.
+    driver().check()
+    driver().up()
+    assert outlined(checkout) == ["stack local: nothing to change"]
+    assert only_process(checkout) == process
+
+    # Other code: a preview shows it and touches nothing, an up restarts.
     (checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
-    checkout.lines.clear()
-    assert checkout.driver().preview() == 1
+    assert driver().preview() == 1
     assert checkout.lines[0] == "  ~ dispatcher: update"
     assert checkout.lines[1].strip().startswith("code: ")
-    assert only_process(checkout) == before, "a preview must not touch anything"
+    assert only_process(checkout) == process
+    driver().up()
+    process = restarted(checkout, process)
 
-    checkout.driver().up()
-    assert identify(before.pid) is None
-    assert healthy(checkout)
-    assert not (checkout.data_dir / "machines-stopped").exists(), "bots live through a restart"
-
-
-def test_a_changed_secret_restarts_without_being_shown(
-    checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ECHO_KEY", "first-value")
-    checkout.driver().up()
-    monkeypatch.setenv("ECHO_KEY", "second-value")
+    # Another secret, which is not shown.
+    monkeypatch.setenv("ECHO_KEY", "another-value")
     checkout.lines.clear()
-    assert checkout.driver().preview() == 1
-    assert not any("first-value" in line or "second-value" in line for line in checkout.lines)
-    checkout.driver().up()
-    assert only_process(checkout).environ()["ECHO_KEY"] == "second-value"
+    assert driver().preview() == 1
+    assert not any("hunter2" in line or "another-value" in line for line in checkout.lines)
+    driver().up()
+    process = restarted(checkout, process)
+    assert process.environ()["ECHO_KEY"] == "another-value"
 
-
-def test_a_changed_port_moves_the_dispatcher(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    before = only_process(checkout)
+    # Another port, for this run.
     checkout.port = free_port()
-    checkout.driver(port=checkout.port).up()
-    assert identify(before.pid) is None
-    assert healthy(checkout)
+    driver(port=checkout.port).up()
+    process = restarted(checkout, process)
 
+    # As after a reboot: the state knows a process that is gone. So is the other port.
+    process.kill()
+    checkout.write_config(port=checkout.port, agents=AGENTS)
+    checkout.lines.clear()
+    assert driver().preview() == 1
+    assert checkout.lines[1].strip() == "the process is not running, or does not answer"
+    driver().up()
+    process = restarted(checkout, process)
 
-def test_refresh_sees_a_dead_dispatcher_and_up_brings_it_back(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    only_process(checkout).kill()
-    checkout.driver().refresh()
+    # A refresh sees it too.
+    process.kill()
+    driver().refresh()
     assert "dispatcher" not in checkout.state()
     assert "machines" in checkout.state()
     checkout.lines.clear()
-    assert checkout.driver().refresh() == 0
+    assert driver().refresh() == 0
     assert checkout.lines == ["stack local: all is as the state says"]
-    checkout.driver().up()
-    assert healthy(checkout)
+    driver().up()
+    restarted(checkout, process)
 
-
-def test_up_brings_a_dead_dispatcher_back_without_a_refresh(checkout: CheckoutCopy) -> None:
-    """As after a reboot."""
-    checkout.driver().up()
-    only_process(checkout).kill()
-    checkout.lines.clear()
-    assert checkout.driver().preview() == 1
-    assert checkout.lines[1].strip() == "the process is not running, or does not answer"
-    checkout.driver().up()
-    assert healthy(checkout)
-
-
-def test_destroy_stops_the_dispatcher_and_then_its_machines(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    checkout.driver().destroy()
+    driver().destroy()
     assert checkout.processes() == []
     assert (checkout.data_dir / "machines-stopped").exists()
     checkout.lines.clear()
-    checkout.driver().destroy()
+    driver().destroy()
     assert checkout.lines == ["stack local is not up"]
-
-
-@pytest.mark.parametrize("refreshed", [False, True])
-def test_destroy_stops_the_machines_of_a_dispatcher_that_was_killed(
-    checkout: CheckoutCopy, refreshed: bool
-) -> None:
-    checkout.driver().up()
-    only_process(checkout).kill()
-    if refreshed:
-        checkout.driver().refresh()
-    checkout.driver().destroy()
-    assert checkout.processes() == []
-    assert (checkout.data_dir / "machines-stopped").exists()
 
 
 def test_destroy_of_what_was_never_up_asks_no_engine(checkout: CheckoutCopy) -> None:
@@ -168,7 +145,10 @@ def test_destroy_of_what_was_never_up_asks_no_engine(checkout: CheckoutCopy) -> 
     assert not (checkout.state_dir / "stacks").exists()
 
 
-def test_a_failing_start_shows_the_tail_of_its_log_and_leaves_nothing(checkout: CheckoutCopy) -> None:
+def test_a_run_that_does_not_get_to_its_end_leaves_nothing_that_stops_the_next(
+    checkout: CheckoutCopy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start that fails, Ctrl-C, SIGTERM, SIGKILL and a lost state, each on what the one before has left."""
     checkout.fault("dies")
     with checkout.command("up") as run:
         said, errors = run.communicate(timeout=60)
@@ -178,20 +158,74 @@ def test_a_failing_start_shows_the_tail_of_its_log_and_leaves_nothing(checkout: 
     assert "Traceback" not in said + errors
     assert checkout.processes() == []
 
+    # Ctrl-C goes to everything in the terminal's group; `kill` only to the one process.
+    checkout.fault("slow")
+    interrupted(checkout, lambda run: os.killpg(run.pid, signal.SIGINT))
+    change_code(checkout)
+    interrupted(checkout, lambda run: run.terminate())
+
+    # kill -9 of driver and engine while the dispatcher starts.
+    checkout.fault("never-ready")
+    change_code(checkout)
+    before = only_process(checkout).pid
+    with checkout.command("up") as run:
+        pid = wait_for_other_process(checkout, before)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert psutil.pid_exists(pid), "the half-started dispatcher is detached, so it is still there"
+    (lock,) = lock_files(checkout)
     checkout.fault("")
     checkout.driver().up()
+    assert "an interrupted run left its lock: " in capsys.readouterr().out
+    assert not lock.exists()
     assert healthy(checkout)
+    assert only_process(checkout).pid != pid
 
-
-def test_a_process_that_no_state_knows_is_replaced(checkout: CheckoutCopy) -> None:
-    """An engine killed between the start of the process and the writing of its state leaves this."""
-    checkout.driver().up()
+    # An engine killed between the start of the process and the writing of its state leaves an orphan.
     orphan = only_process(checkout)
     for file in checkout.state_dir.rglob("*.json"):
         file.unlink()
     checkout.driver().up()
     assert identify(orphan.pid) is None
     assert healthy(checkout)
+
+    # The machines of a dispatcher that no state knows any more have their end with the stack.
+    only_process(checkout).kill()
+    checkout.driver().refresh()
+    checkout.driver().destroy()
+    assert (checkout.data_dir / "machines-stopped").exists()
+    # The killed engine's host of dynamic providers goes by itself, if not at once.
+    until("nothing is left", lambda: checkout.everything() == [])
+
+
+def interrupted(checkout: CheckoutCopy, interrupt: Callable[[subprocess.Popen[str]], None]) -> None:
+    """An up that is interrupted while a dispatcher starts: it finishes what it has begun."""
+    before = [process.pid for process in checkout.processes()]
+    with checkout.command("up") as run:
+        wait_for_other_process(checkout, *before)
+        interrupt(run)
+        said, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted: the engine finishes what it has begun" in said
+    assert "Traceback" not in said + errors
+    assert lock_files(checkout) == []
+    assert healthy(checkout)
+    assert checkout.state()["dispatcher"]["outputs"]["pid"] == only_process(checkout).pid
+
+
+def change_code(checkout: CheckoutCopy) -> None:
+    """What restarts a dispatcher."""
+    with (checkout.root / "bot" / "agents" / "helper.py").open("a") as file:
+        file.write("x = 1\n")
+
+
+def wait_for_other_process(checkout: CheckoutCopy, *before: int) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for process in checkout.processes():
+            if process.pid not in before:
+                return process.pid
+        time.sleep(0.05)
+    raise AssertionError("no new dispatcher was started")
 
 
 @pytest.fixture
@@ -214,95 +248,23 @@ def test_a_taken_port_is_refused_before_anything_is_touched(
     assert not (checkout.state_dir / "stacks").exists()
 
 
-def test_the_port_of_a_running_stack_is_its_own(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    checkout.driver().check()
-
-
-@pytest.fixture
-def dead_pid() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
-
-
-def write_lock(checkout: CheckoutCopy, pid: int, host: str | None = None) -> Path:
-    directory = checkout.state_dir / "locks" / "organization" / "switchboard" / "local"
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "6f7f8f2e-0000-4000-8000-000000000000.json"
-    content = {
-        "pid": pid,
-        "username": "ada",
-        "hostname": host or socket.gethostname(),
-        "timestamp": datetime.now(UTC).isoformat(),
-    }
-    file.write_text(json.dumps(content))
-    return file
-
-
-def test_a_lock_of_the_dead_is_broken_and_said(checkout: CheckoutCopy, dead_pid: int) -> None:
-    checkout.driver().up()
-    lock = write_lock(checkout, dead_pid)
-    checkout.driver().up()
-    assert not lock.exists()
-    assert healthy(checkout)
+def lock_files(checkout: CheckoutCopy) -> list[Path]:
+    return list((checkout.state_dir / "locks").rglob("*.json"))
 
 
 def test_a_lock_of_the_living_is_never_broken(checkout: CheckoutCopy) -> None:
-    checkout.driver().up()
-    lock = write_lock(checkout, os.getpid())
+    lock = checkout.state_dir / "locks" / "organization" / "switchboard" / "local" / "6f7f8f2e.json"
+    lock.parent.mkdir(parents=True)
+    content = {
+        "pid": os.getpid(),
+        "username": "ada",
+        "hostname": socket.gethostname(),
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+    lock.write_text(json.dumps(content))
     with pytest.raises(LockedError) as caught:
         checkout.driver().up()
     assert str(caught.value).startswith(f"stack local is locked by ada@{socket.gethostname()} (process ")
     assert "\n" not in str(caught.value)
     assert lock.exists()
-
-
-def test_a_run_that_was_killed_leaves_nothing_that_stops_the_next(checkout: CheckoutCopy) -> None:
-    """kill -9 of driver and engine while the dispatcher starts."""
-    checkout.driver().up()
-    checkout.fault("never-ready")
-    (checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
-    before = only_process(checkout).pid
-    with checkout.command("up") as run:
-        pid = wait_for_other_process(checkout, before)
-        os.killpg(run.pid, signal.SIGKILL)
-    assert psutil.pid_exists(pid), "the half-started dispatcher is detached, so it is still there"
-
-    checkout.fault("")
-    checkout.driver().up()
-    assert healthy(checkout)
-    assert only_process(checkout).pid != pid
-    checkout.driver().destroy()
-    # The killed engine's host of dynamic providers goes by itself, if not at once.
-    until("nothing is left", lambda: checkout.everything() == [])
-
-
-def wait_for_other_process(checkout: CheckoutCopy, before: int) -> int:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for process in checkout.processes():
-            if process.pid != before:
-                return process.pid
-        time.sleep(0.05)
-    raise AssertionError("no new dispatcher was started")
-
-
-@pytest.mark.parametrize("to_all", [True, False], ids=["ctrl-c", "sigterm"])
-def test_an_interrupted_run_finishes_what_it_has_begun(checkout: CheckoutCopy, to_all: bool) -> None:
-    """Ctrl-C goes to everything in the terminal's group; `kill` only to the one process."""
-    checkout.fault("slow")
-    with checkout.command("up") as run:
-        wait_for_other_process(checkout, before=0)
-        if to_all:
-            os.killpg(run.pid, signal.SIGINT)
-        else:
-            run.terminate()
-        said, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "interrupted: the engine finishes what it has begun" in said
-    assert "Traceback" not in said + errors
-    assert list((checkout.state_dir / "locks").rglob("*.json")) == []
-    checkout.fault("")
-    checkout.driver().up()
-    assert healthy(checkout)
+    assert checkout.processes() == []
