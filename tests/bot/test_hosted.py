@@ -28,6 +28,7 @@ from tests.ports import free_port
 SESSION = {"x-daily-session-id": "s-1"}
 ROOM = {**SESSION, "x-daily-room-url": "https://x.daily.co/r", "x-daily-room-token": "room-token"}
 OFFERED = {**SESSION, "x-daily-transport-type": "webrtc"}
+BROKEN_BODY = "the parameter `body` of /ws is not JSON in base64"
 
 
 @dataclass
@@ -81,6 +82,13 @@ def test_a_room_is_given_to_the_bot_and_the_answer_is_held_until_it_is_over(tmp_
     async def scenario():
         async with hosted(tmp_path) as served:
             await served.until_ready()
+            for body, said in {
+                b"{": "body: not JSON",
+                b"[1]": "body: a list; allowed: a JSON object",
+            }.items():
+                refused = await served.http.post("/bot", content=body, headers=ROOM)
+                assert (refused.status_code, refused.json()["detail"][: len(said)]) == (422, said)
+                assert refused.headers["content-type"] == "application/problem+json"
             start = asyncio.create_task(served.http.post("/bot", json={"a": [1, "ü"]}, headers=ROOM))
             seen = await served.seen()
             assert seen == {
@@ -90,9 +98,12 @@ def test_a_room_is_given_to_the_bot_and_the_answer_is_held_until_it_is_over(tmp_
                 "room": "https://x.daily.co/r",
                 "token": "room-token",
             }
-            assert not start.done()
             again = await served.http.post("/bot", json={}, headers=ROOM)
             assert (again.status_code, again.json()["code"]) == (409, "session-taken")
+            ready = await served.http.get("/readyz")
+            assert (ready.status_code, ready.json()) == (503, {"ready": False, "status": "busy"})
+            assert (await served.http.get("/livez")).status_code == 200
+            assert not start.done()
             served.leave()
             answer = await start
             return answer.status_code, answer.json(), await served.process.exit_code()
@@ -114,52 +125,6 @@ def test_a_session_that_went_well_ends_with_status_0(tmp_path):
             return await served.process.exit_code()
 
     assert asyncio.run(scenario()) == 0
-
-
-def test_a_bot_that_knows_pipecat_clouds_classes_gets_them(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path, KNOWS_CLASSES="1") as served:
-            await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
-            seen = await served.seen()
-            served.leave()
-            await start
-            return seen["type"]
-
-    assert asyncio.run(scenario()) == "DailySessionArguments"
-
-
-def test_a_bot_without_a_transport(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path) as served:
-            await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={"a": 1}, headers=SESSION))
-            seen = await served.seen()
-            served.leave()
-            await start
-            return seen
-
-    assert asyncio.run(scenario()) == {"type": "RunnerArguments", "body": {"a": 1}, "session": "s-1"}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"), [(b"{", "body: not JSON"), (b"[1]", "body: a list; allowed: a JSON object")]
-)
-def test_a_body_that_is_no_object_takes_no_session(tmp_path, body, said):
-    async def scenario():
-        async with hosted(tmp_path) as served:
-            await served.until_ready()
-            answer = await served.http.post("/bot", content=body, headers=ROOM)
-            assert answer.headers["content-type"] == "application/problem+json"
-            start = asyncio.create_task(served.http.post("/bot", headers=ROOM))
-            assert (await served.seen())["body"] == {}
-            served.leave()
-            await start
-            return answer.status_code, answer.json()["detail"]
-
-    status, detail = asyncio.run(scenario())
-    assert status == 422
-    assert detail.startswith(said)
 
 
 def test_a_call_over_a_websocket(tmp_path):
@@ -188,14 +153,12 @@ def test_a_call_over_a_websocket(tmp_path):
     assert seen == {"type": "WebSocketRunnerArguments", "body": {"from": "+49"}, "session": "s-1"}
 
 
-@pytest.mark.parametrize(
-    "broken", ["%%%", base64.urlsafe_b64encode(b"[" * 6000).decode()], ids=["no base64", "too deep"]
-)
-def test_a_websocket_with_a_broken_body_is_served_all_the_same(tmp_path, broken):
+def test_a_websocket_with_a_broken_body_is_served_all_the_same(tmp_path):
     async def scenario():
+        too_deep = base64.urlsafe_b64encode(b"[" * 6000).decode()
         async with hosted(tmp_path) as served:
             await served.until_ready()
-            async with connect(f"ws://127.0.0.1:{served.port}/ws?body={broken}", proxy=None) as call:
+            async with connect(f"ws://127.0.0.1:{served.port}/ws?body={too_deep}", proxy=None) as call:
                 await call.send("bye")
                 served.leave()
                 await call.wait_closed()
@@ -204,7 +167,26 @@ def test_a_websocket_with_a_broken_body_is_served_all_the_same(tmp_path, broken)
 
     body, log = asyncio.run(scenario())
     assert body == {}
-    assert "the parameter `body` of /ws is not JSON in base64" in log
+    assert BROKEN_BODY in log
+
+
+def test_after_sigterm_a_session_has_its_time(tmp_path):
+    """One over a WebSocket, which has begun with a body that is no base64."""
+
+    async def scenario():
+        async with hosted(tmp_path, SHUTDOWN_TIMEOUT="1") as served:
+            await served.until_ready()
+            async with connect(f"ws://127.0.0.1:{served.port}/ws?body=%%%", proxy=None) as call:
+                assert (await served.seen())["body"] == {}
+                served.process.process.send_signal(signal.SIGTERM)
+                await call.send("still here?")
+                assert await call.recv() == "STILL HERE?"
+                await call.wait_closed()
+            return await served.process.exit_code(), served.process.text()
+
+    code, log = asyncio.run(scenario())
+    assert code == 0
+    assert BROKEN_BODY in log
 
 
 @pytest.mark.parametrize(
@@ -239,38 +221,56 @@ def test_a_session_that_cannot_be_assigned_ends(path, headers):
     assert (host.claimed, host.stopped) == (True, True)
 
 
-@pytest.mark.parametrize("announced", [True, False], ids=["after /bot", "by the offer alone"])
-def test_a_call_by_smallwebrtc(tmp_path, announced):
+async def talk(served: Hosted, caller: Any) -> None:
+    """Offer, be answered, hear the bot, and hang up."""
+    answer = await served.http.post("/api/offer", json=await caller.offer(), headers=SESSION)
+    assert answer.status_code == 200, answer.text
+    await caller.accept(answer.json())
+    trickled = {"pc_id": caller.pc_id, "candidates": [{"candidate": "", "sdp_mid": "0"}]}
+    patched = await served.http.patch("/api/offer", json=trickled)
+    assert (patched.status_code, patched.json()) == (200, {"status": "success"})
+    assert await caller.loudness() > 0.1
+    await caller.pc.close()
+
+
+def test_a_call_by_smallwebrtc(tmp_path):
+    """By the offer alone, after some that are none."""
+
     async def scenario():
         async with hosted(tmp_path, "greeter.py") as served, client() as caller:
             await served.until_ready()
-            start = None
-            if announced:
-                start = asyncio.create_task(served.http.post("/bot", json={"a": 1}, headers=OFFERED))
-            answer = await served.http.post("/api/offer", json=await caller.offer(), headers=SESSION)
-            assert answer.status_code == 200, answer.text
-            await caller.accept(answer.json())
-            trickled = {"pc_id": caller.pc_id, "candidates": [{"candidate": "", "sdp_mid": "0"}]}
-            patched = await served.http.patch("/api/offer", json=trickled)
-            assert (patched.status_code, patched.json()) == (200, {"status": "success"})
-            assert await caller.loudness() > 0.1
-            await caller.pc.close()
-            if start is not None:
-                assert (await start).json() == {}
+            trickled = await served.http.patch("/api/offer", json={"pc_id": "x", "candidates": []})
+            assert (trickled.status_code, trickled.json()["code"]) == (404, "unknown-connection")
+            offered = await served.http.post("/api/offer", json={"sdp": "x", "type": "offer"})
+            assert (offered.status_code, offered.json()["code"]) == (400, "bad-request")
+            await talk(served, caller)
             return await served.process.exit_code()
 
     assert asyncio.run(scenario()) == 0
 
 
-def test_an_offer_that_is_none_is_said_to_be_none(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path, "greeter.py") as served:
-            await served.until_ready()
-            trickled = await served.http.patch("/api/offer", json={"pc_id": "x", "candidates": []})
-            offered = await served.http.post("/api/offer", json={"sdp": "x", "type": "offer"})
-            return trickled.json()["code"], trickled.status_code, offered.json()["code"], offered.status_code
+def test_a_call_that_was_announced_where_the_platform_has_no_servers(tmp_path):
+    """Who answers at `ICE_CONFIG_URL` does not even speak HTTP."""
 
-    assert asyncio.run(scenario()) == ("unknown-connection", 404, "bad-request", 400)
+    async def say_something_else(reader, writer):
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        writer.close()
+
+    async def scenario():
+        platform = await asyncio.start_server(say_something_else, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{platform.sockets[0].getsockname()[1]}/ice-servers"
+        async with hosted(tmp_path, "greeter.py", ICE_CONFIG_URL=address) as served, client() as caller:
+            await served.until_ready()
+            start = asyncio.create_task(served.http.post("/bot", json={"a": 1}, headers=OFFERED))
+            await talk(served, caller)
+            assert (await start).json() == {}
+            code = await served.process.exit_code()
+        platform.close()
+        return code, served.process.text()
+
+    code, log = asyncio.run(scenario())
+    assert code == 0
+    assert "no STUN or TURN servers" in log
 
 
 def test_servers_of_the_platform_are_used(tmp_path):
@@ -316,29 +316,11 @@ def test_servers_of_the_platform_are_used(tmp_path):
     assert asked == [b"GET /ice-servers HTTP/1.1\r\n"]
 
 
-def test_a_platform_that_does_not_speak_http_has_no_servers(tmp_path):
-    async def say_something_else(reader, writer):
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
-        writer.close()
-
-    async def scenario():
-        platform = await asyncio.start_server(say_something_else, "127.0.0.1", 0)
-        address = f"http://127.0.0.1:{platform.sockets[0].getsockname()[1]}/ice-servers"
-        async with hosted(tmp_path, "greeter.py", ICE_CONFIG_URL=address) as served, client() as caller:
-            await served.until_ready()
-            answer = await served.http.post("/api/offer", json=await caller.offer(), headers=SESSION)
-            assert answer.status_code == 200, answer.text
-        platform.close()
-        return served.process.text()
-
-    assert "no STUN or TURN servers" in asyncio.run(scenario())
-
-
-def test_the_bots_own_routes_lifespan_and_readiness(tmp_path):
+def test_before_a_session_the_bots_own_routes_and_readiness_answer_until_sigterm(tmp_path):
     async def scenario():
         async with hosted(tmp_path) as served:
             await served.until_ready()
-            assert (await served.http.get("/drawer")).json() == {"drawer": "open"}
+            assert (await served.http.get("/drawer")).json() == {"drawer": "open"}, "its lifespan began"
             said = []
             for file in (None, "not-ready", "broken"):
                 for other in ("not-ready", "broken"):
@@ -347,45 +329,27 @@ def test_the_bots_own_routes_lifespan_and_readiness(tmp_path):
                     (tmp_path / file).touch()
                 answer = await served.http.get("/readyz")
                 said.append((answer.status_code, answer.json()))
-            return said
+            served.process.process.send_signal(signal.SIGTERM)
+            return said, await served.process.exit_code()
 
-    assert asyncio.run(scenario()) == [
+    said, code = asyncio.run(scenario())
+    assert said == [
         (200, {"status": "ok"}),
         (503, {"ready": False, "because": "a file says so"}),
         (503, {"ready": False, "error": "RuntimeError: the drawer is empty."}),
     ]
-
-
-def test_who_has_a_session_is_not_ready_for_another(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path) as served:
-            await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
-            await served.seen()
-            ready, alive = await served.http.get("/readyz"), await served.http.get("/livez")
-            (tmp_path / "leave").touch()
-            await start
-            return (ready.status_code, ready.json()), alive.status_code
-
-    assert asyncio.run(scenario()) == ((503, {"ready": False, "status": "busy"}), 200)
-
-
-def test_without_a_session_sigterm_is_the_end(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path) as served:
-            await served.until_ready()
-            served.process.process.send_signal(signal.SIGTERM)
-            return await served.process.exit_code()
-
-    assert asyncio.run(scenario()) == 0
+    assert code == 0
 
 
 def test_a_session_goes_on_after_sigterm_and_ends_with_the_second(tmp_path):
+    """Its bot knows Pipecat Cloud's classes, and gets one; nobody has sent it a body."""
+
     async def scenario():
-        async with hosted(tmp_path) as served:
+        async with hosted(tmp_path, KNOWS_CLASSES="1") as served:
             await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
-            await served.seen()
+            start = asyncio.create_task(served.http.post("/bot", headers=ROOM))
+            seen = await served.seen()
+            assert (seen["type"], seen["body"]) == ("DailySessionArguments", {})
             served.process.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(PATIENCE):
                 while (await served.http.get("/readyz")).json() != {"ready": False, "status": "leaving"}:
@@ -399,24 +363,15 @@ def test_a_session_goes_on_after_sigterm_and_ends_with_the_second(tmp_path):
     assert asyncio.run(scenario()) == ({}, 0)
 
 
-def test_after_sigterm_a_session_has_its_time(tmp_path):
-    async def scenario():
-        async with hosted(tmp_path, SHUTDOWN_TIMEOUT="1") as served:
-            await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
-            await served.seen()
-            served.process.process.send_signal(signal.SIGTERM)
-            return (await start).json(), await served.process.exit_code()
-
-    assert asyncio.run(scenario()) == ({}, 0)
-
-
 def test_a_bot_that_raises_is_told_by_status_and_log(tmp_path):
+    """One that was given no transport."""
+
     async def scenario():
         async with hosted(tmp_path) as served:
             await served.until_ready()
-            start = asyncio.create_task(served.http.post("/bot", json={}, headers=ROOM))
-            await served.seen()
+            start = asyncio.create_task(served.http.post("/bot", json={"a": 1}, headers=SESSION))
+            seen = await served.seen()
+            assert seen == {"type": "RunnerArguments", "body": {"a": 1}, "session": "s-1"}
             (tmp_path / "raise").touch()
             return (await start).json(), await served.process.exit_code(), served.process.text()
 
