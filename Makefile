@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ smoke: setup ## run one real session of a stack that is up; AGENT=… names anot
 	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
 
 test: setup-dev ## set up and run all checks and tests
-	@$(MAKE) lint
+	@$(MAKE) style
 	@$(RUN) -m stacks.engine install
 	@$(RUN) -m tests.images
 	@$(PYTEST) --numprocesses $(WORKERS) -m 'not calls and not long'
@@ -57,10 +57,12 @@ test-containers: setup-dev ## the tests of images and containers alone, with tho
 load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
 	@$(RUN) -m pytest -q -s tests/load
 
-lint: setup-dev
+lint: style
+	@.venv/bin/pyright --warnings
+
+style: setup-dev
 	@.venv/bin/ruff check $(PATHS)
 	@.venv/bin/ruff format --check $(PATHS)
-	@.venv/bin/pyright
 
 fmt: setup-dev ## format the code and fix what can be fixed
 	@.venv/bin/ruff format $(PATHS)

@@ -29,8 +29,13 @@ OF_THE_ENGINE = (
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
 
+BEGIN_WITH = ("tests/test_types.py", "tests/stacks/test_fly_engine.py", "tests/chaos/")
+"""Files whose tests take longest: of several workers, none is to begin one when the others have done."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the engine."""
+    """Mark what needs the engine, and put first what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BEGIN_WITH))
     for item in items:
         if item.nodeid.startswith(OF_THE_ENGINE) and "engine" in getattr(item, "fixturenames", ()):
             item.add_marker("containers")

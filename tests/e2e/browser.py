@@ -144,12 +144,13 @@ def visit(
 ) -> Iterator[VoicePage]:
     """Open the page in a context of its own; `scripted` puts the probe in the microphone's place.
 
-    `others` are hosts that it is meant to ask besides its own.
+    `others` are hosts that it is meant to ask besides its own. Without a graphics card, a picture that moves
+    takes its time from the call: the page shows one that stands, unless a test asks for the other.
 
     What must not happen in any visit is checked at its end: an uncaught exception, a breach of the content
     security policy, a request to another host.
     """
-    surroundings = browser.new_context(**context)
+    surroundings = browser.new_context(**{"reduced_motion": "reduce", **context})
     try:
         page = surroundings.new_page()
         voice = VoicePage(page)

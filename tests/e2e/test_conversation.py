@@ -13,8 +13,6 @@ from .conftest import StartDispatcher
 from .dispatcher import BOTS, CHECKOUT, Dispatcher, agent
 from .sound import ALIKE, FRAME_SECONDS, Sound, join, likeness, loudness, read_wav, silence, write_wav
 
-pytestmark = pytest.mark.calls
-
 ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 GREETING = read_wav(ECHO.with_name("greeting.wav"))
 VOICES = Path(__file__).parent / "voices"
@@ -46,7 +44,7 @@ def hear(voice: VoicePage, sentence: Sound, since: float = 0, seconds: float = 4
 
     try:
         # Seldom: to hand over all that it heard takes the page's time from the call.
-        until(came, seconds, "the sentence in the page's audio", pause=2.0)
+        until(came, seconds, "the sentence in the page's audio", pause=1.0)
     except AssertionError as late:
         levels = loudness(heard)
         late.add_note(
@@ -84,6 +82,7 @@ def test_another_sentence_does_not_pass_for_this_one() -> None:
     assert likeness(silence(10.0, FOX.rate), FOX) == 0.0
 
 
+@pytest.mark.calls
 def test_a_conversation(start_dispatcher: StartDispatcher, playwright: Playwright, tmp_path: Path) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     dispatcher.end_templates()
@@ -112,6 +111,7 @@ def test_a_conversation(start_dispatcher: StartDispatcher, playwright: Playwrigh
         browser.close()
 
 
+@pytest.mark.calls
 def test_the_bot_lets_itself_be_interrupted(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
@@ -133,6 +133,7 @@ def test_the_bot_lets_itself_be_interrupted(start_dispatcher: StartDispatcher, b
         assert likeness(voice.heard(answered - 500), STORY.part(4.0)) < ALIKE
 
 
+@pytest.mark.calls
 def test_two_sessions_at_once_hear_only_themselves(
     start_dispatcher: StartDispatcher, browser: Browser
 ) -> None:
@@ -157,6 +158,7 @@ def test_two_sessions_at_once_hear_only_themselves(
         assert likeness(other.heard(), FOX) < ALIKE
 
 
+@pytest.mark.calls
 def test_a_bot_file_written_for_the_development_runner(
     start_dispatcher: StartDispatcher, browser: Browser
 ) -> None:
@@ -171,6 +173,7 @@ def test_a_bot_file_written_for_the_development_runner(
         dispatcher.wait_until_no_machine()
 
 
+@pytest.mark.calls
 def test_mute(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:

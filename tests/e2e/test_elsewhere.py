@@ -25,8 +25,6 @@ from .conftest import StartDispatcher
 from .dispatcher import CHECKOUT, Dispatcher, agent
 from .test_conversation import ECHO
 
-pytestmark = pytest.mark.calls
-
 SITE = Path(__file__).parent / "elsewhere"
 PACKAGES = CHECKOUT / "dispatcher" / "web" / "node_modules"
 

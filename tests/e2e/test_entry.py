@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
-import pytest
 from playwright.sync_api import Browser, expect
 
 from dispatcher.keys import hash_of, new_key
@@ -16,8 +15,6 @@ from .browser import VoicePage, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import Dispatcher, agent
 from .test_conversation import ECHO
-
-pytestmark = pytest.mark.calls
 
 SITE = "https://app.example.com"
 KEY, EXPIRED, READER, SLOW = (new_key(public=True) for _ in range(4))

@@ -63,7 +63,6 @@ def test_the_detail_of_a_failure_unfolds(start_dispatcher: StartDispatcher, brow
         voice.reads('raise RuntimeError("the phrase book is missing")')
 
 
-@pytest.mark.calls
 def test_a_bot_that_is_killed(start_dispatcher: StartDispatcher, browser: Browser) -> None:
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
@@ -169,7 +168,6 @@ def test_without_a_microphone(
         browser.close()
 
 
-@pytest.mark.calls
 def test_a_call_after_a_failed_one(start_dispatcher: StartDispatcher, playwright: Playwright) -> None:
     """The page recovers without a reload: the permission is granted at the second try."""
     dispatcher = start_dispatcher(echo=agent(ECHO))
