@@ -13,6 +13,9 @@ Only the standard library is imported here: `stacks.setup` runs before anything 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class StackError(Exception):
     """A failure whose text is written for the user."""
@@ -40,3 +43,16 @@ class ProcessError(StackError):
 
 class SmokeError(StackError):
     """A session of a deployed stack did not go as it should: the text says what the dispatcher said."""
+
+
+def exit_status(command: Callable[[], object]) -> int:
+    """Run the command of a program: 0, or 1 when a StackError was told, or 130 when it was interrupted."""
+    try:
+        command()
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

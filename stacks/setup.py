@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stacks.errors import SetupError, StackError
+from stacks.errors import SetupError, exit_status
 from stacks.progress import say, step
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -266,15 +266,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--stack", default="local")
     parser.add_argument("--dev", action="store_true", help="with what the tests need")
     options = parser.parse_args(arguments)
-    try:
-        Checkout(CHECKOUT).set_up(dev=options.dev, stack=options.stack)
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: Checkout(CHECKOUT).set_up(dev=options.dev, stack=options.stack))
 
 
 if __name__ == "__main__":

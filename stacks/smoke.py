@@ -21,7 +21,7 @@ import httpx
 from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
-from stacks.errors import SmokeError, StackError
+from stacks.errors import SmokeError, exit_status
 from stacks.prices import Price, price_of
 from stacks.progress import say
 
@@ -160,27 +160,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--stack", default="local")
     parser.add_argument("--agent", default="", help="by default the stack's default agent")
     options = parser.parse_args(arguments)
-    try:
-        driver = Driver(CHECKOUT, options.stack, find)
-        config = driver.config()
-        outputs = driver.outputs()
-        if "url" not in outputs:
-            raise SmokeError(f"stack {options.stack} is not up; `make up STACK={options.stack}` brings it up")
-        url, _, page_key = str(outputs["url"].value).partition("/#key=")
-        joined = run(url, os.environ.get(KEY_VARIABLE) or page_key, options.agent or None)
-        price = None
-        if config is not None:
-            price = price_of(
-                config, config.agents[options.agent or config.default_agent or min(config.agents)]
-            )
-        say(summary(joined, price))
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _smoke(options))
+
+
+def _smoke(options: argparse.Namespace) -> None:
+    driver = Driver(CHECKOUT, options.stack, find)
+    config = driver.config()
+    outputs = driver.outputs()
+    if "url" not in outputs:
+        raise SmokeError(f"stack {options.stack} is not up; `make up STACK={options.stack}` brings it up")
+    url, _, page_key = str(outputs["url"].value).partition("/#key=")
+    joined = run(url, os.environ.get(KEY_VARIABLE) or page_key, options.agent or None)
+    price = None
+    if config is not None:
+        price = price_of(config, config.agents[options.agent or config.default_agent or min(config.agents)])
+    say(summary(joined, price))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
-from stacks.errors import ConfigError, StackError
+from stacks.errors import ConfigError, exit_status
 from stacks.progress import duration, say
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -18,30 +18,26 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     began = time.monotonic()
-    try:
-        if options.verb == "install":
-            find()
-            return 0
-        driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
-        if options.verb == "preview":
-            driver.preview()
-        elif options.verb == "refresh":
-            driver.refresh()
-        elif options.verb == "destroy":
-            driver.destroy()
-        else:
-            outputs = driver.up()
-            took = duration(time.monotonic() - began)
-            say(f"stack {options.stack} is up ({took}); log: {outputs['log'].value}")
-            say(str(outputs["url"].value))
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    if options.verb == "install":
+        find()
+        return
+    driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
+    if options.verb == "preview":
+        driver.preview()
+    elif options.verb == "refresh":
+        driver.refresh()
+    elif options.verb == "destroy":
+        driver.destroy()
+    else:
+        outputs = driver.up()
+        took = duration(time.monotonic() - began)
+        say(f"stack {options.stack} is up ({took}); log: {outputs['log'].value}")
+        say(str(outputs["url"].value))
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
