@@ -69,7 +69,7 @@ fmt: setup-dev ## format the code and fix what can be fixed
 	@.venv/bin/ruff check --fix $(PATHS)
 
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
-	@$(RUN) -m dispatcher.api.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+	@$(RUN) -m dispatcher.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 bench: bench-calls bench-starts bench-channels bench-images bench-fly ## measure all of it: some half hour
 

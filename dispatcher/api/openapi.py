@@ -1,14 +1,11 @@
 """The OpenAPI document: what FastAPI generates, made true where it cannot know better.
 
-`python -m dispatcher.api.openapi` prints it; `docs/openapi.json` is a copy, so that a change shows in review.
+`python -m dispatcher.openapi` prints it; `docs/openapi.json` is a copy, so that a change shows in review.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -157,16 +154,3 @@ def _proxy(path: str, method: str) -> dict[str, Any]:
 def text(app: FastAPI) -> str:
     """The document as it is committed."""
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
-
-
-def _print() -> None:
-    from dispatcher.app import build
-    from dispatcher.settings import AgentSettings, Settings
-
-    with tempfile.TemporaryDirectory() as directory:
-        agents = {"echo": AgentSettings(bot=Path("bot.py"))}
-        sys.stdout.write(text(build(Settings(agents=agents, data_dir=Path(directory))).app))
-
-
-if __name__ == "__main__":
-    _print()
