@@ -83,7 +83,7 @@ async def until(read):
     return found
 
 
-async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
+async def until_gone(provider: ProcessProvider, machine_id: str):
     async with asyncio.timeout(20):
         while (status := await provider.get(machine_id)) is None or status.state is not MachineState.gone:
             await asyncio.sleep(0.01)
@@ -99,13 +99,34 @@ def bot_of(leader: psutil.Process) -> psutil.Process:
     return bot
 
 
+async def assert_limited(here: Host, bot: psutil.Process) -> None:
+    """It runs in its own directory with its own limits."""
+
+    def settled():
+        return bot if Path(bot.cwd()) == here.root / "m-1" / "work" else None
+
+    await until(settled)
+    assert (here.root / "m-1" / "work" / "bot.py").samefile(here.bot_file)
+
+    def limited():
+        limits = bot.rlimit(psutil.RLIMIT_DATA), bot.rlimit(psutil.RLIMIT_CPU)
+        return limits if limits[1][0] != psutil.RLIM_INFINITY else None
+
+    data, cpu = await until(limited)
+    assert data[0] == 1024 * 1024 * 1024
+    assert cpu[0] == 3660
+
+
 def test_a_machine_of_a_template_is_a_machine_like_any_other(tmp_path):
+    """One test for all that leaves the template as it is: each template takes seconds of the processor."""
+
     async def run():
         async with host(tmp_path) as here:
             leader = await here.create()
             assert is_from_template(leader)
             assert leader.ppid() == here.templates()[0].pid
             assert os.getpgid(bot_of(leader).pid) == leader.pid != os.getpgid(0)
+            await assert_limited(here, bot_of(leader))
             await here.provider.create(here.spec())
             assert [status.id async for status in here.provider.list()] == ["m-1"]
             assert [status.id async for status in ProcessProvider(here.root).list()] == ["m-1"]
@@ -113,39 +134,18 @@ def test_a_machine_of_a_template_is_a_machine_like_any_other(tmp_path):
             await here.provider.stop("m-1", GRACE)
             assert [status.id async for status in here.provider.list()] == []
 
-    asyncio.run(run())
+            # How its bot ended is on record.
+            for number, exit_code in {signal.SIGKILL: 137, signal.SIGSEGV: 139}.items():
+                name = f"m-{number.name}"
+                bot_of(await here.create(name)).send_signal(number)
+                assert (await until_gone(here.provider, name)).exit_code == exit_code
 
-
-def test_it_runs_in_its_own_directory_with_its_own_limits(tmp_path):
-    async def run():
-        async with host(tmp_path) as here:
-            leader = await here.create()
-            bot = bot_of(leader)
-
-            def settled():
-                return bot if Path(bot.cwd()) == here.root / "m-1" / "work" else None
-
-            await until(settled)
-            assert (here.root / "m-1" / "work" / "bot.py").samefile(here.bot_file)
-
-            def limited():
-                limits = bot.rlimit(psutil.RLIMIT_DATA), bot.rlimit(psutil.RLIMIT_CPU)
-                return limits if limits[1][0] != psutil.RLIM_INFINITY else None
-
-            data, cpu = await until(limited)
-            assert data[0] == 1024 * 1024 * 1024
-            assert cpu[0] == 3660
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
-def test_how_its_bot_ended_is_on_record(tmp_path, number, exit_code):
-    async def run():
-        async with host(tmp_path) as here:
-            bot = bot_of(await here.create())
-            bot.send_signal(number)
-            assert (await until_gone(here.provider)).exit_code == exit_code
+            # It outlives the template, which ends with its dispatcher.
+            leader = await here.create("m-2")
+            assert is_from_template(leader)
+            await here.provider.close()
+            assert here.templates() == []
+            assert leader.is_running()
 
     asyncio.run(run())
 
@@ -166,28 +166,6 @@ def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_pat
     asyncio.run(run())
 
 
-def test_a_template_ends_with_its_dispatcher(tmp_path):
-    async def run():
-        async with host(tmp_path) as here:
-            leader = await here.create()
-            await here.provider.close()
-            assert here.templates() == []
-            assert leader.is_running()
-
-    asyncio.run(run())
-
-
-def test_the_bot_file_is_read_anew_by_each_machine(tmp_path):
-    async def run():
-        async with host(tmp_path) as here:
-            here.bot_file.write_text("print('edited', flush=True)\nimport nowhere_to_be_found\n")
-            await here.create()
-            output = here.root / "m-1" / "output.log"
-            await until(lambda: output.read_text() if "edited" in output.read_text() else None)
-
-    asyncio.run(run())
-
-
 def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):
     async def run():
         async with host(tmp_path) as here:
@@ -199,14 +177,22 @@ def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):
     asyncio.run(run())
 
 
-def test_a_neighbour_comes_before_an_installed_package_of_its_name(tmp_path):
+def test_a_machine_imports_the_bot_file_as_it_is_by_then_and_its_neighbours_first(tmp_path):
+    """Neighbours come before an installed package of their name, also where a template knows that one."""
     (tmp_path / "bot.py").write_text("import wave, pulumi\n")
     (tmp_path / "pulumi.py").write_text("print('the neighbour', flush=True)\n")
 
     async def run():
         async with host(tmp_path) as here:
             assert is_from_template(await here.create())
-            output = here.root / "m-1" / "output.log"
-            await until(lambda: output.read_text() if "the neighbour" in output.read_text() else None)
+            await until_said(here, "m-1", "the neighbour")
+            here.bot_file.write_text("print('edited', flush=True)\nimport nowhere_to_be_found\n")
+            await here.create("m-2")
+            await until_said(here, "m-2", "edited")
 
     asyncio.run(run())
+
+
+async def until_said(here: Host, machine_id: str, words: str) -> None:
+    output = here.root / machine_id / "output.log"
+    await until(lambda: words in output.read_text() or None)
