@@ -28,6 +28,9 @@ OF_THE_ENGINE = (
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
+SHARING = ("tests/e2e/test_failures.py",)
+"""Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
+
 
 BEGIN_WITH = ("tests/test_types.py", "tests/stacks/test_fly_engine.py", "tests/chaos/")
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
@@ -41,12 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("containers")
 
 
-class OneWorkerForTheEngine(LoadScopeScheduling):
-    """Gives every test to the next free worker, and those of the engine to one of them, in turn."""
+class OneWorkerForWhatIsShared(LoadScopeScheduling):
+    """Gives every test to the next free worker, and those that share something to one of them, in turn."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "engine" if nodeid.startswith(OF_THE_ENGINE) else nodeid
+        if nodeid.startswith(OF_THE_ENGINE):
+            return "engine"
+        return nodeid.partition("::")[0] if nodeid.startswith(SHARING) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return OneWorkerForTheEngine(config, log)
+    return OneWorkerForWhatIsShared(config, log)

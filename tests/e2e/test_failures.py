@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import Browser, Playwright
 
 from .browser import FAKE_MICROPHONE, launch, until, visit
 from .conftest import StartDispatcher
-from .dispatcher import BOTS, agent
+from .dispatcher import BOTS, Dispatcher, agent
 from .test_conversation import ECHO, FOX, say_and_hear
 
 BROKEN_BOTS = {
@@ -31,32 +33,44 @@ REFUSE_ONCE = """() => {
 }"""
 
 
-@pytest.mark.parametrize(("file", "words"), BROKEN_BOTS.items(), ids=list(BROKEN_BOTS))
-def test_a_bot_that_fails(
-    start_dispatcher: StartDispatcher, browser: Browser, file: str, words: str | None
-) -> None:
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
+    """One dispatcher for all that fails without its doing: each broken bot is an agent of the file's name."""
     # Those with words of their own end before; on a busy machine that takes its time.
-    seconds = 4 if words is None else 30
-    dispatcher = start_dispatcher(
-        broken=agent(BOTS / f"{file}.py", startTimeoutSeconds=seconds, clientTimeoutSeconds=seconds)
-    )
-    with visit(browser, dispatcher.url, scripted=True) as voice:
+    seconds = {file: 4 if words is None else 30 for file, words in BROKEN_BOTS.items()}
+    agents = {
+        name_of(file): agent(BOTS / f"{file}.py", startTimeoutSeconds=limit, clientTimeoutSeconds=limit)
+        for file, limit in seconds.items()
+    }
+    # A template for each of them would take longer than all their machines.
+    dispatcher = Dispatcher(tmp_path_factory.mktemp("broken"), agents, forks=False)
+    dispatcher.start()
+    yield dispatcher
+    dispatcher.stop()
+
+
+def name_of(file: str) -> str:
+    return file.replace("_", "-")
+
+
+@pytest.mark.parametrize(("file", "words"), BROKEN_BOTS.items(), ids=list(BROKEN_BOTS))
+def test_a_bot_that_fails(broken: Dispatcher, browser: Browser, file: str, words: str | None) -> None:
+    with visit(browser, f"{broken.url}/?agent={name_of(file)}", scripted=True) as voice:
         voice.click("Talk")
-        voice.reach("failed", 16 + seconds)
-        record = dispatcher.session(voice.session_id)
-        assert record["state"] == "failed", record
+        voice.reach("failed", 20 if words is None else 46)
+        record = broken.session(voice.session_id)
+        assert (record["state"], record["agent"]) == ("failed", name_of(file)), record
         assert record["message"], record
         assert voice.title == "The bot failed"
         assert voice.text == record["message"]
         if words is not None:
             assert words in record["message"] + (record["detail"] or "")
         assert voice.page.get_by_role("button", name="Try again").is_enabled()
-        dispatcher.wait_until_no_machine()
+        broken.wait_until_no_machine()
 
 
-def test_the_detail_of_a_failure_unfolds(start_dispatcher: StartDispatcher, browser: Browser) -> None:
-    dispatcher = start_dispatcher(broken=agent(BOTS / "raises_at_import.py"))
-    with visit(browser, dispatcher.url, scripted=True) as voice:
+def test_the_detail_of_a_failure_unfolds(broken: Dispatcher, browser: Browser) -> None:
+    with visit(browser, f"{broken.url}/?agent=raises-at-import", scripted=True) as voice:
         voice.click("Talk")
         voice.reach("failed")
         voice.page.get_by_text("What the bot left behind").click()
@@ -154,12 +168,11 @@ def test_a_dispatcher_that_is_not_there(start_dispatcher: StartDispatcher, brows
     ids=["refused", "none"],
 )
 def test_without_a_microphone(
-    start_dispatcher: StartDispatcher, playwright: Playwright, flags: tuple[str, ...], title: str
+    broken: Dispatcher, playwright: Playwright, flags: tuple[str, ...], title: str
 ) -> None:
-    dispatcher = start_dispatcher(echo=agent(ECHO))
     browser = launch(playwright, *flags)
     try:
-        with visit(browser, dispatcher.url) as voice:
+        with visit(browser, broken.url) as voice:
             voice.click("Talk")
             voice.reach("failed")
             assert voice.title == title
