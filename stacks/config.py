@@ -40,7 +40,11 @@ STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
 SECRET = ("flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl")
 """Keys whose values nobody may read: `pulumi config set --secret`."""
 
-ONLY_WITH = {"dataDir": "local", "docker": "docker", **dict.fromkeys(("fly", "daily", *SECRET), "fly")}
+ONLY_WITH = {
+    "dataDir": "local",
+    "docker": "docker",
+    **dict.fromkeys(("fly", "flyApiToken", "databaseUrl"), "fly"),
+}
 """Keys that only one cloud has."""
 
 SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
@@ -83,6 +87,7 @@ class StackConfig(BaseModel):
     fly: FlyConfig = FlyConfig()
     """Of the cloud fly."""
     daily: DailyConfig = DailyConfig()
+    """Of every cloud, with the two secrets of Daily's below."""
     fly_api_token: SecretStr = SecretStr("")
     """What the stack's resources are made with; else FLY_API_TOKEN of the environment."""
     daily_api_key: SecretStr = SecretStr("")
@@ -128,7 +133,7 @@ class StackConfig(BaseModel):
                 "keys": self.keys,
                 "default_agent": self.default_agent or min(self.agents),
             }
-            return Settings(**(given | of_the_cloud | no_environment))
+            return Settings(**(given | daily.settings_of(self) | of_the_cloud | no_environment))
         except ValidationError as error:
             raise ConfigError(_explain(error, "switchboard")) from None
 
@@ -212,7 +217,7 @@ def _explain(error: ValidationError, project: str) -> str:
             lines.append(f"{project}:{path}: {_message(fault)}" if path else f"{project}: {_message(fault)}")
             continue
         # What stands under `keys` may be a key that somebody took for its hash.
-        hidden = fault["type"] == "missing" or fault["loc"][0] in ("keys", *SECRET)
+        hidden = fault["type"] == "missing" or path.partition(".")[0] in ("keys", *SECRET)
         value = "" if hidden else f" {_shown(fault['input'])}"
         lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault)}")
     return "\n".join(lines)
@@ -220,7 +225,8 @@ def _explain(error: ValidationError, project: str) -> str:
 
 def _path(location: Sequence[int | str]) -> str:
     """`agents.echo.memoryMb`; a faulty name of a mapping is pydantic's `name`, `[key]`."""
-    return ".".join(str(part) for part in location if part != "[key]")
+    parts = [str(part) for part in location if part != "[key]"]
+    return ".".join([daily.KEY_OF_SETTING.get(part, part) for part in parts[:1]] + parts[1:])
 
 
 def _shown(value: Any) -> str:

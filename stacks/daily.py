@@ -1,9 +1,18 @@
-"""The key `daily` of a stack's config: the domain whose rooms sessions over Daily meet in."""
+"""Rooms at Daily, for every cloud: what a stack's config says of them, and what the dispatcher is told."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import os
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
+
+from dispatcher.settings import ENVIRONMENT_PREFIX
+from stacks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stacks.config import StackConfig
 
 FIELDS = {
     "domain": "the name of a Daily domain: of https://voice.daily.co it is voice",
@@ -11,6 +20,17 @@ FIELDS = {
     "apiUrl": "the URL of Daily's REST API, with its version",
 }
 """What each key takes, in the words of a refusal."""
+
+FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "DAILY_WEBHOOK_SECRET"}
+"""Secrets that the config may leave to the environment of whoever runs the engine."""
+
+KEY_OF_SETTING = {
+    "daily_domain": "daily.domain",
+    "daily_domain_id": "daily.domainId",
+    "daily_api_url": "daily.apiUrl",
+    **{setting: to_camel(setting) for setting in FROM_ENVIRONMENT},
+}
+"""The dispatcher's settings that come from here, and where the config has them."""
 
 
 class DailyConfig(BaseModel):
@@ -22,3 +42,90 @@ class DailyConfig(BaseModel):
     domain_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]{0,64}$")
     """With it tokens are signed by the dispatcher, and no start waits for Daily to do it."""
     api_url: str = Field(default="", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?)?$")
+
+
+def settings_of(config: StackConfig) -> dict[str, Any]:
+    """The dispatcher's settings for rooms at Daily; none where the config wants none.
+
+    Raises:
+        ConfigError: there is no key or no domain.
+    """
+    wanted = _wanted_by(config)
+    if not wanted:
+        return {}
+    secrets = _secrets(config)
+    missing = {}
+    if "daily_api_key" not in secrets:
+        missing["dailyApiKey"] = (
+            "the API key of a Daily domain, in the config (`pulumi config set --secret`) or as "
+            f"{FROM_ENVIRONMENT['daily_api_key']} of the environment"
+        )
+    if not config.daily.domain:
+        missing["daily.domain"] = FIELDS["domain"]
+    if missing:
+        raise ConfigError(
+            "\n".join(
+                f"switchboard:{key}: is missing, and {wanted}; allowed: {allowed}"
+                for key, allowed in missing.items()
+            )
+        )
+    plain = {
+        "daily_domain": config.daily.domain,
+        "daily_domain_id": config.daily.domain_id,
+        "daily_api_url": config.daily.api_url,
+    }
+    return {
+        **{setting: value for setting, value in plain.items() if value},
+        **{setting: SecretStr(value) for setting, value in secrets.items()},
+    }
+
+
+def secret_variables(config: StackConfig) -> dict[str, str]:
+    """The secret ones of `settings_of` as the dispatcher's variables: `to_environment` leaves them out."""
+    return {_variable(setting): value for setting, value in _secrets(config).items()}
+
+
+def not_set_here(config: StackConfig) -> dict[str, str]:
+    """The dispatcher's variables that the config leaves to the environment, and that are not in there.
+
+    With their names in there. One that is set there, but empty, is not wanted.
+    """
+    if not _wanted_by(config):
+        return {}
+    given = _secrets(config)
+    return {
+        _variable(setting): variable
+        for setting, variable in FROM_ENVIRONMENT.items()
+        if setting not in given and variable not in os.environ
+    }
+
+
+def _wanted_by(config: StackConfig) -> str:
+    """What of the config asks for rooms at Daily, in words; empty if nothing does.
+
+    Then nothing is taken from the environment either: many who try Pipecat have a DAILY_API_KEY there.
+    """
+    for name, agent in config.agents.items():
+        if "daily" in agent.transports:
+            return f"agent '{name}' offers the transport 'daily'"
+    if config.daily != DailyConfig():
+        return "switchboard:daily is there"
+    for setting in FROM_ENVIRONMENT:
+        if getattr(config, setting).get_secret_value():
+            return f"switchboard:{KEY_OF_SETTING[setting]} is there"
+    return ""
+
+
+def _secrets(config: StackConfig) -> dict[str, str]:
+    """Setting → value: the config's, else the environment's."""
+    if not _wanted_by(config):
+        return {}
+    found = {
+        setting: getattr(config, setting).get_secret_value() or os.environ.get(variable, "")
+        for setting, variable in FROM_ENVIRONMENT.items()
+    }
+    return {setting: value for setting, value in found.items() if value}
+
+
+def _variable(setting: str) -> str:
+    return ENVIRONMENT_PREFIX + setting.upper()

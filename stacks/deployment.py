@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pulumi
 from pulumi.runtime import config as engine_config
@@ -72,6 +74,23 @@ def warn_of_missing(config: StackConfig) -> None:
             pulumi.log.warn(
                 f"switchboard:agents.{name}.env: not set here, so bots start without: {', '.join(missing)}"
             )
+
+
+def program_of(cloud: str) -> ModuleType:
+    """The module that describes a stack of this cloud: it is loaded only where it runs.
+
+    Raises:
+        ConfigError: a package of the cloud's providers is missing, which other stacks do not have.
+    """
+    try:
+        return importlib.import_module(f"stacks.{cloud}.program")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pulumi_docker"):
+            raise
+        raise ConfigError(
+            f"switchboard:cloud: {cloud} needs the package {error.name}, which is not installed; "
+            f"`make up STACK=…` installs it, or: pip install -r requirements-{cloud}.txt"
+        ) from None
 
 
 def current_environment(checkout: Path) -> Environment:

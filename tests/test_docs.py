@@ -10,7 +10,7 @@ from dispatcher.sessions.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
 from stacks.daily import FIELDS as DAILY_FIELDS
-from stacks.daily import DailyConfig
+from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING, DailyConfig
 from stacks.docker.config import FIELDS as DOCKER_FIELDS
 from stacks.docker.config import DockerConfig
 from stacks.fly.config import FIELDS as FLY_FIELDS
@@ -37,11 +37,19 @@ def test_every_key_of_a_docker_stack_is_in_the_docs_and_is_explained_when_refuse
 
 def test_every_key_of_a_fly_stack_is_in_the_docs_and_is_explained_when_refused():
     config = (ROOT / "docs" / "fly.md").read_text().partition("## Config")[2]
-    for model, fields in ((FlyConfig, FLY_FIELDS), (DailyConfig, DAILY_FIELDS)):
-        keys = [field.alias for field in model.model_fields.values()]
-        assert keys == list(fields)
-        for key in keys:
-            assert f"`{key}`" in config, key
+    keys = [field.alias for field in FlyConfig.model_fields.values()]
+    assert keys == list(FLY_FIELDS)
+    for key in keys:
+        assert f"`{key}`" in config, key
+
+
+def test_every_key_for_daily_is_in_the_docs_and_is_explained_when_refused():
+    page = (ROOT / "docs" / "daily.md").read_text()
+    assert [field.alias for field in DailyConfig.model_fields.values()] == list(DAILY_FIELDS)
+    for place in KEY_OF_SETTING.values():
+        assert f"`{place.rpartition('.')[2]}`" in page, place
+    for variable in FROM_ENVIRONMENT.values():
+        assert f"`{variable}`" in page
 
 
 def test_every_reason_of_an_end_is_in_the_docs():

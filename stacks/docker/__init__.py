@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacks.errors import ConfigError
-
 if TYPE_CHECKING:
     from stacks.config import StackConfig
     from stacks.deployment import Deployment, Environment
@@ -13,17 +11,10 @@ if TYPE_CHECKING:
 
 def deploy(environment: Environment) -> Deployment:
     """Describe the stack."""
-    try:
-        # Only here: other stacks do not have the packages of these providers.
-        from stacks.docker import program
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pulumi_docker"):
-            raise
-        raise ConfigError(
-            f"switchboard:cloud: docker needs the package {error.name}, which is not installed; "
-            "`make up STACK=…` installs it, or: pip install -r requirements-docker.txt"
-        ) from None
-    return program.describe(environment)
+    # Only here: it knows the config, and the config knows this package.
+    from stacks.deployment import program_of
+
+    return program_of("docker").describe(environment)
 
 
 def check(config: StackConfig) -> None:

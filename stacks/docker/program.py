@@ -11,6 +11,7 @@ import pulumi_docker as docker
 import pulumi_docker_build as docker_build
 
 from dispatcher.settings import ENVIRONMENT_PREFIX
+from stacks import daily
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker import settings
@@ -82,7 +83,8 @@ def describe(environment: Environment) -> Deployment:
         ),
         opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
-    secrets = [_secret_variable(name, value) for name, value in _from_outside(config).items()]
+    outside = {**_from_outside(config), **daily.secret_variables(config)}
+    secrets = [_secret_variable(name, value) for name, value in outside.items()]
     if turn_secret is not None:
         secrets.append(_secret_variable(f"{ENVIRONMENT_PREFIX}TURN_SECRET", turn_secret.value))
     served = [networks.control, networks.machines, *filter(None, [networks.edge])]

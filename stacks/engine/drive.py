@@ -104,7 +104,7 @@ class Driver:
         if config is None:
             return None
         if config.cloud == "local":
-            local.check_port(config)
+            local.check(config)
         elif config.cloud == "docker":
             docker.check(config)
         elif config.cloud == "fly":

@@ -31,6 +31,8 @@ WRAPPINGS = re.compile(r"^(error: )?(Exception calling application: )?(stacks(\.
 WITHOUT_NEWS = ("update failed", "preview failed")
 EXPECTED_WARNINGS = ("using pulumi-resource-pulumi-python from $PATH",)
 UNCHANGING = {"same", "refresh", "read"}
+# What the engine shows in the place of a secret, whatever its value.
+SECRET_VALUE = "[secret]"  # noqa: S105
 
 
 class Report:
@@ -102,7 +104,10 @@ def differences(step: StepEventMetadata) -> list[str]:
     # The program wants what it wanted: what is there is another than it was left.
     seen = step.old.outputs if step.old and step.old.outputs else {}
     found = changed(flat({key: value for key, value in seen.items() if key in new}), after)
-    return [f"{line}, as it was" for line in found] or ["the process is not running, or does not answer"]
+    if found:
+        return [f"{line}, as it was" for line in found]
+    unseen = "a secret has another value, or " if SECRET_VALUE in after.values() else ""
+    return [f"{unseen}the process is not running, or does not answer"]
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

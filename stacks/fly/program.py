@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import pulumi
 import pulumi_docker_build as docker_build
 
+from stacks import daily
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
@@ -106,10 +107,11 @@ def describe(environment: Environment) -> Deployment:
             environment=plain,
             secrets={
                 **{name: _secret(made, name) for name in names},
+                **daily.secret_variables(config),
                 # Where traces go, with the key for it.
                 **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
             },
-            outside={**settings.from_environment(), f"{TRACING_PREFIX}*": ""},
+            outside={**daily.not_set_here(config), f"{TRACING_PREFIX}*": ""},
             cpu_kind=fly.dispatcher_cpu_kind,
             cpus=fly.dispatcher_cpus,
             memory_mb=fly.dispatcher_memory_mb,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,9 +32,6 @@ LONGEST_NAME = 63
 """Characters of an app's name, which is a part of a host's (RFC 1035)."""
 
 NOT_BUILT = f"not-built-yet@sha256:{'0' * 64}"
-
-FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "DAILY_WEBHOOK_SECRET"}
-"""Secrets that the config may leave to the environment of whoever runs the engine."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +101,11 @@ def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
     Raises:
         ConfigError: the config does not make sense as a whole.
     """
-    optional: dict[str, Any] = secrets_of(config)
+    optional: dict[str, Any] = {}
     if config.fly.stun:
         optional["ice_servers"] = (IceServer(urls=config.fly.stun),)
-    if config.daily.domain:
-        optional["daily_domain"] = config.daily.domain
-    if config.daily.domain_id:
-        optional["daily_domain_id"] = config.daily.domain_id
-    if config.daily.api_url:
-        optional["daily_api_url"] = config.daily.api_url
+    if database := config.database_url.get_secret_value():
+        optional["database_url"] = database
     return config.settings(
         # All of its machine's addresses; what of it is reachable, its services say.
         host="0.0.0.0",  # noqa: S104
@@ -155,34 +147,11 @@ def _agent(config: StackConfig, name: str, agent: AgentSettings, known: Known) -
     )
 
 
-def secrets_of(config: StackConfig) -> dict[str, SecretStr | str]:
-    """The dispatcher's secret settings that come from outside: the config's, else the environment's."""
-    given = {
-        setting: getattr(config, setting).get_secret_value() or os.environ.get(variable, "")
-        for setting, variable in FROM_ENVIRONMENT.items()
-    }
-    found: dict[str, SecretStr | str] = {name: SecretStr(value) for name, value in given.items() if value}
-    if database := config.database_url.get_secret_value():
-        found["database_url"] = database
-    return found
-
-
-def from_environment() -> dict[str, str]:
-    """The dispatcher's variables that may come from outside and are not set there, with their names there."""
-    return {
-        ENVIRONMENT_PREFIX + setting.upper(): variable
-        for setting, variable in FROM_ENVIRONMENT.items()
-        if variable not in os.environ
-    }
-
-
 def secret_variables(settings: Settings) -> dict[str, str]:
-    """The dispatcher's variables that `Settings.to_environment` leaves out, with their values."""
-    optional = ("daily_api_key", "daily_webhook_secret", "fly_api_token")
-    found = {
-        name: value.get_secret_value() for name in optional if (value := getattr(settings, name)) is not None
-    }
-    found["secrets"] = json.dumps([secret.get_secret_value() for secret in settings.secrets])
+    """The dispatcher's variables that are secret and this cloud's own, which `to_environment` leaves out."""
+    found = {"secrets": json.dumps([secret.get_secret_value() for secret in settings.secrets])}
+    if settings.fly_api_token is not None:
+        found["fly_api_token"] = settings.fly_api_token.get_secret_value()
     if settings.database_url:
         found["database_url"] = settings.database_url
     return {ENVIRONMENT_PREFIX + name.upper(): value for name, value in sorted(found.items())}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import pulumi
 
+from dispatcher.settings import Settings
+from stacks import daily
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.errors import ConfigError
@@ -25,8 +28,13 @@ PYTHON = str(Path(sys.prefix) / "bin" / "python")
 COMMAND = [PYTHON, "-m", "dispatcher"]
 
 
-def check_port(config: StackConfig) -> None:
-    """Before an engine runs. Raises ConfigError if any but this stack's dispatcher has the port."""
+def check(config: StackConfig) -> None:
+    """Before an engine runs.
+
+    Raises:
+        ConfigError: what only the whole config tells, or any but this stack's dispatcher has the port.
+    """
+    _settings(config)
     if process.port_free(HOST, config.port):
         return
     ours = process.find([COMMAND], DATA_DIR_VARIABLE, str(_service_dir(config)))
@@ -39,13 +47,30 @@ def _service_dir(config: StackConfig) -> Path:
     return config.data_dir / "dispatcher"
 
 
+def _settings(config: StackConfig) -> Settings:
+    return config.settings(host=HOST, data_dir=_service_dir(config))
+
+
+def _warn_of_daily(config: StackConfig) -> None:
+    """Bots run with the packages of this checkout, and this one is of a size that not everybody wants."""
+    offering = [name for name, agent in config.agents.items() if "daily" in agent.transports]
+    if offering and importlib.util.find_spec("daily") is None:
+        pulumi.log.warn(
+            f"switchboard:agents.{offering[0]}.transports: a bot in a Daily room needs the package "
+            f"daily-python, which is not installed; {PYTHON} -m pip install "
+            "-r images/requirements-bot-daily.txt"
+        )
+
+
 def deploy(environment: Environment) -> Deployment:
     """Describe the stack: the machines' directory, then the dispatcher."""
     config, checkout = environment.config, environment.checkout
-    settings = config.settings(host=HOST, data_dir=_service_dir(config))
+    settings = _settings(config)
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
+    secrets = daily.secret_variables(config)
     warn_of_missing(config)
+    _warn_of_daily(config)
     names = sorted({name for agent in config.agents.values() for name in agent.env})
     machines = Machines(
         "machines",
@@ -53,12 +78,14 @@ def deploy(environment: Environment) -> Deployment:
         stop_command=[*COMMAND, "stop-machines"],
         cwd=checkout,
         environment=variables,
+        secrets=secrets,
     )
     Dispatcher(
         "dispatcher",
         command=COMMAND,
         cwd=checkout,
         environment=variables,
+        secrets=secrets,
         secret_names=names,
         secret_fingerprint=secret_fingerprint(
             {name: os.environ.get(name) for name in names}, salt=str(config.data_dir)

@@ -28,7 +28,7 @@ from stacks.local import process
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, environment_of, find
 from stacks.local.host import end_with_engine, plain_errors
 
-INPUTS = ("command", "stopCommand", "cwd", "environment", "stopTimeoutSeconds")
+INPUTS = ("command", "stopCommand", "cwd", "environment", "secrets", "stopTimeoutSeconds")
 
 
 class MachinesProvider(ResourceProvider):
@@ -81,15 +81,18 @@ class Machines(Resource, module="switchboard", name="Machines"):
         stop_command: Sequence[str],
         cwd: Path,
         environment: Mapping[str, str],
+        secrets: Mapping[str, str],
         stop_timeout_seconds: float = 60,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """`command` and `environment` are the dispatcher's; `stop_command` stops every machine of it."""
+        """`command`, `environment` and `secrets` are the dispatcher's; `stop_command`, which reads the same
+        settings, stops every machine of it."""
         properties: dict[str, Any] = {
             "command": list(command),
             "stopCommand": list(stop_command),
             "cwd": str(cwd),
             "environment": dict(environment),
+            "secrets": pulumi.Output.secret(dict(secrets)),
             "stopTimeoutSeconds": stop_timeout_seconds,
         }
         super().__init__(MachinesProvider(), name, properties, opts)

@@ -44,6 +44,7 @@ INPUTS = (
     "command",
     "cwd",
     "environment",
+    "secrets",
     "secretNames",
     "secretFingerprint",
     "code",
@@ -114,6 +115,7 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
         command: Sequence[str],
         cwd: Path,
         environment: Mapping[str, str],
+        secrets: Mapping[str, str],
         secret_names: Sequence[str],
         secret_fingerprint: str,
         code: str,
@@ -124,14 +126,16 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
         stop_grace_seconds: float = 15,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """`environment` is kept in state and must hold no secret. Of the variables `secret_names` the
-        values are taken, when the process starts, from the environment of whoever runs the engine."""
+        """`environment` is kept in state as it is, and must hold no secret; `secrets`, further variables, are
+        kept encrypted. Of the variables `secret_names` the values are taken, when the process starts, from
+        the environment of whoever runs the engine."""
         if DATA_DIR_VARIABLE not in environment:
             raise ValueError(f"environment needs {DATA_DIR_VARIABLE}: the process is found again by it")
         properties: dict[str, Any] = {
             "command": list(command),
             "cwd": str(cwd),
             "environment": dict(environment),
+            "secrets": pulumi.Output.secret(dict(secrets)),
             "secretNames": list(secret_names),
             "secretFingerprint": pulumi.Output.secret(secret_fingerprint),
             "code": code,
@@ -188,7 +192,8 @@ def environment_of(props: Mapping[str, Any]) -> dict[str, str]:
     passed = {name: os.environ[name] for name in names if name in os.environ}
     if USER_PATH_VARIABLE in os.environ:
         passed["PATH"] = os.environ[USER_PATH_VARIABLE]
-    return {**passed, **props["environment"]}
+    # A state that an earlier release wrote has no `secrets`.
+    return {**passed, **props["environment"], **(props.get("secrets") or {})}
 
 
 def _identity(props: Mapping[str, Any]) -> Identity:

@@ -90,9 +90,12 @@ def stack(
     for name in ("__init__.py", "protocol.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     socket = tmp_path / "engine.sock"
+    agent = {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"], "transports": ["webrtc", "daily"]}
+    monkeypatch.setenv("DAILY_API_KEY", "hunter2-of-daily")
     checkout.write_config(
         cloud="docker",
-        agents={"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}},
+        agents={"echo": agent},
+        daily={"domain": "acme"},
         docker={"host": f"unix://{socket}", "turn": True, "turnAddress": "203.0.113.7"},
     )
     with StandInEngine(socket) as engine:

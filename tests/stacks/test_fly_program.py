@@ -71,8 +71,11 @@ def settings(found: StackConfig) -> Settings:
         ({"fly": {"shard": 2}}, r"fly\.shard: 2 is not a key; allowed: org, prefix, regions"),
         ({"fly": {"dispatcherMemoryMb": 1000}}, "allowed: a multiple of 256, 256 to 131072"),
         ({"daily": {"domain": "acme.daily.co"}}, r"daily\.domain: .* allowed: the name of a Daily domain"),
-        ({"cloud": "local", "daily": DAILY}, "daily: is there, and cloud is local; allowed: only with fly"),
-        ({"cloud": "local", "daily": {}, "flyApiToken": "x"}, "flyApiToken: is there, and cloud is local"),
+        ({"cloud": "local", "flyApiToken": "x"}, "flyApiToken: is there, and cloud is local; allowed: only"),
+        (
+            {"cloud": "docker", "databaseUrl": "x"},
+            "databaseUrl: is there, and cloud is docker",
+        ),
     ],
 )
 def test_a_bad_value_is_refused(given: dict[str, Any], message: str) -> None:
@@ -83,7 +86,6 @@ def test_a_bad_value_is_refused(given: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"daily": {}}, "daily_domain is missing; allowed: both daily_api_key and daily_domain, or none"),
         (
             {"agents": {"echo": {**AGENTS["echo"], "placements": ["iad"]}}},
             r"agents\.echo\.placements: is there, and cloud is fly; allowed: switchboard:fly\.regions",

@@ -52,6 +52,23 @@ def test_a_preview_shows_what_somebody_has_changed() -> None:
     assert lines == ["  ~ dispatcher: update", "      size: 3 → 1, as it was"]
 
 
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"port": 1}, "the process is not running, or does not answer"),
+        (
+            {"secrets": {"4dabf18193072939515e22adb298388d": "1b47", "ciphertext": "[secret]"}},
+            "a secret has another value, or the process is not running, or does not answer",
+        ),
+    ],
+)
+def test_a_preview_does_not_pretend_to_know_what_it_cannot_see(values: dict[str, Any], line: str) -> None:
+    lines: list[str] = []
+    same = {**inputs(**values), "outputs": values}
+    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=same, new=same)))
+    assert lines == ["  ~ dispatcher: update", f"      {line}"]
+
+
 def test_settings_that_are_json_are_compared_key_by_key() -> None:
     assert flat({"e": {"AGENTS": '{"echo": {"cpu": 1}}', "X": "{not json"}}) == {
         "e.AGENTS.echo.cpu": "1",

@@ -23,14 +23,22 @@ async def bot(runner_args):
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None) -> Iterator[CheckoutCopy]:
+def checkout(
+    tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CheckoutCopy]:
     copy = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     ignored = shutil.ignore_patterns("__pycache__", "node_modules", "src")
     for name in ("dispatcher", "bot"):
         shutil.rmtree(copy.root / name)
         shutil.copytree(REPOSITORY / name, copy.root / name, ignore=ignored)
     (copy.root / "sleeper.py").write_text(BOT)
-    copy.write_config(port=copy.port, agents={"sleeper": {"bot": "sleeper.py"}})
+    # No room is opened here: the dispatcher only has what it would open one with.
+    copy.write_config(
+        port=copy.port,
+        agents={"sleeper": {"bot": "sleeper.py", "transports": ["webrtc", "daily"]}},
+        daily={"domain": "acme", "domainId": "d1", "apiUrl": "http://127.0.0.1:9/v1"},
+    )
+    monkeypatch.setenv("DAILY_API_KEY", "hunter2-of-daily")
     yield copy
     for process in copy.everything():
         process.kill()
@@ -71,12 +79,18 @@ def is_server(process: psutil.Process) -> bool:
     return process.cmdline()[1:] == ["-m", "dispatcher"]
 
 
-def test_a_session_lives_through_a_restart_of_the_dispatcher(checkout: CheckoutCopy) -> None:
+def test_a_session_lives_through_a_restart_of_the_dispatcher_with_another_secret(
+    checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout.driver().up()
     session = start_session(checkout)
-    (checkout.root / "helper.py").write_text("x = 1\n")
+    monkeypatch.setenv("DAILY_API_KEY", "hunter2-once-more")
     checkout.driver().up()
     assert checkout.lines[-1].startswith("  ~ dispatcher updated")
     assert ask(checkout, f"/sessions/{session}")["endedAt"] is None
+    held = [one.environ().get("SWITCHBOARD_DAILY_API_KEY") for one in checkout.everything()]
+    assert [key for key in held if key] == ["hunter2-once-more"], "the dispatcher has it, and no bot"
+    written = "".join(file.read_text() for file in checkout.state_dir.rglob("*") if file.is_file())
+    assert "hunter2" not in written + str(checkout.lines)
     checkout.driver().destroy()
     assert checkout.everything() == []
