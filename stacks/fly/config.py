@@ -27,6 +27,7 @@ FIELDS = {
     "dispatcherMemoryMb": "a multiple of 256, 256 to 131072",
     "volumeGb": "a whole number, 1 to 500",
     "shards": "a whole number, 1 to 64",
+    "drainingShards": "a whole number, 0 to 64",
     "cpuKind": "performance, shared",
     "tokenDays": "a whole number, 2 to 365",
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
@@ -70,6 +71,8 @@ class FlyConfig(BaseModel):
     """Of the store, where it is SQLite."""
     shards: int = Field(default=1, ge=1, le=64)
     """Apps for each agent's machines. Fly lets an app create one machine a second, and three at once."""
+    draining_shards: int = Field(default=0, ge=0, le=64)
+    """Apps behind those that get no new machines and are kept: they are to go once their calls have ended."""
     cpu_kind: CpuKind = "performance"
     """Of the bots' machines. A shared CPU throttles a voice pipeline: its baseline is 5 ms in each 80 ms."""
     token_days: int = Field(default=30, ge=2, le=365)
@@ -85,6 +88,11 @@ class FlyConfig(BaseModel):
     adopt: dict[str, str] = {}
     """Resource → id of what exists already and is taken over, not made."""
     api_url: str = Field(default=API_URL, pattern=r"^https?://[^/@?#]+$")
+
+    @property
+    def apps(self) -> int:
+        """For each agent, those among them that are to go."""
+        return self.shards + self.draining_shards
 
     @model_validator(mode="after")
     def _whole(self) -> FlyConfig:

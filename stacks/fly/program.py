@@ -52,7 +52,7 @@ def describe(environment: Environment) -> Deployment:
             f"{name}-apps",
             AgentAppsArgs(
                 agent=name,
-                names=[called.bots(name, shard) for shard in range(fly.shards)],
+                names=[called.bots(name, shard) for shard in range(fly.apps)],
                 org=fly.org,
                 variables=agent.env,
                 environment=_given(agent.env),

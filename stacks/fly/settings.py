@@ -81,7 +81,7 @@ def names(config: StackConfig, project: str, stack: str) -> Names:
         )
     made = Names(prefix)
     for agent in config.agents:
-        name = made.bots(agent, config.fly.shards - 1)
+        name = made.bots(agent, config.fly.apps - 1)
         if len(name) > LONGEST_NAME:
             raise ConfigError(
                 f"switchboard:agents.{agent}: its app would be called {name}, of {len(name)} characters; "
@@ -119,6 +119,9 @@ def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
             agent: FlyPlacement(
                 provider="fly",
                 apps=tuple(called.bots(agent, shard) for shard in range(config.fly.shards)),
+                draining_apps=tuple(
+                    called.bots(agent, shard) for shard in range(config.fly.shards, config.fly.apps)
+                ),
                 region=",".join(config.fly.regions),
                 cpu_kind=config.fly.cpu_kind,
             )

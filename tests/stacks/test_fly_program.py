@@ -123,6 +123,13 @@ def test_each_agent_has_apps_of_its_own_and_the_dispatcher_knows_them() -> None:
     assert found.machine_url == "https://switchboard-prod.fly.dev"
 
 
+def test_apps_that_are_to_go_keep_their_machines_and_get_no_new_ones() -> None:
+    found = settings(config({"shards": 1, "drainingShards": 2}))
+    placement = found.placements["voice"].model_dump()
+    assert placement["apps"] == ("switchboard-prod-voice-0",)
+    assert placement["draining_apps"] == ("switchboard-prod-voice-1", "switchboard-prod-voice-2")
+
+
 def test_bots_reach_the_dispatcher_though_its_domain_does_not_lead_anywhere_yet() -> None:
     found = settings(config({"domain": "voice.example.com"}))
     assert found.public_url == "https://voice.example.com"
@@ -141,7 +148,9 @@ def described() -> dict[str, Any]:
             keys=json.dumps([KEY]),
             daily=json.dumps(DAILY),
             databaseUrl="postgresql://user:hunter2-of-postgres@db.internal/switchboard",
-            fly=json.dumps({"dispatchers": 2, "domain": "voice.example.com", "prefix": "acme"}),
+            fly=json.dumps(
+                {"dispatchers": 2, "domain": "voice.example.com", "prefix": "acme", "drainingShards": 1}
+            ),
         )
 
 
@@ -172,12 +181,13 @@ def test_who_gets_which_secret(described: dict[str, Any]) -> None:
     assert given["SWITCHBOARD_DAILY_API_KEY"] == "hunter2-of-daily"
     assert given["SWITCHBOARD_DATABASE_URL"].startswith("postgresql://user:hunter2")
     assert given["OTEL_EXPORTER_OTLP_HEADERS"] == "key=hunter2-of-traces"
-    apps = {f"acme-{agent}-{shard}" for agent in ("echo", "voice") for shard in (0,)}
+    apps = {f"acme-{agent}-{shard}" for agent in ("echo", "voice") for shard in (0, 1)}
     assert json.loads(given["SWITCHBOARD_FLY_API_TOKEN"]) == dict.fromkeys(apps, "FlyV1 fm2_recorded"), (
-        "one for each bot app, and no more"
+        "one for each bot app, and for one that is to go"
     )
     assert len(json.loads(given["SWITCHBOARD_SECRETS"])[0]) >= 32
-    assert secrets(described, "voice-secrets-0") == {"OPENAI_API_KEY": "hunter2-of-openai"}
+    for shard in (0, 1):
+        assert secrets(described, f"voice-secrets-{shard}") == {"OPENAI_API_KEY": "hunter2-of-openai"}
     assert "echo-secrets-0" not in described["resources"]
     readable = json.dumps(
         [described["outputs"], *(inputs(described, f"dispatcher-{number}") for number in (0, 1))]
