@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.stacks.record import recorded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot": "stacks/config.py"}}
@@ -17,17 +17,10 @@ AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot"
 
 def run(by_environment: bool = False, **values: str) -> dict[str, Any]:
     given = {"agents": json.dumps(AGENTS), **values}
-    config = json.dumps({f"switchboard:{key}": value for key, value in given.items()})
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.stacks.record", *([] if by_environment else [config])],
-        env={**os.environ, **({"PULUMI_CONFIG": config} if by_environment else {})},
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return json.loads(result.stdout)
+    config = {f"switchboard:{key}": value for key, value in given.items()}
+    if by_environment:
+        return recorded({}, {**os.environ, "PULUMI_CONFIG": json.dumps(config)})
+    return recorded(config, os.environ)
 
 
 def test_the_local_stack_is_two_resources() -> None:
