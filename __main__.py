@@ -23,7 +23,8 @@ def main() -> None:
     environment = current_environment(CHECKOUT)
     try:
         # A cloud's package needs its provider's, which are only installed where it is used.
-        importlib.import_module(f"stacks.{environment.config.cloud}").deploy(environment).export()
+        cloud = importlib.import_module(f"stacks.{environment.config.cloud}")
+        cloud.deploy(environment).export(environment.config)
     except ConfigError as error:
         raise pulumi.RunError(str(error)) from None
 

@@ -14,6 +14,7 @@ from pulumi.runtime import config as engine_config
 
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
+from stacks.prices import price_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,15 @@ class Deployment:
     records: pulumi.Input[Sequence[str]] | None = None
     """DNS records that have to be there, if there are any."""
 
-    def export(self) -> None:
+    def export(self, config: StackConfig) -> None:
         pulumi.export("url", self.url)
         pulumi.export("start", pulumi.Output.from_input(self.url).apply(start_command))
         pulumi.export("log", self.log)
         pulumi.export("data", self.data)
+        # As it is deployed: who reads it needs no config, which may have changed, or be encrypted.
+        pulumi.export(
+            "prices", {name: price_of(config, agent).shown() for name, agent in config.agents.items()}
+        )
         if self.records is not None:
             pulumi.export("records", self.records)
 

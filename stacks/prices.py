@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dispatcher.machines.fly_sizes import CpuKind, guest
 from dispatcher.settings import AgentSettings
@@ -19,6 +21,14 @@ class Price:
     """USD."""
     of: str
     """What it is, where, and when the list was read."""
+
+    def shown(self) -> dict[str, Any]:
+        """As the stack's output `prices` has it, for each agent."""
+        return {"usdPerSecond": self.per_second, "of": self.of}
+
+    @classmethod
+    def from_shown(cls, shown: Mapping[str, Any]) -> Price:
+        return cls(shown["usdPerSecond"], shown["of"])
 
 
 @dataclass(frozen=True)

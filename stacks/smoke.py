@@ -22,7 +22,7 @@ from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from stacks.errors import SmokeError, exit_status
-from stacks.prices import Price, price_of
+from stacks.prices import Price
 from stacks.progress import say
 
 KEY_VARIABLE = "SWITCHBOARD_KEY"
@@ -45,6 +45,7 @@ class Joined:
     """What became of the session."""
 
     session: str
+    agent: str
     transport: str
     seconds: float
     """From the start request until the bot was there, as a caller sees it."""
@@ -80,7 +81,7 @@ def run(
         _ask(http, "DELETE", shown, own)
         record = _until_over(http, shown, own)
     machine_seconds = _between(record["admittedAt"] or record["createdAt"], record["endedAt"])
-    return Joined(session, record["transport"], took, machine_seconds)
+    return Joined(session, record["agent"], record["transport"], took, machine_seconds)
 
 
 def _start(http: httpx.Client, url: str, start: str, headers: dict[str, str]) -> dict[str, Any]:
@@ -146,8 +147,8 @@ def summary(joined: Joined, price: Price | None) -> str:
     lines = [f"a bot joined in {joined.seconds:.1f} s over {joined.transport}, and its session has ended"]
     if price is None:
         lines.append(
-            f"what its {joined.machine_seconds:.1f} s of a machine cost is not known here: the config has "
-            "encrypted values, which only the engine reads"
+            f"what its {joined.machine_seconds:.1f} s of a machine cost is not known: the stack has no "
+            "output `prices` yet; the next `make up` makes it"
         )
     else:
         cost = joined.machine_seconds * price.per_second
@@ -165,15 +166,13 @@ def main(arguments: list[str]) -> int:
 
 def _smoke(options: argparse.Namespace) -> None:
     driver = Driver(CHECKOUT, options.stack, find)
-    config = driver.config()
     outputs = driver.outputs()
     if "url" not in outputs:
         raise SmokeError(f"stack {options.stack} is not up; `make up STACK={options.stack}` brings it up")
     url, _, page_key = str(outputs["url"].value).partition("/#key=")
     joined = run(url, os.environ.get(KEY_VARIABLE) or page_key, options.agent or None)
-    price = None
-    if config is not None:
-        price = price_of(config, config.agents[options.agent or config.default_agent or min(config.agents)])
+    prices = outputs["prices"].value if "prices" in outputs else {}
+    price = Price.from_shown(prices[joined.agent]) if joined.agent in prices else None
     say(summary(joined, price))
 
 

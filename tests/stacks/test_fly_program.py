@@ -174,6 +174,9 @@ def test_replicas_share_a_database_and_are_replaced_one_after_the_other(describe
     assert "RUN_AS" not in inputs(described, "dispatcher-image")["buildArgs"]
     assert described["outputs"]["url"] == "https://voice.example.com"
     assert described["outputs"]["records"] == ["voice.example.com A 192.0.2.1"]
+    price = described["outputs"]["prices"]["voice"]
+    assert price["of"].startswith("performance-1x with 2048 MB")
+    assert 0.00001 < price["usdPerSecond"] < 0.0001
 
 
 def test_who_gets_which_secret(described: dict[str, Any]) -> None:

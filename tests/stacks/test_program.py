@@ -54,10 +54,13 @@ def test_variables_that_are_not_set_here_are_told_by_their_names(monkeypatch: py
 def test_the_outputs() -> None:
     outputs = run(port="28900", dataDir="/somewhere/else")["outputs"]
     assert outputs.pop("start").startswith("curl --fail-with-body -X POST http://127.0.0.1:28900/start ")
+    what = "a machine of your own, which costs what it costs without sessions too"
+    price_of_ones_own = {"usdPerSecond": 0.0, "of": what}
     assert outputs == {
         "url": "http://127.0.0.1:28900",
         "log": "/somewhere/else/dispatcher.log",
         "data": "/somewhere/else",
+        "prices": {"echo": price_of_ones_own},
     }
 
 

@@ -15,7 +15,7 @@ from dispatcher.keys import KeySettings, hash_of
 from dispatcher.machines.provider import NoCapacity
 from stacks.config import parse
 from stacks.errors import SmokeError
-from stacks.prices import price_of
+from stacks.prices import Price, price_of
 from stacks.smoke import Joined, run, summary
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.stacks.test_program import REPOSITORY
@@ -63,7 +63,7 @@ def smoke(tmp_path: Path, key: str = KEY, **more: Any) -> tuple[Joined, list[str
 
 def test_a_session_is_started_and_ended_and_its_seconds_are_counted(tmp_path: Path) -> None:
     joined, (line,) = smoke(tmp_path)
-    assert joined.transport == "webrtc"
+    assert (joined.agent, joined.transport) == ("echo", "webrtc")
     assert 20 <= joined.machine_seconds < 30
     assert line.startswith(f"  session {joined.session} of echo: the bot is there after ")
 
@@ -135,8 +135,8 @@ def test_a_session_that_does_not_end_hides_no_earlier_error() -> None:
 
 
 def test_a_cost_that_is_not_known_is_said() -> None:
-    said = summary(Joined("s", "daily", 2.34, 60.0), None).splitlines()
-    assert said[1].startswith("what its 60.0 s of a machine cost is not known here: the config has encrypted")
+    said = summary(Joined("s", "echo", "daily", 2.34, 60.0), None).splitlines()
+    assert said[1].startswith("what its 60.0 s of a machine cost is not known: the stack has no ")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,8 @@ def test_the_price_of_a_machine_is_that_of_the_list(
     config = parse(text, project="switchboard", checkout=REPOSITORY, stack="fly")
     price = price_of(config, config.agents["echo"])
     assert price.per_second * 60 == pytest.approx(per_minute, rel=0.02)
-    said = summary(Joined("s", "daily", 2.34, 60.0), price).splitlines()
+    assert Price.from_shown(json.loads(json.dumps(price.shown()))) == price
+    said = summary(Joined("s", "echo", "daily", 2.34, 60.0), price).splitlines()
     assert said[0] == "a bot joined in 2.3 s over daily, and its session has ended"
     assert said[1].startswith(f"it cost ${price.per_second * 60:.6f}: 60.0 s of {kind}-{cpu}x with ")
 
