@@ -60,7 +60,7 @@ def test_the_outputs() -> None:
         "url": "http://127.0.0.1:28900",
         "log": "/somewhere/else/dispatcher.log",
         "data": "/somewhere/else",
-        "prices": {"echo": price_of_ones_own},
+        "prices": dict.fromkeys(("echo", "a-bot"), price_of_ones_own),
     }
 
 
