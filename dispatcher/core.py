@@ -176,7 +176,7 @@ def wire(
         patience=patience,
     )
     lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
-    transports = configured(settings, clock, daily)
+    transports = configured(settings, clock, daily, metrics.room_called)
     rooms = Rooms(
         transports=transports,
         store=store,

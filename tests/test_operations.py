@@ -16,6 +16,7 @@ from dispatcher.sessions import errors
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import OTHER, READY, Phase
+from dispatcher.transports.calls import RoomAction, RoomCallOutcome
 from tests.dispatcher.harness import deployment, eventually
 from tests.dispatcher.telemetry.exposition import scrape
 from tests.reasons import reasons_in_code
@@ -83,7 +84,7 @@ def test_no_metric_is_named_that_does_not_exist(families, text):
 
 def test_every_phase_reason_and_outcome_is_on_the_page():
     known = {*get_args(Phase), *reasons_in_code(), OTHER, *get_args(CallOutcome), READY}
-    known |= {refusals.STORE_DOWN, *refusals.OUTCOMES.values()}
+    known |= {refusals.STORE_DOWN, *refusals.OUTCOMES.values(), *get_args(RoomAction)}
     for word in known:
         assert f"`{word}`" in PAGE, word
 
@@ -92,6 +93,14 @@ def test_every_reason_in_the_table_exists():
     table = PAGE.partition("### Outcomes and reasons")[2].partition("### Outcomes of provider calls")[0]
     rows = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert rows == reasons_in_code() | {OTHER, refusals.STORE_DOWN, *refusals.OUTCOMES.values()}
+
+
+@pytest.mark.parametrize(
+    ("title", "outcomes"), [("provider calls", CallOutcome), ("calls to Daily", RoomCallOutcome)]
+)
+def test_the_outcomes_of_calls_are_those_in_their_tables(title, outcomes):
+    table = PAGE.partition(f"### Outcomes of {title}\n")[2].partition("\n##")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(get_args(outcomes))
 
 
 def test_every_code_of_an_error_is_on_the_page():
@@ -110,6 +119,7 @@ def test_the_settings_that_the_page_names_exist():
 def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
     closed = {
         "outcome": {READY, OTHER, "failed", *reasons_in_code(), *get_args(CallOutcome)}
+        | {*get_args(RoomCallOutcome)}
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
         "state": {"open", "probing", "closed"},

@@ -21,6 +21,7 @@ from dispatcher.machines.calls import ProviderCall
 from dispatcher.sessions.lifecycle import Session
 from dispatcher.store.database import Access
 from dispatcher.telemetry.measures import Measured, measured
+from dispatcher.transports.calls import RoomCall
 from dispatcher.version import VERSION
 
 PREFIX = "switchboard"
@@ -81,6 +82,9 @@ class Metrics:
             "provider_call_seconds", "Calls to the machines APIs.", CALL_BUCKETS,
             "placement", "action", "outcome",
         )  # fmt: skip
+        self._room_calls = histogram(
+            "room_call_seconds", "Calls to the API that rooms come from.", CALL_BUCKETS, "action", "outcome"
+        )
         self._orphans = counter("orphans", "Machines that were found without an owner.", "placement")
         self._rounds = counter("reaper_rounds", "Rounds of the reaper.", "outcome")
         self._round_seconds = histogram("reaper_round_seconds", "How long a round took.", CALL_BUCKETS)
@@ -105,6 +109,9 @@ class Metrics:
 
     def provider_called(self, call: ProviderCall) -> None:
         self._calls.labels(call.placement, call.action, call.outcome).observe(call.seconds)
+
+    def room_called(self, call: RoomCall) -> None:
+        self._room_calls.labels(call.action, call.outcome).observe(call.seconds)
 
     def store_used(self, access: Access, answered: bool, seconds: float) -> None:
         self._transactions.labels(access).observe(seconds)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
 from dispatcher.settings import Settings
+from dispatcher.transports.calls import OnRoomCall
 from dispatcher.transports.transport import Transport
 from dispatcher.transports.turn import Turn
 from dispatcher.transports.webrtc import WebRTC
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 
 def configured(
-    settings: Settings, clock: Clock, daily: httpx.AsyncBaseTransport | None
+    settings: Settings,
+    clock: Clock,
+    daily: httpx.AsyncBaseTransport | None,
+    on_room_call: OnRoomCall,
 ) -> dict[str, Transport]:
     """Name → transport.
 
     Args:
         daily: Answers in the place of Daily's API.
+        on_room_call: Is told of every call to it.
     """
     transports: dict[str, Transport] = {"webrtc": WebRTC(settings.ice_servers, _turn(settings, clock))}
     if settings.daily_api_key is not None and settings.daily_domain is not None:
@@ -31,7 +36,7 @@ def configured(
         from dispatcher.transports.daily_api import DailyApi
 
         key = settings.daily_api_key.get_secret_value()
-        api = DailyApi(key, settings.daily_api_url, clock, daily)
+        api = DailyApi(key, settings.daily_api_url, clock, daily, on_room_call)
         transports["daily"] = Daily(api, settings.daily_domain, key, settings.daily_domain_id, clock)
     return transports
 

@@ -17,6 +17,7 @@ from dispatcher.clock import Clock
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.provider import Rate
 from dispatcher.tasks import within
+from dispatcher.transports.calls import OnRoomCall, RoomAction, RoomCall, outcome_of, unobserved
 from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,15 @@ MAX_WORDS = 300
 """Characters of what the API says that are told on."""
 
 Kind = Literal["delete", "other"]
+"""Of calls, by the rate that they share."""
+
+REQUESTS: dict[RoomAction, tuple[Kind, str]] = {
+    "create_room": ("other", "POST"),
+    "get_room": ("other", "GET"),
+    "delete_room": ("delete", "DELETE"),
+    "create_token": ("other", "POST"),
+}
+"""Each action's kind and method."""
 
 RATES: dict[Kind, Rate] = {
     # Documented: about 2 a second, or 50 in 30 s. So many are never more than 50 in any 30 s.
@@ -52,13 +62,20 @@ class DailyApi:
 
     Args:
         http: Answers in the place of the API at `url`.
+        on_call: Is told of every call that was made.
     """
 
     def __init__(
-        self, api_key: str, url: str, clock: Clock, http: httpx.AsyncBaseTransport | None = None
+        self,
+        api_key: str,
+        url: str,
+        clock: Clock,
+        http: httpx.AsyncBaseTransport | None = None,
+        on_call: OnRoomCall = unobserved,
     ) -> None:
         self._key = api_key
         self._clock = clock
+        self._on_call = on_call
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {api_key}"},
@@ -85,20 +102,20 @@ class DailyApi:
             confirm: Called each time that the API is about to be asked: what it raises ends the call.
         """
         body = {"name": name, "privacy": "private", "properties": properties}
-        return _whole(await self._call("other", "POST", "/rooms", deadline, body, confirm))
+        return _whole(await self._call("create_room", "/rooms", deadline, body, confirm))
 
     async def room(self, name: str, deadline: float) -> dict[str, Any] | None:
         """A room, or None if there is none of that name."""
-        return await self._call("other", "GET", f"/rooms/{name}", deadline)
+        return await self._call("get_room", f"/rooms/{name}", deadline)
 
     async def delete_room(self, name: str, deadline: float) -> None:
         """Delete a room, if it is there."""
-        await self._call("delete", "DELETE", f"/rooms/{name}", deadline)
+        await self._call("delete_room", f"/rooms/{name}", deadline)
 
     async def meeting_token(self, properties: dict[str, Any], deadline: float) -> str:
         """A token with these properties."""
         answer = _whole(
-            await self._call("other", "POST", "/meeting-tokens", deadline, {"properties": properties})
+            await self._call("create_token", "/meeting-tokens", deadline, {"properties": properties})
         )
         token = answer.get("token")
         if not isinstance(token, str):
@@ -107,8 +124,7 @@ class DailyApi:
 
     async def _call(
         self,
-        kind: Kind,
-        method: str,
+        action: RoomAction,
         path: str,
         deadline: float,
         body: dict[str, Any] | None = None,
@@ -118,6 +134,7 @@ class DailyApi:
 
         Gives None where there is nothing of that name.
         """
+        kind = REQUESTS[action][0]
         attempt, words = 0, ""
         while True:
             await self._turn(kind, deadline, words)
@@ -126,7 +143,7 @@ class DailyApi:
             if left <= 0:
                 raise TooManyCalls(words or "the deadline came before its turn", PAUSES[0])
             try:
-                return await self._ask(method, path, body, min(left, CALL_SECONDS))
+                return await self._observed(action, path, body, min(left, CALL_SECONDS))
             except TooManyCalls as error:
                 words = str(error)
                 pause = max(error.retry_after, PAUSES[min(attempt, len(PAUSES) - 1)])
@@ -141,6 +158,20 @@ class DailyApi:
             raise TooManyCalls(f"{because}; the next one may be made in {wait:.1f} s", wait)
         if wait > 0:
             await self._clock.sleep(wait)
+
+    async def _observed(
+        self, action: RoomAction, path: str, body: dict[str, Any] | None, seconds: float
+    ) -> dict[str, Any] | None:
+        """Make one call, and tell what came of it."""
+        began, failure = self._clock.now(), None
+        try:
+            return await self._ask(REQUESTS[action][1], path, body, seconds)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            took = max(0.0, self._clock.now() - began)
+            self._on_call(RoomCall(action, outcome_of(failure), took))
 
     async def _ask(
         self, method: str, path: str, body: dict[str, Any] | None, seconds: float

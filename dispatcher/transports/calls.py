@@ -1,0 +1,49 @@
+"""What is told of a call to the API that rooms come from when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
+
+RoomAction = Literal["create_room", "get_room", "delete_room", "create_token"]
+
+RoomCallOutcome = Literal["ok", "throttled", "rejected", "unreachable", "faulty", "cancelled"]
+"""What came of a call: an answer, an error by its kind (`faulty`: one of ours), or nobody waited any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCall:
+    """One call, repetitions counted apart."""
+
+    action: RoomAction
+    outcome: RoomCallOutcome
+    seconds: float
+    """Until its answer, without the wait for its turn."""
+
+
+OnRoomCall = Callable[[RoomCall], None]
+"""Is told of every call when it has ended, in the task that made it."""
+
+
+def unobserved(_call: RoomCall) -> None:
+    """Nobody is told."""
+
+
+def outcome_of(error: BaseException | None) -> RoomCallOutcome:
+    match error:
+        case None:
+            return "ok"
+        case TooManyCalls():
+            return "throttled"
+        case Refused():
+            return "rejected"
+        case NoAnswer():
+            return "unreachable"
+        case asyncio.CancelledError():
+            return "cancelled"
+        case _:
+            return "faulty"
