@@ -17,8 +17,6 @@ from tests.ports import free_port
 from .browser import until, visit
 from .dispatcher import Dispatcher, agent
 
-pytestmark = pytest.mark.calls
-
 KEY = new_key(public=True)
 KEYS = [{"name": "page", "hash": hash_of(KEY), "scope": "start"}]
 DEPLOYMENT = "calls"
