@@ -51,15 +51,15 @@ def _settings(config: StackConfig) -> Settings:
     return config.settings(host=HOST, data_dir=_service_dir(config))
 
 
-def _warn_of_daily(config: StackConfig) -> None:
-    """Bots run with the packages of this checkout, and this one is of a size that not everybody wants."""
+def missing_package(config: StackConfig) -> str | None:
+    """What to tell of a package that bots need and that is not installed: it is too large for everybody."""
     offering = [name for name, agent in config.agents.items() if "daily" in agent.transports]
-    if offering and importlib.util.find_spec("daily") is None:
-        pulumi.log.warn(
-            f"switchboard:agents.{offering[0]}.transports: a bot in a Daily room needs the package "
-            f"daily-python, which is not installed; {PYTHON} -m pip install "
-            "-r images/requirements-bot-daily.txt"
-        )
+    if not offering or importlib.util.find_spec("daily") is not None:
+        return None
+    return (
+        f"switchboard:agents.{offering[0]}.transports: a bot in a Daily room needs the package daily-python, "
+        f"which is not installed; {PYTHON} -m pip install -r images/requirements-bot-daily.txt"
+    )
 
 
 def deploy(environment: Environment) -> Deployment:
@@ -70,7 +70,8 @@ def deploy(environment: Environment) -> Deployment:
     log_file = config.data_dir / "dispatcher.log"
     secrets = daily.secret_variables(config)
     warn_of_missing(config)
-    _warn_of_daily(config)
+    if missing := missing_package(config):
+        pulumi.log.warn(missing)
     names = sorted({name for agent in config.agents.values() for name in agent.env})
     machines = Machines(
         "machines",

@@ -201,15 +201,12 @@ def test_a_program_hands_the_secrets_to_the_dispatcher_alone(
 
 
 def test_a_package_that_local_bots_lack_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def warnings() -> list[str]:
-        return described_by("local", daily=DOMAIN, dailyApiKey="hunter2-of-daily")["warnings"]
-
+    given = {"daily": DOMAIN, "dailyApiKey": "hunter2-of-daily"}
     if importlib.util.find_spec("daily") is None:
-        (warning,) = warnings()
-        assert warning.startswith(
-            "switchboard:agents.echo.transports: a bot in a Daily room needs the package"
-        )
+        (warning,) = described_by("local", **given)["warnings"]
+        assert warning == local.missing_package(config("local", **given))
+        assert "switchboard:agents.echo.transports: a bot in a Daily room needs the package" in warning
         assert warning.endswith("images/requirements-bot-daily.txt")
     (tmp_path / "daily.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert warnings() == []
+    monkeypatch.syspath_prepend(tmp_path)
+    assert local.missing_package(config("local", **given)) is None
