@@ -18,10 +18,10 @@ from tests.dispatcher.harness import Deployment, ManualClock, ScriptedMachine, S
 FULL = "full.py"
 """The bot for which there is never a machine."""
 
-LIFE_SECONDS = 100.0
+LIFE_SECONDS = 25.0
 """How long a bot talks."""
 
-SPEED = 100.0
+SPEED = 25.0
 """Seconds of the dispatcher's in one of the wall's."""
 
 TICK_SECONDS = 0.005

@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, always the same ones; `make fuzz` makes others."""
+"""Requests made from the OpenAPI document, always the same ones: few. `make fuzz` makes many others."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from tests.fuzz.__main__ import fuzz
 
 
 def test_no_request_gets_an_answer_that_is_not_documented(tmp_path):
-    assert asyncio.run(fuzz(tmp_path, 1, "--max-examples", "5")) == 0
+    assert asyncio.run(fuzz(tmp_path, 1, "--max-examples", "2")) == 0
 
 
 def test_an_answer_that_is_not_documented_is_found(tmp_path):
@@ -17,4 +17,4 @@ def test_an_answer_that_is_not_documented_is_found(tmp_path):
     del document["paths"]["/sessions/{session_id}"]["get"]["responses"]["404"]
     changed = tmp_path / "openapi.json"
     changed.write_text(json.dumps(document))
-    assert asyncio.run(fuzz(tmp_path, 1, "--max-examples", "5", document=changed)) == 1
+    assert asyncio.run(fuzz(tmp_path, 1, "--phases", "coverage", document=changed)) == 1
