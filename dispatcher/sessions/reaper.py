@@ -134,6 +134,8 @@ class Reaper:
         if not await self._lease.keep():
             self._asked.clear()
             return False
+        # First: a round takes as long as providers take to answer, and who waits for a line needs none of them.
+        self._queue.nudge()
         began_at = self._clock.now()
         started = await self._store.started_machines()
         silent = [machine_id for machine_id in started if self._is_silent(machine_id)]
@@ -155,7 +157,6 @@ class Reaper:
                     log.exception("machine %s: could not be looked after", machine.id)
         still = {*silent, *(machine.id for machine, _ in due)}
         self._asked = {machine_id: asked for machine_id, asked in self._asked.items() if machine_id in still}
-        self._queue.nudge()
         await self._retention.clean()
         return True
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Threads
-from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
 
 T = TypeVar("T")
 
@@ -399,4 +399,21 @@ def test_who_waits_survives_a_restart_in_order(tmp_path):
             await running.until(second, "starting")
             assert (await waits(running, third))["place"] == 1
 
+    asyncio.run(run())
+
+
+def test_a_line_is_handed_on_after_a_restart_whether_or_not_the_provider_answers(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            running.dispatcher.queue.close()
+            await end(running, first)
+            provider = running.provider
+        async with deployment(tmp_path, provider=provider, **ONE_LINE) as running:
+            await running.until(second, "starting")
+
+    never = asyncio.Event().wait
+    monkeypatch.setattr(ScriptedProvider, "get", lambda self, machine_id: never())
+    monkeypatch.setattr(ScriptedProvider, "stop", lambda self, machine_id, grace: never())
     asyncio.run(run())
