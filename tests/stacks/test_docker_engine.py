@@ -106,16 +106,15 @@ def stack(
         thread.join()
 
 
-def test_a_preview_touches_nothing(stack: Stack) -> None:
+def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test for all of it: each run of the engine takes seconds."""
+    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
     assert stack.checkout.driver().preview() > 10
     assert stack.noted() == []
     assert stack.engine.asked == []
     changed = {line.strip() for line in stack.checkout.lines}
     assert {"+ dispatcher: create", "+ engine-proxy: create", "+ turn: create"} <= changed
 
-
-def test_up_change_and_down(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
     outputs = stack.checkout.driver().up()
     url = outputs["url"].value
     assert url.startswith("http://127.0.0.1:7860/#key=pk_")
@@ -148,7 +147,15 @@ def test_up_change_and_down(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> No
     assert not {"turn", "store", "machines-network", "dispatcher-image"} & {name for _, name in noted}
     assert stack.engine.asked == []
 
+    # Bots that cannot be ended are told, and the next down ends them.
+    stack.engine.fails = True
+    with pytest.raises(EngineError, match="the disk is gone"):
+        stack.checkout.driver().destroy()
+    assert "machines" in stack.checkout.state()
+    stack.engine.fails = False
+    stack.engine.asked.clear()
     stack.checkout.driver().destroy()
+    assert stack.checkout.state() == {}
     deleted = [name for operation, name in stack.noted() if operation == "delete"]
     assert deleted.index("dispatcher") < deleted.index("machines-network")
     assert ("DELETE", "/v1.41/containers/running-bot?force=true&v=true") in stack.engine.asked
@@ -157,14 +164,3 @@ def test_up_change_and_down(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> No
     assert stopped == ["/v1.41/containers/running-bot/stop?t=10"]
     label = "switchboard.deployment%3Dswitchboard-local"
     assert [path for method, path in stack.engine.asked if method == "GET" and label in path]
-
-
-def test_bots_that_cannot_be_ended_are_told_and_the_next_down_ends_them(stack: Stack) -> None:
-    stack.checkout.driver().up()
-    stack.engine.fails = True
-    with pytest.raises(EngineError, match="the disk is gone"):
-        stack.checkout.driver().destroy()
-    assert "machines" in stack.checkout.state()
-    stack.engine.fails = False
-    stack.checkout.driver().destroy()
-    assert stack.checkout.state() == {}
