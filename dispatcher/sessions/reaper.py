@@ -134,7 +134,7 @@ class Reaper:
         if not await self._lease.keep():
             self._asked.clear()
             return False
-        # First: a round takes as long as providers take to answer, and who waits for a line needs none of them.
+        # First: a round takes as long as providers take to answer, and who waits for a line needs none.
         self._queue.nudge()
         began_at = self._clock.now()
         started = await self._store.started_machines()
