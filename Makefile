@@ -10,8 +10,8 @@ said = $(if $(filter command line,$(origin $(1))),$($(1)))
 OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
 	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)')
 RUN = .venv/bin/python
-# Of pytest: half of a test is waiting, so one more than there are cores.
-WORKERS = $$($(RUN) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Of pytest: half of a test is waiting, for processes that start above all.
+WORKERS = $$($(RUN) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PYTEST = $(RUN) -m pytest -q --ignore tests/load
 PATHS = __main__.py stacks dispatcher bot images tests
 
