@@ -16,9 +16,7 @@ from tests.ports import free_port
 def served(app: Any) -> Iterator[str]:
     """The ASGI application, in a thread with a loop of its own; gives its URL."""
     port = free_port()
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, lifespan="off", log_level="critical", access_log=False
-    )
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name=f"served-{port}")
     thread.start()

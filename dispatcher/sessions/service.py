@@ -168,7 +168,7 @@ class SessionService:
         """Pass a request to the session's bot, holding it until the bot can take it.
 
         Raises:
-            SessionOver: the session was over before.
+            SessionOver: the session was over before, or has ended meanwhile.
             StartFailed: the session failed meanwhile; the text says why.
             TookTooLong: the bot did not answer in time.
         """
@@ -185,7 +185,7 @@ class SessionService:
             if answer.done():
                 return answer.result()
             if end.done():
-                raise StartFailed(failures.in_words(end.result()))
+                raise _over(end.result())
             if exit_.done():
                 raise Restarting()
             timer.result()
@@ -214,6 +214,12 @@ class SessionService:
         if session is None:
             raise UnknownSession.of(session_id)
         return session
+
+
+def _over(session: Session) -> SessionOver | StartFailed:
+    """What a request is answered whose session is over before the bot has answered."""
+    failed = session.state is SessionState.failed
+    return (StartFailed if failed else SessionOver)(failures.in_words(session))
 
 
 _reached: Mapping[Wait, Callable[[Session], bool]] = {

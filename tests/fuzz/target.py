@@ -85,7 +85,7 @@ async def target(directory: Path) -> AsyncIterator[Deployment]:
     """A dispatcher with an agent that works, one that never gets a machine, and little room."""
     agents = {"echo": _agent("echo.py"), "full": _agent(FULL)}
     bots = Bots()
-    async with deployment(directory, provider=bots, agents=agents) as running:
+    async with deployment(directory, provider=bots, agents=agents, call_timeout_seconds=600) as running:
         bots.deployment = running
         passing = asyncio.create_task(_pass_quickly(running.clock))
         try:

@@ -156,6 +156,21 @@ def test_a_held_call_ends_with_the_reason_when_the_bot_fails(tmp_path):
     asyncio.run(run())
 
 
+def test_a_held_call_to_a_session_that_is_stopped_is_told_so(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            assert isinstance(await machine.receive(), protocol.Request)
+            assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+            answer = await calling
+            assert (answer.status_code, answer.json()["code"]) == (410, "session_over")
+
+    asyncio.run(run())
+
+
 def test_a_bot_that_does_not_answer_is_given_up_on(tmp_path):
     async def run():
         async with deployment(tmp_path, call_timeout_seconds=20) as running:
