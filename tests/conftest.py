@@ -32,7 +32,11 @@ SHARING = ("tests/e2e/test_failures.py",)
 """Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
 
 
-BEGIN_WITH = ("tests/test_types.py", "tests/stacks/test_fly_engine.py", "tests/chaos/")
+BEGIN_WITH = (
+    "tests/test_types.py",
+    *("tests/stacks/test_engine.py", "tests/stacks/test_fly_engine.py", "tests/stacks/test_docker_engine.py"),
+    *("tests/stacks/test_whole_stack.py", "tests/chaos/"),
+)
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
 
 

@@ -16,7 +16,8 @@ from .sound import ALIKE, FRAME_SECONDS, Sound, join, likeness, loudness, read_w
 ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 GREETING = read_wav(ECHO.with_name("greeting.wav"))
 VOICES = Path(__file__).parent / "voices"
-FOX = read_wav(VOICES / "fox.wav")
+# The beginning of the sentence: what is said and said back takes its time in every test.
+FOX = read_wav(VOICES / "fox.wav").part(0.0, 1.8)
 WEATHER = read_wav(VOICES / "weather.wav")
 STORY = read_wav(VOICES / "story.wav")
 
