@@ -244,7 +244,7 @@ class Settings(BaseSettings):
         except binascii.Error:
             known = False
         if not known:
-            raise ValueError("it is not base64, in which Daily gives it as `hmac` of the webhook")
+            raise ValueError("it is not base64; allowed: `hmac` of the webhook, as Daily gives it")
         return secret
 
     @property

@@ -40,6 +40,9 @@ STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
 SECRET = ("flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl")
 """Keys whose values nobody may read: `pulumi config set --secret`."""
 
+SECRET_WORDS = ("key", "secret", "token", "password", "url")
+"""What is shown of a key with one of these in its name is the name alone."""
+
 ONLY_WITH = {
     "dataDir": "local",
     "docker": "docker",
@@ -135,7 +138,7 @@ class StackConfig(BaseModel):
             }
             return Settings(**(given | daily.settings_of(self) | of_the_cloud | no_environment))
         except ValidationError as error:
-            raise ConfigError(_explain(error, "switchboard")) from None
+            raise ConfigError(_explain(error, "switchboard", daily.keys_of(self))) from None
 
 
 def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str) -> StackConfig:
@@ -208,25 +211,32 @@ def _with_bot_files(
     return found
 
 
-def _explain(error: ValidationError, project: str) -> str:
+def _explain(error: ValidationError, project: str, keys: Mapping[str, str] | None = None) -> str:
+    """A line for each value that is refused.
+
+    Args:
+        keys: A setting of the dispatcher's → what the config calls it, where that is not the same.
+    """
     lines = []
     for fault in error.errors(include_url=False):
-        path = _path(fault["loc"])
+        path = _path(fault["loc"], keys or {})
         if fault["type"] == "value_error":
             # A check of our own, whose words say what is allowed.
             lines.append(f"{project}:{path}: {_message(fault)}" if path else f"{project}: {_message(fault)}")
             continue
-        # What stands under `keys` may be a key that somebody took for its hash.
-        hidden = fault["type"] == "missing" or path.partition(".")[0] in ("keys", *SECRET)
+        # What stands under `keys` may be a key that somebody took for its hash; and what is secret may stand
+        # under a name that is nearly right.
+        name = str(fault["loc"][0]).lower()
+        hidden = fault["type"] == "missing" or any(word in name for word in SECRET_WORDS)
         value = "" if hidden else f" {_shown(fault['input'])}"
         lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault)}")
     return "\n".join(lines)
 
 
-def _path(location: Sequence[int | str]) -> str:
+def _path(location: Sequence[int | str], keys: Mapping[str, str]) -> str:
     """`agents.echo.memoryMb`; a faulty name of a mapping is pydantic's `name`, `[key]`."""
     parts = [str(part) for part in location if part != "[key]"]
-    return ".".join([daily.KEY_OF_SETTING.get(part, part) for part in parts[:1]] + parts[1:])
+    return ".".join([keys.get(part, part) for part in parts[:1]] + parts[1:])
 
 
 def _shown(value: Any) -> str:
@@ -267,6 +277,8 @@ def _description(location: Sequence[int | str]) -> str:
     if "[key]" in location:
         return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
     key = str(location[0])
+    if key == "daily_api_key":
+        return daily.API_KEY
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
     if key in SECTIONS:

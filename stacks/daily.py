@@ -21,6 +21,8 @@ FIELDS = {
 }
 """What each key takes, in the words of a refusal."""
 
+API_KEY = "the API key of a Daily domain, of at least 8 characters"
+
 FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "DAILY_WEBHOOK_SECRET"}
 """Secrets that the config may leave to the environment of whoever runs the engine."""
 
@@ -77,6 +79,16 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     return {
         **{setting: value for setting, value in plain.items() if value},
         **{setting: SecretStr(value) for setting, value in secrets.items()},
+    }
+
+
+def keys_of(config: StackConfig) -> dict[str, str]:
+    """Setting → the key of the config that it comes from, or the variable, if that has it instead."""
+    return {
+        setting: f"{key} ({FROM_ENVIRONMENT[setting]} of the environment)"
+        if setting in FROM_ENVIRONMENT and not getattr(config, setting).get_secret_value()
+        else key
+        for setting, key in KEY_OF_SETTING.items()
     }
 
 

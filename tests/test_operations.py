@@ -123,6 +123,7 @@ def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
         "state": {"open", "probing", "closed"},
+        "action": {*get_args(RoomAction)},
     }
     for label, values in re.findall(r'(\w+)(?:=|!=|=~|!~)\\?"([a-z_|]+)\\?"', ALERTS + DASHBOARD):
         assert set(values.split("|")) <= closed[label], (label, values)

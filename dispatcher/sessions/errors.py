@@ -4,7 +4,7 @@
     ├── InvalidRequest       400  the request names something that is not on offer
     │   └── UnknownAgent     404  no agent of that name
     ├── UnknownSession       404  no session of that id
-    ├── SessionOver          410  the session had ended before the request came
+    ├── SessionOver          410  the session had ended before the bot answered, or before the request came
     ├── KeyReused            422  the Idempotency-Key stands for another request
     ├── RateExceeded         429  the caller's key starts sessions too fast; retry helps
     ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps

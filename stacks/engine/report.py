@@ -106,7 +106,7 @@ def differences(step: StepEventMetadata) -> list[str]:
     found = changed(flat({key: value for key, value in seen.items() if key in new}), after)
     if found:
         return [f"{line}, as it was" for line in found]
-    unseen = "a secret has another value, or " if SECRET_VALUE in after.values() else ""
+    unseen = "a secret has another value, or " if any(SECRET_VALUE in text for text in after.values()) else ""
     return [f"{unseen}the process is not running, or does not answer"]
 
 

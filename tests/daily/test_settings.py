@@ -27,7 +27,7 @@ def settings(**more) -> Settings:
         ({"daily_domain_id": "a b"}, "String should match pattern"),
         ({"daily_api_url": "http://api.daily.co/v1"}, "allowed: https://host/path, or http:// on loopback"),
         ({"daily_api_url": "https://user:pass@api.daily.co"}, "a URL with an @ is not accepted"),
-        ({"daily_webhook_secret": "not base64!"}, "it is not base64, in which Daily gives it as `hmac`"),
+        ({"daily_webhook_secret": "not base64!"}, "it is not base64; allowed: `hmac` of the webhook"),
         ({"daily_webhook_secret": ""}, "it is empty"),
     ],
 )

@@ -63,6 +63,12 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
     assert parse(values, project="switchboard", checkout=checkout, stack="local").port == 7860
 
 
+KEYS = (
+    *("cloud", "port", "agents", "defaultAgent", "keys", "maxSessions", "logLevel", "logFormat", "dataDir"),
+    *("docker", "fly", "daily", "flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl"),
+)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -76,9 +82,15 @@ def test_keys_of_providers_pass(checkout: Path) -> None:
         ),
         (
             {"agents": ECHO, "prot": 1},
-            'switchboard:prot: "1" is not a key; '
-            "allowed: cloud, port, agents, defaultAgent, keys, maxSessions, logLevel, logFormat, dataDir, "
-            "docker, fly, daily, flyApiToken, dailyApiKey, dailyWebhookSecret, databaseUrl",
+            f'switchboard:prot: "1" is not a key; allowed: {", ".join(KEYS)}',
+        ),
+        (
+            {"agents": ECHO, "dailyAPIKey": "hunter2"},
+            f"switchboard:dailyAPIKey: is not a key; allowed: {', '.join(KEYS)}",
+        ),
+        (
+            {"agents": ECHO, "daily_domain": "acme"},
+            f'switchboard:daily_domain: "acme" is not a key; allowed: {", ".join(KEYS)}',
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},

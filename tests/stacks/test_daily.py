@@ -144,7 +144,7 @@ def test_rooms_can_be_made_ready_before_an_agent_offers_them(
         ({"daily": DOMAIN, "dailyApiKey": "hunter2"}, "switchboard:dailyApiKey: is refused; allowed: "),
         (
             {"daily": DOMAIN, "dailyApiKey": "hunter2-of-daily", "dailyWebhookSecret": "hunter2!"},
-            "switchboard:dailyWebhookSecret: it is not base64",
+            "switchboard:dailyWebhookSecret: it is not base64; allowed: ",
         ),
         (
             {"daily": {**DOMAIN, "apiUrl": "http://daily.example"}, "dailyApiKey": "hunter2-of-daily"},
@@ -158,6 +158,16 @@ def test_what_cannot_work_is_refused_before_an_engine_runs(
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}") as refused:
         check(config(cloud, **given))
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_bad_value_of_the_environment_is_named_after_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAILY_API_KEY", "hunter2")
+    with pytest.raises(ConfigError) as refused:
+        check(config("docker", daily=DOMAIN))
+    assert str(refused.value) == (
+        "switchboard:dailyApiKey (DAILY_API_KEY of the environment): is refused; allowed: "
+        "the API key of a Daily domain, of at least 8 characters"
+    )
 
 
 def test_all_that_is_missing_is_told_at_once() -> None:
