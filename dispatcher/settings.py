@@ -247,11 +247,6 @@ class Settings(BaseSettings):
             raise ValueError("it is not base64; allowed: `hmac` of the webhook, as Daily gives it")
         return secret
 
-    @property
-    def start_agent(self) -> str:
-        """The agent of `POST /start`."""
-        return self.default_agent or next(iter(self.agents))
-
     @field_validator("secrets")
     @classmethod
     def _secrets_are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -344,6 +339,11 @@ class Settings(BaseSettings):
                     f"fly_api_token has none for app '{app}' of placement '{name}'; "
                     "allowed: one token, or one for each app"
                 )
+
+    @property
+    def start_agent(self) -> str:
+        """The agent of `POST /start`."""
+        return self.default_agent or next(iter(self.agents))
 
     @property
     def log_lines(self) -> LogFormat:

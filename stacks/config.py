@@ -37,9 +37,6 @@ Cloud = Literal["local", "docker", "fly"]
 # The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
 STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
 
-SECRET = ("flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl")
-"""Keys whose values nobody may read: `pulumi config set --secret`."""
-
 SECRET_WORDS = ("key", "secret", "token", "password", "url")
 """What is shown of a key with one of these in its name is the name alone."""
 
@@ -278,7 +275,7 @@ def _description(location: Sequence[int | str]) -> str:
         return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
     key = str(location[0])
     if key == "daily_api_key":
-        return daily.API_KEY
+        return f"{daily.API_KEY}, of at least 8 characters"
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
     if key in SECTIONS:

@@ -21,18 +21,10 @@ FIELDS = {
 }
 """What each key takes, in the words of a refusal."""
 
-API_KEY = "the API key of a Daily domain, of at least 8 characters"
+API_KEY = "the API key of a Daily domain"
 
 FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "DAILY_WEBHOOK_SECRET"}
 """Secrets that the config may leave to the environment of whoever runs the engine."""
-
-KEY_OF_SETTING = {
-    "daily_domain": "daily.domain",
-    "daily_domain_id": "daily.domainId",
-    "daily_api_url": "daily.apiUrl",
-    **{setting: to_camel(setting) for setting in FROM_ENVIRONMENT},
-}
-"""The dispatcher's settings that come from here, and where the config has them."""
 
 
 class DailyConfig(BaseModel):
@@ -44,6 +36,16 @@ class DailyConfig(BaseModel):
     domain_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]{0,64}$")
     """With it tokens are signed by the dispatcher, and no start waits for Daily to do it."""
     api_url: str = Field(default="", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?)?$")
+
+
+PLAIN = {f"daily_{name}": name for name in DailyConfig.model_fields}
+"""The dispatcher's settings that are no secret → the fields here."""
+
+KEY_OF_SETTING = {
+    **{setting: f"daily.{to_camel(name)}" for setting, name in PLAIN.items()},
+    **{setting: to_camel(setting) for setting in FROM_ENVIRONMENT},
+}
+"""The dispatcher's settings that come from here, and where the config has them."""
 
 
 def settings_of(config: StackConfig) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     missing = {}
     if "daily_api_key" not in secrets:
         missing["dailyApiKey"] = (
-            "the API key of a Daily domain, in the config (`pulumi config set --secret`) or as "
+            f"{API_KEY}, in the config (`pulumi config set --secret`) or as "
             f"{FROM_ENVIRONMENT['daily_api_key']} of the environment"
         )
     if not config.daily.domain:
@@ -71,11 +73,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
                 for key, allowed in missing.items()
             )
         )
-    plain = {
-        "daily_domain": config.daily.domain,
-        "daily_domain_id": config.daily.domain_id,
-        "daily_api_url": config.daily.api_url,
-    }
+    plain = {setting: getattr(config.daily, name) for setting, name in PLAIN.items()}
     return {
         **{setting: value for setting, value in plain.items() if value},
         **{setting: SecretStr(value) for setting, value in secrets.items()},

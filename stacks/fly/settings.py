@@ -65,9 +65,7 @@ class Known:
     @classmethod
     def none(cls, config: StackConfig) -> Known:
         """Stand-ins, for looking at the config before anything is made."""
-        images = {
-            name: agent.image or f"not-built-yet@sha256:{'0' * 64}" for name, agent in config.agents.items()
-        }
+        images = {name: agent.image or NOT_BUILT for name, agent in config.agents.items()}
         return cls(images, "not known yet", "not known yet, but long enough for the check")
 
 
