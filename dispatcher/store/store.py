@@ -241,7 +241,7 @@ class Store:
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 
     async def started_machines(self) -> Sequence[str]:
-        """The ids of all machines that started and have a live session."""
+        """The ids of the machines of all live sessions that have started."""
         return await self._database.read(due.started)
 
     async def due_machines(
