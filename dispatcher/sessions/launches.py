@@ -6,24 +6,23 @@ import heapq
 
 from dispatcher.clock import Clock
 from dispatcher.sessions.lifecycle import Machine
+from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+
+INHERITED_SECONDS = 10 * ROOM_SETTLING_SECONDS
+"""So long after its deadline it is still known that a machine was inherited. A call for its room that began
+before the deadline may take `ROOM_SETTLING_SECONDS`, and what its answer means depends on it."""
 
 
 class Launches:
     """Remembers machines until their deadline, from which on nobody begins to ask for them."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._begun: set[str] = set()
-        self._inherited: set[str] = set()
-        self._until: list[tuple[float, str]] = []
-        """A heap."""
+        self._begun = _Ids(clock)
+        self._inherited = _Ids(clock)
 
     def begin(self, machine: Machine) -> bool:
         """Whether to ask for it now: not if that was begun already, or its time has passed."""
-        if deadline(machine) <= self._clock.now() or machine.id in self._begun:
-            return False
-        self._remember(machine, self._begun)
-        return True
+        return machine.id not in self._begun and self._begun.add(machine.id, deadline(machine))
 
     def begun(self, machine_id: str) -> bool:
         return machine_id in self._begun
@@ -33,7 +32,7 @@ class Launches:
 
         To be said before the row does: of a write that was kept the answer may be lost.
         """
-        self._remember(machine, self._inherited)
+        self._inherited.add(machine.id, deadline(machine) + INHERITED_SECONDS)
 
     def inherited(self, machine_id: str) -> bool:
         return machine_id in self._inherited
@@ -42,14 +41,32 @@ class Launches:
         """Another replica asks for it now, and may die over it in its turn."""
         self._begun.discard(machine_id)
 
-    def _remember(self, machine: Machine, to: set[str]) -> None:
+
+class _Ids:
+    """Ids, each until a moment; forgotten at some time after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ids: set[str] = set()
+        self._until: list[tuple[float, str]] = []
+        """A heap."""
+
+    def __contains__(self, one: str) -> bool:
+        return one in self._ids
+
+    def add(self, one: str, until: float) -> bool:
+        """False if that moment has passed."""
         now = self._clock.now()
         while self._until and self._until[0][0] <= now:
-            machine_id = heapq.heappop(self._until)[1]
-            self._begun.discard(machine_id)
-            self._inherited.discard(machine_id)
-        to.add(machine.id)
-        heapq.heappush(self._until, (deadline(machine), machine.id))
+            self._ids.discard(heapq.heappop(self._until)[1])
+        if until <= now:
+            return False
+        self._ids.add(one)
+        heapq.heappush(self._until, (until, one))
+        return True
+
+    def discard(self, one: str) -> None:
+        self._ids.discard(one)
 
 
 def deadline(machine: Machine) -> float:

@@ -65,11 +65,11 @@ class Releases:
         self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER
     ) -> None:
         """The same, if the session as it is by now gives a reason."""
-        now = self._clock.now()
 
         def change(current: Session) -> Session:
             end = why(current)
-            return current if end is None else lifecycle.over(current, end, now)
+            # The moment in which there is a reason: the write may have waited, and the reason come meanwhile.
+            return current if end is None else lifecycle.over(current, end, self._clock.now())
 
         after = await self._ledger.change(session.id, change, by)
         if after is not None and after.over:

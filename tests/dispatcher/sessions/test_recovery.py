@@ -11,11 +11,13 @@ from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import MachineState, NoCapacity, Throttled, Unreachable
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.launches import Launches
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
+from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
 from tests.dispatcher.rows import rows
 
@@ -360,3 +362,16 @@ def test_a_start_that_is_taken_over_while_its_failure_is_written_goes_on(tmp_pat
             assert (machine.launcher, running.provider.stopped) == ("another", [])
 
     asyncio.run(run())
+
+
+def test_that_another_may_have_asked_is_known_for_as_long_as_the_last_call_takes():
+    clock = ManualClock()
+    launches = Launches(clock)
+    machine, other = (
+        replace(rows(at=clock.now())[1], create_by=clock.now() + seconds) for seconds in (27.0, 300.0)
+    )
+    launches.inherit(machine)
+    clock.advance(27 + ROOM_SETTLING_SECONDS)
+    # What is no longer needed is forgotten when something is added.
+    assert launches.begin(other)
+    assert launches.inherited(machine.id)

@@ -4,6 +4,7 @@ import asyncio
 
 from bot import protocol
 from dispatcher.machines.provider import MachineStatus
+from dispatcher.sessions import lifecycle
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
 
 
@@ -105,5 +106,35 @@ def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
             await small_steps(running, 0.6)
             await gone(running, machine)
             assert provider.stopped == [machine.id]
+
+    asyncio.run(run())
+
+
+def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_look(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            await (await running.machine_of(session_id)).hello("waiting")
+            await running.in_phase(session_id, "waiting")
+            store, clock = running.dispatcher.store, running.clock
+            session = await store.session(session_id)
+            assert session is not None
+            due, _ = lifecycle.deadline(session) or (0.0, None)
+            clock.advance(due - clock.now() - 1)
+            write = store.update_session
+
+            async def late(*arguments, **more):
+                clock.advance(5)
+                return await write(*arguments, **more)
+
+            monkeypatch.setattr(store, "update_session", late)
+            await running.dispatcher.releases.close_if(
+                session, lambda current: lifecycle.overdue(current, clock.now())
+            )
+            after = await store.session(session_id)
+            assert after is not None
+            assert after.reason == "no_client"
+            assert after.ended_at is not None
+            assert after.ended_at > due
 
     asyncio.run(run())
