@@ -232,7 +232,7 @@ def queue_admits_twice() -> Any:
         if admitted is not None:
             for _ in range(2):
                 # What a launcher knows of what it did, another one does not.
-                self._launcher._launches._begun.clear()
+                self._launcher._launches.lost(admitted[1].id)
                 original(self._launcher, *admitted)
         return admitted is not None
 
