@@ -27,13 +27,20 @@ class PipelineObserver(BaseObserver):
     Pipecat runs observers on tasks of their own, so none of this holds up the pipeline.
 
     Args:
-        now: Unix seconds, the clock of Pipecat's own frame times.
+        now: Seconds of a clock that nobody sets, in which everything is measured.
+        wall: Unix seconds, the clock of Pipecat's own frame times.
     """
 
-    def __init__(self, listener: Listener, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(observe_every_push=False)
         self._listener = listener
         self._now = now
+        self._wall = wall
         self._client_at: float | None = None
         self._user_stopped_at: float | None = None
         self._spoke = False
@@ -72,7 +79,8 @@ class PipelineObserver(BaseObserver):
     def _vad_stopped(self, frame: VADUserStoppedSpeakingFrame) -> None:
         # The VAD tells after `stop_secs` of silence; the user stopped before that.
         self._has_vad = True
-        self._user_stopped_at = frame.timestamp - frame.stop_secs
+        told_ago = max(self._wall() - frame.timestamp, 0.0)
+        self._user_stopped_at = self._now() - told_ago - frame.stop_secs
 
     def _turn_stopped(self, _frame: Frame) -> None:
         # For bots whose speech service detects turns, without a VAD.

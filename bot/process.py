@@ -7,20 +7,43 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from bot import protocol
 
 _PAGE = resource.getpagesize()
 
 
-class ProcessClock:
-    """Milliseconds since the process began, Python's own start-up included."""
+def age_seconds() -> float:
+    """How long ago the kernel started this process; 0 where it does not say (macOS, some sandboxes)."""
+    try:
+        # The second field is the command in brackets and may hold anything; starttime is field 22.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
+    return max(age, 0.0)
 
-    def __init__(self) -> None:
-        self._began = time.monotonic() - _age_seconds()
+
+class ProcessClock:
+    """Milliseconds since the process began, Python's own start-up included; a week at most.
+
+    Args:
+        age: How old the process is, in seconds, as far as the system knows.
+        monotonic: Seconds of a clock that nobody sets.
+    """
+
+    def __init__(
+        self, age: Callable[[], float] = age_seconds, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
+        self._began = monotonic() - age()
 
     def milliseconds(self) -> float:
-        return round((time.monotonic() - self._began) * 1000, 1)
+        return protocol.milliseconds((self._monotonic() - self._began) * 1000)
 
 
 def rss_bytes() -> int:
@@ -52,15 +75,3 @@ def end_now(code: int) -> NoReturn:
         except (OSError, ValueError):  # the reader of our output is gone, or the bot closed the stream
             continue
     os._exit(code)
-
-
-def _age_seconds() -> float:
-    """How long ago the kernel started this process; 0 where it does not say (macOS, some sandboxes)."""
-    try:
-        # The second field is the command in brackets and may hold anything; starttime is field 22.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0.0
-    return max(age, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from bot import protocol
 from bot.protocol import FromMachine, Latency, Phase
 
 
@@ -75,7 +76,7 @@ class Progress:
         self.is_broken = self.is_broken or fatal
 
     def latency(self, kind: Literal["first_word", "turn"], milliseconds: float) -> None:
-        self._report.send(Latency(kind=kind, milliseconds=round(max(milliseconds, 0.0), 1)))
+        self._report.send(Latency(kind=kind, milliseconds=protocol.milliseconds(milliseconds)))
 
     def _reach(self, what: str) -> None:
         if what not in self._missing:

@@ -119,26 +119,42 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
     return arguments
 
 
-class Timings(Message):
-    """Where a start went, in milliseconds since the machine's process began; None until it happened."""
+LONGEST_MILLISECONDS = 604_800_000.0
+"""A week, which is more than any session lasts."""
 
-    connected: float | None = None
+Milliseconds = Annotated[float, Field(ge=0, le=LONGEST_MILLISECONDS)]
+"""How long something took, or after how long it happened. A bot says a week of what took longer
+(`milliseconds`), and nothing below 0; the dispatcher takes no other numbers into its records and metrics."""
+
+
+def milliseconds(value: float) -> float:
+    """The next one that may be said: a machine may have idled for weeks, and a kernel or a clock may err."""
+    return round(min(max(value, 0.0), LONGEST_MILLISECONDS), 1)
+
+
+class Timings(Message):
+    """Where a start went, in milliseconds since the machine's process began; None until it happened.
+
+    A process of the reserve began long before its session did. Each `hello` has them all once more.
+    """
+
+    connected: Milliseconds | None = None
     """The channel stood."""
-    imported: float | None = None
+    imported: Milliseconds | None = None
     """Pipecat was imported."""
-    loaded: float | None = None
+    loaded: Milliseconds | None = None
     """The bot file was imported."""
-    offer: float | None = None
+    offer: Milliseconds | None = None
     """The client's offer arrived (SmallWebRTC)."""
-    answer: float | None = None
+    answer: Milliseconds | None = None
     """The answer to it was sent."""
-    pipeline: float | None = None
+    pipeline: Milliseconds | None = None
     """The pipeline started."""
-    ready: float | None = None
+    ready: Milliseconds | None = None
     """The bot was ready."""
-    client: float | None = None
+    client: Milliseconds | None = None
     """The client was connected."""
-    first_word: float | None = None
+    first_word: Milliseconds | None = None
     """The bot's first audio went out."""
 
 
@@ -184,7 +200,7 @@ class Latency(Message):
     kind: Literal["first_word", "turn"]
     """`first_word`: from the client's connection to the bot's first audio. `turn`: from the end of the
     user's speech to the start of the bot's."""
-    milliseconds: float
+    milliseconds: Milliseconds
 
 
 class Response(Message):
@@ -205,7 +221,7 @@ class Ended(Message):
     """One sentence that a person understands."""
     detail: str = ""
     """The end of the traceback, where there is one."""
-    exit_code: int = 0
+    exit_code: int = Field(default=0, ge=0, le=255)
     """What the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0 once this
     message is acknowledged, because some platforms restart a machine that failed."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 from pipecat.frames.frames import (
@@ -51,10 +52,15 @@ class Listener:
         self.said.append((kind, round(milliseconds)))
 
 
-def watched(*moments: tuple[float, Frame]) -> list[object]:
-    """What the listener hears of frames at those seconds."""
+WALL = 1_700_000_000.0
+"""Unix seconds at second 0."""
+
+
+def watched(*moments: tuple[float, Frame], wall: Callable[[float], float] | None = None) -> list[object]:
+    """What the listener hears of frames at those seconds, with Unix seconds of the system's clock at each."""
     listener, now = Listener(), [0.0]
-    observer = PipelineObserver(listener, now=lambda: now[0])
+    wall = wall or (lambda seconds: WALL + seconds)
+    observer = PipelineObserver(listener, now=lambda: now[0], wall=lambda: wall(now[0]))
     source = IdentityFilter()
 
     async def scenario():
@@ -72,7 +78,7 @@ def sound(cls) -> Frame:
 
 
 def stopped(at: float, stop_secs: float) -> Frame:
-    return VADUserStoppedSpeakingFrame(stop_secs=stop_secs, timestamp=at)
+    return VADUserStoppedSpeakingFrame(stop_secs=stop_secs, timestamp=WALL + at)
 
 
 def test_the_first_word_is_measured_from_the_client_and_once():
@@ -122,6 +128,20 @@ def test_a_turn_that_the_user_takes_up_again_counts_from_its_real_end():
     )
 
     assert said[3:] == [("turn", 500)]
+
+
+@pytest.mark.parametrize("step", [-864_000.0, 864_000.0])
+def test_a_clock_that_is_set_during_a_call_changes_no_measure(step):
+    said = watched(
+        (1.0, ClientConnectedFrame()),
+        (1.5, BotStartedSpeakingFrame()),
+        (3.0, VADUserStartedSpeakingFrame()),
+        (5.1, stopped(at=5.0, stop_secs=0.2)),
+        (6.0, BotStartedSpeakingFrame()),
+        wall=lambda seconds: WALL + seconds + (step if 1.2 < seconds < 2 or seconds > 5.5 else 0.0),
+    )
+
+    assert said == ["client", "spoke", ("first_word", 500), ("turn", 1200)]
 
 
 def test_only_errors_that_leave_a_processor_useless_are_told():

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.progress import Progress
-from bot.protocol import FromMachine, Latency
+from bot.protocol import LONGEST_MILLISECONDS, FromMachine, Latency, parse_from_machine
 
 
 class Report:
@@ -69,8 +70,14 @@ def test_the_error_that_ended_the_pipeline_is_the_one_that_counts():
     assert (progress.error, progress.is_broken) == ("hung up", True)
 
 
-def test_a_latency_is_never_negative():
+@given(st.floats(allow_nan=False))
+@example(-3.2)
+@example(8 * 86_400_000.0)
+def test_a_latency_is_one_that_the_dispatcher_takes_whatever_the_clocks_did(measured):
     report = Report()
-    Progress(report, in_room=False).latency("turn", -3.2)
+    Progress(report, in_room=False).latency("turn", measured)
 
-    assert report.sent == [Latency(kind="turn", milliseconds=0.0)]
+    (latency,) = report.sent
+    assert isinstance(latency, Latency)
+    assert parse_from_machine(latency.model_dump_json()) == latency
+    assert latency.milliseconds == pytest.approx(min(max(measured, 0.0), LONGEST_MILLISECONDS), abs=0.1)
