@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp import web
@@ -17,40 +19,51 @@ from yarl import URL
 from dispatcher.clock import Clock
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Ask, Rules
-from dispatcher.machines.container_room import Room, state_of
+from dispatcher.machines import container_version
+from dispatcher.machines.container_capacity import Capacity, state_of
+from dispatcher.machines.container_version import PING
 from dispatcher.machines.provider import MachineState, NoCapacity
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
-"""To the engine's socket. How long an answer may take, only the caller knows."""
+T = TypeVar("T")
+
+CALL_SECONDS = 10.0
+"""How long the engine may take for one answer, pulls and the grace of a stop not counted. The provider waits
+as long for the whole of its call (`container.CALL_SECONDS`): for longer there is no caller."""
 
 ASK_SECONDS = 15.0
-"""Between two looks whether the engine is there, and for its answer."""
+"""Between two looks whether the engine is there."""
 
 LOST_AFTER = 4
 """Looks in a row without an answer."""
 
 CHUNK_BYTES = 64 * 1024
 
+WORDS = 500
+"""Characters of an engine's refusal that are passed on and logged."""
+
 ANSWER_HEADERS = ("Content-Type", "Api-Version")
 
 
 @contextlib.asynccontextmanager
-async def serving(rules: Rules, socket: Path, host: str, port: int) -> AsyncIterator[Proxy]:
+async def serving(
+    rules: Rules, socket: Path, host: str, port: int, call_seconds: float = CALL_SECONDS
+) -> AsyncIterator[Proxy]:
     """Serve the engine at this socket on this address, until it is left."""
     connector = aiohttp.UnixConnector(str(socket), limit=0)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
-        # Not an Application: its router would change a path before the rules see it.
-        proxy = Proxy(rules, session)
-        runner = web.ServerRunner(web.Server(proxy.handle))
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        proxy = Proxy(rules, session, call_seconds)
+        # Not an Application: its router would change a path before the rules see it. A caller who hangs up is
+        # served no more: he counts on it that what he gave up does not happen later.
+        runner = web.ServerRunner(web.Server(proxy.handle, handler_cancellation=True))
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
             yield proxy
         finally:
             await runner.cleanup()
+            await proxy.close()
 
 
 async def until_lost(answers: Callable[[], Awaitable[bool]], clock: Clock) -> None:
@@ -69,10 +82,20 @@ async def until_lost(answers: Callable[[], Awaitable[bool]], clock: Clock) -> No
 class Proxy:
     """Rules, and a session whose every connection is the engine's socket."""
 
-    def __init__(self, rules: Rules, session: aiohttp.ClientSession) -> None:
+    def __init__(self, rules: Rules, session: aiohttp.ClientSession, call_seconds: float) -> None:
         self._rules = rules
         self._session = session
-        self._room = Room(
+        self._newest: str | None = None
+        """Version of the API that the engine has, for what we ask of our own accord; None: not known."""
+        self._call_seconds = call_seconds
+        self._creating: set[str] = set()
+        """Machines, until the engine has answered, with a caller or without."""
+        self._starting: dict[str, asyncio.Task[tuple[int, bytes, str]]] = {}
+        """By the container's name, likewise."""
+        self._looks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By the container's name, as long as somebody asks for its start."""
+        self._carried: set[asyncio.Task[Any]] = set()
+        self._capacity = Capacity(
             lambda: self._answer(rules.info()), lambda: self._answer(rules.listing()), rules.max_containers
         )
 
@@ -80,30 +103,40 @@ class Proxy:
         try:
             content = await request.read()
             ask = self._rules.read(request.method, request.raw_path, content)
+            if ask.path == PING:
+                return await self._health()
             if ask.machine is not None:
                 return await self._create(request, ask, *ask.machine)
             if ask.container is None:
                 return await self._forward(request, ask)
-            found = await self._ours(ask.container)
-            if ask.starts and state_of(found["State"]["Status"]) is MachineState.gone:
-                # As the engine says of one that was started.
-                return web.Response(status=304)
+            if ask.starts:
+                return await self._start(ask, ask.container)
+            found = await self._ours(ask.container, ask.version)
             return await self._forward(request, ask, found["Id"])
         except Refused as refused:
             if refused.status != 404:
                 log.warning("refused: %r of %r: %s", request.method[:20], request.raw_path[:200], refused)
             return _json({"message": str(refused)}, status=refused.status)
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # When it answers again it may be another one.
+            self._newest = None
             # The provider takes it for what it is: nothing is known of what the engine did.
-            log.warning("the engine did not answer: %s", error)
-            return _json({"message": f"the engine did not answer: {error}"}, status=502)
+            why = f"the engine did not answer: {str(error) or 'it takes too long'}"
+            log.warning("%s", why)
+            return _json({"message": why}, status=504 if isinstance(error, TimeoutError) else 502)
 
     async def engine_answers(self) -> bool:
         try:
-            async with asyncio.timeout(ASK_SECONDS), self._ask(self._rules.ping()) as answer:
+            async with self._ask(self._rules.ping()) as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    async def close(self) -> None:
+        """Wait no more for what the engine has not answered."""
+        for task in self._carried:
+            task.cancel()
+        await asyncio.gather(*self._carried, return_exceptions=True)
 
     async def _create(
         self, request: web.BaseRequest, ask: Ask, machine_id: str, memory_mb: int
@@ -112,30 +145,98 @@ class Proxy:
 
         Raises:
             Refused: it has not. The provider takes the words for `NoCapacity`.
+            TimeoutError: the engine has not answered yet.
         """
+        if machine_id in self._creating:
+            # As the engine says of a name that is taken: the first of two to end would give both's room back.
+            raise Refused(f"Conflict. Machine {machine_id} is being created", 409)
+        self._creating.add(machine_id)
         try:
-            await self._room.take(machine_id, memory_mb)
-        except NoCapacity as full:
-            raise Refused(str(full), 503) from None
-        try:
-            return await self._forward(request, ask)
-        finally:
-            self._room.give_back(machine_id)
+            await self._capacity.take(machine_id, memory_mb)
+        except BaseException as error:
+            self._creating.discard(machine_id)
+            if isinstance(error, NoCapacity):
+                raise Refused(str(error), 503) from None
+            raise
+
+        async def create() -> web.StreamResponse:
+            try:
+                return await self._forward(request, ask)
+            finally:
+                self._capacity.give_back(machine_id)
+                self._creating.discard(machine_id)
+
+        async with asyncio.timeout(self._call_seconds):
+            return await asyncio.shield(self._carry(create()))
+
+    async def _start(self, ask: Ask, name: str) -> web.StreamResponse:
+        """Start a container that was never started: again it would live for another whole time, and its
+        memory is no longer counted. Of all who ask for it one looks at a time, and not while it is being
+        started, which they share: between the look and the start of another it could have ended.
+        """
+        look = self._looks.setdefault(name, asyncio.Lock())
+        async with asyncio.timeout(self._call_seconds):
+            async with look:
+                if (task := self._starting.get(name)) is None:
+                    found = await self._ours(name, ask.version)
+                    if state_of(found["State"]["Status"]) is not MachineState.requested:
+                        # As the engine says of one that was started.
+                        return web.Response(status=304)
+                    task = self._starting[name] = self._carry(self._start_now(ask, found["Id"]))
+                    task.add_done_callback(lambda _: self._starting.pop(name))
+            status, content, kind = await asyncio.shield(task)
+        return web.Response(status=status, body=content, content_type=kind)
+
+    async def _start_now(self, ask: Ask, container_id: str) -> tuple[int, bytes, str]:
+        async with self._ask(ask, container_id) as answer:
+            return answer.status, await answer.read(), answer.content_type
+
+    def _carry(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A change that the engine makes once it is asked, whether or not somebody waits for its answer: what
+        hangs on it, such as the room of a container, waits for the answer, and the caller may leave."""
+        task = asyncio.create_task(change)
+        self._carried.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._carried.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it
+
+    async def _health(self) -> web.Response:
+        """Whether the engine does what it is asked, and its newest version. A ping alone it would answer
+        in any case, and refuse all other calls."""
+        newest = await self._learn()
+        await self._answer(self._rules.info())
+        return web.Response(text="OK", headers={container_version.HEADER: newest})
+
+    async def _learn(self) -> str:
+        async with self._ask(self._rules.ping()) as answer:
+            await self._good(answer)
+            self._newest = answer.headers.get(container_version.HEADER, "")
+            return self._newest
 
     async def _answer(self, ask: Ask) -> Any:
-        """What the engine answers to a question of our own."""
-        async with self._ask(ask) as answer:
-            if answer.status != 200:
-                raise Refused(f"the engine failed: status {answer.status}", 500)
+        """What the engine answers to a question of our own, in its version."""
+        newest = await self._learn() if self._newest is None else self._newest
+        async with self._ask(replace(ask, version=container_version.chosen(newest))) as answer:
+            await self._good(answer)
             return await answer.json()
 
-    async def _ours(self, name: str) -> dict[str, Any]:
+    async def _good(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status != 200:
+            self._newest = None
+            words = (await answer.text(errors="replace"))[:WORDS]
+            raise Refused(f"the engine failed: status {answer.status}: {words}", 500)
+
+    async def _ours(self, name: str, version: str) -> dict[str, Any]:
         """A container of this deployment. The engine is asked by its id: a name may change hands.
 
         Raises:
             Refused: there is none, or it is somebody else's, which is the same to the caller.
         """
-        async with self._ask(Ask("GET", f"containers/{name}/json")) as answer:
+        async with self._ask(Ask("GET", f"containers/{name}/json", version=version)) as answer:
             found = await answer.json() if answer.status == 200 else None
         if found is None and answer.status != 404:
             raise Refused(f"the engine failed: status {answer.status}", 500)
@@ -158,7 +259,9 @@ class Proxy:
     def _ask(self, ask: Ask, container_id: str = "") -> aiohttp.client._RequestContextManager:
         headers = {"Content-Type": "application/json"} if ask.body is not None else {}
         url = URL(f"http://engine{ask.target(container_id)}", encoded=True)
-        return self._session.request(ask.method, url, data=ask.body, headers=headers)
+        total = None if ask.waits is None else self._call_seconds + ask.waits
+        timeout = aiohttp.ClientTimeout(total=total, sock_connect=self._call_seconds)
+        return self._session.request(ask.method, url, data=ask.body, headers=headers, timeout=timeout)
 
 
 def _json(content: Any, status: int = 200) -> web.Response:
@@ -167,11 +270,21 @@ def _json(content: Any, status: int = 200) -> web.Response:
 
 
 async def _pass_on(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """The engine's answer as it comes: the progress of a pull, log lines."""
+    """The engine's answer as it comes: the progress of a pull, log lines.
+
+    If the engine breaks off, so do we: what has begun has a status already, and the caller must see that it
+    has no end.
+    """
     headers = {name: answer.headers[name] for name in ANSWER_HEADERS if name in answer.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)
     await response.prepare(request)
-    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-        await response.write(chunk)
+    try:
+        async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+            await response.write(chunk)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        log.warning("an answer broke off: %s", str(error) or "it takes too long")
+        if request.transport is not None:
+            request.transport.abort()
+        return response
     await response.write_eof()
     return response

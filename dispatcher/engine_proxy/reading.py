@@ -68,9 +68,9 @@ def texts(given: Any, name: str) -> list[str]:
     return values
 
 
-def within(value: int, most: float, where: str) -> int:
+def within(value: int, most: int, where: str) -> int:
     if not 0 < value <= most:
-        raise Refused(f"{where}: {value} is refused; allowed: 1 to {most:.0f}")
+        raise Refused(f"{where}: {value} is refused; allowed: 1 to {most}")
     return value
 
 

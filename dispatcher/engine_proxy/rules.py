@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -36,19 +36,22 @@ from dispatcher.machines.container_body import (
     body,
     is_own,
 )
+from dispatcher.machines.container_version import NEW, OLD, PING
 from dispatcher.machines.deadline import KILL_AFTER_SECONDS
 
-VERSION = "v1.41"
-"""Of the API, the one that the provider speaks."""
-
-TARGET = re.compile(r"/(?P<version>v1\.41/)?(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?")
+TARGET = re.compile(
+    rf"/((?P<version>{re.escape(OLD)}|{re.escape(NEW)})/)?"
+    r"(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?"
+)
 """A request's target. No percent sign may be in the path: the engine would decode what we compare."""
-
-PING = "_ping"
-"""The one path that has no version before it."""
 
 MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
 """A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NOT_IN_OURS = re.compile(r"[\x00-\x1f\x7f]")
+NOT_IN_AGENTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Control characters, of which an agent's variable may have tabs and line ends: keys in PEM, JSON of many
+lines. What reads variables on the host reads the engine's list of them, in which a line end is no end."""
 MAX_STOP_SECONDS = 3600
 MAX_LINES = 1000
 
@@ -71,14 +74,18 @@ class Ask:
     """None: the answer is passed on as it comes."""
     machine: tuple[str, int] | None = None
     """Of a create: the machine and its MiB of memory, for which there must be room."""
+    waits: float | None = 0.0
+    """Seconds that the engine has beyond those of any call; None for as long as it takes."""
     starts: bool = False
-    """Whether it starts a container. One that has ended is not started again: its memory counts no more."""
+    """Whether it starts a container: only one that never ran, whose memory is counted."""
+    version: str = OLD
+    """Of the engine's API: the one that the caller has found out."""
 
     def target(self, container_id: str = "") -> str:
         if self.path == PING:
             return f"/{PING}"
         query = f"?{urlencode(self.query)}" if self.query else ""
-        return f"/{VERSION}/{self.path.replace('{id}', container_id)}{query}"
+        return f"/{self.version}/{self.path.replace('{id}', container_id)}{query}"
 
 
 class Rules:
@@ -103,11 +110,8 @@ class Rules:
             # For the health command.
             return self.ping()
         if match["version"] is None:
-            raise Refused(f"{path!r} has no version; allowed: {VERSION}")
-        if (method, path) == ("POST", "containers/create"):
-            return self._create(query, content)
-        nothing_in({}, content)
-        return self._without_body(method, path, query)
+            raise Refused(f"{path!r} has no version; allowed: {OLD}, {NEW}")
+        return replace(self._versioned(method, path, query, content), version=match["version"])
 
     def ping(self) -> Ask:
         """What to ask to know that the engine answers."""
@@ -130,6 +134,12 @@ class Rules:
     def is_ours(self, found: Any) -> bool:
         """Whether what the engine says of a container is of one of this deployment's."""
         return (found["Config"]["Labels"] or {}).get(DEPLOYMENT_LABEL) == self._settings.deployment
+
+    def _versioned(self, method: str, path: str, query: dict[str, str], content: bytes) -> Ask:
+        if (method, path) == ("POST", "containers/create"):
+            return self._create(query, content)
+        nothing_in({}, content)
+        return self._without_body(method, path, query)
 
     def _without_body(self, method: str, path: str, query: dict[str, str]) -> Ask:
         if (method, path) == ("GET", "info"):
@@ -161,11 +171,11 @@ class Rules:
                 return Ask("GET", "containers/{id}/json", container=name, keep=_inspected)
             case ("POST", "start"):
                 nothing_in(query)
-                return Ask("POST", "containers/{id}/start", container=name, starts=True)
+                return Ask("POST", "containers/{id}/start", container=name, starts=True, waits=None)
             case ("POST", "stop"):
                 only(query, {"t"})
                 seconds = number(query, "t", MAX_STOP_SECONDS)
-                return Ask("POST", "containers/{id}/stop", {"t": seconds}, container=name)
+                return Ask("POST", "containers/{id}/stop", {"t": seconds}, container=name, waits=int(seconds))
             case ("DELETE",):
                 only(query, {"force", "v"})
                 return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
@@ -185,7 +195,7 @@ class Rules:
         tag = {} if ":" in last or "@" in last else {"tag": "latest"}
         if "tag" in query and query["tag"] != tag.get("tag"):
             raise Refused(f"tag: {query['tag'][:100]!r} is refused; allowed: what is in the image's name")
-        return Ask("POST", "images/create", {"fromImage": image, **tag})
+        return Ask("POST", "images/create", {"fromImage": image, **tag}, waits=None)
 
     def _image(self, image: str) -> str:
         if image not in self._settings.images:
@@ -211,11 +221,13 @@ class Rules:
             *("POST", "containers/create", {"name": name}, made),
             keep=lambda found: {"Id": found["Id"]},
             machine=(facts.machine_id, facts.memory_mb),
+            waits=None,
         )
 
     def _facts(self, machine_id: str, given: Any) -> Facts:
         """What is up to the caller, within its bounds."""
         settings = self._settings
+        most_cpu = round(settings.max_cpu * 1e9)
         host = member(given, "HostConfig", dict)
         environment = texts(given, "Env")
         for variable in environment:
@@ -223,9 +235,15 @@ class Rules:
                 # The engine would fill it in from what it has itself.
                 raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
             name = variable.partition("=")[0]
-            if not (is_own(name) or name in settings.variables):
+            if not VARIABLE.fullmatch(name) or not (is_own(name) or name in settings.variables):
                 allowed = ", ".join(settings.variables) or "the provider's own"
                 raise Refused(f"Env: {name[:100]!r} is refused; allowed: {allowed}")
+            if (NOT_IN_OURS if is_own(name) else NOT_IN_AGENTS).search(variable):
+                raise Refused(f"Env: {name} has a control character, which is refused; allowed: text")
+        arguments = texts(given, "Cmd")
+        if any("\0" in argument for argument in arguments):
+            # To a program it is the argument's end.
+            raise Refused("Cmd: has a NUL, which is refused; allowed: text")
         entrypoint = texts(given, "Entrypoint")
         seconds = entrypoint[2] if len(entrypoint) > 2 else ""
         labels = member(given, "Labels", dict)
@@ -241,10 +259,10 @@ class Rules:
         return Facts(
             machine_id=machine_id,
             image=self._image(member(given, "Image", str)),
-            nano_cpus=within(member(host, "NanoCpus", int), settings.max_cpu * 1e9, "HostConfig.NanoCpus"),
+            nano_cpus=within(member(host, "NanoCpus", int), most_cpu, "HostConfig.NanoCpus"),
             memory_mb=within(int(memory), settings.max_memory_mb, f"Labels.{MEMORY_LABEL}"),
             seconds=within(int(seconds), settings.max_seconds, "Entrypoint"),
-            arguments=tuple(texts(given, "Cmd")),
+            arguments=tuple(arguments),
             environment=tuple(environment),
         )
 

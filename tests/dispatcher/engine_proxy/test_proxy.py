@@ -8,17 +8,22 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
+import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE
-from dispatcher.engine_proxy.proxy import until_lost
+from dispatcher.engine_proxy.proxy import CALL_SECONDS, until_lost
+from dispatcher.engine_proxy.rules import Rules
+from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Rejected
-from tests.dispatcher.engine_proxy.world import FACTS, IMAGE, listed, wanted, world
+from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
+from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.doubles import VirtualClock
 
-CREATE = "/v1.41/containers/create?name=calls-m-1"
 SPEC = MachineSpec(
     id="m-1",
     bot_file="bot.py",
@@ -40,12 +45,51 @@ def test_the_provider_works_through_it(tmp_path: Path) -> None:
             assert status is not None
             assert (status.state, status.exit_code) == (MachineState.gone, 3)
             await provider.stop("m-1", timedelta(seconds=5))
-            await provider.prepare([])
             assert proxy.changed == [
                 ("POST", CREATE),
                 ("POST", "/v1.41/containers/id-of-calls-m-1/start"),
                 ("POST", "/v1.41/containers/id-of-calls-m-1/stop?t=5"),
             ]
+            await provider.close()
+
+    asyncio.run(run())
+
+
+PULL = f"/v1.41/images/create?fromImage={quote_plus(IMAGE)}"
+
+
+def test_the_provider_pulls_through_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy, asyncio.timeout(30):
+            provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
+            proxy.engine.lacks.add(IMAGE)
+            await provider.prepare([Preparation(bot_file="bot.py", environment={}, image=IMAGE)])
+            while proxy.engine.lacks:
+                await proxy.call("GET", "/_ping")
+            assert proxy.changed == [("POST", PULL)]
+            # And one that was removed since.
+            proxy.engine.lacks.add(IMAGE)
+            assert (await provider.create(SPEC)).state is MachineState.started
+            start = "/v1.41/containers/id-of-calls-m-1/start"
+            assert proxy.changed[1:] == [("POST", path) for path in (CREATE, PULL, CREATE, start)]
+            await provider.close()
+
+    asyncio.run(run())
+
+
+@given(cpu=st.floats(0.01, 64))
+@example(cpu=1.001)
+@settings(max_examples=30)
+def test_a_machine_may_have_all_the_cpu_that_there_may_be(
+    tmp_path_factory: pytest.TempPathFactory, cpu: float
+) -> None:
+    """As the largest of a stack's agents has: what the provider rounds up is no more than what may be."""
+
+    async def run() -> None:
+        allowed = SETTINGS.model_copy(update={"max_cpu": cpu})
+        async with world(tmp_path_factory.mktemp("engine"), settings=allowed) as proxy:
+            provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
+            assert (await provider.create(replace(SPEC, cpu=cpu))).state is MachineState.started
             await provider.close()
 
     asyncio.run(run())
@@ -121,11 +165,159 @@ def test_creates_at_the_same_time_have_no_memory_twice(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def of_machine(number: int, memory_mb: int = 512) -> tuple[str, str, dict[str, Any]]:
+    """The create of a machine: method, path and body."""
+    facts = replace(FACTS, machine_id=f"m-{number}", memory_mb=memory_mb)
+    return "POST", f"/v1.41/containers/create?name=calls-m-{number}", wanted(facts)
+
+
+def test_a_listing_that_is_never_answered_holds_no_later_create(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(30):
+            proxy.engine.listings.clear()
+            status, answer = await proxy.call(*of_machine(1))
+            assert (status, answer["message"]) == (504, "the engine did not answer: it takes too long")
+            assert proxy.changed == []
+            proxy.engine.listings.set()
+            assert (await proxy.call(*of_machine(2)))[0] == 201
+
+    asyncio.run(run())
+
+
+def test_an_engine_has_as_long_for_a_call_as_the_provider_waits() -> None:
+    assert CALL_SECONDS == container.CALL_SECONDS
+
+
+def test_a_stop_may_take_its_grace_and_a_pull_its_time() -> None:
+    rules = Rules(SETTINGS)
+    assert rules.read("POST", "/v1.41/containers/calls-m-1/stop?t=7", b"").waits == 7
+    assert rules.read("POST", f"/v1.41/images/create?fromImage={IMAGE}", b"").waits is None
+    assert rules.read("DELETE", "/v1.41/containers/calls-m-1?force=True&v=True", b"").waits == 0
+
+
+def test_nothing_is_sent_for_a_caller_who_hung_up(tmp_path: Path) -> None:
+    """The provider counts on it: what it gave up is settled after a while."""
+
+    async def run() -> None:
+        async with world(tmp_path) as proxy, asyncio.timeout(30):
+            engine = proxy.engine
+            engine.listings.clear()
+            listings = "/v1.41/containers/json"
+            await proxy.leave_after(
+                *of_machine(1), lambda: any(path.startswith(listings) for _, path, _ in engine.asked)
+            )
+            while listings not in engine.given_up:
+                await proxy.call("GET", "/_ping")
+            engine.listings.set()
+            assert (await proxy.call(*of_machine(2)))[0] == 201
+            assert proxy.changed == [("POST", of_machine(2)[1])]
+            # Nor is its machine taken for one that is being created.
+            assert (await proxy.call(*of_machine(1)))[0] == 201
+
+    asyncio.run(run())
+
+
+START = "/v1.41/containers/calls-m-1/start"
+LOOK = "/v1.41/containers/calls-m-1/json"
+
+
+def test_no_start_is_sent_for_a_caller_who_hung_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        # The look is given up because of him, not because it takes too long.
+        async with world(tmp_path, call_seconds=60) as proxy, asyncio.timeout(15):
+            engine = proxy.engine
+            engine.looks.clear()
+            await proxy.leave_after("POST", START, None, lambda: ("GET", LOOK, b"") in engine.asked)
+            while LOOK not in engine.given_up:
+                await proxy.call("GET", "/_ping")
+            engine.looks.set()
+            assert (await proxy.call("GET", LOOK))[0] == 200
+            assert proxy.changed == []
+            # Nor does it keep others from it.
+            assert (await proxy.call("POST", START))[0] == 204
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_the_look_of_another_starts_nothing_twice(tmp_path: Path) -> None:
+    """It ends as soon as it is started: what the second sees is of then."""
+
+    async def run() -> None:
+        async with world(tmp_path) as proxy, asyncio.timeout(30):
+            proxy.engine.looks.clear()
+            starts = [asyncio.ensure_future(proxy.call("POST", START)) for _ in range(3)]
+            while ("GET", LOOK, b"") not in proxy.engine.asked:
+                await proxy.call("GET", "/_ping")
+            proxy.engine.looks.set()
+            assert {(await start)[0] for start in starts} <= {204, 304}
+            assert proxy.changed == [("POST", "/v1.41/containers/id-of-calls-m-1/start")]
+
+    asyncio.run(run())
+
+
+def test_a_look_that_is_never_answered_holds_no_later_start(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(30):
+            proxy.engine.looks.clear()
+            status, answer = await proxy.call("POST", START)
+            assert (status, answer["message"]) == (504, "the engine did not answer: it takes too long")
+            proxy.engine.looks.set()
+            assert (await proxy.call("POST", START))[0] == 204
+
+    asyncio.run(run())
+
+
+def test_a_create_that_was_sent_keeps_its_room_when_its_caller_leaves(tmp_path: Path) -> None:
+    """The engine goes on creating: whoever hangs up each time would get any number of containers."""
+
+    async def run() -> None:
+        async with world(tmp_path) as proxy, asyncio.timeout(30):
+            proxy.engine.creates.clear()
+            for number in range(1, 4):
+                sent = ("POST", of_machine(number)[1])
+                await proxy.leave_after(*of_machine(number, 2048), lambda sent=sent: sent in proxy.changed)
+            assert (await proxy.call(*of_machine(4, 2048)))[0] == 503
+            assert (await proxy.call(*of_machine(1, 4)))[0] == 409, "nor is it given back by a second create"
+            assert (await proxy.call(*of_machine(4, 2048)))[0] == 503
+            proxy.engine.creates.set()
+            while (await proxy.call(*of_machine(4, 2048)))[0] != 201:
+                pass
+            assert proxy.engine.given_up == []
+
+    asyncio.run(run())
+
+
 def test_a_container_that_has_ended_is_not_started_again(tmp_path: Path) -> None:
     async def run() -> None:
         async with world(tmp_path) as proxy:
-            start = "/v1.41/containers/calls-m-1/start"
-            assert [(await proxy.call("POST", start))[0] for _ in range(2)] == [204, 304]
+            assert [(await proxy.call("POST", START))[0] for _ in range(2)] == [204, 304]
+            assert proxy.changed == [("POST", "/v1.41/containers/id-of-calls-m-1/start")]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", ["running", "paused", "restarting", "exited"])
+def test_only_a_container_that_never_ran_is_started(tmp_path: Path, status: str) -> None:
+    """One that runs when we look may have ended when the engine starts it."""
+
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.status = status
+            assert (await proxy.call("POST", START))[0] == 304
+            assert proxy.changed == []
+
+    asyncio.run(run())
+
+
+def test_starts_at_the_same_time_are_one(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy, asyncio.timeout(30):
+            proxy.engine.starts.clear()
+            await proxy.leave_after("POST", START, None, lambda: bool(proxy.changed))
+            second = asyncio.ensure_future(proxy.call("POST", START))
+            await proxy.call("GET", "/_ping")
+            proxy.engine.starts.set()
+            assert (await second)[0] in (204, 304)
             assert proxy.changed == [("POST", "/v1.41/containers/id-of-calls-m-1/start")]
 
     asyncio.run(run())
@@ -167,93 +359,6 @@ def test_of_answers_only_what_the_provider_reads(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-HEAD = f"POST {CREATE} HTTP/1.1\r\nHost: x"
-
-
-@pytest.mark.parametrize(
-    ("head", "content"),
-    [
-        # Two lengths, or a length and chunks: who reads the one and who reads the other see other requests.
-        (f"{HEAD}\r\nTransfer-Encoding: chunked\r\nContent-Length: 5", b"0\r\n\r\n"),
-        (f"{HEAD}\r\nContent-Length: 5\r\nContent-Length: 6", b"0\r\n\r\n"),
-        (f"{HEAD}\r\nTransfer-Encoding: chunked, identity", b"0\r\n\r\n"),
-        (f"{HEAD}\r\nTransfer-Encoding : chunked", b"0\r\n\r\n"),
-        (f"{HEAD}\r\nTransfer-Encoding: chunked", b"zz\r\n"),
-    ],
-)
-def test_a_body_of_unclear_length_never_reaches_the_engine(tmp_path: Path, head: str, content: bytes) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-            writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + content)
-            writer.write_eof()
-            answer = await reader.read()
-            writer.close()
-            assert answer == b"" or answer.split()[1] in (b"400", b"403")
-            assert proxy.engine.asked == []
-
-    asyncio.run(run())
-
-
-def test_a_body_in_chunks_is_read_like_any_other(tmp_path: Path) -> None:
-    def chunked(content: dict[str, Any]) -> bytes:
-        text = json.dumps(content).encode()
-        parts = [text[start : start + 7] for start in range(0, len(text), 7)]
-        return b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts) + b"0\r\n\r\n"
-
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            for content, expected in ((wanted(), 201), (wanted() | {"User": "0"}, 403)):
-                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                head = f"{HEAD}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-                writer.write(head.encode() + chunked(content))
-                answer = await reader.read()
-                writer.close()
-                assert int(answer.split()[1]) == expected
-            assert proxy.changed == [("POST", CREATE)]
-
-    asyncio.run(run())
-
-
-def test_a_body_that_is_too_large(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            made = wanted() | {"Cmd": ["x" * 2**20]}
-            status, _ = await proxy.call("POST", CREATE, made)
-            assert status == 413
-            assert proxy.engine.asked == []
-
-    asyncio.run(run())
-
-
-def test_a_second_request_behind_the_first_is_judged_by_itself(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-            writer.write(
-                b"GET /v1.41/info HTTP/1.1\r\nHost: x\r\n\r\n"
-                b"GET /v1.41/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            )
-            answer = await reader.read()
-            writer.close()
-            assert answer.count(b"HTTP/1.1 200") == 1
-            assert answer.count(b"HTTP/1.1 403") == 1
-            assert [path for _, path, _ in proxy.engine.asked] == ["/v1.41/info"]
-
-    asyncio.run(run())
-
-
-def test_an_upgrade_is_not_passed_on(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            head = "POST /v1.41/containers/calls-m-1/attach HTTP/1.1\r\nHost: x\r\nUpgrade: tcp"
-            status, _ = await proxy.raw(head)
-            assert status == 403
-            assert proxy.engine.asked == []
-
-    asyncio.run(run())
-
-
 def test_an_engine_that_is_away_is_a_bad_gateway(tmp_path: Path) -> None:
     async def run() -> None:
         async with world(tmp_path) as proxy:
@@ -261,6 +366,22 @@ def test_an_engine_that_is_away_is_a_bad_gateway(tmp_path: Path) -> None:
             status, answer = await proxy.call("GET", "/v1.41/info")
             assert status == 502
             assert answer["message"].startswith("the engine did not answer")
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_the_engine_breaks_off_breaks_off(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.cuts = True
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(f"POST /v1.41/images/create?fromImage={IMAGE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            async with asyncio.timeout(30):
+                answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.count(b"HTTP/1.1") == 1, "no second answer in the first"
+            assert not answer.endswith(b"0\r\n\r\n"), "no end, which would be a pull that went well"
 
     asyncio.run(run())
 
@@ -289,3 +410,42 @@ def test_whether_the_engine_answers(tmp_path: Path, engine: str) -> None:
             return await proxy.proxy.engine_answers()
 
     assert asyncio.run(run()) is (engine == "there")
+
+
+@pytest.mark.parametrize(("newest", "version"), [("1.41", "v1.41"), ("1.52", "v1.44")])
+def test_what_the_proxy_asks_itself_is_in_a_version_that_the_engine_has(
+    tmp_path: Path, newest: str, version: str
+) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.newest = newest
+            answer = await asyncio.to_thread(httpx.get, f"{proxy.url}/_ping")
+            assert (answer.status_code, answer.headers["Api-Version"]) == (200, newest)
+            assert [path for _, path, _ in proxy.engine.asked] == ["/_ping", f"/{version}/info"]
+
+    asyncio.run(run())
+
+
+def test_what_is_passed_on_keeps_its_version(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            assert (await proxy.call("POST", "/v1.44/containers/calls-m-1/start"))[0] == 204
+            assert [path for _, path, _ in proxy.engine.asked] == [
+                "/v1.44/containers/calls-m-1/json",
+                "/v1.44/containers/id-of-calls-m-1/start",
+            ]
+            assert (await proxy.call("GET", "/v1.52/info"))[0] == 403
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_refuses_our_versions_is_not_healthy(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            words = "client version 1.41 is too old. Minimum supported API version is 1.44"
+            proxy.engine.refuses = words
+            status, answer = await proxy.call("GET", "/_ping")
+            assert status == 500
+            assert words in answer["message"]
+
+    asyncio.run(run())

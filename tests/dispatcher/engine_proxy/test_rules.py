@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Rules
-from tests.dispatcher.engine_proxy.world import FACTS, SETTINGS, wanted
+from tests.dispatcher.engine_proxy.world import CREATE, FACTS, SETTINGS, wanted
 
 RULES = Rules(SETTINGS)
-CREATE = "/v1.41/containers/create?name=calls-m-1"
 
 
 def refusal(content: Any, target: str = CREATE) -> str:
@@ -177,11 +176,25 @@ def test_a_container_of_another_kind(member: str) -> None:
         ({"environment": ("A=b", "NVIDIA_VISIBLE_DEVICES=all")}, "Env: 'NVIDIA_VISIBLE_DEVICES' is refused"),
         ({"environment": ("a=b",)}, "Env: 'a' is refused"),
         ({"environment": ("=A=b",)}, "Env: '' is refused"),
+        ({"environment": ("SWITCHBOARD_ X=1",)}, "Env: 'SWITCHBOARD_ X' is refused"),
+        ({"environment": ("HOME=/tmp\0LD_PRELOAD=x",)}, "Env: HOME has a control character"),
+        ({"environment": ("HOME=/tmp\nLD_PRELOAD=x",)}, "Env: HOME has a control character"),
+        ({"environment": ("SWITCHBOARD_BOT_FILE=bot.py\rX=1",)}, "Env: SWITCHBOARD_BOT_FILE has a control"),
+        ({"environment": ("A=b\0LD_PRELOAD=x",)}, "Env: A has a control character"),
+        ({"environment": ("A=\x1b[2K",)}, "Env: A has a control character"),
+        ({"arguments": ("--body", "{}\0")}, "Cmd: has a NUL"),
         ({"machine_id": "m-2"}, "Labels.switchboard.machine"),
     ],
 )
 def test_a_fact_out_of_its_bounds(change: dict[str, Any], where: str) -> None:
     assert refusal(wanted(replace(FACTS, **change))).startswith(where)
+
+
+def test_an_agents_variable_may_have_many_lines() -> None:
+    key = "A=-----BEGIN PRIVATE KEY-----\r\nMIIE\tü\n-----END PRIVATE KEY-----\n"
+    facts = replace(FACTS, environment=(key,), arguments=("--body", '{"text": "one\ntwo"}'))
+    ask = RULES.read("POST", CREATE, json.dumps(wanted(facts)).encode())
+    assert ask.body == json.dumps(wanted(facts)).encode()
 
 
 def test_another_program_than_a_bot() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from dispatcher.engine_proxy.proxy import Proxy, serving
+from dispatcher.engine_proxy.proxy import CALL_SECONDS, Proxy, serving
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
 from dispatcher.machines.container_body import (
@@ -22,8 +22,10 @@ from dispatcher.machines.container_body import (
     Place,
     body,
 )
+from tests.engine_api import versionless
 from tests.ports import free_port
 
+CREATE = "/v1.41/containers/create?name=calls-m-1"
 IMAGE = "bots/echo:1"
 SETTINGS = ProxySettings(
     host="127.0.0.1",
@@ -62,8 +64,27 @@ class RecordingEngine:
         self.creates = asyncio.Event()
         """Whether it answers creates."""
         self.creates.set()
+        self.listings = asyncio.Event()
+        """Whether it answers listings."""
+        self.listings.set()
+        self.looks = asyncio.Event()
+        """Whether it answers what it is asked of one container."""
+        self.looks.set()
+        self.given_up: list[str] = []
+        """Paths of what it was asked and nobody waits for any more."""
         self.fails = False
-        self._status = "created"
+        self.newest = "1.41"
+        """Version of the API that it has."""
+        self.refuses = ""
+        """What it says to any call in a version, where it does."""
+        self.lacks: set[str] = set()
+        """Images that it does not have, until it has pulled them."""
+        self.cuts = False
+        """Whether it breaks off in the middle of a pull."""
+        self.starts = asyncio.Event()
+        """Whether it answers starts."""
+        self.starts.set()
+        self.status = "created"
 
     def container(self, name: str) -> dict[str, Any] | None:
         deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-m-other": "other"}.get(name)
@@ -72,7 +93,7 @@ class RecordingEngine:
         return {
             "Id": f"id-of-{name.removeprefix('id-of-')}",
             "Name": f"/{name}",
-            "State": {"Status": self._status, "ExitCode": 3, "OOMKilled": False, "Pid": 7},
+            "State": {"Status": self.status, "ExitCode": 3, "OOMKilled": False, "Pid": 7},
             "Config": {
                 "Labels": {DEPLOYMENT_LABEL: deployment, MACHINE_LABEL: "m-1"},
                 "Tty": False,
@@ -82,27 +103,63 @@ class RecordingEngine:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.asked.append((request.method, request.raw_path, await request.read()))
-        path = request.path.removeprefix("/v1.41")
+        try:
+            return await self._answer(request)
+        except asyncio.CancelledError:
+            self.given_up.append(request.path)
+            raise
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        content = await request.read()
+        self.asked.append((request.method, request.raw_path, content))
+        path = versionless(request)
         parts = path.strip("/").split("/")
         if self.fails:
             return web.json_response({"message": "no space"}, status=500)
         if path == "/_ping":
-            return web.Response(text="OK")
+            return web.Response(text="OK", headers={"Api-Version": self.newest})
+        if self.refuses and path != request.path:
+            return web.json_response({"message": self.refuses}, status=400)
         if path == "/info":
             return web.json_response({"MemTotal": 2**33, "Name": "the-host", "SecurityOptions": []})
         if path == "/containers/create":
             await self.creates.wait()
+            image = json.loads(content)["Image"]
+            if image in self.lacks:
+                return web.json_response({"message": f"No such image: {image}"}, status=404)
             return web.json_response({"Id": "id-of-calls-m-1", "Warnings": []}, status=201)
         if path == "/containers/json":
+            await self.listings.wait()
             return web.json_response(self.listed)
         if parts[-1] == "start":
-            self._status = "exited"
+            await self.starts.wait()
+            self.status = "exited"
+        if self.cuts and parts[0] == "images":
+            return await _cut(request)
+        if path == "/images/create":
+            # As the provider and the proxy say it: whole, with its tag.
+            self.lacks.discard(request.query["fromImage"])
+            return web.Response(text='{"status": "Download complete"}\n', content_type="application/json")
+        if parts[0] == "images" and "/".join(parts[1:-1]) in self.lacks:
+            return web.json_response({"message": "No such image"}, status=404)
         if parts[0] == "images":
             return web.json_response({"Id": "sha256:1", "Config": {"Env": ["A=b"]}})
         if len(parts) > 1 and (found := self.container(parts[1])) is not None:
+            if parts[-1] == "json":
+                await self.looks.wait()
             return web.json_response(found) if parts[-1] == "json" else web.Response(status=204)
         return web.json_response({"message": f"No such container: {path}"}, status=404)
+
+
+async def _cut(request: web.BaseRequest) -> web.StreamResponse:
+    """An answer that has begun and has no end."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"status": "Pulling fs layer", "id": "1"}\n')
+    assert request.transport is not None
+    # What is written is sent first.
+    request.transport.close()
+    return response
 
 
 class World:
@@ -123,6 +180,18 @@ class World:
         data = json.dumps(content).encode() if isinstance(content, dict) else content
         return await self.raw(f"{method} {path} HTTP/1.1\r\nHost: x", data)
 
+    async def leave_after(self, method: str, path: str, content: Any, seen: Callable[[], bool]) -> None:
+        """A caller who hangs up once something can be seen at the engine."""
+        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        data = json.dumps(content).encode() if content is not None else b""
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+        )
+        async with asyncio.timeout(30):
+            while not seen():
+                await self.call("GET", "/_ping")
+        writer.close()
+
     async def raw(self, head: str, content: bytes | None = None) -> tuple[int, Any]:
         """A request exactly as it is written; the answer's status and its JSON."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -139,15 +208,17 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
+async def world(
+    directory: Path, call_seconds: float = CALL_SECONDS, settings: ProxySettings = SETTINGS
+) -> AsyncIterator[World]:
     engine = RecordingEngine()
-    runner = web.ServerRunner(web.Server(engine.handle))
+    runner = web.ServerRunner(web.Server(engine.handle, handler_cancellation=True))
     await runner.setup()
     socket = directory / "engine.sock"
     await web.UnixSite(runner, str(socket)).start()
     port = free_port()
     try:
-        async with serving(Rules(SETTINGS), socket, "127.0.0.1", port) as proxy:
+        async with serving(Rules(settings), socket, "127.0.0.1", port, call_seconds) as proxy:
             yield World(engine, proxy, port)
     finally:
         await runner.cleanup()
