@@ -185,6 +185,50 @@ class NeverStarts(GoodProvider):
         return replace(super().status(instance), state=MachineState.requested)
 
 
+class LeavesMachines(GoodProvider):
+    """Creates a machine in one call and starts it in another, which its creates do not come to.
+
+    A start gives one of these errors after the other, and then works.
+    """
+
+    def __init__(self, cloud: Cloud, *faults: ProviderError) -> None:
+        super().__init__(cloud)
+        self.left: set[str] = set()
+        self.faults = list(faults)
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        await self.leave(spec)
+        raise Unreachable("connection reset")
+
+    async def leave(self, spec: MachineSpec) -> None:
+        self.left.add(spec.id)
+        await super().create(spec)
+
+    async def start(self, machine_id: str) -> MachineStatus:
+        self.cloud.calls["start"] += 1
+        if self.faults:
+            fault = self.faults.pop(0)
+            if not isinstance(fault, Unreachable):
+                self._forget(machine_id)
+            raise fault
+        self.left.discard(machine_id)
+        return MachineStatus(machine_id, MachineState.started)
+
+    async def stop(self, machine_id: str, grace: timedelta) -> None:
+        await super().stop(machine_id, grace)
+        if machine_id in self.left:
+            self._forget(machine_id)
+
+    def _forget(self, machine_id: str) -> None:
+        """What never ran leaves nothing."""
+        self.left.discard(machine_id)
+        self.cloud.instances = [one for one in self.cloud.instances if one.machine_id != machine_id]
+
+    def status(self, instance: Instance) -> MachineStatus:
+        status = super().status(instance)
+        return replace(status, state=MachineState.requested) if instance.machine_id in self.left else status
+
+
 class LosesReplies(GoodProvider):
     """Creates the machine, and the answer is lost."""
 

@@ -152,22 +152,14 @@ class Engine:
         Raises:
             DockerError: it failed.
         """
-        result = subprocess.run(
-            [self._programs.client, "--host", self.url, *arguments],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
+        return run_client(
+            self.url,
+            *arguments,
+            config=self.directory,
+            stdin=stdin,
             timeout=timeout,
-            # A directory of its own: a person's settings of the client have no part in a test.
-            env={**os.environ, "DOCKER_CONFIG": str(self.directory), **(environment or {})},
-            check=False,
+            environment=environment,
         )
-        if result.returncode:
-            said = (result.stderr + result.stdout)[-4000:].strip()
-            raise DockerError(f"docker {' '.join(arguments)[:300]}: status {result.returncode}\n{said}")
-        return result.stdout.removesuffix("\n")
 
     def build(self, *arguments: str, timeout: float = 900) -> str:
         """Build an image; gives its id."""
@@ -227,6 +219,43 @@ class Engine:
             self.docker("rm", "--force", "--volumes", *containers)
         self.docker("network", "prune", "--force")
         self.docker("volume", "prune", "--force")
+
+
+def run_client(
+    url: str,
+    *arguments: str,
+    config: Path,
+    stdin: str | None = None,
+    timeout: float = 300,
+    environment: dict[str, str] | None = None,
+) -> str:
+    """Run `docker` against an engine; gives what it printed, without the last newline.
+
+    Args:
+        config: A directory for the client: a person's settings of it have no part in a test.
+
+    Raises:
+        DockerError: it failed.
+        Missing: there is no client.
+    """
+    client = next(filter(None, map(shutil.which, CLIENTS)), None)
+    if client is None:
+        raise Missing("there is no `docker`: install the package docker.io")
+    result = subprocess.run(
+        [client, "--host", url, *arguments],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        env={**os.environ, "DOCKER_CONFIG": str(config), **(environment or {})},
+        check=False,
+    )
+    if result.returncode:
+        said = (result.stderr + result.stdout)[-4000:].strip()
+        raise DockerError(f"docker {' '.join(arguments)[:300]}: status {result.returncode}\n{said}")
+    return result.stdout.removesuffix("\n")
 
 
 class _Programs:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -28,28 +29,24 @@ from dispatcher.machines.container_body import (
     Place,
     body,
 )
-from dispatcher.machines.container_errors import mapped, translated
-from dispatcher.machines.container_room import Room, state_of
+from dispatcher.machines.container_capacity import Capacity, state_of
+from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
+from dispatcher.machines.container_errors import is_taken_name
+from dispatcher.machines.container_images import Images
+from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
     MachineStatus,
-    NoCapacity,
     Preparation,
     ProviderError,
+    Rejected,
     Unreachable,
     thread_variables,
 )
 
 log = logging.getLogger(__name__)
-
-API_VERSION = "v1.41"
-"""Docker 20.10 and later, and Podman 4 and later, speak it. No call is spent on asking."""
-
-CALL_SECONDS = 10.0
-"""How long one call may take, pulls and stops not counted. An engine on a slow disk creates a container in
-one to two seconds."""
 
 VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
 """How long a container may be invisible whose name is taken, and how often it is looked for: as long as an
@@ -60,9 +57,9 @@ LATE = timedelta(seconds=30)
 
 TAIL_LINES = 20
 
-UNASKED_LISTINGS = 20
-"""In so many listings a container that has ended is seen before it is removed with nobody having asked how it
-ended. At two listings a minute these are ten minutes; the reaper asks for a session's machine within one."""
+LOG_SECONDS = 3.0
+"""How long these may take: the client has no limit for logs. Together with the look at the container's state
+they must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
 
 
 class ContainerProvider:
@@ -79,7 +76,8 @@ class ContainerProvider:
     name = "container"
 
     settling = timedelta(seconds=2 * CALL_SECONDS + VISIBLE_SECONDS + 1)
-    """A create that was given up goes on behind the scenes, for as long as its calls may take."""
+    """A create that was given up goes on behind the scenes for as long as its calls may take: to create, to
+    look who has the name, to start. One that has not come so far, for want of an image, goes no further."""
 
     def __init__(
         self,
@@ -90,31 +88,29 @@ class ContainerProvider:
         models: str = "",
         late: timedelta = LATE,
     ) -> None:
-        self._url = url
+        self._engine = EngineClient(url)
         self._place = Place(deployment, network, models)
         self._late = late
-        self._engine: aiodocker.Docker | None = None
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
-        self._pulling: dict[str, asyncio.Task[None]] = {}
-        self._room = Room(self._info, self._containers)
-        self._told: set[str] = set()
-        self._listings: dict[str, int] = {}
-        """Machine that is gone → how many listings had it."""
+        self._waiting: Counter[str] = Counter()
+        """Machine that is being created → how many callers wait for it."""
+        self._images = Images(self._engine)
+        self._capacity = Capacity(self._info, self._containers)
+        self._removal = Removal(self._remove)
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Pull the images that the engine does not have."""
         for image in {preparation.image for preparation in preparations if preparation.image}:
-            task = self._pull(image)
-            task.add_done_callback(_log_failed_pull)
+            self._images.prepare(image)
 
     async def close(self) -> None:
         """End what goes on behind the scenes. Machines are not touched."""
-        for task in [*self._pulling.values(), *self._creating.values()]:
+        for task in self._creating.values():
             task.cancel()
-        await asyncio.gather(*self._pulling.values(), *self._creating.values(), return_exceptions=True)
-        if self._engine is not None:
-            await self._engine.close()
-            self._engine = None
+        await asyncio.gather(*self._creating.values(), return_exceptions=True)
+        await self._images.close()
+        await self._removal.close()
+        await self._engine.close()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
         task = self._creating.get(spec.id)
@@ -122,34 +118,34 @@ class ContainerProvider:
             task = asyncio.create_task(self._create(spec))
             self._creating[spec.id] = task
             task.add_done_callback(lambda done: self._created(spec.id, done))
-        # Cut between its two calls, it would leave a container that never runs.
-        return await asyncio.shield(task)
+        self._waiting[spec.id] += 1
+        try:
+            # Cut between its two calls, it would leave a container that never runs.
+            return await asyncio.shield(task)
+        finally:
+            self._waiting[spec.id] -= 1
+            if not self._waiting[spec.id]:
+                del self._waiting[spec.id]
 
     async def get(self, machine_id: str) -> MachineStatus | None:
         found = await self._inspect(machine_id)
-        if found is None:
-            return None
-        if found["State"]["Status"] == "created" and machine_id not in self._creating:
-            # Whoever created it died before it could start it.
-            await self._start(machine_id)
-            found = await self._inspect(machine_id)
         return None if found is None else await self._status(machine_id, found)
 
-    async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone.
+    async def start(self, machine_id: str) -> MachineStatus:
+        """Start a container whose creator was cut off before it could, or died."""
+        if (creating := self._creating.get(machine_id)) is not None:
+            return await asyncio.shield(creating)
+        if (found := await self._look(machine_id)) is None:
+            raise Rejected(f"there is no container {self._name(machine_id)} any more")
+        return await self._going(machine_id, found)
 
-        Removes containers that are, once somebody knows how they ended, or nobody has asked for so long that
-        nobody will: those without an owner, and those whose end an earlier dispatcher was told.
-        """
+    async def list(self) -> AsyncIterator[MachineStatus]:
+        """Every machine that is not gone; removes containers that are, see `Removal`."""
         found = {one["Labels"][MACHINE_LABEL]: state_of(one["State"]) for one in await self._containers()}
-        gone = [machine_id for machine_id, state in found.items() if state is MachineState.gone]
-        self._listings = {machine_id: self._listings.get(machine_id, 0) + 1 for machine_id in gone}
+        self._removal.listed(machine_id for machine_id, state in found.items() if state is MachineState.gone)
         for machine_id, state in found.items():
             if state is not MachineState.gone:
                 yield MachineStatus(machine_id, state)
-            elif machine_id in self._told or self._listings[machine_id] >= UNASKED_LISTINGS:
-                await self._remove(machine_id)
-                self._told.discard(machine_id)
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         seconds = math.ceil(grace.total_seconds())
@@ -159,72 +155,91 @@ class ContainerProvider:
             await self._remove(machine_id)
             return
         timeout = aiohttp.ClientTimeout(total=seconds + CALL_SECONDS)
-        with translated(gone_is_fine=True):
-            await self._container(machine_id).stop(t=seconds, timeout=timeout)
+        with self._engine.translated(gone_is_fine=True):
+            await (await self._container(machine_id)).stop(t=seconds, timeout=timeout)
 
     async def _create(self, spec: MachineSpec) -> MachineStatus:
-        await self._room.take(spec.id, spec.memory_mb)
-        try:
+        config, name = self._config(spec), self._name(spec.id)
+        with self._engine.translated():
             for attempt in (1, 2):
+                await self._capacity.take(spec.id, spec.memory_mb)
+                # Asked for its version here and not later: `settling` does not count that.
+                docker = await self._engine.docker()
+                if not self._waiting[spec.id]:
+                    # Another placement may have the machine by now.
+                    raise Unreachable("nobody waits for the machine any more")
                 try:
-                    await self._docker.containers.create(self._config(spec), name=self._name(spec.id))
+                    await docker.containers.create(config, name=name)
                     break
                 except aiodocker.DockerError as error:
-                    if error.status == 409:
+                    if is_taken_name(error):
                         return await self._again(spec.id)
                     if attempt == 2 or error.status != 404:
                         raise
-                    await self._have(spec.image)
-        except (aiodocker.DockerError, TimeoutError, aiohttp.ClientError) as error:
-            raise mapped(error) from error
-        try:
-            await self._start(spec.id)
-        except Unreachable:
-            raise
-        except ProviderError:
-            # It exists and will never run.
-            await self._remove(spec.id)
-            raise
-        return MachineStatus(spec.id, MachineState.started)
+                    self._capacity.give_back(spec.id)
+                    await self._images.have(spec.image)
+        return await self._start(spec.id)
 
     def _created(self, machine_id: str, done: asyncio.Task[MachineStatus]) -> None:
         del self._creating[machine_id]
-        self._room.give_back(machine_id)
+        self._capacity.give_back(machine_id)
         if not done.cancelled():
             done.exception()  # whoever waited for it has it; who went away looks the machine up
 
     async def _again(self, machine_id: str) -> MachineStatus:
         """The machine of an earlier create, started if that one did not get so far."""
-        found = await self._inspect(machine_id)
-        for _ in range(round(VISIBLE_SECONDS / LOOK_SECONDS)):
-            if found is not None:
-                break
-            # Another create of it goes on: the engine takes a name before its container can be seen.
-            await asyncio.sleep(LOOK_SECONDS)
-            found = await self._inspect(machine_id)
-        if found is None:
-            name = self._name(machine_id)
+        try:
+            async with asyncio.timeout(VISIBLE_SECONDS):
+                while True:
+                    if (found := await self._look(machine_id)) is not None:
+                        break
+                    # Another create of it goes on: the engine takes a name before its container can be seen.
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
             raise Unreachable(
-                f"the name {name} is taken by a container that is not this deployment's, or is being removed"
-            )
+                f"the name {self._name(machine_id)} is taken, and within {VISIBLE_SECONDS:.0f} s the engine "
+                "showed no container for it: it is not this deployment's, or is being removed"
+            ) from None
+        return await self._going(machine_id, found)
+
+    async def _going(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
+        """What a container is that somebody created; started, if that one did not get so far."""
         if found["State"]["Status"] == "created":
-            await self._start(machine_id)
-            return MachineStatus(machine_id, MachineState.started)
+            return await self._start(machine_id)
         return await self._status(machine_id, found)
 
-    async def _start(self, machine_id: str) -> None:
-        with translated():
-            await self._container(machine_id).start()
+    async def _start(self, machine_id: str) -> MachineStatus:
+        """Start a container that was created. Any error but `Unreachable` says that it is there no more."""
+        try:
+            with self._engine.translated():
+                await (await self._container(machine_id)).start()
+        except Unreachable:
+            raise
+        except ProviderError as error:
+            # It exists and will never run.
+            try:
+                await self._remove(machine_id)
+            except ProviderError as left:
+                raise Unreachable(f"it cannot be started: {error}; nor removed: {left}") from left
+            raise
+        return MachineStatus(machine_id, MachineState.started)
 
     async def _remove(self, machine_id: str) -> None:
-        with translated(gone_is_fine=True):
-            await self._container(machine_id).delete(force=True, v=True)
+        with self._engine.translated(gone_is_fine=True):
+            await (await self._container(machine_id)).delete(force=True, v=True)
+
+    async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
+        """As `_inspect`, where a container may be: no error says that there is none."""
+        try:
+            return await self._inspect(machine_id)
+        except ProviderError as error:
+            raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
         """What the engine knows of the machine's container; None if there is none of this deployment."""
         found: Mapping[str, Any] | None = None
-        with translated(gone_is_fine=True):
-            found = await self._container(machine_id).show()
+        with self._engine.translated(gone_is_fine=True):
+            found = await (await self._container(machine_id)).show()
         if found is None or found["Config"]["Labels"].get(DEPLOYMENT_LABEL) != self._place.deployment:
             return None
         return found
@@ -234,57 +249,30 @@ class ContainerProvider:
         if state_of(state["Status"]) is not MachineState.gone:
             return MachineStatus(machine_id, state_of(state["Status"]))
         lines: list[str] = []
-        with translated(gone_is_fine=True):
-            lines = await self._container(machine_id).log(stdout=True, stderr=True, tail=TAIL_LINES)
+        try:
+            with self._engine.translated(gone_is_fine=True):
+                container = await self._container(machine_id)
+                async with asyncio.timeout(LOG_SECONDS):
+                    lines = await container.log(stdout=True, stderr=True, tail=TAIL_LINES)
+        except ProviderError as error:
+            # Its exit code is known all the same.
+            log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
         if state.get("OOMKilled"):
             limit = found["HostConfig"]["Memory"] // 2**20
             lines.append(f"The machine was ended because it used all of its memory, {limit} MiB.\n")
-        self._told.add(machine_id)
+        self._removal.told(machine_id)
         return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], "".join(lines))
 
     async def _containers(self) -> list[Mapping[str, Any]]:
-        with translated():
-            found = await self._docker.containers.list(
+        with self._engine.translated():
+            found = await (await self._engine.docker()).containers.list(
                 all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._place.deployment}"]}}'
             )
         return [container._container for container in found]
 
     async def _info(self) -> Mapping[str, Any]:
-        with translated():
-            return await self._docker.system.info()
-
-    async def _have(self, image: str) -> None:
-        """Get the image of a machine that is to be created."""
-        try:
-            await asyncio.shield(self._pull(image))
-        except Unreachable as error:
-            # It is certain that there is no machine; another placement may have the image.
-            raise NoCapacity(f"image {image} could not be pulled: {error}") from error
-
-    def _pull(self, image: str) -> asyncio.Task[None]:
-        """Get an image that the engine does not have, once however many wait for it."""
-        if (task := self._pulling.get(image)) is None:
-            task = asyncio.create_task(self._pull_now(image))
-            self._pulling[image] = task
-            task.add_done_callback(lambda _: self._pulling.pop(image))
-        return task
-
-    async def _pull_now(self, image: str) -> None:
-        with translated():
-            try:
-                await self._docker.images.inspect(image)
-                return
-            except aiodocker.DockerError as error:
-                if error.status != 404:
-                    raise
-            log.info("image %s: is being pulled", image)
-            layers: dict[str, str] = {}
-            async for step in self._docker.images.pull(image, stream=True):
-                layer, status = step.get("id", ""), step.get("status", "")
-                if layer and layers.get(layer) != status:
-                    layers[layer] = status
-                    log.debug("image %s: %s: %s", image, layer, status)
-            log.info("image %s: is here, %d layers", image, len(layers))
+        with self._engine.translated():
+            return await (await self._engine.docker()).system.info()
 
     def _config(self, spec: MachineSpec) -> dict[str, Any]:
         seconds = math.ceil((spec.max_duration + self._late).total_seconds())
@@ -309,18 +297,5 @@ class ContainerProvider:
     def _name(self, machine_id: str) -> str:
         return self._place.name(machine_id)
 
-    def _container(self, machine_id: str) -> DockerContainer:
-        return self._docker.containers.container(self._name(machine_id))
-
-    @property
-    def _docker(self) -> aiodocker.Docker:
-        if self._engine is None:
-            self._engine = aiodocker.Docker(
-                self._url, api_version=API_VERSION, timeout=aiohttp.ClientTimeout(total=CALL_SECONDS)
-            )
-        return self._engine
-
-
-def _log_failed_pull(done: asyncio.Task[None]) -> None:
-    if not done.cancelled() and (error := done.exception()) is not None:
-        log.warning("an image could not be pulled: %s", error)
+    async def _container(self, machine_id: str) -> DockerContainer:
+        return (await self._engine.docker()).containers.container(self._name(machine_id))

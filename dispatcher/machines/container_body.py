@@ -21,7 +21,9 @@ PIDS = 256
 """Processes and threads of one machine. A bot with Silero's model has some 30."""
 
 TMP_MB = 64
-"""Of `/tmp`, the only place that a bot can write. It counts as the machine's memory."""
+"""Of `/tmp`. It counts as the machine's memory. A bot can write there, in `/dev/shm` (64 MB as
+the engine makes it, of the machine's memory too), and where its image has a `VOLUME`: that one is on the
+host's disk and has no limit."""
 
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 

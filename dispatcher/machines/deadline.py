@@ -1,7 +1,8 @@
 """A machine's own deadline, where its provider keeps none: the bot is a child of `timeout`.
 
-It ends the bot when the machine's time is up, whether or not there still is a dispatcher, and whatever the
-bot does meanwhile.
+It ends the bot when the machine's time is up, whether or not there still is a dispatcher, and however stuck
+the bot is. It is no bound for a hostile bot: `timeout` has the bot's own user, who can stop it. That one is
+ended by the dispatcher, from outside.
 """
 
 from __future__ import annotations

@@ -21,9 +21,12 @@ from dispatcher.machines.provider import (
     MachineProvider,
     MachineSpec,
     MachineStatus,
+    NoCapacity,
     Preparation,
     Prepares,
     ProviderError,
+    QuotaReached,
+    Rejected,
     Throttled,
     Unreachable,
 )
@@ -142,7 +145,7 @@ class Fleet:
         """
         lost = Unreachable("the dispatcher that asked for the machine is gone")
         try:
-            found = await self._look_up(self._at(at), spec.id, deadline, lost)
+            found = await self._look_up(self._at(at), spec.id, deadline, place, lost)
         except ProviderError as error:
             raise NoMachine(Abandoned(f"{at}: {error}"), nowhere=False) from error
         return found if found is not None else await self.create(spec, names, deadline, place)
@@ -178,7 +181,7 @@ class Fleet:
             except Unreachable as error:
                 if not isinstance(error, CutShort):
                     placement.failed()
-                found = await self._look_up(placement, spec.id, deadline, error)
+                found = await self._look_up(placement, spec.id, deadline, place, error)
                 if found is not None:
                     placement.worked()
                     return found
@@ -196,9 +199,11 @@ class Fleet:
         raise AssertionError("the last attempt returns or raises")
 
     async def _look_up(
-        self, placement: Placement, machine_id: str, deadline: float, lost: Unreachable
+        self, placement: Placement, machine_id: str, deadline: float, place: Place, lost: Unreachable
     ) -> MachineStatus | None:
         """After a create without an answer: the machine, or None once it is certain that there is none.
+
+        One that was left before it was started is started, if it is still wanted.
 
         Raises:
             Unknown: the deadline came first, or the placement answers nothing.
@@ -209,6 +214,8 @@ class Fleet:
             asked = self._clock.now()
             try:
                 status = await placement.get(machine_id, deadline)
+                if status is not None and placement.needs_start(status):
+                    return await self._start(placement, status, deadline, place)
             except ProviderError as error:
                 unanswered += 1
                 if unanswered >= failover.LOOKUPS and asked >= settled:
@@ -225,6 +232,19 @@ class Fleet:
             if now + wait >= deadline:
                 raise Unknown(f"{lost}; whether the machine was created could not be found out") from lost
             await self._clock.sleep(wait)
+
+    async def _start(
+        self, placement: Placement, status: MachineStatus, deadline: float, place: Place
+    ) -> MachineStatus | None:
+        """Start what was left, and give what it is by then; None if it could not be, and is no more."""
+        if not await place(placement.name, placement.provider.name):
+            # Whoever sees its session off ends it.
+            return status
+        try:
+            return await placement.start(status.id, deadline)
+        except (NoCapacity, QuotaReached, Rejected) as error:
+            log.warning("machine %s: left at %s, and cannot start: %s", status.id, placement.name, error)
+            return None
 
     async def _forget(
         self, placement: Placement, machine_id: str, deadline: float, last: ProviderError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -12,15 +13,18 @@ from dispatcher.machines.breaker import Breaker, BreakerState
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserved
 from dispatcher.machines.failover import CutShort, Faulty
+from dispatcher.machines.listing import Listing
 from dispatcher.machines.provider import (
     Action,
     HasLanes,
     MachineProvider,
     MachineSpec,
+    MachineState,
     MachineStatus,
     ProviderError,
     PublishesRates,
     Settles,
+    StartsSeparately,
     Throttled,
     Unreachable,
 )
@@ -56,6 +60,7 @@ class Placement:
         rates = provider.rates if isinstance(provider, PublishesRates) else {}
         self.name = name
         self.provider = provider
+        self._starter = provider if isinstance(provider, StartsSeparately) else None
         self._clock = clock
         self._on_call = on_call
         self._breaker = Breaker()
@@ -67,6 +72,10 @@ class Placement:
     def settling(self) -> float:
         """Seconds after a create's end from which on `None` from `get` means that there is no machine."""
         return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
+
+    def needs_start(self, status: MachineStatus) -> bool:
+        """Whether the machine was created and stays as it is until it is started."""
+        return self._starter is not None and status.state is MachineState.requested
 
     @property
     def breaker(self) -> BreakerState:
@@ -113,6 +122,13 @@ class Placement:
         limit = CREATE_SECONDS
         return await self._call("create", lane, lambda: self.provider.create(spec), limit, deadline, confirm)
 
+    async def start(self, machine_id: str, deadline: float) -> MachineStatus:
+        """As the provider's, of a machine that it has left."""
+        lane, starter = self._lane(machine_id), self._starter
+        if starter is None:
+            raise AssertionError(f"placement {self.name} starts machines as it creates them")
+        return await self._call("start", lane, lambda: starter.start(machine_id), CALL_SECONDS, deadline)
+
     async def get(self, machine_id: str, deadline: float | None = None) -> MachineStatus | None:
         lane = self._lane(machine_id)
         return await self._call("get", lane, lambda: self.provider.get(machine_id), CALL_SECONDS, deadline)
@@ -125,17 +141,19 @@ class Placement:
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""
         await self._turn("list", "", self._clock.now() + PATIENCE_SECONDS)
-        statuses = aiter(self.provider.list())
+        listing = Listing(self.provider.list())
         began_at, error = self._clock.now(), None
         try:
-            while (status := await self._guarded(lambda: anext(statuses, None), CALL_SECONDS)) is not None:
-                yield status
+            while some := await self._guarded(listing.more, CALL_SECONDS):
+                for status in some:
+                    yield status
         except BaseException as raised:
             # Whoever asked may have had enough, and closes this generator.
             error = None if isinstance(raised, GeneratorExit) else raised
             raise
         finally:
             self._ended("list", began_at, error)
+            await listing.close()
 
     async def _call(
         self,
@@ -211,6 +229,10 @@ class Placement:
             return await within(self._clock, seconds, call(), late)
         except ProviderError:
             raise
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise Faulty("the provider's call was cancelled, and by nobody here") from error
         except Exception as error:
             log.exception("placement %s: the provider raised what it must not", self.name)
             raise Faulty(f"unexpected {type(error).__name__}: {error}") from error

@@ -23,6 +23,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -272,7 +273,8 @@ class ProcessProvider:
         for directory in directories:
             status = self._status(directory)
             changed = _changed_at(directory)
-            never_ran = status is None and self._clock.now() > changed + NEVER_RAN_SECONDS
+            # Files have their times from the system, whose clock ours only follows.
+            never_ran = status is None and time.time() > changed + NEVER_RAN_SECONDS
             if never_ran or (status is not None and status.state is MachineState.gone):
                 gone.append((changed, directory))
         gone.sort(reverse=True)

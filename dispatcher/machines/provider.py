@@ -17,7 +17,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
-Action = Literal["create", "get", "list", "stop"]
+Action = Literal["create", "start", "get", "list", "stop"]
 """What a provider can be asked for; each has a rate of its own."""
 
 
@@ -186,6 +186,22 @@ class HasLanes(Protocol):
 
     def lane(self, machine_id: str) -> str:
         """The part that a machine is in, or would be."""
+        ...
+
+
+@runtime_checkable
+class StartsSeparately(Protocol):
+    """A provider whose `create` makes a machine in one call and starts it in another.
+
+    What was left between the two stays `requested` until it is started: `get` does not do that, for who looks
+    at a machine may be about to end it.
+    """
+
+    async def start(self, machine_id: str) -> MachineStatus:
+        """Start a machine that was created; what it is by now, if it was started already.
+
+        `NoCapacity`, `QuotaReached` and `Rejected` say that there is no such machine any more.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
 from tests.engine import Engine
+from tests.podman import Podman
 from tests.ports import free_port
 
 T = TypeVar("T")
@@ -53,22 +54,30 @@ WORKDIR /app
 @pytest.fixture(scope="session")
 def stub_image(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image with a bot that sleeps, exits or runs code, as its arguments say."""
-    context: Path = tmp_path_factory.mktemp("stub")
-    (context / "bot.py").write_text(BOT)
-    (context / "Dockerfile").write_text(DOCKERFILE)
+    context = _stub_in(tmp_path_factory.mktemp("stub"))
     return engine.build("--build-arg", f"BASE={base_image}", "--tag", "stub:latest", str(context))
 
 
-class Containers(Harness):
-    """Containers of the tests' engine."""
+def _stub_in(context: Path) -> Path:
+    (context / "bot.py").write_text(BOT)
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    return context
+
+
+class AnyContainers(Harness):
+    """Containers of an engine that speaks Docker's API.
+
+    Args:
+        docker: Runs Docker's client against it.
+    """
 
     deadline_kept_by = "provider"
     patience = 60.0
 
-    def __init__(self, engine: Engine, image: str, url: str | None = None) -> None:
-        self.engine = engine
+    def __init__(self, docker: Callable[..., str], url: str, image: str) -> None:
+        self._docker = docker
+        self.url = url
         self.image = image
-        self.url = url or engine.url
         self._made: list[ContainerProvider] = []
         self._runner = asyncio.Runner()
 
@@ -93,7 +102,7 @@ class Containers(Harness):
 
     async def running(self) -> list[str]:
         found = await asyncio.to_thread(
-            self.engine.docker,
+            self._docker,
             *("ps", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"),
             *("--format", f'{{{{.Label "{MACHINE_LABEL}"}}}}'),
         )
@@ -111,11 +120,11 @@ class Containers(Harness):
 
     def close(self) -> None:
         self._runner.close()
-        containers = self.engine.docker(
+        containers = self._docker(
             "ps", "--all", "--quiet", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"
         ).split()
         if containers:
-            self.engine.docker("rm", "--force", *containers)
+            self._docker("rm", "--force", *containers)
 
     def now(self) -> float:
         return time.monotonic()
@@ -124,9 +133,33 @@ class Containers(Harness):
         await asyncio.sleep(seconds)
 
 
+class Containers(AnyContainers):
+    """Containers of the tests' engine."""
+
+    def __init__(self, engine: Engine, image: str, url: str | None = None) -> None:
+        super().__init__(engine.docker, url or engine.url, image)
+        self.engine = engine
+
+
 @pytest.fixture
 def containers(engine: Engine, stub_image: str) -> Iterator[Containers]:
     harness = Containers(engine, stub_image)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture(scope="module")
+def stub_of_podman(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same image, made by Podman. `localhost` is how Podman says that it is of no registry."""
+    name, context = "localhost/stub:latest", _stub_in(tmp_path_factory.mktemp("stub"))
+    base = "localhost/switchboard-test/base:1"
+    podman.podman("build", "--network", "host", "--build-arg", f"BASE={base}", "--tag", name, str(context))
+    return name
+
+
+@pytest.fixture
+def containers_of_podman(podman: Podman, stub_of_podman: str) -> Iterator[AnyContainers]:
+    harness = AnyContainers(podman.docker, podman.url, stub_of_podman)
     yield harness
     harness.close()
 

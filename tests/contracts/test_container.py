@@ -1,11 +1,11 @@
-"""Containers keep the contract: real ones of a real engine, asked directly and through the engine's proxy."""
+"""Containers keep the contract: of Docker, asked directly and through the engine's proxy, and of Podman."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.contracts.conformance import CHECKS
-from tests.contracts.containers import Containers
+from tests.contracts.containers import AnyContainers, Containers
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -16,3 +16,9 @@ def test_containers_keep_the_contract(check: str, containers: Containers) -> Non
 @pytest.mark.parametrize("check", CHECKS)
 def test_containers_keep_the_contract_through_the_proxy(check: str, proxied_containers: Containers) -> None:
     proxied_containers.run(CHECKS[check](proxied_containers))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("check", CHECKS)
+def test_podmans_containers_keep_the_contract(check: str, containers_of_podman: AnyContainers) -> None:
+    containers_of_podman.run(CHECKS[check](containers_of_podman))

@@ -12,7 +12,7 @@ from tests.contracts.containers import Containers
 from tests.engine import Engine
 from tests.registry import Registry
 
-LOG = "dispatcher.machines.container"
+LOG = "dispatcher.machines.container_images"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.machines.calls import CallOutcome, ProviderCall
 from dispatcher.machines.placement import CREATE_SECONDS, Placement
-from dispatcher.machines.provider import ProviderError
+from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
 from tests.doubles import (
     AtQuota,
     Buggy,
@@ -130,6 +130,74 @@ def test_a_list_is_one_call_however_many_machines_it_has_and_however_it_ends(wor
 
     world.clock.run(run())
     assert world.outcomes() == [("list", "ok"), ("list", "ok"), ("get", "ok"), ("stop", "ok")]
+
+
+def test_each_page_of_a_list_has_a_time_of_its_own(world):
+    class Pages(GoodProvider):
+        async def list(self):
+            for page, seconds in enumerate((8.0, 8.0, 11.0)):
+                await world.clock.sleep(seconds)
+                for number in range(3):
+                    yield MachineStatus(f"m-{page}-{number}", MachineState.started)
+
+    placement, listed = world.placement(Pages(world.cloud)), []
+
+    async def read() -> None:
+        async for status in placement.list():
+            listed.append(status.id)
+
+    async def run() -> None:
+        with pytest.raises(ProviderError, match="no answer within 10 s"):
+            await read()
+
+    world.clock.run(run())
+    assert listed == ["m-0-0", "m-0-1", "m-0-2", "m-1-0", "m-1-1", "m-1-2"]
+    assert world.outcomes() == [("list", "unreachable")]
+
+
+@pytest.mark.parametrize("how", ["closed", "cut off", "cancelled"])
+def test_a_list_that_nobody_reads_to_its_end_is_closed(world, how):
+    closed = []
+
+    class Endless(GoodProvider):
+        async def list(self):
+            try:
+                yield MachineStatus("m-1", MachineState.started)
+                await asyncio.Event().wait()
+            finally:
+                closed.append(how)
+
+    async def run() -> None:
+        before = asyncio.all_tasks()
+        listing = world.placement(Endless(world.cloud)).list()
+        assert (await anext(listing)).id == "m-1"
+        if how == "closed":
+            await listing.aclose()
+        elif how == "cut off":
+            with pytest.raises(ProviderError):
+                await anext(listing)
+        else:
+            reading = asyncio.ensure_future(anext(listing))
+            await world.clock.sleep(1)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        assert closed == [how]
+        assert asyncio.all_tasks() == before
+
+    world.clock.run(run())
+
+
+def test_a_call_that_the_provider_itself_cancels_is_faulty(world):
+    class Cancels(GoodProvider):
+        async def get(self, machine_id):
+            raise asyncio.CancelledError
+
+    async def run() -> None:
+        with pytest.raises(ProviderError, match="by nobody here"):
+            await world.placement(Cancels(world.cloud)).get("m-1")
+
+    world.clock.run(run())
+    assert world.outcomes() == [("get", "faulty")]
 
 
 def test_a_list_that_breaks_is_told_as_broken(world):

@@ -3,91 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from aiohttp import web
+import pytest
 
-from dispatcher.machines.container import UNASKED_LISTINGS, ContainerProvider
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
-from dispatcher.machines.provider import MachineSpec, MachineState
+from dispatcher.clock import SystemClock
+from dispatcher.machines import container, container_version
+from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import (
+    MachineState,
+    MachineStatus,
+    NoCapacity,
+    ProviderError,
+    Rejected,
+    Throttled,
+    Unreachable,
+)
+from tests.dispatcher.machines.engines import (
+    SPEC,
+    BusyEngine,
+    EngineWithTheDead,
+    EngineWithTheUnstarted,
+    PullingEngine,
+    SilentEngine,
+    provider_of,
+)
+from tests.engine_api import DOCKER_20, DOCKER_29, Versioned
 
-SPEC = MachineSpec(
-    id="m-1",
-    bot_file="bot.py",
-    arguments=(),
-    environment={},
-    cpu=1,
-    memory_mb=512,
-    max_duration=timedelta(seconds=60),
-    image="bot",
+Again = Callable[[ContainerProvider], Awaitable[MachineStatus]]
+"""How a container that is there is asked for again."""
+
+AGAIN = pytest.mark.parametrize(
+    "again", [lambda one: one.start("m-1"), lambda one: one.create(SPEC)], ids=["start", "create"]
 )
 
 
-class BusyEngine:
-    """Another create of the same name goes on: it has the name, and can be seen only at the third look."""
-
-    def __init__(self) -> None:
-        self.looks = 0
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path.removeprefix("/v1.41")
-        if path == "/info":
-            return web.json_response({"MemTotal": 2**33})
-        if path == "/containers/json":
-            return web.json_response([])
-        if path == "/containers/create":
-            return web.json_response({"message": "Conflict. The name is already in use"}, status=409)
-        self.looks += 1
-        if self.looks < 3:
-            return web.json_response({"message": "No such container"}, status=404)
-        labels = {DEPLOYMENT_LABEL: "calls"}
-        found = {"Id": "1", "State": {"Status": "running"}, "Config": {"Labels": labels}}
-        return web.json_response(found)
-
-
-class EngineWithTheDead:
-    """Has a container that has ended and one that runs, until they are removed."""
-
-    def __init__(self) -> None:
-        self.states = {"m-over": "exited", "m-runs": "running"}
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path.removeprefix("/v1.41")
-        if path == "/containers/json":
-            return web.json_response([self._one(machine_id) for machine_id in self.states])
-        machine_id = path.split("/")[2].removeprefix("calls-")
-        if request.method == "DELETE":
-            del self.states[machine_id]
-            return web.Response(status=204)
-        return web.json_response({"message": "No such container"}, status=404)
-
-    def _one(self, machine_id: str) -> dict[str, Any]:
-        labels = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id, MEMORY_LABEL: "64"}
-        return {"Id": machine_id, "State": self.states[machine_id], "Labels": labels}
-
-
-@asynccontextmanager
-async def provider_of(
-    engine: BusyEngine | EngineWithTheDead, directory: Path
-) -> AsyncIterator[ContainerProvider]:
-    runner = web.ServerRunner(web.Server(engine.handle))
-    await runner.setup()
-    await web.UnixSite(runner, str(directory / "engine.sock")).start()
-    provider = ContainerProvider(url=f"unix://{directory}/engine.sock", deployment="calls")
-    try:
-        yield provider
-    finally:
-        await provider.close()
-        await runner.cleanup()
-
-
-def test_a_name_that_is_taken_is_looked_for_until_its_container_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("conflict", [409, 500])
+def test_a_name_that_is_taken_is_looked_for_until_its_container_is_there(
+    tmp_path: Path, conflict: int
+) -> None:
     async def run() -> None:
-        engine = BusyEngine()
+        engine = BusyEngine(conflict)
         async with provider_of(engine, tmp_path) as provider:
             status = await provider.create(SPEC)
             assert (status.id, status.state) == ("m-1", MachineState.started)
@@ -96,17 +57,242 @@ def test_a_name_that_is_taken_is_looked_for_until_its_container_is_there(tmp_pat
     asyncio.run(run())
 
 
-def test_a_container_that_has_ended_and_nobody_asks_for_is_removed_in_the_end(tmp_path: Path) -> None:
+def test_who_has_a_taken_name_is_looked_for_no_longer_than_settling_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "VISIBLE_SECONDS", 0.05)
+
     async def run() -> None:
-        engine = EngineWithTheDead()
-        async with provider_of(engine, tmp_path) as provider:
-            for number in range(1, UNASKED_LISTINGS + 1):
-                assert "m-over" in engine.states, f"before listing {number}"
-                assert [status.id async for status in provider.list()] == ["m-runs"]
-            assert engine.states == {"m-runs": "running"}
-            # A machine that ends later has as much time of its own.
-            engine.states["m-runs"] = "exited"
-            assert [status async for status in provider.list()] == []
-            assert "m-runs" in engine.states
+        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(5):
+            with pytest.raises(Unreachable, match="the name calls-m-1 is taken"):
+                await provider.create(SPEC)
 
     asyncio.run(run())
+
+
+def test_a_container_that_was_never_started_is_not_started_by_who_looks_for_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = EngineWithTheUnstarted()
+        async with provider_of(engine, tmp_path) as provider:
+            assert await provider.get("m-1") == MachineStatus("m-1", MachineState.requested)
+            await provider.stop("m-1", timedelta(seconds=5))
+            assert await provider.get("m-1") is None
+            assert engine.asked.count("start") == 0
+            with pytest.raises(Rejected, match="there is no container calls-m-1"):
+                await provider.start("m-1")
+
+    asyncio.run(run())
+
+
+@AGAIN
+def test_a_container_that_was_never_started_is_started_once(tmp_path: Path, again: Again) -> None:
+    async def run() -> None:
+        engine = EngineWithTheUnstarted()
+        async with provider_of(engine, tmp_path) as provider:
+            for _ in range(2):
+                assert await again(provider) == MachineStatus("m-1", MachineState.started)
+            assert engine.asked.count("start") == 1
+
+    asyncio.run(run())
+
+
+FULL, BUSY = "no space left on device", "device or resource busy"
+
+
+@AGAIN
+@pytest.mark.parametrize(
+    ("fails", "kind", "words", "state"),
+    [
+        ({"start": (500, FULL)}, NoCapacity, FULL, ""),
+        ({"start": (500, FULL), "remove": (500, FULL)}, Unreachable, FULL, "created"),
+        (
+            {"start": (400, "bad mount"), "remove": (500, BUSY)},
+            Unreachable,
+            f"bad mount.* nor .*{BUSY}",
+            "created",
+        ),
+        ({"start": (500, BUSY)}, Unreachable, BUSY, "created"),
+        ({"look": (403, "not yours")}, Unreachable, "not yours", "created"),
+    ],
+)
+def test_no_error_but_unreachable_leaves_a_container(
+    tmp_path: Path,
+    again: Again,
+    fails: dict[str, tuple[int, str]],
+    kind: type[ProviderError],
+    words: str,
+    state: str,
+) -> None:
+    async def run() -> None:
+        engine = EngineWithTheUnstarted(**fails)
+        async with provider_of(engine, tmp_path) as provider:
+            with pytest.raises(kind, match=words) as caught:
+                await again(provider)
+            assert type(caught.value) is kind
+            assert engine.state == state
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "invalid mount path"),
+        (403, "Privileged is refused"),
+        (413, "Maximum request body size 1048576 exceeded, actual body size 1048577"),
+    ],
+)
+def test_a_create_that_is_refused_for_good_is_rejected(tmp_path: Path, status: int, words: str) -> None:
+    async def run() -> None:
+        async with provider_of(EngineWithTheUnstarted(create=(status, words)), tmp_path) as provider:
+            with pytest.raises(Rejected, match=words):
+                await provider.create(SPEC)
+
+    asyncio.run(run())
+
+
+def test_a_container_that_is_being_removed_already_is_as_good_as_removed(tmp_path: Path) -> None:
+    words = "removal of container calls-m-1 is already in progress"
+
+    async def run() -> None:
+        engine = EngineWithTheUnstarted(start=(500, FULL), remove=(409, words))
+        async with provider_of(engine, tmp_path) as provider:
+            await provider.stop("m-1", timedelta(seconds=5))
+            with pytest.raises(NoCapacity, match=FULL):
+                await provider.start("m-1")
+            assert engine.asked.count("remove") == 2
+            # Any other conflict is told.
+            engine.fails["remove"] = (409, "You cannot remove a running container")
+            with pytest.raises(Rejected, match="running container"):
+                await provider.stop("m-1", timedelta(seconds=5))
+
+    asyncio.run(run())
+
+
+def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path: Path) -> None:
+    async def place(placement: str, provider: str) -> bool:
+        return (placement, provider) == ("engine", "container")
+
+    async def run() -> None:
+        engine, clock = EngineWithTheUnstarted(), SystemClock()
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            fleet = Fleet({"engine": provider}, clock)
+            status = await fleet.resume(SPEC, (), clock.now() + 27, place, "engine")
+            assert status == MachineStatus("m-1", MachineState.started)
+            assert engine.asked.count("start") == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("room_for", [8, 1.5])
+def test_a_create_that_was_given_up_while_its_image_was_pulled_makes_no_machine(
+    tmp_path: Path, room_for: float
+) -> None:
+    async def run() -> None:
+        engine = PullingEngine(room_for)
+        async with provider_of(engine, tmp_path) as provider:
+            given_up = asyncio.create_task(provider.create(SPEC))
+            await engine.pulls.wait()
+            given_up.cancel()
+            await asyncio.wait({given_up})
+            assert given_up.cancelled()
+            # It waits for the same pull, and has the room that the other one had.
+            wanted = asyncio.create_task(provider.create(replace(SPEC, id="m-2")))
+            engine.pulled.set()
+            assert (await wanted).state is MachineState.started
+            assert engine.changes == ["createcalls-m-2", "calls-m-2/start"]
+
+    asyncio.run(run())
+
+
+def test_a_create_goes_on_after_a_pull_while_one_caller_of_several_still_waits(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = PullingEngine()
+        async with provider_of(engine, tmp_path) as provider:
+            given_up, wanted = (asyncio.create_task(provider.create(SPEC)) for _ in range(2))
+            await engine.pulls.wait()
+            given_up.cancel()
+            await asyncio.wait({given_up})
+            engine.pulled.set()
+            assert (await wanted).state is MachineState.started
+            assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("read tcp 10.0.0.2:41614->10.0.0.3:443: read: connection reset by peer", NoCapacity),
+        ("unexpected EOF", NoCapacity),
+        ("net/http: TLS handshake timeout", NoCapacity),
+        ("received unexpected HTTP status: 503 Service Unavailable", NoCapacity),
+        ("write /var/lib/docker/tmp/GetImageBlob1: no space left on device", NoCapacity),
+        ("toomanyrequests: You have reached your pull rate limit", Throttled),
+        ("manifest for registry.example/bot:1 not found: manifest unknown", Rejected),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", Rejected),
+        ("pull access denied for bot, repository does not exist", Rejected),
+        ("unauthorized: authentication required", Rejected),
+    ],
+)
+def test_what_a_pull_that_breaks_off_means(tmp_path: Path, words: str, kind: type[ProviderError]) -> None:
+    async def run() -> None:
+        engine = PullingEngine(pull_fails=words)
+        engine.pulled.set()
+        async with provider_of(engine, tmp_path) as provider:
+            with pytest.raises(kind, match=re.escape(words)) as caught:
+                await provider.create(SPEC)
+            assert type(caught.value) is kind
+            assert engine.changes == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("versions", [DOCKER_20, DOCKER_29])
+def test_an_engine_is_asked_in_a_version_that_it_has(
+    tmp_path: Path, versions: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    async def run() -> None:
+        engine = Versioned(BusyEngine().handle, versions)
+        async with provider_of(engine, tmp_path) as provider:
+            assert (await provider.create(SPEC)).state is MachineState.started
+            assert [status async for status in provider.list()] == []
+            assert engine.pings == 1
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_is_upgraded_is_asked_for_its_version_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = Versioned(EngineWithTheDead().handle)
+        async with provider_of(engine, tmp_path) as provider:
+            assert [status.id async for status in provider.list()] == ["m-runs"]
+            engine.versions = DOCKER_29
+            with pytest.raises(NoCapacity, match=r"client version 1\.41 is too old"):
+                await anext(provider.list())
+            assert [status.id async for status in provider.list()] == ["m-runs"]
+            # Where it did not answer in between, no call is lost to its new version.
+            engine.versions, engine.away = DOCKER_20, True
+            with pytest.raises(Unreachable):
+                await anext(provider.list())
+            engine.away = False
+            assert [status.id async for status in provider.list()] == ["m-runs"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("newest", "version"),
+    [
+        ("1.40", "v1.41"),
+        ("1.41", "v1.41"),
+        ("1.43", "v1.41"),
+        ("1.44", "v1.44"),
+        ("1.100", "v1.44"),
+        ("2.0", "v1.44"),
+        ("", "v1.41"),
+        (None, "v1.41"),
+    ],
+)
+def test_versions_are_compared_as_numbers(newest: str | None, version: str) -> None:
+    assert container_version.chosen(newest) == version

@@ -16,6 +16,7 @@ from dispatcher.machines.placement import CREATE_SECONDS
 from dispatcher.machines.provider import (
     MachineProvider,
     MachineState,
+    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,
@@ -32,6 +33,7 @@ from tests.doubles import (
     FullProvider,
     GoodProvider,
     HasRates,
+    LeavesMachines,
     ListsLate,
     LosesReplies,
     LosesRequests,
@@ -472,3 +474,61 @@ def test_a_create_that_somebody_left_where_nothing_answers_is_asked_of_nobody(wo
     assert not failed.value.nowhere
     assert isinstance(failed.value.error, Abandoned)
     assert (world.machines(), world.asked) == ((0, 0), [])
+
+
+def leaves(world: World, *faults: ProviderError) -> LeavesMachines:
+    """At `near`, whose dispatcher died before it started its machine."""
+    near = LeavesMachines(world.near, *faults)
+    world.clock.run(near.leave(spec("m-1")))
+    return near
+
+
+def resumed(world: World, fleet: Fleet) -> MachineStatus:
+    deadline = world.clock.now() + BUDGET
+    return world.clock.run(fleet.resume(spec("m-1"), (), deadline, world.place, "near"))
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_machine_that_somebody_left_before_its_start_is_started(world, lost):
+    fleet = world.fleet(leaves(world, *[Unreachable("connection reset")] * lost))
+    assert resumed(world, fleet).state is MachineState.started
+    # Its session may be over by now: that is looked for before every start.
+    assert world.asked == ["near"] * (lost + 1)
+    assert (world.machines(), world.near.calls["create"]) == ((1, 0), 1)
+
+
+def test_a_machine_whose_create_broke_off_before_its_start_is_started(world):
+    near = LeavesMachines(world.near)
+    assert world.clock.run(world.create(world.fleet(near))).state is MachineState.started
+    assert (world.machines(), world.near.calls["create"]) == ((1, 0), 1)
+
+
+def test_a_machine_that_is_only_looked_at_is_not_started(world):
+    fleet = world.fleet(leaves(world))
+    status = world.clock.run(fleet.get("near", "m-1"))
+    assert status is not None
+    assert (status.state, world.near.calls["start"]) == (MachineState.requested, 0)
+
+
+def test_a_machine_that_was_left_is_not_started_for_a_session_that_is_over(world):
+    fleet, world.wanted = world.fleet(leaves(world)), False
+    assert resumed(world, fleet).state is MachineState.requested
+    assert world.near.calls["start"] == 0
+
+
+@pytest.mark.parametrize(
+    "refusal", [NoCapacity("no space left"), QuotaReached("6 of 6"), Rejected("no file")]
+)
+def test_a_machine_that_was_left_and_cannot_start_is_asked_for_again(world, refusal):
+    fleet = world.fleet(leaves(world, refusal))
+    assert resumed(world, fleet).state is MachineState.started
+    assert world.machines() == (1, 0)
+    assert (world.near.calls["create"], world.near.calls["start"]) == (2, 2)
+
+
+def test_a_machine_that_was_left_and_whose_starts_are_lost_is_ended_before_another_is_created(world):
+    fleet = world.fleet(leaves(world, *[Unreachable("connection reset")] * failover.LOOKUPS))
+    status = resumed(world, fleet)
+    assert (status.state, sum(world.machines())) == (MachineState.started, 1)
+    assert world.near.calls["start"] == failover.LOOKUPS + 1
+    assert (world.near.calls["stop"], world.near.calls["create"]) == (1, 2)

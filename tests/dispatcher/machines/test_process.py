@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, Rejected
+from tests.dispatcher.harness import ManualClock
 
 NO_GRACE = timedelta(0)
 SLEEP = "echo up; exec sleep 60"
@@ -337,6 +339,26 @@ def test_old_directories_go_and_running_machines_stay(machines):
             await until_gone(provider, f"m-{number}")
         left = {entry.name for entry in machines.root.glob("m-*")}
         assert left == {"m-live", "m-2", "m-3", "m-4"}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("dispatchers_clock", [-7200.0, 7200.0])
+def test_a_directory_in_which_no_machine_ran_goes_by_the_files_clock(machines, dispatchers_clock):
+    """A create that is under way has one as well, perhaps another dispatcher's."""
+
+    async def run():
+        clock = ManualClock()
+        clock.advance(time.time() + dispatchers_clock - clock.now())
+        provider = machines.provider("exit 0", keep=0, clock=clock)
+        for name, age in (("m-crashed", 2 * NEVER_RAN_SECONDS), ("m-under-way", 0)):
+            (machines.root / name).mkdir(parents=True)
+            changed_at = time.time() - age
+            os.utime(machines.root / name, (changed_at, changed_at))
+        await provider.create(machines.spec())
+        await until_gone(provider)
+        left = {entry.name for entry in machines.root.glob("m-*")}
+        assert left == {"m-under-way", "m-1"}
 
     asyncio.run(run())
 

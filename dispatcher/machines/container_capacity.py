@@ -1,4 +1,4 @@
-"""Whether one more container has room on its host: the provider asks, and the engine's proxy asks again."""
+"""The capacity of a host: the provider asks for it before a container is created, and the proxy again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST_SHARE = 0.9
 the kernel then ends a bot in the middle of its call."""
 
 
-class Room:
+class Capacity:
     """The memory of one host, and how many containers it may have.
 
     Args:
@@ -77,7 +77,8 @@ def state_of(status: str) -> MachineState:
     match status:
         case "created":
             return MachineState.requested
-        case "exited" | "dead" | "removing":
+        # Podman lists as stopped what it shows as exited.
+        case "exited" | "stopped" | "dead" | "removing":
             return MachineState.gone
         case _:
             return MachineState.started

@@ -1,0 +1,45 @@
+"""A listing that is read ahead: a limit of time costs something for each page, not for each machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from dispatcher.machines.provider import MachineStatus
+from dispatcher.tasks import end_tasks
+
+
+class Listing:
+    """What a provider lists, as it comes."""
+
+    def __init__(self, statuses: AsyncIterator[MachineStatus]) -> None:
+        self._come: list[MachineStatus] = []
+        self._news = asyncio.Event()
+        self._reading = asyncio.create_task(self._read(statuses))
+
+    async def more(self) -> Sequence[MachineStatus]:
+        """What came since the last time, once something has; nothing at the end.
+
+        Raises what the provider does, after all that came before.
+        """
+        while not self._come and not self._reading.done():
+            self._news.clear()
+            await self._news.wait()
+        come, self._come = self._come, []
+        if not come:
+            self._reading.result()
+        return come
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await end_tasks(self._reading)
+        if not self._reading.cancelled():
+            self._reading.exception()  # who has heard enough does not hear of it
+
+    async def _read(self, statuses: AsyncIterator[MachineStatus]) -> None:
+        try:
+            async for status in statuses:
+                self._come.append(status)
+                self._news.set()
+        finally:
+            self._news.set()

@@ -1,0 +1,190 @@
+"""Stand-ins for an engine: each answers what one test needs, over a socket, as an engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container_capacity import HOST_SHARE
+from dispatcher.machines.provider import MachineSpec
+from tests.engine_api import Versioned, versionless
+
+SPEC = MachineSpec(
+    id="m-1",
+    bot_file="bot.py",
+    arguments=(),
+    environment={},
+    cpu=1,
+    memory_mb=512,
+    max_duration=timedelta(seconds=60),
+    image="bot",
+)
+
+
+OF_AN_EMPTY_HOST: dict[str, Any] = {"/info": {"MemTotal": 2**33}, "/containers/json": []}
+"""Path → what an engine answers whose host has 8 GiB and no container."""
+
+
+class FakeEngine(Protocol):
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse: ...
+
+
+class BusyEngine:
+    """Another create of the same name goes on: it has the name, and can be seen only at the third look.
+
+    Args:
+        conflict: The status in which it says so: Docker's, or that of Podman 4.3.
+    """
+
+    def __init__(self, conflict: int = 409) -> None:
+        self.conflict = conflict
+        self.looks = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = versionless(request)
+        if path in OF_AN_EMPTY_HOST:
+            return web.json_response(OF_AN_EMPTY_HOST[path])
+        if path == "/containers/create":
+            return web.json_response({"message": "that name is already in use"}, status=self.conflict)
+        self.looks += 1
+        if self.looks < 3:
+            return web.json_response({"message": "No such container"}, status=404)
+        labels = {DEPLOYMENT_LABEL: "calls"}
+        found = {"Id": "1", "State": {"Status": "running"}, "Config": {"Labels": labels}}
+        return web.json_response(found)
+
+
+class SilentEngine(BusyEngine):
+    """The name is taken, and who has it cannot be found out: look-ups are not answered."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.endswith("/calls-m-1/json"):
+            await asyncio.Event().wait()
+        return await super().handle(request)
+
+
+class PullingEngine:
+    """Gets its image when it is allowed to, and writes down what is created and started."""
+
+    def __init__(self, room_for: float = 8, pull_fails: str = "") -> None:
+        self.room_for = room_for
+        """How many machines its host's memory is enough for."""
+        self.pull_fails = pull_fails
+        """What a pull says after its first step, where it fails."""
+        self.changes: list[str] = []
+        self.pulls = asyncio.Event()
+        """Set while a pull goes on, or has ended."""
+        self.pulled = asyncio.Event()
+        """Whether pulls end."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = versionless(request)
+        if path == "/info":
+            return web.json_response({"MemTotal": self.room_for * SPEC.memory_mb * 2**20 / HOST_SHARE})
+        if path == "/containers/json":
+            return web.json_response([])
+        if path == "/images/create":
+            self.pulls.set()
+            await self.pulled.wait()
+            steps: list[Any] = [{"status": "Download complete", "id": "layer"}]
+            if self.pull_fails:
+                steps.append({"errorDetail": {"message": self.pull_fails}, "error": self.pull_fails})
+            return web.Response(text="".join(f"{json.dumps(step)}\n" for step in steps))
+        if request.method == "GET" or self.pull_fails or not self.pulled.is_set():
+            return web.json_response({"message": "No such image"}, status=404)
+        self.changes.append(path.removeprefix("/containers/") + request.query.get("name", ""))
+        return web.json_response({"Id": "1"}, status=201 if path.endswith("/create") else 204)
+
+
+class EngineWithTheUnstarted:
+    """Has a container that was created and not started, and its name with it."""
+
+    def __init__(self, **fails: tuple[int, str]) -> None:
+        self.state = "created"
+        """Empty once it is removed."""
+        self.fails = fails
+        """What it does not do, of `create`, `look`, `start` and `remove` → the status and the words for it.
+        Without any it refuses a create because of the name.
+        """
+        self.asked: list[str] = []
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = versionless(request)
+        if path in OF_AN_EMPTY_HOST:
+            return web.json_response(OF_AN_EMPTY_HOST[path])
+        if path == "/containers/create":
+            status, words = self.fails.get("create", (409, "Conflict. The name is already in use"))
+            return web.json_response({"message": words}, status=status)
+        if not self.state:
+            return web.json_response({"message": "No such container"}, status=404)
+        action = {"GET": "look", "POST": "start", "DELETE": "remove"}[request.method]
+        self.asked.append(action)
+        if action in self.fails:
+            status, words = self.fails[action]
+            return web.json_response({"message": words}, status=status)
+        if action == "look":
+            state, config = {"Status": self.state}, {"Labels": {DEPLOYMENT_LABEL: "calls"}}
+            return web.json_response({"State": state, "Config": config})
+        self.state = {"start": "running", "remove": ""}[action]
+        return web.Response(status=204)
+
+
+class EngineWithTheDead:
+    """Has a container that has ended and one that runs, until they are removed."""
+
+    def __init__(self) -> None:
+        self.states = {"m-over": "exited", "m-runs": "running"}
+        self.fails = False
+        """Whether it can remove no container and read no log."""
+        self.answers_logs = True
+        self.answers_removals = asyncio.Event()
+        self.answers_removals.set()
+        self.removals = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = versionless(request)
+        if path == "/containers/json":
+            return web.json_response([self._one(machine_id) for machine_id in self.states])
+        machine_id = path.split("/")[2].removeprefix("calls-")
+        if path.endswith("/json"):
+            state = {"Status": self.states[machine_id], "ExitCode": 3}
+            config = {"Labels": {DEPLOYMENT_LABEL: "calls"}, "Tty": False}
+            return web.json_response({"State": state, "Config": config})
+        if request.method == "DELETE":
+            self.removals += 1
+            await self.answers_removals.wait()
+        if path.endswith("/logs") and not self.answers_logs:
+            await asyncio.Event().wait()
+        if self.fails:
+            return web.json_response({"message": "device or resource busy"}, status=500)
+        if request.method == "DELETE":
+            del self.states[machine_id]
+            return web.Response(status=204)
+        return web.json_response({"message": "No such container"}, status=404)
+
+    def _one(self, machine_id: str) -> dict[str, Any]:
+        labels = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id, MEMORY_LABEL: "64"}
+        return {"Id": machine_id, "State": self.states[machine_id], "Labels": labels}
+
+
+@asynccontextmanager
+async def provider_of(engine: FakeEngine, directory: Path) -> AsyncIterator[ContainerProvider]:
+    handle = engine.handle if isinstance(engine, Versioned) else Versioned(engine.handle).handle
+    runner = web.ServerRunner(web.Server(handle, handler_cancellation=True))
+    await runner.setup()
+    await web.UnixSite(runner, str(directory / "engine.sock")).start()
+    provider = ContainerProvider(url=f"unix://{directory}/engine.sock", deployment="calls")
+    try:
+        yield provider
+    finally:
+        await provider.close()
+        await runner.cleanup()

@@ -1,0 +1,123 @@
+"""What becomes of containers that have ended: who is told how, and when they are removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from dispatcher.clock import SystemClock
+from dispatcher.machines import container
+from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_removal import UNASKED_LISTINGS
+from dispatcher.machines.placement import Placement
+from dispatcher.machines.provider import MachineState, MachineStatus
+from tests.dispatcher.harness import eventually
+from tests.dispatcher.machines.engines import EngineWithTheDead, provider_of
+
+T = TypeVar("T")
+
+
+async def listed(provider: ContainerProvider | Placement) -> list[str]:
+    return [status.id async for status in provider.list()]
+
+
+async def until(read: Callable[[], T], wanted: T) -> None:
+    """Removals go on behind the scenes."""
+    await eventually(lambda: asyncio.sleep(0, read()), lambda found: found == wanted)
+
+
+@pytest.mark.parametrize("word", ["exited", "stopped", "dead", "removing"])
+def test_a_container_that_has_ended_and_nobody_asks_for_is_removed_in_the_end(
+    tmp_path: Path, word: str
+) -> None:
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.states["m-over"] = word
+        async with provider_of(engine, tmp_path) as provider:
+            for _ in range(UNASKED_LISTINGS):
+                assert engine.removals == 0
+                assert await listed(provider) == ["m-runs"]
+            await until(lambda: engine.states, {"m-runs": "running"})
+            # A machine that ends later has as much time of its own.
+            engine.states["m-runs"] = "exited"
+            for _ in range(UNASKED_LISTINGS - 1):
+                assert await listed(provider) == []
+            assert engine.removals == 1
+
+    asyncio.run(run())
+
+
+def test_a_container_whose_end_is_known_is_removed_after_the_next_listing(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        async with provider_of(engine, tmp_path) as provider:
+            for _ in range(2):
+                assert await provider.get("m-over") == MachineStatus("m-over", MachineState.gone, 3)
+            assert engine.removals == 0
+            assert await listed(provider) == ["m-runs"]
+            await until(lambda: engine.states, {"m-runs": "running"})
+
+    asyncio.run(run())
+
+
+def test_no_listing_waits_for_a_removal_and_no_removal_for_a_listing(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.states |= {f"m-{number}": "exited" for number in range(30)}
+        engine.answers_removals.clear()
+        async with provider_of(engine, tmp_path) as provider:
+            placement = Placement("engine", provider, SystemClock())
+            for machine_id in engine.states:
+                await placement.get(machine_id)
+            # One call alone may take twice as long.
+            async with asyncio.timeout(5):
+                assert await listed(placement) == ["m-runs"]
+                await until(lambda: engine.removals, 1)
+                assert await listed(placement) == ["m-runs"]
+            assert engine.removals == 1, "one at a time"
+            engine.answers_removals.set()
+            await until(lambda: engine.states, {"m-runs": "running"})
+
+    asyncio.run(run())
+
+
+def test_a_container_that_cannot_be_removed_is_tried_again_after_as_many_listings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.states["m-over"] = "dead"
+        engine.fails = True
+        async with provider_of(engine, tmp_path) as provider:
+            for number in range(1, 2 * UNASKED_LISTINGS + 1):
+                assert await listed(provider) == ["m-runs"]
+                said = number // UNASKED_LISTINGS
+                await until(lambda: caplog.text.count("m-over: its container cannot be removed: "), said)
+            assert engine.removals == 2
+            engine.fails = False
+            for _ in range(UNASKED_LISTINGS):
+                assert await listed(provider) == ["m-runs"]
+            await until(lambda: engine.states, {"m-runs": "running"})
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    monkeypatch.setattr(container, "LOG_SECONDS", 5.0 if answers else 0.2)
+
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.fails, engine.answers_logs = True, answers
+        # Half of what the fleet gives it.
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            assert await provider.get("m-over") == MachineStatus("m-over", MachineState.gone, 3, "")
+            assert "machine m-over: its last lines cannot be read: " in caplog.text
+
+    asyncio.run(run())
