@@ -18,6 +18,7 @@ from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.hints import Hints
+from dispatcher.sessions.inquiries import Inquiries
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
@@ -76,6 +77,7 @@ class Core:
     background: Background
     patience: Patience
     lease: Lease
+    inquiries: Inquiries
     reaper: Reaper
     reports: Reports
     hints: Hints
@@ -118,6 +120,7 @@ class Core:
             self.service.refuse()
             self.queue.close()
             self.releases.abandon()
+            self.inquiries.close()
             await self.background.close(DRAIN_SECONDS)
             self.reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
@@ -246,16 +249,24 @@ def wire(
         background=background,
         on_orphan=metrics.orphan_found,
     )
-    reaper = Reaper(
-        settings=settings,
-        releases=releases,
-        queue=queue,
+    inquiries = Inquiries(
         store=store,
         fleet=fleet,
         channels=channels,
+        releases=releases,
+        lease=lease,
+        census=census,
+        clock=clock,
+        background=background,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    reaper = Reaper(
+        releases=releases,
+        queue=queue,
+        store=store,
+        inquiries=inquiries,
         lease=lease,
         launcher=launcher,
-        census=census,
         retention=Retention(
             store=store, lease=lease, clock=clock, keep_sessions_days=settings.keep_sessions_days
         ),
@@ -300,6 +311,7 @@ def wire(
         background=background,
         patience=patience,
         lease=lease,
+        inquiries=inquiries,
         reaper=reaper,
         census=census,
         reports=reports,

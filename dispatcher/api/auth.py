@@ -152,7 +152,10 @@ class Gate:
     def _caller(self, asked: Asked, headers: Headers, token: str | None, foreign: str | None) -> Caller:
         if not self._keys.needed or asked.action in (Action.open, Action.channel, Action.notify):
             return access.LOCAL
-        scheme, _, given = headers.get("authorization", "").partition(" ")
+        authorizations = headers.getlist("authorization")
+        if len(authorizations) > 1:
+            raise Refused(400, f"Authorization: allowed is one, not {len(authorizations)}.")
+        scheme, _, given = "".join(authorizations).partition(" ")
         bearer = given.strip() if scheme.lower() == "bearer" else None
         caller = self._keys.caller(bearer or token or "", foreign)
         if token is not None and not bearer and caller.kind != "session":

@@ -72,7 +72,12 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
 
     @routes.websocket(CHANNEL_PATH)
     async def channel(websocket: WebSocket) -> None:
-        scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
+        authorizations = websocket.headers.getlist("authorization")
+        if len(authorizations) > 1:
+            # As for other requests: who reads the first and who reads the last would not mean the same.
+            await _refuse(websocket, MALFORMED, f"Authorization: allowed is one, not {len(authorizations)}")
+            return
+        scheme, _, token = "".join(authorizations).partition(" ")
         try:
             machine_id = tokens.machine_id(token.strip() if scheme.lower() == "bearer" else "")
         except InvalidToken as error:
@@ -85,7 +90,7 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
             except ChannelLost as lost:
                 log.debug("machine %s: channel lost: %s", machine_id, lost)
             except (ValidationError, TimeoutError) as error:
-                log.warning("machine %s: not a message of the channel: %s", machine_id, error)
+                log.warning("machine %s: not a message of the channel: %s", machine_id, _in_words(error))
                 await _close(websocket, MALFORMED, "not a message of the channel")
             except SQLAlchemyError as error:
                 # What it said is not on record. It comes back, and its hello says what matters once more.
@@ -131,3 +136,11 @@ async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is closed already
         await websocket.close(code, reason)
+
+
+def _in_words(error: ValidationError | TimeoutError) -> str:
+    """What is wrong in one line, without what was said: it may be secret, and long."""
+    if isinstance(error, TimeoutError):
+        return f"no hello within {HELLO_SECONDS:g} s"
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the message'}: {first['msg']}"

@@ -23,7 +23,7 @@ _MEANINGS = {
     403: "The key or token is not good for this, or a foreign Host or Origin; `detail` says which.",
     404: "No such agent or session.",
     408: "The headers or the body came too slowly.",
-    410: "The session was over, or ended before the bot answered; the bot may have had the call.",
+    410: "The session was over, or ended before what the request waits for; a bot may have had the call.",
     413: "The body is too large.",
     414: "The URL is too long.",
     422: "The Idempotency-Key stands for another request.",

@@ -108,5 +108,5 @@ def _in_words(item: Mapping[str, Any]) -> str:
     message = str(item["msg"])
     if item["type"] in ("json_invalid", "missing") or "input" not in item:
         return f"{field}: {message}"
-    value = repr(item["input"])
+    value = "null" if item["input"] is None else repr(item["input"])
     return f"{field}: {message}, not {value if len(value) <= 80 else value[:77] + '…'}"

@@ -64,7 +64,7 @@ class StartRequest(BaseModel):
 # The body and the key are read by hand, with limits and words of their own.
 _DESCRIBED: dict[str, Any] = {
     "response_model": StartAnswer,
-    "responses": problems(404, 413, 422, 429, 502),
+    "responses": problems(404, 410, 413, 422, 429, 502),
     "openapi_extra": {
         "requestBody": {"content": {"application/json": {"schema": StartRequest.model_json_schema()}}},
         "parameters": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,9 +32,6 @@ minute for each hundred machines or so is far below every published rate."""
 ORPHAN_SECONDS = 60.0
 ORPHAN_LISTINGS = 2
 """For so long, and in so many listings, a machine must have been seen without an owner before it is ended."""
-
-QUERIED = 500
-"""Rows per query: SQLite takes 32,766 parameters, PostgreSQL 65,535, and neither likes them."""
 
 
 @dataclass(slots=True)
@@ -119,30 +116,30 @@ class Census:
             status.id async for status in self._fleet.list(placement) if status.state is not MachineState.gone
         ]
         # After the listing: the row comes before its machine, so a machine without one never had one.
-        strays = await self._without_owner(placement, listed)
+        owned = await self._owned(placement, set(listed), began_at - self._fleet.settling(placement))
+        strays = [machine_id for machine_id in listed if machine_id not in owned]
         for machine_id in strays:
             stray = self._strays.setdefault((placement, machine_id), _Stray(began_at))
             stray.listings += 1
             if stray.listings >= ORPHAN_LISTINGS and began_at >= stray.since + ORPHAN_SECONDS:
                 self._background.spawn(self._end(placement, machine_id, stray))
-        for key in [key for key in self._strays if key[0] == placement and key[1] not in strays]:
+        found = set(strays)
+        for key in [key for key in self._strays if key[0] == placement and key[1] not in found]:
             del self._strays[key]
-        await self._note_absent(placement, set(listed), began_at)
 
-    async def _note_absent(self, placement: str, listed: set[str], began_at: float) -> None:
-        before = began_at - self._fleet.settling(placement)
-        for machine, started_at in await self._store.live_machines():
-            settled = started_at is not None and started_at < before
-            if settled and machine.placement == placement and machine.id not in listed:
-                self._absent.add(machine.id)
+    async def _owned(self, placement: str, listed: Collection[str], before: float) -> set[str]:
+        """The machines that rows stand for at a placement.
 
-    async def _without_owner(self, placement: str, machine_ids: Sequence[str]) -> list[str]:
-        found: list[str] = []
-        for first in range(0, len(machine_ids), QUERIED):
-            some = machine_ids[first : first + QUERIED]
-            known = await self._store.machines(some)
-            found += [machine_id for machine_id in some if not _owns(known.get(machine_id), placement)]
-        return found
+        Those that started before then, and are not listed, are noted as absent.
+        """
+        owned: set[str] = set()
+        behind: str | None = ""
+        while behind is not None:
+            page = await self._store.live_machines(behind, placement=placement, started_before=before)
+            owned.update(page.ids)
+            self._absent.update(machine_id for machine_id in page.started if machine_id not in listed)
+            behind = page.last
+        return owned
 
     async def _end(self, placement: str, machine_id: str, stray: _Stray) -> None:
         if _owns(await self._store.machine(machine_id), placement) or not self._lease.held:

@@ -101,23 +101,32 @@ class Launcher:
         self._background.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
-        due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now(), ()))
-        for machine, session in due:
-            if session is None or machine.launcher != self._replica or self._launches.begun(machine.id):
+        due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now()))
+        for machine, listed in due:
+            if listed is None or machine.launcher != self._replica or self._launches.begun(machine.id):
                 continue
-            if lifecycle.left_alone(machine, session, self._clock.now()):
+            if self._releases.is_disowned(listed.id):
+                continue
+            session = await self._patience.persist(lambda listed=listed: self._store.session(listed.id))
+            if session is not None and lifecycle.left_alone(machine, session, self._clock.now()):
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
                 )
                 self._begin(session, machine)
 
-    async def take_over(self, session: Session, machine: Machine) -> bool:
+    async def take_over(self, listed: Session, machine: Machine) -> bool:
         """Go on asking for the machine and the room of a launcher that died, in the background.
 
         False if somebody else does, or the machine is gone.
+
+        Args:
+            listed: The session as lists have it.
         """
-        if session.agent not in self._settings.agents:
+        if listed.agent not in self._settings.agents:
             # Nothing tells how to make its machine: the start's deadline closes it.
+            return False
+        session = await self._store.session(listed.id)
+        if session is None or session.over:
             return False
         before = machine.launcher
         self._launches.inherit(machine)

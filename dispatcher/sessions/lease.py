@@ -4,7 +4,8 @@ Every replica counts up a row of its own, and the reaper's as well while it hold
 clocks: a row is dead once it has stood still for DEAD_SECONDS on the clock of who watches it, and a holder
 trusts in its lease for HELD_SECONDS after the beginning of its last beat. The difference is what the rates of
 two clocks may differ by, and what an act that has just begun may take. A step of one clock alone kills
-nobody: several readings in a row must have found the row unchanged.
+nobody: several readings in a row must have found the row unchanged. One that steps back (`SystemClock` says
+when it does) leaves moments in the future, since which nothing has passed: they are not counted from.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether this replica is certainly the only reaper."""
-        return self._mine and self._clock.now() < self._beat_at + HELD_SECONDS
+        return self._mine and 0 <= self._clock.now() - self._beat_at < HELD_SECONDS
 
     def is_dead(self, replica: str | None) -> bool:
         """Whether that replica has gone, or stands still. False as long as nothing is known."""
@@ -96,7 +97,7 @@ class Lease:
             SQLAlchemyError: the store does not answer.
         """
         async with self._beating:
-            if self._clock.now() >= self._beat_at + BEAT_SECONDS:
+            if not 0 <= self._clock.now() - self._beat_at < BEAT_SECONDS:
                 await self._beat()
         return self.held
 
@@ -138,7 +139,7 @@ class Lease:
         for name, row in rows.items():
             seen = before.get(name)
             if seen is not None and seen.beat == row:
-                self._observed[name] = _Observed(row, seen.since, seen.readings + 1)
+                self._observed[name] = _Observed(row, min(seen.since, now), seen.readings + 1)
             else:
                 self._observed[name] = _Observed(row, now)
 

@@ -50,6 +50,7 @@ class Releases:
         self._background = background
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._releasing: set[str] = set()
+        self._disowned: set[str] = set()
         self._goodbyes: dict[str, asyncio.Event] = {}
 
     async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
@@ -59,7 +60,13 @@ class Releases:
 
     def disown(self, session: Session, end: End) -> None:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
-        self._background.spawn(self._patience.persist(lambda: self.close(session, end)))
+        self._disowned.add(session.id)
+        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end)))
+        closing.add_done_callback(lambda _: self._disowned.discard(session.id))
+
+    def is_disowned(self, session_id: str) -> bool:
+        """Whether the session is about to be closed because nobody knows of it."""
+        return session_id in self._disowned
 
     async def close_if(
         self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER

@@ -103,7 +103,7 @@ class SessionService:
         dispatcher: the session is in the store and goes on, so its caller gets what it needs to join it.
 
         Raises:
-            SessionError: the session failed meanwhile.
+            SessionError: the session failed meanwhile, or was stopped before it was what was waited for.
         """
         session = started.session
         # The client of such a transport can only act once it has the answer.
@@ -112,7 +112,7 @@ class SessionService:
         if wait != "none":
             self._holders[session.id] += 1
             try:
-                session = await self._held(started, _reached[wait])
+                session = await self._held(started, lambda current: current.over or _reached[wait](current))
             finally:
                 self._holders[session.id] -= 1
                 if not self._holders[session.id]:
@@ -123,6 +123,8 @@ class SessionService:
                 if started.new
                 else failures.failed_before(session)
             )
+        if session.over and wait != "none" and not _reached[wait](session):
+            raise SessionOver(failures.in_words(session))
         return replace(started, session=session, place=await self._queue.place(session))
 
     async def hang_up(self, started: Started) -> None:
@@ -223,8 +225,6 @@ def _over(session: Session) -> SessionOver | StartFailed:
 
 
 _reached: Mapping[Wait, Callable[[Session], bool]] = {
-    "started": lambda current: (
-        current.over or (current.started_at is not None and current.room_state != "wanted")
-    ),
-    "ready": lambda current: current.over or current.ready_at is not None,
+    "started": lambda current: current.started_at is not None and current.room_state != "wanted",
+    "ready": lambda current: current.ready_at is not None,
 }

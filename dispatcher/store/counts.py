@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.lifecycle import LIVE
 from dispatcher.store.tables import machines, sessions
 
@@ -41,6 +40,6 @@ def _live_sessions() -> sa.Select[str, str, int]:
 def _live_machines() -> sa.Select[str | None, str, int]:
     return (
         sa.select(machines.c.placement, machines.c.state, sa.func.count())
-        .where(machines.c.state.in_([state for state in MachineState if state is not MachineState.gone]))
+        .where(machines.c.gone_at.is_(None))
         .group_by(machines.c.placement, machines.c.state)
     )

@@ -127,7 +127,7 @@ class Database:
         database = self._engine.url.database
         if not self.is_postgres and database:
             Path(database).parent.mkdir(parents=True, exist_ok=True)
-        await self._runner.run(lambda: self._migrate(upgrade), writes=True)
+        await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
 
     async def close(self) -> None:
         await self._checkpoints.close()

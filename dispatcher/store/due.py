@@ -1,77 +1,140 @@
-"""What the reaper looks at: of ten thousand machines that talk, none. The database passes them over."""
+"""What the reaper looks at, and what lives. Of ten thousand machines that talk, the reaper looks at none: the
+database passes them over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session
+from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.store import lists, rows
 from dispatcher.store.tables import machines, sessions
 
-# As a list of what they may be, an index serves it.
-_NOT_GONE = machines.c.state.in_([state for state in MachineState if state is not MachineState.gone])
+_IS_LIVE = sessions.c.ended_at.is_(None)
+_NOT_GONE = machines.c.gone_at.is_(None)
 _THEIRS = sessions.c.machine_id == machines.c.id
 
-# Of one table: to look up every machine's row as well takes three times as long, on the core of the starts.
-_STARTED = sa.select(sessions.c.machine_id).where(
-    sessions.c.state.in_(LIVE), sessions.c.started_at.is_not(None)
-)
 
-_ABOUT = sa.or_(
-    sessions.c.id.is_(None),
-    sessions.c.state.in_(OVER),
-    sessions.c.due_at.is_(None),
-    sessions.c.due_at < sa.bindparam("now"),
-    # Its launcher may have died.
-    machines.c.state == MachineState.requested,
-    sessions.c.room_state == "wanted",
-    machines.c.id.in_(sa.bindparam("others", expanding=True)),
+# All that is searched of what lives stands in two indexes which have nothing else: to look up its rows as
+# well would take several times as long, on the core of the starts. Lists of it come as one text, of which a
+# row each would take Python's lock thousands of times. And no search joins one with the other: a database
+# that has not counted its rows yet, or remembers a plan from when there were ten, compares all with all.
+def _machines(*conditions: sa.ColumnElement[bool]) -> sa.Select[int, str, str]:
+    found = (
+        sa.select(machines.c.id)
+        .where(_NOT_GONE, machines.c.id > sa.bindparam("behind"), *conditions)
+        .order_by(machines.c.id)
+        .limit(sa.bindparam("limit"))
+        .subquery()
+    )
+    columns = (sa.func.count(), sa.func.max(found.c.id), sa.func.aggregate_strings(found.c.id, " "))
+    return sa.select(*columns).select_from(found)
+
+
+_MACHINES, _MACHINES_AT = _machines(), _machines(machines.c.placement == sa.bindparam("placement"))
+_HAS_STARTED = sa.case((sessions.c.started_at < sa.bindparam("started_before"), sessions.c.machine_id))
+_OF_SESSIONS = sa.select(
+    sa.func.aggregate_strings(sessions.c.machine_id, " "), sa.func.aggregate_strings(_HAS_STARTED, " ")
+).where(
+    _IS_LIVE,
+    sessions.c.machine_id > sa.bindparam("behind"),
+    sessions.c.machine_id <= sa.bindparam("last"),
 )
-_COLUMNS = [
-    table.c[name] for kind, table in ((Machine, machines), (Session, sessions)) for name in rows.FIELDS[kind]
-]
-_DUE = sa.select(*_COLUMNS).select_from(machines.outerjoin(sessions, _THEIRS)).where(_NOT_GONE, _ABOUT)
-_OF_MACHINE = len(rows.FIELDS[Machine])
-_LIVE = (
-    sa.select(*_COLUMNS[:_OF_MACHINE], sessions.c.started_at)
+_DUE = sa.union_all(
+    sa.select(sessions.c.machine_id).where(
+        _IS_LIVE,
+        sa.or_(
+            sessions.c.due_at.is_(None),
+            sessions.c.due_at < sa.bindparam("now"),
+            sessions.c.room_state == "wanted",
+        ),
+    ),
+    # Its launcher may have died. Of a session that waits for a line nobody asked for a machine yet.
+    sa.select(machines.c.id).where(
+        _NOT_GONE, machines.c.state == MachineState.requested, machines.c.placement.is_not(None)
+    ),
+)
+_OF_MACHINE = [machines.c[name] for name in rows.FIELDS[Machine]]
+_FIELDS_OF_MACHINE = len(_OF_MACHINE)
+_PAIRS = (
+    sa.select(*_OF_MACHINE, *lists.COLUMNS)
     .select_from(machines.outerjoin(sessions, _THEIRS))
-    .where(_NOT_GONE)
+    .where(_NOT_GONE, machines.c.id.in_(sa.bindparam("ids", expanding=True)))
 )
+_MOST_IDS = 1000
+"""In one statement. SQLite takes 32,766 values at most."""
+PAGE = 2000
+"""Machines that are searched in one piece: some 3 ms, and starts need the core in between."""
 
 
-def live(connection: sa.Connection) -> list[tuple[Machine, float | None]]:
-    """Every machine that is not known to be gone, and when its session says that it started.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The ids of machines that are not known to be gone, of one stretch of all ids."""
 
-    Of the sessions nothing else: their bodies may have a megabyte each.
+    ids: Sequence[str]
+    started: Sequence[str]
+    """Those of them whose sessions are live and have started."""
+    alone: Sequence[str]
+    """Those of them whose sessions are over, or which have none."""
+    last: str | None
+    """The next page is behind this id; None: there is none."""
+
+
+def live(
+    connection: sa.Connection, behind: str, limit: int, placement: str | None, started_before: float
+) -> Page:
+    """The first machines whose ids come behind this one, at most so many; of one placement, or of all.
+
+    Args:
+        started_before: In unix seconds. Who started later is not among the `started`.
     """
-    return [(rows.record(Machine, row[:_OF_MACHINE]), row[_OF_MACHINE]) for row in connection.execute(_LIVE)]
-
-
-def started(connection: sa.Connection) -> Sequence[str]:
-    """The ids of the machines of all live sessions that have started."""
-    return list(connection.scalars(_STARTED))
+    which = {"behind": behind, "limit": limit}
+    if placement is None:
+        found = connection.execute(_MACHINES, which)
+    else:
+        found = connection.execute(_MACHINES_AT, {**which, "placement": placement})
+    number, last, theirs = found.one()
+    if not number:
+        return Page((), (), (), None)
+    bounds = {"behind": behind, "last": last, "started_before": started_before}
+    of_sessions, of_started = connection.execute(_OF_SESSIONS, bounds).one()
+    ids, owned, started = theirs.split(), set((of_sessions or "").split()), set((of_started or "").split())
+    return Page(
+        ids,
+        [machine_id for machine_id in ids if machine_id in started],
+        [machine_id for machine_id in ids if machine_id not in owned],
+        last if number == limit else None,
+    )
 
 
 def due(
     connection: sa.Connection, now: float, others: Collection[str]
 ) -> list[tuple[Machine, Session | None]]:
-    """Machines that are not known to be gone, with their sessions: a deadline passed, the session is over,
-    they or their rooms are being asked for, or they are among these others."""
-    # In one statement: of a session that moves on between two, the machine alone would be found, and ended as
-    # one that has none.
-    found = connection.execute(_DUE, {"now": now, "others": list(others)})
-    return [(rows.record(Machine, row[:_OF_MACHINE]), _session(row[_OF_MACHINE:])) for row in found]
+    """Machines that are not known to be gone, with their sessions: a deadline passed, they or their rooms are
+    being asked for, or they are among these others. Each comes once.
+    """
+    return pairs(connection, {*others, *connection.scalars(_DUE, {"now": now})})
+
+
+def pairs(connection: sa.Connection, machine_ids: Collection[str]) -> list[tuple[Machine, Session | None]]:
+    """Those of these machines that are not known to be gone, with their sessions, as lists have them."""
+    ids = sorted(machine_ids)
+    found: list[tuple[Machine, Session | None]] = []
+    for begin in range(0, len(ids), _MOST_IDS):
+        # A machine and its session in one statement: of a session that moves on between two, the machine
+        # alone would be found, and ended as one that has none.
+        for row in connection.execute(_PAIRS, {"ids": ids[begin : begin + _MOST_IDS]}):
+            of_session = row[_FIELDS_OF_MACHINE:]
+            session = rows.record(Session, of_session) if of_session[0] is not None else None
+            found.append((rows.record(Machine, row[:_FIELDS_OF_MACHINE]), session))
+    return found
 
 
 def rooms(connection: sa.Connection, now: float, limit: int) -> list[Session]:
     """Sessions that are over and whose rooms have to be deleted, longest due first, as lists have them."""
     query = lists.LISTED.where(sessions.c.room_due_at <= now)
     return rows.many(connection, Session, query.order_by(sessions.c.room_due_at).limit(limit))
-
-
-def _session(row: Sequence[Any]) -> Session | None:
-    return rows.record(Session, row) if row[0] is not None else None

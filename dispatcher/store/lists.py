@@ -23,7 +23,8 @@ _NOT_READ: dict[str, sa.ColumnElement[Any]] = {
     "ice_servers": sa.literal([], sessions.c.ice_servers.type).label("ice_servers"),
     "room": sa.null().label("room"),
 }
-LISTED: sa.Select[Any] = sa.select(*(_NOT_READ.get(name, sessions.c[name]) for name in rows.FIELDS[Session]))
+COLUMNS = tuple(_NOT_READ.get(name, sessions.c[name]) for name in rows.FIELDS[Session])
+LISTED: sa.Select[Any] = sa.select(*COLUMNS)
 
 NEWEST_FIRST = (sessions.c.created_at.desc(), sessions.c.id.desc())
 

@@ -6,15 +6,21 @@ there is something to migrate. It takes 0.3 s of the processor, as much as a fif
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from dispatcher.store.tables import metadata
 
+log = logging.getLogger(__name__)
+
 SCRIPTS = Path(__file__).with_name("migrations")
 
-NEWEST = "0012"
+NEWEST = "0014"
 """The last revision in `migrations/versions/`. It makes what is in `tables`; a test compares the two."""
 
 _REVISIONS = sa.Table(
@@ -26,15 +32,35 @@ _REVISIONS = sa.Table(
 """Alembic's own table, as it makes it."""
 
 
+LOCK_SECONDS = 2.0
+"""How long a migration waits for PostgreSQL's lock on a table. Behind a lock that is waited for, all writes
+of that table wait as well, and those of replicas that run give up after `engines.STATEMENT_SECONDS`. A vacuum
+that is not urgent makes way for who has waited for `deadlock_timeout` (1 s)."""
+
+LOCK_PAUSE_SECONDS = 8.0
+"""Before it asks for the lock again: what had to wait is done by then."""
+
+LOCK_ATTEMPTS = 60
+"""Ten minutes in all, and then who started the dispatcher hears of it. An urgent vacuum may take longer."""
+
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's lock_not_available: `lock_timeout` is over."""
+
+
 class NotMigrated(Exception):
-    """The database's revision is none of ours: a later release has migrated it."""
+    """The database's revision is none of ours (a later release has migrated it), or a table stays locked."""
 
 
-def upgrade(connection: sa.Connection, revision: str = NEWEST) -> None:
+def upgrade(
+    connection: sa.Connection, revision: str = NEWEST, *, sleep: Callable[[float], object] = time.sleep
+) -> None:
     """Bring the connected database to a revision; nobody else may do so meanwhile.
 
+    Args:
+        sleep: Waits for that many seconds, before a lock that was not to be had is asked for again.
+
     Raises:
-        NotMigrated: its own revision is not known.
+        NotMigrated: its own revision is not known, or others held a table for ten minutes.
     """
     tables = sa.inspect(connection).get_table_names()
     if not tables and revision == NEWEST:
@@ -46,8 +72,36 @@ def upgrade(connection: sa.Connection, revision: str = NEWEST) -> None:
     current = connection.scalars(sa.select(_REVISIONS)).all() if _REVISIONS.name in tables else []
     # Alembic begins a transaction of its own.
     connection.rollback()
-    if current != [revision]:
+    if current == [revision]:
+        return
+    if connection.dialect.name == "postgresql":
+        _migrate_unlocked(connection, revision, sleep)
+    else:
         _migrate(connection, revision)
+
+
+def _migrate_unlocked(connection: sa.Connection, revision: str, sleep: Callable[[float], object]) -> None:
+    """Migrate without keeping others from a table that somebody holds; what is done by then stays done."""
+    connection.execute(sa.text(f"SET lock_timeout = '{1000 * LOCK_SECONDS:.0f}ms'"))
+    connection.commit()
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        try:
+            _migrate(connection, revision)
+        except OperationalError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            statement = " ".join((error.statement or "").split())
+            held = (
+                f"the migration needs a table that another session of the database has locked (see pg_locks):"
+                f" attempt {attempt} of {LOCK_ATTEMPTS}, {statement}"
+            )
+            if attempt == LOCK_ATTEMPTS:
+                raise NotMigrated(held) from error
+            log.warning("%s", held)
+            sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _migrate(connection: sa.Connection, revision: str) -> None:
@@ -62,4 +116,5 @@ def _migrate(connection: sa.Connection, revision: str) -> None:
     try:
         command.upgrade(config, revision)
     except CommandError as error:
-        raise NotMigrated(str(error)) from error
+        remedy = "a later release has migrated this database: run that one, or restore a backup from before"
+        raise NotMigrated(f"{error}: {remedy}") from error

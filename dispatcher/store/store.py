@@ -7,6 +7,7 @@ What a transaction read is locked (PostgreSQL) or nobody else writes meanwhile (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
@@ -24,7 +25,7 @@ from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
-from dispatcher.store.tables import claims, events, machines, messages, sessions
+from dispatcher.store.tables import claims, events, messages, sessions
 
 RECENT = 20
 """From so many of its last sessions an agent's waiting times are estimated."""
@@ -202,12 +203,6 @@ class Store:
             quick=True,
         )
 
-    async def machines(self, machine_ids: Sequence[str]) -> Mapping[str, Machine]:
-        """Id → machine, of those that have a row."""
-        query = rows.select(Machine).where(machines.c.id.in_(machine_ids))
-        found = await self._database.read(lambda connection: rows.many(connection, Machine, query))
-        return {machine.id: machine for machine in found}
-
     async def session_of_machine(self, machine_id: str) -> Session | None:
         one = rows.OF_MACHINE
         return await self._database.read(
@@ -240,23 +235,40 @@ class Store:
         query = lists.count(wanted, at_most)
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 
-    async def started_machines(self) -> Sequence[str]:
-        """The ids of the machines of all live sessions that have started."""
-        return await self._database.read(due.started)
+    async def live_machines(
+        self,
+        behind: str = "",
+        *,
+        limit: int = due.PAGE,
+        placement: str | None = None,
+        started_before: float = math.inf,
+    ) -> due.Page:
+        """Machines that are not known to be gone: the first ones behind this id, of one placement or of all.
+
+        Args:
+            started_before: In unix seconds. Who started later is not among the `started`.
+        """
+        return await self._database.read(
+            lambda connection: due.live(connection, behind, limit, placement, started_before)
+        )
 
     async def due_machines(
-        self, now: float, others: Collection[str]
+        self, now: float, others: Collection[str] = ()
     ) -> Sequence[tuple[Machine, Session | None]]:
-        """Machines that somebody must look after, and these others, unless they are known to be gone."""
+        """Machines that somebody must look after by now, and these others, unless they are known to be gone.
+
+        Their sessions come as lists have them: without bodies, ICE servers and rooms.
+        """
         return await self._database.read(lambda connection: due.due(connection, now, others))
+
+    async def machine_with_session(self, machine_id: str) -> tuple[Machine, Session | None] | None:
+        """The same of one machine; None if it is known to be gone."""
+        found = await self._database.read(lambda connection: due.pairs(connection, [machine_id]), quick=True)
+        return found[0] if found else None
 
     async def rooms_due(self, now: float, limit: int) -> Sequence[Session]:
         """Sessions that are over and whose rooms have to be deleted by now, as lists have them."""
         return await self._database.read(lambda connection: due.rooms(connection, now, limit))
-
-    async def live_machines(self) -> Sequence[tuple[Machine, float | None]]:
-        """Every machine that is not known to be gone, and when its session says that it started."""
-        return await self._database.read(due.live)
 
     async def update_session(
         self,

@@ -1,4 +1,8 @@
-"""The tables. A change here needs a migration in `migrations/versions/`; a test holds the two together."""
+"""The tables. A change here needs a migration in `migrations/versions/`; a test holds the two together.
+
+Replicas of the release before run on while a migration does, so each locks one table, and none takes away
+what that release reads: the one after it may.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ metadata = sa.MetaData(
         "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     }
 )
+
 
 # Times are unix seconds: the one form that SQLite and PostgreSQL keep and compare alike.
 sessions = sa.Table(
@@ -57,6 +62,8 @@ sessions = sa.Table(
     sa.Column("room_due_at", sa.Double),
     sa.Index(None, "machine_id", unique=True),
     sa.Index(None, "room_due_at"),
+    # What the reaper searches, of those that are not over.
+    sa.Index("ix_sessions_live", "machine_id", "started_at", "due_at", "room_state", "ended_at"),
     # Lists and the queue are in this order, of one agent or all, of one state or all.
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "state", "created_at", "id"),
@@ -78,6 +85,8 @@ machines = sa.Table(
     sa.Column("placement", sa.String(63)),
     sa.Column("create_by", sa.Double),
     sa.Column("launcher", sa.String(63)),
+    sa.Index("ix_machines_live", "id", "placement", "state", "gone_at"),
+    # For replicas of the release before, until the next one.
     sa.Index(None, "state"),
     sa.Index(None, "session_id"),
 )
@@ -142,3 +151,18 @@ leases = sa.Table(
     sa.Column("holder", sa.String(63), nullable=False),
     sa.Column("count", sa.BigInteger, nullable=False),
 )
+
+
+def _only_live(table: sa.Table, connection: sa.Connection, **_: object) -> None:
+    """Before the table is made: its index of what lives has nothing else in it.
+
+    Said to the dialect in use: to say it to both, as the index is described, would import both.
+    """
+    for index in table.indexes:
+        if (end := _END.get(str(index.name))) is not None:
+            index.dialect_options[connection.dialect.name]["where"] = sa.text(f"{end} IS NULL")
+
+
+_END = {"ix_sessions_live": "ended_at", "ix_machines_live": "gone_at"}
+for _table in (sessions, machines):
+    event.listen(_table, "before_create", _only_live)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import httpx
 
@@ -36,13 +36,22 @@ MAX_WORDS = 300
 Kind = Literal["delete", "other"]
 """Of calls, by the rate that they share."""
 
-REQUESTS: dict[RoomAction, tuple[Kind, str]] = {
-    "create_room": ("other", "POST"),
-    "get_room": ("other", "GET"),
-    "delete_room": ("delete", "DELETE"),
-    "create_token": ("other", "POST"),
+
+class Request(NamedTuple):
+    """How an action is asked for."""
+
+    kind: Kind
+    method: str
+    gives: str | None = None
+    """What its answer must have: the name of a text."""
+
+
+REQUESTS: dict[RoomAction, Request] = {
+    "create_room": Request("other", "POST"),
+    "get_room": Request("other", "GET"),
+    "delete_room": Request("delete", "DELETE"),
+    "create_token": Request("other", "POST", gives="token"),
 }
-"""Each action's kind and method."""
 
 RATES: dict[Kind, Rate] = {
     # Documented: about 2 a second, or 50 in 30 s. So many are never more than 50 in any 30 s.
@@ -129,7 +138,7 @@ class DailyApi:
 
         Gives None where there is nothing of that name.
         """
-        kind = REQUESTS[action][0]
+        kind = REQUESTS[action].kind
         attempt, words = 0, ""
         while True:
             await self._turn(kind, deadline, words)
@@ -160,10 +169,7 @@ class DailyApi:
         """Make one call, and tell what came of it."""
         began, failure = self._clock.now(), None
         try:
-            answer = await self._ask(REQUESTS[action][1], path, body, seconds)
-            if action == "create_token" and not isinstance(_whole(answer).get("token"), str):
-                raise NoAnswer("Daily answered without a token")
-            return answer
+            return await self._ask(REQUESTS[action], path, body, seconds)
         except BaseException as error:
             failure = error
             raise
@@ -172,8 +178,9 @@ class DailyApi:
             self._on_call(RoomCall(action, outcome_of(failure), took))
 
     async def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None, seconds: float
+        self, request: Request, path: str, body: dict[str, Any] | None, seconds: float
     ) -> dict[str, Any] | None:
+        method = request.method
         late = NoAnswer(f"Daily did not answer within {seconds:.0f} s")
         try:
             answer = await within(self._clock, seconds, self._client.request(method, path, json=body), late)
@@ -190,6 +197,8 @@ class DailyApi:
             raise NoAnswer("Daily answered with what is not JSON") from error
         if not isinstance(found, dict):
             raise NoAnswer("Daily answered with what is not an object")
+        if request.gives is not None and not isinstance(found.get(request.gives), str):
+            raise NoAnswer(f"Daily answered without a {request.gives}")
         return found
 
     def _error(self, method: str, answer: httpx.Response) -> RoomError:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from dispatcher.machines import failover, fleet, placement
 from dispatcher.sessions import (
     admission,
+    inquiries,
     launcher,
     lifecycle,
     queue,
@@ -110,7 +111,7 @@ def unknown_is_taken_for_a_no() -> Any:
     return mock.patch.object(failover, "may_go_on", return_value=True)
 
 
-@variant("reasons")
+@variant("reasons", first_seed=3420)
 def reaper_does_not_re_read() -> Any:
     """A deadline is judged by a session as it was read at the start of the round."""
 
@@ -143,7 +144,7 @@ def nobody_looks_after_a_crash() -> Any:
 @variant("reasons")
 def silence_is_taken_for_death() -> Any:
     """A machine that was not heard for a while is closed, whatever its provider says."""
-    return mock.patch.object(reaper.Reaper, "_is_lost", return_value=True)
+    return mock.patch.object(inquiries.Inquiries, "_is_lost", return_value=True)
 
 
 @variant("reasons")

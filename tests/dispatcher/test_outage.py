@@ -306,7 +306,7 @@ def test_one_that_nobody_comes_back_for_is_closed_and_leaves_nothing(tmp_path):
 
             (closed,) = await settled(running, found, lambda found: found and found[0]["state"] == "failed")
             assert closed["reason"] == "abandoned"
-            await settled(running, running.dispatcher.store.live_machines, lambda left: not left)
+            await settled(running, running.dispatcher.store.live_machines, lambda left: not left.ids)
             assert running.provider.specs == {}
 
     asyncio.run(run())

@@ -10,6 +10,8 @@ context.configure(
     target_metadata=metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     transactional_ddl=True,
+    # Two tables locked in one would collide with the transactions of replicas that run.
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

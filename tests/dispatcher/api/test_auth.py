@@ -148,6 +148,17 @@ async def start(running: Deployment, who: str, agent: str = "echo", **headers: s
     return answer.json()
 
 
+def test_of_two_keys_none_is_taken(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            headers = [*bearer("root").items(), *bearer("wrong").items()]
+            answer = await running.http.post("/start", headers=headers)
+            assert answer.status_code == 400
+            assert "Authorization: allowed is one, not 2" in answer.json()["detail"]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "given",
     [

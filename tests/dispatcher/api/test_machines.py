@@ -1,6 +1,7 @@
 """The channel, from the machine's side."""
 
 import asyncio
+import json
 
 import pytest
 from websockets.asyncio.client import connect
@@ -20,6 +21,25 @@ def test_a_channel_without_a_valid_token_is_refused(tmp_path, headers):
                     await connection.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 4401
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("mine_is", ["first", "last"])
+def test_a_channel_with_two_tokens_is_refused_whichever_is_good(tmp_path, mine_is):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            token = running.provider.specs[f"m-{session_id}"].environment[protocol.MACHINE_TOKEN_VARIABLE]
+            headers = [("Authorization", f"Bearer {token}"), ("Authorization", "Bearer another")]
+            if mine_is == "last":
+                headers.reverse()
+            url = running.url.replace("http", "ws") + protocol.CHANNEL_PATH
+            async with connect(url, additional_headers=headers, proxy=None) as connection:
+                with pytest.raises(ConnectionClosed, match="allowed is one, not 2") as closed:
+                    await connection.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4400
 
     asyncio.run(run())
 
@@ -116,6 +136,53 @@ def test_what_only_a_newer_machine_says_is_passed_over(tmp_path, apart, spoken):
             calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
             await machine.answer({"still": "here"})
             assert (await calling).json() == {"still": "here"}
+
+    asyncio.run(run())
+
+
+ENDED = {"type": "ended", "reason": "completed", "message": "Done."}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {**ENDED, "exit_code": 2**31},
+        {**ENDED, "exit_code": -1},
+        {"type": "latency", "kind": "first_word", "milliseconds": -1.0},
+        {"type": "latency", "kind": "turn", "milliseconds": 1e300},
+        {"type": "ready", "timings": {"connected": -1e300}},
+        {"type": "client-connected", "timings": {"client": 1e300}},
+    ],
+)
+def test_numbers_that_cannot_be_close_the_channel_and_change_nothing(tmp_path, message):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            before = await running.session(session_id)
+            await machine.connection.send(json.dumps(message))
+            with pytest.raises(ConnectionClosed, match="not a message of the channel"):
+                await machine.receive()
+            assert await running.session(session_id) == before
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("connected", [-1.0, 1e300])
+def test_numbers_that_cannot_be_in_a_hello_close_the_channel_and_change_nothing(tmp_path, connected):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            before = await running.session(session_id)
+            machine = await running.machine_of(session_id)
+            hello = protocol.Hello(machine_id=f"m-{session_id}", session_id=session_id, phase="waiting")
+            said = hello.model_dump() | {"timings": {"connected": connected}}
+            await machine.connection.send(json.dumps(said))
+            with pytest.raises(ConnectionClosed, match="not a message of the channel"):
+                await machine.receive()
+            assert await running.session(session_id) == before
 
     asyncio.run(run())
 

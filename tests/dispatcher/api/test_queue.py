@@ -223,7 +223,7 @@ def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
             assert "within 20 s" in answer.json()["detail"]
             assert (await running.session(session_id))["reason"] == "queue_timeout"
             assert len(running.provider.specs) == 1
-            await eventually(running.dispatcher.store.live_machines, lambda found: len(found) == 1)
+            await eventually(running.dispatcher.store.live_machines, lambda found: len(found.ids) == 1)
 
     asyncio.run(run())
 

@@ -118,6 +118,7 @@ def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
         ("/start", b'{"body": NaN}', 400, "NaN"),
         ("/start", b'{"body": {"deep": [-Infinity]}}', 400, "Infinity"),
         ("/start", b"[]", 400, "the request's body"),
+        ("/start", b"null", 400, "the request's body: Input should be an object, not null"),
         ("/start?wait=long", b"{}", 400, "wait: Input should be 'none', 'started' or 'ready', not 'long'"),
         ("/v1/public/nobody/start", b"{}", 404, "There is no agent 'nobody'; allowed: echo."),
         ("/nowhere", b"", 404, "Not Found"),
@@ -201,7 +202,7 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(
             assert answer.headers.get("retry-after") == retry_after
             assert not await running.dispatcher.store.live_sessions()
             await running.dispatcher.background.settle()
-            assert not await running.dispatcher.store.live_machines()
+            assert not (await running.dispatcher.store.live_machines()).ids
             assert running.provider.stopped == [], "there was nothing to stop"
 
     asyncio.run(run())
@@ -302,6 +303,25 @@ def test_waiting_for_nothing_answers_before_the_machine_is_there(tmp_path):
             answer = await running.http.post("/start?wait=none")
             session = await running.session(answer.json()["sessionId"])
             assert session["startedAt"] is None
+            running.provider.gate.set()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("wait", ["started", "ready"])
+def test_who_waits_for_a_session_that_is_stopped_meanwhile_gets_none(tmp_path, wait):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.gate = asyncio.Event()
+            starting = asyncio.create_task(running.http.post(f"/start?wait={wait}"))
+            listed = await eventually(
+                lambda: running.http.get("/v1/sessions"), lambda got: got.json()["sessions"]
+            )
+            session_id = listed.json()["sessions"][0]["sessionId"]
+            await running.http.delete(f"/sessions/{session_id}")
+            answer = await starting
+            assert (answer.status_code, answer.json()["code"]) == (410, "session_over")
+            assert "stopped" in answer.json()["detail"]
             running.provider.gate.set()
 
     asyncio.run(run())

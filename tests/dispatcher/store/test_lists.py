@@ -1,6 +1,6 @@
 """What lists of sessions are, and what they cost: as much with many sessions as with few."""
 
-import sqlite3
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -10,21 +10,13 @@ from sqlalchemy.dialects import sqlite
 from dispatcher.sessions.lifecycle import LIVE, OVER, SessionState
 from dispatcher.sessions.listing import Cursor, Filter
 from dispatcher.store import lists
-from dispatcher.store.tables import metadata, sessions
+from dispatcher.store.tables import sessions
+from tests.dispatcher.store.costs import steps
 
 STATES = [(), LIVE, OVER, (SessionState.failed,), tuple(SessionState)]
 
 
-@pytest.fixture
-def database():
-    engine = sa.create_engine("sqlite://")
-    metadata.create_all(engine)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
-
-
-def fill(database: sa.Connection, count: int) -> None:
+def fill(memory: sa.Connection, count: int) -> None:
     """Sessions of two agents that are over, one in ten of them failed, in the order of their ids."""
     known = {"transport": "webrtc", "ice_servers": [], "start_timeout_seconds": 1.0, "timings": {}}
     known |= {"client_timeout_seconds": 1.0, "max_duration_seconds": 1.0, "turns_ms": []}
@@ -39,30 +31,15 @@ def fill(database: sa.Connection, count: int) -> None:
         }
         for number in range(count)
     ]
-    database.execute(sa.insert(sessions), rows)
+    memory.execute(sa.insert(sessions), rows)
 
 
-def steps(database: sa.Connection, query: sa.Select) -> int:
-    """How many instructions of SQLite's virtual machine the query takes, in hundreds: the same everywhere."""
-    taken = 0
-
-    def step() -> int:
-        nonlocal taken
-        taken += 1
-        return 0
-
-    raw = database.connection.dbapi_connection
-    assert isinstance(raw, sqlite3.Connection)
-    raw.set_progress_handler(step, 100)
-    try:
-        database.execute(query).all()
-    finally:
-        raw.set_progress_handler(None, 0)
-    return taken
+def read(query: sa.Select) -> Callable[[sa.Connection], object]:
+    return lambda connection: connection.execute(query).all()
 
 
 @pytest.mark.parametrize(("agent", "states"), list(product([None, "echo"], STATES)))
-def test_a_list_costs_no_more_when_there_are_many_sessions(database, agent, states):
+def test_a_list_costs_no_more_when_there_are_many_sessions(memory, agent, states):
     queries = [
         query
         for wanted in (Filter(agent, states), Filter(agent, states, created_from=1100, created_until=1300))
@@ -73,19 +50,19 @@ def test_a_list_costs_no_more_when_there_are_many_sessions(database, agent, stat
             lists.count(wanted, 50),
         )
     ]
-    fill(database, 2_000)
-    few = [steps(database, query) for query in queries]
-    database.execute(sa.delete(sessions))
-    fill(database, 20_000)
-    many = [steps(database, query) for query in queries]
+    fill(memory, 2_000)
+    few = [steps(memory, read(query)) for query in queries]
+    memory.execute(sa.delete(sessions))
+    fill(memory, 20_000)
+    many = [steps(memory, read(query)) for query in queries]
     for query, before, after in zip(queries, few, many, strict=True):
         assert after <= 1.3 * before + 1, str(query.compile(dialect=sqlite.dialect()))
 
 
 @pytest.mark.parametrize(("agent", "states"), list(product([None, "echo"], STATES)))
-def test_a_list_is_the_same_whether_states_are_read_one_by_one(database, agent, states):
-    fill(database, 100)
-    rows = database.execute(sa.select(sessions.c.id, sessions.c.agent, sessions.c.state)).all()
+def test_a_list_is_the_same_whether_states_are_read_one_by_one(memory, agent, states):
+    fill(memory, 100)
+    rows = memory.execute(sa.select(sessions.c.id, sessions.c.agent, sessions.c.state)).all()
     expected = [
         row.id
         for row in sorted(rows, reverse=True)
@@ -93,15 +70,15 @@ def test_a_list_is_the_same_whether_states_are_read_one_by_one(database, agent, 
     ]
     wanted = Filter(agent, (*states, *states))
     for limit, offset in product([1, 10, 100], [0, 3, 30]):
-        found = database.execute(lists.page(wanted, None, limit, offset)).all()
+        found = memory.execute(lists.page(wanted, None, limit, offset)).all()
         assert [row.id for row in found] == expected[offset : offset + limit]
-    behind = database.execute(lists.page(wanted, Cursor(1050.0, "000050"), 100, 0)).all()
+    behind = memory.execute(lists.page(wanted, Cursor(1050.0, "000050"), 100, 0)).all()
     assert [row.id for row in behind] == [number for number in expected if number < "000050"]
-    assert database.scalar(lists.count(wanted, 1000)) == len(expected)
+    assert memory.scalar(lists.count(wanted, 1000)) == len(expected)
 
 
-def test_a_list_leaves_the_bodies_where_they_are(database):
-    fill(database, 3)
-    database.execute(sa.update(sessions).values(body={"long": "x" * 100_000}))
-    listed = database.execute(lists.page(Filter(), None, 10, 0)).mappings().all()
+def test_a_list_leaves_the_bodies_where_they_are(memory):
+    fill(memory, 3)
+    memory.execute(sa.update(sessions).values(body={"long": "x" * 100_000}))
+    listed = memory.execute(lists.page(Filter(), None, 10, 0)).mappings().all()
     assert [row["body"] for row in listed] == [None] * 3

@@ -5,17 +5,12 @@ import contextlib
 import sqlite3
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -26,11 +21,11 @@ from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
 from dispatcher.store.counts import Counts
-from dispatcher.store.database import Database
-from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade
+from dispatcher.store.due import Page
 from dispatcher.store.store import Store
-from dispatcher.store.tables import machines, messages, metadata
+from dispatcher.store.tables import machines, messages
 from tests.dispatcher.rows import rows
+from tests.dispatcher.store.stores import with_store
 
 CAUSE = Cause("tester", 1001.0)
 
@@ -48,121 +43,6 @@ async def add(store: Store, session: Session, machine: Machine, allowed: Limits)
     """The session as it was written; None if it was refused."""
     added = await store.add(session, machine, allowed, "tester", admit=lambda machine: machine)
     return added and added[0]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'new' / 'store.sqlite'}"
-    return request.getfixturevalue("postgres_url")
-
-
-def with_store(url, use):
-    async def run():
-        store = Store(url)
-        await store.open()
-        try:
-            return await use(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
-
-
-def described(connection: sa.Connection) -> dict[str, Any]:
-    """Every table, as the database itself describes it."""
-    inspector, tables = sa.inspect(connection), {}
-    kept: dict[str | None, str] = {}
-    if connection.dialect.name == "postgresql":
-        query = "SELECT relname, relpersistence FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-        kept = {row.relname: row.relpersistence for row in connection.execute(sa.text(query))}
-    for name in inspector.get_table_names():
-        columns = {
-            column["name"]: column | {"type": repr(column["type"])} for column in inspector.get_columns(name)
-        }
-        indexes = {index["name"]: index for index in inspector.get_indexes(name)}
-        persistence = [kept.get(relation) for relation in (name, *indexes)]
-        tables[name] = (columns, inspector.get_pk_constraint(name), indexes, persistence)
-    return tables
-
-
-def test_the_migrations_and_a_new_database_make_exactly_the_tables(url):
-    if "sqlite" in url:
-        Path(url.removeprefix("sqlite:///")).parent.mkdir()
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        upgrade(connection, "0001")
-        upgrade(connection)
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        migrated, version = described(connection), connection.scalar(sa.text("SELECT * FROM alembic_version"))
-        for table in migrated:
-            connection.execute(sa.text(f"DROP TABLE {table}"))
-        upgrade(connection)
-        assert described(connection) == migrated
-        assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == version == NEWEST
-    engine.dispose()
-    scripts = Config()
-    scripts.set_main_option("script_location", str(SCRIPTS))
-    assert ScriptDirectory.from_config(scripts).get_heads() == [NEWEST]
-
-
-def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
-    with_store(url, lambda store: store.ping())
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(NotMigrated, match="9999"):
-        with_store(url, lambda store: store.ping())
-    with engine.connect() as connection:
-        assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == "9999"
-    engine.dispose()
-
-
-def test_a_migration_may_take_longer_than_other_statements(postgres_url):
-    def patience(connection: sa.Connection) -> str:
-        return connection.scalar(sa.text("SHOW statement_timeout"))
-
-    def locks(connection: sa.Connection) -> int:
-        ours = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        query = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {ours}"
-        return connection.scalar(sa.text(query))
-
-    async def run():
-        database, during = Database(postgres_url), []
-        try:
-            await database.migrate(
-                lambda connection: during.append((patience(connection), locks(connection)))
-            )
-            assert during == [("0", 1)]
-            assert await database.read(patience) == "10s"
-            assert await database.write(patience) == "10s"
-            async with asyncio.timeout(5):
-                while await database.read(locks):
-                    await asyncio.sleep(0.01)
-        finally:
-            await database.close()
-
-    asyncio.run(run())
-
-
-def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(url):
-    if "sqlite" in url:
-        Path(url.removeprefix("sqlite:///")).parent.mkdir()
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        upgrade(connection, "0001")
-        connection.execute(
-            sa.text(
-                "INSERT INTO machines (id, session_id, provider, state, created_at, versions)"
-                " VALUES ('m-1', 's-1', 'process', 'requested', 1000, '{}')"
-            )
-        )
-        connection.commit()
-    engine.dispose()
-    machine = with_store(url, lambda store: store.machine("m-1"))
-    assert machine == Machine(
-        "m-1", "s-1", "process", MachineState.requested, 1000.0, placement="process", create_by=None
-    )
 
 
 def test_what_was_written_is_read_back_and_survives_a_reopening(url):
@@ -427,6 +307,7 @@ def test_a_change_that_raises_changes_nothing(url):
 
 def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url):
     session, machine = pair()
+    machine = replace(machine, placement="here")
 
     async def use(store: Store):
         await add(store, session, machine, limits())
@@ -449,8 +330,9 @@ def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url
         assert (found[0].id, found[1].id) == (machine.id, session.id)
         assert await store.due_machines(1000.0, ()) == []
         assert await store.due_machines(1000.0, [machine.id]) == [
-            (replace(machine, state=MachineState.started), await store.session(session.id))
+            (replace(machine, state=MachineState.started), found[1])
         ]
+        assert await store.session(session.id) == replace(found[1], body=session.body)
         other.dispose()
 
     with_store(url, use)
@@ -461,11 +343,12 @@ def test_machines_that_are_gone_are_not_live(url):
 
     async def use(store: Store):
         await add(store, session, machine, limits())
-        assert await store.live_machines() == [(machine, None)]
+        assert await store.live_machines() == Page([machine.id], [], [], None)
         await store.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
-        assert await store.live_machines() == [(machine, 1000.5)]
+        assert await store.live_machines() == Page([machine.id], [machine.id], [], None)
+        assert not (await store.live_machines(started_before=1000.5)).started
         await store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE)
-        assert await store.live_machines() == []
+        assert await store.live_machines() == Page((), (), (), None)
 
     with_store(url, use)
 

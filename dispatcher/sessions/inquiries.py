@@ -1,0 +1,279 @@
+"""Asks the providers about machines that say nothing, and about those whose sessions are over.
+
+A placement that answers late, or not at all, keeps nobody waiting but its own machines: each has a line, from
+which a few are asked about at a time, those first that wait longest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.clock import Clock
+from dispatcher.machines.channels import Channels
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
+from dispatcher.sessions import lifecycle
+from dispatcher.sessions.census import Census
+from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.timeline import REAPER
+from dispatcher.store.store import Store
+from dispatcher.tasks import Background
+from dispatcher.telemetry.context import about, about_session
+
+log = logging.getLogger(__name__)
+
+MISSED_HEARTBEATS = 3
+"""After so many missed heartbeats the provider is asked, channel or not."""
+
+RELEASE_SECONDS = 15.0
+"""How long after its session's end a machine may take to go, before it is ended again."""
+
+AT_ONCE = 8
+"""Machines of one placement that it is asked about at the same time: with answers after 100 ms some 80 a
+second, unless its rates allow less. A start that has to look for its own waits behind no more than these."""
+
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""How long a machine is left alone after each answer about it; a listing that does not have it ends the
+pause. A thousand machines that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How often a machine was asked about for the same reason, and when it may be again."""
+
+    alone: bool
+    times: int
+    next_at: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """The machines of a placement that it will be asked about."""
+
+    placement: str | None
+    urgent: dict[str, None] = field(default_factory=dict)
+    others: dict[str, None] = field(default_factory=dict)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    taken: int = 0
+
+    def next(self) -> str | None:
+        """Takes the first one out; of the urgent ones three for each other one."""
+        self.taken += 1
+        order = (self.urgent, self.others) if self.taken % 4 else (self.others, self.urgent)
+        for some in order:
+            for machine_id in some:
+                del some[machine_id]
+                return machine_id
+        return None
+
+
+class Inquiries:
+    """Of all replicas', those of the one that is the reaper."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        channels: Channels,
+        releases: Releases,
+        lease: Lease,
+        census: Census,
+        clock: Clock,
+        background: Background,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._channels = channels
+        self._releases = releases
+        self._lease = lease
+        self._census = census
+        self._clock = clock
+        self._background = background
+        self._silence_seconds = MISSED_HEARTBEATS * heartbeat_seconds
+        self._lines: dict[str | None, _Line] = {}
+        self._waiting: set[str] = set()
+        """Machines that are in a line, or being asked about."""
+        self._asking: dict[str, bool] = {}
+        """Machine that is being asked about → whether it must be once more."""
+        self._asked: dict[str, _Asked] = {}
+        self._closed = False
+
+    def is_silent(self, machine_id: str) -> bool:
+        """Whether nothing was heard from the machine for a while."""
+        return bool(self.silent([machine_id]))
+
+    def silent(self, machine_ids: Iterable[str]) -> list[str]:
+        """Those of these machines of which nothing was heard for a while.
+
+        Of the others is forgotten how often they were asked about.
+        """
+        since, last_heard = self._clock.now() - self._silence_seconds, self._channels.last_heard
+        found = []
+        for machine_id in machine_ids:
+            if (heard := last_heard(machine_id)) is None or heard < since:
+                found.append(machine_id)
+            elif machine_id in self._asked:
+                del self._asked[machine_id]
+        return found
+
+    def is_due(self, machine_id: str, *, alone: bool) -> bool:
+        """Whether it is time to ask about a machine.
+
+        Args:
+            alone: Its session is over, or it has none.
+        """
+        if machine_id in self._waiting:
+            return False
+        asked = self._asked.get(machine_id)
+        # A clock that was set back leaves moments far ahead.
+        if asked is None or asked.alone != alone or not 0 < asked.next_at - self._clock.now() <= PAUSES[-1]:
+            return True
+        return self._census.suspects(machine_id)
+
+    def ask(self, machine_id: str, placement: str | None, *, urgent: bool = False) -> None:
+        """Ask about a machine in its turn, unless it waits for that already.
+
+        Args:
+            urgent: Before most others, and once more if it is being asked about just now: what happened may
+                be later than the answer.
+        """
+        urgent = urgent or self._census.suspects(machine_id)
+        if self._closed or (machine_id in self._waiting and not urgent):
+            return
+        if machine_id in self._asking:
+            self._asking[machine_id] = True
+            return
+        self._waiting.add(machine_id)
+        line = self._lines.setdefault(placement, _Line(placement))
+        if urgent:
+            line.others.pop(machine_id, None)
+            line.urgent[machine_id] = None
+        else:
+            line.others[machine_id] = None
+        if len(line.tasks) < AT_ONCE:
+            line.tasks.append(self._background.spawn(self._work(line)))
+
+    def lost(self, machine_id: str) -> None:
+        """The machine was there until now: however lately it was asked about, it may be asked about again."""
+        self._asked.pop(machine_id, None)
+
+    def keep(self, machine_ids: Collection[str]) -> None:
+        """Forget how often machines were asked about, but for these and those that wait."""
+        self._asked = {
+            machine_id: asked
+            for machine_id, asked in self._asked.items()
+            if machine_id in machine_ids or machine_id in self._waiting
+        }
+
+    def forget(self) -> None:
+        """Forget everything: another replica is the reaper. Calls under way change nothing any more."""
+        for line in self._lines.values():
+            self._waiting.difference_update(line.urgent, line.others)
+            line.urgent.clear()
+            line.others.clear()
+        self._asked.clear()
+
+    def close(self) -> None:
+        """Ask nobody any more: the next dispatcher's reaper does."""
+        self._closed = True
+        for line in self._lines.values():
+            for task in list(line.tasks):
+                task.cancel()
+
+    async def _work(self, line: _Line) -> None:
+        try:
+            while (machine_id := line.next()) is not None:
+                self._asking[machine_id] = False
+                try:
+                    placement = await self._inquire(machine_id, line.placement)
+                finally:
+                    again = self._asking.pop(machine_id)
+                    self._waiting.discard(machine_id)
+                if again or placement != line.placement:
+                    self.ask(machine_id, placement, urgent=again)
+        finally:
+            # In the same step: who asks now must not take this task for one that will.
+            line.tasks = [task for task in line.tasks if task is not asyncio.current_task()]
+
+    async def _inquire(self, machine_id: str, placement: str | None) -> str | None:
+        """Ask about one machine, if it still is at that placement; gives where it is.
+
+        It is asked about again if that fails: its row stays as it is until then.
+        """
+        with about(machine_id=machine_id):
+            try:
+                return await self._look_at(machine_id, placement)
+            except ProviderError as error:
+                log.warning("machine %s: the provider does not say: %s", machine_id, error)
+            except SQLAlchemyError as error:
+                log.debug("machine %s could not be looked after: %s", machine_id, error)
+            except Exception:
+                log.exception("machine %s: could not be looked after", machine_id)
+        return placement
+
+    async def _look_at(self, machine_id: str, placement: str | None) -> str | None:
+        found = await self._store.machine_with_session(machine_id)
+        if found is None or not self._lease.held:
+            return placement
+        machine, session = found
+        if machine.placement != placement:
+            return machine.placement
+        if session is None or session.over:
+            if not self._releases.under_way(machine_id):
+                await self._see_off(machine, session)
+        elif session.state is not SessionState.queued and self.is_silent(machine_id):
+            with about_session(session):
+                await self._ask_about(machine, session)
+        return placement
+
+    async def _ask_about(self, machine: Machine, session: Session) -> None:
+        """Close the session if its machine is gone."""
+        asked_at = self._clock.now()
+        self._census.asked(machine.id)
+        try:
+            status = await self._fleet.get(machine.placement, machine.id)
+        finally:
+            self._note(machine.id, alone=False)
+        if self._is_lost(status, machine, session, asked_at) and self._lease.held:
+            await self._releases.close_if(session, lambda _: lifecycle.end_by_loss(status), REAPER)
+
+    async def _see_off(self, machine: Machine, session: Session | None) -> None:
+        """The session is over: its machine goes by itself, or is made to."""
+        self._census.asked(machine.id)
+        try:
+            if await self._releases.note_if_gone(machine.id):
+                return
+        except ProviderError as error:
+            log.warning("machine %s: the provider does not say: %s", machine.id, error)
+        finally:
+            self._note(machine.id, alone=True)
+        over_at = session.ended_at if session is not None else machine.created_at
+        if self._lease.held and (over_at is None or self._clock.now() > over_at + RELEASE_SECONDS):
+            self._releases.let_go(machine.id, "The session is over.")
+
+    def _note(self, machine_id: str, *, alone: bool) -> None:
+        """It was asked about."""
+        before = self._asked.get(machine_id)
+        times = before.times if before is not None and before.alone == alone else 0
+        pause = PAUSES[min(times, len(PAUSES) - 1)]
+        self._asked[machine_id] = _Asked(alone, times + 1, self._clock.now() + pause)
+
+    def _is_lost(
+        self, status: MachineStatus | None, machine: Machine, session: Session, asked_at: float
+    ) -> bool:
+        if status is not None:
+            return status.state is MachineState.gone
+        # A machine that never started has the start's own deadline, which says more.
+        settling = self._fleet.settling(machine.placement)
+        return session.started_at is not None and lifecycle.absence_counts(
+            machine, session, settling, asked_at
+        )
