@@ -15,28 +15,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stacks.commands import run
 from stacks.errors import SetupError, exit_status
+from stacks.packages import find_browser, install_engine
 from stacks.progress import say, step
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
 # What the voice page's packages ask for.
 OLDEST_NODE = 20
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Package of Debian and Ubuntu -> the program of it that is looked for.
-ENGINE = {
-    "docker.io": "dockerd",
-    "docker-registry": "docker-registry",
-    "iptables": "iptables",
-    "debootstrap": "debootstrap",
-    "coturn": "turnserver",
-}
 CLOUDS_WITH_PACKAGES = ("docker", "fly")
 """Those whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
-_SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class Checkout:
@@ -84,7 +76,7 @@ class Checkout:
                 f"allowed: {'.'.join(map(str, OLDEST_PYTHON))} or later (`make up PYTHON=…`)"
             )
         with step("making the virtual environment .venv"):
-            _run(
+            run(
                 [sys.executable, "-m", "venv", str(self.venv)],
                 "the virtual environment was not made (on Debian it needs the package python3-venv)",
             )
@@ -97,7 +89,7 @@ class Checkout:
         if not self._stale(name):
             return
         with step(f"installing the packages of {name} (downloads them)"):
-            _run(
+            run(
                 [
                     *(str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
                     *("--no-input", "--require-hashes", "-r", str(self.root / name)),
@@ -127,7 +119,7 @@ class Checkout:
         environment = {**os.environ, "PATH": self._node_path()}
         if _read(packages_stamp) != locked:
             with step("installing the voice page's packages with npm (downloads them)"):
-                _run(
+                run(
                     ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"],
                     "the voice page's packages were not installed",
                     self.web,
@@ -135,7 +127,7 @@ class Checkout:
                 )
             packages_stamp.write_text(locked)
         with step("building the voice page"):
-            _run(["npm", "run", "build", "--silent"], "the voice page was not built", self.web, environment)
+            run(["npm", "run", "build", "--silent"], "the voice page was not built", self.web, environment)
         page_stamp.write_text(sources)
 
     def _node_path(self) -> str:
@@ -159,51 +151,6 @@ def node_version(node: str | None) -> int | None:
         return int(said.strip().removeprefix("v").split(".")[0])
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-
-
-def find_browser() -> str:
-    """A Chromium for the tests in a real browser; on Debian and Ubuntu it is installed if we may."""
-    found = _browser()
-    if found:
-        return found
-    advice = "the tests need Chromium on PATH: install the package chromium, and run this again"
-    if not _may_install():
-        raise SetupError(advice)
-    with step("installing Chromium with apt-get (downloads it)"):
-        _apt_install(["chromium"], advice)
-    found = _browser()
-    if not found:
-        raise SetupError(advice)
-    return found
-
-
-def install_engine() -> None:
-    """A Docker engine for the tests of images and containers, and what makes their base image.
-
-    Only where it can be installed; elsewhere the tests that need one are skipped, and say so.
-    """
-    missing = [
-        package for package, program in ENGINE.items() if shutil.which(program, path=_SYSTEM_PATH) is None
-    ]
-    if not missing or not _may_install():
-        return
-    with step(f"installing {' and '.join(missing)} with apt-get (downloads them)"):
-        _apt_install(missing, "the Docker engine of the tests was not installed")
-
-
-def _may_install() -> bool:
-    return shutil.which("apt-get") is not None and os.geteuid() == 0
-
-
-def _apt_install(packages: Sequence[str], failure: str) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _run(["apt-get", "update", "-qq"], failure, environment=environment)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    _run(command, failure, environment=environment)
-
-
-def _browser() -> str | None:
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def content_hash(files: Iterable[Path]) -> str:
@@ -233,32 +180,6 @@ def _works(command: Sequence[str]) -> bool:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-def _run(
-    command: Sequence[str],
-    failure: str,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Run it quietly. Raises SetupError with `failure` and the last lines that it wrote."""
-    try:
-        result = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
-        raise SetupError(f"{failure}: {command[0]}: {error.strerror}") from None
-    if result.returncode:
-        lines = [line for line in result.stdout.splitlines() if line.strip()]
-        raise SetupError("\n".join([f"{failure}:", *lines[-15:]]))
 
 
 def main(arguments: list[str]) -> int:

@@ -19,7 +19,7 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from stacks.docker.host import call
+from stacks.docker.host import EngineFailed, call
 from stacks.local.host import end_with_engine, plain_errors
 
 # The dispatcher's word for it, `dispatcher.machines.container_body.DEPLOYMENT_LABEL`; a test compares them.
@@ -27,6 +27,9 @@ DEPLOYMENT_LABEL = "switchboard.deployment"
 
 GRACE_SECONDS = 10
 """Between a bot's SIGTERM and its end: it says its last word, and leaves its room."""
+
+END_SECONDS = GRACE_SECONDS + 60
+"""For an engine to end a container, or to remove one."""
 
 AT_ONCE = 16
 
@@ -74,8 +77,14 @@ def end_all(host: str, deployment: str) -> None:
     def end(container: dict[str, Any]) -> None:
         path = f"containers/{container['Id']}"
         if container["State"] == "running":
-            call(host, "POST", f"{path}/stop", timeout=GRACE_SECONDS + 60, t=str(GRACE_SECONDS))
-        call(host, "DELETE", path, force="true", v="true")
+            call(host, "POST", f"{path}/stop", timeout=END_SECONDS, t=str(GRACE_SECONDS))
+        try:
+            call(host, "DELETE", path, force="true", v="true")
+        except EngineFailed as error:
+            if error.status != 409:
+                raise
+            # The dispatcher was removing it. Its network is deleted next, and must be empty by then.
+            call(host, "POST", f"{path}/wait", timeout=END_SECONDS, condition="removed")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(end, found))

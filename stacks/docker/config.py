@@ -38,7 +38,7 @@ FIELDS = {
     "vad": "onnx, torch",
     "stun": "a list of stun:host:port",
     "turn": "true or false",
-    "turnAddress": "the public IP address of the engine's host",
+    "turnAddress": "the IP address by which callers reach the engine's host",
     "turnPorts": "a list of the first and the last UDP port, 1024 to 65535, without 3478, at most 1000 ports",
     "caddyImage": "an image's reference",
     "turnImage": "an image's reference",
@@ -54,9 +54,10 @@ def _address(text: str) -> str:
     return text
 
 
-def _public(text: str) -> str:
+def _reached(text: str) -> str:
     address = ipaddress.ip_address(_address(text))
-    if address.is_loopback or address.is_unspecified or address.is_multicast:
+    # Link-local is no host's for others, and on clouds the metadata service. Private ones do in a LAN.
+    if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
         raise ValueError(f"{text!r} is refused; allowed: {FIELDS['turnAddress']}")
     return text
 
@@ -120,7 +121,7 @@ class DockerConfig(BaseModel):
     """From whom bots and clients learn their public addresses, if clients are elsewhere. Bots ask one."""
     turn: bool = False
     """Whether there is a TURN server, for clients whose network lets nothing else through."""
-    turn_address: Annotated[str, AfterValidator(lambda text: text and _public(text))] = ""
+    turn_address: Annotated[str, AfterValidator(lambda text: text and _reached(text))] = ""
     turn_ports: tuple[Port, Port] = (49160, 49223)
     """Of relays, one or two for each call. The engine has a process or a rule for each."""
     caddy_image: Image = CADDY

@@ -11,9 +11,9 @@ import tempfile
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from dispatcher.machines import container_version
 from stacks.errors import StackError
 
-VERSION = "v1.41"
 CONNECT_SECONDS = 20
 
 LAST_WORD_SECONDS = 1.0
@@ -27,6 +27,10 @@ class EngineUnreachable(StackError):
 class EngineFailed(StackError):
     """The engine refused or failed: the text is its own."""
 
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
 
 class _Connection(http.client.HTTPConnection):
     """HTTP over whatever leads to an engine."""
@@ -38,6 +42,8 @@ class _Connection(http.client.HTTPConnection):
         self._said: IO[bytes] | None = None
 
     def connect(self) -> None:
+        # Again, where the engine has closed the connection after its first answer.
+        self.hang_up()
         if self._engine.startswith("unix://"):
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(self.timeout)
@@ -84,18 +90,24 @@ def ssh_command(host: str) -> list[str]:
     port = ["-p", str(url.port)] if url.port else []
     user = ["-l", url.username] if url.username else []
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
-    return ["ssh", *options, *port, *user, "--", url.hostname or "", "docker", "system", "dial-stdio"]
+    # As it is written: `url.hostname` is in lower case, and a `Host` of ssh's configuration may not be.
+    name = url.netloc.rpartition("@")[2].partition(":")[0]
+    return ["ssh", *options, *port, *user, "--", name, "docker", "system", "dial-stdio"]
 
 
 def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -> Any:
-    """One call of the engine's API; gives the JSON of its answer, None if there is none.
+    """One call of the engine's API, in its version; gives the JSON of its answer, None if there is none.
 
     Raises:
         EngineUnreachable, EngineFailed: as it says. What is not there is no failure.
     """
     connection = _Connection(host, timeout)
     try:
-        connection.request(method, f"/{VERSION}/{quote(path)}{'?' + urlencode(query) if query else ''}")
+        connection.request("GET", f"/{container_version.PING}")
+        with connection.getresponse() as pong:
+            pong.read()
+        version = container_version.chosen(pong.getheader(container_version.HEADER))
+        connection.request(method, f"/{version}/{quote(path)}{'?' + urlencode(query) if query else ''}")
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -107,5 +119,6 @@ def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -
     if answer.status == 404:
         return None
     if answer.status >= 400:
-        raise EngineFailed(f"the Docker engine at {host}: {text.decode(errors='replace').strip()}")
+        said = text.decode(errors="replace").strip()
+        raise EngineFailed(f"the Docker engine at {host}: {said}", answer.status)
     return json.loads(text) if text.strip() else None

@@ -208,7 +208,7 @@ KEYS = (
         (
             on_docker(turn=True),
             "switchboard:docker: turnAddress is missing, and turn is on; "
-            "allowed: the public IP address of the engine's host",
+            "allowed: the IP address by which callers reach the engine's host",
         ),
         (
             on_docker(turn=True, turnAddress="vm.example"),
@@ -331,6 +331,8 @@ def test_a_directory_of_the_systems(directory: str) -> None:
         ("turnAddress", "0.0.0.0"),
         ("turnAddress", "127.0.0.1"),
         ("turnAddress", "::"),
+        ("turnAddress", "169.254.169.254"),
+        ("turnAddress", "fe80::1"),
         ("turnPorts", [3000, 3999]),
         ("turnPorts", [20000, 21000]),
     ],
@@ -349,6 +351,7 @@ def test_a_value_that_the_engine_would_stumble_over(checkout: Path, key: str, va
         ("base", "registry.example:5000/team/python:3.13-slim-trixie@sha256:" + "0" * 64),
         ("turnImage", "127.0.0.1:5000/coturn:latest"),
         ("turnAddress", "203.0.113.7"),
+        ("turnAddress", "192.168.1.7"),
         ("turnPorts", [20000, 20999]),
     ],
 )

@@ -30,19 +30,29 @@ class Handler(BaseHTTPRequestHandler):
         self._answer([{"Id": name, "State": state} for name, state in states.items()])
 
     def do_POST(self) -> None:
-        self._answer(None)
+        self._answer({"StatusCode": 0} if "/wait?" in self.path else None)
 
-    do_DELETE = do_POST
+    def do_DELETE(self) -> None:
+        self._answer(None)
 
     def _answer(self, content: Any) -> None:
         engine = self.server
         assert isinstance(engine, StandInEngine)
+        if self.path == "/_ping":
+            self.send_response(200)
+            self.send_header("Api-Version", engine.newest)
+            self.end_headers()
+            return
         engine.asked.append((self.command, self.path))
-        failed = engine.fails and self.command != "GET"
-        self.send_response(500 if failed else 200 if content is not None else 204)
+        status = 204 if content is None else 200
+        if engine.fails and self.command != "GET":
+            status, content = 500, {"message": "the disk is gone"}
+        elif self.command == "DELETE" and engine.removing:
+            status, content = 409, {"message": "removal of container running-bot is already in progress"}
+        self.send_response(status)
         self.end_headers()
-        if failed or content is not None:
-            self.wfile.write(json.dumps({"message": "the disk is gone"} if failed else content).encode())
+        if content is not None:
+            self.wfile.write(json.dumps(content).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -54,6 +64,10 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.asked: list[tuple[str, str]] = []
         self.fails = False
+        self.removing = False
+        """Whether it is removing its containers already when it is asked to."""
+        self.newest = "1.43"
+        """Version of the API that it has."""
         super().__init__(str(path), Handler)
 
     def get_request(self) -> tuple[Any, Any]:

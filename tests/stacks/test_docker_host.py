@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stacks.docker.bots import end_all
 from stacks.docker.host import EngineFailed, EngineUnreachable, call, ssh_command
 from tests.stacks.test_docker_engine import StandInEngine
 
@@ -53,10 +54,12 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, refuses: bool = Fals
     return log
 
 
-def test_over_its_socket(engine: StandInEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("newest", "version"), [("1.41", "v1.41"), ("1.52", "v1.44")])
+def test_over_its_socket(engine: StandInEngine, tmp_path: Path, newest: str, version: str) -> None:
+    engine.newest = newest
     found = call(f"unix://{tmp_path}/engine.sock", "GET", "containers/json", all="true")
     assert [one["Id"] for one in found] == ["running-bot", "exited-bot"]
-    assert engine.asked == [("GET", "/v1.41/containers/json?all=true")]
+    assert engine.asked == [("GET", f"/{version}/containers/json?all=true")]
 
 
 def test_over_ssh(engine: StandInEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +70,12 @@ def test_over_ssh(engine: StandInEngine, tmp_path: Path, monkeypatch: pytest.Mon
     assert log.read_text().split("\n") == ssh_command(host)[1:]
     where = ["-p", "2222", "-l", "deploy", "--", "vm.example"]
     assert ssh_command(host)[-9:] == [*where, "docker", "system", "dial-stdio"]
+
+
+@pytest.mark.parametrize("host", ["ssh://MyVm", "ssh://deploy@MyVm", "ssh://deploy@MyVm:2222"])
+def test_a_name_of_sshs_configuration_keeps_its_case(host: str) -> None:
+    """`Host MyVm` does not match myvm."""
+    assert ssh_command(host)[-5:] == ["--", "MyVm", "docker", "system", "dial-stdio"]
 
 
 def test_a_host_that_does_not_let_us_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +97,21 @@ def test_an_engine_that_fails(engine: StandInEngine, tmp_path: Path) -> None:
     engine.fails = True
     with pytest.raises(EngineFailed, match="the disk is gone"):
         call(f"unix://{tmp_path}/engine.sock", "DELETE", "containers/running-bot")
+
+
+def test_bots_whose_removal_is_under_way_are_waited_for(engine: StandInEngine, tmp_path: Path) -> None:
+    """As the dispatcher leaves them that lists machines just before its end."""
+    engine.removing = True
+    end_all(f"unix://{tmp_path}/engine.sock", "calls")
+    for bot in ("running-bot", "exited-bot"):
+        path = f"/v1.41/containers/{bot}"
+        assert [asked for asked in engine.asked if asked[1].startswith(path)][-2:] == [
+            ("DELETE", f"{path}?force=true&v=true"),
+            ("POST", f"{path}/wait?condition=removed"),
+        ]
+
+
+def test_bots_that_cannot_be_removed_are_a_failure(engine: StandInEngine, tmp_path: Path) -> None:
+    engine.fails = True
+    with pytest.raises(EngineFailed, match="the disk is gone"):
+        end_all(f"unix://{tmp_path}/engine.sock", "calls")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from stacks import setup
 from stacks.errors import SetupError
 from stacks.setup import Checkout
 
@@ -138,9 +137,3 @@ def test_a_venv_whose_python_is_gone_is_made_anew(
     checkout.make_venv()
     assert "it is made anew" in capsys.readouterr().out
     assert checkout.python.resolve() == Path(sys.executable).resolve()
-
-
-def test_without_a_browser_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SetupError, match="install the package chromium"):
-        setup.find_browser()
