@@ -1,4 +1,4 @@
-"""Load the image's voice activity detector and have it hear silence, with no network.
+"""Load the image's voice activity detector and have it hear silence and a voice, with no network.
 
     python check.py onnx|torch
 
@@ -7,14 +7,28 @@ A build runs it. (`RUN --network=none` would do more, but Docker 20.10's BuildKi
 
 from __future__ import annotations
 
+import math
+import struct
 import sys
+from collections.abc import Callable, Iterator
 
 RATE = 16_000
 WINDOW = 512
 """Samples that Silero takes at once at 16 kHz."""
 
-SILENT = 0.3
-"""Confidence that silence is speech: what a model that is broken would exceed or not give at all."""
+WINDOWS = 31
+"""A second."""
+
+SILENT, SPOKEN = 0.3, 0.7
+"""Confidence that it is speech: of silence the most, of a voice the least that some window must have. A model
+that is broken gives one for both, or none at all. Silero gives 0.01 and 1.0."""
+
+PITCH = 160
+FORMANTS = ((300, 60), (2300, 100), (3000, 120))
+"""Hz, and widths of them: an [i] of a man's voice (Peterson and Barney 1952)."""
+
+Confidence = Callable[[list[float]], float]
+"""What a detector makes of the next window, samples from -1 to 1."""
 
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
@@ -30,26 +44,59 @@ def refuse_network(event: str, arguments: tuple) -> None:
         raise NoNetwork(f"{event} of {arguments[0]!r}: there is no network")
 
 
-def onnx() -> float:
+def onnx() -> Confidence:
     """The model inside Pipecat's wheel."""
     import numpy as np
     from pipecat.audio.vad.silero import SileroVADAnalyzer
 
     detector = SileroVADAnalyzer(sample_rate=RATE)
     detector.set_sample_rate(RATE)
-    return np.asarray(detector.voice_confidence(bytes(2 * WINDOW))).item()
+
+    def confidence(window: list[float]) -> float:
+        samples = struct.pack(f"<{WINDOW}h", *(round(sample * 32767) for sample in window))
+        return np.asarray(detector.voice_confidence(samples)).item()
+
+    return confidence
 
 
-def torch() -> float:
+def torch() -> Confidence:
     """The model that `torch.hub` has in TORCH_HOME."""
     import torch  # pyright: ignore[reportMissingImports] - in the images with VAD=torch
 
     model, _ = torch.hub.load("snakers4/silero-vad", "silero_vad", trust_repo=True)
-    return float(model(torch.zeros(WINDOW), RATE))
+    return lambda window: float(model(torch.tensor(window), RATE))
+
+
+def voice() -> Iterator[list[float]]:
+    """Four syllables of a vowel."""
+    partials = [
+        (PITCH * number, sum(1 / (1 + ((PITCH * number - at) / width) ** 2) for at, width in FORMANTS))
+        for number in range(1, 4000 // PITCH)
+    ]
+    loudest = sum(amplitude for _, amplitude in partials)
+    for start in range(0, WINDOWS * WINDOW, WINDOW):
+        seconds = [sample / RATE for sample in range(start, start + WINDOW)]
+        yield [
+            (1 - math.cos(8 * math.pi * second))
+            / 2
+            / loudest
+            * sum(amplitude * math.sin(2 * math.pi * hertz * second) for hertz, amplitude in partials)
+            for second in seconds
+        ]
+
+
+def main(detector: str) -> str | None:
+    """What is wrong with the detector; None if nothing is."""
+    confidence = {"onnx": onnx, "torch": torch}[detector]()
+    silent = max(confidence([0.0] * WINDOW) for _ in range(WINDOWS))
+    if not 0 <= silent < SILENT:
+        return f"check.py: the detector ({detector}) takes silence for speech: {silent}"
+    spoken = max(map(confidence, voice()))
+    if not SPOKEN < spoken <= 1:
+        return f"check.py: the detector ({detector}) does not hear a voice: {spoken}"
+    return None
 
 
 if __name__ == "__main__":
     sys.addaudithook(refuse_network)
-    confidence = {"onnx": onnx, "torch": torch}[sys.argv[1]]()
-    if not 0 <= confidence < SILENT:
-        sys.exit(f"check.py: the detector ({sys.argv[1]}) takes silence for speech: {confidence}")
+    sys.exit(main(sys.argv[1]))

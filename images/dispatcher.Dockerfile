@@ -62,7 +62,7 @@ RUN PYTHONHASHSEED=0 python3 /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out
 
 # --- The bill of materials: docker build --target sbom --output DIRECTORY …
 FROM tools AS listed
-COPY images/requirements-sbom.txt images/sbom.py /build/
+COPY images/requirements-sbom.txt images/sbom.py dispatcher/web/package-lock.json /build/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     uv venv --quiet --python "$(command -v python3)" /build/sbom \
     && uv pip install --quiet --python /build/sbom/bin/python --require-hashes -r /build/requirements-sbom.txt
@@ -70,7 +70,7 @@ COPY --from=base /out/var/lib/dpkg/status /build/status
 COPY --from=packages /out/opt/venv /opt/venv
 ARG VERSION=unknown
 RUN PATH=/build/sbom/bin:$PATH python /build/sbom.py /opt/venv/bin/python /build/status switchboard-dispatcher ${VERSION} \
-    > /build/bom.json
+    /build/package-lock.json > /build/bom.json
 
 FROM scratch AS sbom
 COPY --from=listed /build/bom.json /dispatcher.cdx.json

@@ -1,9 +1,9 @@
-"""Write the CycloneDX bill of materials of an image: its Python packages, and those of its Debian.
+"""Write the CycloneDX bill of materials of an image: Python and its packages, those of its Debian and of npm.
 
-    python sbom.py PYTHON DPKG_STATUS NAME VERSION > bom.json
+    python sbom.py PYTHON DPKG_STATUS NAME VERSION [PACKAGE_LOCK] > bom.json
 
-The Python packages are listed by cyclonedx-py, from the environment of the interpreter PYTHON. Two runs on
-the same packages give the same bytes.
+The Python packages are listed by cyclonedx-py, from the environment of the interpreter PYTHON; what a page is
+bundled from by npm's lock. Two runs on the same packages give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,22 @@ def of_python(python: str) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
+def of_interpreter(python: str) -> dict[str, Any]:
+    """The interpreter: in an official image it is no package of Debian's."""
+    command = [python, "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return _component(f"pkg:generic/python@{quote(version)}", "python", version)
+
+
+def of_npm(lock: str) -> Iterator[dict[str, Any]]:
+    """The components of a package-lock.json that are not for development alone."""
+    for path, package in sorted(json.loads(lock)["packages"].items()):
+        if not path or package.get("dev"):
+            continue
+        name, version = path.rpartition("node_modules/")[2], package["version"]
+        yield _component(f"pkg:npm/{quote(name)}@{quote(version)}", name, version)
+
+
 def of_debian(status: str) -> Iterator[dict[str, Any]]:
     """The components of Debian's list of what is installed."""
     for paragraph in status.strip().split("\n\n"):
@@ -32,10 +48,14 @@ def of_debian(status: str) -> Iterator[dict[str, Any]]:
             continue
         name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
         purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={architecture}"
-        yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+        yield _component(purl, name, version)
 
 
-def main(python: str, status: Path, name: str, version: str) -> None:
+def _component(purl: str, name: str, version: str) -> dict[str, Any]:
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+
+
+def main(python: str, status: Path, name: str, version: str, lock: Path | None = None) -> None:
     document = of_python(python)
     document["metadata"]["component"] = {
         "type": "container",
@@ -44,8 +64,12 @@ def main(python: str, status: Path, name: str, version: str) -> None:
         "version": version,
     }
     document["components"] += sorted(of_debian(status.read_text()), key=lambda component: component["name"])
+    document["components"].append(of_interpreter(python))
+    # Of a package that is needed in one version by several there is one component.
+    npm = {one["bom-ref"]: one for one in of_npm(lock.read_text())} if lock is not None else {}
+    document["components"] += npm.values()
     json.dump(document, sys.stdout, indent=2)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], *map(Path, sys.argv[5:]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +19,8 @@ from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, Ended, Hello, Ready
 from tests.bot.client import Client, client
 from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import DockerError, Engine
-from tests.images.conftest import CLOUD_BOT, DAILY, Build
+from tests.images.conftest import CHECKOUT, CLOUD_BOT, DAILY, Build
+from tests.images.test_layers import tree
 from tests.ports import free_port
 
 MEGABYTE = 1_000_000
@@ -46,11 +49,12 @@ TRANSPORTS = {
 }
 
 
-def python(engine: Engine, image: str, code: str, *arguments: str) -> str:
+def python(engine: Engine, image: str, code: str, *arguments: str, stdin: str | None = None) -> str:
     """Run Python in the image as it is meant to be run, and with no network."""
     return engine.docker(
-        *("run", "--rm", "--network", "none", *CONFINED, "--entrypoint", "python", image, "-P", "-c", code),
-        *arguments,
+        *("run", "--rm", "--interactive", "--network", "none", *CONFINED),
+        *("--entrypoint", "python", image, "-P", "-c", code, *arguments),
+        stdin=stdin,
     )
 
 
@@ -81,12 +85,35 @@ def test_what_bots_import_is_there(engine: Engine, bot_image: str) -> None:
     python(engine, bot_image, IMPORTS, *EVERY_BOT, *(name for names in TRANSPORTS.values() for name in names))
 
 
+HEAR = """
+import base64, sys, numpy, bot.vad
+vad = bot.vad.create_vad()
+vad.set_sample_rate(16000)
+audio = base64.b64decode(sys.stdin.read())
+for sound in (bytes(len(audio)), audio):
+    windows = [sound[start : start + 1024] for start in range(0, len(sound) - 1023, 1024)]
+    print(max(numpy.asarray(vad.voice_confidence(window)).item() for window in windows))
+"""
+
+
 def test_the_detector_hears_speech_with_no_network(engine: Engine, bot_image: str) -> None:
-    code = (
-        "import numpy, bot.vad; vad = bot.vad.create_vad(); vad.set_sample_rate(16000);"
-        "print(numpy.asarray(vad.voice_confidence(bytes(1024))).item() < 0.3)"
-    )
-    assert python(engine, bot_image, code) == "True"
+    with wave.open(str(CHECKOUT / "tests" / "bot" / "agents" / "sentence.wav")) as file:
+        sentence = base64.b64encode(file.readframes(file.getnframes())).decode()
+    silent, spoken = map(float, python(engine, bot_image, HEAR, stdin=sentence).splitlines())
+    assert 0 <= silent < 0.3
+    assert 0.9 < spoken <= 1
+
+
+def test_a_build_fails_whose_detector_does(build: Build, tmp_path: Path) -> None:
+    changed = tree(tmp_path)
+    check = changed / "images" / "check.py"
+    text = check.read_text()
+    # What the check takes for a voice is none to the model.
+    broken = text.replace("confidence, voice()", "confidence, ([0.0] * WINDOW for _ in voice())")
+    assert broken != text
+    check.write_text(broken)
+    with pytest.raises(DockerError, match=r"the detector \(onnx\) does not hear a voice"):
+        build("bot", context=changed, **CLOUD_BOT)
 
 
 def test_authorities_are_found_and_not_all_read(engine: Engine, bot_image: str) -> None:

@@ -35,6 +35,8 @@ def test_a_bots_bill_names_its_packages_and_those_of_its_own(
     python = {re.sub("[-_.]+", "-", name): version for name, version in of(document, "pypi").items()}
     assert set(python) == names
     assert python["tabulate"] == "0.9.0"
+    version = shell(engine, bot_image, "/opt/venv/bin/python --version").removeprefix("Python ")
+    assert of(document, "generic") == {"python": version}
     debian = of(document, "deb")
     assert {"libc6", "libssl3t64", "python3"} <= set(debian)
     assert not {"apt", "perl-base", "python3-pip"} & set(debian)
@@ -44,7 +46,11 @@ def test_the_dispatchers_bill_has_the_versions_of_the_lock(
     engine: Engine, base_image: str, tmp_path: Path
 ) -> None:
     pinned = pins("images/requirements-dispatcher.txt")
-    python = of(bill(engine, base_image, "dispatcher", tmp_path), "pypi")
+    document = bill(engine, base_image, "dispatcher", tmp_path)
+    python = of(document, "pypi")
     assert {"fastapi", "sqlalchemy"} <= set(python)
     for name, version in python.items():
         assert version in pinned[re.sub("[-_.]+", "-", name)]
+    npm = of(document, "npm")
+    assert {"@pipecat-ai/client-js", "@pipecat-ai/small-webrtc-transport"} <= set(npm)
+    assert not {"esbuild", "typescript"} & set(npm), "what builds the page is not in it"
