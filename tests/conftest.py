@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.postgres",
     "tests.engine",
     "tests.base_image",
+    "tests.podman",
     "tests.contracts.containers",
     "tests.registry",
 ]
@@ -24,7 +25,7 @@ OF_THE_ENGINE = (
     *("tests/images/", "tests/test_engine.py"),
     *("tests/contracts/test_container.py", "tests/contracts/test_pull.py"),
     "tests/dispatcher/machines/test_container.py",
-    *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py"),
+    *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py", "tests/e2e/test_public_stack.py"),
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
@@ -44,7 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the engine, and put first what takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(BEGIN_WITH))
     for item in items:
-        if item.nodeid.startswith(OF_THE_ENGINE) and "engine" in getattr(item, "fixturenames", ()):
+        if item.nodeid.startswith(OF_THE_ENGINE) and {"engine", "podman"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("containers")
 
 

@@ -125,6 +125,10 @@ class VoicePage:
         samples = base64.b64encode((sound.samples * 32767).astype("<i2").tobytes()).decode()
         return self.page.evaluate("([samples, rate]) => probe.say(samples, rate)", [samples, sound.rate])
 
+    def routes(self) -> list[str]:
+        """By what each connection gets to a TURN server: `udp`, `tcp` or `tls`; "" where it goes to none."""
+        return self.page.evaluate("probe.routes()")
+
     def hears_something(self, milliseconds: float = 200) -> bool:
         return (
             self.page.evaluate("milliseconds => probe.level(milliseconds)", milliseconds) > AUDIBLE_DECIBELS
@@ -140,9 +144,16 @@ class VoicePage:
 
 @contextmanager
 def visit(
-    browser: Browser, url: str, *, scripted: bool = False, others: Set[str] = frozenset(), **context: Any
+    browser: Browser,
+    url: str,
+    *,
+    scripted: bool = False,
+    relayed: bool = False,
+    others: Set[str] = frozenset(),
+    **context: Any,
 ) -> Iterator[VoicePage]:
-    """Open the page in a context of its own; `scripted` puts the probe in the microphone's place.
+    """Open the page in a context of its own; `scripted` puts the probe in the microphone's place, `relayed`
+    lets its calls out through TURN servers alone.
 
     `others` are hosts that it is meant to ask besides its own. Without a graphics card, a picture that moves
     takes its time from the call: the page shows one that stands, unless a test asks for the other.
@@ -160,6 +171,8 @@ def visit(
         page.add_init_script(path=PROBE)
         if scripted:
             page.add_init_script("probe.scriptMicrophone()")
+        if relayed:
+            page.add_init_script("probe.onlyRelays()")
         page.goto(url)
         yield voice
     finally:

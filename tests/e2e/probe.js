@@ -17,10 +17,13 @@
     }
   }
 
+  const connections = [];
+  let onlyRelays = false;
   const Native = window.RTCPeerConnection;
   window.RTCPeerConnection = class extends Native {
-    constructor(...configuration) {
-      super(...configuration);
+    constructor(configuration = {}, ...rest) {
+      super(onlyRelays ? { ...configuration, iceTransportPolicy: "relay" } : configuration, ...rest);
+      connections.push(this);
       this.addEventListener("track", ({ track }) => {
         if (track.kind === "audio") void record(track);
       });
@@ -48,6 +51,22 @@
       return { rate, samples: encode(samples) };
     },
     now: () => performance.now(),
+    /** As in a network that lets nothing through but what a TURN server relays. */
+    onlyRelays() {
+      onlyRelays = true;
+    },
+    /** By what each connection's sound gets to a TURN server: "udp", "tcp" or "tls"; "" where it goes to none. */
+    async routes() {
+      const routes = [];
+      for (const connection of connections) {
+        const stats = await connection.getStats();
+        for (const pair of stats.values()) {
+          if (pair.type !== "candidate-pair" || !pair.nominated) continue;
+          routes.push(stats.get(pair.localCandidateId).relayProtocol ?? "");
+        }
+      }
+      return routes;
+    },
     /** The level of the last `milliseconds`, in dBFS. */
     level(milliseconds) {
       const since = performance.now() - milliseconds;

@@ -1,111 +1,26 @@
-"""`make up STACK=docker` with a real Pulumi engine and a real Docker engine, and a call from a browser.
-
-The providers' own executables cannot be had everywhere: the tests' hands do what they would, to the letter
-of the inputs that the program gives them.
-"""
+"""`make up STACK=docker`, and calls from a browser."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
-from stacks.engine.drive import Driver
-from stacks.engine.find import find
+from dispatcher.machines.container_body import Facts, Place, body
 from tests.engine import DockerError, Engine
-from tests.ports import free_port
-from tests.stacks import hands, stand_in_provider
 
 from .browser import until, visit
 from .dispatcher import CHECKOUT
+from .docker_stack import PREFIX, Stack, stack_up
 
 pytestmark = pytest.mark.calls
 
-PREFIX = "switchboard-docker"
-
 ANY_IMAGE = "<any image with a shell>"
-
-
-class Stack:
-    """The stack, up."""
-
-    def __init__(self, engine: Engine, home: Path, base: str) -> None:
-        self.engine = engine
-        self.url = ""
-        self._home = home
-        self._overrides: dict[str, Any] = {
-            "port": free_port(),
-            "docker": {"host": engine.url, "base": base},
-        }
-
-    def driver(self, **docker: str) -> Driver:
-        """Of the stack, with these keys of its config changed from now on."""
-        self._overrides["docker"] |= docker
-        return Driver(CHECKOUT, "docker", find, home=self._home, overrides=self._overrides)
-
-    def up(self, **docker: str) -> None:
-        self.url = self.driver(**docker).up()["url"].value
-
-    def containers(self, *arguments: str) -> set[str]:
-        return set(self.engine.docker("ps", *arguments, "--format", "{{.Names}}").split())
-
-    def bots(self) -> list[str]:
-        return self.engine.docker(
-            "ps", "--all", "--quiet", "--filter", f"label=switchboard.deployment={PREFIX}"
-        ).split()
-
-    def images_of_bots(self) -> set[str]:
-        return {self.engine.docker("inspect", "--format", "{{.Config.Image}}", bot) for bot in self.bots()}
-
-    def call(self, browser: Browser) -> None:
-        """A call from its begin to its end."""
-        with visit(browser, self.url, scripted=True) as voice:
-            voice.talk()
-            voice.click("Hang up")
-            until(lambda: self.bots() == [], 60, "the end of the container")
-
-    def exec(self, code: str) -> str:
-        """What Python prints in the dispatcher's container."""
-        return self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
-
-    def sessions(self) -> set[str]:
-        """The ids of all that are in the store."""
-        return set(
-            self.exec(
-                "import sqlite3; store = sqlite3.connect('/data/switchboard.sqlite'); "
-                "print(*(id for id, in store.execute('SELECT id FROM sessions')))"
-            ).split()
-        )
-
-    def run(self, commands: str, directory: Path) -> None:
-        """Run shell commands as a person does, with this engine."""
-        client = Path(hands.CLIENT).parent
-        environment = {"PATH": f"{client}:{os.environ['PATH']}", "DOCKER_HOST": self.engine.url}
-        subprocess.run(["sh", "-euc", commands], cwd=directory, env=environment, check=True, timeout=120)
-
-    def inspect(self, name: str) -> dict[str, Any]:
-        return json.loads(self.engine.docker("inspect", f"{PREFIX}-{name}"))[0]
-
-    def is_healthy(self) -> bool:
-        return self.inspect("dispatcher")["State"]["Health"]["Status"] == "healthy"
-
-    def ask_engine(self, method: str, path: str, content: dict[str, Any] | None = None) -> tuple[int, str]:
-        """As somebody who has taken over the dispatcher would."""
-        code = (
-            "import http.client, json, sys; c = http.client.HTTPConnection('engine', 2375, timeout=10); "
-            f"c.request({method!r}, {path!r}, {json.dumps(content) if content else None!r}, "
-            "{'Content-Type': 'application/json'}); a = c.getresponse(); print(a.status, a.read().decode())"
-        )
-        status, _, text = self.exec(code).partition(" ")
-        return int(status), text
 
 
 def documented(heading: str, image: str) -> list[str]:
@@ -117,25 +32,8 @@ def documented(heading: str, image: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def stack(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    directory = tmp_path_factory.mktemp("docker-stack")
-    names = {"docker": version("pulumi-docker"), "docker-build": version("pulumi-docker-build")}
-    installed = stand_in_provider.install(directory / "bin", directory / "asked", names)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**installed, "STAND_IN_ENGINE": engine.url}.items():
-            patch.setenv(name, value)
-        for name in ("PULUMI_BACKEND_URL", "PULUMI_ACCESS_TOKEN", "PULUMI_CONFIG_PASSPHRASE"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PULUMI_HOME", str(directory / "pulumi-home"))
-        made = Stack(engine, directory, base_image)
-        try:
-            made.up()
-            yield made
-        finally:
-            made.driver().destroy()
-    left = engine.docker("ps", "--all", "--quiet").split()
-    left += engine.docker("network", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
-    left += engine.docker("volume", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
-    assert left == []
+    with stack_up(engine, tmp_path_factory.mktemp("docker-stack"), docker={"base": base_image}) as made:
+        yield made
 
 
 def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
@@ -149,8 +47,23 @@ def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
         until(lambda: stack.bots() == [], 60, "the end of the container")
 
 
+def a_bots_body(stack: Stack) -> dict[str, Any]:
+    """What the dispatcher sends for a bot's container."""
+    variables = dict(one.split("=", 1) for one in stack.inspect("engine-proxy")["Config"]["Env"])
+    facts = Facts(
+        machine_id="m-1",
+        image=json.loads(variables["SWITCHBOARD_PROXY_IMAGES"])[0],
+        nano_cpus=100_000_000,
+        memory_mb=64,
+        seconds=60,
+        arguments=(),
+        environment=("HOME=/tmp",),
+    )
+    return body(Place(PREFIX, f"{PREFIX}-machines"), facts)
+
+
 def test_who_has_the_dispatcher_has_not_the_engine(stack: Stack) -> None:
-    with pytest.raises(DockerError):
+    with pytest.raises(DockerError, match="No such file"):
         stack.engine.docker("exec", f"{PREFIX}-dispatcher", "ls", "/var/run/docker.sock")
     assert stack.ask_engine("GET", "/v1.41/info")[0] == 200
     for method, path in (
@@ -165,15 +78,20 @@ def test_who_has_the_dispatcher_has_not_the_engine(stack: Stack) -> None:
     status, _ = stack.ask_engine("DELETE", f"/v1.41/containers/{PREFIX}-dispatcher?force=1&v=1")
     assert status == 403
     assert f"{PREFIX}-dispatcher" in stack.containers()
-    image = json.loads(
-        dict(variable.split("=", 1) for variable in stack.inspect("engine-proxy")["Config"]["Env"])[
-            "SWITCHBOARD_PROXY_IMAGES"
-        ]
-    )[0]
-    content = {"Image": image, "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
-    status, text = stack.ask_engine("POST", f"/v1.41/containers/create?name={PREFIX}-m-1", content)
-    assert status == 400
-    assert stack.bots() == [], text
+    create = f"/v1.41/containers/create?name={PREFIX}-m-1"
+    for name, value in (("Privileged", True), ("Binds", ["/:/host"]), ("PidMode", "host")):
+        content = a_bots_body(stack)
+        content["HostConfig"][name] = value
+        status, text = stack.ask_engine("POST", create, content)
+        assert (status, json.loads(text)["message"]) == (403, f"'HostConfig.{name}': is not allowed")
+        assert stack.bots() == []
+    # It is that which is refused, and not the rest of the body.
+    status, text = stack.ask_engine("POST", create, a_bots_body(stack))
+    assert status == 201, text
+    assert len(stack.bots()) == 1
+    status, text = stack.ask_engine("DELETE", f"/v1.41/containers/{PREFIX}-m-1?force=true&v=true")
+    assert status == 204, text
+    assert stack.bots() == []
 
 
 def test_nobody_but_the_dispatcher_reaches_the_proxy(stack: Stack) -> None:
