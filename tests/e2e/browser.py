@@ -114,6 +114,11 @@ class VoicePage:
     def now(self) -> float:
         return self.page.evaluate("probe.now()")
 
+    def hung_up(self, session_id: str) -> dict[str, float] | None:
+        """When the dispatcher `answered` that the session ends, and when the page `left` it; None before."""
+        times = self.page.evaluate("url => probe.hungUp(url)", f"/sessions/{session_id}")
+        return times if len(times) == 2 and None not in times.values() else None
+
     def heard(self, since: float = 0) -> Sound:
         """What the page received since `since`, in the page's milliseconds."""
         answer = self.page.evaluate("since => probe.heard(since)", since)

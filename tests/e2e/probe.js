@@ -18,6 +18,7 @@
   }
 
   const connections = [];
+  let closedAt;
   let onlyRelays = false;
   const Native = window.RTCPeerConnection;
   window.RTCPeerConnection = class extends Native {
@@ -27,6 +28,10 @@
       this.addEventListener("track", ({ track }) => {
         if (track.kind === "audio") void record(track);
       });
+    }
+    close() {
+      closedAt = performance.now();
+      super.close();
     }
   };
 
@@ -51,6 +56,11 @@
       return { rate, samples: encode(samples) };
     },
     now: () => performance.now(),
+    /** When the page last closed a connection, and when the last answer from `url` had begun to arrive. */
+    hungUp(url) {
+      const answers = performance.getEntriesByName(new URL(url, location).href, "resource");
+      return { left: closedAt, answered: answers.at(-1)?.responseStart };
+    },
     /** As in a network that lets nothing through but what a TURN server relays. */
     onlyRelays() {
       onlyRelays = true;

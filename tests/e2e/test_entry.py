@@ -98,8 +98,10 @@ def test_a_page_without_a_key_asks_for_one_and_talks_with_it(
         assert timeline[0]["by"] == "site"
         voice.click("Hang up")
         record = dispatcher.wait_until_over(session_id)
-        # With the session's own token, not with the key that started it.
+        # With the session's own token, not with the key that started it; before the bot sees its client go.
         assert (record["state"], record["message"]) == ("ended", "The session was stopped by its client.")
+        times = until(lambda: voice.hung_up(session_id), 10, "a closed connection")
+        assert times["answered"] <= times["left"]
         assert_secret(dispatcher, voice, KEY, EXPIRED, READER, SLOW)
         assert not [url for url in asked if "pk_" in url or "token" in url]
 

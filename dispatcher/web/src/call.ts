@@ -57,6 +57,8 @@ const CONNECTION_INTERVAL_MS = 500;
 const LOST_AFTER_MS = 25_000;
 /** How long the dispatcher may take to notice that a bot that is gone is gone. */
 const VERDICT_WITHIN_MS = 5_000;
+/** How long the bot keeps a client that has hung up, silent both ways, while the dispatcher is told. */
+const TOLD_WITHIN_MS = 1_000;
 
 /** A call of which nothing has happened yet. */
 export const BEFORE: CallState = {
@@ -156,7 +158,7 @@ export class Call {
   #onOpened(session: Session): Session {
     if (this.#closed) {
       // Hung up before the dispatcher had answered: what it started is ours to end.
-      end(session);
+      void end(session);
       return session;
     }
     this.#session = session;
@@ -283,18 +285,33 @@ export class Call {
     void this.#context.close();
     this.#onAdmitted();
     const { session } = this.state;
-    if (this.#session && !(session && isOver(session))) end(this.#session);
-    this.#client.disconnect().catch((error: unknown) => console.error("The client did not disconnect", error));
+    const told = this.#session && !(session && isOver(session)) ? end(this.#session) : undefined;
+    void this.#disconnect(this.state.phase === "live" ? told : undefined);
     void this.#microphone.disconnect();
-    this.#set({ ...change, bot: false, you: false });
+    this.#show({ ...change, bot: false, you: false });
   }
 
+  /** A bot that sees its client go ends the session in its own name; so it sees that once the dispatcher is `told`. */
+  async #disconnect(told: Promise<void> | undefined): Promise<void> {
+    if (told) await Promise.race([told, new Promise((resolve) => setTimeout(resolve, TOLD_WITHIN_MS))]);
+    try {
+      await this.#client.disconnect();
+    } catch (error) {
+      console.error("The client did not disconnect", error);
+    }
+  }
+
+  /** What still arrives after the call is over changes nothing. */
   #set(change: Partial<CallState>): void {
+    if (!this.#closed) this.#show(change);
+  }
+
+  #show(change: Partial<CallState>): void {
     this.state = { ...this.state, ...change };
     this.onChange(this.state);
   }
 }
 
-function end(session: Session): void {
-  endSession(session).catch((error: unknown) => console.error("The session could not be ended", error));
+function end(session: Session): Promise<void> {
+  return endSession(session).catch((error: unknown) => console.error("The session could not be ended", error));
 }
