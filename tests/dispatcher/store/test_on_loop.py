@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 
@@ -47,6 +49,31 @@ def test_only_what_is_quick_runs_on_the_loop(tmp_path):
         assert await notes.read(where, quick=True) == main
         assert await notes.write(where, quick=True) == main
         assert (await notes.read(where)).startswith("store-reader")
+        assert (await notes.write(where)).startswith("store-writer")
+
+    with_database(tmp_path, use)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_the_thread_that_writes_gives_way_to_the_loop(tmp_path):
+    def niceness(_: sa.Connection) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def use(notes: Database, _: Path):
+        ours = await notes.write(niceness, quick=True)
+        assert await notes.read(niceness) == ours
+        assert await notes.write(niceness) == min(ours + database.WRITER_NICENESS, 19)
+
+    with_database(tmp_path, use)
+
+
+def test_a_system_that_keeps_priorities_to_itself_costs_no_write(tmp_path, monkeypatch):
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", refuse, raising=False)
+
+    async def use(notes: Database, _: Path):
         assert (await notes.write(where)).startswith("store-writer")
 
     with_database(tmp_path, use)
