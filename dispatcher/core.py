@@ -111,7 +111,8 @@ class Core:
         await self.lease.keep()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
-        others = [asyncio.create_task(run()) for run in (self.lease.run, self.census.run, self.rooms.run)]
+        keeping = asyncio.create_task(self.lease.run())
+        others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run)]
         try:
             yield
         finally:
@@ -121,10 +122,13 @@ class Core:
             self.queue.close()
             self.releases.abandon()
             self.inquiries.close()
+            await end_tasks(*others)
             await self.background.close(DRAIN_SECONDS)
             self.reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
-            await end_tasks(reaping, *others)
+            await end_tasks(reaping, keeping)
+            # What its last round began is left to others too: the store is about to close.
+            await self.background.close(0)
             await self.patience.close()
             await self.rooms.close()
             await self.lease.release()

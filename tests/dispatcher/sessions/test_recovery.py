@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -255,6 +256,38 @@ def test_a_restart_goes_on_with_what_the_drain_could_not_finish(tmp_path):
             assert session.state is SessionState.starting
             await started(second, session)
             assert provider.running == [session.machine_id]
+
+    asyncio.run(run())
+
+
+def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monkeypatch):
+    async def run():
+        in_round, may_go_on = asyncio.Event(), asyncio.Event()
+        async with deployment(tmp_path) as running:
+            reaper, store = running.dispatcher.reaper, running.dispatcher.store
+            due_machines, stop = store.due_machines, reaper.stop
+
+            async def due_later(*wanted: Any) -> list[tuple[Machine, Session | None]]:
+                in_round.set()
+                await may_go_on.wait()
+                return await due_machines(*wanted)
+
+            def stop_in_the_round() -> None:
+                stop()
+                may_go_on.set()
+
+            monkeypatch.setattr(store, "due_machines", due_later)
+            monkeypatch.setattr(reaper, "stop", stop_in_the_round)
+            running.provider.gate = asyncio.Event()
+            session = await leave(running, "a-dead-one")
+            reaper.nudge()
+            await in_round.wait()
+        assert running.provider.asked == 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        running.provider.gate.set()
+        async with deployment(tmp_path, provider=running.provider, clock=running.clock) as second:
+            await started(second, session)
+            assert second.provider.running == [session.machine_id]
 
     asyncio.run(run())
 
