@@ -1,6 +1,7 @@
 """Starts that a dispatcher left half done go on at another one."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,7 @@ def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monkeypatc
             reaper, store = running.dispatcher.reaper, running.dispatcher.store
             due_machines, stop = store.due_machines, reaper.stop
 
-            async def due_later(*wanted: Any) -> list[tuple[Machine, Session | None]]:
+            async def due_later(*wanted: Any) -> Sequence[tuple[Machine, Session | None]]:
                 in_round.set()
                 await may_go_on.wait()
                 return await due_machines(*wanted)
