@@ -226,7 +226,9 @@ class ContainerProvider:
 
     async def _remove(self, machine_id: str) -> None:
         with self._engine.translated(gone_is_fine=True):
-            await (await self._container(machine_id)).delete(force=True, v=True)
+            # Without one, there is no limit at all.
+            timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+            await (await self._container(machine_id)).delete(force=True, v=True, timeout=timeout)
 
     async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
         """As `_inspect`, where a container may be: no error says that there is none."""
@@ -268,7 +270,8 @@ class ContainerProvider:
             found = await (await self._engine.docker()).containers.list(
                 all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._place.deployment}"]}}'
             )
-        return [container._container for container in found]
+        # What has the deployment's label alone is no machine of ours.
+        return [one._container for one in found if MACHINE_LABEL in one._container["Labels"]]
 
     async def _info(self) -> Mapping[str, Any]:
         with self._engine.translated():

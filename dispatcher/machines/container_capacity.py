@@ -49,9 +49,11 @@ class Capacity:
             known = set(taken)
             for container in await self._containers():
                 labels = container["Labels"]
+                if MACHINE_LABEL not in labels:
+                    continue
                 known.add(labels[MACHINE_LABEL])
                 if state_of(container["State"]) is not MachineState.gone:
-                    taken[labels[MACHINE_LABEL]] = int(labels[MEMORY_LABEL])
+                    taken[labels[MACHINE_LABEL]] = int(labels.get(MEMORY_LABEL, 0))
             if self._most is not None and len(known) > self._most:
                 raise NoCapacity(f"too many containers: {len(known)}, and {self._most} is the most")
             if (wanted := sum(taken.values())) > whole:

@@ -38,8 +38,7 @@ class EngineClient:
             ProviderError: it does not answer.
         """
         if self._docker is None:
-            timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
-            self._docker = aiodocker.Docker(self._url, api_version=container_version.OLD, timeout=timeout)
+            self._docker = self._new()
         docker = self._docker
         if not self._version_known:
             with self.translated():
@@ -47,6 +46,14 @@ class EngineClient:
                     newest = answer.headers.get(container_version.HEADER)
             docker.api_version = container_version.chosen(newest)
             self._version_known = True
+        return docker
+
+    def _new(self) -> aiodocker.Docker:
+        timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+        docker = aiodocker.Docker(self._url, api_version=container_version.OLD, timeout=timeout)
+        # Stops and pulls take their time. With aiohttp's 100 connections, so many of them would keep all else
+        # waiting, and an engine that answers would be taken for one that does not.
+        docker.connector._limit = 0
         return docker
 
     @contextlib.contextmanager

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import aiodocker
+import aiohttp
 
 from dispatcher.machines.container_engine import EngineClient
 from dispatcher.machines.provider import NoCapacity, Unreachable
 
 log = logging.getLogger(__name__)
+
+
+SILENCE_SECONDS = 300.0
+"""How long a pull may tell of no progress before it is given up; the next start begins it anew. An engine
+tells of each layer several times a second."""
 
 
 class Images:
@@ -61,7 +68,9 @@ class Images:
                     raise
             log.info("image %s: is being pulled", image)
             layers: dict[str, str] = {}
-            async for step in docker.images.pull(image, stream=True):
+            # As its annotations have it, a limit is one for the whole pull as well.
+            silence: Any = aiohttp.ClientTimeout(sock_read=SILENCE_SECONDS)
+            async for step in docker.images.pull(image, stream=True, timeout=silence):
                 layer, status = step.get("id", ""), step.get("status", "")
                 if layer and layers.get(layer) != status:
                     layers[layer] = status
