@@ -20,7 +20,7 @@ from dispatcher.machines.provider import MachineState, MachineStatus, ProviderEr
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.timeline import REAPER
 from dispatcher.store.store import Store
@@ -100,8 +100,8 @@ class Inquiries:
         self._background = background
         self._silence_seconds = MISSED_HEARTBEATS * heartbeat_seconds
         self._lines: dict[str | None, _Line] = {}
-        self._waiting: set[str] = set()
-        """Machines that are in a line, or being asked about."""
+        self._waiting: dict[str, _Line] = {}
+        """Machine that is to be asked about, or being asked about → its line, one at a time."""
         self._asking: dict[str, bool] = {}
         """Machine that is being asked about → whether it must be once more."""
         self._asked: dict[str, _Asked] = {}
@@ -152,10 +152,13 @@ class Inquiries:
         if machine_id in self._asking:
             self._asking[machine_id] = True
             return
-        self._waiting.add(machine_id)
         line = self._lines.setdefault(placement, _Line(placement))
+        if (before := self._waiting.get(machine_id)) is not None:
+            before.others.pop(machine_id, None)
+            if before is not line:
+                before.urgent.pop(machine_id, None)
+        self._waiting[machine_id] = line
         if urgent:
-            line.others.pop(machine_id, None)
             line.urgent[machine_id] = None
         else:
             line.others[machine_id] = None
@@ -177,7 +180,8 @@ class Inquiries:
     def forget(self) -> None:
         """Forget everything: another replica is the reaper. Calls under way change nothing any more."""
         for line in self._lines.values():
-            self._waiting.difference_update(line.urgent, line.others)
+            for machine_id in (*line.urgent, *line.others):
+                del self._waiting[machine_id]
             line.urgent.clear()
             line.others.clear()
         self._asked.clear()
@@ -197,7 +201,7 @@ class Inquiries:
                     placement = await self._inquire(machine_id, line.placement)
                 finally:
                     again = self._asking.pop(machine_id)
-                    self._waiting.discard(machine_id)
+                    del self._waiting[machine_id]
                 if again or placement != line.placement:
                     self.ask(machine_id, placement, urgent=again)
         finally:
@@ -237,6 +241,13 @@ class Inquiries:
 
     async def _ask_about(self, machine: Machine, session: Session) -> None:
         """Close the session if its machine is gone."""
+
+        def why(current: Session) -> End | None:
+            # It may have come up at another placement while this one was asked, or have been heard.
+            if current.started_at != session.started_at or not self.is_silent(machine.id):
+                return None
+            return lifecycle.end_by_loss(status)
+
         asked_at = self._clock.now()
         self._census.asked(machine.id)
         try:
@@ -244,7 +255,7 @@ class Inquiries:
         finally:
             self._note(machine.id, alone=False)
         if self._is_lost(status, machine, session, asked_at) and self._lease.held:
-            await self._releases.close_if(session, lambda _: lifecycle.end_by_loss(status), REAPER)
+            await self._releases.close_if(session, why, REAPER)
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
@@ -270,10 +281,12 @@ class Inquiries:
     def _is_lost(
         self, status: MachineStatus | None, machine: Machine, session: Session, asked_at: float
     ) -> bool:
-        if status is not None:
-            return status.state is MachineState.gone
-        # A machine that never started has the start's own deadline, which says more.
-        settling = self._fleet.settling(machine.placement)
-        return session.started_at is not None and lifecycle.absence_counts(
-            machine, session, settling, asked_at
-        )
+        gone = status is not None and status.state is MachineState.gone
+        if session.started_at is None:
+            if not gone:
+                # It has the start's own deadline, which says more.
+                return False
+        elif status is not None:
+            return gone
+        # What is gone before it has started may be asked for again, here or at the next placement.
+        return lifecycle.absence_counts(machine, session, self._fleet.settling(machine.placement), asked_at)

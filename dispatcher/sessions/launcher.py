@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from dispatcher.clock import Clock
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
-from dispatcher.machines.provider import MachineState
+from dispatcher.machines.provider import MachineState, MachineStatus
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ends import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
@@ -186,6 +186,9 @@ class Launcher:
             return lambda: self._close(session, internal, DISPATCHER)
         if status.state is MachineState.requested:
             return _nothing
+        if status.state is MachineState.gone:
+            # An earlier create of it, whose answer was lost. Its provider may tell only once how it ended.
+            return lambda: self._nowhere(session, lifecycle.end_by_loss(status), status)
         now = self._clock.now()
         return lambda: self._started(session, now)
 
@@ -200,14 +203,18 @@ class Launcher:
         if lifecycle.left_alone(machine, current, self._clock.now()):
             self._begin(current, machine)
 
-    async def _nowhere(self, session: Session, end: End | None) -> None:
-        """It is certain that there is no machine; unless another replica asks for it by now."""
+    async def _nowhere(self, session: Session, end: End | None, status: MachineStatus | None = None) -> None:
+        """It is certain that there is no machine; unless another replica asks for it by now.
+
+        Args:
+            status: How it ended, if there was one.
+        """
         now = self._clock.now()
         await self._ledger.change(
             session.id,
             lambda current: current if end is None else lifecycle.over(current, end, now),
             PROVIDER,
-            machine=lambda current: lifecycle.machine_gone(current, None, now),
+            machine=lambda current: lifecycle.machine_gone(current, status, now),
             launcher=self._replica,
         )
 

@@ -184,6 +184,8 @@ class Reaper:
 
     async def _look_at(self, machine: Machine, session: Session | None, *, urgent: bool) -> None:
         if session is None or session.over:
+            if self._releases.under_way(machine.id):
+                return
             if urgent or self._inquiries.is_due(machine.id, alone=True):
                 self._inquiries.ask(machine.id, machine.placement, urgent=urgent)
             return

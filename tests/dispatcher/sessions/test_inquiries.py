@@ -1,14 +1,28 @@
 """What providers are asked about machines that are silent, and what comes of the answers."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import Unreachable
+from dispatcher.machines.provider import MachineStatus, NoCapacity, Unreachable
 from dispatcher.sessions import inquiries
+from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.timeline import Cause
 from dispatcher.store.due import Page
-from tests.dispatcher.harness import deployment, eventually
+from dispatcher.store.store import Store
+from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
 from tests.dispatcher.sessions.looks import dies, end_of, limits, look_once
+
+
+async def nothing(*_where: object, **_which: object) -> Page:
+    """Of what lives, as `Store.live_machines`."""
+    return Page((), (), (), None)
 
 
 def test_a_lost_channel_is_asked_about_however_lately_its_machine_was(tmp_path):
@@ -118,9 +132,6 @@ def test_a_channel_that_breaks_again_while_the_reaper_looks_is_not_forgotten(tmp
             store, looks = running.dispatcher.store, running.dispatcher.reaper
             find, broken = store.due_machines, []
 
-            async def nothing(_behind):
-                return Page((), (), (), None)
-
             async def breaks_again(*arguments):
                 due = await find(*arguments)
                 if not broken:
@@ -128,7 +139,7 @@ def test_a_channel_that_breaks_again_while_the_reaper_looks_is_not_forgotten(tmp
                     await dies(running, machine)
                 return due
 
-            monkeypatch.setattr(store, "live_machines", nothing)
+            monkeypatch.setattr(Store, "live_machines", nothing)
             monkeypatch.setattr(store, "due_machines", breaks_again)
             looks.lost(machine.id)
             await look_once(running)
@@ -198,5 +209,198 @@ def test_a_lost_channel_alone_ends_nothing(tmp_path):
                 await running.look(1)
             assert (await running.session(session_id))["state"] == "active"
             assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+class Questioned(ScriptedProvider):
+    """Remembers about whom it was asked, and answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_about: list[str] = []
+        self.may_answer: dict[str, asyncio.Event] = {}
+
+    async def get(self, machine_id: str) -> MachineStatus | None:
+        self.asked_about.append(machine_id)
+        if machine_id in self.may_answer:
+            await self.may_answer[machine_id].wait()
+        return await super().get(machine_id)
+
+    def hold(self, machine_id: str) -> asyncio.Event:
+        return self.may_answer.setdefault(machine_id, asyncio.Event())
+
+    async def until_asked_about(self, machine_id: str) -> None:
+        await eventually(lambda: asyncio.sleep(0, self.asked_about), lambda asked: machine_id in asked)
+
+
+@contextlib.asynccontextmanager
+async def silent_machines(
+    tmp_path: Path, number: int, second: ScriptedProvider | None = None
+) -> AsyncIterator[tuple[Deployment, Questioned, list[str]]]:
+    """A dispatcher with machines that have started and never said a word, which its reaper does not see."""
+    provider, agents = Questioned(), limits(start_timeout_seconds=600, max_sessions=number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "live_machines", nothing)
+        async with deployment(tmp_path, provider=provider, second=second, agents=agents) as running:
+            started = [(await running.start("/start?wait=started"))["sessionId"] for _ in range(number)]
+            await running.settle()
+            provider.asked_about.clear()
+            yield running, provider, [f"m-{session_id}" for session_id in started]
+
+
+def test_of_many_urgent_ones_none_keeps_the_others_from_their_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+
+    async def run():
+        async with silent_machines(tmp_path, 6) as (running, provider, (first, other, *urgent)):
+            ask, may_answer = running.dispatcher.inquiries.ask, provider.hold(first)
+            ask(first, "scripted")
+            await provider.until_asked_about(first)
+            ask(other, "scripted")
+            for machine_id in urgent:
+                ask(machine_id, "scripted", urgent=True)
+            may_answer.set()
+            await running.settle()
+            assert provider.asked_about == [first, *urgent[:2], other, *urgent[2:]]
+
+    asyncio.run(run())
+
+
+def test_a_reaper_that_lost_its_lease_asks_about_nobody_who_waited(tmp_path, monkeypatch):
+    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+
+    async def run():
+        async with silent_machines(tmp_path, 3) as (running, provider, (first, second, third)):
+            asks, may_answer = running.dispatcher.inquiries, provider.hold(first)
+            asks.ask(first, "scripted")
+            await provider.until_asked_about(first)
+            asks.ask(second, "scripted")
+            asks.ask(third, "scripted", urgent=True)
+            asks.forget()
+            may_answer.set()
+            await running.settle()
+            assert provider.asked_about == [first]
+            asks.ask(third, "scripted")
+            await running.settle()
+            assert provider.asked_about == [first, third]
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_comes_after_the_lease_was_lost_ends_no_session(tmp_path, monkeypatch):
+    async def run():
+        async with silent_machines(tmp_path, 1) as (running, provider, (machine_id,)):
+            asks, may_answer = running.dispatcher.inquiries, provider.hold(machine_id)
+            session_id = machine_id.removeprefix("m-")
+            asks.ask(machine_id, "scripted")
+            await provider.until_asked_about(machine_id)
+            provider.die(machine_id, 1)
+            with monkeypatch.context() as lost:
+                lost.setattr(Lease, "held", False)
+                may_answer.set()
+                await running.settle()
+                assert (await running.session(session_id))["state"] == "starting"
+            asks.ask(machine_id, "scripted")
+            assert (await running.until(session_id, "failed"))["reason"] == "machine_exited"
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_comes_after_the_lease_was_lost_ends_no_machine(tmp_path, monkeypatch):
+    async def run():
+        async with silent_machines(tmp_path, 1) as (running, provider, (machine_id,)):
+            provider.deaf = True
+            await running.http.delete(f"/sessions/{machine_id.removeprefix('m-')}")
+            await running.settle()
+            provider.asked_about.clear()
+            provider.stopped.clear()
+            may_answer = provider.hold(machine_id)
+            running.clock.advance(inquiries.RELEASE_SECONDS + 1)
+            await running.dispatcher.lease.keep()
+            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            await provider.until_asked_about(machine_id)
+            with monkeypatch.context() as lost:
+                lost.setattr(Lease, "held", False)
+                may_answer.set()
+                await running.settle()
+                assert provider.stopped == []
+            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            await running.settle()
+            assert provider.stopped == [machine_id]
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_moved_on_is_asked_about_where_it_is_and_nowhere_else(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+
+    async def run():
+        there = Questioned()
+        async with silent_machines(tmp_path, 3, there) as (running, here, (first, moved, third)):
+            asks, store = running.dispatcher.inquiries, running.dispatcher.store
+            here_may_answer, there_may_answer = here.hold(first), there.hold(moved)
+            asks.ask(first, "scripted")
+            await here.until_asked_about(first)
+            asks.ask(moved, "scripted")
+            asks.ask(third, "scripted")
+            cause = Cause("tester", running.clock.now())
+            there.appear(moved)
+            await store.update_machine(moved, lambda machine: replace(machine, placement="second"), cause)
+            asks.ask(moved, "second", urgent=True)
+            await there.until_asked_about(moved)
+            here_may_answer.set()
+            await here.until_asked_about(third)
+            there_may_answer.set()
+            await running.settle()
+            assert (here.asked_about, there.asked_about) == ([first, third], [moved])
+
+    asyncio.run(run())
+    assert "a background task failed" not in caplog.text
+
+
+def test_a_machine_that_is_gone_where_it_was_has_not_ended_where_it_is(tmp_path):
+    async def run():
+        first, second = Questioned(), ScriptedProvider()
+        first.gate, first.fault = asyncio.Event(), NoCapacity("no room after all")
+        async with deployment(tmp_path, provider=first, second=second) as running:
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            machine_id = f"m-{session_id}"
+            await eventually(lambda: asyncio.sleep(0, first.asked), bool)
+            may_answer = first.hold(machine_id)
+            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            await first.until_asked_about(machine_id)
+            first.die(machine_id, 137)
+            first.gate.set()
+            await eventually(lambda: asyncio.sleep(0, second.running), bool)
+            running.provider = second
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            await running.in_phase(session_id, "active")
+            may_answer.set()
+            await running.settle()
+            assert (await running.session(session_id))["state"] == "active"
+            assert second.stopped == []
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_is_gone_while_it_is_asked_for_is_left_to_who_asks(tmp_path):
+    """A host refuses it after all, and shows it as gone before it says so: another placement has room."""
+
+    async def run():
+        first, second = ScriptedProvider(), ScriptedProvider()
+        first.gate, first.fault = asyncio.Event(), NoCapacity("launch failed")
+        async with deployment(tmp_path, provider=first, second=second) as running:
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+            await eventually(lambda: asyncio.sleep(0, first.asked), bool)
+            first.die(f"m-{session_id}", None)
+            running.dispatcher.inquiries.ask(f"m-{session_id}", "scripted")
+            await look_once(running)
+            assert (await running.session(session_id))["state"] == "starting"
+            first.gate.set()
+            await running.settle()
+            assert second.running == [f"m-{session_id}"]
+            assert (await running.session(session_id))["state"] == "starting"
 
     asyncio.run(run())

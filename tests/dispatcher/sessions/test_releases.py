@@ -1,9 +1,10 @@
 """The end of machines: how often their provider is asked meanwhile, whose calls are counted."""
 
 import asyncio
+from datetime import timedelta
 
 from bot import protocol
-from dispatcher.machines.provider import MachineStatus
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Unreachable
 from dispatcher.sessions import lifecycle
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
 
@@ -141,5 +142,56 @@ def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_lo
             assert after.reason == "no_client"
             assert after.ended_at is not None
             assert after.ended_at > deadline[0]
+
+    asyncio.run(run())
+
+
+def test_how_a_machine_ended_is_on_record_though_its_provider_forgets_it_before_the_end(tmp_path):
+    class Forgets(ScriptedProvider):
+        """Tells once how a machine ended, and cannot be told to stop one."""
+
+        async def get(self, machine_id: str) -> MachineStatus | None:
+            status = await super().get(machine_id)
+            self.gone.pop(machine_id, None)
+            return status
+
+        async def stop(self, machine_id: str, grace: timedelta) -> None:
+            raise Unreachable("no answer")
+
+    async def run():
+        provider = Forgets()
+        async with deployment(tmp_path, provider=provider) as running:
+            machine = await stopped(running)
+            provider.die(machine.id, 7)
+            await machine.connection.close()
+            await small_steps(running, 0.3)
+            await gone(running, machine)
+            row = await running.dispatcher.store.machine(machine.id)
+            assert row is not None
+            assert row.exit_code == 7
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ended(tmp_path):
+    class Late(ScriptedProvider):
+        """Its machines have ended before it answers: of each it had been asked before."""
+
+        async def create(self, spec: MachineSpec) -> MachineStatus:
+            await super().create(spec)
+            self.die(spec.id, 3, "ImportError: no module named 'torch'\n")
+            return self.gone.pop(spec.id)
+
+    async def run():
+        async with deployment(tmp_path, provider=Late()) as running:
+            answer = await running.http.post("/start?wait=started", json={})
+            assert answer.status_code == 502
+            assert "exit status 3" in answer.text
+            (session,) = (await running.http.get("/v1/sessions")).json()["sessions"]
+            assert (session["state"], session["reason"]) == ("failed", "machine_exited")
+            assert session["exitCode"] == 3
+            machine = await running.dispatcher.store.machine(f"m-{session['sessionId']}")
+            assert machine is not None
+            assert (machine.state, machine.exit_code) == (MachineState.gone, 3)
 
     asyncio.run(run())
