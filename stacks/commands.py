@@ -11,14 +11,17 @@ from pathlib import Path
 
 from stacks.errors import SetupError
 
+LAST_LINES = 25
+"""apt-get tells which packages it would have to remove before it lists all that it would install."""
+
 
 def run(
     command: Sequence[str],
     failure: str,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
-) -> None:
-    """Run it quietly. Raises SetupError with `failure` and the last lines that it wrote."""
+) -> str:
+    """Run it quietly; returns what it wrote. Raises SetupError with `failure` and the last lines of that."""
     try:
         result = subprocess.run(
             command,
@@ -35,4 +38,5 @@ def run(
         raise SetupError(f"{failure}: {command[0]}: {error.strerror}") from None
     if result.returncode:
         lines = [line for line in result.stdout.splitlines() if line.strip()]
-        raise SetupError("\n".join([f"{failure}:", *lines[-15:]]))
+        raise SetupError("\n".join([f"{failure}:", *lines[-LAST_LINES:]]))
+    return result.stdout

@@ -52,8 +52,15 @@ class Checkout:
             self.install("requirements.txt")
         self.build_page()
         if dev:
-            find_browser()
-            install_engine()
+            self.equip()
+
+    def equip(self) -> None:
+        """A browser and engines for the tests. Those that lack theirs are skipped, and all else goes on."""
+        for provide in (find_browser, install_engine):
+            try:
+                provide()
+            except SetupError as error:
+                say(f"notice: {error}")
 
     def cloud_of(self, stack: str) -> str:
         """The cloud of a stack, as far as its file tells without a parser of YAML; else `local`.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import stacks.setup
 from stacks.errors import SetupError
 from stacks.setup import Checkout
 
@@ -27,7 +28,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     (web / "src").mkdir(parents=True)
     for name in ("package.json", "package-lock.json", "build.mjs", "src/main.ts"):
         (web / name).write_text(name)
-    for name in ("", "-dev", "-node", "-docker"):
+    for name in ("", "-dev", "-node", "-docker", "-fly"):
         (made.root / f"requirements{name}.txt").write_text(name)
     log = tmp_path / "log"
     log.touch()
@@ -113,6 +114,19 @@ def test_the_packages_for_tests_contain_the_others(checkout: Checkout) -> None:
     checkout.install("requirements-dev.txt", "requirements.txt")
     checkout.install("requirements.txt")
     assert steps(checkout) == ["python -m requirements-dev.txt"]
+
+
+def test_what_some_tests_lack_is_said_and_stops_nothing(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(what: str) -> None:
+        raise SetupError(f"no {what}:\nE: offline")
+
+    monkeypatch.setattr(stacks.setup, "find_browser", lambda: refuse("browser"))
+    monkeypatch.setattr(stacks.setup, "install_engine", lambda: refuse("engine"))
+    checkout.set_up(dev=True)
+    said = capsys.readouterr().out
+    assert said == "notice: no browser:\nE: offline\nnotice: no engine:\nE: offline\n"
 
 
 @pytest.mark.parametrize("node", ["echo v18.20.0", "exit 1", "echo nonsense"])
