@@ -150,9 +150,10 @@ export class Call {
     this.#set(muted ? { muted, you: false } : { muted });
   }
 
-  hangUp(): void {
+  /** @param leaving The page goes away at once: there is no time to wait for the dispatcher. */
+  hangUp(leaving = false): void {
     const ending = this.state.phase === "queued" ? "You gave up your place in the line." : "You hung up.";
-    this.#finish({ phase: "ended", ending });
+    this.#finish({ phase: "ended", ending }, leaving);
   }
 
   #onOpened(session: Session): Session {
@@ -274,7 +275,7 @@ export class Call {
     else this.#finish({ phase: "ended", ending: record.message || "The bot ended the call." });
   }
 
-  #finish(change: Partial<CallState>): void {
+  #finish(change: Partial<CallState>, leaving = false): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#watch?.stop();
@@ -286,7 +287,7 @@ export class Call {
     this.#onAdmitted();
     const { session } = this.state;
     const told = this.#session && !(session && isOver(session)) ? end(this.#session) : undefined;
-    void this.#disconnect(this.state.phase === "live" ? told : undefined);
+    void this.#disconnect(this.state.phase === "live" && !leaving ? told : undefined);
     void this.#microphone.disconnect();
     this.#show({ ...change, bot: false, you: false });
   }

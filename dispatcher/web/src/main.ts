@@ -129,7 +129,7 @@ view.otherKey.addEventListener("click", () => askForKey());
 view.onKey((given) => void enter(given));
 // A tab that is closed or left ends its call; the request to the dispatcher outlives the page.
 addEventListener("pagehide", () => {
-  if (isRunning()) call?.hangUp();
+  if (isRunning()) call?.hangUp(true);
 });
 // Another link, opened in this tab: browsers do not load a page anew for another fragment.
 addEventListener("hashchange", () => location.reload());
