@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiodocker
-import aiohttp
 
 from dispatcher.machines.container_engine import EngineClient
 from dispatcher.machines.provider import NoCapacity, Unreachable
@@ -68,14 +68,23 @@ class Images:
                     raise
             log.info("image %s: is being pulled", image)
             layers: dict[str, str] = {}
-            # As its annotations have it, a limit is one for the whole pull as well.
-            silence: Any = aiohttp.ClientTimeout(sock_read=SILENCE_SECONDS)
-            async for step in docker.images.pull(image, stream=True, timeout=silence):
+            async for step in _without_silence(docker.images.pull(image, stream=True)):
                 layer, status = step.get("id", ""), step.get("status", "")
                 if layer and layers.get(layer) != status:
                     layers[layer] = status
                     log.debug("image %s: %s: %s", image, layer, status)
             log.info("image %s: is here, %d layers", image, len(layers))
+
+
+async def _without_silence(steps: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """These steps, or TimeoutError. No limit of the client's own would do: it takes one that is over in the
+    middle of a pull for the end of the pull."""
+    while True:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            step = await anext(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 def _log_failed_pull(done: asyncio.Task[None]) -> None:

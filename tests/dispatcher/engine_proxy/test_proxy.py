@@ -20,6 +20,7 @@ from dispatcher.engine_proxy.proxy import CALL_SECONDS, until_lost
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.doubles import VirtualClock
@@ -120,6 +121,17 @@ def test_a_container_that_the_host_has_no_memory_for(tmp_path: Path) -> None:
                 "and 7372 MiB are for machines"
             )
             proxy.engine.listed = [listed("m-2", memory_mb=6860)]
+            assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
+
+    asyncio.run(run())
+
+
+def test_what_has_the_deployments_label_alone_fails_no_create(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            theirs, unsized = listed("m-2", memory_mb=8192), listed("m-3", memory_mb=8192)
+            del theirs["Labels"][MACHINE_LABEL], unsized["Labels"][MEMORY_LABEL]
+            proxy.engine.listed = [theirs, unsized]
             assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
 
     asyncio.run(run())

@@ -80,7 +80,11 @@ class PullingEngine:
         """How many machines its host's memory is enough for."""
         self.pull_fails = pull_fails
         """What a pull says after its first step, where it fails."""
+        self.listed: list[dict[str, Any]] = []
+        """What it has of this deployment's containers."""
         self.changes: list[str] = []
+        self.begins = False
+        """Whether a pull tells of its first step before it may end."""
         self.pulls = asyncio.Event()
         """Set while a pull goes on, or has ended."""
         self.pulled = asyncio.Event()
@@ -91,18 +95,31 @@ class PullingEngine:
         if path == "/info":
             return web.json_response({"MemTotal": self.room_for * SPEC.memory_mb * 2**20 / HOST_SHARE})
         if path == "/containers/json":
-            return web.json_response([])
+            return web.json_response(self.listed)
         if path == "/images/create":
-            self.pulls.set()
-            await self.pulled.wait()
-            steps: list[Any] = [{"status": "Download complete", "id": "layer"}]
-            if self.pull_fails:
-                steps.append({"errorDetail": {"message": self.pull_fails}, "error": self.pull_fails})
-            return web.Response(text="".join(f"{json.dumps(step)}\n" for step in steps))
+            return await self._pull(request)
         if request.method == "GET" or self.pull_fails or not self.pulled.is_set():
             return web.json_response({"message": "No such image"}, status=404)
         self.changes.append(path.removeprefix("/containers/") + request.query.get("name", ""))
         return web.json_response({"Id": "1"}, status=201 if path.endswith("/create") else 204)
+
+    async def _pull(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if self.begins:
+            await response.write(_line({"status": "Downloading", "id": "layer"}))
+        self.pulls.set()
+        await self.pulled.wait()
+        await response.write(_line({"status": "Download complete", "id": "layer"}))
+        if self.pull_fails:
+            failure = {"errorDetail": {"message": self.pull_fails}, "error": self.pull_fails}
+            await response.write(_line(failure))
+        await response.write_eof()
+        return response
+
+
+def _line(step: dict[str, Any]) -> bytes:
+    return f"{json.dumps(step)}\n".encode()
 
 
 class EngineWithTheUnstarted:
@@ -115,6 +132,8 @@ class EngineWithTheUnstarted:
         """What it does not do, of `create`, `look`, `start` and `remove` → the status and the words for it.
         Without any it refuses a create because of the name.
         """
+        self.never_answers = ""
+        """Of the same, what it is asked for in vain."""
         self.asked: list[str] = []
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -128,6 +147,8 @@ class EngineWithTheUnstarted:
             return web.json_response({"message": "No such container"}, status=404)
         action = {"GET": "look", "POST": "start", "DELETE": "remove"}[request.method]
         self.asked.append(action)
+        if action == self.never_answers:
+            await asyncio.Event().wait()
         if action in self.fails:
             status, words = self.fails[action]
             return web.json_response({"message": words}, status=status)
@@ -149,6 +170,11 @@ class EngineWithTheDead:
         self.answers_removals = asyncio.Event()
         self.answers_removals.set()
         self.removals = 0
+        self.never_removes = ""
+        """Machine whose removal alone it does not answer."""
+        self.answers_stops = asyncio.Event()
+        self.answers_stops.set()
+        self.stops = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = versionless(request)
@@ -162,6 +188,12 @@ class EngineWithTheDead:
         if request.method == "DELETE":
             self.removals += 1
             await self.answers_removals.wait()
+            if machine_id == self.never_removes:
+                await asyncio.Event().wait()
+        if path.endswith("/stop"):
+            self.stops += 1
+            await self.answers_stops.wait()
+            return web.Response(status=204)
         if path.endswith("/logs") and not self.answers_logs:
             await asyncio.Event().wait()
         if self.fails:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.clock import SystemClock
-from dispatcher.machines import container, container_version
+from dispatcher.machines import container, container_images, container_version
 from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import (
     MachineState,
@@ -24,6 +25,7 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from tests.dispatcher.harness import eventually
 from tests.dispatcher.machines.engines import (
     SPEC,
     BusyEngine,
@@ -169,6 +171,84 @@ def test_a_container_that_is_being_removed_already_is_as_good_as_removed(tmp_pat
     asyncio.run(run())
 
 
+def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "CALL_SECONDS", 0.3)
+
+    async def run() -> None:
+        engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
+        engine.never_answers = "remove"
+        # One call alone may take twice as long.
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            # The host has room for one of them.
+            for machine_id in ("m-1", "m-2"):
+                with pytest.raises(Unreachable, match=r"OCI runtime .* nor removed: the engine did not"):
+                    await provider.create(replace(SPEC, id=machine_id, memory_mb=5000))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "call", [lambda one: one.start("m-1"), lambda one: one.stop("m-1", timedelta(minutes=1))]
+)
+def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[ContainerProvider], Awaitable[object]]
+) -> None:
+    monkeypatch.setattr(container, "CALL_SECONDS", 0.3)
+
+    async def run() -> None:
+        engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
+        engine.never_answers = "remove"
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            with pytest.raises(Unreachable, match="the engine did not answer"):
+                await call(provider)
+            assert engine.asked[-1] == "remove"
+
+    asyncio.run(run())
+
+
+def test_stops_that_take_their_time_keep_no_other_call_waiting(tmp_path: Path) -> None:
+    many = [f"m-{number}" for number in range(120)]
+
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.states |= dict.fromkeys(many, "running")
+        engine.answers_stops.clear()
+        async with provider_of(engine, tmp_path) as provider:
+            stops = asyncio.gather(*(provider.stop(machine_id, timedelta(seconds=60)) for machine_id in many))
+            await eventually(lambda: asyncio.sleep(0, engine.stops), lambda stops: stops == len(many))
+            # One call alone may take twice as long.
+            async with asyncio.timeout(5):
+                assert [status.id async for status in provider.list()] == ["m-runs", *many]
+                assert await provider.get("m-runs") == MachineStatus("m-runs", MachineState.started)
+            assert not stops.done()
+            engine.answers_stops.set()
+            await stops
+
+    asyncio.run(run())
+
+
+def test_what_has_the_deployments_label_alone_is_no_machine(tmp_path: Path) -> None:
+    theirs, unsized = {DEPLOYMENT_LABEL: "calls"}, {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: "m-unsized"}
+    ours = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: "m-ours", MEMORY_LABEL: str(SPEC.memory_mb)}
+
+    async def run() -> None:
+        engine = PullingEngine(room_for=2.5)
+        engine.pulled.set()
+        engine.listed = [
+            {"Id": "1", "State": "running", "Labels": labels} for labels in (theirs, unsized, ours)
+        ]
+        async with provider_of(engine, tmp_path) as provider:
+            assert [status.id async for status in provider.list()] == ["m-unsized", "m-ours"]
+            # They take none of the memory that is known to be taken.
+            assert await provider.create(SPEC) == MachineStatus("m-1", MachineState.started)
+            with pytest.raises(NoCapacity, match=f"{3 * SPEC.memory_mb} MiB would be needed"):
+                await provider.create(replace(SPEC, id="m-2", memory_mb=2 * SPEC.memory_mb))
+
+    asyncio.run(run())
+
+
 def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path: Path) -> None:
     async def place(placement: str, provider: str) -> bool:
         return (placement, provider) == ("engine", "container")
@@ -244,6 +324,29 @@ def test_what_a_pull_that_breaks_off_means(tmp_path: Path, words: str, kind: typ
                 await provider.create(SPEC)
             assert type(caught.value) is kind
             assert engine.changes == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    async def run() -> None:
+        engine = PullingEngine()
+        engine.begins = begins
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            with monkeypatch.context() as patch:
+                patch.setattr(container_images, "SILENCE_SECONDS", 0.3)
+                with pytest.raises(NoCapacity, match="image bot could not be pulled: the engine did not"):
+                    await provider.create(SPEC)
+            assert engine.pulls.is_set()
+            engine.pulls.clear()
+            wanted = asyncio.create_task(provider.create(SPEC))
+            await engine.pulls.wait()
+            engine.pulled.set()
+            assert await wanted == MachineStatus("m-1", MachineState.started)
+            assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
 
     asyncio.run(run())
 

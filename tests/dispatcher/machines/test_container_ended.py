@@ -106,6 +106,28 @@ def test_a_container_that_cannot_be_removed_is_tried_again_after_as_many_listing
     asyncio.run(run())
 
 
+def test_a_removal_that_is_never_answered_is_given_up_and_the_next_one_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "CALL_SECONDS", 0.3)
+
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        engine.states["m-next"] = "exited"
+        engine.never_removes = "m-over"
+        async with provider_of(engine, tmp_path) as provider:
+            for machine_id in ("m-over", "m-next"):
+                await provider.get(machine_id)
+            await eventually(lambda: listed(provider), lambda _: "m-next" not in engine.states)
+            assert engine.states == {"m-over": "exited", "m-runs": "running"}
+            assert "m-over: its container cannot be removed: the engine did not answer" in caplog.text
+            # It is tried again.
+            engine.never_removes = ""
+            await eventually(lambda: listed(provider), lambda _: engine.states == {"m-runs": "running"})
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answers: bool
