@@ -56,7 +56,9 @@ async def serving(
         proxy = Proxy(rules, session, call_seconds)
         # Not an Application: its router would change a path before the rules see it. A caller who hangs up is
         # served no more: he counts on it that what he gave up does not happen later.
-        runner = web.ServerRunner(web.Server(proxy.handle, handler_cancellation=True))
+        # Nor is a body unpacked before the rules can refuse it for that.
+        server = web.Server(proxy.handle, handler_cancellation=True, auto_decompress=False)
+        runner = web.ServerRunner(server)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -101,6 +103,8 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
+            if "Content-Encoding" in request.headers:
+                raise Refused("Content-Encoding: is refused")
             content = await request.read()
             ask = self._rules.read(request.method, request.raw_path, content)
             if ask.path == PING:

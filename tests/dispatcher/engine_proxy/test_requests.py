@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,35 @@ def test_a_body_in_chunks_is_read_like_any_other(tmp_path: Path) -> None:
                 sent = chunked(json.dumps(content).encode(), part_bytes=7)
                 assert await status_of_create(proxy.port, CHUNKS, sent) == expected
             assert proxy.changed == [("POST", CREATE)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [
+        ("gzip", gzip.compress(VALID)),
+        ("GZIP", gzip.compress(VALID)),
+        ("gzip", gzip.compress(VALID)[:-9]),
+        ("gzip", b"hello"),
+        ("gzip", VALID),
+        ("deflate", zlib.compress(VALID)),
+        ("br", VALID),
+        ("identity", VALID),
+        ("", VALID),
+    ],
+)
+def test_an_encoded_body_is_refused_and_not_decoded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, content: bytes
+) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            encoded = f"Content-Encoding: {encoding}"
+            for lengths, sent in ((f"Content-Length: {len(content)}", content), (CHUNKS, chunked(content))):
+                assert await status_of_create(proxy.port, f"{encoded}\r\n{lengths}", sent) == 403
+            assert proxy.engine.asked == []
+            assert caplog.text.count("Content-Encoding: is refused") == 2
+            assert "Traceback" not in caplog.text
 
     asyncio.run(run())
 
