@@ -17,11 +17,17 @@ NANOSECONDS = 1_000_000_000
 SLEW = 10
 """The clock runs at most one part in so many faster or slower than time passes, until it agrees with the
 system's again. Timeouts are that much off meanwhile, which is less than what the lease leaves for two clocks
-that differ (`sessions/lease.py`); a minute is caught up with in ten."""
+that differ (`sessions/lease.py`)."""
 
-ADOPTED_SECONDS = 3600
-"""A larger difference is no drift: the system's clock had never been set, or the machine was paused. To catch
-up with it would take more than ten hours, in which tokens and TURN credentials would be of no use."""
+ADOPTED_SECONDS = 30
+"""A larger difference is no drift: the system's clock was set, or the machine was paused. While this one
+catches up it is wrong: what another replica writes has a deadline too early or too late, and Daily and TURN
+servers see tokens that are no longer or not yet good. Deadlines and tokens bear half a minute, and that for
+no more than the five minutes that it takes; a step that they do not bear is better done with at once."""
+
+SET_BACK_SECONDS = 1.0
+"""A moment that was now once, and lies further ahead than this, is of before the clock was set back. Who read
+the clock a little before another, and comes after it, is within this."""
 
 
 class Clock(Protocol):
@@ -36,6 +42,11 @@ class Clock(Protocol):
         ...
 
 
+def was_set_back(now: float, since: float) -> bool:
+    """Whether a clock that has said `since` has been set back before it says `now`."""
+    return now < since - SET_BACK_SECONDS
+
+
 def _elapsed() -> int:
     """Nanoseconds that have passed, those in which the machine slept among them, since some moment."""
     # macOS has none of this name; there, monotonic time goes on in sleep as well.
@@ -45,9 +56,10 @@ def _elapsed() -> int:
 class SystemClock:
     """The system's wall clock, without its steps.
 
-    Where that is set (by hand, by NTP, after a pause of the whole machine), deadlines, limits and leases must
-    see no jump: this clock catches up with it (`SLEW`), and never goes backwards. Only a difference that no
-    drift explains (`ADOPTED_SECONDS`) is taken over at once, in either direction, with a warning.
+    Where that is corrected by a little (by NTP, by hand), deadlines, limits and leases must see no jump: this
+    clock catches up with it (`SLEW`), and does not go backwards. Only a difference that no drift explains
+    (`ADOPTED_SECONDS`: it was set, or the whole machine was paused) is taken over at once, in either
+    direction, with a warning. Who keeps a moment to wait for must bear that (`was_set_back`).
 
     Any thread may ask it.
 

@@ -2,13 +2,15 @@
 
 A bucket is kept as the one moment in which it would be full again (the generic cell rate algorithm): each
 call moves that moment on by one interval, and a call may go out as soon as the moment is no further ahead
-than the burst allows. Turns are given in the order in which they were asked for.
+than the burst allows. Turns are given in the order in which they were asked for. Where the clock was
+set back that moment may be hours ahead: the bucket begins anew, and forgets what it let through.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dispatcher.clock import was_set_back
 from dispatcher.machines.provider import Rate
 
 
@@ -20,6 +22,8 @@ class Bucket:
     """None: calls go out at once, unless they are held."""
     full_at: float = float("-inf")
     held_until: float = float("-inf")
+    since: float = float("-inf")
+    """When these moments were last moved on."""
 
     def reserve(self, now: float, patience: float) -> tuple[Bucket, float, bool]:
         """Ask for a turn.
@@ -28,14 +32,18 @@ class Bucket:
             The bucket afterwards; in how many seconds the turn comes; and whether it was taken, which it is
             if it comes within `patience` seconds. A turn that was taken and not used is lost.
         """
+        if was_set_back(now, self.since):
+            return Bucket(self.rate).reserve(now, patience)
         interval = 1 / self.rate.per_second if self.rate else 0.0
         ahead = (self.rate.burst - 1) * interval if self.rate else 0.0
         at = max(now, self.held_until, self.full_at - ahead)
         wait = at - now
         if wait > patience:
             return self, wait, False
-        return replace(self, full_at=max(self.full_at, at) + interval), wait, True
+        return replace(self, full_at=max(self.full_at, at) + interval, since=now), wait, True
 
-    def hold(self, until: float) -> Bucket:
-        """Let nobody through before that: the API itself said so."""
-        return replace(self, held_until=max(self.held_until, until))
+    def hold(self, now: float, seconds: float) -> Bucket:
+        """Let nobody through for so long: the API itself said so."""
+        if was_set_back(now, self.since):
+            return Bucket(self.rate).hold(now, seconds)
+        return replace(self, held_until=max(self.held_until, now + seconds), since=now)

@@ -184,8 +184,8 @@ class Placement:
                 raise
             except Throttled as error:
                 words = str(error)
-                until = self._clock.now() + max(error.retry_after, LEAST_HOLD_SECONDS)
-                self._buckets[action, lane] = self._bucket(action, lane).hold(until)
+                bucket, seconds = self._bucket(action, lane), max(error.retry_after, LEAST_HOLD_SECONDS)
+                self._buckets[action, lane] = bucket.hold(self._clock.now(), seconds)
 
     async def _turn(self, action: Action, lane: str, deadline: float, words: str = "") -> bool:
         """Return when its turn has come; whether that took a wait."""

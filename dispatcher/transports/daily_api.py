@@ -152,7 +152,7 @@ class DailyApi:
                 words = str(error)
                 pause = max(error.retry_after, PAUSES[min(attempt, len(PAUSES) - 1)])
                 attempt += 1
-                self._buckets[kind] = self._buckets[kind].hold(self._clock.now() + pause)
+                self._buckets[kind] = self._buckets[kind].hold(self._clock.now(), pause)
 
     async def _turn(self, kind: Kind, deadline: float, words: str) -> None:
         now = self._clock.now()

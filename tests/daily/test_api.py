@@ -1,13 +1,15 @@
-"""Daily's REST API over a real socket: what an error says."""
+"""Daily's REST API: what an error says, and when it is asked."""
 
 import asyncio
 import traceback
 
+import httpx
 import pytest
 
 from dispatcher.clock import SystemClock
 from dispatcher.transports.daily_api import DailyApi
-from dispatcher.transports.errors import NoAnswer
+from dispatcher.transports.errors import NoAnswer, TooManyCalls
+from tests.dispatcher.harness import ManualClock
 
 
 @pytest.mark.parametrize("key", ["hunter2-hunter2\n", "hunter2\thunter2 ", "\0hunter2"])
@@ -32,3 +34,27 @@ def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
 
     with caplog.at_level("INFO"):
         asyncio.run(run())
+
+
+def test_a_clock_that_was_set_back_holds_no_call_back():
+    async def run():
+        clock, asked, answers = ManualClock(), 0, [httpx.Response(429, headers={"retry-after": "30"})]
+
+        def answer(_: httpx.Request) -> httpx.Response:
+            nonlocal asked
+            asked += 1
+            return answers.pop() if answers else httpx.Response(200, json={})
+
+        api = DailyApi("key", "http://daily.test", clock, httpx.MockTransport(answer))
+        try:
+            for _ in range(2):
+                with pytest.raises(TooManyCalls):
+                    await api.delete_room("any", clock.now() + 10)
+            assert asked == 1
+            clock.is_set(-600)
+            await api.delete_room("any", clock.now() + 10)
+            assert asked == 2
+        finally:
+            await api.close()
+
+    asyncio.run(run())

@@ -58,6 +58,11 @@ class ManualClock:
             if not future.done():
                 future.set_result(None)
 
+    def is_set(self, seconds: float) -> None:
+        """The clock jumps, and no time passes: who sleeps does so for as long as before."""
+        self._now += seconds
+        self._sleepers = [(at + seconds, order, future) for at, order, future in self._sleepers]
+
 
 class ScriptedProvider:
     """A machines API in memory.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatcher.clock import ADOPTED_SECONDS, NANOSECONDS, SLEW, SystemClock
+from dispatcher.clock import ADOPTED_SECONDS, NANOSECONDS, SLEW, SystemClock, was_set_back
 
 START = 1_700_000_000 * NANOSECONDS
 
@@ -44,9 +44,9 @@ span = st.floats(0, 7200)
 
 
 @given(step, st.lists(span, min_size=1))
-@example(60.0, [1.0] * 10)
-@example(-60.0, [1e-6] * 10)
-def test_a_clock_that_is_set_is_followed_without_a_step(step, spans):
+@example(20.0, [1.0] * 10)
+@example(-20.0, [1e-6] * 10)
+def test_a_clock_that_is_set_by_a_little_is_followed_without_a_step(step, spans):
     hardware = Hardware()
     clock = hardware.clock()
     hardware.is_set(step)
@@ -73,7 +73,14 @@ def test_it_is_caught_up_with_however_often_the_clock_is_asked():
 
 
 @pytest.mark.parametrize(
-    ("step", "said"), [(7200.0, "set forward by 7200 s"), (-7200.0, "set back by 7200 s")]
+    ("step", "said"),
+    [
+        (7200.0, "set forward by 7200 s"),
+        (-7200.0, "set back by 7200 s"),
+        (60.0, "set forward by 60 s"),
+        (-60.0, "set back by 60 s"),
+        (ADOPTED_SECONDS + 1, f"set forward by {ADOPTED_SECONDS + 1} s"),
+    ],
 )
 def test_what_no_drift_explains_is_taken_over_at_once(caplog, step, said):
     hardware = Hardware()
@@ -91,19 +98,38 @@ def test_many_drifts_are_no_step(caplog):
     hardware = Hardware()
     clock = hardware.clock()
     for _ in range(10):
-        hardware.is_set(600)
-        hardware.passes(6000)
+        hardware.is_set(20)
+        hardware.passes(200)
         assert clock.now() == hardware.wall / NANOSECONDS
     assert caplog.records == []
 
 
-def test_a_machine_that_was_paused_is_right_again():
+def test_the_time_is_wrong_for_no_longer_than_tokens_bear():
+    assert ADOPTED_SECONDS * SLEW <= 300
+
+
+@given(step, st.lists(span, min_size=1))
+def test_only_what_is_taken_over_counts_as_a_clock_that_was_set_back(step, spans):
+    hardware = Hardware()
+    clock = hardware.clock()
+    hardware.is_set(step)
+    latest = clock.now()
+    for seconds in spans:
+        hardware.passes(seconds)
+        assert not was_set_back(clock.now(), latest)
+        latest = clock.now()
+    hardware.is_set(-2 * ADOPTED_SECONDS)
+    assert was_set_back(clock.now(), latest)
+
+
+@pytest.mark.parametrize("pause", [60, 3 * 3600])
+def test_a_machine_that_was_paused_is_right_again(pause):
     """Neither clock went on in the pause; then the system's is set."""
     hardware = Hardware()
     clock = hardware.clock()
     hardware.passes(5)
     clock.now()
-    hardware.is_set(3 * 3600)
+    hardware.is_set(pause)
     assert clock.now() == hardware.wall / NANOSECONDS
 
 

@@ -64,11 +64,28 @@ def test_who_does_not_take_a_turn_costs_nobody_one(rate, now, patience):
 
 @given(st.one_of(st.none(), rates), asks, st.floats(0, 50))
 def test_nobody_gets_through_while_it_is_held(rate, asked, until):
-    assert all(turn >= until - EPSILON for _, turn in turns(Bucket(rate).hold(until), asked))
+    assert all(turn >= until - EPSILON for _, turn in turns(Bucket(rate).hold(0, until), asked))
 
 
 def test_a_shorter_hold_does_not_shorten_a_longer_one():
-    assert Bucket().hold(20).hold(10).reserve(0, 100)[1] == 20
+    assert Bucket().hold(0, 20).hold(0, 10).reserve(0, 100)[1] == 20
+
+
+@given(rates, asks, st.floats(0, 50), st.floats(2, 10_000))
+def test_a_clock_that_is_set_back_gives_a_whole_burst(rate, asked, seconds, step):
+    bucket, now = Bucket(rate), 0.0
+    for pause, patience in asked:
+        now += pause
+        bucket, _, _ = bucket.reserve(now, patience)
+    bucket = bucket.hold(now, seconds)
+    for _ in range(rate.burst):
+        bucket, wait, taken = bucket.reserve(now - step, EPSILON)
+        assert taken
+        assert wait <= EPSILON
+
+
+def test_what_is_held_after_the_clock_was_set_back_is_held_for_that_long():
+    assert Bucket().hold(1000, 60).hold(400, 5).reserve(400, 100)[1] == 5
 
 
 def test_without_a_rate_nobody_waits():
