@@ -47,6 +47,11 @@ class _Machine:
     last_heard: float = 0.0
     calls: dict[str, _Call] = field(default_factory=dict)
 
+    def heard_by(self, now: float) -> float:
+        """When it was last heard. Never after now: where the clock was set back it would not fall silent."""
+        self.last_heard = min(self.last_heard, now)
+        return self.last_heard
+
 
 class Channels:
     """Where each machine is connected, here or at another replica, and how to reach it.
@@ -133,7 +138,7 @@ class Channels:
         """
         machine = self._machines.get(machine_id)
         if machine is not None and machine.connection is not None:
-            return machine.last_heard
+            return machine.heard_by(self._clock.now())
         return self._relay.last_heard(machine_id)
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
@@ -191,9 +196,9 @@ class Channels:
         """Machine → seconds since it was heard here, of those where that is more than so many."""
         now = self._clock.now()
         return {
-            machine_id: now - machine.last_heard
+            machine_id: now - machine.heard_by(now)
             for machine_id, machine in self._machines.items()
-            if machine.connection is not None and now - machine.last_heard > seconds
+            if machine.connection is not None and now - machine.heard_by(now) > seconds
         }
 
     def elsewhere(self, machine_id: str, opened_at: float) -> bool:

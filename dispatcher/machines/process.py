@@ -224,7 +224,9 @@ class ProcessProvider:
         template = self._templates.get(_template_key(spec.bot_file, environment))
         if template is None or template.ready:
             return template
-        if template.dead and self._clock.now() > template.started_at + RESTART_SECONDS:
+        # A clock that was set back leaves a moment far ahead.
+        recent = 0 <= self._clock.now() - template.started_at <= RESTART_SECONDS
+        if template.dead and not recent:
             template.close()
             self._start_template(spec.bot_file, environment)
         return None

@@ -283,7 +283,11 @@ class Relay:
 
     def _bury(self) -> None:
         """Forget replicas that have not been heard for too long, and what they held."""
-        oldest = self._clock.now() - MISSED_SIGNS * self._interval
+        now = self._clock.now()
+        oldest = now - MISSED_SIGNS * self._interval
+        for replica in self._replicas.values():
+            # A clock that was set back leaves a moment far ahead.
+            replica.heard_at = min(replica.heard_at, now)
         for name in [name for name, replica in self._replicas.items() if replica.heard_at < oldest]:
             held = list(self._replicas[name].machines)
             log.warning("replica %s is not heard any more; it held %d machines", name, len(held))

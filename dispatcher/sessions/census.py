@@ -120,6 +120,8 @@ class Census:
         strays = [machine_id for machine_id in listed if machine_id not in owned]
         for machine_id in strays:
             stray = self._strays.setdefault((placement, machine_id), _Stray(began_at))
+            # A clock that was set back leaves a moment far ahead.
+            stray.since = min(stray.since, began_at)
             stray.listings += 1
             if stray.listings >= ORPHAN_LISTINGS and began_at >= stray.since + ORPHAN_SECONDS:
                 self._background.spawn(self._end(placement, machine_id, stray))

@@ -32,7 +32,8 @@ class Retention:
     async def clean(self) -> None:
         """Delete a batch of each, when that is due. A full batch leaves the rest to the next call."""
         now = self._clock.now()
-        if now < self._done_at + EVERY_SECONDS:
+        # A clock that was set back leaves a moment far ahead.
+        if 0 <= now - self._done_at < EVERY_SECONDS:
             return
         claims = await self._store.delete_expired_claims(now, CLAIMS)
         sessions = await self._store.delete_old_sessions(now - self._kept_seconds, SESSIONS)

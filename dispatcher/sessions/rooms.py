@@ -141,7 +141,8 @@ class Rooms:
             await self._look()
 
     async def _look(self) -> None:
-        if not self._lease.held or self._clock.now() < self._resting_until:
+        # A clock that was set back leaves a moment far ahead.
+        if not self._lease.held or 0 < self._resting_until - self._clock.now() <= PAUSES[-1]:
             return
         failed = False
         for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):

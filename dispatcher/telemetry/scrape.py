@@ -77,7 +77,8 @@ class Scrape(Collector):
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics, in the format that the scraper accepts, and its media type."""
         async with self._counting:
-            if self._clock.now() >= self._counted_at + CACHE_SECONDS:
+            # A clock that was set back leaves a moment far ahead.
+            if not 0 <= self._clock.now() - self._counted_at < CACHE_SECONDS:
                 await self._count()
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type

@@ -110,6 +110,22 @@ def test_during_an_outage_daily_is_asked_ever_more_rarely(tmp_path):
     asyncio.run(run())
 
 
+def test_rooms_are_deleted_on_where_the_clock_was_set_back_after_an_outage(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            await stopped(running)
+            daily.dark = True
+            await look(running, 1000)
+            asked = len(daily.called("DELETE /rooms"))
+            assert asked > 0
+            daily.dark = False
+            running.clock.is_set(-600)
+            await look(running)
+            assert daily.rooms == {}
+
+    asyncio.run(run())
+
+
 def test_many_rooms_are_deleted_within_dailys_rate(tmp_path):
     async def run():
         async with with_daily(tmp_path, agents=agents(max_sessions=70)) as (running, daily):

@@ -39,6 +39,20 @@ def test_a_machine_that_nobody_owns_is_ended_after_a_grace_and_counted(tmp_path)
     asyncio.run(run())
 
 
+def test_a_machine_that_nobody_owns_is_ended_in_its_time_where_the_clock_was_set_back(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.appear("m-nobodys")
+            await look(running)
+            running.clock.is_set(-600)
+            await look(running)
+            assert running.provider.stopped == []
+            await look(running, 2)
+            assert running.provider.running == []
+
+    asyncio.run(run())
+
+
 def test_a_machine_whose_row_was_closed_too_early_is_ended(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:

@@ -51,6 +51,21 @@ def test_old_sessions_go_with_all_that_is_theirs_and_live_ones_stay(tmp_path, da
     asyncio.run(run())
 
 
+def test_they_go_in_their_time_where_the_clock_was_set_back(tmp_path, database):
+    async def run():
+        async with deployment(tmp_path, keep_sessions_days=1, **database) as running:
+            await clean(running)
+            running.clock.is_set(-30 * DAY)
+            session_id = (await running.start())["sessionId"]
+            await running.http.delete(f"/sessions/{session_id}")
+            await running.dispatcher.background.settle()
+            running.clock.advance(2 * DAY)
+            await clean(running)
+            assert (await running.http.get(f"/sessions/{session_id}")).status_code == 404
+
+    asyncio.run(run())
+
+
 def test_they_go_in_batches(tmp_path, database, monkeypatch):
     monkeypatch.setattr("dispatcher.sessions.retention.SESSIONS", 2)
 
