@@ -156,8 +156,9 @@ class Releases:
         deadline = self._clock.now() + STOP_GRACE.total_seconds()
         await rest(self._clock, STOP_GRACE.total_seconds(), goodbye)
         pause = FIRST_LOOK_SECONDS
-        while (now := self._clock.now()) < deadline:
-            await self._clock.sleep(min(pause, deadline - now))
+        # A clock that was set back leaves the deadline far ahead.
+        while 0 < (left := deadline - self._clock.now()) <= STOP_GRACE.total_seconds():
+            await self._clock.sleep(min(pause, left))
             pause *= 2
             status = await self._fleet.get(placement, machine_id)
             if status is not None and status.state is MachineState.gone:

@@ -15,6 +15,7 @@ from unittest import mock
 import sqlalchemy as sa
 
 from dispatcher.machines import failover, fleet, placement
+from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import (
     admission,
     inquiries,
@@ -145,6 +146,16 @@ def nobody_looks_after_a_crash() -> Any:
 def silence_is_taken_for_death() -> Any:
     """A machine that was not heard for a while is closed, whatever its provider says."""
     return mock.patch.object(inquiries.Inquiries, "_is_lost", return_value=True)
+
+
+@variant("reasons")
+def gone_counts_while_it_is_asked_for() -> Any:
+    """What a host shows as gone is believed before its create was answered: another may have room."""
+
+    def is_lost(_: Any, status: Any, *__: Any) -> bool:
+        return status is not None and status.state is MachineState.gone
+
+    return mock.patch.object(inquiries.Inquiries, "_is_lost", is_lost)
 
 
 @variant("reasons")

@@ -34,6 +34,8 @@ class Faults:
     no_capacity: float = 0.0
     quota: float = 0.0
     rejected: float = 0.0
+    refused_late: float = 0.0
+    """Of the creates: a machine is there and is gone again, and then the answer is that there was no room."""
     never_starts: float = 0.0
     faulty: float = 0.0
     dark: tuple[float, float] = (0.0, 0.0)
@@ -96,7 +98,7 @@ class _Order:
 
     def __init__(self, site: Site, spec: MachineSpec, seconds: float, never: bool) -> None:
         self._site = site
-        self._spec = spec
+        self.spec = spec
         self._seen_by = float("inf")
         self.done: asyncio.Future[Instance] = site.loop.create_future()
         self._timer = None if never else site.loop.call_later(seconds, self._come_true)
@@ -114,7 +116,7 @@ class _Order:
 
     def _come_true(self) -> None:
         if not self.done.done():
-            self.done.set_result(self._site.launch(self._spec, self._seen_by))
+            self.done.set_result(self._site.launch(self.spec, self._seen_by))
 
 
 class Site:
@@ -146,6 +148,10 @@ class Site:
 
     def here(self, machine_id: str) -> list[Instance]:
         return [instance for instance in self.instances if instance.id == machine_id and instance.here]
+
+    def is_asked_for(self, machine_id: str) -> bool:
+        """Whether a dispatcher that lives waits for the answer to its create."""
+        return any(order.spec.id == machine_id and gate.alive for order, gate in self.orders.items())
 
     def launch(self, spec: MachineSpec, seen_by: float) -> Instance:
         """A create comes true; `get` knows the machine by that time at the latest."""
@@ -221,6 +227,10 @@ class SiteProvider:
                 await self._gate.through("create is lost", rng.random() * 2 * takes)
                 raise Unreachable("the connection was reset")
             instance = await asyncio.wait_for(asyncio.shield(order.done), 30.0)
+            if faults.refused_late and instance.bot is None and self._luck(faults.refused_late):
+                site.end(instance, 1)
+                await self._gate.through("create is refused", rng.random() * 3)
+                raise NoCapacity("the host has no memory left")
             if self._luck(faults.faulty):
                 raise KeyError("taskArn")
             await self._gate.through("create is answered")
@@ -339,4 +349,8 @@ def faults(rng: random.Random) -> Faults:
     if rng.random() < 0.3:
         from_ = rng.random() * 15
         ills["dark"] = (from_, from_ + rng.choice([2.0, 10.0]))
+    # Drawn from numbers of its own, so that what it was added to stayed as it was.
+    own = random.Random(repr(ills))
+    if own.random() < 0.15:
+        ills["refused_late"] = own.random() * 0.3
     return Faults(**ills)
