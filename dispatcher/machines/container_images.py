@@ -60,12 +60,8 @@ class Images:
     async def _pull_now(self, image: str) -> None:
         with self._engine.translated():
             docker = await self._engine.docker()
-            try:
-                await docker.images.inspect(image)
+            if await _has(docker, image):
                 return
-            except aiodocker.DockerError as error:
-                if error.status != 404:
-                    raise
             log.info("image %s: is being pulled", image)
             layers: dict[str, str] = {}
             async for step in _without_silence(docker.images.pull(image, stream=True)):
@@ -73,7 +69,20 @@ class Images:
                 if layer and layers.get(layer) != status:
                     layers[layer] = status
                     log.debug("image %s: %s: %s", image, layer, status)
+            if not await _has(docker, image):
+                # The client takes some connections that were lost for the end of the pull.
+                raise Unreachable("its pull ended before it was there")
             log.info("image %s: is here, %d layers", image, len(layers))
+
+
+async def _has(docker: aiodocker.Docker, image: str) -> bool:
+    try:
+        await docker.images.inspect(image)
+    except aiodocker.DockerError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
 
 
 async def _without_silence(steps: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

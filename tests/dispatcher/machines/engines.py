@@ -89,6 +89,9 @@ class PullingEngine:
         """Set while a pull goes on, or has ended."""
         self.pulled = asyncio.Event()
         """Whether pulls end."""
+        self.breaks_off = False
+        """Whether pulls end in the middle, without a word."""
+        self._has_image = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = versionless(request)
@@ -98,6 +101,8 @@ class PullingEngine:
             return web.json_response(self.listed)
         if path == "/images/create":
             return await self._pull(request)
+        if path.startswith("/images/") and self._has_image:
+            return web.json_response({"Id": "1"})
         if request.method == "GET" or self.pull_fails or not self.pulled.is_set():
             return web.json_response({"message": "No such image"}, status=404)
         self.changes.append(path.removeprefix("/containers/") + request.query.get("name", ""))
@@ -110,7 +115,10 @@ class PullingEngine:
             await response.write(_line({"status": "Downloading", "id": "layer"}))
         self.pulls.set()
         await self.pulled.wait()
+        if self.breaks_off:
+            return response
         await response.write(_line({"status": "Download complete", "id": "layer"}))
+        self._has_image = not self.pull_fails
         if self.pull_fails:
             failure = {"errorDetail": {"message": self.pull_fails}, "error": self.pull_fails}
             await response.write(_line(failure))

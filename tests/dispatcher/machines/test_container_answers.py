@@ -328,6 +328,21 @@ def test_what_a_pull_that_breaks_off_means(tmp_path: Path, words: str, kind: typ
     asyncio.run(run())
 
 
+def test_a_pull_that_ends_without_its_image_is_none(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = PullingEngine()
+        engine.begins = engine.breaks_off = True
+        async with provider_of(engine, tmp_path) as provider:
+            wanted = asyncio.create_task(provider.create(SPEC))
+            await engine.pulls.wait()
+            engine.pulled.set()
+            with pytest.raises(NoCapacity, match="image bot could not be pulled: its pull ended before"):
+                await wanted
+            assert engine.changes == []
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("begins", [False, True])
 def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool
