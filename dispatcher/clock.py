@@ -47,6 +47,14 @@ def was_set_back(now: float, since: float) -> bool:
     return now < since - SET_BACK_SECONDS
 
 
+def is_to_come(moment: float, now: float, most: float) -> bool:
+    """Whether it is to be waited for a moment that was set at most so many seconds ahead.
+
+    One that is further ahead is of before the clock was set back: nobody waits for it.
+    """
+    return 0 < moment - now <= most
+
+
 def _elapsed() -> int:
     """Nanoseconds that have passed, those in which the machine slept among them, since some moment."""
     # macOS has none of this name; there, monotonic time goes on in sleep as well.

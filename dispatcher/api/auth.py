@@ -90,6 +90,19 @@ class Keys:
         return Caller(access.CLIENT, "session", session_id=session_id)
 
 
+def bearer_of(headers: Headers) -> str | None:
+    """The token of `Authorization: Bearer`; None if it says something else, or is not there.
+
+    Raises:
+        ValueError: it is there twice: who reads the first and who reads the last would not mean the same.
+    """
+    given = headers.getlist("authorization")
+    if len(given) > 1:
+        raise ValueError(f"Authorization: allowed is one, not {len(given)}")
+    scheme, _, token = "".join(given).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 class Gate:
     """ASGI middleware: refuses what must not come in, before anything else looks at it."""
 
@@ -152,11 +165,10 @@ class Gate:
     def _caller(self, asked: Asked, headers: Headers, token: str | None, foreign: str | None) -> Caller:
         if not self._keys.needed or asked.action in (Action.open, Action.channel, Action.notify):
             return access.LOCAL
-        authorizations = headers.getlist("authorization")
-        if len(authorizations) > 1:
-            raise Refused(400, f"Authorization: allowed is one, not {len(authorizations)}.")
-        scheme, _, given = "".join(authorizations).partition(" ")
-        bearer = given.strip() if scheme.lower() == "bearer" else None
+        try:
+            bearer = bearer_of(headers)
+        except ValueError as error:
+            raise Refused(400, f"{error}.") from None
         caller = self._keys.caller(bearer or token or "", foreign)
         if token is not None and not bearer and caller.kind != "session":
             raise Refused(401, f"A key is never part of a URL; '{TOKEN_PARAMETER}' is for a session's token.")

@@ -18,6 +18,7 @@ from bot.protocol import (
     Hello,
     parse_from_machine,
 )
+from dispatcher.api.auth import bearer_of
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.reports import Reports
@@ -72,14 +73,13 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
 
     @routes.websocket(CHANNEL_PATH)
     async def channel(websocket: WebSocket) -> None:
-        authorizations = websocket.headers.getlist("authorization")
-        if len(authorizations) > 1:
-            # As for other requests: who reads the first and who reads the last would not mean the same.
-            await _refuse(websocket, MALFORMED, f"Authorization: allowed is one, not {len(authorizations)}")
-            return
-        scheme, _, token = "".join(authorizations).partition(" ")
         try:
-            machine_id = tokens.machine_id(token.strip() if scheme.lower() == "bearer" else "")
+            bearer = bearer_of(websocket.headers)
+        except ValueError as error:
+            await _refuse(websocket, MALFORMED, str(error))
+            return
+        try:
+            machine_id = tokens.machine_id(bearer or "")
         except InvalidToken as error:
             await _refuse(websocket, UNAUTHORIZED, str(error))
             return

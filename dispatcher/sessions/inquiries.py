@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock
+from dispatcher.clock import Clock, is_to_come
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
@@ -134,8 +134,9 @@ class Inquiries:
         if machine_id in self._waiting:
             return False
         asked = self._asked.get(machine_id)
-        # A clock that was set back leaves moments far ahead.
-        if asked is None or asked.alone != alone or not 0 < asked.next_at - self._clock.now() <= PAUSES[-1]:
+        if asked is None or asked.alone != alone:
+            return True
+        if not is_to_come(asked.next_at, self._clock.now(), PAUSES[-1]):
             return True
         return self._census.suspects(machine_id)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock
+from dispatcher.clock import Clock, is_to_come
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.inquiries import Inquiries
 from dispatcher.sessions.launcher import Launcher
@@ -157,7 +157,7 @@ class Reaper:
     async def _search(self) -> list[str]:
         """Machines to ask about, of the stretch of all ids that this look searches."""
         began_at = self._clock.now()
-        if 0 < self._search_at - began_at <= TICK_SECONDS:
+        if is_to_come(self._search_at, began_at, TICK_SECONDS):
             return []
         found: list[str] = []
         while True:

@@ -161,8 +161,9 @@ class Releases:
             await self._clock.sleep(min(pause, left))
             pause *= 2
             status = await self._fleet.get(placement, machine_id)
-            if status is not None and status.state is MachineState.gone:
+            if status is None:
+                return
+            if status.state is MachineState.gone:
                 # Its provider may tell only once how it ended.
                 await self._ledger.machine_gone(machine_id, status)
-            if status is None or status.state is MachineState.gone:
                 return

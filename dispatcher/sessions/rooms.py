@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock
+from dispatcher.clock import Clock, is_to_come
 from dispatcher.sessions import lifecycle, room_lifecycle
 from dispatcher.sessions.ends import end_by_room
 from dispatcher.sessions.lease import Lease
@@ -141,8 +141,7 @@ class Rooms:
             await self._look()
 
     async def _look(self) -> None:
-        # A clock that was set back leaves a moment far ahead.
-        if not self._lease.held or 0 < self._resting_until - self._clock.now() <= PAUSES[-1]:
+        if not self._lease.held or is_to_come(self._resting_until, self._clock.now(), PAUSES[-1]):
             return
         failed = False
         for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):

@@ -220,6 +220,14 @@ class Deployment:
         """The session's machine, connected, as it was started: with its session in its arguments."""
         return await self.connect(f"m-{session_id}", session_id)
 
+    async def reported(self, phase: protocol.Phase) -> tuple[str, ScriptedMachine]:
+        """A new session whose machine says that it is in that phase, and the machine."""
+        session_id = (await self.start())["sessionId"]
+        machine = await self.machine_of(session_id)
+        await machine.hello(phase)
+        await self.in_phase(session_id, phase)
+        return session_id, machine
+
 
 async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
     """Read until it is as it must be: a real server takes milliseconds, and seconds on a busy machine."""

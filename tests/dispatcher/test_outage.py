@@ -45,10 +45,7 @@ class LosesAnswers(Threads):
 
 
 async def active(running: Deployment) -> ScriptedMachine:
-    session_id = (await running.start())["sessionId"]
-    machine = await running.machine_of(session_id)
-    await machine.hello("active")
-    await running.in_phase(session_id, "active")
+    _, machine = await running.reported("active")
     return machine
 
 

@@ -157,10 +157,7 @@ ENDED = {"type": "ended", "reason": "completed", "message": "Done."}
 def test_numbers_that_cannot_be_close_the_channel_and_change_nothing(tmp_path, message):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             before = await running.session(session_id)
             await machine.connection.send(json.dumps(message))
             with pytest.raises(ConnectionClosed, match="not a message of the channel"):

@@ -151,10 +151,7 @@ def test_a_placement_that_cannot_be_listed_does_not_keep_the_others_from_it(tmp_
 def test_a_silent_machine_that_the_listing_does_not_have_is_asked_for_at_once(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             await machine.connection.close()
             # Asked about again and again, it is asked about ever more rarely.
             for _ in range(200):

@@ -125,10 +125,7 @@ def test_what_happens_while_a_machine_is_being_asked_about_makes_it_be_asked_abo
 def test_a_channel_that_breaks_again_while_the_reaper_looks_is_not_forgotten(tmp_path, monkeypatch):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             store, looks = running.dispatcher.store, running.dispatcher.reaper
             find, broken = store.due_machines, []
 
@@ -200,10 +197,7 @@ def test_a_machine_is_missing_as_of_when_it_was_asked_about(tmp_path, monkeypatc
 def test_a_lost_channel_alone_ends_nothing(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             await machine.connection.close()
             for _ in range(100):
                 await running.look(1)

@@ -29,10 +29,7 @@ from tests.dispatcher.sessions.looks import end_of, limits, look_once
 def test_a_machine_that_dies_without_a_word_is_found_out(tmp_path, exit_code, reason, words):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             running.provider.die(machine.id, exit_code, "Fatal Python error")
             await machine.connection.close()
             failed = await running.until(session_id, "failed")
@@ -118,10 +115,7 @@ def test_a_bot_that_is_never_ready_fails_at_the_start_timeout(tmp_path, phase, w
 def test_a_bot_without_its_pipeline_or_its_client_in_time_fails_and_ends(tmp_path, phase, reason, words):
     async def run():
         async with deployment(tmp_path, agents=limits(client_timeout_seconds=20)) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello(phase)
-            await running.in_phase(session_id, phase)
+            session_id, machine = await running.reported(phase)
             failed = await end_of(running, session_id, 21)
             assert failed["reason"] == reason
             assert words in failed["message"]
@@ -133,10 +127,7 @@ def test_a_bot_without_its_pipeline_or_its_client_in_time_fails_and_ends(tmp_pat
 def test_a_client_that_came_while_the_reaper_looked_keeps_its_session(tmp_path, monkeypatch):
     async def run():
         async with deployment(tmp_path, agents=limits(client_timeout_seconds=2.0)) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("waiting")
-            await running.in_phase(session_id, "waiting")
+            session_id, machine = await running.reported("waiting")
             find, found = running.dispatcher.store.due_machines, []
 
             async def and_then_a_client_comes(*arguments):
@@ -159,10 +150,7 @@ def test_a_client_that_came_while_the_reaper_looked_keeps_its_session(tmp_path, 
 def test_a_session_that_outlives_its_time_is_ended(tmp_path):
     async def run():
         async with deployment(tmp_path, agents=limits(max_duration_seconds=100)) as running:
-            session_id = (await running.start())["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("active")
-            await running.in_phase(session_id, "active")
+            session_id, machine = await running.reported("active")
             running.clock.advance(110)
             await machine.send(protocol.Heartbeat(phase="active", rss_bytes=1, cpu_seconds=1))
             await running.dispatcher.reaper.tick()

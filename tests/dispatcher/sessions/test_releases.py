@@ -30,18 +30,9 @@ async def small_steps(running: Deployment, seconds: float) -> None:
         await running.http.get("/healthz")
 
 
-async def waiting(running: Deployment) -> tuple[str, ScriptedMachine]:
-    """A session that waits for its client, and its machine."""
-    session_id = (await running.start())["sessionId"]
-    machine = await running.machine_of(session_id)
-    await machine.hello("waiting")
-    await running.in_phase(session_id, "waiting")
-    return session_id, machine
-
-
 async def stopped(running: Deployment) -> ScriptedMachine:
     """The machine of a session that was stopped, and has been told so."""
-    session_id, machine = await waiting(running)
+    session_id, machine = await running.reported("waiting")
     assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
     assert isinstance(await machine.receive(), protocol.Stop)
     return machine
@@ -120,7 +111,7 @@ def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
 def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_look(tmp_path, monkeypatch):
     async def run():
         async with deployment(tmp_path) as running:
-            session_id, _ = await waiting(running)
+            session_id, _ = await running.reported("waiting")
             store, clock = running.dispatcher.store, running.clock
             session = await store.session(session_id)
             assert session is not None
