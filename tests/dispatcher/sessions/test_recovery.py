@@ -13,6 +13,7 @@ from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import MachineState, NoCapacity, Throttled, Unreachable
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
+from dispatcher.sessions.launcher import START_SHARE
 from dispatcher.sessions.launches import Launches
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
@@ -27,16 +28,25 @@ from tests.dispatcher.rows import rows
 ALLOWED = Limits({"echo": 10}, {"echo": 0})
 CAUSE = Cause("tester", 0)
 
+AN_EXIT_AND_MORE = 600.0
+"""At an exit the harness lets a second pass in 10 ms, for as long as a busy machine takes to end a server."""
+
 
 def agents(**more) -> dict[str, AgentSettings]:
     return {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), **more)}
 
 
-async def leave(running: Deployment, launcher: str | None, *, placement: str = "scripted") -> Session:
-    """What a dispatcher leaves that dies between the intent and the provider's answer."""
+async def leave(
+    running: Deployment, launcher: str | None, *, placement: str = "scripted", within: float = 30
+) -> Session:
+    """What a dispatcher leaves that dies between the intent and the provider's answer.
+
+    Args:
+        within: Until when the session has to start, in seconds.
+    """
     now = running.clock.now()
-    session, machine = rows(at=now, provider="scripted")
-    machine = replace(machine, placement=placement, create_by=now + 27, launcher=launcher)
+    session, machine = rows(at=now, provider="scripted", start_timeout_seconds=within)
+    machine = replace(machine, placement=placement, create_by=now + START_SHARE * within, launcher=launcher)
     assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
     return session
 
@@ -245,9 +255,10 @@ def test_a_start_of_a_living_launcher_is_left_to_it(tmp_path):
 def test_a_restart_goes_on_with_what_the_drain_could_not_finish(tmp_path):
     provider = ScriptedProvider()
     provider.gate = asyncio.Event()
+    patient = agents(start_timeout_seconds=AN_EXIT_AND_MORE)
 
     async def run():
-        async with deployment(tmp_path, provider=provider, agents=agents(start_timeout_seconds=60)) as first:
+        async with deployment(tmp_path, provider=provider, agents=patient) as first:
             session_id = (await first.start("/start?wait=none"))["sessionId"]
             await eventually(lambda: asyncio.sleep(0, provider.asked), lambda asked: asked == 1)
         assert provider.running == []
@@ -289,7 +300,7 @@ def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monkeypatc
             monkeypatch.setattr(store, "due_machines", due_later)
             monkeypatch.setattr(reaper, "stop", stop_in_the_round)
             running.provider.gate = asyncio.Event()
-            session = await leave(running, "a-dead-one")
+            session = await leave(running, "a-dead-one", within=AN_EXIT_AND_MORE)
             reaper.nudge()
             await in_round.wait()
         assert len(begun) == 1
