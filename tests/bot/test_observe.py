@@ -1,7 +1,7 @@
 """What the observer tells of frames, on frames as Pipecat makes them."""
 
 import asyncio
-import time
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -195,7 +195,7 @@ def test_a_watch_cancels_the_pipelines_that_run():
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         running = asyncio.create_task(runner.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not watch.can_cancel:
                 await asyncio.sleep(0)
             await watch.cancel("the test is over")
@@ -206,16 +206,20 @@ def test_a_watch_cancels_the_pipelines_that_run():
 
 
 def test_a_frame_that_does_not_matter_costs_next_to_nothing():
-    """50 frames a second through ten processors, at 20 µs a push, are a hundredth of a core."""
+    """There are 50 frames a second through ten processors."""
     observer = PipelineObserver(Listener())
     source = IdentityFilter()
-    frame = sound(InputAudioRawFrame)
+    pushed = FramePushed(source, source, sound(InputAudioRawFrame), FrameDirection.DOWNSTREAM, 0)
+    calls: list[str] = []
 
-    async def scenario() -> float:
-        pushed = FramePushed(source, source, frame, FrameDirection.DOWNSTREAM, 0)
-        began = time.process_time()
-        for _ in range(10_000):
+    async def scenario() -> None:
+        sys.setprofile(lambda frame, event, _: calls.append(f"{event} in {frame.f_code.co_name}"))
+        try:
             await observer.on_push_frame(pushed)
-        return (time.process_time() - began) / 10_000
+        finally:
+            sys.setprofile(None)
 
-    assert asyncio.run(scenario()) < 20e-6
+    asyncio.run(scenario())
+    looks_up_the_frames_class = [call for call in calls if call == "c_call in on_push_frame"]
+    assert len(looks_up_the_frames_class) <= 2
+    assert [call for call in calls if call.startswith("call ")] == ["call in on_push_frame"]

@@ -129,7 +129,7 @@ class ScriptedMachine:
         await self.connection.send(message.model_dump_json())
 
     async def receive(self) -> protocol.FromDispatcher:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return protocol.parse_from_dispatcher(await self.connection.recv())
 
     async def hello(self, phase: protocol.Phase = "waiting", **known: Any) -> protocol.FromDispatcher:
@@ -296,7 +296,7 @@ async def deployment(
         async with httpx.AsyncClient(
             base_url=url,
             headers=headers,
-            timeout=10,
+            timeout=30,
             trust_env=False,
             verify=False,
             event_hooks=hooks,

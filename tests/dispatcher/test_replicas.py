@@ -94,7 +94,7 @@ def test_a_stream_at_one_replica_tells_what_the_machine_says_at_the_other(tmp_pa
             await b.until(session_id, "active")
             await machine.send(protocol.Ended(reason="completed", message="Done."))
             assert isinstance(await machine.receive(), protocol.Acknowledge)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 kinds = await following
             assert [kind for kind in kinds if kind in ("ready", "active", "ended")] == [
                 "ready",

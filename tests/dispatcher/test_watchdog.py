@@ -7,17 +7,17 @@ HANG = """
 import asyncio, sys, time
 from dispatcher import watchdog
 
-watchdog.HANG_SECONDS = 0.2
+watchdog.HANG_SECONDS = 1.0
 
 async def work():
     async with watchdog.watching():
-        # Five times as long as the loop may hang, and it does not.
-        await asyncio.sleep(1.0)
+        # Twice as long as the loop may hang, and it does not.
+        await asyncio.sleep(2.0)
         print("alive", flush=True)
         if sys.argv[1] == "hang":
             time.sleep(60)
     # Nobody watches any more.
-    time.sleep(0.5)
+    time.sleep(1.5)
     print("done", flush=True)
 
 asyncio.run(work())

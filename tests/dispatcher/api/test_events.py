@@ -25,7 +25,7 @@ class Frames:
     async def next(self) -> dict[str, Any] | None:
         """The next frame, or None at the end of the stream."""
         frame: dict[str, Any] = {}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for line in self._lines:
                 if not line:
                     return frame
@@ -190,7 +190,7 @@ def test_an_exit_ends_the_streams_at_once(tmp_path):
             async with deployment(tmp_path) as running:
                 session_id = (await running.start())["sessionId"]
                 http = await stack.enter_async_context(
-                    httpx.AsyncClient(base_url=running.url, timeout=10, trust_env=False)
+                    httpx.AsyncClient(base_url=running.url, timeout=30, trust_env=False)
                 )
                 path = f"/v1/sessions/{session_id}/events"
                 answer = await stack.enter_async_context(http.stream("GET", path, headers=STREAM))

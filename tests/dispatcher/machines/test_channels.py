@@ -514,7 +514,7 @@ def test_calls_and_answers_of_any_size_cross_postgres(database: str, size: int):
             # What a machine makes up as an id must not bring down the bus.
             a.channels.answered(MACHINE, answer("x" * 5000))
             a.channels.answered(MACHINE, answer(request_id, "a" * size))
-            assert (await asyncio.wait_for(calling, 5)).body == "a" * size
+            assert (await asyncio.wait_for(calling, 30)).body == "a" * size
 
     asyncio.run(run())
 
@@ -554,7 +554,7 @@ def test_a_call_and_a_wait_outlive_an_outage_of_the_database(
                     await asyncio.sleep(0.01)
             assert set(wire.requests) == {request_id}
             a.channels.answered(MACHINE, answer(request_id, "late"))
-            assert (await asyncio.wait_for(calling, 5)).body == "late"
-            assert await asyncio.wait_for(waiting, 5) == "ready"
+            assert (await asyncio.wait_for(calling, 30)).body == "late"
+            assert await asyncio.wait_for(waiting, 30) == "ready"
 
     asyncio.run(run())

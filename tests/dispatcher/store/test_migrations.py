@@ -107,7 +107,7 @@ def test_a_migration_may_take_longer_than_other_statements(postgres_url):
             assert during == [("0", 1)]
             assert await database.read(patience) == "10s"
             assert await database.write(patience) == "10s"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while await database.read(locks):
                     await asyncio.sleep(0.01)
         finally:
