@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,21 @@ from tests.ports import free_port
 
 from .browser import until, visit
 from .dispatcher import Dispatcher, agent
+from .test_conversation import FOX
 
 KEY = new_key(public=True)
 KEYS = [{"name": "page", "hash": hash_of(KEY), "scope": "start"}]
 DEPLOYMENT = "calls"
+
+LISTEN = "import socket, time; at = socket.create_server(('', 7000)); time.sleep(600)"
+REACH = """
+import socket
+try:
+    socket.create_connection(("{}", 7000), 3).close()
+    print("yes")
+except OSError:
+    print("no")
+"""
 
 build = images.build
 
@@ -29,19 +41,36 @@ def echo_image(build: images.Build) -> str:
     return build("bot", "--tag", "switchboard-test/echo", **images.ECHO)
 
 
-@pytest.fixture
-def dispatcher(engine: Engine, echo_image: str, tmp_path: Path) -> Iterator[Dispatcher]:
-    """A process of this host whose machines are containers."""
+@contextmanager
+def dispatcher_of(
+    engine: Engine,
+    image: str,
+    directory: Path,
+    *,
+    network: str = "bridge",
+    host: str = "host.docker.internal",
+) -> Iterator[Dispatcher]:
+    """A process of this host whose machines are containers.
+
+    Args:
+        network: The engine's network that they are in.
+        host: What this host is called there.
+    """
     port = free_port()
-    placement = {"provider": "container", "engineUrl": engine.url, "deployment": DEPLOYMENT}
+    placement = {
+        "provider": "container",
+        "engineUrl": engine.url,
+        "deployment": DEPLOYMENT,
+        "network": network,
+    }
     started = Dispatcher(
-        tmp_path,
-        {"echo": agent(Path("echo.py"), image=echo_image)},
+        directory,
+        {"echo": agent(Path("echo.py"), image=image)},
         KEYS,
         port=port,
         more={
             "HOST": "0.0.0.0",
-            "MACHINE_URL": f"http://host.docker.internal:{port}",
+            "MACHINE_URL": f"http://{host}:{port}",
             "PLACEMENTS": json.dumps({"engine": placement}),
         },
     )
@@ -54,6 +83,34 @@ def dispatcher(engine: Engine, echo_image: str, tmp_path: Path) -> Iterator[Disp
         left = engine.docker("ps", "--all", "--quiet", "--filter", f"name={DEPLOYMENT}-").split()
         if left:
             engine.docker("rm", "--force", *left)
+
+
+@pytest.fixture
+def dispatcher(engine: Engine, echo_image: str, tmp_path: Path) -> Iterator[Dispatcher]:
+    with dispatcher_of(engine, echo_image, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def cut_off(engine: Engine, echo_image: str) -> Iterator[str]:
+    """The name of a network from which there is no way to anything but this host."""
+    name, elsewhere = "switchboard-test-cut-off", "switchboard-test-elsewhere"
+    inside = ("--entrypoint", "python", echo_image, "-c")
+    engine.docker("network", "create", "--internal", name)
+    engine.docker("run", "--detach", "--name", elsewhere, *inside, LISTEN)
+    try:
+        address = engine.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", elsewhere).strip()
+
+        def reached(network: str) -> bool:
+            code = REACH.format(address)
+            return "yes" in engine.docker("run", "--rm", "--network", network, *inside, code)
+
+        until(lambda: reached("bridge"), 30, "what listens elsewhere")
+        assert not reached(name)
+        yield name
+    finally:
+        engine.docker("rm", "--force", elsewhere)
+        engine.docker("network", "rm", name)
 
 
 def running(engine: Engine) -> list[str]:
@@ -74,6 +131,24 @@ def test_a_browser_talks_with_a_bot_in_a_container(
         record = dispatcher.wait_until_over(session_id)
         assert record["state"] == "ended"
         until(lambda: running(engine) == [], 30, "the end of the container")
+
+
+def test_a_call_needs_nothing_but_the_dispatcher(
+    engine: Engine, echo_image: str, cut_off: str, browser: Browser, tmp_path: Path
+) -> None:
+    """Neither the model that hears when a turn begins nor anything else is fetched in a session."""
+    gateway = engine.docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", cut_off)
+    with (
+        dispatcher_of(engine, echo_image, tmp_path, network=cut_off, host=gateway.strip()) as dispatcher,
+        visit(browser, f"{dispatcher.url}/#key={KEY}", scripted=True) as voice,
+    ):
+        session_id = voice.talk()
+        voice.wait_for_sound()
+        voice.wait_for_silence()
+        voice.say(FOX)
+        voice.wait_for_sound(seconds=20)
+        voice.click("Hang up")
+        assert dispatcher.wait_until_over(session_id)["state"] == "ended"
 
 
 def test_a_call_goes_on_without_its_dispatcher(
