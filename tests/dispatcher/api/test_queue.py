@@ -293,7 +293,8 @@ def test_a_caller_with_a_key_finds_its_place_again_and_loses_it_when_it_stays_aw
             found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
             session_id = found.json()["sessions"][0]["sessionId"]
             again = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
-            await passing(running, COME_BACK_SECONDS + 2)
+            # Slowly: it is on its way, and its place is not kept for longer.
+            await passing(running, COME_BACK_SECONDS + 2, step=0.1)
             assert (await waits(running, session_id))["place"] == 1, "who is back keeps it"
             again.cancel()
             await asyncio.wait([again])
