@@ -60,7 +60,7 @@ def test_each_attempt_counts_and_its_wait_does_not():
 def test_a_call_that_nobody_waits_for_any_more():
     async def give_up(asked: Asked) -> None:
         asking = asyncio.create_task(asked.create())
-        while not asked.daily.calls:
+        while not asked.daily.calls and not asking.done():
             await asyncio.sleep(0)
         asking.cancel()
         await asyncio.wait([asking])

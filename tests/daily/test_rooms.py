@@ -44,8 +44,8 @@ async def stopped(running: Deployment) -> str:
 async def failed(running: Deployment, code: str) -> str:
     """A session that got no room."""
     asking = asyncio.create_task(running.http.post("/start"))
-    await pass_time(running.clock, asyncio.create_task(_done(asking)), step=0.5)
-    assert asking.result().json()["code"] == code
+    answer = await pass_time(running.clock, asking, step=0.5)
+    assert answer.json()["code"] == code
     await running.settle()
     return (await running.http.get("/v1/sessions")).json()["sessions"][0]["sessionId"]
 
@@ -132,8 +132,8 @@ def test_many_rooms_are_deleted_within_dailys_rate(tmp_path):
             for _ in range(70):
                 # Rooms, too, are created in their turn.
                 asking = asyncio.create_task(running.start("/start?wait=started"))
-                await pass_time(running.clock, asyncio.create_task(_done(asking)), step=0.05)
-                await running.http.delete(f"/sessions/{asking.result()['sessionId']}")
+                started = await pass_time(running.clock, asking, step=0.05)
+                await running.http.delete(f"/sessions/{started['sessionId']}")
             await running.settle()
             began_at = running.clock.now()
             await look(running)
@@ -145,10 +145,6 @@ def test_many_rooms_are_deleted_within_dailys_rate(tmp_path):
                 assert sum(at <= other < at + 30 for other in deletions) <= 50
 
     asyncio.run(run())
-
-
-async def _done(task: asyncio.Task) -> None:
-    await task
 
 
 def test_rooms_that_a_dispatcher_left_are_deleted_by_the_next_one(tmp_path):

@@ -11,7 +11,7 @@ from bot import protocol
 from dispatcher.machines.provider import NoCapacity
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
-from tests.dispatcher.harness import START_OF_TIME, ManualClock, ScriptedProvider, eventually
+from tests.dispatcher.harness import START_OF_TIME, ManualClock, ScriptedProvider, eventually, pass_time
 
 SESSION_SECONDS = 7200 + 15
 """The longest that a session of the agent lives, from its admission."""
@@ -21,14 +21,6 @@ SESSION_ENDS_AT = int(START_OF_TIME) + SESSION_SECONDS
 
 def arguments(running, session_id: str) -> dict[str, str]:
     return dict(pairwise(running.provider.specs[f"m-{session_id}"].arguments))
-
-
-async def answered(running, asking: asyncio.Task, *, step: float = 0.05):
-    """The answer, in the time of the dispatcher's clock that it takes."""
-    while not asking.done():
-        running.clock.advance(step)
-        await asyncio.wait([asking], timeout=0.01)
-    return asking.result()
 
 
 def test_a_start_opens_a_private_room_that_ends_with_the_session_and_gives_out_two_tokens(tmp_path):
@@ -157,7 +149,7 @@ def test_tokens_that_daily_does_not_sign_are_an_answer_and_leave_nothing(
     async def run():
         async with with_daily(tmp_path, daily_domain_id=None) as (running, daily):
             daily.fail("POST /meeting-tokens", *fault)
-            answer = await answered(running, asyncio.create_task(running.http.post("/start")), step=1)
+            answer = await pass_time(running.clock, asyncio.create_task(running.http.post("/start")))
             assert (answer.status_code, answer.json()["code"]) == (status, code)
             assert ("retry-after" in answer.headers) is retry_after
             assert API_KEY not in answer.text
@@ -383,7 +375,7 @@ def test_a_room_is_asked_for_again_within_the_starts_time(tmp_path, faults):
         async with with_daily(tmp_path) as (running, daily):
             daily.fail("POST /rooms", *faults)
             asking = asyncio.create_task(running.start("/start?wait=started"))
-            started = await answered(running, asking)
+            started = await pass_time(running.clock, asking, step=0.05)
             assert list(daily.rooms) == [room_of(started["sessionId"])]
 
     asyncio.run(run())
@@ -407,7 +399,7 @@ def test_without_a_room_the_start_fails_with_a_clear_answer_and_the_machine_is_l
             else:
                 daily.fail("POST /rooms", *[trouble] * 20)
             asking = asyncio.create_task(running.http.post("/start"))
-            answer = await answered(running, asking, step=0.5)
+            answer = await pass_time(running.clock, asking, step=0.5)
             assert (answer.status_code, answer.json()["code"]) == (status, code)
             assert API_KEY not in answer.text
             daily.dark = False

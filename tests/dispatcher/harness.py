@@ -321,9 +321,9 @@ def _forget_routes() -> None:
     models._is_coroutine_callable_cached.cache_clear()
 
 
-async def pass_time(clock: ManualClock, until: asyncio.Task[None], step: float = 1.0) -> None:
+async def pass_time(clock: ManualClock, until: asyncio.Task[T], step: float = 1.0) -> T:
     """Let something take the time that it takes: so many seconds of the clock in 10 ms of the wall's."""
     while not until.done():
         clock.advance(step)
         await asyncio.wait([until], timeout=0.01)
-    until.result()
+    return until.result()

@@ -7,17 +7,17 @@ HANG = """
 import asyncio, sys, time
 from dispatcher import watchdog
 
-watchdog.HANG_SECONDS = 1.0
+watchdog.HANG_SECONDS = 2.0
 
 async def work():
     async with watchdog.watching():
-        # Twice as long as the loop may hang, and it does not.
-        await asyncio.sleep(2.0)
+        # Longer than the loop may hang, and it does not.
+        await asyncio.sleep(3.0)
         print("alive", flush=True)
         if sys.argv[1] == "hang":
             time.sleep(60)
     # Nobody watches any more.
-    time.sleep(1.5)
+    time.sleep(2.5)
     print("done", flush=True)
 
 asyncio.run(work())

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Threads
-from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
+from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually, pass_time
 
 T = TypeVar("T")
 
@@ -29,6 +29,12 @@ async def end(running: Deployment, session_id: str) -> None:
 
 async def waits(running: Deployment, session_id: str) -> Any:
     return (await running.session(session_id))["queue"]
+
+
+async def held(running: Deployment, session_id: str, *, by: int) -> None:
+    """Return once so many callers wait for it, which nobody outside is told."""
+    holders = running.dispatcher.service._holders
+    await eventually(lambda: asyncio.sleep(0, holders[session_id]), lambda now: now == by)
 
 
 async def passing(running: Deployment, seconds: float, step: float = 1.0) -> None:
@@ -217,8 +223,7 @@ def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
             waiting = asyncio.create_task(running.http.post("/start?queue=20", json={}))
             found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
             session_id = found.json()["sessions"][0]["sessionId"]
-            await passing(running, 25)
-            answer = await waiting
+            answer = await pass_time(running.clock, waiting, step=0.2)
             assert (answer.status_code, answer.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
             assert "within 20 s" in answer.json()["detail"]
             assert (await running.session(session_id))["reason"] == "queue_timeout"
@@ -238,8 +243,7 @@ def test_who_waited_in_vain_and_comes_back_with_the_same_key_is_told_to_take_ano
 
             waiting = asyncio.create_task(start())
             await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            await passing(running, 25)
-            assert (await waiting).status_code == 429
+            assert (await pass_time(running.clock, waiting, step=0.2)).status_code == 429
             again = await start()
             assert (again.status_code, again.json()["code"]) == (502, "queue_timeout")
             assert "Retry-After" not in again.headers
@@ -275,9 +279,14 @@ def test_a_repeated_request_joins_the_one_that_waits_and_its_hanging_up_ends_not
             first = (await running.start())["sessionId"]
             key = {"Idempotency-Key": "call-1"}
             waiting = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
-            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            with pytest.raises(httpx.ReadTimeout):
-                await running.http.post("/start?queue=600", json={}, headers=key, timeout=0.3)
+            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            session_id = found.json()["sessions"][0]["sessionId"]
+            joining = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
+            await held(running, session_id, by=2)
+            joining.cancel()
+            await held(running, session_id, by=1)
+            await passing(running, COME_BACK_SECONDS + 2)
+            assert (await waits(running, session_id))["place"] == 1
             await end(running, first)
             assert (await waiting).status_code == 200
 
@@ -293,8 +302,8 @@ def test_a_caller_with_a_key_finds_its_place_again_and_loses_it_when_it_stays_aw
             found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
             session_id = found.json()["sessions"][0]["sessionId"]
             again = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
-            # Slowly: it is on its way, and its place is not kept for longer.
-            await passing(running, COME_BACK_SECONDS + 2, step=0.1)
+            await held(running, session_id, by=1)
+            await passing(running, COME_BACK_SECONDS + 2)
             assert (await waits(running, session_id))["place"] == 1, "who is back keeps it"
             again.cancel()
             await asyncio.wait([again])

@@ -65,7 +65,7 @@ def test_who_has_a_taken_name_is_looked_for_no_longer_than_settling_allows(
     monkeypatch.setattr(container, "VISIBLE_SECONDS", 0.05)
 
     async def run() -> None:
-        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(30):
+        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(5):
             with pytest.raises(Unreachable, match="the name calls-m-1 is taken"):
                 await provider.create(SPEC)
 
@@ -200,7 +200,7 @@ def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
     async def run() -> None:
         engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
         engine.never_answers = "remove"
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(30):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
             with pytest.raises(Unreachable, match="the engine did not answer"):
                 await call(provider)
             assert engine.asked[-1] == "remove"
@@ -255,7 +255,7 @@ def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path:
 
     async def run() -> None:
         engine, clock = EngineWithTheUnstarted(), SystemClock()
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(30):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
             fleet = Fleet({"engine": provider}, clock)
             status = await fleet.resume(SPEC, (), clock.now() + 27, place, "engine")
             assert status == MachineStatus("m-1", MachineState.started)
@@ -350,7 +350,7 @@ def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
     async def run() -> None:
         engine = PullingEngine()
         engine.begins = begins
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(30):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
             with monkeypatch.context() as patch:
                 patch.setattr(container_images, "SILENCE_SECONDS", 0.3)
                 with pytest.raises(NoCapacity, match="image bot could not be pulled: the engine did not"):

@@ -138,7 +138,7 @@ def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_re
         engine = EngineWithTheDead()
         engine.fails, engine.answers_logs = True, answers
         # Half of what the fleet gives it.
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(30):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
             assert await provider.get("m-over") == MachineStatus("m-over", MachineState.gone, 3, "")
             assert "machine m-over: its last lines cannot be read: " in caplog.text
 
