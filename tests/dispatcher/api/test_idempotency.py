@@ -54,8 +54,9 @@ def test_starts_at_the_same_time_are_one(tmp_path):
 
 def test_a_key_outlives_the_dispatcher(tmp_path):
     async def run():
-        provider = ScriptedProvider()
-        async with deployment(tmp_path, provider=provider) as running:
+        # It takes its time to exit, on the tests' clock.
+        provider, patient = ScriptedProvider(), agents(start_timeout_seconds=600)
+        async with deployment(tmp_path, provider=provider, agents=patient) as running:
             first = (await start(running, ICE)).json()
         async with deployment(tmp_path, provider=provider) as running:
             assert (await start(running, ICE)).json() == first
@@ -153,6 +154,8 @@ def test_a_key_is_kept_for_a_day_and_then_deleted_in_batches(tmp_path, monkeypat
 
             async def left() -> int:
                 running.clock.advance(60)
+                # While no time passes: the lease would, in a round that takes a while.
+                await running.dispatcher.reaper.tick()
                 with contextlib.closing(sqlite3.connect(tmp_path / "switchboard.sqlite")) as connection:
                     return connection.execute("SELECT count(*) FROM claims").fetchone()[0]
 
