@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from dispatcher.keys import hash_of, new_key
 
@@ -51,6 +51,21 @@ def assert_secret(dispatcher: Dispatcher, voice: VoicePage, *secrets: str) -> No
     for secret in secrets:
         assert secret not in kept + voice.page.url
         assert secret not in log
+
+
+def test_a_click_before_the_agents_are_known_talks_to_the_one_of_the_address(
+    start_dispatcher: StartDispatcher, browser: Browser
+) -> None:
+    dispatcher = start_dispatcher(echo=agent(ECHO), other=agent(ECHO))
+    with visit(browser, f"{dispatcher.url}/?agent=other", scripted=True) as voice:
+        held: list[Route] = []
+        voice.page.route("**/v1/agents", lambda route: held.append(route))
+        voice.page.reload()
+        voice.click("Talk")
+        until(lambda: voice.phase == "microphone" and held, 10, "a call that waits for the agents")
+        held[0].continue_()
+        voice.reach("live")
+        assert dispatcher.session(voice.session_id)["agent"] == "other"
 
 
 def test_a_page_without_a_key_asks_for_one_and_talks_with_it(

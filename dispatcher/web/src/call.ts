@@ -86,8 +86,12 @@ export class Call {
   #youMeter: LevelMeter | undefined;
   #closed = false;
 
-  /** @param open Gives the session: a new one, or one that somebody else started. */
+  /**
+   * @param ready Nothing begins before it.
+   * @param open Gives the session: a new one, or one that somebody else started.
+   */
   constructor(
+    private readonly ready: Promise<void>,
     private readonly open: () => Promise<Session>,
     private readonly timeline: Timeline,
     private readonly onChange: (state: CallState) => void,
@@ -122,6 +126,8 @@ export class Call {
   async run(): Promise<void> {
     this.#set({});
     try {
+      await this.ready;
+      if (this.#closed) return;
       // Opening a microphone can take a second, and a machine's start too. They go side by side, unless the
       // person has yet to be asked or there is none: that should cost no machine.
       const certain = await microphoneIsCertain();

@@ -20,6 +20,8 @@ let key: string | undefined;
 let agents: readonly Agent[] = [];
 /** Null until the dispatcher has said what it has; `POST /start` then takes its default. */
 let agent: Agent | null = null;
+/** Settled once the dispatcher has said so, or will not: a click before that must not talk to another agent. */
+let entered: Promise<void> = Promise.resolve();
 /** Of the agent that the page talks to, as far as it is known. */
 let name: string | null = null;
 
@@ -57,7 +59,7 @@ function talk(): void {
   timeline.begin();
   liveSince = undefined;
   view.showDuration(undefined);
-  const next = new Call(open, timeline, onChange);
+  const next = new Call(entered, open, timeline, onChange);
   call = next;
   lanes.start(() => next.levels);
   void next.run();
@@ -126,7 +128,9 @@ view.agent.addEventListener("change", () => {
   view.show(null, name, timeline);
 });
 view.otherKey.addEventListener("click", () => askForKey());
-view.onKey((given) => void enter(given));
+view.onKey((given) => {
+  entered = enter(given);
+});
 // A tab that is closed or left ends its call; the request to the dispatcher outlives the page.
 addEventListener("pagehide", () => {
   if (isRunning()) call?.hangUp(true);
@@ -143,4 +147,4 @@ addEventListener("unhandledrejection", (event) => {
 view.show(null, name, timeline);
 if (entry.broken) closeLink({ phase: "failed", trouble: BROKEN_LINK });
 else if (entry.session) void look(entry.session);
-else void enter(entry.key);
+else entered = enter(entry.key);
