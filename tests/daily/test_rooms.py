@@ -13,6 +13,7 @@ from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
 from tests.dispatcher.harness import (
+    AN_EXIT_AND_MORE,
     Deployment,
     ManualClock,
     ScriptedProvider,
@@ -21,9 +22,7 @@ from tests.dispatcher.harness import (
     pass_time,
 )
 
-SLOW = agents(start_timeout_seconds=600)
-"""Of which a start outlives its dispatcher: one that exits takes its time, on the tests' clock."""
-
+SLOW = agents(start_timeout_seconds=AN_EXIT_AND_MORE)
 
 THROTTLED: list[Fault] = ["throttled"] * 30
 """For as long as a start asks."""

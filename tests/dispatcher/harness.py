@@ -229,6 +229,11 @@ class Deployment:
         return session_id, machine
 
 
+AN_EXIT_AND_MORE = 600.0
+"""The start timeout of a session that is to outlive its dispatcher: at an exit a second of the tests' clock
+passes in 10 ms, for as long as a busy machine takes to end a server."""
+
+
 async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
     """Read until it is as it must be: a real server takes milliseconds, and seconds on a busy machine."""
     async with asyncio.timeout(30):

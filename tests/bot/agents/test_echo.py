@@ -113,7 +113,7 @@ def test_the_bot_ends_when_its_client_leaves() -> None:
         async with call(echo.bot) as session:
             await session.caller.until_event("bot-started-speaking")
             await session.caller.hang_up()
-            await asyncio.wait([session.bot], timeout=10)
+            await asyncio.wait([session.bot], timeout=3)
             assert session.bot.done()
 
     asyncio.run(scenario())

@@ -10,7 +10,7 @@ import pytest
 from bot import protocol
 from dispatcher.machines.provider import NoCapacity
 from dispatcher.settings import AgentSettings
-from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
+from tests.dispatcher.harness import AN_EXIT_AND_MORE, Deployment, ScriptedProvider, deployment, eventually
 
 ICE = {"enableDefaultIceServers": True, "body": {"name": "Ada", "city": "Bonn"}}
 
@@ -54,8 +54,7 @@ def test_starts_at_the_same_time_are_one(tmp_path):
 
 def test_a_key_outlives_the_dispatcher(tmp_path):
     async def run():
-        # It takes its time to exit, on the tests' clock.
-        provider, patient = ScriptedProvider(), agents(start_timeout_seconds=600)
+        provider, patient = ScriptedProvider(), agents(start_timeout_seconds=AN_EXIT_AND_MORE)
         async with deployment(tmp_path, provider=provider, agents=patient) as running:
             first = (await start(running, ICE)).json()
         async with deployment(tmp_path, provider=provider) as running:

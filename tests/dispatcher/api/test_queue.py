@@ -31,6 +31,12 @@ async def waits(running: Deployment, session_id: str) -> Any:
     return (await running.session(session_id))["queue"]
 
 
+async def queued(running: Deployment) -> str:
+    """The session that waits, once there is one."""
+    found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+    return found.json()["sessions"][0]["sessionId"]
+
+
 async def held(running: Deployment, session_id: str, *, by: int) -> None:
     """Return once so many callers wait for it, which nobody outside is told."""
     holders = running.dispatcher.service._holders
@@ -49,8 +55,7 @@ def test_a_caller_who_may_wait_gets_the_line_that_becomes_free(tmp_path):
         async with deployment(tmp_path, **ONE_LINE) as running:
             first = (await running.start())["sessionId"]
             waiting = asyncio.create_task(running.start("/start?queue=60"))
-            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            session_id = found.json()["sessions"][0]["sessionId"]
+            session_id = await queued(running)
             assert await waits(running, session_id) == {"place": 1, "estimatedWaitSeconds": None}
             assert len(running.provider.specs) == 1, "no machine before there is a line"
             running.clock.advance(30)
@@ -71,7 +76,7 @@ def test_held_starts_are_answered_when_the_dispatcher_exits_and_their_sessions_g
         async with deployment(tmp_path, **ONE_LINE) as running:
             await running.start()
             waiting = asyncio.create_task(running.start("/start?queue=60"))
-            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            await queued(running)
             running.dispatcher.refuse()
             answer = await asyncio.wait_for(waiting, 30)
             assert answer["queue"] == {"place": 1, "estimatedWaitSeconds": None}
@@ -221,8 +226,7 @@ def test_who_waits_too_long_is_told_so_and_leaves_nothing(tmp_path):
         async with deployment(tmp_path, **ONE_LINE) as running:
             await running.start()
             waiting = asyncio.create_task(running.http.post("/start?queue=20", json={}))
-            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            session_id = found.json()["sessions"][0]["sessionId"]
+            session_id = await queued(running)
             answer = await pass_time(running.clock, waiting, step=0.2)
             assert (answer.status_code, answer.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
             assert "within 20 s" in answer.json()["detail"]
@@ -242,7 +246,7 @@ def test_who_waited_in_vain_and_comes_back_with_the_same_key_is_told_to_take_ano
                 return running.http.post("/start?queue=20", json={}, headers={"Idempotency-Key": "call-1"})
 
             waiting = asyncio.create_task(start())
-            await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+            await queued(running)
             assert (await pass_time(running.clock, waiting, step=0.2)).status_code == 429
             again = await start()
             assert (again.status_code, again.json()["code"]) == (502, "queue_timeout")
@@ -251,12 +255,13 @@ def test_who_waited_in_vain_and_comes_back_with_the_same_key_is_told_to_take_ano
     asyncio.run(run())
 
 
-async def wait_and_hang_up(running: Deployment, **headers: str) -> None:
-    """A caller who goes away once there is a place in the queue."""
+async def wait_and_hang_up(running: Deployment, **headers: str) -> str:
+    """A caller who goes away once there is a place in the queue; gives the session."""
     waiting = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=headers))
-    await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
+    session_id = await queued(running)
     waiting.cancel()
     await asyncio.wait([waiting])
+    return session_id
 
 
 def test_a_caller_who_hangs_up_frees_the_place(tmp_path):
@@ -279,8 +284,7 @@ def test_a_repeated_request_joins_the_one_that_waits_and_its_hanging_up_ends_not
             first = (await running.start())["sessionId"]
             key = {"Idempotency-Key": "call-1"}
             waiting = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
-            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            session_id = found.json()["sessions"][0]["sessionId"]
+            session_id = await queued(running)
             joining = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
             await held(running, session_id, by=2)
             joining.cancel()
@@ -298,9 +302,7 @@ def test_a_caller_with_a_key_finds_its_place_again_and_loses_it_when_it_stays_aw
         async with deployment(tmp_path, **ONE_LINE) as running:
             await running.start()
             key = {"Idempotency-Key": "call-1"}
-            await wait_and_hang_up(running, **key)
-            found = await eventually(lambda: running.http.get("/v1/sessions?state=queued"), _one)
-            session_id = found.json()["sessions"][0]["sessionId"]
+            session_id = await wait_and_hang_up(running, **key)
             again = asyncio.create_task(running.http.post("/start?queue=600", json={}, headers=key))
             await held(running, session_id, by=1)
             await passing(running, COME_BACK_SECONDS + 2)

@@ -22,14 +22,18 @@ from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
-from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
+from tests.dispatcher.harness import (
+    AN_EXIT_AND_MORE,
+    Deployment,
+    ManualClock,
+    ScriptedProvider,
+    deployment,
+    eventually,
+)
 from tests.dispatcher.rows import rows
 
 ALLOWED = Limits({"echo": 10}, {"echo": 0})
 CAUSE = Cause("tester", 0)
-
-AN_EXIT_AND_MORE = 600.0
-"""At an exit the harness lets a second pass in 10 ms, for as long as a busy machine takes to end a server."""
 
 
 def agents(**more) -> dict[str, AgentSettings]:

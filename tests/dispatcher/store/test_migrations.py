@@ -22,6 +22,7 @@ from dispatcher.store.database import Database
 from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade
 from dispatcher.store.store import Store
 from dispatcher.store.tables import metadata
+from tests.dispatcher.harness import eventually
 from tests.dispatcher.store.stores import with_store
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
@@ -107,9 +108,7 @@ def test_a_migration_may_take_longer_than_other_statements(postgres_url):
             assert during == [("0", 1)]
             assert await database.read(patience) == "10s"
             assert await database.write(patience) == "10s"
-            async with asyncio.timeout(30):
-                while await database.read(locks):
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: database.read(locks), lambda found: not found)
         finally:
             await database.close()
 
