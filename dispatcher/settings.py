@@ -38,6 +38,7 @@ from dispatcher.placements import ContainerPlacement as ContainerPlacement
 from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
+IMAGES_VARIABLE = f"{ENVIRONMENT_PREFIX}IMAGES"
 
 SECRET_SETTINGS = frozenset(
     {"secrets", "database_url", "turn_secret", "daily_api_key", "daily_webhook_secret", "fly_api_token"}
@@ -59,6 +60,8 @@ def _not_ours(name: str) -> str:
 
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_ours)]
+Image = Annotated[str, Field(min_length=1, max_length=512)]
+"""An image's reference."""
 TurnUrl = Annotated[
     str, Field(pattern=r"^turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?$")
 ]
@@ -87,7 +90,7 @@ class AgentSettings(BaseModel):
     bot: Path
     """The bot file: a Python file with `async def bot(runner_args)`. Where machines are containers, its path
     in the image."""
-    image: str | None = Field(default=None, min_length=1, max_length=512)
+    image: Image | None = None
     """The image that its machines run where they are containers; name it by its digest, so that what runs is
     what was tested."""
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
@@ -152,6 +155,9 @@ class Settings(BaseSettings):
     """What machine and session tokens are signed with: the first signs, both are accepted. By default one
     that is made and kept in `data_dir`; dispatchers that share a database must share their secrets too."""
     log_level: LogLevel = "info"
+    images: dict[AgentName, Image] = {}
+    """Agent → the image of its machines; goes before the agent's own `image`. A stack gives the images here:
+    it knows them last, and a plan shows the rest of the agents."""
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -201,6 +207,21 @@ class Settings(BaseSettings):
     log_format: LogFormat | None = None
     """How log lines are written; by default as text on loopback, where a person reads them, and as JSON
     elsewhere, where a collector does."""
+
+    @field_validator("agents")
+    @classmethod
+    def _with_images(
+        cls, agents: dict[AgentName, AgentSettings], found: ValidationInfo
+    ) -> dict[AgentName, AgentSettings]:
+        # A refused `images` is not in here, and has an error of its own.
+        images: dict[AgentName, Image] = found.data.get("images", {})
+        for name in images:
+            if name not in agents:
+                raise ValueError(f"images: '{name}' is not an agent; allowed: {', '.join(agents)}")
+        with_images = {
+            name: agents[name].model_copy(update={"image": image}) for name, image in images.items()
+        }
+        return {**agents, **with_images}
 
     @field_validator("public_url", "machine_url")
     @classmethod
@@ -384,10 +405,17 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if name == "keys":
                 value = [key.model_dump(mode="json", exclude_unset=True) for key in value]
-            elif name in ("agents", "placements"):
+            elif name == "agents":
                 value = {
-                    key: settings.model_dump(mode="json", exclude_unset=True)
-                    for key, settings in value.items()
+                    key: agent.model_dump(
+                        mode="json", exclude_unset=True, exclude={"image"} if key in self.images else None
+                    )
+                    for key, agent in value.items()
+                }
+            elif name == "placements":
+                value = {
+                    key: placement.model_dump(mode="json", exclude_unset=True)
+                    for key, placement in value.items()
                 }
             elif name == "ice_servers":
                 value = [server.model_dump(mode="json", exclude_none=True) for server in value]

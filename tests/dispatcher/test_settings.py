@@ -273,3 +273,36 @@ def test_the_secret_of_the_turn_servers_is_never_written_down(monkeypatch):
     assert SECRET not in repr(settings)
     environment = settings.to_environment() | {"SWITCHBOARD_TURN_SECRET": SECRET}
     assert read(monkeypatch, environment) == settings
+
+
+def test_images_are_those_of_the_agents(monkeypatch):
+    both = '{"echo": {"bot": "b.py", "image": "registry.example/old"}, "voice": {"bot": "v.py"}}'
+    settings = read(
+        monkeypatch,
+        {"SWITCHBOARD_AGENTS": both, "SWITCHBOARD_IMAGES": '{"echo": "registry.example/new@sha256:1"}'},
+    )
+    assert settings.agents["echo"].image == "registry.example/new@sha256:1"
+    assert settings.agents["voice"].image is None
+    environment = settings.to_environment()
+    assert "registry" not in environment["SWITCHBOARD_AGENTS"], "a plan knows the agents before the images"
+    assert read(monkeypatch, environment) == settings
+
+
+def test_agents_may_name_their_images_themselves(monkeypatch):
+    settings = read(monkeypatch, {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py", "image": "echo:1"}}'})
+    assert settings.agents["echo"].image == "echo:1"
+    assert read(monkeypatch, settings.to_environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ('{"echos": "echo:1"}', "images: 'echos' is not an agent; allowed: echo"),
+        ('{"echo": ""}', "at least 1 character"),
+        ('["echo:1"]', "images"),
+    ],
+)
+def test_images_that_are_nobodys_are_refused(monkeypatch, images, words):
+    environment = {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_IMAGES": images}
+    with pytest.raises(ValidationError, match=words):
+        read(monkeypatch, environment)
