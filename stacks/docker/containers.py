@@ -78,6 +78,15 @@ def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> do
     )
 
 
+def lines(variables: Mapping[str, pulumi.Input[str]]) -> list[pulumi.Input[str]]:
+    """Return `NAME=value` for each, as an input of its own: one that is not known yet hides no other."""
+
+    def line(name: str, value: pulumi.Input[str]) -> pulumi.Input[str]:
+        return f"{name}={value}" if isinstance(value, str) else pulumi.Output.concat(name, "=", value)
+
+    return [line(name, value) for name, value in variables.items()]
+
+
 def volume(
     logical_name: str, name: str, tags: Mapping[str, str], opts: pulumi.ResourceOptions
 ) -> docker.Volume:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, run, volume
+from stacks.docker.containers import Service, lines, run, volume
+from stacks.docker.environment import Variables
 from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 
 
@@ -16,7 +17,8 @@ from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 class DispatcherArgs:
     container_name: str
     image: pulumi.Input[str]
-    environment: Sequence[pulumi.Input[str]]
+    environment: Mapping[str, pulumi.Input[str]]
+    """Variables, secret ones among them."""
     networks: Sequence[docker.Network]
     volume_name: str
     address: str
@@ -34,11 +36,12 @@ class Dispatcher(pulumi.ComponentResource):
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
         self.volume = volume("store", args.volume_name, args.tags, pulumi.ResourceOptions(parent=self))
+        Variables("dispatcher-variables", values=args.environment, opts=pulumi.ResourceOptions(parent=self))
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
             name=args.container_name,
             image=args.image,
-            environment=args.environment,
+            environment=lines(args.environment),
             networks=[(network, DISPATCHER_ALIAS) for network in args.networks],
             mounts=[
                 docker.ContainerMountArgs(type="volume", source=self.volume.name, target="/data"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, run
+from stacks.docker.containers import Service, lines, run
 from stacks.docker.settings import ENGINE_ALIAS, ENGINE_PORT
 
 SOCKET_IN_CONTAINER = "/var/run/docker.sock"
@@ -26,7 +26,7 @@ HEALTH = (
 class EngineProxyArgs:
     container_name: str
     image: pulumi.Input[str]
-    environment: Sequence[pulumi.Input[str]]
+    environment: Mapping[str, pulumi.Input[str]]
     socket: str
     """The engine's, on its own host."""
     network: docker.Network
@@ -47,7 +47,7 @@ class EngineProxy(pulumi.ComponentResource):
             # another number on every host. Whoever may open it owns the host anyway.
             user="0:0",
             entrypoint=["/opt/venv/bin/python", "-P", "-m", "dispatcher.engine_proxy"],
-            environment=args.environment,
+            environment=lines(args.environment),
             networks=[(args.network, ENGINE_ALIAS)],
             mounts=[
                 docker.ContainerMountArgs(

@@ -127,8 +127,11 @@ class Images(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.built.append(image)
-        # Of a loaded image the engine has no digest that a registry would know.
-        return image.ref if args.pushed else pulumi.Output.from_input(reference)
+        if not args.pushed:
+            # A loaded image has no digest that a registry would know.
+            return pulumi.Output.from_input(reference)
+        # A provider may mark every output as secret when one input is: here the registry's password.
+        return pulumi.Output.unsecret(image.ref)
 
 
 def slug(directory: Path, checkout: Path) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_docker as docker
 import pulumi_docker_build as docker_build
 
-from dispatcher.settings import ENVIRONMENT_PREFIX
+from dispatcher.engine_proxy.settings import PROXY_PREFIX
+from dispatcher.settings import ENVIRONMENT_PREFIX, IMAGES_VARIABLE
 from stacks import daily
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
@@ -25,6 +26,7 @@ from stacks.docker.secret import PageKey, SharedSecret
 from stacks.docker.settings import Known
 from stacks.docker.turn import Turn, TurnArgs
 from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.variables import variables
 
 
 def describe(environment: Environment) -> Deployment:
@@ -63,19 +65,21 @@ def describe(environment: Environment) -> Deployment:
     page_key = None if config.keys else PageKey("page-key")
     turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
 
-    known = pulumi.Output.all(
-        images=pulumi.Output.all(**images.agents),
-        network=networks.machines.name,
-        page_key_hash=page_key.hash if page_key else None,
-    ).apply(lambda found: Known(deployment=prefix, turn_secret="of its own", **found))  # noqa: S106
+    known = replace(Known.none(config), deployment=prefix)
+    made_images, network = pulumi.Output.all(**images.agents), networks.machines.name
+    page_keys = {f"{ENVIRONMENT_PREFIX}KEYS": {"page_key_hash": page_key.hash}} if page_key else {}
     proxy = EngineProxy(
         "engine-proxy-container",
         EngineProxyArgs(
             container_name=f"{prefix}-engine-proxy",
             image=images.dispatcher,
-            environment=_variables(
-                known.apply(lambda known: settings.proxy(config, known).to_environment()),
-                settings.proxy(config, Known.none(config)).to_environment(),
+            environment=variables(
+                lambda known: settings.proxy(config, known).to_environment(),
+                known,
+                {
+                    f"{PROXY_PREFIX}IMAGES": {"images": made_images},
+                    f"{PROXY_PREFIX}NETWORK": {"network": network},
+                },
             ),
             socket=docker_config.socket,
             network=networks.control,
@@ -84,22 +88,29 @@ def describe(environment: Environment) -> Deployment:
         opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
     outside = {**_from_outside(config), **daily.secret_variables(config)}
-    secrets = [_secret_variable(name, value) for name, value in outside.items()]
+    secrets: dict[str, pulumi.Input[str]] = {
+        name: pulumi.Output.secret(value) for name, value in outside.items()
+    }
     if turn_secret is not None:
-        secrets.append(_secret_variable(f"{ENVIRONMENT_PREFIX}TURN_SECRET", turn_secret.value))
+        secrets[f"{ENVIRONMENT_PREFIX}TURN_SECRET"] = turn_secret.value
     served = [networks.control, networks.machines, *filter(None, [networks.edge])]
     dispatcher = Dispatcher(
         "dispatcher-container",
         DispatcherArgs(
             container_name=f"{prefix}-dispatcher",
             image=images.dispatcher,
-            environment=[
-                *_variables(
-                    known.apply(lambda known: settings.dispatcher(config, known).to_environment()),
-                    settings.dispatcher(config, Known.none(config)).to_environment(),
+            environment={
+                **variables(
+                    lambda known: settings.dispatcher(config, known).to_environment(),
+                    known,
+                    {
+                        IMAGES_VARIABLE: {"images": made_images},
+                        f"{ENVIRONMENT_PREFIX}PLACEMENTS": {"network": network},
+                        **page_keys,
+                    },
                 ),
-                *secrets,
-            ],
+                **secrets,
+            },
             networks=served,
             volume_name=f"{prefix}-store",
             address="" if docker_config.domain else docker_config.address,
@@ -150,25 +161,12 @@ def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provi
     return on_engine, docker_build.Provider("builds", host=config.docker.host)
 
 
-def _variables(made: pulumi.Output[dict[str, str]], names: Mapping[str, str]) -> Sequence[pulumi.Input[str]]:
-    """One input for each variable, so that a preview shows those that are known."""
-
-    def variable(name: str) -> pulumi.Output[str]:
-        return made.apply(lambda found: f"{name}={found[name]}")
-
-    return [variable(name) for name in names]
-
-
 def _from_outside(config: StackConfig) -> dict[str, str]:
     """What bots and traces need to know of the environment of whoever runs the engine."""
     warn_of_missing(config)
     wanted = {name for agent in config.agents.values() for name in agent.env}
     given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
     return {name: os.environ[name] for name in sorted(given)}
-
-
-def _secret_variable(name: str, value: pulumi.Input[str]) -> pulumi.Output[str]:
-    return pulumi.Output.secret(value).apply(lambda text: f"{name}={text}")
 
 
 def _url(config: StackConfig, page_key: PageKey | None) -> pulumi.Input[str]:

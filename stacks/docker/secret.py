@@ -34,6 +34,8 @@ class PageKey(Resource, module="switchboard", name="PageKey"):
         super().__init__(
             PageKeyProvider(), name, {"key": None, "hash": None}, pulumi.ResourceOptions.merge(opts, kept)
         )
+        # Secret in a plan as well, where it is not known yet: else an up that follows the plan violates it.
+        self.key = pulumi.Output.secret(self.key)
 
 
 class SharedSecretProvider(ResourceProvider):
@@ -56,3 +58,4 @@ class SharedSecret(Resource, module="switchboard", name="SharedSecret"):
         super().__init__(
             SharedSecretProvider(), name, {"value": None}, pulumi.ResourceOptions.merge(opts, kept)
         )
+        self.value = pulumi.Output.secret(self.value)

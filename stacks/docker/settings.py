@@ -55,9 +55,7 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
         ConfigError: the config does not make sense as a whole.
     """
     agents = {
-        name: agent.model_copy(
-            update={"bot": bot_in_image(agent.bot, agent.image), "image": known.images[name]}
-        )
+        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
         for name, agent in config.agents.items()
     }
     placement = ContainerPlacement(
@@ -84,6 +82,7 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
         machine_url=f"http://{DISPATCHER_ALIAS}:{DISPATCHER_PORT}",
         placements={PLACEMENT: placement},
         agents=agents,
+        images=known.images,
         **optional,
     )
 

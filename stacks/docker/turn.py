@@ -13,7 +13,8 @@ import pulumi
 import pulumi_docker as docker
 
 from stacks.docker.config import TURN_PORT
-from stacks.docker.containers import Service, run
+from stacks.docker.containers import Service, lines, run
+from stacks.docker.environment import Variables
 
 # With the secret kept out of arguments and of the program's environment.
 START = (
@@ -72,14 +73,13 @@ class Turn(pulumi.ComponentResource):
             docker.ContainerPortArgs(internal=port, external=port, protocol="udp")
             for port in range(first, last + 1)
         ]
+        variables = {"TURN_CONFIG": configuration, "TURN_SECRET": args.secret}
+        Variables("turn-variables", values=variables, opts=pulumi.ResourceOptions(parent=self))
         service = Service(
             name=f"{args.prefix}-turn",
             image=args.image,
             entrypoint=["/bin/sh", "-c", START],
-            environment=[
-                configuration.apply(lambda text: f"TURN_CONFIG={text}"),
-                pulumi.Output.secret(args.secret).apply(lambda secret: f"TURN_SECRET={secret}"),
-            ],
+            environment=lines(variables),
             networks=[(args.network, "turn")],
             ports=[*listening, *relays],
             # Its file asks for this one; without it the kernel does not start the program.

@@ -114,7 +114,8 @@ class AppProvider(Kind):
 class App(FlyResource, module="switchboard", name="FlyApp"):
     """An app. Its id is its name.
 
-    What is in it is told of it by `name`, the output: whatever replaces the app then replaces that, too.
+    Resources in the app take its `name`, an output: whatever replaces the app replaces them too. A plan knows
+    the name: it comes from the input, since outputs of the provider are unknown in each plan of a change.
     """
 
     name: pulumi.Output[str]
@@ -131,3 +132,4 @@ class App(FlyResource, module="switchboard", name="FlyApp"):
     ) -> None:
         properties = {"name": name, "org": org, "network": network}
         super().__init__(AppProvider(), logical_name, properties, adopt=adopt, opts=opts)
+        self.name = self.urn.apply(lambda _urn: name)

@@ -91,7 +91,7 @@ class DispatcherArgs:
     number: int
     """Of machines."""
     image: pulumi.Input[str]
-    environment: pulumi.Input[Mapping[str, str]]
+    environment: Mapping[str, pulumi.Input[str]]
     secrets: Mapping[str, pulumi.Input[str]]
     outside: Mapping[str, str]
     """As of `Secrets`."""
@@ -136,9 +136,7 @@ class Dispatcher(pulumi.ComponentResource):
             app=args.app.name,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[volume] if volume else []),
         )
-        config = pulumi.Output.all(
-            image=args.image, environment=args.environment, volume=volume.id if volume else None
-        ).apply(lambda known: machine_config(args, **known))
+        config = machine_config(args, volume.id if volume else None)
         self.machines, before = [], left
         for number in range(args.number):
             logical = f"dispatcher-{number}"
@@ -157,16 +155,17 @@ class Dispatcher(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def machine_config(
-    args: DispatcherArgs, image: str, environment: Mapping[str, str], volume: str | None
-) -> dict[str, Any]:
-    """A machine's configuration, in Fly's words. Its secrets are the app's, and not in here."""
+def machine_config(args: DispatcherArgs, volume: pulumi.Input[str] | None) -> dict[str, Any]:
+    """A machine's configuration, in Fly's words. Its secrets are the app's, and not in here.
+
+    What is not known before images and volume are made is an output by itself: a plan shows all else.
+    """
     ready = {"type": "http", "method": "GET", "path": "/readyz"}
     often = {"interval": "10s", "timeout": "5s", "grace_period": "20s"}
     config: dict[str, Any] = {
-        "image": image,
-        "env": dict(environment),
-        "init": {"entrypoint": [*(UNPRIVILEGED if volume else ()), *SERVE]},
+        "image": args.image,
+        "env": dict(args.environment),
+        "init": {"entrypoint": [*(UNPRIVILEGED if volume is not None else ()), *SERVE]},
         "guest": {"cpu_kind": args.cpu_kind, "cpus": args.cpus, "memory_mb": args.memory_mb},
         "restart": {"policy": "always"},
         # It gives answers in flight 10 s.
@@ -194,6 +193,6 @@ def machine_config(
         ],
         "checks": {"alive": {**ready, **often, "path": "/healthz", "port": PORT}},
     }
-    if volume:
+    if volume is not None:
         config["mounts"] = [{"volume": volume, "path": str(DATA_DIR)}]
     return config

@@ -36,8 +36,9 @@ class MachineProvider(Kind):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         found = super().diff(_id, _olds, _news)
-        if mounts_of(_olds) != mounts_of(_news):
-            # What is mounted is decided when a machine is made.
+        before, wanted = mounts_of(_olds), mounts_of(_news)
+        # Fly fixes mounts when it makes a machine. A config that is not known yet is no change of mounts.
+        if before is not None and wanted is not None and before != wanted:
             found.replaces = [*(found.replaces or []), "config"]
         return found
 

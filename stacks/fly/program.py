@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from collections.abc import Iterable
 
 import pulumi
 import pulumi_docker_build as docker_build
 
+from dispatcher.settings import IMAGES_VARIABLE
 from stacks import daily
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker.images import Images, ImagesArgs
@@ -20,6 +20,7 @@ from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, 
 from stacks.fly.settings import Known
 from stacks.fly.tokens import bare, period_of
 from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.variables import variables
 
 REGISTRY = "registry.fly.io"
 REGISTRY_USER = "x"
@@ -30,9 +31,10 @@ def describe(environment: Environment) -> Deployment:
     config, fly = environment.config, environment.config.fly
     called = settings.names(config, environment.project, environment.stack)
     # What only the whole config tells is refused before anything is described.
-    known_now = settings.dispatcher(config, called, Known.none(config))
+    known_now = Known.none(config)
+    settings.dispatcher(config, called, known_now)
     warn_of_missing(config)
-    tokens = {
+    lifetimes = {
         "token_days": fly.token_days,
         "token_period": period_of(datetime.datetime.now(datetime.UTC).date(), fly.token_days),
     }
@@ -44,7 +46,7 @@ def describe(environment: Environment) -> Deployment:
             network=fly.network or called.dispatcher,
             domain=fly.domain,
             adopt=fly.adopt,
-            **tokens,
+            **lifetimes,
         ),
     )
     agents = {
@@ -57,7 +59,7 @@ def describe(environment: Environment) -> Deployment:
                 variables=agent.env,
                 environment=_given(agent.env),
                 adopt=fly.adopt,
-                **tokens,
+                **lifetimes,
             ),
         )
         for name, agent in config.agents.items()
@@ -80,22 +82,15 @@ def describe(environment: Environment) -> Deployment:
         ),
     )
     signing = SharedSecret("signing-secret")
-    made = pulumi.Output.all(
-        images=pulumi.Output.all(**images.agents),
-        tokens=pulumi.Output.all(
-            **{app: token for apps in agents.values() for app, token in apps.tokens.items()}
-        ),
-        signing_secret=signing.value,
-    ).apply(
-        lambda found: settings.dispatcher(
-            config,
-            called,
-            Known(found["images"], json.dumps(found["tokens"], sort_keys=True), found["signing_secret"]),
-        )
+    tokens = {app: token for apps in agents.values() for app, token in apps.tokens.items()}
+    secrets = variables(
+        lambda known: settings.secret_variables(settings.dispatcher(config, called, known)),
+        known_now,
+        {
+            settings.TOKEN_VARIABLE: {"token": pulumi.Output.json_dumps(tokens, sort_keys=True)},
+            settings.SECRETS_VARIABLE: {"signing_secret": signing.value},
+        },
     )
-    # Whatever is not among its secrets can be read by who may look at its machines.
-    plain = pulumi.Output.unsecret(made.apply(lambda known: known.to_environment()))
-    names = settings.secret_variables(known_now)
     Dispatcher(
         "service",
         DispatcherArgs(
@@ -104,9 +99,13 @@ def describe(environment: Environment) -> Deployment:
             region=fly.regions[0],
             number=fly.dispatchers,
             image=images.dispatcher,
-            environment=plain,
+            environment=variables(
+                lambda known: settings.dispatcher(config, called, known).to_environment(),
+                known_now,
+                {IMAGES_VARIABLE: {"images": pulumi.Output.all(**images.agents)}},
+            ),
             secrets={
-                **{name: _secret(made, name) for name in names},
+                **secrets,
                 **daily.secret_variables(config),
                 # Where traces go, with the key for it.
                 **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
@@ -133,7 +132,3 @@ def describe(environment: Environment) -> Deployment:
 def _given(names: Iterable[str]) -> dict[str, str]:
     """The variables that are set where the engine runs."""
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
-
-
-def _secret(made: pulumi.Output[settings.Settings], name: str) -> pulumi.Output[str]:
-    return pulumi.Output.secret(made).apply(lambda known: settings.secret_variables(known)[name])

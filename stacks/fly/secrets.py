@@ -105,7 +105,9 @@ class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
 
         Such a one does not go because it is not set where an up runs.
         """
-        properties = {"app": app, "values": pulumi.Output.secret(dict(values)), "outside": dict(outside)}
+        # One by one: a value that is not known yet must not hide the others.
+        given = {key: pulumi.Output.secret(value) for key, value in values.items()}
+        properties = {"app": app, "values": given, "outside": dict(outside)}
         super().__init__(
             SecretsProvider(), logical_name, properties, outputs=("digests", "version"), opts=opts
         )

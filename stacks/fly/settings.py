@@ -125,7 +125,8 @@ def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
             )
             for agent in config.agents
         },
-        agents={name: _agent(config, name, agent, known) for name, agent in config.agents.items()},
+        agents={name: _agent(config, name, agent) for name, agent in config.agents.items()},
+        images=known.images,
         fly_api_url=config.fly.api_url,
         fly_api_token=SecretStr(known.token),
         secrets=(SecretStr(known.signing_secret),),
@@ -133,19 +134,17 @@ def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
     )
 
 
-def _agent(config: StackConfig, name: str, agent: AgentSettings, known: Known) -> AgentSettings:
+def _agent(config: StackConfig, name: str, agent: AgentSettings) -> AgentSettings:
     if agent.placements:
         raise ConfigError(
             f"switchboard:agents.{name}.placements: is there, and cloud is fly; allowed: "
             "switchboard:fly.regions, for all agents"
         )
-    return agent.model_copy(
-        update={
-            "bot": bot_in_image(agent.bot, agent.image),
-            "image": known.images[name],
-            "placements": (name,),
-        }
-    )
+    return agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image), "placements": (name,)})
+
+
+TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}FLY_API_TOKEN"
+SECRETS_VARIABLE = f"{ENVIRONMENT_PREFIX}SECRETS"
 
 
 def secret_variables(settings: Settings) -> dict[str, str]:

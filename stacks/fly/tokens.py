@@ -71,6 +71,8 @@ class DeployToken(FlyResource, module="switchboard", name="FlyDeployToken"):
             secret_outputs=("token",),
             opts=opts,
         )
+        # Secret in a plan as well, where it is not known yet: else an up that follows the plan violates it.
+        self.token = pulumi.Output.secret(self.token)
 
 
 def period_of(today: datetime.date, days: int) -> str:

@@ -52,6 +52,8 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
         # An image that is pushed has a digest, another one for another tag.
         pushed = operation == "create" and _kind(urn) == "docker-build:index:Image" and inputs.get("push")
         tag = inputs["tags"][0] if pushed else ""
+        if _kind(urn) == "docker:index/network:Network":
+            return {"ipamConfigs": [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]}
         return {"ref": f"{tag}@sha256:{hashlib.sha256(tag.encode()).hexdigest()}"} if pushed else {}
     from tests.stacks import hands
 

@@ -194,14 +194,14 @@ def test_a_program_hands_the_secrets_to_the_dispatcher_alone(
     described = described_by(cloud, daily=DOMAIN, dailyWebhookSecret=HOOK)
     place = {
         "local": [("dispatcher", "secrets"), ("machines", "secrets")],
-        "docker": [("dispatcher", "envs")],
+        "docker": [("dispatcher", "envs"), ("dispatcher-variables", "values")],
         "fly": [("dispatcher-secrets", "values")],
     }[cloud]
     for name, key in place:
         held = described["resources"][name]["inputs"].pop(key)
         assert rpc.is_rpc_secret(held), "it is encrypted in the state, and no plan shows it"
         variables = rpc.unwrap_rpc_secret(held)
-        if cloud == "docker":
+        if key == "envs":
             variables = dict(variable.split("=", 1) for variable in variables)
         assert variables[KEY_OF_SETTINGS] == "hunter2-of-daily"
         assert variables[HOOK_OF_SETTINGS] == HOOK

@@ -20,12 +20,12 @@ from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
 from stacks.docker.images import MODELS_TARGET
 from stacks.docker.revision import revision
-from stacks.docker.settings import max_containers
+from stacks.docker.settings import NOT_YET, max_containers
 from stacks.errors import ConfigError
 from tests.stacks.test_program import REPOSITORY, run
 
 CONTAINER = "docker:index/container:Container"
-KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
+KEY = {"name": "web", "hash": f"sha256:{'3' * 64}", "scope": "start"}
 AGENTS = {
     "echo": {"bot": "bot/agents/echo.py", "cpu": 0.5, "memoryMb": 512, "maxDurationSeconds": 600},
     "voice": {"bot": "bot/agents/voice.py", "env": ["OPENAI_API_KEY"], "memoryMb": 2048},
@@ -70,6 +70,13 @@ def test_the_smallest_stack(smallest: dict[str, Any]) -> None:
     assert "edge-network" not in resources
     assert resources["machines"]["inputs"]["deployment"] == "switchboard-local"
     assert smallest["outputs"]["url"] == "http://127.0.0.1:7860/#key=pk_recorded"
+
+
+@pytest.mark.parametrize("keys", [[], [KEY]])
+def test_nothing_of_what_is_deployed_is_a_stand_in(keys: list[dict[str, Any]]) -> None:
+    everything = json.dumps(described(keys, turn=True, turnAddress="203.0.113.7")["resources"])
+    for stand_in in ("not-known-yet", "not-built-yet", "not known yet", NOT_YET):
+        assert stand_in not in everything
 
 
 def test_no_container_has_rights_on_the_host(largest: dict[str, dict[str, Any]]) -> None:
@@ -208,8 +215,8 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
         "VERSION": VERSION,
     }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
-    agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_AGENTS"])
-    assert agents["echo"]["image"] == agents["voice"]["image"] == bot["tags"][0]
+    of_agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_IMAGES"])
+    assert of_agents["echo"] == of_agents["voice"] == bot["tags"][0]
 
 
 def test_a_detector_and_a_volume_of_models() -> None:

@@ -181,14 +181,14 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     assert driver().refresh() == 3
 
     # And a change of ours: another image of the bots, and another token beside the old one.
-    agents = machine.config["env"]["SWITCHBOARD_AGENTS"]
+    images = machine.config["env"]["SWITCHBOARD_IMAGES"]
     (stack.checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
     stack.configure(tokenDays=20)
     changed = changes(fake, stack.up)
     rolled = ["Machines_create_lease", "Machines_cordon", "Machines_update", "Machines_uncordon"]
     assert [one for one in changed if one in rolled] == rolled
     assert stack.machine() is machine
-    assert machine.config["env"]["SWITCHBOARD_AGENTS"] != agents
+    assert machine.config["env"]["SWITCHBOARD_IMAGES"] != images
     assert machine.config["env"]["SWITCHBOARD_LOG_LEVEL"] == "info"
     assert fake.apps["voice-echo-0"].secrets == {"ECHO_KEY": "hunter2-of-the-bot"}
     assert len(fake.apps["voice"].ips) == 2

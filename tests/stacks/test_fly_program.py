@@ -19,7 +19,7 @@ from stacks import fly
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.fly.dispatcher import machine_config
-from stacks.fly.settings import Known, dispatcher, names
+from stacks.fly.settings import NOT_BUILT, Known, dispatcher, names
 from tests.stacks.test_program import REPOSITORY, run
 
 KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
@@ -211,12 +211,18 @@ def test_the_dispatcher_starts_with_what_it_is_told(
     assert found.agents["echo"].image == f"bot-bot-agents-image@sha256:{'0' * 64}"
 
 
+def test_nothing_of_what_is_deployed_is_a_stand_in(described: dict[str, Any]) -> None:
+    everything = json.dumps(described["resources"])
+    assert NOT_BUILT not in everything
+    assert "not known yet" not in everything
+
+
 def test_images_are_pushed_to_flys_registry_for_its_hosts(described: dict[str, Any]) -> None:
     for name in ("dispatcher-image", "bot-bot-agents-image"):
         image = inputs(described, name)
         assert (image["push"], image["load"], image["platforms"]) == (True, False, ["linux/amd64"])
         assert image["tags"][0].startswith(f"registry.fly.io/acme:{name.removesuffix('-image')}-")
-        (login,) = image["registries"]
+        (login,) = rpc.unwrap_rpc_secret(image["registries"])
         assert (login["username"], login["password"]) == ("x", "fm2_recorded")
 
 
@@ -224,10 +230,10 @@ def test_a_dispatcher_with_a_volume_gives_it_to_its_user(described: dict[str, An
     from stacks.fly.dispatcher import DispatcherArgs
 
     class Args:
-        cpu_kind, cpus, memory_mb, tags = "shared", 2, 1024, {}
+        image, environment, cpu_kind, cpus, memory_mb, tags = "image", {}, "shared", 2, 1024, {}
 
     args: DispatcherArgs = Args()  # type: ignore[assignment]
-    made = machine_config(args, "image", {}, "vol_1")
+    made = machine_config(args, "vol_1")
     assert made["mounts"] == [{"volume": "vol_1", "path": "/data"}]
     assert made["init"]["entrypoint"][2:4] == ["-m", "dispatcher.unprivileged"]
 

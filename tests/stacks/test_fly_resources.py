@@ -334,6 +334,33 @@ def test_a_volume_that_a_machine_uses_is_not_taken_for_a_lost_one(app: World) ->
     assert app.create(VolumeProvider, VOLUME)[0] != id_
 
 
+@pytest.mark.parametrize(
+    ("mounts", "replaced"),
+    [
+        ([{"volume": "vol_1", "path": "/data"}], []),
+        ([{"volume": "vol_2", "path": "/data"}], ["config"]),
+        # A volume that is still to be made is another one.
+        ([{"volume": UNKNOWN, "path": "/data"}], ["config"]),
+        ([{"volume": "vol_1", "path": "/store"}], ["config"]),
+        ([], ["config"]),
+    ],
+)
+@pytest.mark.parametrize("image", ["registry.fly.io/voice@sha256:1", UNKNOWN])
+def test_another_mount_replaces_a_machine_and_another_image_does_not(
+    app: World, mounts: list[dict[str, str]], replaced: list[str], image: str
+) -> None:
+    before = {**CONFIG, "mounts": [{"volume": "vol_1", "path": "/data"}]}
+    after = {**CONFIG, "mounts": mounts, "image": image}
+    found = changes(app.kind(MachineProvider), {**MACHINE, "config": before}, {**MACHINE, "config": after})
+    assert found == (True, replaced)
+
+
+def test_a_config_that_is_not_known_yet_replaces_no_machine(app: World) -> None:
+    before = {**CONFIG, "mounts": [{"volume": "vol_1", "path": "/data"}]}
+    found = changes(app.kind(MachineProvider), {**MACHINE, "config": before}, {**MACHINE, "config": UNKNOWN})
+    assert found == (True, [])
+
+
 # Deploy tokens.
 
 
