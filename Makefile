@@ -27,6 +27,7 @@ help: ## list the targets
 	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
 	@echo "  PORT=7860               with up and plan: the port, for this once"
+	@echo "  EXPECT_NO_CHANGES=1     with plan: fail if there are changes"
 
 up: setup ## bring the stack up; prints the page's address
 	@$(RUN) -m stacks.engine up $(OPTIONS)
@@ -35,7 +36,7 @@ down: setup ## take the stack down; leaves no process behind
 	@$(RUN) -m stacks.engine destroy --stack '$(STACK)'
 
 plan: setup ## show what `make up` would change
-	@$(RUN) -m stacks.engine preview $(OPTIONS)
+	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
 
 refresh: setup ## compare the state with what is really there
 	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'

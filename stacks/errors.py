@@ -5,6 +5,7 @@
     ├── SetupError            something that a step needs is missing or failed
     ├── EngineError           no Pulumi engine could be found, installed or built; or its run failed
     │   └── LockedError       somebody else's run holds the stack
+    ├── ChangesError          a plan has changes where none were expected; exit status 7
     ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
@@ -19,6 +20,9 @@ from collections.abc import Callable
 
 class StackError(Exception):
     """A failure whose text is written for the user."""
+
+    status = 1
+    """The program's exit status."""
 
 
 class ConfigError(StackError):
@@ -41,17 +45,24 @@ class ProcessError(StackError):
     """The dispatcher's process did not start or did not stop: the text ends with its log's tail."""
 
 
+class ChangesError(StackError):
+    """A plan has changes, and none were expected: the text says how many."""
+
+    # As of `pulumi preview --expect-no-changes`: https://www.pulumi.com/docs/iac/cli/exit-codes/
+    status = 7
+
+
 class SmokeError(StackError):
     """A session of a deployed stack did not go as it should: the text says what the dispatcher said."""
 
 
 def exit_status(command: Callable[[], object]) -> int:
-    """Run the command of a program: 0, or 1 when a StackError was told, or 130 when it was interrupted."""
+    """Run the command of a program: 0, or the status of a StackError, or 130 when it was interrupted."""
     try:
         command()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

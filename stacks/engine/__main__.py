@@ -10,7 +10,7 @@ from typing import Any
 
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
-from stacks.errors import ConfigError, exit_status
+from stacks.errors import ChangesError, ConfigError, exit_status
 from stacks.progress import duration, say
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,11 @@ def _run(options: argparse.Namespace) -> None:
         return
     driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
     if options.verb == "preview":
-        driver.preview()
+        if (changes := driver.preview()) and options.expect_no_changes:
+            raise ChangesError(
+                f"stack {options.stack} is not as its program says: {changes} to change, and none expected; "
+                f"`make up STACK={options.stack}` makes the changes above"
+            )
     elif options.verb == "refresh":
         driver.refresh()
     elif options.verb == "destroy":
@@ -66,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", default="", help="the dispatcher's port, for this run")
     parser.add_argument("--bot", default="", help="a bot file, which becomes the default agent `bot`")
     parser.add_argument("--bot-env", default="", help="names of the environment variables that it gets")
+    parser.add_argument(
+        "--expect-no-changes",
+        action="store_true",
+        help="with preview: exit with status 7 if there are changes",
+    )
     return parser
 
 

@@ -56,7 +56,7 @@ class Driver:
         return result.outputs
 
     def preview(self) -> int:
-        """Say what an up would change; how many changes."""
+        """Say what an up would change; return how many resources change."""
         self.check()
         stack = self._stack()
         report = Report(preview=True, out=self._out)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pulumi.automation.events import DiagnosticEvent, EngineEvent, StepEventMetadata
 
+from stacks.engine.differences import SECRET, changed, flat, listed
 from stacks.progress import duration, say
 
 VERBS = {
@@ -25,14 +25,19 @@ VERBS = {
 # Of the engine's own kinds of resource nobody wants to read.
 HIDDEN_TYPES = ("pulumi:pulumi:Stack", "pulumi:providers:")
 COLOR_MARKS = re.compile(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m")
-# How the host of dynamic providers and gRPC wrap what a provider raised.
-WRAPPINGS = re.compile(r"^(error: )?(Exception calling application: )?(stacks(\.\w+)+: )?")
+# What gRPC and the engine's hosts of programs and dynamic providers put before an error. The engine tells a
+# program's error twice: as the program has logged it, and as the program's end.
+WRAPPINGS = re.compile(
+    r"^(error: )?(an unhandled error occurred: )?(Exception calling application: )?(stacks(\.\w+)+: )?"
+)
 # The error beside it says why; and that our own launcher is found on PATH is what we want.
 WITHOUT_NEWS = ("update failed", "preview failed")
 EXPECTED_WARNINGS = ("using pulumi-resource-pulumi-python from $PATH",)
 UNCHANGING = {"same", "refresh", "read"}
-# What the engine shows in the place of a secret, whatever its value.
-SECRET_VALUE = "[secret]"  # noqa: S105
+PARTS_OF = {"create-replacement": "replace", "delete-replaced": "replace"}
+TOTALLED = ("create", "update", "replace", "delete")
+# Of the cloud local: its diff looks at the process too, and no input shows what it finds.
+PROCESS_TYPE = "pulumi-python:dynamic/switchboard:Dispatcher"
 
 
 class Report:
@@ -41,9 +46,15 @@ class Report:
     def __init__(self, preview: bool = False, out: Callable[[str], None] = say) -> None:
         self.preview = preview
         self.errors: list[str] = []
-        self.changes = 0
         self._out = out
         self._began: dict[str, float] = {}
+        self._steps: dict[str, str] = {}
+        """URN → what becomes of the resource."""
+
+    @property
+    def changes(self) -> int:
+        """How many resources change."""
+        return sum(op not in UNCHANGING for op in self._steps.values())
 
     def __call__(self, event: EngineEvent) -> None:
         if event.resource_pre_event:
@@ -52,21 +63,36 @@ class Report:
             self._end(event.res_outputs_event.metadata)
         elif event.diagnostic_event:
             self._diagnose(event.diagnostic_event)
+        elif event.summary_event and self.preview and self.changes:
+            self._out(f"  {self.total()}")
+
+    def total(self) -> str:
+        """Return `3 to create, 1 to update, 0 to replace, 0 to delete, 12 unchanged`."""
+        counts = Counter(self._steps.values())
+        unchanged = sum(counts[op] for op in UNCHANGING)
+        return ", ".join([*(f"{counts[op]} to {op}" for op in TOTALLED), f"{unchanged} unchanged"])
 
     def _begin(self, step: StepEventMetadata) -> None:
         self._began[step.urn] = time.monotonic()
-        op = str(getattr(step.op, "value", step.op))
-        if self.preview and op not in UNCHANGING and not step.type.startswith(HIDDEN_TYPES):
-            self.changes += 1
-            self._out(f"  {VERBS.get(op, ('*', op))[0]} {name_of(step.urn)}: {op}")
-            for line in differences(step):
-                self._out(f"      {line}")
+        if not self.preview or step.type.startswith(HIDDEN_TYPES):
+            return
+        op = operation(step)
+        whole = PARTS_OF.get(op, op)
+        self._steps[step.urn] = whole
+        if op in UNCHANGING or op != whole:
+            return
+        because = f", because of {', '.join(step.keys)}" if step.keys else ""
+        self._out(f"  {VERBS.get(op, ('*', op))[0]} {name_of(step.urn)}: {op}{because}")
+        for line in differences(step):
+            self._out(f"      {line}")
 
     def _end(self, step: StepEventMetadata) -> None:
-        op = str(getattr(step.op, "value", step.op))
-        if self.preview or op in UNCHANGING or step.type.startswith(HIDDEN_TYPES):
+        op = operation(step)
+        if self.preview or step.type.startswith(HIDDEN_TYPES):
             return
-        self.changes += 1
+        self._steps[step.urn] = PARTS_OF.get(op, op)
+        if op in UNCHANGING:
+            return
         sign, verb = VERBS.get(op, ("*", op))
         now = time.monotonic()
         took = now - self._began.get(step.urn, now)
@@ -88,45 +114,37 @@ def clean(message: str) -> str:
     return failed[2] if failed else text
 
 
+def operation(step: StepEventMetadata) -> str:
+    return str(getattr(step.op, "value", step.op))
+
+
 def name_of(urn: str) -> str:
     return urn.rsplit("::", 1)[-1]
 
 
 def differences(step: StepEventMetadata) -> list[str]:
-    """`environment.SWITCHBOARD_PORT: 7860 → 7861`, for each input that changes."""
+    """Return a line for each input that a step sets or changes, and for what else makes it due."""
     old: Mapping[str, Any] = step.old.inputs if step.old and step.old.inputs else {}
     new: Mapping[str, Any] = step.new.inputs if step.new and step.new.inputs else {}
     if not old or not new:
-        return []
-    before, after = flat(old), flat(new)
-    if lines := changed(before, after):
+        return listed(new)
+    if lines := changed(old, new):
         return lines
-    # The program wants what it wanted: what is there is another than it was left.
-    seen = step.old.outputs if step.old and step.old.outputs else {}
-    found = changed(flat({key: value for key, value in seen.items() if key in new}), after)
-    if found:
-        return [f"{line}, as it was" for line in found]
-    unseen = "a secret has another value, or " if any(SECRET_VALUE in text for text in after.values()) else ""
-    return [f"{unseen}the process is not running, or does not answer"]
+    # The program wants what it wanted, so what is there differs. Not every input is an output too.
+    seen: Mapping[str, Any] = step.old.outputs if step.old and step.old.outputs else {}
+    both = new.keys() & seen.keys()
+    found = changed({key: seen[key] for key in both}, {key: new[key] for key in both})
+    return [f"{line}, as it was" for line in found] or unseen(step, new)
 
 
-def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """`port: 7860 → 7861`, for each key that differs; the engine's own left out."""
-    return [
-        f"{key}: {before.get(key, '–')} → {after.get(key, '–')}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not key.startswith("__")
-    ]
-
-
-def flat(value: Any, path: str = "") -> dict[str, str]:
-    """A nested mapping as one level, with the keys joined by dots; a mapping that is written as JSON too."""
-    if isinstance(value, str) and value.startswith("{"):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if not isinstance(value, dict):
-        return {path: str(value)}
-    result: dict[str, str] = {}
-    for key, inner in value.items():
-        result |= flat(inner, f"{path}.{key}" if path else str(key))
-    return result
+def unseen(step: StepEventMetadata, inputs: Mapping[str, Any]) -> list[str]:
+    """Return why a step is due of which the inputs show nothing."""
+    if step.diffs:
+        # A list is hidden as a whole where one of its elements is secret.
+        return [f"{key}: {SECRET} → {SECRET}, with another value" for key in step.diffs]
+    causes = []
+    if SECRET in flat(inputs).values():
+        causes.append("a secret has another value")
+    if step.type == PROCESS_TYPE:
+        causes.append("the process is not running, or does not answer")
+    return [", or ".join(causes) or "its provider finds another state than it was left in"]

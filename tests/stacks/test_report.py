@@ -69,6 +69,49 @@ def test_a_preview_does_not_pretend_to_know_what_it_cannot_see(values: dict[str,
     assert lines == ["  ~ dispatcher: update", f"      {line}"]
 
 
+def test_an_input_that_is_no_output_is_no_change_of_somebodys() -> None:
+    lines: list[str] = []
+    wanted = inputs(values={"A": "1"}, outside={"OTEL_*": ""})
+    found = {**wanted, "outputs": {"values": {"A": "2"}}}
+    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=found, new=wanted)))
+    assert lines == ["  ~ dispatcher: update", "      values.A: 2 → 1, as it was"]
+
+
+def test_a_list_that_is_hidden_by_a_secret_is_named() -> None:
+    lines: list[str] = []
+    hidden = {"4dabf18193072939515e22adb298388d": "1b47", "ciphertext": "[secret]"}
+    same = inputs(envs=hidden, port=1)
+    replaced = step("replace", old=same, new=same, keys=["envs"], diffs=["envs"])
+    Report(preview=True, out=lines.append)(event(resourcePreEvent=replaced))
+    assert lines == [
+        "  ± dispatcher: replace, because of envs",
+        "      envs: [secret] → [secret], with another value",
+    ]
+
+
+def test_a_preview_ends_with_a_total_that_counts_a_replacement_once() -> None:
+    lines: list[str] = []
+    report = Report(preview=True, out=lines.append)
+    steps = [
+        ("create", "a"),
+        ("create", "b"),
+        ("update", "c"),
+        *((op, "d") for op in ("delete-replaced", "replace", "create-replacement")),
+        ("delete", "e"),
+        *(("same", name) for name in "fgh"),
+    ]
+    for op, name in steps:
+        made = step(op)
+        made["metadata"]["urn"] = f"{URN}-{name}"
+        report(event(resourcePreEvent=made))
+    report(event(summaryEvent={"maybeCorrupt": False, "durationSeconds": 1, "resourceChanges": {}}))
+    assert report.changes == 5
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [
+        *("  + dispatcher-a", "  + dispatcher-b", "  ~ dispatcher-c", "  ± dispatcher-d", "  - dispatcher-e")
+    ]
+    assert lines[-1] == "  2 to create, 1 to update, 1 to replace, 1 to delete, 3 unchanged"
+
+
 def test_settings_that_are_json_are_compared_key_by_key() -> None:
     assert flat({"e": {"AGENTS": '{"echo": {"cpu": 1}}', "X": "{not json"}}) == {
         "e.AGENTS.echo.cpu": "1",
@@ -85,6 +128,7 @@ def test_settings_that_are_json_are_compared_key_by_key() -> None:
             "pulumi-python:dynamic/x:Dispatcher resource 'dispatcher' has a problem: switchboard:port: taken",
             "switchboard:port: taken",
         ),
+        ("an unhandled error occurred: switchboard:port: 0 is refused", "switchboard:port: 0 is refused"),
         ("something else", "something else"),
     ],
 )
@@ -95,7 +139,7 @@ def test_an_error_is_shown_without_its_wrappings(message: str, text: str) -> Non
 def test_an_error_is_kept_once_and_warnings_are_shown_unless_expected() -> None:
     lines: list[str] = []
     report = Report(out=lines.append)
-    for message in ("oh", "oh", "update failed"):
+    for message in ("oh", "oh", "an unhandled error occurred: oh", "update failed"):
         report(event(diagnosticEvent={"message": message, "color": "never", "severity": "error"}))
     expected = "using pulumi-resource-pulumi-python from $PATH at /x"
     for message in ("careful", expected):
