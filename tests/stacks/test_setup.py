@@ -5,6 +5,8 @@ pip, uv, npm and node are scripts of the tests; `test_installer.py` has the real
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import stacks.setup
 from stacks.errors import SetupError
 from stacks.setup import Checkout
+from tests.test_requirements import ROOT
 
 
 def program(path: Path, script: str) -> None:
@@ -180,3 +183,28 @@ def test_a_page_that_fails_is_said_once_the_packages_are_installed(checkout: Che
     with pytest.raises(SetupError, match=r"^the voice page's packages were not installed:\nnpm error 404$"):
         checkout.set_up(dev=False)
     assert steps(checkout) == [UV, "uv pip requirements.txt"]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` in this checkout, with the setup that it has: nothing is installed."""
+    command = ["make", "--no-print-directory", "-o", "setup", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_make_key_prints_a_key_when_the_shell_has_no_environment() -> None:
+    made = make("key", "NAME=site", "AGENT=one two", "ORIGIN=https://a.example", "PER_SECOND=2", "DAYS=9")
+    assert made.returncode == 0, made.stderr
+    key, entry = (line.strip() for line in made.stdout.splitlines() if line.startswith("  "))
+    assert key.startswith("pk_")
+    found = json.loads(entry)
+    assert (found["name"], found["agents"], found["rate"]["perSecond"]) == ("site", ["one", "two"], 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((), "error: NAME is missing"), (("NAME=a", "SCOPE=all"), "--scope: invalid choice: 'all'")],
+)
+def test_make_key_refuses_when_an_argument_is_wrong(arguments: tuple[str, ...], words: str) -> None:
+    made = make("key", *arguments)
+    assert made.returncode != 0
+    assert words in made.stderr
