@@ -40,7 +40,7 @@ plan: setup ## show what `make up` would change
 refresh: setup ## compare the state with what is really there
 	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
 
-smoke: setup ## run one real session of a stack that is up; AGENT=… names another than the default one
+smoke: setup ## call a stack that is up and hear its bot; AGENT=… names another than the default one
 	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
 
 # $(call each,--option,NAME): the option once for each word that NAME has on the command line.
