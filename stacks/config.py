@@ -54,10 +54,10 @@ SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
 }
 """Keys that are mappings: what they are, and what each of their keys takes."""
 
-KEYS = "a list of the entries that `python -m dispatcher new-key` prints"
+KEYS = "a list of the entries that `make key NAME=…` prints"
 KEY_FIELDS = {
     "name": "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit",
-    "hash": "what `python -m dispatcher new-key` prints as such, never the key itself",
+    "hash": "what `make key NAME=…` prints as such, never the key itself",
     "scope": ", ".join(get_args(KeyScope)),
     "agents": "a list of names of agents",
     "expiresAt": "a time with its offset, such as 2030-01-01T00:00:00Z",

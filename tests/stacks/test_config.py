@@ -157,12 +157,12 @@ KEYS = (
         (
             with_key(hash="sk_the-key-itself"),
             "switchboard:keys.0.hash: is refused; "
-            "allowed: what `python -m dispatcher new-key` prints as such, never the key itself",
+            "allowed: what `make key NAME=…` prints as such, never the key itself",
         ),
         (
             {"agents": ECHO, "keys": ["sk_the-key-itself"]},
             "switchboard:keys.0: has the wrong type; "
-            "allowed: a list of the entries that `python -m dispatcher new-key` prints",
+            "allowed: a list of the entries that `make key NAME=…` prints",
         ),
         (with_key(scope="root"), "switchboard:keys.0.scope: is refused; allowed: start, read, admin"),
         (
