@@ -31,9 +31,8 @@ from dispatcher.machines.fly_sizes import CpuKind
 from dispatcher.machines.fly_status import (
     LEFT,
     SUSPENDED,
-    belongs,
     has_run,
-    machine_id_of,
+    is_machine,
     state_of,
     status_of,
 )
@@ -134,7 +133,7 @@ class FlyProvider:
         deadline = self._clock.now() + START_SECONDS
         app = self._place.app(spec.id)
         try:
-            machine = await self._api.create(app, body(self._place, spec))
+            machine = self._finder.checked(await self._api.create(app, body(self._place, spec)), spec.id)
         except NameTaken as taken:
             machine = await self._of_an_earlier_create(app, spec.id, taken)
         self._finder.remember(spec.id, app, machine)
@@ -227,7 +226,7 @@ class FlyProvider:
         name = self._place.name(machine_id)
         if machine is None:
             raise Unreachable(f"the name {name} is taken by a machine that cannot be seen")
-        if not belongs(machine, self._place.deployment) or machine_id_of(machine) != machine_id:
+        if not is_machine(machine, self._place, machine_id):
             raise Rejected(
                 f"the name {name} in app {app} is taken by a machine that is not this deployment's"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY
+from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY, Place
 from dispatcher.machines.provider import MachineState, MachineStatus
 
 BOOTING = frozenset({"created", "creating", "starting", "restarting", "updating", "replacing"})
@@ -48,12 +48,26 @@ def has_run(machine: Mapping[str, Any]) -> bool:
     )
 
 
-def belongs(machine: Mapping[str, Any], deployment: str) -> bool:
-    return metadata_of(machine).get(DEPLOYMENT_KEY) == deployment
+def machine_id_of(machine: Mapping[str, Any], place: Place) -> str:
+    """Return the id of this deployment's machine; empty for any other machine.
+
+    Metadata and name must agree: `fly machine clone` copies the metadata.
+    """
+    metadata = metadata_of(machine)
+    machine_id = metadata.get(MACHINE_KEY, "")
+    ours = metadata.get(DEPLOYMENT_KEY) == place.deployment and machine.get("name") == place.name(machine_id)
+    return machine_id if ours else ""
 
 
-def machine_id_of(machine: Mapping[str, Any]) -> str:
-    return metadata_of(machine).get(MACHINE_KEY, "")
+def is_machine(machine: Mapping[str, Any], place: Place, machine_id: str) -> bool:
+    """Return True if Fly shows this machine of this deployment.
+
+    Fly may show a machine without its config while its host is down. Its name, unique in the app, then
+    identifies it.
+    """
+    if config_of(machine):
+        return machine_id_of(machine, place) == machine_id
+    return machine.get("name") == place.name(machine_id)
 
 
 def metadata_of(machine: Mapping[str, Any]) -> Mapping[str, str]:
