@@ -32,7 +32,9 @@ from dispatcher.machines.fly_status import (
     LEFT,
     SUSPENDED,
     has_run,
+    history,
     is_machine,
+    lacks_image,
     state_of,
     status_of,
 )
@@ -139,7 +141,7 @@ class FlyProvider:
         self._finder.remember(spec.id, app, machine)
         try:
             return await self._started(app, spec.id, machine, deadline)
-        except NoCapacity:
+        except (NoCapacity, Rejected):
             raise
         except ProviderError as error:
             log.debug("machine %s: it was created, and whether it starts is not known: %s", spec.id, error)
@@ -215,7 +217,12 @@ class FlyProvider:
         if state_of(machine) is MachineState.gone and not has_run(machine):
             if machine["state"] in LEFT:
                 await self._tidy(app, machine)
-            raise NoCapacity(f"Fly could not start the machine: its state is '{machine['state']}'")
+            words = (
+                f"Fly could not start the machine: its state is '{machine['state']}', "
+                f"its events are: {history(machine)}"
+            )
+            # The same image fails everywhere and every time. Anything else may be its host's.
+            raise Rejected(words) if lacks_image(machine) else NoCapacity(words)
         return status_of(machine_id, machine)
 
     async def _of_an_earlier_create(self, app: str, machine_id: str, taken: NameTaken) -> Machine:

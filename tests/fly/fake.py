@@ -23,8 +23,9 @@ Handler = Callable[["FakeFly", Call], Awaitable[Answer]]
 KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls)
 """Modules with `HANDLERS`: operation id → handler."""
 
-Boot = Literal["well", "fails", "never"]
-"""How a machine's boot goes: it runs; it cannot be started (state `failed`); nothing comes of it."""
+Boot = Literal["well", "fails", "lacks image", "never"]
+"""How a machine's boot goes: it runs; it cannot be started (state `failed`), here for want of its image; or
+nothing comes of it."""
 
 ORG = "tests"
 
@@ -192,7 +193,8 @@ class FakeFly:
 
     def shown(self, machine: Machine) -> dict[str, Any]:
         """An answer about the machine, or about the one that it is mixed up with."""
-        name = self.mixed_up.get(machine.name, machine.name)
+        if (name := self.mixed_up.get(machine.name)) is None:
+            return machine.shown()
         every = (one for app in self.apps.values() for one in app.machines.values())
         return next(one for one in every if one.name == name).shown()
 

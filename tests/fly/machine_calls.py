@@ -32,9 +32,9 @@ ALIASES = {
 
 GUESTS = {
     # kind → CPUs that there are, and the least (it is the step, too) and the most memory of each, in MiB:
-    # Fly's guide "Machine sizing".
-    "shared": ((1, 2, 4, 8), 256, 2048),
-    "performance": ((1, 2, 4, 8, 16), 2048, 8192),
+    # Fly's guide "Machine sizing", and the presets of its pricing page.
+    "shared": ((1, 2, 4, 6, 8), 256, 2048),
+    "performance": ((1, 2, 4, 6, 8, 10, 12, 14, 16), 2048, 8192),
 }
 
 
