@@ -11,7 +11,7 @@ import pulumi_docker as docker
 import pulumi_docker_build as docker_build
 
 from dispatcher.settings import ENVIRONMENT_PREFIX
-from stacks import daily
+from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker import settings
@@ -30,7 +30,7 @@ from stacks.local.dispatcher import TRACING_PREFIX
 def describe(environment: Environment) -> Deployment:
     config, docker_config = environment.config, environment.config.docker
     # What only the whole config tells is refused before anything is described.
-    settings.dispatcher(config, Known.none(config))
+    known_now = settings.dispatcher(config, Known.none(config))
     prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
     repository = "/".join(filter(None, [docker_config.registry, prefix]))
     on_engine, builds = _providers(config)
@@ -83,7 +83,11 @@ def describe(environment: Environment) -> Deployment:
         ),
         opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
-    outside = {**_from_outside(config), **daily.secret_variables(config)}
+    outside = {
+        **_from_outside(config),
+        **daily.secret_variables(config),
+        **ice.secret_variables(config, known_now),
+    }
     secrets = [_secret_variable(name, value) for name, value in outside.items()]
     if turn_secret is not None:
         secrets.append(_secret_variable(f"{ENVIRONMENT_PREFIX}TURN_SECRET", turn_secret.value))

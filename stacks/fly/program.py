@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pulumi
 import pulumi_docker_build as docker_build
 
-from stacks import daily
+from stacks import daily, ice
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
@@ -108,6 +108,7 @@ def describe(environment: Environment) -> Deployment:
             secrets={
                 **{name: _secret(made, name) for name in names},
                 **daily.secret_variables(config),
+                **ice.secret_variables(config, known_now),
                 # Where traces go, with the key for it.
                 **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
             },
