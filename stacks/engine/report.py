@@ -25,8 +25,10 @@ VERBS = {
 # Of the engine's own kinds of resource nobody wants to read.
 HIDDEN_TYPES = ("pulumi:pulumi:Stack", "pulumi:providers:")
 COLOR_MARKS = re.compile(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m")
-# How the host of dynamic providers and gRPC wrap what a provider raised.
-WRAPPINGS = re.compile(r"^(error: )?(Exception calling application: )?(stacks(\.\w+)+: )?")
+# How the program's runtime, the host of dynamic providers and gRPC wrap what a program or a provider raised.
+WRAPPINGS = re.compile(
+    r"^(error: )?(an unhandled error occurred: )?(Exception calling application: )?(stacks(\.\w+)+: )?"
+)
 # The error beside it says why; and that our own launcher is found on PATH is what we want.
 WITHOUT_NEWS = ("update failed", "preview failed")
 EXPECTED_WARNINGS = ("using pulumi-resource-pulumi-python from $PATH",)
