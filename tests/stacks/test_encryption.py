@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -265,3 +266,32 @@ def test_an_encrypted_credential_of_a_turn_server_reaches_the_dispatcher_and_no_
     written = "".join(file.read_text() for file in checkout.state_dir.rglob("*") if file.is_file())
     assert "hunter2" not in written + "".join(checkout.lines)
     checkout.driver().destroy()
+
+
+def test_a_stack_moves_from_own_state_to_a_teams(
+    checkout: CheckoutCopy, team: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/environments.md."""
+    checkout.driver().up()
+    (process,) = checkout.processes()
+    exported = checkout.root / "state.json"
+    by_hand(
+        checkout,
+        *("stack", "export", "--stack", "local", "--show-secrets", "--file", str(exported)),
+        **of_own_state(checkout),
+    )
+    by_hand(checkout, "stack", "init", "local", **team)
+    # The export names the old salt, with which an import would encrypt: it gets that of the new stack.
+    found, new = (
+        json.loads(one) for one in (exported.read_text(), by_hand(checkout, "stack", "export", **team))
+    )
+    found["deployment"]["secrets_providers"] = new["deployment"]["secrets_providers"]
+    exported.write_text(json.dumps(found))
+    said = by_hand(checkout, "stack", "import", "--stack", "local", "--file", str(exported), **team)
+    assert "Import complete" in said
+    log_in(monkeypatch, team)
+    checkout.lines.clear()
+    assert checkout.driver().preview() == 0, checkout.lines
+    assert checkout.processes() == [process]
+    checkout.driver().destroy()
+    assert checkout.processes() == []

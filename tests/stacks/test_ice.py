@@ -25,7 +25,7 @@ def described(cloud: str, **given: Any) -> dict[str, Any]:
         **given,
     }
     text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in whole.items()}
-    return run(cloud=cloud, **text)
+    return run(by_environment=False, cloud=cloud, **text)
 
 
 def variables(cloud: str, resources: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
