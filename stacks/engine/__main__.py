@@ -15,6 +15,7 @@ from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from stacks.errors import ChangesError, ConfigError, exit_status
 from stacks.progress import duration, say
+from stacks.refusals import masked
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +69,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         path = Path(options.bot).expanduser()
         if not path.is_file():
             raise ConfigError(
-                f"BOT: {options.bot!r} is not a file; "
+                f"BOT: {masked(options.bot)!r} is not a file; "
                 "allowed: the path of a Python file with `async def bot(runner_args)`"
             )
         config["agents"] = {
