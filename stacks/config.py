@@ -80,6 +80,8 @@ class StackConfig(BaseModel):
     """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    throwaway: bool = False
+    """Whether the stack's data may go without a word."""
     data_dir: Path
     """Where the store, the logs and the machines' directories are kept; of the cloud local."""
     docker: DockerConfig = DockerConfig()
@@ -299,6 +301,8 @@ def _description(location: Sequence[int | str]) -> str:
         choices = get_args(field.annotation)
         if choices and all(isinstance(choice, str) for choice in choices):
             return ", ".join(choices)
+        if field.annotation is bool:
+            return "true, false"
         if field.annotation in (int, float):
             return _range(field.annotation, field.metadata)
         if field.annotation is Path:

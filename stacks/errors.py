@@ -5,6 +5,7 @@
     ├── SetupError            something that a step needs is missing or failed
     ├── EngineError           no Pulumi engine could be found, installed or built; or its run failed
     │   └── LockedError       somebody else's run holds the stack
+    ├── LossError             data or calls would go, and nobody has said that they may
     ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
@@ -35,6 +36,10 @@ class EngineError(StackError):
 
 class LockedError(EngineError):
     """A living run holds the stack's lock: the text says whose."""
+
+
+class LossError(StackError):
+    """Something would go that nobody has agreed to: the text names it and the command that agrees."""
 
 
 class ProcessError(StackError):

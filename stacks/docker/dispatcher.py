@@ -1,4 +1,4 @@
-"""The dispatcher's container, and the volume that its store is on."""
+"""The dispatcher's container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, run, volume
+from stacks.docker.containers import Service, run
 from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 
 
@@ -18,7 +18,7 @@ class DispatcherArgs:
     image: pulumi.Input[str]
     environment: Sequence[pulumi.Input[str]]
     networks: Sequence[docker.Network]
-    volume_name: str
+    store: docker.Volume
     address: str
     """Where it listens on the host; empty for nowhere."""
     port: int
@@ -29,11 +29,9 @@ class Dispatcher(pulumi.ComponentResource):
     """The dispatcher. It has no socket of the engine's, and nothing of the host but a port."""
 
     container: docker.Container
-    volume: docker.Volume
 
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
-        self.volume = volume("store", args.volume_name, args.tags, pulumi.ResourceOptions(parent=self))
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
             name=args.container_name,
@@ -41,7 +39,7 @@ class Dispatcher(pulumi.ComponentResource):
             environment=args.environment,
             networks=[(network, DISPATCHER_ALIAS) for network in args.networks],
             mounts=[
-                docker.ContainerMountArgs(type="volume", source=self.volume.name, target="/data"),
+                docker.ContainerMountArgs(type="volume", source=args.store.name, target="/data"),
             ],
             ports=[published] if args.address else [],
             memory_mb=1024,

@@ -98,14 +98,18 @@ class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
         *,
         app: pulumi.Input[str],
         values: Mapping[str, pulumi.Input[str]],
-        outside: Mapping[str, str],
+        outside: Mapping[str, str] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """`outside`: those that come from the environment (`*` is any end), and their names there, if others.
 
         Such a one does not go because it is not set where an up runs.
         """
-        properties = {"app": app, "values": pulumi.Output.secret(dict(values)), "outside": dict(outside)}
+        properties = {
+            "app": app,
+            "values": pulumi.Output.secret(dict(values)),
+            "outside": dict(outside or {}),
+        }
         super().__init__(
             SecretsProvider(), logical_name, properties, outputs=("digests", "version"), opts=opts
         )

@@ -12,7 +12,7 @@ import pulumi
 from dispatcher.settings import Settings
 from stacks import daily
 from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment, warn_of_missing
+from stacks.deployment import Deployment, Environment
 from stacks.errors import ConfigError
 from stacks.local import process, server
 from stacks.local.bots import Machines
@@ -69,7 +69,6 @@ def deploy(environment: Environment) -> Deployment:
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
     secrets = daily.secret_variables(config)
-    warn_of_missing(config)
     if missing := missing_package(config):
         pulumi.log.warn(missing)
     names = sorted({name for agent in config.agents.values() for name in agent.env})

@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         engine.asked.append((self.command, self.path))
         status = 204 if content is None else 200
-        if engine.fails and self.command != "GET":
+        if engine.fails_always or (engine.fails and self.command != "GET"):
             status, content = 500, {"message": "the disk is gone"}
         elif self.command == "DELETE" and engine.removing:
             status, content = 409, {"message": "removal of container running-bot is already in progress"}
@@ -64,6 +64,7 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.asked: list[tuple[str, str]] = []
         self.fails = False
+        self.fails_always = False
         self.removing = False
         """Whether it is removing its containers already when it is asked to."""
         self.newest = "1.43"
