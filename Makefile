@@ -8,7 +8,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 # Only what is said on the command line: other programs have a PORT in the environment too.
 said = $(if $(filter command line,$(origin $(1))),$($(1)))
 OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
-	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)')
+	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)') $(if $(call said,UNSET),--unset '$(UNSET)')
+CONSENT = $(if $(call said,CONFIRM),--confirm '$(CONFIRM)') $(if $(call said,YES),--yes '$(YES)')
 RUN = .venv/bin/python
 # Of pytest: half of a test is waiting, for processes that start above all.
 WORKERS = $$($(RUN) -c 'import os; print(2 * (os.cpu_count() or 1))')
@@ -19,7 +20,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh smoke key test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan drift refresh smoke key test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,17 +29,23 @@ help: ## list the targets
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
 	@echo "  PORT=7860               with up and plan: the port, for this once"
 	@echo "  EXPECT_NO_CHANGES=1     with plan: fail if there are changes"
+	@echo "  UNSET=\"A_KEY B_KEY\"     with up and plan: agents do without these variables, which are not set here"
+	@echo "  CONFIRM=store           with up and down: what holds data and may be deleted, by its name"
+	@echo "  YES=1                   with down: do not ask"
 
 up: setup ## bring the stack up; prints the page's address
-	@$(RUN) -m stacks.engine up $(OPTIONS)
+	@$(RUN) -m stacks.engine up $(OPTIONS) $(CONSENT)
 
-down: setup ## take the stack down; leaves no process behind
-	@$(RUN) -m stacks.engine destroy --stack '$(STACK)'
+down: setup ## take the stack down; leaves no process behind, and keeps the store
+	@$(RUN) -m stacks.engine destroy --stack '$(STACK)' $(CONSENT)
 
 plan: setup ## show what `make up` would change
 	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
 
-refresh: setup ## compare the state with what is really there
+drift: setup ## say what is really there and is not as the state has it; changes nothing
+	@$(RUN) -m stacks.engine drift --stack '$(STACK)'
+
+refresh: setup ## make the state what is really there, and say what differed
 	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
 
 smoke: setup ## call a stack that is up and hear its bot; AGENT=… names another than the default one

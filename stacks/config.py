@@ -83,6 +83,8 @@ class StackConfig(BaseModel):
     """The secret of `turn_urls`: each session gets a credential of its own, an HMAC under it."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
+    throwaway: bool = False
+    """Whether the stack's data may go without a word."""
     data_dir: Path
     """Where the store, the logs and the machines' directories are kept; of the cloud local."""
     docker: DockerConfig = DockerConfig()

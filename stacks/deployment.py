@@ -31,6 +31,10 @@ class Environment:
         """A name for what the outside sees, unique per stack: `switchboard-local-dispatcher`."""
         return f"{self.project}-{self.stack}-{part}"
 
+    def child_urn(self, component: str, type_: str, name: str) -> str:
+        """Return the URN of a resource in a component of this type."""
+        return f"urn:pulumi:{self.stack}::{self.project}::{component}${type_}::{name}"
+
     def tags(self, agent: str | None = None) -> dict[str, str]:
         tags = {"project": self.project, "stack": self.stack}
         return tags if agent is None else {**tags, "agent": agent}
@@ -73,13 +77,38 @@ def start_command(url: str) -> str:
     return f"curl --fail-with-body -X POST {page}/start -H {bearer} {content}"
 
 
-def warn_of_missing(config: StackConfig) -> None:
-    """Name the variables that agents are to get and that are not set where the engine runs."""
+UNSET_VARIABLE = "SWITCHBOARD_UNSET"
+"""Names the variables that bots are to do without, for this run: `make up UNSET=…`, or with `pulumi up`."""
+
+
+def meant_unset() -> frozenset[str]:
+    """Return the names of variables that are not set here, and are not to be."""
+    return frozenset(os.environ.get(UNSET_VARIABLE, "").replace(",", " ").split())
+
+
+def refuse_missing(config: StackConfig) -> None:
+    """Refuse an agent's variables that are not set where the engine runs.
+
+    Bots would be started without, and an up from another shell would take them from a stack that has them.
+
+    Raises:
+        ConfigError: a variable is missing, or is named as unset and no agent has it.
+    """
+    named = {variable for agent in config.agents.values() for variable in agent.env}
+    meant = meant_unset()
+    if unknown := sorted(meant - named):
+        allowed = ", ".join(sorted(named)) or "nothing, since no agent has variables"
+        raise ConfigError(f"UNSET: {', '.join(unknown)}: no agent's env names it; allowed: {allowed}")
+    lines = []
     for name, agent in config.agents.items():
-        if missing := [variable for variable in agent.env if variable not in os.environ]:
-            pulumi.log.warn(
-                f"switchboard:agents.{name}.env: not set here, so bots start without: {', '.join(missing)}"
+        if missing := [one for one in agent.env if one not in os.environ and one not in meant]:
+            names = ",".join(missing)
+            lines.append(
+                f"switchboard:agents.{name}.env: not set here: {', '.join(missing)}; allowed: the value in "
+                f"the environment, or UNSET={names} (with pulumi: {UNSET_VARIABLE}={names}) to do without"
             )
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def program_of(cloud: str) -> ModuleType:
@@ -112,6 +141,7 @@ def current_environment(checkout: Path) -> Environment:
     try:
         refuse_in_clear(values, project=project, stack=stack, place=place, secret=secret)
         config = parse(values, project=project, checkout=checkout, stack=stack)
+        refuse_missing(config)
     except ConfigError as error:
         raise pulumi.RunError(str(error)) from None
     return Environment(project, stack, checkout, config)

@@ -6,6 +6,7 @@
     ├── EngineError           no Pulumi engine could be found, installed or built; or its run failed
     │   └── LockedError       somebody else's run holds the stack
     ├── ChangesError          a plan has changes where none were expected; exit status 7
+    ├── LossError             data or calls would go, and nobody has said that they may
     ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
@@ -39,6 +40,10 @@ class EngineError(StackError):
 
 class LockedError(EngineError):
     """A living run holds the stack's lock: the text says whose."""
+
+
+class LossError(StackError):
+    """Something would go that nobody has agreed to: the text names it and the command that agrees."""
 
 
 class ProcessError(StackError):

@@ -263,6 +263,8 @@ def _of_field(name: str, model: type[BaseModel]) -> str:
         choices = get_args(field.annotation)
         if choices and all(isinstance(choice, str) for choice in choices):
             return ", ".join(choices)
+        if field.annotation is bool:
+            return "true, false"
         if field.annotation in (int, float):
             return _range(field.annotation, field.metadata)
         if field.annotation is Path:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
     ConfigureRequest,
     CreateResult,
     DiffResult,
@@ -21,6 +23,7 @@ from pulumi.dynamic import (
 
 from stacks.docker.host import EngineFailed, call
 from stacks.local.host import end_with_engine, plain_errors
+from stacks.stateful import other_cloud
 
 # The dispatcher's word for it, `dispatcher.machines.container_body.DEPLOYMENT_LABEL`; a test compares them.
 DEPLOYMENT_LABEL = "switchboard.deployment"
@@ -44,11 +47,25 @@ class MachinesProvider(ResourceProvider):
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
 
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse another cloud or engine: what is on the old one would not be found from the new one."""
+        if not _olds:
+            return CheckResult(news, [])
+        if "deployment" not in _olds:
+            return CheckResult(news, [CheckFailure("", other_cloud("docker"))])
+        if _olds["host"] == news["host"]:
+            return CheckResult(news, [])
+        moved = (
+            f"switchboard:docker.host: {news['host']!r} is refused; allowed: {_olds['host']!r}, where the "
+            "stack is up, with its store (make down ends it there)"
+        )
+        return CheckResult(news, [CheckFailure("", moved)])
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(props["deployment"], {key: props[key] for key in INPUTS})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        # Another engine, or another name: what runs under the old one ends.
+        # Another name: what runs under the old one ends.
         changed = [key for key in INPUTS if _olds.get(key) != _news.get(key)]
         return DiffResult(changes=bool(changed), replaces=changed)
 

@@ -1,4 +1,4 @@
-"""The dispatcher's container, and the volume that its store is on."""
+"""The dispatcher's container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from stacks.docker.containers import Service, lines, run, volume
+from stacks.docker.containers import Service, lines, run
 from stacks.docker.environment import Variables
 from stacks.docker.settings import DISPATCHER_ALIAS, DISPATCHER_PORT
 
@@ -20,7 +20,7 @@ class DispatcherArgs:
     environment: Mapping[str, pulumi.Input[str]]
     """Variables, secret ones among them."""
     networks: Sequence[docker.Network]
-    volume_name: str
+    store: docker.Volume
     address: str
     """Where it listens on the host; empty for nowhere."""
     port: int
@@ -31,11 +31,9 @@ class Dispatcher(pulumi.ComponentResource):
     """The dispatcher. It has no socket of the engine's, and nothing of the host but a port."""
 
     container: docker.Container
-    volume: docker.Volume
 
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
-        self.volume = volume("store", args.volume_name, args.tags, pulumi.ResourceOptions(parent=self))
         Variables("dispatcher-variables", values=args.environment, opts=pulumi.ResourceOptions(parent=self))
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
@@ -44,7 +42,7 @@ class Dispatcher(pulumi.ComponentResource):
             environment=lines(args.environment),
             networks=[(network, DISPATCHER_ALIAS) for network in args.networks],
             mounts=[
-                docker.ContainerMountArgs(type="volume", source=self.volume.name, target="/data"),
+                docker.ContainerMountArgs(type="volume", source=args.store.name, target="/data"),
             ],
             ports=[published] if args.address else [],
             memory_mb=1024,

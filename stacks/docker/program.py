@@ -14,9 +14,10 @@ from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX, IMAGES_VARIABLE
 from stacks import daily, ice
 from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment, warn_of_missing
+from stacks.deployment import Deployment, Environment
 from stacks.docker import settings
 from stacks.docker.bots import Machines
+from stacks.docker.containers import volume
 from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
 from stacks.docker.edge import Edge, EdgeArgs
 from stacks.docker.engine import EngineProxy, EngineProxyArgs
@@ -26,6 +27,7 @@ from stacks.docker.secret import PageKey, SharedSecret
 from stacks.docker.settings import Known
 from stacks.docker.turn import Turn, TurnArgs
 from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.stateful import DOCKER_VOLUME, STORE, marked
 from stacks.variables import variables
 
 
@@ -98,6 +100,18 @@ def describe(environment: Environment) -> Deployment:
     if turn_secret is not None:
         secrets[f"{ENVIRONMENT_PREFIX}TURN_SECRET"] = turn_secret.value
     served = [networks.control, networks.machines, *filter(None, [networks.edge])]
+    # A child of nothing that has dependencies: a down that keeps it would keep those, too.
+    store = volume(
+        STORE,
+        f"{prefix}-store",
+        tags,
+        pulumi.ResourceOptions.merge(
+            marked(
+                config.throwaway, environment.child_urn("switchboard:docker:Dispatcher", DOCKER_VOLUME, STORE)
+            ),
+            pulumi.ResourceOptions(provider=on_engine),
+        ),
+    )
     dispatcher = Dispatcher(
         "dispatcher-container",
         DispatcherArgs(
@@ -116,7 +130,7 @@ def describe(environment: Environment) -> Deployment:
                 **secrets,
             },
             networks=served,
-            volume_name=f"{prefix}-store",
+            store=store,
             address="" if docker_config.domain else docker_config.address,
             port=config.port,
             tags=tags,
@@ -149,7 +163,7 @@ def describe(environment: Environment) -> Deployment:
     return Deployment(
         url=_url(config, page_key),
         log=dispatcher.container.name.apply(lambda name: f"docker --host {docker_config.host} logs {name}"),
-        data=dispatcher.volume.name.apply(lambda name: f"volume {name}"),
+        data=store.name.apply(lambda name: f"volume {name}"),
     )
 
 
@@ -167,7 +181,6 @@ def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provi
 
 def _from_outside(config: StackConfig) -> dict[str, str]:
     """What bots and traces need to know of the environment of whoever runs the engine."""
-    warn_of_missing(config)
     wanted = {name for agent in config.agents.values() for name in agent.env}
     given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
     return {name: os.environ[name] for name in sorted(given)}

@@ -1,8 +1,9 @@
-"""`python -m stacks.engine VERB`: what `make up`, `make plan` and `make down` run."""
+"""`python -m stacks.engine VERB`: what `make up`, `make plan`, `make down` and others run."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import Any
 
 from pulumi.automation import OutputValue
 
+from stacks.deployment import UNSET_VARIABLE
+from stacks.engine.consent import Consent
+from stacks.engine.drift import FOUND_DRIFT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from stacks.errors import ChangesError, ConfigError, exit_status
@@ -22,14 +26,24 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
-    return exit_status(lambda: _run(options))
+    found: list[int] = []
+    return exit_status(lambda: found.append(_run(options))) or found[0]
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
+    """Run the verb; the exit status if nothing fails."""
     began = time.monotonic()
     if options.verb == "install":
         find()
-        return
+        return 0
+    if options.unset:
+        # Where the program reads it, whoever runs that.
+        os.environ[UNSET_VARIABLE] = options.unset
+    consent = Consent(
+        confirmed=frozenset(options.confirm.replace(",", " ").split()),
+        yes=options.yes == "1",
+        ask=input if sys.stdin.isatty() else None,
+    )
     driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
     if options.verb == "preview":
         if (changes := driver.preview()) and options.expect_no_changes:
@@ -39,15 +53,18 @@ def _run(options: argparse.Namespace) -> None:
             )
     elif options.verb == "refresh":
         driver.refresh()
+    elif options.verb == "drift":
+        return FOUND_DRIFT if driver.drift() else 0
     elif options.verb == "destroy":
-        driver.destroy()
+        driver.destroy(consent)
     else:
-        outputs = driver.up()
+        outputs = driver.up(consent)
         took = duration(time.monotonic() - began)
         say(f"stack {options.stack} is up ({took}); log: {outputs['log'].value}")
         for line in next_steps(outputs):
             say(line)
         say(str(outputs["url"].value))
+    return 0
 
 
 def next_steps(outputs: Mapping[str, OutputValue]) -> list[str]:
@@ -81,7 +98,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stacks.engine", description="Runs a stack with the Pulumi engine.")
-    parser.add_argument("verb", choices=["up", "preview", "refresh", "destroy", "install"])
+    parser.add_argument("verb", choices=["up", "preview", "refresh", "drift", "destroy", "install"])
     parser.add_argument("--stack", default="local")
     parser.add_argument("--port", default="", help="the dispatcher's port, for this run")
     parser.add_argument("--bot", default="", help="a bot file, which becomes the default agent `bot`")
@@ -91,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with preview: exit with status 7 if there are changes",
     )
+    parser.add_argument("--unset", default="", help="names of agents' variables that bots are to do without")
+    parser.add_argument("--confirm", default="", help="names of what holds data and may be deleted")
+    parser.add_argument("--yes", default="", choices=["", "0", "1"], help="1: take the service down unasked")
     return parser
 
 

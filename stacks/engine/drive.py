@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import signal
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 from pulumi import automation
 from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 
 from stacks import docker, fly, local
 from stacks.config import StackConfig, parse
+from stacks.deployment import refuse_missing
+from stacks.engine.consent import Consent, Loss, Preview
+from stacks.engine.drift import Drift
+from stacks.engine.interrupts import uninterrupted
 from stacks.engine.locks import break_dead_locks, locks
+from stacks.engine.reach import check_reachable
 from stacks.engine.report import Report, clean
 from stacks.engine.workspace import Workspace, prepare
-from stacks.errors import EngineError, LockedError
+from stacks.errors import ConfigError, EngineError, LockedError
 from stacks.progress import say
+from stacks.stateful import STORE, State
 
 T = TypeVar("T")
+NO_CONSENT = Consent()
+STATE_VERSION = 3
+"""Of the format of exported states (apitype.DeploymentSchemaVersionCurrent of the engine)."""
 
 
 class Driver:
@@ -45,10 +50,17 @@ class Driver:
         self._engine = engine
         self._out = out
 
-    def up(self) -> OutputMap:
-        """Make the stack what the config says; its outputs."""
+    def up(self, consent: Consent = NO_CONSENT) -> OutputMap:
+        """Make the stack what the config says; its outputs.
+
+        Raises:
+            LossError: something that holds data would go, and the consent does not name it.
+        """
         self.check()
+        never_up = self.workspace.never_up
         stack = self._stack()
+        if not never_up:
+            self._guard(stack, consent)
         report = Report(out=self._out)
         result = self._run(report, lambda: stack.up(on_event=report, color="never", show_secrets=False))
         if not report.changes:
@@ -68,22 +80,56 @@ class Driver:
     def refresh(self) -> int:
         """Make the state what is really there; how many resources were found gone or changed."""
         stack = self._stack()
-        report = Report(out=self._out)
+        report = Drift(self._out)
         self._run(report, lambda: stack.refresh(on_event=report, color="never", show_secrets=False))
-        if not report.changes:
-            self._out(f"stack {self.workspace.stack}: all is as the state says")
+        self._say_drift(report)
         return report.changes
 
-    def destroy(self) -> None:
-        """Take the stack down: every process of it ends."""
+    def drift(self) -> int:
+        """Say what is there and is not as the state has it; write nothing. How many resources that are."""
         if self.workspace.never_up:
             self._out(f"stack {self.workspace.stack} is not up")
+            return 0
+        stack = self._stack()
+        report = Drift(self._out)
+        self._run(report, lambda: stack.preview_refresh(on_event=report, color="never"))
+        self._say_drift(report)
+        return report.changes
+
+    def destroy(self, consent: Consent = NO_CONSENT) -> None:
+        """Take the stack down: every process of it ends. The store stays, unless the consent names it.
+
+        Raises:
+            LossError: nobody has consented.
+            StackError: an API that a deletion needs does not answer. Nothing was deleted.
+        """
+        name = self.workspace.stack
+        if self.workspace.never_up:
+            self._out(f"stack {name} is not up")
             return
         stack = self._stack()
+        state, values = self._state(stack), self._values(stack)
+        loss = Loss(name, state, throwaway=self._throwaway(values))
+        kept = loss.kept_by_down(consent)
+        goes = state.left_without(kept)
+        if not goes:
+            self._out(f"stack {name} is not up" + loss.told_of(kept))
+            return
+        check_reachable(state, values, self.workspace.project)
+        loss.ask_for_down(consent, goes, kept)
+        if not kept and state.marked:
+            self._import(stack, state.unmarked(state.marked))
         report = Report(out=self._out)
-        self._run(report, lambda: stack.destroy(on_event=report, color="never", show_secrets=False))
-        if not report.changes:
-            self._out(f"stack {self.workspace.stack} is not up")
+        self._run(
+            report,
+            lambda: stack.destroy(
+                on_event=report, color="never", show_secrets=False, exclude_protected=bool(kept)
+            ),
+        )
+        if kept:
+            # What is left of the stack has no address any more.
+            self._import(stack, self._state(stack).without_outputs())
+            self._out(f"stack {name} is down" + loss.told_of(kept))
 
     def outputs(self) -> OutputMap:
         """What the last up has told; nothing if the stack is not up."""
@@ -110,7 +156,71 @@ class Driver:
             docker.check(config)
         elif config.cloud == "fly":
             fly.check(config, workspace.project, workspace.stack)
+        refuse_missing(config)
         return config
+
+    def _guard(self, stack: Stack, consent: Consent) -> None:
+        """Stop an up that would delete or replace what holds data, unless the consent names it.
+
+        What is not named stays protected while the up runs: were that to plan anything else than its preview,
+        the engine refuses it.
+        """
+        state = self._state(stack)
+        if not state.marked:
+            return
+        values = self._values(stack)
+        loss = Loss(self.workspace.stack, state, throwaway=self._throwaway(values))
+        if loss.throwaway:
+            self._import(stack, state.unmarked(state.marked))
+            return
+        self._stay_with_store(state, values)
+        preview = Preview(state)
+        try:
+            self._run(preview, lambda: stack.preview(on_event=preview, color="never"))
+        except EngineError:
+            # The engine refuses to delete what is protected, which is no fault if it is confirmed.
+            if not preview.lost or preview.errors:
+                raise
+        if preview.lost:
+            loss.ask_for_up(consent, preview.lost)
+            self._import(stack, state.unmarked(preview.lost))
+
+    def _stay_with_store(self, state: State, values: Mapping[str, str]) -> None:
+        """Refuse another Docker engine. A down that kept the store has left nothing else that could."""
+        workspace = self.workspace
+        config = parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
+        wanted = config.docker.host
+        if config.cloud == "docker" and (elsewhere := state.docker_hosts - {wanted}):
+            raise ConfigError(
+                f"switchboard:docker.host: {wanted!r} is refused; allowed: {', '.join(sorted(elsewhere))}, "
+                f"where the store is (make down STACK={workspace.stack} CONFIRM={STORE} deletes it there)"
+            )
+
+    def _throwaway(self, values: Mapping[str, str]) -> bool:
+        """Whether the config lets data go. The rest of it is not read: a down needs no faultless config."""
+        return values.get(f"{self.workspace.project}:throwaway") == "true"
+
+    def _values(self, stack: Stack) -> Mapping[str, str]:
+        """The config as a program gets it; what is encrypted in it, an engine decrypts."""
+        if self.workspace.values is not None:
+            return self.workspace.values
+        return {name: value.value for name, value in stack.get_all_config().items()}
+
+    def _state(self, stack: Stack) -> State:
+        try:
+            return State(stack.export_stack().deployment or {})
+        except CommandError as error:
+            raise EngineError(command_error(error)) from None
+
+    def _import(self, stack: Stack, deployment: Mapping[str, Any]) -> None:
+        try:
+            stack.import_stack(automation.Deployment(version=STATE_VERSION, deployment=dict(deployment)))
+        except CommandError as error:
+            raise EngineError(command_error(error)) from None
+
+    def _say_drift(self, report: Drift) -> None:
+        if not report.changes:
+            self._out(f"stack {self.workspace.stack}: all is as the state says")
 
     def _stack(self) -> Stack:
         workspace = self.workspace
@@ -139,13 +249,11 @@ class Driver:
             raise EngineError(workspace.explained(command_error(error))) from None
         if broken:
             # What the killed run had begun: `create` finds the process that it may have left by itself.
-            report = Report(out=self._out)
-            self._run(
-                report, lambda: stack.refresh(on_event=report, color="never", clear_pending_creates=True)
-            )
+            found = Drift(self._out)
+            self._run(found, lambda: stack.refresh(on_event=found, color="never", clear_pending_creates=True))
         return stack
 
-    def _run(self, report: Report, operation: Callable[[], T]) -> T:
+    def _run(self, report: Report | Preview, operation: Callable[[], T]) -> T:
         try:
             return uninterrupted(operation, self._out)
         except ConcurrentUpdateError as error:
@@ -166,50 +274,3 @@ def command_error(error: CommandError) -> str:
     text = str(error).rpartition("stderr:")[2]
     lines = [clean(line) for line in text.splitlines() if line.strip()]
     return "\n".join(lines) or "the engine failed without a word"
-
-
-def uninterrupted(operation: Callable[[], T], out: Callable[[str], None]) -> T:
-    """Run `operation` to its end, though Ctrl-C or SIGTERM comes.
-
-    The engine, which gets the signal too, finishes what it has begun and writes its state; a second signal
-    ends it at once. Were this process to die first, the engine would lose the program that it is running.
-    """
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(operation())
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the calling thread
-            failure.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    if threading.current_thread() is not threading.main_thread():
-        work()
-    else:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        interrupted: list[int] = []
-
-        def interrupt(number: int, _frame: object) -> None:
-            if interrupted:
-                raise KeyboardInterrupt
-            interrupted.append(number)
-            out("interrupted: the engine finishes what it has begun (once more to end it at once)")
-            if number == signal.SIGTERM:
-                for child in psutil.Process(os.getpid()).children():
-                    child.send_signal(signal.SIGINT)
-
-        try:
-            for number in before:
-                signal.signal(number, interrupt)
-            thread.start()
-            while thread.is_alive():
-                thread.join(0.2)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if interrupted:
-            raise KeyboardInterrupt
-    if failure:
-        raise failure[0]
-    return result[0]

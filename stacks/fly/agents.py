@@ -60,7 +60,6 @@ class AgentApps(pulumi.ComponentResource):
                     f"{args.agent}-secrets-{number}",
                     app=app.name,
                     values=args.environment,
-                    outside={name: name for name in args.variables if name not in args.environment},
                     opts=within,
                 )
                 self.swept.append(secrets)

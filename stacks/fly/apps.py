@@ -11,6 +11,7 @@ from stacks.fly.api import FlyRefused, part
 from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
+from stacks.stateful import STORE
 
 NAME_TAKEN = (409, 422)
 """How Fly answers a name that another app has, in whatever organization."""
@@ -24,23 +25,17 @@ class AppProvider(Kind):
     replaced = inputs
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """An app stays where it was made. In another place it would be another app, and this one would go."""
+        """Refuse another name, organization or network: it would be another app, and this one would go.
+
+        What is in an app goes before it, so a check of a volume in it comes too late: the engine asks that
+        one as if there had never been a volume.
+        """
         # Only what the config said before counts. Fly may call an organization by another name (`personal`
-        # has a slug), and an app that was taken over is in whatever network it was in.
-        if _olds.get("name") != news["name"]:
-            return CheckResult(news, [])
-        moved = [name for name in ("org", "network") if name in _olds and _olds[name] != news[name]]
-        return CheckResult(
-            news,
-            [
-                CheckFailure(
-                    "",
-                    f"switchboard:fly.{name}: {news[name]!r} is refused for the app {news['name']}; allowed: "
-                    f"{_olds[name]!r}, since an app does not move (make down, then make up, makes it anew)",
-                )
-                for name in moved
-            ],
-        )
+        # has a slug), and an app that was taken over is in whatever network it was in. Of a network that
+        # follows the name, the name alone is told.
+        changed = [name for name in self.inputs if name in _olds and _olds[name] != news[name]]
+        moved = [name for name in changed if name != "network" or "name" not in changed]
+        return CheckResult(news, [CheckFailure("", _refusal(name, _olds, news)) for name in moved])
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -109,6 +104,18 @@ class AppProvider(Kind):
                 ) from None
             raise
         return self.fly.until(f"the app {name} was made, and is not there", 30, lambda: self._get(name))
+
+
+def _refusal(name: str, olds: dict[str, Any], news: dict[str, Any]) -> str:
+    if name == "name":
+        # The config has what apps' names begin with, and no app knows how much of its own that is.
+        fault = f"prefix: the app {olds[name]} would be {news[name]}, another one; allowed: what it was"
+    else:
+        fault = f"{name}: {news[name]!r} is refused for the app {olds['name']}; allowed: {olds[name]!r}"
+    return (
+        f"switchboard:fly.{fault}, since an app does not move: it would be deleted, with what is in it "
+        f"(to do so: make down CONFIRM={STORE}, then make up)"
+    )
 
 
 class App(FlyResource, module="switchboard", name="FlyApp"):

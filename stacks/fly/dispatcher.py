@@ -1,4 +1,4 @@
-"""The dispatcher: its app with addresses and certificate, its secrets, its store's volume, its machines."""
+"""The dispatcher: its app with addresses and certificate, its secrets, its machines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from stacks.fly.secrets import Secrets
 from stacks.fly.settings import DATA_DIR, PORT
 from stacks.fly.tokens import DeployToken
 from stacks.fly.volumes import Volume
+from stacks.stateful import marked
 
 PYTHON = "/opt/venv/bin/python"
 """Of the image (images/dispatcher.Dockerfile)."""
@@ -40,6 +41,8 @@ class DispatcherAppArgs:
     token_days: int
     token_period: str
     adopt: Mapping[str, str]
+    holds_data: bool
+    """Whether the store's volume is in it and may not go without a word."""
 
 
 class DispatcherApp(pulumi.ComponentResource):
@@ -61,7 +64,9 @@ class DispatcherApp(pulumi.ComponentResource):
             org=args.org,
             network=args.network,
             adopt=args.adopt.get("dispatcher-app"),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions.merge(
+                marked(throwaway=not args.holds_data), pulumi.ResourceOptions(parent=self)
+            ),
         )
         within = pulumi.ResourceOptions(parent=self)
         # Both cost nothing; an IPv4 of one's own would be for protocols other than HTTP.
@@ -98,8 +103,8 @@ class DispatcherArgs:
     cpu_kind: str
     cpus: int
     memory_mb: int
-    volume_gb: int
-    """Of the store; 0 where it is elsewhere."""
+    store: Volume | None
+    """None where the store is a PostgreSQL."""
     tags: Mapping[str, str]
     adopt: Mapping[str, str]
 
@@ -119,24 +124,13 @@ class Dispatcher(pulumi.ComponentResource):
             outside=args.outside,
             opts=within,
         )
-        volume = None
-        if args.volume_gb:
-            volume = Volume(
-                "store",
-                app=args.app.name,
-                name="store",
-                region=args.region,
-                size_gb=args.volume_gb,
-                adopt=args.adopt.get("store"),
-                opts=within,
-            )
         # What a run that failed has left is not in the state, and would keep volume and app from their end.
         left = Machines(
             "dispatcher-machines",
             app=args.app.name,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume] if volume else []),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.store] if args.store else []),
         )
-        config = machine_config(args, volume.id if volume else None)
+        config = machine_config(args, args.store.id if args.store else None)
         self.machines, before = [], left
         for number in range(args.number):
             logical = f"dispatcher-{number}"

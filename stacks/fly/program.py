@@ -11,7 +11,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.settings import IMAGES_VARIABLE
 from stacks import daily, ice
-from stacks.deployment import Deployment, Environment, warn_of_missing
+from stacks.deployment import Deployment, Environment
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
 from stacks.fly import settings
@@ -19,7 +19,9 @@ from stacks.fly.agents import AgentApps, AgentAppsArgs
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
 from stacks.fly.settings import Known
 from stacks.fly.tokens import bare, period_of
+from stacks.fly.volumes import Volume
 from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.stateful import FLY_VOLUME, STORE, marked
 from stacks.variables import variables
 
 REGISTRY = "registry.fly.io"
@@ -33,11 +35,11 @@ def describe(environment: Environment) -> Deployment:
     # What only the whole config tells is refused before anything is described.
     known_now = Known.none(config)
     whole = settings.dispatcher(config, called, known_now)
-    warn_of_missing(config)
     lifetimes = {
         "token_days": fly.token_days,
         "token_period": period_of(datetime.datetime.now(datetime.UTC).date(), fly.token_days),
     }
+    on_volume = not config.database_url.get_secret_value()
     front = DispatcherApp(
         "front",
         DispatcherAppArgs(
@@ -46,6 +48,7 @@ def describe(environment: Environment) -> Deployment:
             network=fly.network or called.dispatcher,
             domain=fly.domain,
             adopt=fly.adopt,
+            holds_data=on_volume and not config.throwaway,
             **lifetimes,
         ),
     )
@@ -65,7 +68,6 @@ def describe(environment: Environment) -> Deployment:
         for name, agent in config.agents.items()
     }
     password = front.push_token.apply(bare)
-    on_volume = not config.database_url.get_secret_value()
     images = Images(
         "images",
         ImagesArgs(
@@ -91,6 +93,20 @@ def describe(environment: Environment) -> Deployment:
             settings.SECRETS_VARIABLE: {"signing_secret": signing.value},
         },
     )
+    # A child of nothing that has dependencies: a down that keeps it would keep those, too.
+    store = None
+    if on_volume:
+        store = Volume(
+            STORE,
+            app=front.app.name,
+            name="store",
+            region=fly.regions[0],
+            size_gb=fly.volume_gb,
+            adopt=fly.adopt.get(STORE),
+            opts=marked(
+                config.throwaway, environment.child_urn("switchboard:fly:Dispatcher", FLY_VOLUME, STORE)
+            ),
+        )
     Dispatcher(
         "service",
         DispatcherArgs(
@@ -115,7 +131,7 @@ def describe(environment: Environment) -> Deployment:
             cpu_kind=fly.dispatcher_cpu_kind,
             cpus=fly.dispatcher_cpus,
             memory_mb=fly.dispatcher_memory_mb,
-            volume_gb=fly.volume_gb if on_volume else 0,
+            store=store,
             tags=environment.tags(),
             adopt=fly.adopt,
         ),

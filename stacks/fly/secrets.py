@@ -98,7 +98,7 @@ class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
         *,
         app: pulumi.Input[str],
         values: Mapping[str, pulumi.Input[str]],
-        outside: Mapping[str, str],
+        outside: Mapping[str, str] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """`outside`: those that come from the environment (`*` is any end), and their names there, if others.
@@ -107,7 +107,7 @@ class Secrets(FlyResource, module="switchboard", name="FlySecrets"):
         """
         # One by one: a value that is not known yet must not hide the others.
         given = {key: pulumi.Output.secret(value) for key, value in values.items()}
-        properties = {"app": app, "values": given, "outside": dict(outside)}
+        properties = {"app": app, "values": given, "outside": dict(outside or {})}
         super().__init__(
             SecretsProvider(), logical_name, properties, outputs=("digests", "version"), opts=opts
         )

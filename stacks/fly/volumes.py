@@ -6,11 +6,11 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
-from pulumi.runtime.rpc import UNKNOWN
 
 from stacks.fly.api import FlyRefused, part, whole
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
+from stacks.stateful import STORE
 
 GONE = ("pending_destroy", "destroying", "destroyed")
 
@@ -20,16 +20,17 @@ class VolumeProvider(Kind):
     replaced = ("app", "name", "region")
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        failures = [
-            CheckFailure(
-                "",
-                f"switchboard:fly.{key}: {news[name]!r} is refused; allowed: {_olds[name]!r}{where}, since "
-                "the store is a volume there, and would be deleted (make down deletes it, "
-                "too; with databaseUrl there is none)",
+        """Refuse another region and less space. Another app is refused by the app's own check."""
+        failures = []
+        if _olds.get("region") not in (None, news["region"]):
+            failures.append(
+                CheckFailure(
+                    "",
+                    f"switchboard:fly.regions: {news['region']!r} is refused as the first; allowed: "
+                    f"{_olds['region']!r}, since the store is a volume there, and would be deleted (to do "
+                    f"so: make down CONFIRM={STORE}, then make up; with databaseUrl there is none)",
+                )
             )
-            for name, key, where in (("region", "regions", " as the first"), ("app", "prefix", ""))
-            if _olds.get(name) not in (None, UNKNOWN, news[name]) and news[name] != UNKNOWN
-        ]
         old, new = _olds.get("sizeGb"), news.get("sizeGb")
         if isinstance(old, (int, float)) and isinstance(new, (int, float)) and new < old:
             allowed = f"{whole(old)} or more, since a volume does not shrink"

@@ -12,7 +12,7 @@ import pulumi
 from dispatcher.settings import Settings
 from stacks import daily, ice
 from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment, warn_of_missing
+from stacks.deployment import Deployment, Environment
 from stacks.errors import ConfigError
 from stacks.local import data_dir, process, server
 from stacks.local.bots import Machines
@@ -73,7 +73,6 @@ def deploy(environment: Environment) -> Deployment:
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
     secrets = {**daily.secret_variables(config), **ice.secret_variables(config, settings)}
-    warn_of_missing(config)
     if missing := missing_package(config):
         pulumi.log.warn(missing)
     names = sorted({name for agent in config.agents.values() for name in agent.env})

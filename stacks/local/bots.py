@@ -14,6 +14,8 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
     ConfigureRequest,
     CreateResult,
     DiffResult,
@@ -27,6 +29,7 @@ from stacks.errors import ProcessError
 from stacks.local import process
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, environment_of, find
 from stacks.local.host import end_with_engine, plain_errors
+from stacks.stateful import other_cloud
 
 INPUTS = ("command", "stopCommand", "cwd", "environment", "secrets", "stopTimeoutSeconds")
 
@@ -39,6 +42,11 @@ class MachinesProvider(ResourceProvider):
 
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse to take the place of another cloud's machines."""
+        elsewhere = bool(_olds) and "environment" not in _olds
+        return CheckResult(news, [CheckFailure("", other_cloud("local"))] if elsewhere else [])
 
     @plain_errors
     def create(self, props: dict[str, Any]) -> CreateResult:

@@ -1,16 +1,16 @@
-"""Manners for the process that hosts dynamic providers, which is the SDK's: how it fails, when it ends."""
+"""Manners of dynamic providers in the process that hosts them, which is the SDK's: how they fail."""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from stacks.engine.host import end_with_engine
 from stacks.errors import StackError
+
+__all__ = ["end_with_engine", "plain_errors"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,20 +32,3 @@ def plain_errors(method: Callable[P, R]) -> Callable[P, R]:
             raise error from None
 
     return wrapped
-
-
-@functools.cache
-def end_with_engine() -> None:
-    """From now on, end this process when the engine that started it is gone.
-
-    The engine ends its hosts itself, but not when it is killed; each would then stay for ever.
-    """
-    engine = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == engine:
-            time.sleep(1.0)
-        # Nobody would write down what comes of what goes on here. The next run begins with a sweep.
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-engine").start()

@@ -38,7 +38,12 @@ class Stack:
         self.url = ""
         self._home = home
         docker = {"host": engine.url, **config.get("docker", {})}
-        self._overrides: dict[str, Any] = {"port": free_port(), **config, "docker": docker}
+        self._overrides: dict[str, Any] = {
+            "port": free_port(),
+            "throwaway": True,
+            **config,
+            "docker": docker,
+        }
 
     def driver(self, **docker: Any) -> Driver:
         """Of the stack, with these keys of its config changed from now on."""

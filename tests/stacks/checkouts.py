@@ -48,7 +48,7 @@ class CheckoutCopy:
         (root / "dispatcher" / "machines").mkdir()
         for name in (
             *("__init__.py", "fly_tokens.py", "keys.py", "placements.py", "settings.py", "version.py"),
-            *("machines/__init__.py", "machines/fly_sizes.py"),
+            *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
@@ -56,7 +56,9 @@ class CheckoutCopy:
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
         self.write_config(port=self.port, agents=AGENTS)
 
-    def write_config(self, **values: Any) -> None:
+    def write_config(self, *, throwaway: bool = True, **values: Any) -> None:
+        """Write the stack's config. Its data may go without a word, unless a test is about that."""
+        values["throwaway"] = throwaway
         config = {f"switchboard:{key}": value for key, value in values.items()}
         (self.root / "stacks" / "Pulumi.local.yaml").write_text(yaml.safe_dump({"config": config}))
 

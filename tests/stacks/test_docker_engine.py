@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         engine.asked.append((self.command, self.path))
         status = 204 if content is None else 200
-        if engine.fails and self.command != "GET":
+        if engine.fails_always or (engine.fails and self.command != "GET"):
             status, content = 500, {"message": "the disk is gone"}
         elif self.command == "DELETE" and engine.removing:
             status, content = 409, {"message": "removal of container running-bot is already in progress"}
@@ -76,6 +76,7 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.fails = False
         self.filters = True
         """False: it ignores the filters of a list."""
+        self.fails_always = False
         self.removing = False
         """Whether it is removing its containers already when it is asked to."""
         self.newest = "1.43"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def containers(**docker: Any) -> dict[str, dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     return dict(variable.split("=", 1) for variable in rpc.unwrap_rpc_secret(container["envs"]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outside() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-of-everybody")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -273,15 +281,19 @@ def test_the_values_of_variables_go_to_the_dispatcher_alone(monkeypatch: pytest.
     assert "not for a bot" not in json.dumps(found)
 
 
-def test_a_variable_that_is_not_set_here_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    result = described()
-    assert result["warnings"] == [
-        "switchboard:agents.voice.env: not set here, so bots start without: OPENAI_API_KEY"
-    ]
-    assert "OPENAI_API_KEY" not in environment(result["resources"]["dispatcher"]["inputs"])
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-whoever-runs-this")
-    assert described()["warnings"] == []
+def test_a_variable_that_is_not_set_here_is_refused_unless_it_is_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert described() == {
+        "error": "switchboard:agents.voice.env: not set here: OPENAI_API_KEY; allowed: the value in the "
+        "environment, or UNSET=OPENAI_API_KEY (with pulumi: SWITCHBOARD_UNSET=OPENAI_API_KEY) to do without"
+    }
+    monkeypatch.setenv("SWITCHBOARD_UNSET", "OPENAI_KEY")
+    assert described() == {"error": "UNSET: OPENAI_KEY: no agent's env names it; allowed: OPENAI_API_KEY"}
+    monkeypatch.setenv("SWITCHBOARD_UNSET", "OPENAI_API_KEY")
+    without = described()["resources"]["dispatcher"]["inputs"]
+    assert "OPENAI_API_KEY" not in environment(without)
 
 
 def test_the_turn_secret_is_in_no_argument_and_no_output() -> None:

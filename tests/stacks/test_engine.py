@@ -123,9 +123,21 @@ def test_from_the_first_up_to_the_end(checkout: CheckoutCopy, monkeypatch: pytes
     driver().up()
     process = restarted(checkout, process)
 
-    # A refresh sees it too.
+    # Drift is told, and written nowhere; a refresh writes it down.
+    checkout.lines.clear()
+    assert driver().drift() == 0
+    assert checkout.lines == ["stack local: all is as the state says"]
     process.kill()
-    driver().refresh()
+    checkout.lines.clear()
+    assert driver().drift() == 1
+    assert checkout.lines == ["  - dispatcher: found gone"]
+    assert "dispatcher" in checkout.state()
+    with checkout.command("drift") as run:
+        assert "- dispatcher: found gone" in run.communicate(timeout=60)[0]
+    assert run.returncode == 2, "1 is an error's"
+    checkout.lines.clear()
+    assert driver().refresh() == 1
+    assert checkout.lines == ["  - dispatcher: found gone"]
     assert "dispatcher" not in checkout.state()
     assert "machines" in checkout.state()
     checkout.lines.clear()
@@ -140,6 +152,24 @@ def test_from_the_first_up_to_the_end(checkout: CheckoutCopy, monkeypatch: pytes
     checkout.lines.clear()
     driver().destroy()
     assert checkout.lines == ["stack local is not up"]
+
+
+def test_up_and_plan_refuse_a_variable_that_is_missing_here(
+    checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the stack is up or not: a shell without it is no wish to take it from running bots."""
+    monkeypatch.delenv("ECHO_KEY")
+    message = (
+        "switchboard:agents.echo.env: not set here: ECHO_KEY; allowed: the value in the environment, or "
+    )
+    for act in (checkout.driver().up, checkout.driver().preview):
+        with pytest.raises(ConfigError, match=message):
+            act()
+    assert not (checkout.state_dir / "stacks").exists()
+    with checkout.command("up", "--unset", "ECHO_KEY") as run:
+        assert "is up" in run.communicate(timeout=60)[0]
+    assert "ECHO_KEY" not in only_process(checkout).environ()
+    checkout.driver().destroy()
 
 
 def test_destroy_of_what_was_never_up_asks_no_engine(checkout: CheckoutCopy) -> None:

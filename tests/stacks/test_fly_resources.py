@@ -174,8 +174,12 @@ def test_an_app_stays_in_its_organisation_and_network(world: World) -> None:
         )
     assert kind.check({}, APP).failures == []
     assert kind.check(APP, APP).failures == []
-    # Under another name it is another app.
-    assert kind.check(APP, {**APP, "name": "another", "network": "another"}).failures == []
+
+
+def test_an_app_keeps_its_name_and_a_network_of_that_name_is_not_told_as_well(world: World) -> None:
+    kind = world.kind(AppProvider)
+    (failure,) = kind.check(APP, {**APP, "name": "another", "network": "another"}).failures
+    assert failure.reason.startswith("switchboard:fly.prefix: the app voice would be another, another one")
 
 
 def test_where_fly_says_that_an_app_is_forces_no_replacement(world: World) -> None:
@@ -291,14 +295,11 @@ def test_a_volume_grows_and_never_shrinks(app: World) -> None:
     assert kind.check({}, VOLUME).failures == []
 
 
-def test_a_store_does_not_go_with_its_region_or_its_app(app: World) -> None:
-    kind = app.kind(VolumeProvider)
-    for name, key, allowed in (("region", "regions", "'iad' as the first"), ("app", "prefix", "'voice'")):
-        (failure,) = kind.check(VOLUME, {**VOLUME, name: "lhr"}).failures
-        assert failure.reason.startswith(
-            f"switchboard:fly.{key}: 'lhr' is refused; allowed: {allowed}, since the store is a volume there"
-        )
-        assert kind.check(VOLUME, {**VOLUME, name: UNKNOWN}).failures == []
+def test_a_store_does_not_go_with_its_region(app: World) -> None:
+    (failure,) = app.kind(VolumeProvider).check(VOLUME, {**VOLUME, "region": "lhr"}).failures
+    assert failure.reason.startswith(
+        "switchboard:fly.regions: 'lhr' is refused as the first; allowed: 'iad', since the store is a volume"
+    )
 
 
 def test_another_volume_is_another_machine(app: World) -> None:

@@ -18,6 +18,11 @@ AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot"
 ELSEWHERE = f"{tempfile.gettempdir()}/somewhere/else"
 
 
+@pytest.fixture(autouse=True)
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "hunter2")
+
+
 def run(by_environment: bool = False, **values: str) -> dict[str, Any]:
     given = {"agents": json.dumps(AGENTS), **values}
     config = {f"switchboard:{key}": value for key, value in given.items()}
@@ -44,14 +49,17 @@ def test_the_local_stack_is_two_resources() -> None:
     assert inputs["secretNames"] == ["A_KEY"]
 
 
-def test_variables_that_are_not_set_here_are_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_not_set_here_are_refused_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     agents = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY", "SET", "B_KEY"]}}
     monkeypatch.setenv("SET", "")
     for name in ("A_KEY", "B_KEY"):
         monkeypatch.delenv(name, raising=False)
-    assert run(agents=json.dumps(agents))["warnings"] == [
-        "switchboard:agents.echo.env: not set here, so bots start without: A_KEY, B_KEY"
-    ]
+    assert run(agents=json.dumps(agents)) == {
+        "error": "switchboard:agents.echo.env: not set here: A_KEY, B_KEY; allowed: the value in the "
+        "environment, or UNSET=A_KEY,B_KEY (with pulumi: SWITCHBOARD_UNSET=A_KEY,B_KEY) to do without"
+    }
+    monkeypatch.setenv("SWITCHBOARD_UNSET", "A_KEY, B_KEY")
+    assert "resources" in run(agents=json.dumps(agents))
 
 
 def test_the_outputs() -> None:
