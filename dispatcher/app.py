@@ -92,7 +92,7 @@ def _app(core: Core) -> FastAPI:
     )
     openapi.install(app)
     settings = core.settings
-    keys = Keys(settings.keys, core.session_tokens, core.clock)
+    keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
     rates = StartRates(settings.keys, core.clock)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)

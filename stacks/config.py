@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from dispatcher.keys import KeyRate, Keys, KeyScope, KeySettings
+from dispatcher.keys import HostName, KeyRate, Keys, KeyScope, KeySettings, Origin
 from dispatcher.settings import (
     AgentName,
     AgentSettings,
@@ -35,7 +35,7 @@ from stacks.fly.config import FlyConfig
 Cloud = Literal["local", "docker", "fly"]
 
 # The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
-STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
+STRUCTURED = ("agents", "keys", "allowedOrigins", "allowedHosts", "docker", "fly", "daily")
 
 SECRET_WORDS = ("key", "secret", "token", "password", "url")
 """What is shown of a key with one of these in its name is the name alone."""
@@ -76,6 +76,10 @@ class StackConfig(BaseModel):
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
     keys: Keys = ()
     """Who may call, by the hashes of their keys; without any, only this machine."""
+    allowed_origins: tuple[Origin, ...] = ()
+    """Sites whose pages may call without a key; with keys each key names its own."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Other names under which the dispatcher is called, such as a tunnel's."""
     max_sessions: int = Field(default=0, ge=0, le=1_000_000)
     """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
     log_level: LogLevel = "info"
@@ -111,6 +115,11 @@ class StackConfig(BaseModel):
             )
         if self.cloud == "fly" and not self.keys:
             raise ValueError(f"keys: is missing, and a dispatcher at Fly is public; allowed: {KEYS}")
+        if self.keys and self.allowed_origins:
+            raise ValueError(
+                f"allowedOrigins: {self.allowed_origins[0]} is there, and so are keys; allowed: no "
+                "allowedOrigins, and the site in the origins of the key that its pages use"
+            )
         if self.fly.dispatchers > 1 and not self.database_url.get_secret_value():
             raise ValueError(
                 f"fly.dispatchers: {self.fly.dispatchers} is refused, since one SQLite is one dispatcher's; "
@@ -131,6 +140,8 @@ class StackConfig(BaseModel):
                 "log_format": self.log_format,
                 "agents": self.agents,
                 "keys": self.keys,
+                "allowed_origins": self.allowed_origins,
+                "allowed_hosts": self.allowed_hosts,
                 "default_agent": self.default_agent or min(self.agents),
             }
             return Settings(**(given | daily.settings_of(self) | of_the_cloud | no_environment))
@@ -283,6 +294,10 @@ def _description(location: Sequence[int | str]) -> str:
         return (
             fields.get(str(location[1]), "") if len(location) > 1 else f"a mapping with {', '.join(fields)}"
         )
+    if key == "allowedOrigins":
+        return "a list of origins such as http://192.168.1.20:5173"
+    if key == "allowedHosts":
+        return "a list of names such as host.docker.internal, without http:// and port"
     if key == "agents" and len(location) <= 2:
         return "at least one agent, each as `name: {bot: path/to/bot.py}`"
     name = str(location[2]) if key == "agents" else key

@@ -1,4 +1,4 @@
-"""Pipecat's JavaScript client on a page of another origin, with a public key: what a customer's site does."""
+"""Pipecat's JavaScript client on a page of another origin: a customer's site, or a development server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def serve(site: Path) -> Iterator[Callable[[], str]]:
         server.server_close()
 
 
-def call(voice: VoicePage, endpoint: str, key: str) -> dict[str, Any]:
+def call(voice: VoicePage, endpoint: str, key: str = "") -> dict[str, Any]:
     return voice.page.evaluate("([endpoint, key]) => site.call(endpoint, key)", [endpoint, key])
 
 
@@ -138,4 +138,37 @@ def test_a_site_that_the_key_does_not_name_starts_nothing(
         words = f"The key 'site' may not be used by pages of the origin '{partner}'."
         assert told["error"] == {"message": words, "status": 403}
         assert told["shown"] == [words]
+    assert_nothing_started(dispatcher)
+
+
+def test_without_keys_a_page_on_another_port_calls(
+    start_dispatcher: StartDispatcher, browser: Browser, serve: Callable[[], str]
+) -> None:
+    dispatcher, origin = start_dispatcher(echo=agent(ECHO)), serve()
+    with visit(browser, origin, scripted=True, others={urlsplit(dispatcher.url).netloc}) as voice:
+        told = call(voice, f"{dispatcher.url}/start")
+        assert (told["error"], told["shown"]) == (None, [])
+        voice.wait_for_sound()
+        voice.page.evaluate("site.hangUp()")
+        assert dispatcher.wait_until_over(told["started"])["state"] == "ended"
+        dispatcher.wait_until_no_machine()
+
+
+def test_without_keys_a_page_of_the_internet_starts_nothing(
+    start_dispatcher: StartDispatcher, browser: Browser
+) -> None:
+    dispatcher = start_dispatcher(echo=agent(ECHO))
+    page = browser.new_context().new_page()
+    try:
+        page.route("http://site.example/", lambda route: route.fulfill(body="<p>A site.</p>"))
+        page.goto("http://site.example/")
+        # A simple request, for which a browser asks no preflight: it arrives, and starts nothing.
+        for body in ('"text"', "new Blob(['{}'], {type: 'application/json'})"):
+            asked = f"fetch('{dispatcher.url}/start', {{method: 'POST', body: {body}}})"
+            assert (
+                page.evaluate(f"{asked}.then(() => 'answered', (error) => error.message)")
+                == "Failed to fetch"
+            )
+    finally:
+        page.context.close()
     assert_nothing_started(dispatcher)

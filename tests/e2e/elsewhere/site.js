@@ -1,5 +1,6 @@
 // A site of somebody else's, on another origin than the dispatcher: Pipecat's JavaScript client as it comes from npm,
-// used as its documentation does. It knows the address of `/start` and a public key, and nothing else of Switchboard.
+// used as its documentation does. It knows the address of `/start`, a public key where one is needed, and nothing else of
+// Switchboard.
 import { PipecatClient } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport, WavMediaManager } from "@pipecat-ai/small-webrtc-transport";
 
@@ -27,7 +28,7 @@ window.site = {
     try {
       told.ready = await client.startBotAndConnect({
         endpoint,
-        headers: new Headers({ Authorization: `Bearer ${key}` }),
+        headers: new Headers(key ? { Authorization: `Bearer ${key}` } : {}),
         requestData: { transport: "webrtc" },
       });
     } catch (error) {
