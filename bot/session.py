@@ -213,7 +213,7 @@ class Session:
 
     async def _hang_up(self, result: Outcome) -> None:
         peer = self._calls.peer
-        await self._calls.end(Problem(503, "session-over", result.message))
+        await self._calls.end(_problem(result) if self._has_server else None)
         if peer.done() and peer.exception() is None:
             closing = asyncio.create_task(peer.result().close())
             await asyncio.wait({closing}, timeout=_HANG_UP_SECONDS)
@@ -265,6 +265,7 @@ class Session:
         gc.freeze()
         gc.enable()
         self._loaded.set_result(bot)
+        self._calls.loaded.set_result(None)
 
     def _fail_loading(self, error: BaseException) -> None:
         self._loaded.set_exception(error)
@@ -300,6 +301,13 @@ def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
             outcome.traceback_of(error),
         )
     return serving.result()
+
+
+def _problem(result: Outcome) -> Problem:
+    """What a server of this process answers to calls of a session that ended so; as the dispatcher does."""
+    if result.exit_code == 0:
+        return Problem(410, "session_over", result.message)
+    return Problem(502, result.reason, result.message)
 
 
 async def _settle(task: asyncio.Task[Any]) -> None:

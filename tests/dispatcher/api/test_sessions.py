@@ -147,11 +147,12 @@ def test_a_held_call_ends_with_the_reason_when_the_bot_fails(tmp_path):
                 protocol.Ended(reason="invalid_bot", message=message, detail="Traceback…", exit_code=1)
             )
             answer = await calling
-            assert (answer.status_code, answer.json()["info"]) == (502, message)
+            assert answer.status_code == 502
+            assert (answer.json()["code"], answer.json()["info"]) == ("invalid_bot", message)
             failed = await running.session(session_id)
             assert (failed["state"], failed["detail"], failed["exitCode"]) == ("failed", "Traceback…", 1)
             late = await running.http.post(path, json=offer)
-            assert (late.status_code, late.json()["info"]) == (410, message)
+            assert (late.status_code, late.json()) == (502, answer.json())
 
     asyncio.run(run())
 
