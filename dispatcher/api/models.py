@@ -71,6 +71,24 @@ class StartAnswer(BaseModel):
     """Left out, unless the session waits for a line."""
 
 
+class OfferAnswer(BaseModel):
+    """The development runner's answer to an offer."""
+
+    sdp: str
+    type: str
+    pc_id: str
+    """What the connection is called here: for its next offers, and its ICE candidates."""
+    sessionId: str
+
+
+class RunnerStatus(BaseModel):
+    """What the development runner says of itself."""
+
+    status: str
+    transports: list[TransportName]
+    """Of the default agent; none if the caller's key is not good for it."""
+
+
 class Stopped(BaseModel):
     """Pipecat Cloud's answer to a stop."""
 

@@ -75,12 +75,12 @@ def router(service: SessionService) -> APIRouter:
             body=base64.b64encode(body).decode(),
         )
         answer = await service.call(session_id, message, agent)
-        return _response(answer)
+        return response_of(answer)
 
     return routes
 
 
-def _response(answer: protocol.Response) -> Response:
+def response_of(answer: protocol.Response) -> Response:
     """The bot's answer, as the client gets it."""
     try:
         if not 200 <= answer.status <= 599:

@@ -72,6 +72,10 @@ class SessionService:
     def default_agent(self) -> str:
         return self._settings.start_agent
 
+    def placements_of(self, agent: str) -> tuple[str, ...]:
+        """The names of the placements where an agent's machines may run, in their order."""
+        return self._settings.agents[agent].placements or tuple(self._settings.placements)
+
     @property
     def draining(self) -> bool:
         """Whether new starts are refused because the dispatcher is about to exit."""

@@ -172,3 +172,24 @@ def test_without_keys_a_page_of_the_internet_starts_nothing(
     finally:
         page.context.close()
     assert_nothing_started(dispatcher)
+
+
+def test_a_client_that_only_offers_gets_the_default_agent(
+    start_dispatcher: StartDispatcher, browser: Browser, serve: Callable[[], str]
+) -> None:
+    """The development runner's older examples know `/api/offer`, and no `/start`."""
+    dispatcher, origin = start_dispatcher(echo=agent(ECHO)), serve()
+    asked: list[tuple[str, int]] = []
+    with visit(browser, origin, scripted=True, others={urlsplit(dispatcher.url).netloc}) as voice:
+        voice.page.on("response", lambda answer: asked.append((answer.request.method, answer.status)))
+        told = voice.page.evaluate("(endpoint) => site.connect(endpoint)", f"{dispatcher.url}/api/offer")
+        assert told["error"] is None
+        assert told["ready"]["version"], "the bot's own answer to the client's client-ready"
+        voice.wait_for_sound()
+        (session,) = dispatcher.request("GET", "/v1/sessions")["sessions"]
+        assert (session["agent"], session["state"]) == ("echo", "active")
+        voice.page.evaluate("site.hangUp()")
+        assert dispatcher.wait_until_over(session["sessionId"])["state"] == "ended"
+        dispatcher.wait_until_no_machine()
+    assert {("POST", 200), ("PATCH", 200)} <= set(asked)
+    assert all(status < 400 for _, status in asked)

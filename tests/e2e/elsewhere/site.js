@@ -37,5 +37,26 @@ window.site = {
     }
     return told;
   },
+  /** Connects as the development runner's examples do: with an offer, and no start before it. */
+  async connect(endpoint) {
+    const told = { ready: null, error: null };
+    client = new PipecatClient({
+      transport: new SmallWebRTCTransport({ mediaManager: new WavMediaManager() }),
+      callbacks: {
+        onTrackStarted: (track, participant) => {
+          if (participant?.local) return;
+          audio.srcObject = new MediaStream([track]);
+          void audio.play();
+        },
+      },
+    });
+    try {
+      told.ready = await client.connect({ webrtcRequestParams: { endpoint } });
+    } catch (error) {
+      told.error = error.message;
+      await client.disconnect();
+    }
+    return told;
+  },
   hangUp: () => client.disconnect(),
 };
