@@ -62,6 +62,8 @@ class StartAnswer(BaseModel):
     sessionId: str
     sessionToken: str
     """Good for this session alone, until its deadline: to show, follow, stop and call it."""
+    fileUploadUrl: str
+    """Where the client may post files for the bot, as a path of the same origin."""
     dailyRoom: str | None = None
     """The room's URL, where the session's transport is `daily`."""
     dailyToken: str | None = None

@@ -20,6 +20,7 @@ from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
+from dispatcher.api.sessions import FILES_PATH
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Wait
@@ -145,7 +146,11 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
         place = QueuePlace.of(joined.place)
         waiting = {"queue": place.model_dump()} if place is not None else {}
         session = joined.session
-        known = {"sessionId": session.id, "sessionToken": tokens.issue(session)}
+        known = {
+            "sessionId": session.id,
+            "sessionToken": tokens.issue(session),
+            "fileUploadUrl": f"/sessions/{session.id}/{FILES_PATH}",
+        }
         return JSONResponse({**known, **joined.client, **waiting})
 
     @routes.post("/start", **_DESCRIBED)

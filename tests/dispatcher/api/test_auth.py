@@ -414,7 +414,7 @@ def test_a_machines_token_is_good_for_nothing_but_its_channel(tmp_path):
 def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             events = f"/v1/sessions/{session}/events"
             assert (await running.http.get(f"{events}?after=0&token={token}")).json()["sessionId"] == session
             for refused in (
@@ -431,7 +431,7 @@ def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
 def test_timelines_say_which_key_it_was(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             await running.http.delete(f"/sessions/{session}", headers=bearer("root"))
             events = (await running.http.get(f"/v1/sessions/{session}/events", headers=bearer(token))).json()
             by = {event["event"]: event["by"] for event in events["events"]}

@@ -134,7 +134,7 @@ def test_keys_are_used_from_their_own_sites_alone(tmp_path):
 def test_a_page_can_go_on_with_a_session_that_a_backend_started(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "backend")).values()
+            session, token, _ = (await start(running, "backend")).values()
             headers = bearer(token) | {"Origin": SITE}
             answer = await running.http.get(f"/sessions/{session}", headers=headers)
             assert answer.headers["access-control-allow-origin"] == SITE
@@ -151,7 +151,7 @@ def test_a_page_can_go_on_with_a_session_that_a_backend_started(tmp_path):
 def test_what_a_bot_says_of_origins_is_not_passed_on(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             machine = await running.machine_of(session)
             await machine.hello("waiting")
             call = asyncio.create_task(
