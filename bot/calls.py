@@ -37,23 +37,32 @@ class Calls:
     ) -> None:
         self.peer: asyncio.Future[Peer] = loop.create_future()
         """Set when offers can be answered."""
+        self.loaded: asyncio.Future[None] = loop.create_future()
+        """Set when the bot file is imported. Answers to offers wait for it: a client that has its answer has
+        a bot, and one whose bot cannot be imported gets the same error whichever comes first."""
         self.routes: asyncio.Future[Routes] = loop.create_future()
         """Set when the bot runs."""
         self._respond = respond
         self._offered = offered
         self._answered = answered
         self._over: Problem | None = None
+        self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, request: Request) -> None:
         """Answer a request as soon as that can be done."""
+        if self._is_over and self._over is None:
+            return
         task = asyncio.create_task(self._handle(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def end(self, problem: Problem) -> None:
-        """The session is over: whatever still waits, and whatever comes, is answered with this."""
-        self._over = problem
+    async def end(self, problem: Problem | None) -> None:
+        """The session is over: answer whatever still waits, and whatever comes, with this.
+
+        With None nothing is answered any more: the dispatcher answers, from the session's record.
+        """
+        self._over, self._is_over = problem, True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -66,8 +75,10 @@ class Calls:
                 logger.error(f"{request.method} {request.path}: {problem.detail}")
             response = problem.to_response(request.id)
         except asyncio.CancelledError:
-            if self._over is None:
+            if not self._is_over:
                 raise
+            if self._over is None:
+                return
             response = self._over.to_response(request.id)
         except Exception:  # noqa: BLE001 - a caller waits for an answer, whatever happened
             logger.exception(f"{request.method} {request.path} failed")
@@ -88,6 +99,7 @@ class Calls:
                 self._offered()
                 peer = await asyncio.shield(self.peer)
                 answer = await peer.offer(body)
+                await asyncio.shield(self.loaded)
                 self._answered()
             case "PATCH":
                 answer = await (await asyncio.shield(self.peer)).candidates(body)

@@ -17,7 +17,12 @@ _CLASSES = {"webrtc": "SmallWebRTC", "daily": "Daily"}
 
 
 def runner_arguments(
-    assignment: Assignment, *, connection: Any = None, request_data: Any = None, websocket: Any = None
+    assignment: Assignment,
+    *,
+    connection: Any = None,
+    request_data: Any = None,
+    websocket: Any = None,
+    file_storage: Any = None,
 ) -> Any:
     """What the bot function is called with.
 
@@ -27,6 +32,7 @@ def runner_arguments(
         connection: The SmallWebRTCConnection, for transport `webrtc`.
         request_data: What the client sent with its offer. As in Pipecat's development runner, it takes the
             place of the start request's body unless it is empty.
+        file_storage: Where the client's uploads are.
         websocket: The FastAPI WebSocket that the session talks over, where it came to the machine itself.
     """
     cls = _class("WebSocket" if websocket is not None else _CLASSES.get(assignment.transport, ""))
@@ -38,6 +44,7 @@ def runner_arguments(
         "websocket": websocket,
         "room_url": assignment.room_url,
         "token": assignment.token,
+        "file_storage": file_storage,
     }
     known = {field.name for field in dataclasses.fields(cls) if field.init}
     return cls(**{name: value for name, value in values.items() if name in known})

@@ -13,6 +13,7 @@ from typing import Any
 
 from bot import outcome, tracing
 from bot.calls import Calls
+from bot.files import Files
 from bot.loader import BotFunction, as_main_thread, load
 from bot.logs import logger, recent_errors
 from bot.outcome import InvalidBot, Outcome
@@ -32,6 +33,7 @@ _HANG_UP_SECONDS = 1.0
 """For the peer connection's last packets."""
 
 WEBRTC = "webrtc"
+
 _TRANSPORTS_WITH_A_ROOM = ("daily",)
 
 
@@ -72,6 +74,7 @@ class Session:
         self._calls = Calls(loop, report.send, offered, answered)
         self._progress: Progress | None = None
         self._watch: Watch | None = None
+        self._files: Files | None = None
 
     def returned(self) -> Outcome:
         """How it ends if the bot returns now."""
@@ -153,24 +156,27 @@ class Session:
             self._calls.peer.set_exception(Problem(409, "no-offers", text))
         bot = await self._loaded
         await self._room_open.wait()
-        routes = Routes()
+        self._files = files = Files.of(self._bot_file)
+        routes = Routes(files)
         async with contextlib.nullcontext() if self._has_server else routes.lifespan():
             # A page may ask a route of the bot before it makes its offer.
             self._calls.routes.set_result(routes)
-            arguments = await self._arguments(assignment)
+            arguments = await self._arguments(assignment, files.storage)
             self._watch = Watch(self._progress)
             self._watch.install()
             self._report.phase("starting")
             tracing.join(assignment.traceparent or self._traceparent)
             return await self._run_bot(bot, arguments)
 
-    async def _arguments(self, assignment: Assignment) -> Any:
+    async def _arguments(self, assignment: Assignment, storage: Any) -> Any:
         if assignment.transport != WEBRTC:
-            return runner_arguments(assignment, websocket=self._websocket)
+            return runner_arguments(assignment, websocket=self._websocket, file_storage=storage)
         if not self._connection.done():
             self._report.phase("waiting")
         connection, request_data = await self._connection
-        return runner_arguments(assignment, connection=connection, request_data=request_data)
+        return runner_arguments(
+            assignment, connection=connection, request_data=request_data, file_storage=storage
+        )
 
     def _accept_offers(self, assignment: Assignment, progress: Progress) -> None:
         from bot.webrtc import Peer
@@ -213,11 +219,13 @@ class Session:
 
     async def _hang_up(self, result: Outcome) -> None:
         peer = self._calls.peer
-        await self._calls.end(Problem(503, "session-over", result.message))
+        await self._calls.end(_problem(result) if self._has_server else None)
         if peer.done() and peer.exception() is None:
             closing = asyncio.create_task(peer.result().close())
             await asyncio.wait({closing}, timeout=_HANG_UP_SECONDS)
             await _settle(closing)
+        if self._files is not None:
+            await self._files.close()
 
     def _load(self) -> None:
         """Import on a thread: an import that hangs, or takes seconds, must hold up neither `stop` nor ICE."""
@@ -265,6 +273,7 @@ class Session:
         gc.freeze()
         gc.enable()
         self._loaded.set_result(bot)
+        self._calls.loaded.set_result(None)
 
     def _fail_loading(self, error: BaseException) -> None:
         self._loaded.set_exception(error)
@@ -300,6 +309,13 @@ def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
             outcome.traceback_of(error),
         )
     return serving.result()
+
+
+def _problem(result: Outcome) -> Problem:
+    """What a server of this process answers to calls of a session that ended so; as the dispatcher does."""
+    if result.exit_code == 0:
+        return Problem(410, "session_over", result.message)
+    return Problem(502, result.reason, result.message)
 
 
 async def _settle(task: asyncio.Task[Any]) -> None:

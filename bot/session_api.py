@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bot.files import Files
 from bot.logs import logger
 from bot.problems import Problem
 from bot.protocol import MAX_MESSAGE_BYTES, Request, Response
@@ -49,9 +50,10 @@ def offer_pipecatcloud() -> None:
 
 
 class Routes:
-    """The bot's own routes, while it runs."""
+    """The bot's own routes, while it runs, and its session's files."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Files) -> None:
+        self._files = files
         self._state: _State = {}
         self._running: set[asyncio.Task[None]] = set()
 
@@ -73,6 +75,8 @@ class Routes:
             Problem: the bot has no routes at all, or the route raised, or answered with too much.
         """
         app = _app()
+        if self._files.takes(request) and not _has_route(app, request):
+            return _bounded(request, await self._files.call(request))
         if app is None:
             text = f"The bot has no routes of its own, so there is nothing at '{request.path}'."
             raise Problem(404, "no-such-route", text)
@@ -124,17 +128,37 @@ class _Call:
 
     def response(self) -> Response:
         encoded = base64.b64encode(self._body).decode()
-        size = len(encoded) + sum(len(name) + len(value) + 8 for name, value in self._headers)
-        if size + _ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
-            allowed = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
-            text = f"The answer of '{self._request.path}' has {len(self._body)} bytes; allowed are {allowed}."
-            raise Problem(502, "answer-too-large", text)
-        return Response(id=self._request.id, status=self._status, headers=self._headers, body=encoded)
+        answer = Response(id=self._request.id, status=self._status, headers=self._headers, body=encoded)
+        return _bounded(self._request, answer)
+
+
+def _bounded(request: Request, answer: Response) -> Response:
+    """The answer, which is a message that the channel takes.
+
+    Raises:
+        Problem: it is too large.
+    """
+    size = len(answer.body) + sum(len(name) + len(value) + 8 for name, value in answer.headers)
+    if size + _ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
+        allowed = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
+        text = f"The answer of '{request.path}' has {len(answer.body) * 3 // 4} bytes; allowed are {allowed}."
+        raise Problem(502, "answer-too-large", text)
+    return answer
 
 
 def _app() -> Any:
     """The application, if the bot imported it."""
     return getattr(sys.modules.get(SYSTEM_MODULE), "app", None)
+
+
+def _has_route(app: Any, request: Request) -> bool:
+    """Whether the bot has a route of its own for the request."""
+    if app is None:
+        return False
+    from starlette.routing import Match  # imported by the bot, with its application
+
+    scope = _scope(request, {})
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
 
 
 def _scope(request: Request, state: _State) -> dict[str, Any]:

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI
 
-from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start, webhooks
+from dispatcher.api import (
+    events,
+    lists,
+    machines,
+    offers,
+    openapi,
+    operations,
+    organizations,
+    problems,
+    sessions,
+    start,
+    webhooks,
+)
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
@@ -92,21 +104,22 @@ def _app(core: Core) -> FastAPI:
     )
     openapi.install(app)
     settings = core.settings
-    keys = Keys(settings.keys, core.session_tokens, core.clock)
+    keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
     rates = StartRates(settings.keys, core.clock)
+    starter = start.Starter(core.service, rates, core.metrics.refused)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     app.include_router(machines.router(core.reports, core.tokens))
     app.include_router(operations.router(core.service, core.store, core.scrape))
-    app.include_router(
-        start.router(core.service, core.session_tokens, rates, core.metrics.refused, core.traces)
-    )
+    app.include_router(start.router(core.service, starter, core.session_tokens, core.traces))
+    app.include_router(offers.router(core.service, starter, core.traces))
     app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)
+    app.include_router(organizations.router(core.service, core.store, core.clock), dependencies=own)
     app.include_router(sessions.router(core.service), dependencies=own)
     operations.mount_page(app)
     return app

@@ -9,6 +9,7 @@ would only slow down the dispatcher.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections import Counter
 from typing import Annotated, Literal
@@ -49,6 +50,23 @@ def _origin(text: str) -> str:
 
 
 Origin = Annotated[str, AfterValidator(_origin)]
+
+
+def _host_name(text: str) -> str:
+    """A host as `Host` has it, without its port."""
+    try:
+        exact = urlsplit(f"//{text}").netloc == text and urlsplit(f"//{text}").hostname == text.strip("[]")
+    except ValueError:
+        exact = False
+    if not exact or not re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]", text):
+        raise ValueError(
+            f"'{text}' is not the name of a host; allowed: a name in lower case or an address, "
+            "such as host.docker.internal, without http:// and port"
+        )
+    return text.strip("[]")
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class KeyRate(BaseModel):

@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dispatcher.fly_tokens import FlyTokens
 from dispatcher.fly_tokens import fly_authorization as fly_authorization
-from dispatcher.keys import AgentName, Keys
+from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.placements import ContainerPlacement as ContainerPlacement
 from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
 
@@ -170,6 +170,11 @@ class Settings(BaseSettings):
     """The agent of `POST /start`; by default the first of `agents`."""
     keys: Keys = ()
     """Keys that callers send as `Authorization: Bearer`; none are needed on loopback."""
+    allowed_origins: tuple[Origin, ...] = ()
+    """Sites whose pages may call without a key, beside those of this machine (`http://localhost:5173`); with
+    keys each key names its own."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Other names under which the dispatcher is called, such as a tunnel's or `host.docker.internal`."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     """How often a machine reports over its channel."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
@@ -319,6 +324,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"host '{self.host}' is reachable from other machines, so keys must be set; "
                 "without keys only a loopback address is allowed (127.0.0.1, ::1, localhost)"
+            )
+        if self.keys and self.allowed_origins:
+            raise ValueError(
+                f"allowed_origins names {self.allowed_origins[0]}, and keys are set; allowed: no "
+                "allowed_origins, and the site in the origins of the key that its pages use"
             )
         if bool(self.turn_urls) != (self.turn_secret is not None):
             missing = "turn_secret" if self.turn_urls else "turn_urls"

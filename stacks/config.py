@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from dispatcher.keys import Keys
+from dispatcher.keys import HostName, Keys, Origin
 from dispatcher.settings import (
     AgentName,
     AgentSettings,
@@ -32,7 +32,10 @@ from stacks.refusals import KEYS, explain, explain_settings, masked
 Cloud = Literal["local", "docker", "fly"]
 
 # The keys whose values are written as YAML mappings and lists; the engine hands them to a program as JSON.
-STRUCTURED = ("agents", "keys", "iceServers", "turnUrls", "docker", "fly", "daily")
+STRUCTURED = (
+    *("agents", "keys", "allowedOrigins", "allowedHosts", "iceServers", "turnUrls"),
+    *("docker", "fly", "daily"),
+)
 
 ONLY_WITH = {
     "dataDir": "local",
@@ -51,7 +54,10 @@ NAMESPACES: Mapping[str, tuple[str, ...]] = {
 ENGINE_NAMESPACE = "pulumi"
 """Of keys that the engine itself reads, such as `pulumi:disable-default-providers`."""
 
-PLAIN_SETTINGS = ("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds")
+PLAIN_SETTINGS = (
+    *("allowed_origins", "allowed_hosts"),
+    *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds"),
+)
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
 
@@ -67,6 +73,10 @@ class StackConfig(BaseModel):
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
     keys: Keys = ()
     """Who may call, by the hashes of their keys; without any, only this machine."""
+    allowed_origins: tuple[Origin, ...] = ()
+    """Sites whose pages may call without a key; with keys each key names its own."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Other names under which the dispatcher is called, such as a tunnel's."""
     max_sessions: int = Field(default=0, ge=0, le=1_000_000)
     """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
     keep_sessions_days: int = Field(default=30, ge=1, le=3650)
@@ -116,6 +126,11 @@ class StackConfig(BaseModel):
             )
         if self.cloud == "fly" and not self.keys:
             raise ValueError(f"keys: is missing, and a dispatcher at Fly is public; allowed: {KEYS}")
+        if self.keys and self.allowed_origins:
+            raise ValueError(
+                f"allowedOrigins: {self.allowed_origins[0]} is there, and so are keys; allowed: no "
+                "allowedOrigins, and the site in the origins of the key that its pages use"
+            )
         if self.fly.dispatchers > 1 and not self.database_url.get_secret_value():
             raise ValueError(
                 f"fly.dispatchers: {self.fly.dispatchers} is refused, since one SQLite is one dispatcher's; "

@@ -46,6 +46,11 @@ KEY_FIELDS = {
     "expiresAt": "a time with its offset, such as 2030-01-01T00:00:00Z",
 }
 
+LIST_FIELDS = {
+    "allowedOrigins": "a list of origins such as http://192.168.1.20:5173",
+    "allowedHosts": "a list of names such as host.docker.internal, without http:// and port",
+}
+
 LONGEST_SHOWN = 60
 TOKEN = re.compile(
     # Prefixes that services put before their keys, and then runs that nobody would choose as a name.
@@ -237,6 +242,8 @@ def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
     key = str(location[0])
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
+    if key in LIST_FIELDS:
+        return LIST_FIELDS[key]
     if key in ice.FIELDS:
         return ice.FIELDS[key] if len(location) < 3 else ice.SERVER_FIELDS.get(str(location[2]), "")
     if key in SECTIONS:

@@ -52,6 +52,9 @@ CALLS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"})
 READS = frozenset({"GET", "HEAD"})
 SOCKET = frozenset({"WEBSOCKET"})
 
+ORGANIZATION = "/v1/organizations/{organization}"
+"""Below it is what Pipecat Cloud's command line asks for."""
+
 ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/", Action.open),
     (READS, "/assets/{path:path}", Action.open),
@@ -63,9 +66,18 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (frozenset({"POST"}), "/webhooks/daily", Action.notify),
     (frozenset({"POST"}), "/start", Action.start),
     (frozenset({"POST"}), "/v1/public/{agent}/start", Action.start),
+    (frozenset({"POST", "PATCH"}), "/api/offer", Action.start),
+    (READS, "/status", Action.agents),
     (READS, "/v1/agents", Action.agents),
     (READS, "/v1/sessions", Action.list),
     (READS, "/v1/agents/{agent}/sessions", Action.list),
+    (READS, "/v1/organizations", Action.list),
+    (READS, f"{ORGANIZATION}/services", Action.list),
+    (READS, f"{ORGANIZATION}/services/{{agent}}", Action.list),
+    (READS, f"{ORGANIZATION}/services/{{agent}}/logs", Action.list),
+    (READS, f"{ORGANIZATION}/services/{{agent}}/sessions", Action.list),
+    (READS, f"{ORGANIZATION}/services/{{agent}}/sessions/{{session_id}}", Action.show),
+    (frozenset({"DELETE"}), f"{ORGANIZATION}/services/{{agent}}/sessions/{{session_id}}", Action.stop),
     (READS, "/sessions/{session_id}", Action.show),
     (READS, "/v1/agents/{agent}/sessions/{session_id}", Action.show),
     (READS, "/v1/sessions/{session_id}/events", Action.follow),

@@ -1,9 +1,9 @@
 """Who calls, and whether they may: Host, Origin, keys and sessions' tokens.
 
-On loopback, without keys, everybody on the machine may do everything. So two checks keep every other page of
-the internet out: the Host must be a name of this dispatcher (a page that rebinds its own name to 127.0.0.1
-sends that name), and a browser's Origin must be the dispatcher's own, or one that a public key names. With
-keys both hold for what comes with an Origin.
+On loopback, without keys, everybody on the machine may do everything. Two checks keep the pages of the
+internet out. The Host must be a name of this dispatcher: a page that rebinds its own name to 127.0.0.1 sends
+that name. A browser's Origin must be the dispatcher's own or one that `Keys.allows`. With keys both hold for
+requests that have an Origin.
 
 Nothing here writes down a key or a token, nor says which key came close.
 """
@@ -48,18 +48,38 @@ class Refused(Exception):
 class Keys:
     """Tells whose a key or a session's token is."""
 
-    def __init__(self, keys: tuple[KeySettings, ...], tokens: SessionTokens, clock: Clock) -> None:
+    def __init__(
+        self,
+        keys: tuple[KeySettings, ...],
+        tokens: SessionTokens,
+        clock: Clock,
+        allowed_origins: tuple[str, ...] = (),
+    ) -> None:
         self._keys = keys
         self._tokens = tokens
         self._clock = clock
+        self._allowed_origins = frozenset(allowed_origins)
 
     @property
     def needed(self) -> bool:
         return bool(self._keys)
 
     @property
-    def origins(self) -> frozenset[str]:
-        """The sites whose pages may call with some key or token."""
+    def admit_sites(self) -> bool:
+        """Whether pages of any other site may call."""
+        return not self._keys or bool(self._origins_of_keys())
+
+    def allows(self, origin: str) -> bool:
+        """Whether pages of this other site may call: with some key or token, or without where none is needed.
+
+        Without keys these are the pages that this machine serves, on any port, as a client's development
+        server does, and the origins that the settings name.
+        """
+        if self._keys:
+            return origin in self._origins_of_keys()
+        return origin in self._allowed_origins or _is_loopback_origin(origin)
+
+    def _origins_of_keys(self) -> frozenset[str]:
         now = self._clock.now()
         return frozenset(origin for key in self._keys if not _expired(key, now) for origin in key.origins)
 
@@ -113,7 +133,11 @@ class Gate:
         self._any_host = not is_loopback(settings.host) and settings.public_url is None
         self._public = urlsplit(settings.public_url) if settings.public_url else None
         urls = (settings.public_url, settings.machine_url)
-        self._names = {settings.host.lower(), *(urlsplit(url).hostname for url in urls if url)}
+        self._names = {
+            settings.host.lower(),
+            *settings.allowed_hosts,
+            *(urlsplit(url).hostname for url in urls if url),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -124,14 +148,13 @@ class Gate:
         token = _take_token(scope, asked)
         # A preflight has no key: it asks for another request, which will have one.
         preflighted = headers.get("access-control-request-method") if method == "OPTIONS" else None
-        origins = self._keys.origins
         try:
             foreign = self._foreign_origin(headers)
             if foreign is not None:
                 wanted = access.asked(preflighted or method, scope["path"])
-                if foreign not in origins or wanted.action not in access.FROM_OTHER_SITES:
+                if not self._keys.allows(foreign) or wanted.action not in access.FROM_OTHER_SITES:
                     raise Refused(403, f"Pages of the origin '{foreign}' may not call this dispatcher.")
-            if (origins and asked.action in access.FROM_OTHER_SITES) or foreign is not None:
+            if foreign is not None or (asked.action in access.FROM_OTHER_SITES and self._keys.admit_sites):
                 send = with_cors(send, foreign)
             if foreign is not None and preflighted is not None:
                 await preflight(headers)(scope, receive, send)
@@ -210,6 +233,13 @@ def own_sessions_only(service: SessionService) -> Callable[[Request], Awaitable[
 
 def _expired(key: KeySettings, now: float) -> bool:
     return key.expires_at is not None and key.expires_at.timestamp() <= now
+
+
+def _is_loopback_origin(origin: str) -> bool:
+    """Whether it is `http(s)://` and a loopback name, with a port or without; `null` is anybody's."""
+    parsed = _split(origin)
+    exact = origin == f"{parsed.scheme}://{parsed.netloc}" and "@" not in origin
+    return exact and parsed.scheme in ("http", "https") and is_loopback(parsed.hostname or "")
 
 
 def _take_token(scope: Scope, asked: Asked) -> str | None:

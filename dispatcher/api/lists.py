@@ -31,7 +31,7 @@ Offset = Annotated[int, Query(ge=0, le=2**31 - 1)]
 Time = Annotated[int | None, Query(ge=0, le=MAX_TIME)]
 Seconds = Annotated[int, Query(ge=0, le=MAX_TIME)]
 
-ORGANIZATION = "switchboard"
+OWNER = "switchboard"
 """Pipecat Cloud names the owner of every session; a deployment has one owner."""
 
 
@@ -97,7 +97,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
     async def agent_session(agent: str, session_id: str) -> JSONResponse:
         session = await service.get(session_id, agent)
         return JSONResponse(
-            _common(session)
+            common(session)
             | {
                 "endedAt": session.ended_at and iso(session.ended_at),
                 "resourceMetrics": None,
@@ -110,10 +110,11 @@ def router(service: SessionService, store: Store) -> APIRouter:
 
 def _in_list(session: Session) -> dict[str, Any]:
     """A session in Pipecat Cloud's list, whose `endedAt` is never null."""
-    return _common(session) | ({"endedAt": iso(session.ended_at)} if session.ended_at is not None else {})
+    return common(session) | ({"endedAt": iso(session.ended_at)} if session.ended_at is not None else {})
 
 
-def _common(session: Session) -> dict[str, Any]:
+def common(session: Session) -> dict[str, Any]:
+    """The members that Pipecat Cloud has of a session wherever it tells of one."""
     times = (session.started_at, session.waiting_at, session.ready_at, session.active_at, session.ended_at)
     updated = max(time for time in (session.created_at, *times) if time is not None)
     ready_after = session.ready_at - session.created_at if session.ready_at is not None else None
@@ -121,7 +122,7 @@ def _common(session: Session) -> dict[str, Any]:
     return {
         "sessionId": session.id,
         "serviceId": session.agent,
-        "organizationId": ORGANIZATION,
+        "organizationId": OWNER,
         "deploymentId": session.agent,
         "botStartSeconds": round(ready_after) if ready_after is not None else None,
         "coldStart": True,

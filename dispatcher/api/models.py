@@ -62,6 +62,8 @@ class StartAnswer(BaseModel):
     sessionId: str
     sessionToken: str
     """Good for this session alone, until its deadline: to show, follow, stop and call it."""
+    fileUploadUrl: str
+    """Where the client may post files for the bot, as a path of the same origin."""
     dailyRoom: str | None = None
     """The room's URL, where the session's transport is `daily`."""
     dailyToken: str | None = None
@@ -69,6 +71,24 @@ class StartAnswer(BaseModel):
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
     """Left out, unless the session waits for a line."""
+
+
+class OfferAnswer(BaseModel):
+    """The development runner's answer to an offer."""
+
+    sdp: str
+    type: str
+    pc_id: str
+    """What the connection is called here: for its next offers, and its ICE candidates."""
+    sessionId: str
+
+
+class RunnerStatus(BaseModel):
+    """What the development runner says of itself."""
+
+    status: str
+    transports: list[TransportName]
+    """Of the default agent; none if the caller's key is not good for it."""
 
 
 class Stopped(BaseModel):

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from bot import protocol
 from dispatcher.api.auth import caller_of
-from dispatcher.api.bodies import read_body
+from dispatcher.api.bodies import MAX_BODY_BYTES, MAX_FILE_BYTES, read_body
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
@@ -37,6 +37,9 @@ NOT_FORWARDED = frozenset(
         *("transfer-encoding", "upgrade", "host", "authorization", "cookie", "content-length"),
     }
 )
+
+FILES_PATH = "files"
+"""Where clients upload files for a session's bot."""
 
 CORS_PREFIX = "access-control-"
 """Which sites may read an answer is the dispatcher's to say, not the bot's."""
@@ -65,7 +68,8 @@ def router(service: SessionService) -> APIRouter:
         "/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False
     )
     async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
-        body = await read_body(request)
+        is_upload = request.method == "POST" and path.strip("/") == FILES_PATH
+        body = await read_body(request, MAX_FILE_BYTES if is_upload else MAX_BODY_BYTES)
         message = protocol.Request(
             id=new_request_id(),
             method=request.method,
@@ -75,12 +79,12 @@ def router(service: SessionService) -> APIRouter:
             body=base64.b64encode(body).decode(),
         )
         answer = await service.call(session_id, message, agent)
-        return _response(answer)
+        return response_of(answer)
 
     return routes
 
 
-def _response(answer: protocol.Response) -> Response:
+def response_of(answer: protocol.Response) -> Response:
     """The bot's answer, as the client gets it."""
     try:
         if not 200 <= answer.status <= 599:

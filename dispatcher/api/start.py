@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,22 +13,22 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from dispatcher.api.access import Caller
 from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
+from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
+from dispatcher.api.sessions import FILES_PATH
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Wait
-from dispatcher.sessions.starts import Start
+from dispatcher.sessions.starts import Start, Started
 from dispatcher.sessions.tokens import SessionTokens
-from dispatcher.tasks import end_tasks
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.traces import Served, Traces
 from dispatcher.transports.transport import Wanted
-
-T = TypeVar("T")
 
 Hold = Annotated[
     Wait,
@@ -84,13 +83,37 @@ OnRefused = Callable[[str, str, str], None]
 """Is told of each start that was refused: agent and transport, empty if they are none of ours, and why."""
 
 
-def router(
-    service: SessionService,
-    tokens: SessionTokens,
-    rates: StartRates,
-    on_refused: OnRefused,
-    traces: Traces,
-) -> APIRouter:
+class Starter:
+    """Starts sessions for callers: no more often than their keys may, and every refusal is counted."""
+
+    def __init__(self, service: SessionService, rates: StartRates, on_refused: OnRefused) -> None:
+        self._service = service
+        self._rates = rates
+        self._on_refused = on_refused
+
+    async def start(self, caller: Caller, start: Start, served: Served) -> Started:
+        """Have the session written down and its machine asked for.
+
+        Raises:
+            SessionError: no session was started.
+        """
+        try:
+            with self._rates.start(caller, start.key) as count:
+                started = await self._service.start(replace(start, count=count))
+        except SQLAlchemyError:
+            served.status = 503
+            self._on_refused(*_labels(self._service, start), refusals.STORE_DOWN)
+            raise
+        except SessionError as error:
+            served.status = error.status
+            if (outcome := refusals.outcome(error)) is not None:
+                self._on_refused(*_labels(self._service, start), outcome)
+            raise
+        served.attributes["session.id"] = started.session.id
+        return started
+
+
+def router(service: SessionService, starter: Starter, tokens: SessionTokens, traces: Traces) -> APIRouter:
     """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
 
@@ -114,28 +137,20 @@ def router(
             key=_idempotency_key(request),
             traceparent=served.traceparent,
         )
-        try:
-            with rates.start(caller, start.key) as count:
-                started = await service.start(replace(start, count=count))
-        except SQLAlchemyError:
-            served.status = 503
-            on_refused(*_labels(service, start), refusals.STORE_DOWN)
-            raise
-        except SessionError as error:
-            served.status = error.status
-            if (outcome := refusals.outcome(error)) is not None:
-                on_refused(*_labels(service, start), outcome)
-            raise
-        served.attributes["session.id"] = started.session.id
-        joined = await _unless_gone(request, service.joined(started, wait))
+        started = await starter.start(caller, start, served)
+        joined = await unless_gone(request, service.joined(started, wait))
         if joined is None:
             await service.hang_up(started)
-            return Response(status_code=499)  # nginx's number for this; nobody reads it
+            return Response(status_code=HUNG_UP)
         served.status = 200
         place = QueuePlace.of(joined.place)
         waiting = {"queue": place.model_dump()} if place is not None else {}
         session = joined.session
-        known = {"sessionId": session.id, "sessionToken": tokens.issue(session)}
+        known = {
+            "sessionId": session.id,
+            "sessionToken": tokens.issue(session),
+            "fileUploadUrl": f"/sessions/{session.id}/{FILES_PATH}",
+        }
         return JSONResponse({**known, **joined.client, **waiting})
 
     @routes.post("/start", **_DESCRIBED)
@@ -152,22 +167,6 @@ def router(
             return await answer(agent, request, wait, queue, served)
 
     return routes
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` gives, or None as soon as the caller has hung up. Once its body was read."""
-    working = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        await end_tasks(working, gone)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _labels(service: SessionService, start: Start) -> tuple[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dispatcher.sessions.ends import end_by_room
-from dispatcher.sessions.errors import AtCapacity, NotStarted, StartFailed
-from dispatcher.sessions.lifecycle import Session
+from dispatcher.sessions.errors import AtCapacity, NotStarted, SessionOver, StartFailed
+from dispatcher.sessions.lifecycle import Session, SessionState
 from dispatcher.transports.errors import RoomError
 
 RETRY_HELPS = (
@@ -30,6 +30,20 @@ def failed_before(session: Session) -> StartFailed:
     """The answer to a repeated request. Its key stands for this session: to come back with it never helps."""
     message = f"{in_words(session)} For another session, use a new Idempotency-Key."
     return StartFailed(message, code=session.reason)
+
+
+def over(session: Session, *, was_over: bool) -> SessionOver | StartFailed:
+    """The answer to a call of a session that is over.
+
+    A session that failed before its bot was ready gives one answer, whether the call came before or after.
+
+    Args:
+        was_over: Whether the session was over before the call came.
+    """
+    failed = session.state is SessionState.failed
+    if failed and (session.ready_at is None or not was_over):
+        return StartFailed(in_words(session), code=session.reason)
+    return SessionOver(in_words(session))
 
 
 def in_words(session: Session) -> str:

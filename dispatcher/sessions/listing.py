@@ -27,6 +27,10 @@ class Filter:
     ready_after_at_least: float | None = None
     """From the start request until the bot was ready."""
     ready_after_at_most: float | None = None
+    reasons: tuple[str, ...] = ()
+    """Of its end. Every session that the rest leaves is looked at."""
+    other_reasons: tuple[str, ...] = ()
+    """Its end has a reason, and none of these."""
     agents: frozenset[str] = frozenset()
     """The agents whose sessions whoever asks may see."""
 

@@ -18,7 +18,7 @@ from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
 from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.errors import Restarting, SessionOver, StartFailed, TookTooLong, UnknownSession
+from dispatcher.sessions.errors import Restarting, SessionOver, TookTooLong, UnknownSession
 from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
@@ -71,6 +71,10 @@ class SessionService:
     @property
     def default_agent(self) -> str:
         return self._settings.start_agent
+
+    def placements_of(self, agent: str) -> tuple[str, ...]:
+        """The names of the placements where an agent's machines may run, in their order."""
+        return self._settings.agents[agent].placements or tuple(self._settings.placements)
 
     @property
     def draining(self) -> bool:
@@ -171,12 +175,12 @@ class SessionService:
 
         Raises:
             SessionOver: the session was over before, or has ended meanwhile.
-            StartFailed: the session failed meanwhile; the text says why.
+            StartFailed: the session failed before its bot was ready, or fails meanwhile; the text says why.
             TookTooLong: the bot did not answer in time.
         """
         session = await self.get(session_id, agent)
         if session.over:
-            raise SessionOver(failures.in_words(session))
+            raise failures.over(session, was_over=True)
         answer = asyncio.create_task(self._channels.call(session.machine_id, request))
         end = asyncio.create_task(self._until(session_id, lambda changed: changed.over))
         timer = asyncio.create_task(self._call_timer(session_id))
@@ -187,7 +191,7 @@ class SessionService:
             if answer.done():
                 return answer.result()
             if end.done():
-                raise _over(end.result())
+                raise failures.over(end.result(), was_over=False)
             if exit_.done():
                 raise Restarting()
             timer.result()
@@ -216,12 +220,6 @@ class SessionService:
         if session is None:
             raise UnknownSession.of(session_id)
         return session
-
-
-def _over(session: Session) -> SessionOver | StartFailed:
-    """What a request is answered whose session is over before the bot has answered."""
-    failed = session.state is SessionState.failed
-    return (StartFailed if failed else SessionOver)(failures.in_words(session))
 
 
 _reached: Mapping[Wait, Callable[[Session], bool]] = {

@@ -88,4 +88,8 @@ def _conditions(wanted: Filter) -> list[sa.ColumnElement[bool]]:
         conditions.append(ready_after >= wanted.ready_after_at_least)
     if wanted.ready_after_at_most is not None:
         conditions.append(ready_after <= wanted.ready_after_at_most)
+    if wanted.reasons:
+        conditions.append(sessions.c.reason.in_(wanted.reasons))
+    if wanted.other_reasons:
+        conditions.append(sessions.c.reason.not_in(wanted.other_reasons))
     return conditions

@@ -570,15 +570,22 @@ def test_a_request_that_comes_again_after_a_reconnect_is_answered_again_and_runs
     asyncio.run(scenario())
 
 
-def test_a_call_that_still_waits_when_the_session_ends_is_answered(tmp_path):
+def test_calls_that_still_wait_when_the_session_ends_are_left_to_the_dispatcher(tmp_path):
+    """It answers them from the session's record, as those that come later: one end, one answer."""
+
     async def scenario():
-        async with dispatcher() as served, machine(tmp_path, "hangs_at_import.py", served.url, DAILY):
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "hangs_at_import.py", served.url, DAILY) as run,
+        ):
             await served.wait_for(Hello)
-            call = asyncio.create_task(served.call("GET", "anything"))
+            await served.send(Request(id="waits", method="GET", path="anything"))
             await served.wait_for(Heartbeat, lambda beat: beat.phase == "loading")
             await served.send(Stop(message="enough"))
-            status, problem = await call
-            assert (status, problem["code"]) == (503, "session-over")
+            await served.send(Request(id="late", method="GET", path="anything"))
+            assert (await served.wait_for(Ended)).reason == "stopped"
+            assert await run.exit_code() == 0
+            assert not any(isinstance(message, Response) for message in served.heard)
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """SmallWebRTC over the channel, with a real peer connection on the client's side."""
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from bot.protocol import (
     Hello,
     Latency,
     Ready,
+    Request,
     Response,
     Stop,
 )
@@ -25,6 +27,12 @@ CANDIDATE = "candidate:1 1 udp 2130706431 127.0.0.1 9 typ host generation 0 ufra
 def candidates(pc_id, *given: str) -> dict:
     listed = [{"candidate": text, "sdp_mid": "0", "sdp_mline_index": 0} for text in given]
     return {"pc_id": pc_id, "candidates": listed}
+
+
+async def send_offer(served: Dispatcher, offer: dict) -> None:
+    """Send an offer with the id `offer`, and do not wait for its answer."""
+    body = base64.b64encode(json.dumps(offer).encode()).decode()
+    await served.send(Request(id="offer", method="POST", path="api/offer", body=body))
 
 
 async def patch(served: Dispatcher, body) -> tuple[int, dict]:
@@ -64,7 +72,7 @@ def test_a_call_from_the_offer_to_the_hang_up(tmp_path):
     asyncio.run(scenario())
 
 
-def test_an_offer_is_answered_and_connects_while_the_bot_file_is_still_imported(tmp_path):
+def test_an_offer_is_answered_once_the_bot_file_is_imported(tmp_path):
     (tmp_path / "slow").touch()
 
     async def scenario():
@@ -74,14 +82,15 @@ def test_an_offer_is_answered_and_connects_while_the_bot_file_is_still_imported(
             machine(tmp_path, "caller.py", served.url, assignment(body={"from": "start"})),
         ):
             await served.wait_for(Hello)
-            await caller.connect(served, requestData={"from": "offer"})
-            assert (await patch(served, candidates(caller.pc_id, CANDIDATE)))[0] == 200
-            async with asyncio.timeout(PATIENCE):
-                while caller.pc.connectionState != "connected":
-                    await asyncio.sleep(0.01)
-            assert not any(isinstance(message, Ready) for message in served.heard)
+            await send_offer(served, await caller.offer(requestData={"from": "offer"}))
+            # A candidate is looked at once the offer before it was negotiated.
+            assert (await patch(served, candidates("another", CANDIDATE)))[0] == 404
             (tmp_path / "slow").unlink()
-            await served.wait_for(ClientConnected)
+            answer = await served.wait_for(Response, lambda message: message.id == "offer")
+            await caller.accept(json.loads(base64.b64decode(answer.body)))
+            assert (await patch(served, candidates(caller.pc_id, CANDIDATE)))[0] == 200
+            timings = (await served.wait_for(ClientConnected)).timings
+            assert (timings.offer or 0) < (timings.loaded or 0) < (timings.answer or 0)
             assert await caller.loudness() > 0.1
         # What the client sends with its offer takes the place of the start request's body.
         assert json.loads((tmp_path / "body.json").read_text()) == {"from": "offer"}
@@ -89,9 +98,35 @@ def test_an_offer_is_answered_and_connects_while_the_bot_file_is_still_imported(
     asyncio.run(scenario())
 
 
-def test_a_client_whose_answer_was_lost_offers_again(tmp_path):
+def test_an_offer_gets_no_answer_when_the_bot_file_fails_after_it(tmp_path):
     (tmp_path / "slow").touch()
+    file = tmp_path / "broken.py"
+    waits = "import time\nfrom pathlib import Path\nwhile Path('slow').exists():\n    time.sleep(0.01)\n"
+    file.write_text(f"{waits}import deepgram_that_is_not_there\n")
 
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            client() as caller,
+            machine(tmp_path, str(file), served.url, assignment()) as run,
+        ):
+            await served.wait_for(Hello)
+            await send_offer(served, await caller.offer())
+            # A candidate is looked at once the offer before it was negotiated.
+            assert (await patch(served, candidates("another", CANDIDATE)))[0] == 404
+            (tmp_path / "slow").unlink()
+            ended = await served.wait_for(Ended)
+            assert ended.reason == "invalid_bot"
+            assert "No module named 'deepgram_that_is_not_there'" in ended.message
+            assert await run.exit_code() == 0
+            assert not any(
+                isinstance(message, Response) and message.id == "offer" for message in served.heard
+            )
+
+    asyncio.run(scenario())
+
+
+def test_a_client_whose_answer_was_lost_offers_again(tmp_path):
     async def scenario():
         async with (
             dispatcher() as served,
@@ -104,7 +139,6 @@ def test_a_client_whose_answer_was_lost_offers_again(tmp_path):
             assert status == 200
             await caller.connect(served, restart=True)
             assert caller.pc_id != first["pc_id"]
-            (tmp_path / "slow").unlink()
             await served.wait_for(ClientConnected)
             assert await caller.loudness() > 0.1
             # It is one client's session now.

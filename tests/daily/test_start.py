@@ -28,7 +28,7 @@ def test_a_start_opens_a_private_room_that_ends_with_the_session_and_gives_out_t
         async with with_daily(tmp_path) as (running, daily):
             started = await running.start("/start?wait=started")
             session_id = started["sessionId"]
-            assert started.keys() == {"sessionId", "sessionToken", "dailyRoom", "dailyToken"}
+            assert started.keys() == {"sessionId", "sessionToken", "fileUploadUrl", "dailyRoom", "dailyToken"}
             assert started["dailyRoom"] == f"https://{DOMAIN}.daily.co/{room_of(session_id)}"
 
             room = daily.rooms[room_of(session_id)]

@@ -212,6 +212,7 @@ class Deployment:
                 self.url.replace("http", "ws") + protocol.CHANNEL_PATH,
                 additional_headers={"Authorization": f"Bearer {token}"},
                 proxy=None,
+                max_size=protocol.MAX_MESSAGE_BYTES,
             )
         )
         return ScriptedMachine(machine_id, session_id, connection)

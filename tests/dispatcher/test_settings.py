@@ -1,5 +1,6 @@
 """The settings, from and to the environment."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_HOST": "0.0.0.0"},
             "host '0.0.0.0' is reachable from other machines, so keys must be set",
+        ),
+        (
+            {
+                "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
+                "SWITCHBOARD_KEYS": json.dumps([KEY]),
+                "SWITCHBOARD_ALLOWED_ORIGINS": '["https://app.example"]',
+            },
+            "allowed_origins names https://app.example, and keys are set",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_DEFAULT_AGENT": "voice"},

@@ -63,11 +63,13 @@ def start_dispatcher(tmp_path: Path) -> Iterator[StartDispatcher]:
     """
     started: list[Dispatcher] = []
 
-    def start(*, keys: Sequence[dict[str, Any]] = (), **agents: dict[str, Any]) -> Dispatcher:
+    def start(
+        *, keys: Sequence[dict[str, Any]] = (), forks: bool = True, **agents: dict[str, Any]
+    ) -> Dispatcher:
         directory = tmp_path / f"dispatcher-{len(started)}"
         directory.mkdir()
         named = {name.replace("_", "-"): value for name, value in agents.items()}
-        dispatcher = Dispatcher(directory, named, keys)
+        dispatcher = Dispatcher(directory, named, keys, forks=forks)
         started.append(dispatcher)
         dispatcher.start()
         return dispatcher

@@ -1,4 +1,4 @@
-"""Pipecat's JavaScript client on a page of another origin, with a public key: what a customer's site does."""
+"""Pipecat's JavaScript client on a page of another origin: a customer's site, or a development server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def serve(site: Path) -> Iterator[Callable[[], str]]:
         server.server_close()
 
 
-def call(voice: VoicePage, endpoint: str, key: str) -> dict[str, Any]:
+def call(voice: VoicePage, endpoint: str, key: str = "") -> dict[str, Any]:
     return voice.page.evaluate("([endpoint, key]) => site.call(endpoint, key)", [endpoint, key])
 
 
@@ -139,3 +139,57 @@ def test_a_site_that_the_key_does_not_name_starts_nothing(
         assert told["error"] == {"message": words, "status": 403}
         assert told["shown"] == [words]
     assert_nothing_started(dispatcher)
+
+
+def test_without_keys_a_page_on_another_port_calls(
+    start_dispatcher: StartDispatcher, browser: Browser, serve: Callable[[], str]
+) -> None:
+    dispatcher, origin = start_dispatcher(echo=agent(ECHO)), serve()
+    with visit(browser, origin, scripted=True, others={urlsplit(dispatcher.url).netloc}) as voice:
+        told = call(voice, f"{dispatcher.url}/start")
+        assert (told["error"], told["shown"]) == (None, [])
+        voice.wait_for_sound()
+        voice.page.evaluate("site.hangUp()")
+        assert dispatcher.wait_until_over(told["started"])["state"] == "ended"
+        dispatcher.wait_until_no_machine()
+
+
+def test_without_keys_a_page_of_the_internet_starts_nothing(
+    start_dispatcher: StartDispatcher, browser: Browser
+) -> None:
+    dispatcher = start_dispatcher(echo=agent(ECHO))
+    page = browser.new_context().new_page()
+    try:
+        page.route("http://site.example/", lambda route: route.fulfill(body="<p>A site.</p>"))
+        page.goto("http://site.example/")
+        # A simple request, for which a browser asks no preflight: it arrives, and starts nothing.
+        for body in ('"text"', "new Blob(['{}'], {type: 'application/json'})"):
+            asked = f"fetch('{dispatcher.url}/start', {{method: 'POST', body: {body}}})"
+            assert (
+                page.evaluate(f"{asked}.then(() => 'answered', (error) => error.message)")
+                == "Failed to fetch"
+            )
+    finally:
+        page.context.close()
+    assert_nothing_started(dispatcher)
+
+
+def test_a_client_that_only_offers_gets_the_default_agent(
+    start_dispatcher: StartDispatcher, browser: Browser, serve: Callable[[], str]
+) -> None:
+    """The development runner's older examples know `/api/offer`, and no `/start`."""
+    dispatcher, origin = start_dispatcher(echo=agent(ECHO)), serve()
+    asked: list[tuple[str, int]] = []
+    with visit(browser, origin, scripted=True, others={urlsplit(dispatcher.url).netloc}) as voice:
+        voice.page.on("response", lambda answer: asked.append((answer.request.method, answer.status)))
+        told = voice.page.evaluate("(endpoint) => site.connect(endpoint)", f"{dispatcher.url}/api/offer")
+        assert told["error"] is None
+        assert told["ready"]["version"], "the bot's own answer to the client's client-ready"
+        voice.wait_for_sound()
+        (session,) = dispatcher.request("GET", "/v1/sessions")["sessions"]
+        assert (session["agent"], session["state"]) == ("echo", "active")
+        voice.page.evaluate("site.hangUp()")
+        assert dispatcher.wait_until_over(session["sessionId"])["state"] == "ended"
+        dispatcher.wait_until_no_machine()
+    assert {("POST", 200), ("PATCH", 200)} <= set(asked)
+    assert all(status < 400 for _, status in asked)

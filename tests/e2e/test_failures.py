@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from aiortc import AudioStreamTrack, RTCPeerConnection
 from playwright.sync_api import Browser, Playwright
 
 from .browser import FAKE_MICROPHONE, launch, until, visit
@@ -51,6 +56,44 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
 
 def name_of(file: str) -> str:
     return file.replace("_", "-")
+
+
+@pytest.mark.parametrize("forks", [False, True], ids=["from nothing", "forked"])
+def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
+    start_dispatcher: StartDispatcher, tmp_path: Path, forks: bool
+) -> None:
+    """Whether it comes before the import, in the middle of it, or when the session is over."""
+    file = tmp_path / "quickstart.py"
+    file.write_text("import deepgram_that_is_not_there\n")
+    dispatcher = start_dispatcher(forks=forks, quickstart=agent(file))
+    if forks:
+        dispatcher.wait_for_templates()
+    offer = asyncio.run(an_offer())
+    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=30) as http:
+        answers = []
+        for wait in ("none", "started", "over"):
+            query = "" if wait == "over" else f"?wait={wait}"
+            session_id = http.post(f"/start{query}").json()["sessionId"]
+            if wait == "over":
+                dispatcher.wait_until_over(session_id)
+            answers.append(http.post(f"/sessions/{session_id}/api/offer", json=offer))
+            answers.append(http.post(f"/sessions/{session_id}/api/offer", json=offer))
+    assert {answer.status_code for answer in answers} == {502}
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert "retry-after" not in answers[0].headers
+    problem = answers[0].json()
+    assert problem["code"] == "invalid_bot"
+    assert "No module named 'deepgram_that_is_not_there'" in problem["info"]
+
+
+async def an_offer() -> dict[str, Any]:
+    """As a client makes it, and never connects it."""
+    connection = RTCPeerConnection()
+    connection.addTrack(AudioStreamTrack())
+    await connection.setLocalDescription(await connection.createOffer())
+    described = {"sdp": connection.localDescription.sdp, "type": connection.localDescription.type}
+    await connection.close()
+    return described
 
 
 @pytest.mark.parametrize(("file", "words"), BROKEN_BOTS.items(), ids=list(BROKEN_BOTS))

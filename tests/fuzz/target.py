@@ -77,6 +77,9 @@ async def _serve(machine: ScriptedMachine) -> None:
         if message.path == "api/offer":
             await machine.send(protocol.Ready(timings=protocol.Timings()))
             await machine.send(protocol.ClientConnected(timings=protocol.Timings()))
+            answer = {"sdp": "v=0\r\n", "type": "answer", "pc_id": "one"}
+            await machine.respond(message, answer if message.method == "POST" else {"status": "success"})
+            continue
         await machine.respond(message, {"method": message.method, "path": message.path})
 
 

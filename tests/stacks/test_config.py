@@ -87,8 +87,8 @@ def test_a_key_is_refused_when_nothing_of_the_stack_reads_it(
 
 
 KEYS = (
-    *("cloud", "port", "agents", "defaultAgent", "keys", "maxSessions", "keepSessionsDays"),
-    *("heartbeatSeconds", "callTimeoutSeconds", "iceServers", "turnUrls", "turnSecret"),
+    *("cloud", "port", "agents", "defaultAgent", "keys", "allowedOrigins", "allowedHosts", "maxSessions"),
+    *("keepSessionsDays", "heartbeatSeconds", "callTimeoutSeconds", "iceServers", "turnUrls", "turnSecret"),
     *("logLevel", "logFormat", "throwaway", "dataDir"),
     *("docker", "fly", "daily", "flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl"),
 )
@@ -406,6 +406,42 @@ def test_settings_come_from_the_config_alone(checkout: Path, monkeypatch: pytest
 def test_keys_reach_the_dispatcher_as_their_hashes(checkout: Path) -> None:
     found = config(checkout, agents=ECHO, keys=[KEY]).settings(host="0.0.0.0", data_dir=checkout / "data")
     assert json.loads(found.to_environment()["SWITCHBOARD_KEYS"]) == [KEY]
+
+
+def test_named_origins_and_hosts_reach_the_dispatcher(checkout: Path) -> None:
+    named = {"allowedOrigins": ["http://192.168.1.20:5173"], "allowedHosts": ["host.docker.internal"]}
+    found = config(checkout, agents=ECHO, **named).settings(host="127.0.0.1", data_dir=checkout / "data")
+    environment = found.to_environment()
+    assert json.loads(environment["SWITCHBOARD_ALLOWED_ORIGINS"]) == named["allowedOrigins"]
+    assert json.loads(environment["SWITCHBOARD_ALLOWED_HOSTS"]) == named["allowedHosts"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"allowedOrigins": ["http://app.example/"]},
+            "switchboard:allowedOrigins.0: 'http://app.example/' is",
+        ),
+        ({"allowedOrigins": "http://app.example"}, "allowed: a list of origins such as http://192.168"),
+        ({"allowedOrigins": ["*"]}, "switchboard:allowedOrigins.0: '*' is not a browser's origin"),
+        (
+            {"allowedHosts": ["http://tunnel.example"]},
+            "switchboard:allowedHosts.0: 'http://tunnel.example' is",
+        ),
+        ({"allowedHosts": ["tunnel.example:443"]}, "'tunnel.example:443' is not the name of a host"),
+        ({"allowedHosts": ["*.example"]}, "'*.example' is not the name of a host"),
+        ({"allowedHosts": "tunnel.example"}, "allowed: a list of names such as host.docker.internal"),
+        (
+            {"allowedOrigins": ["http://app.example"], "keys": [KEY]},
+            "allowedOrigins: http://app.example is there, and so are keys; allowed: no allowedOrigins",
+        ),
+    ],
+)
+def test_bad_origins_and_hosts_are_refused(checkout: Path, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(checkout, agents=ECHO, **values)
+    assert words in str(refused.value)
 
 
 def test_the_projects_schema_is_the_configs() -> None:

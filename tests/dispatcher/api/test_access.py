@@ -47,6 +47,9 @@ def test_every_action_is_that_of_a_route(tmp_path):
     [
         ("POST", "/start", Asked(Action.start)),
         ("POST", "/v1/public/echo/start", Asked(Action.start, "echo")),
+        ("PATCH", "/api/offer", Asked(Action.start)),
+        ("GET", "/v1/organizations/o/services/echo/sessions/s", Asked(Action.show, "echo", "s")),
+        ("POST", "/v1/organizations/o/services", Asked(Action.operate)),
         ("GET", "/sessions/s", Asked(Action.show, None, "s")),
         ("DELETE", "/v1/agents/echo/sessions/s", Asked(Action.stop, "echo", "s")),
         ("GET", "/v1/sessions/s/events", Asked(Action.follow, None, "s")),

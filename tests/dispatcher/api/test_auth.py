@@ -26,7 +26,17 @@ from tests.dispatcher.harness import START_OF_TIME, Deployment, deployment
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": ""}, 403),
         ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 200),
-        ({"Host": "localhost:9000", "Origin": "http://localhost:9001"}, 403),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:5173"}, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "https://127.0.0.1:8443"}, 200),
+        ({"Origin": "http://[::1]:5173"}, 200),
+        ({"Host": "evil.example", "Origin": "http://localhost:5173"}, 403),
+        ({"Origin": "http://localhost.evil.example:5173"}, 403),
+        ({"Origin": "http://127.0.0.1.evil.example"}, 403),
+        ({"Origin": "http://localhost@evil.example"}, 403),
+        ({"Origin": "http://evil.example@localhost"}, 403),
+        ({"Origin": "file://localhost"}, 403),
+        ({"Origin": "http://192.168.1.20:5173"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Host": "[::1"}, 403),
@@ -42,6 +52,51 @@ def test_only_our_own_names_and_our_own_pages_may_call(tmp_path, headers, status
                 answer = await running.http.post(path, headers=headers)
                 assert (answer.status_code == 403) == (status == 403)
             assert bool(running.provider.specs) == (status == 200)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "host.docker.internal:7860"}, 200),
+        ({"Host": "a-tunnel.example", "Origin": "https://a-tunnel.example"}, 200),
+        ({"Host": "another.a-tunnel.example"}, 403),
+        ({"Origin": "http://192.168.1.20:5173"}, 200),
+        ({"Host": "a-tunnel.example", "Origin": "http://192.168.1.20:5173"}, 200),
+        ({"Origin": "http://192.168.1.20:5174"}, 403),
+        ({"Origin": "http://a-tunnel.example"}, 403),
+    ],
+)
+def test_named_hosts_and_origins_may_call_without_a_key(tmp_path, headers, status):
+    async def run():
+        named = {
+            "allowed_hosts": ("host.docker.internal", "a-tunnel.example"),
+            "allowed_origins": ("http://192.168.1.20:5173",),
+        }
+        async with deployment(tmp_path, **named) as running:
+            answer = await running.http.post("/start", headers=headers)
+            assert answer.status_code == status
+            assert bool(running.provider.specs) == (status == 200)
+
+    asyncio.run(run())
+
+
+def test_with_keys_pages_of_this_machine_need_a_keys_origins(tmp_path):
+    async def run():
+        async with keyed(tmp_path) as running:
+            headers = {"Origin": "http://localhost:5173", **bearer("page")}
+            assert (await running.http.post("/start", headers=headers)).status_code == 403
+
+    asyncio.run(run())
+
+
+def test_a_named_host_is_one_for_pages_with_a_key_too(tmp_path):
+    async def run():
+        async with keyed(tmp_path, allowed_hosts=("voice.example",)) as running:
+            for host, status in (("voice.example", 200), ("evil.example", 403)):
+                headers = {"Host": host, "Origin": f"https://{host}", **bearer("page")}
+                assert (await running.http.post("/start", headers=headers)).status_code == status
 
     asyncio.run(run())
 
@@ -359,7 +414,7 @@ def test_a_machines_token_is_good_for_nothing_but_its_channel(tmp_path):
 def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             events = f"/v1/sessions/{session}/events"
             assert (await running.http.get(f"{events}?after=0&token={token}")).json()["sessionId"] == session
             for refused in (
@@ -376,7 +431,7 @@ def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
 def test_timelines_say_which_key_it_was(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             await running.http.delete(f"/sessions/{session}", headers=bearer("root"))
             events = (await running.http.get(f"/v1/sessions/{session}/events", headers=bearer(token))).json()
             by = {event["event"]: event["by"] for event in events["events"]}

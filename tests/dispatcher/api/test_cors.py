@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.dispatcher.api.test_auth import OTHER_SITE, SITE, bearer, keyed, start
+from tests.dispatcher.api.test_auth import OTHER_SITE, SECRETS, SITE, bearer, entry, keyed, start
 from tests.dispatcher.harness import deployment
 
 ASKS = {
@@ -46,9 +46,50 @@ def test_a_preflight_is_answered_for_the_sites_of_public_keys(tmp_path, origin, 
     asyncio.run(run())
 
 
-def test_without_public_keys_no_other_site_is_answered(tmp_path):
+@pytest.mark.parametrize(
+    ("origin", "method", "path", "status"),
+    [
+        ("http://localhost:5173", "POST", "/start", 204),
+        ("http://127.0.0.1:3000", "PATCH", "/sessions/x/api/offer", 204),
+        ("https://[::1]:5173", "POST", "/sessions/x/files", 204),
+        ("http://localhost:5173", "GET", "/v1/sessions", 403),
+        ("http://localhost:5173", "GET", "/metrics", 403),
+        (SITE, "POST", "/start", 403),
+        ("null", "POST", "/start", 403),
+    ],
+)
+def test_without_keys_a_preflight_is_answered_for_pages_of_this_machine(
+    tmp_path, origin, method, path, status
+):
     async def run():
         async with deployment(tmp_path) as running:
+            headers = ASKS | {"Origin": origin, "Access-Control-Request-Method": method}
+            answer = await running.http.options(path, headers=headers)
+            assert answer.status_code == status
+            assert answer.headers.get("access-control-allow-origin") == (origin if status == 204 else None)
+
+    asyncio.run(run())
+
+
+def test_without_keys_a_page_of_this_machine_reads_its_answers(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            page = await running.http.post("/start", headers={"Origin": "http://localhost:5173"})
+            assert page.status_code == 200
+            assert page.headers["access-control-allow-origin"] == "http://localhost:5173"
+            own = await running.http.post("/start", headers={"Origin": running.url})
+            assert own.status_code == 200
+            assert "access-control-allow-origin" not in own.headers
+            # A cache must not give one page's answer to another's.
+            assert page.headers["vary"] == own.headers["vary"] == "Origin"
+
+    asyncio.run(run())
+
+
+def test_without_public_keys_no_other_site_is_answered(tmp_path):
+    async def run():
+        keys = (entry("backend", "start"),)
+        async with deployment(tmp_path, keys=keys, key=SECRETS["backend"]) as running:
             answer = await running.http.options("/start", headers=ASKS | {"Origin": SITE})
             assert answer.status_code == 403
             own = await running.http.post("/start", headers={"Origin": running.url})
@@ -93,7 +134,7 @@ def test_keys_are_used_from_their_own_sites_alone(tmp_path):
 def test_a_page_can_go_on_with_a_session_that_a_backend_started(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "backend")).values()
+            session, token, _ = (await start(running, "backend")).values()
             headers = bearer(token) | {"Origin": SITE}
             answer = await running.http.get(f"/sessions/{session}", headers=headers)
             assert answer.headers["access-control-allow-origin"] == SITE
@@ -110,7 +151,7 @@ def test_a_page_can_go_on_with_a_session_that_a_backend_started(tmp_path):
 def test_what_a_bot_says_of_origins_is_not_passed_on(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            session, token = (await start(running, "page")).values()
+            session, token, _ = (await start(running, "page")).values()
             machine = await running.machine_of(session)
             await machine.hello("waiting")
             call = asyncio.create_task(

@@ -1,6 +1,7 @@
 """A session over HTTP: its state, its calls, its end."""
 
 import asyncio
+import base64
 import uuid
 
 import pytest
@@ -147,11 +148,12 @@ def test_a_held_call_ends_with_the_reason_when_the_bot_fails(tmp_path):
                 protocol.Ended(reason="invalid_bot", message=message, detail="Traceback…", exit_code=1)
             )
             answer = await calling
-            assert (answer.status_code, answer.json()["info"]) == (502, message)
+            assert answer.status_code == 502
+            assert (answer.json()["code"], answer.json()["info"]) == ("invalid_bot", message)
             failed = await running.session(session_id)
             assert (failed["state"], failed["detail"], failed["exitCode"]) == ("failed", "Traceback…", 1)
             late = await running.http.post(path, json=offer)
-            assert (late.status_code, late.json()["info"]) == (410, message)
+            assert (late.status_code, late.json()) == (502, answer.json())
 
     asyncio.run(run())
 
@@ -310,5 +312,31 @@ def test_a_method_that_is_not_served_is_told_which_are(tmp_path, method, path, a
             assert answer.status_code == 405
             assert set(answer.headers["allow"].split(", ")) == allowed
             assert answer.headers["content-type"] == "application/problem+json"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("files", 1_900_000, 200),
+        ("files", 2 * 1024 * 1024 + 1, 413),
+        ("other", 1_900_000, 413),
+    ],
+)
+def test_an_upload_may_be_larger_than_other_calls(tmp_path, path, size, status):
+    async def run():
+        async with deployment(tmp_path) as running:
+            started = await running.start()
+            session_id = started["sessionId"]
+            assert started["fileUploadUrl"] == f"/sessions/{session_id}/files"
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            url = f"/sessions/{session_id}/{path}"
+            calling = asyncio.create_task(running.http.post(url, content=b"x" * size))
+            if status == 200:
+                request = await machine.answer({"name": "x"})
+                assert (request.path, len(base64.b64decode(request.body))) == ("files", size)
+            assert (await calling).status_code == status
 
     asyncio.run(run())

@@ -25,7 +25,7 @@ def test_the_answer_names_the_session_and_its_machine_was_asked_for(tmp_path):
         async with deployment(tmp_path) as running:
             started = await running.start()
             spec = running.provider.specs[f"m-{started['sessionId']}"]
-            assert started.keys() == {"sessionId", "sessionToken"}
+            assert started.keys() == {"sessionId", "sessionToken", "fileUploadUrl"}
             assert spec.bot_file == "bot/agents/echo.py"
             assert (await running.session(started["sessionId"]))["state"] == "starting"
 

@@ -1,5 +1,6 @@
 // A site of somebody else's, on another origin than the dispatcher: Pipecat's JavaScript client as it comes from npm,
-// used as its documentation does. It knows the address of `/start` and a public key, and nothing else of Switchboard.
+// used as its documentation does. It knows the address of `/start`, a public key where one is needed, and nothing else of
+// Switchboard.
 import { PipecatClient } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport, WavMediaManager } from "@pipecat-ai/small-webrtc-transport";
 
@@ -27,11 +28,32 @@ window.site = {
     try {
       told.ready = await client.startBotAndConnect({
         endpoint,
-        headers: new Headers({ Authorization: `Bearer ${key}` }),
+        headers: new Headers(key ? { Authorization: `Bearer ${key}` } : {}),
         requestData: { transport: "webrtc" },
       });
     } catch (error) {
       told.error = { message: error.message, status: error.status };
+      await client.disconnect();
+    }
+    return told;
+  },
+  /** Connects as the development runner's examples do: with an offer, and no start before it. */
+  async connect(endpoint) {
+    const told = { ready: null, error: null };
+    client = new PipecatClient({
+      transport: new SmallWebRTCTransport({ mediaManager: new WavMediaManager() }),
+      callbacks: {
+        onTrackStarted: (track, participant) => {
+          if (participant?.local) return;
+          audio.srcObject = new MediaStream([track]);
+          void audio.play();
+        },
+      },
+    });
+    try {
+      told.ready = await client.connect({ webrtcRequestParams: { endpoint } });
+    } catch (error) {
+      told.error = error.message;
       await client.disconnect();
     }
     return told;

@@ -1,0 +1,183 @@
+"""A session's files: what its client uploads for the bot, and what the bot leaves for its client.
+
+As Pipecat's development runner has them. Uploads go into the storage of the bot file's
+`create_file_storage()`, or into a directory of the session; the bot finds them through
+`runner_args.file_storage`. All that was uploaded is deleted when the session ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import mimetypes
+import shutil
+import sys
+import tempfile
+import urllib.parse
+import uuid
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from bot.loader import loaded_module
+from bot.logs import logger
+from bot.outcome import InvalidBot, describe
+from bot.problems import Problem, json_response
+from bot.protocol import Request, Response
+
+FILES_PATH = "files"
+
+MAX_UPLOADS = 100
+"""Of one session; the directory keeps the last ten of them, which is the development runner's default."""
+
+_DELETE_SECONDS = 1.0
+"""For deleting them all, at a storage that may be somewhere else."""
+
+
+class Files:
+    """The files of one session. `storage` is None where uploads are switched off.
+
+    Args:
+        directory: Where the session may keep files, for as long as it lives.
+    """
+
+    def __init__(self, storage: Any, directory: Path) -> None:
+        self.storage = storage
+        self._directory = directory
+        self._downloads = directory / "downloads"
+        self._urls: list[str] = []
+        self._count = 0
+
+    @classmethod
+    def of(cls, bot_file: Path) -> Files:
+        """The files of a session of this bot, which is loaded.
+
+        Raises:
+            InvalidBot: its `create_file_storage()` raised, or is not synchronous.
+        """
+        # A name of its own: on some hosts machines share the place.
+        directory = Path(tempfile.gettempdir()) / f"session-files-{uuid.uuid4().hex}"
+        files = cls(_storage(loaded_module(bot_file), directory / "uploads"), directory)
+        runner = sys.modules.get("pipecat.runner.run")
+        if runner is not None and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
+            # What the bot gets from `runner_downloads_folder()`.
+            files._downloads.mkdir(parents=True, exist_ok=True)
+            runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
+        return files
+
+    def takes(self, request: Request) -> bool:
+        """Whether the request is about files."""
+        path, method = request.path.strip("/"), request.method.upper()
+        return (path == FILES_PATH and method == "POST") or (
+            path.startswith(f"{FILES_PATH}/") and method in ("GET", "HEAD")
+        )
+
+    async def call(self, request: Request) -> Response:
+        """Save what is uploaded, or give what the bot left.
+
+        Raises:
+            Problem: the request, or the storage, is at fault.
+        """
+        return await (self._save(request) if request.method.upper() == "POST" else self._give(request))
+
+    async def close(self) -> None:
+        """Delete what was uploaded."""
+        deleting = asyncio.create_task(self._delete())
+        _, late = await asyncio.wait({deleting}, timeout=_DELETE_SECONDS)
+        if late:
+            deleting.cancel()
+            logger.warning(f"{len(self._urls)} uploaded files were not deleted in {_DELETE_SECONDS:g} s")
+
+    async def _save(self, request: Request) -> Response:
+        if self.storage is None:
+            raise Problem(503, "no-uploads", "This bot takes no files: it has no file storage.")
+        if self._count >= MAX_UPLOADS:
+            text = f"The session has uploaded {self._count} files; allowed are {MAX_UPLOADS}."
+            raise Problem(429, "too-many-files", text)
+        name, contents, kind = _file_of(request)
+        self._count += 1
+        try:
+            url = await self.storage.save(name, contents)
+        except Exception as error:
+            logger.opt(exception=error).error("an upload could not be saved")
+            raise Problem(500, "not-saved", "The file could not be saved; the bot's log says why.") from error
+        self._urls.append(url)
+        kind = mimetypes.guess_type(name, strict=False)[0] or kind or "application/octet-stream"
+        # RTVI's File, which the client sends back in a message.
+        described = {"name": name, "source": {"type": "url", "url": url}, "format": kind}
+        return json_response(request.id, 200, described)
+
+    async def _give(self, request: Request) -> Response:
+        name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
+        folder = self._downloads.resolve()
+        file = (folder / name).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
+        contents = await asyncio.to_thread(file.read_bytes)
+        quoted = urllib.parse.quote(file.name)
+        return Response(
+            id=request.id,
+            status=200,
+            headers=(
+                ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
+                # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
+                ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
+                ("x-content-type-options", "nosniff"),
+            ),
+            body=base64.b64encode(contents).decode(),
+        )
+
+    async def _delete(self) -> None:
+        while self._urls:
+            url = self._urls.pop()
+            try:
+                await self.storage.delete(url)
+            except Exception as error:  # noqa: BLE001 - the others are still to be deleted
+                logger.opt(exception=error).warning(f"the uploaded file {url} could not be deleted")
+        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+
+def _storage(module: Any, directory: Path) -> Any:
+    factory = getattr(module, "create_file_storage", None)
+    if factory is None:
+        try:
+            from pipecat.utils.file_storage import LocalFileStorage
+        except ImportError:  # an older Pipecat, whose bots know of no files
+            return None
+        return LocalFileStorage(str(directory))
+    try:
+        storage = factory()
+    except Exception as error:
+        raise InvalidBot(f"`create_file_storage()` of the bot file raised {describe(error)}") from error
+    if inspect.iscoroutine(storage):
+        storage.close()
+        raise InvalidBot("`create_file_storage()` of the bot file is async: it must return the storage.")
+    return storage
+
+
+def _file_of(request: Request) -> tuple[str, bytes, str]:
+    """Name, contents and media type of the field `file` of a form (RFC 7578)."""
+    header = Message()
+    header["content-type"] = dict(request.headers).get("content-type", "")
+    boundary = header.get_param("boundary")
+    if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
+        given = header["content-type"][:80]
+        raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
+    body = b"\r\n" + base64.b64decode(request.body)
+    # What stands before the first boundary and after the last one is nobody's.
+    for part in body.split(b"\r\n--" + boundary.encode("latin-1"))[1:-1]:
+        head, found, contents = part.partition(b"\r\n\r\n")
+        fields = Message()
+        for line in head.decode("utf-8", "replace").splitlines():
+            name, colon, value = line.partition(":")
+            if colon:
+                fields[name.strip()] = value.strip()
+        if found and fields.get_param("name", header="content-disposition") == "file":
+            return _name(fields), contents, fields.get("content-type", "")
+    raise Problem(400, "bad-request", "file: the form has no such field.")
+
+
+def _name(fields: Message) -> str:
+    """The file's own name, without the directories that a client may put before it."""
+    return Path((fields.get_filename() or "").replace("\\", "/")).name

@@ -1,0 +1,119 @@
+"""The answers that Pipecat Cloud's command line reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from dispatcher.api.models import CloudSession
+
+EndState = Literal[
+    "active",
+    "completed",
+    "ended_before_agent_start",
+    "agent_start_timeout",
+    "terminated",
+    "agent_error",
+    "unknown",
+]
+"""How a session stands, in Pipecat Cloud's words."""
+
+
+class Organization(BaseModel):
+    id: str
+    name: str
+    verboseName: str
+
+
+class Organizations(BaseModel):
+    organizations: list[Organization]
+
+
+class Service(BaseModel):
+    """An agent as Pipecat Cloud's command line reads it. It is its own deployment."""
+
+    name: str
+    region: str
+    """Its placements, with commas."""
+    desiredDeploymentId: str
+    activeDeploymentId: str
+    reconciledDeploymentId: str
+    createdAt: str
+    """Since when this dispatcher runs with it."""
+    updatedAt: str
+
+
+class ListedService(Service):
+    id: str
+    organizationId: str
+    deletedAt: None
+
+
+class Services(BaseModel):
+    services: list[ListedService]
+
+
+class Scaling(BaseModel):
+    minReplicas: int
+    maxReplicas: int
+    """The agent's `maxSessions`."""
+
+
+class Resources(BaseModel):
+    cpu: str
+    memory: str
+
+
+class DeploymentSpec(BaseModel):
+    image: str
+    """The bot file, where machines are processes."""
+    autoScaling: Scaling
+    resources: Resources
+    maxSessionDurationSeconds: int
+
+
+class Manifest(BaseModel):
+    spec: DeploymentSpec
+
+
+class ServiceDeployment(BaseModel):
+    id: str
+    serviceId: str
+    manifest: Manifest
+    createdAt: str
+    updatedAt: str
+
+
+class ServiceStatus(Service):
+    ready: bool
+    available: bool
+    activeDeploymentReady: bool
+    activeSessionCount: int
+    autoScaling: Scaling
+    resources: Resources
+    deployment: ServiceDeployment
+
+
+class ServiceAnswer(BaseModel):
+    body: ServiceStatus
+
+
+class ServiceSession(CloudSession):
+    endState: EndState
+    resourceMetrics: None
+
+
+class ServiceSessions(BaseModel):
+    total_count: int
+    """Counted no further than 10,000 sessions behind the page."""
+    sessions: list[ServiceSession]
+
+
+class LogLine(BaseModel):
+    timestamp: str
+    log: str
+
+
+class LogLines(BaseModel):
+    logs: list[LogLine]

@@ -1,0 +1,225 @@
+"""The read commands of Pipecat Cloud's command line, with `PIPECAT_API_HOST` naming this dispatcher.
+
+`agent list`, `status`, `sessions`, `logs` and `stop`, and `organizations list`: views of what other routes
+have. Agents come from the deployment's settings, so what creates or changes one is not served.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from dispatcher.api.access import ORGANIZATION
+from dispatcher.api.auth import caller_of
+from dispatcher.api.cloud_models import (
+    EndState,
+    LogLines,
+    Organizations,
+    ServiceAnswer,
+    Services,
+    ServiceSession,
+    ServiceSessions,
+)
+from dispatcher.api.lists import COUNTED_AHEAD, OWNER, Limit, Offset, common
+from dispatcher.api.models import Stopped
+from dispatcher.api.openapi import problems
+from dispatcher.api.times import iso, maybe_iso
+from dispatcher.clock import Clock
+from dispatcher.sessions.errors import UnknownAgent
+from dispatcher.sessions.lifecycle import LIVE, OVER, Session
+from dispatcher.sessions.listing import Filter
+from dispatcher.sessions.service import SessionService
+from dispatcher.settings import AgentSettings
+from dispatcher.store.store import Store
+
+REASONS: dict[EndState, tuple[str, ...]] = {
+    "completed": ("completed",),
+    "terminated": ("stopped", "max_duration", "idle_timeout"),
+    "ended_before_agent_start": ("abandoned", "no_client"),
+    "agent_start_timeout": ("start_timeout", "queue_timeout"),
+    "agent_error": (
+        *("bot_error", "invalid_bot", "never_ready"),
+        *("machine_killed", "machine_exited", "machine_lost"),
+    ),
+}
+"""Pipecat Cloud's word for an end → our reasons. `active` has none yet, and all others are `unknown`."""
+
+_NAMED = tuple(reason for reasons in REASONS.values() for reason in reasons)
+
+COUNTED_SESSIONS = 100_001
+"""One more than the `maxSessions` that an agent may have."""
+
+LOGGED_SESSIONS = 20
+"""How many of an agent's last sessions `logs` tells of, where it names none."""
+
+LogLimit = Annotated[int, Query(ge=1, le=1000, description="How many lines at most.")]
+
+
+def router(service: SessionService, store: Store, clock: Clock) -> APIRouter:
+    """`/v1/organizations` and below. A deployment has one owner, which any organization's name stands for."""
+    routes = APIRouter()
+    # An agent is as old as the settings that name it, as far as this dispatcher knows.
+    since = iso(clock.now())
+
+    def known(agent: str) -> AgentSettings:
+        if agent not in service.agents:
+            raise UnknownAgent(f"There is no agent '{agent}'; allowed: {', '.join(service.agents)}.")
+        return service.agents[agent]
+
+    def listed(name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "region": ",".join(service.placements_of(name)),
+            **dict.fromkeys(("desiredDeploymentId", "activeDeploymentId", "reconciledDeploymentId"), name),
+            "createdAt": since,
+            "updatedAt": since,
+        }
+
+    @routes.get(f"{ORGANIZATION}/services", response_model=Services)
+    async def services(request: Request, organization: str, region: str | None = None) -> JSONResponse:
+        """The agents, as `agent list` shows them. `region` names a placement."""
+        seen = caller_of(request).agents or frozenset(service.agents)
+        shown = [
+            listed(name) | {"id": name, "organizationId": OWNER, "deletedAt": None}
+            for name in service.agents
+            if name in seen and region in (None, *service.placements_of(name))
+        ]
+        return JSONResponse({"services": shown})
+
+    @routes.get(f"{ORGANIZATION}/services/{{agent}}", response_model=ServiceAnswer, responses=problems(404))
+    async def service_status(agent: str, organization: str) -> JSONResponse:
+        """An agent, as `agent status` shows it."""
+        settings = known(agent)
+        active = await store.count_sessions(Filter(agent, LIVE), COUNTED_SESSIONS)
+        scaling = {"minReplicas": 0, "maxReplicas": settings.max_sessions}
+        resources = {"cpu": f"{settings.cpu:g}", "memory": f"{settings.memory_mb}Mi"}
+        spec = {
+            # Where machines are processes, the bot file is what runs.
+            "image": settings.image or str(settings.bot),
+            "autoScaling": scaling,
+            "resources": resources,
+            "maxSessionDurationSeconds": round(settings.max_duration_seconds),
+        }
+        body = listed(agent) | {
+            "ready": not service.draining,
+            "available": not service.draining,
+            "activeDeploymentReady": not service.draining,
+            "activeSessionCount": active,
+            "autoScaling": scaling,
+            "resources": resources,
+            "deployment": {
+                "id": agent,
+                "serviceId": agent,
+                "manifest": {"spec": spec},
+                "createdAt": since,
+                "updatedAt": since,
+            },
+        }
+        return JSONResponse({"body": body})
+
+    @routes.get(
+        f"{ORGANIZATION}/services/{{agent}}/sessions", response_model=ServiceSessions, responses=problems(404)
+    )
+    async def sessions(
+        agent: str,
+        organization: str,
+        limit: Limit = 100,
+        offset: Offset = 0,
+        endState: EndState | None = None,
+    ) -> JSONResponse:
+        """An agent's sessions, newest first, as `agent sessions` shows them."""
+        known(agent)
+        wanted = _filter(agent, endState)
+        found = await store.list_sessions(wanted, None, limit, offset)
+        total = await store.count_sessions(wanted, offset + limit + COUNTED_AHEAD)
+        return JSONResponse({"total_count": total, "sessions": [_described(one) for one in found]})
+
+    @routes.get(
+        f"{ORGANIZATION}/services/{{agent}}/sessions/{{session_id}}",
+        response_model=ServiceSession,
+        responses=problems(404),
+    )
+    async def session(agent: str, session_id: str, organization: str) -> JSONResponse:
+        """A session, as `agent sessions --id` shows it."""
+        return JSONResponse(_described(await service.get(session_id, agent)))
+
+    @routes.delete(
+        f"{ORGANIZATION}/services/{{agent}}/sessions/{{session_id}}",
+        response_model=Stopped,
+        responses=problems(404),
+    )
+    async def stop(agent: str, session_id: str, organization: str, request: Request) -> JSONResponse:
+        """End a session, as `agent stop` does."""
+        await service.stop(session_id, caller_of(request).by, agent)
+        return JSONResponse({"status": "terminated", "session_id": session_id})
+
+    @routes.get(f"{ORGANIZATION}/services/{{agent}}/logs", response_model=LogLines, responses=problems(404))
+    async def logs(
+        agent: str,
+        organization: str,
+        limit: LogLimit = 100,
+        sessionId: str | None = None,
+        deploymentId: str | None = None,
+    ) -> JSONResponse:
+        """The timelines of an agent's last sessions, or of one, as `agent logs` shows them: oldest first."""
+        known(agent)
+        if deploymentId not in (None, agent):
+            return JSONResponse({"logs": []})
+        if sessionId is not None:
+            told = [await service.get(sessionId, agent)]
+        else:
+            told = await store.list_sessions(Filter(agent), None, LOGGED_SESSIONS)
+        lines = [line for one in told for line in await _lines(store, one)]
+        lines.sort(key=lambda line: line["timestamp"])
+        return JSONResponse({"logs": lines[-limit:]})
+
+    @routes.get("/v1/organizations", response_model=Organizations)
+    async def organizations() -> JSONResponse:
+        """The one organization that there is, as `organizations list` shows it."""
+        return JSONResponse(
+            {"organizations": [{"id": OWNER, "name": OWNER, "verboseName": OWNER.capitalize()}]}
+        )
+
+    return routes
+
+
+def _filter(agent: str, end_state: EndState | None) -> Filter:
+    match end_state:
+        case None:
+            return Filter(agent)
+        case "active":
+            return Filter(agent, LIVE)
+        case "unknown":
+            return Filter(agent, OVER, other_reasons=_NAMED)
+        case _:
+            return Filter(agent, OVER, reasons=REASONS[end_state])
+
+
+def _end_state(session: Session) -> EndState:
+    if not session.over:
+        return "active"
+    for state, reasons in REASONS.items():
+        if session.reason in reasons:
+            return state
+    return "unknown"
+
+
+def _described(session: Session) -> dict[str, Any]:
+    return common(session) | {
+        # The command line reads it of every session, in a list too.
+        "endedAt": maybe_iso(session.ended_at),
+        "endState": _end_state(session),
+        "resourceMetrics": None,
+    }
+
+
+async def _lines(store: Store, session: Session) -> list[dict[str, str]]:
+    """A session's timeline as lines of a log, each with the level that the command line filters by."""
+    lines = []
+    for event in await store.events(session.id):
+        level = "ERROR" if event.kind == "failed" else "INFO"
+        line = f"{level} {session.id} {event.kind}: {event.message}"
+        lines.append({"timestamp": iso(event.at), "log": line})
+    return lines

@@ -1,0 +1,185 @@
+"""Files that clients upload for a bot, and that a bot leaves for its client."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bot.files import MAX_UPLOADS
+from bot.protocol import Ended, Hello, Request, Response, Stop
+from tests.bot.dispatcher import PATIENCE, Dispatcher, assignment, dispatcher, machine
+
+DAILY = assignment("daily", room_url="https://x.daily.co/r", token="room-token")
+"""A session that needs no client's offer."""
+
+PICTURE = bytes(range(256)) * 100 + b"\r\n--\r\n\r\n"
+
+
+async def call(
+    served: Dispatcher, method: str, path: str, headers: Any = (), body: bytes = b"", number: int = 0
+) -> tuple[int, dict[str, str], bytes]:
+    request = Request(
+        id=f"{method} {path} {number}",
+        method=method,
+        path=path,
+        headers=tuple(headers),
+        body=base64.b64encode(body).decode(),
+    )
+    await served.send(request)
+    answer = await served.wait_for(Response, lambda message: message.id == request.id)
+    return answer.status, dict(answer.headers), base64.b64decode(answer.body)
+
+
+async def upload(
+    served: Dispatcher, name: str = "cat.png", contents: bytes = PICTURE, field: str = "file", number: int = 0
+) -> tuple[int, dict[str, Any]]:
+    """Send the form that an HTTP client makes."""
+    form = httpx.Request("POST", "http://x/files", files={field: (name, contents)}, data={"more": "text"})
+    status, _, body = await call(
+        served, "POST", "files", form.headers.multi_items(), form.read(), number=number
+    )
+    return status, json.loads(body)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def temporary(directory: Path) -> dict[str, str]:
+    (directory / "tmp").mkdir()
+    return {"TMPDIR": str(directory / "tmp")}
+
+
+def test_the_bot_reads_what_its_client_uploads_until_the_session_ends(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "reads_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
+        ):
+            await served.wait_for(Hello)
+            status, file = await upload(served, "C:\\pictures\\cat.png")
+            assert (status, file["name"], file["format"]) == (200, "cat.png", "image/png")
+            assert file["source"]["type"] == "url"
+            (tmp_path / "url").write_text(file["source"]["url"])
+            await until((tmp_path / "read").exists)
+            assert (tmp_path / "read").read_bytes() == PICTURE
+            await served.send(Stop(message="enough"))
+            await served.wait_for(Ended)
+            assert await run.exit_code() == 0
+        assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
+
+    asyncio.run(scenario())
+
+
+def test_a_bots_own_storage_takes_uploads_and_is_emptied_at_the_end(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "stores_files.py", served.url, DAILY) as run,
+        ):
+            await served.wait_for(Hello)
+            status, file = await upload(served, "notes.unknown")
+            assert (status, file["source"]["url"]) == (200, "shelf://notes.unknown")
+            assert file["format"] == "application/octet-stream"
+            assert (tmp_path / "shelf-notes.unknown").read_bytes() == PICTURE
+            await served.send(Stop(message="enough"))
+            await served.wait_for(Ended)
+            assert await run.exit_code() == 0
+        assert not (tmp_path / "shelf-notes.unknown").exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason", "words"),
+    [
+        ("return None", "stopped", ""),
+        (
+            "raise KeyError('BUCKET')",
+            "invalid_bot",
+            "of the bot file raised KeyError",
+        ),
+    ],
+)
+def test_a_bot_may_have_no_storage_and_a_broken_one_is_said_to_be(tmp_path, returned, reason, words):
+    bot = tmp_path / "own.py"
+    waiting = "import asyncio\nasync def bot(runner_args):\n    await asyncio.sleep(3600)\n"
+    bot.write_text(f"{waiting}def create_file_storage():\n    {returned}\n")
+
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, str(bot), served.url, DAILY):
+            await served.wait_for(Hello)
+            if reason == "stopped":
+                status, problem = await upload(served)
+                assert (status, problem["code"]) == (503, "no-uploads")
+                await served.send(Stop(message="enough"))
+            ended = await served.wait_for(Ended)
+            assert ended.reason == reason
+            assert words in ended.message
+
+    asyncio.run(scenario())
+
+
+def test_uploads_are_refused_when_malformed_or_too_many(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            status, _, body = await call(served, "POST", "files", [("content-type", "text/plain")], b"hi")
+            assert (status, json.loads(body)["code"]) == (400, "bad-request")
+            assert "allowed is multipart/form-data, not 'text/plain'" in json.loads(body)["detail"]
+            status, problem = await upload(served, field="picture", number=1000)
+            assert (status, problem["detail"]) == (400, "file: the form has no such field.")
+            for number in range(1, MAX_UPLOADS + 1):
+                status, _ = await upload(served, contents=b"x", number=number)
+                assert status == 200
+            status, problem = await upload(served, number=MAX_UPLOADS + 1)
+            assert (status, problem["code"]) == (429, "too-many-files")
+
+    asyncio.run(scenario())
+
+
+def test_a_client_gets_what_the_bot_leaves_in_the_downloads_folder(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, "leaves_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
+        ):
+            await served.wait_for(Hello)
+            await until((tmp_path / "left").exists)
+            status, headers, body = await call(served, "GET", "files/report.txt")
+            assert (status, body) == (200, b"all is well")
+            assert headers["content-type"] == "text/plain"
+            assert headers["content-disposition"] == "attachment; filename*=UTF-8''report.txt"
+            for path in ("files/none.txt", "files/../../left", "files//etc/passwd", "files/."):
+                status, _, body = await call(served, "GET", path)
+                assert (status, json.loads(body)["code"]) == (404, "no-such-file"), path
+            await served.send(Stop(message="enough"))
+            await served.wait_for(Ended)
+            assert await run.exit_code() == 0
+        assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
+
+    asyncio.run(scenario())
+
+
+def test_a_bots_own_route_for_files_is_its_own(tmp_path):
+    bot = tmp_path / "own.py"
+    bot.write_text(
+        "import asyncio\n"
+        "from pipecatcloud_system import app\n"
+        "@app.post('/files')\n"
+        "async def mine():\n    return {'mine': True}\n"
+        "async def bot(runner_args):\n    await asyncio.sleep(3600)\n"
+    )
+
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, str(bot), served.url, DAILY):
+            await served.wait_for(Hello)
+            assert await upload(served) == (200, {"mine": True})
+
+    asyncio.run(scenario())
