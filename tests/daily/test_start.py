@@ -306,19 +306,6 @@ def test_a_machine_that_is_there_before_its_room_is_told_when_that_is_there(tmp_
     asyncio.run(run())
 
 
-def test_a_machine_of_an_older_version_is_not_told_of_its_room(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("booting", protocol=protocol.ROOM_OPEN_SINCE - 1)
-            await running.in_phase(session_id, "booting")
-            await running.http.delete(f"/sessions/{session_id}")
-            assert isinstance(await machine.receive(), protocol.Stop)
-
-    asyncio.run(run())
-
-
 def test_a_large_body_takes_room_and_token_over_the_channel(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
