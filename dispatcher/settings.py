@@ -45,6 +45,7 @@ SECRET_SETTINGS = frozenset(
 """Never written down: what is signed or asked with, and the URL that may have a password in it."""
 
 TransportName = Literal["webrtc", "daily"]
+DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -92,6 +93,9 @@ class AgentSettings(BaseModel):
     what was tested."""
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
     """The transports that a client may ask for; the first is the default."""
+    daily_allowed_properties: tuple[DailyProperty, ...] = ()
+    """What a start request's `dailyRoomProperties` may have besides what anybody may ask for: recording and
+    dial-out cost extra on the account, and `exp` closes the room before its session's end."""
     cpu: float = Field(default=1.0, gt=0, le=64)
     """vCPUs of one machine."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)

@@ -18,6 +18,7 @@ from dispatcher.keys import KeyRate, Keys, KeyScope, KeySettings
 from dispatcher.settings import (
     AgentName,
     AgentSettings,
+    DailyProperty,
     LogFormat,
     LogLevel,
     Settings,
@@ -292,6 +293,8 @@ def _description(location: Sequence[int | str]) -> str:
         return "a list of names of environment variables"
     if name == "transports":
         return f"a list of at least one of {', '.join(get_args(TransportName))}"
+    if name == "dailyAllowedProperties":
+        return f"a list of any of {', '.join(get_args(DailyProperty))}"
     model = AgentSettings if key == "agents" else StackConfig
     for field_name, field in model.model_fields.items():
         if name not in (field_name, field.alias):

@@ -204,10 +204,10 @@ def test_what_is_not_signed_is_not_parsed(tmp_path):
         DEEP,
     ],
 )
-def test_a_signed_message_that_is_no_event_is_refused(tmp_path, body):
+def test_message_is_answered_and_ignored_when_signed_and_no_event(tmp_path, body):
     async def run():
         async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            assert (await tell(running, body, signed(running, body))).status_code == 400
+            assert (await tell(running, body, signed(running, body))).status_code == 200
 
     asyncio.run(run())
 
@@ -221,12 +221,33 @@ def test_a_message_has_a_limit(tmp_path):
     asyncio.run(run())
 
 
-def test_without_a_secret_there_are_no_webhooks(tmp_path):
+@pytest.mark.parametrize("test", [b'{"test":"test"}', b'{"type":"test"}', b"", DEEP])
+def test_test_message_is_answered_when_there_is_no_secret(tmp_path, test):
+    async def run():
+        async with with_daily(tmp_path) as (running, _):
+            answer = await running.http.post(PATH, content=test)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+    asyncio.run(run())
+
+
+def test_event_is_refused_when_there_is_no_secret(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, _):
+            body = event(str(uuid.uuid4()))
+            answer = await tell(running, body, signed(running, body))
+            assert answer.status_code == 404
+            assert "daily_webhook_secret is not set" in answer.json()["detail"]
+
+    asyncio.run(run())
+
+
+def test_no_webhooks_are_taken_without_rooms_at_daily(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
             answer = await running.http.post(PATH, content=b'{"test":"test"}')
             assert answer.status_code == 404
-            assert "daily_webhook_secret is not set" in answer.json()["detail"]
+            assert "daily_api_key is not set" in answer.json()["detail"]
 
     asyncio.run(run())
 
