@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan refresh smoke daily-webhook test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ refresh: setup ## compare the state with what is really there
 
 smoke: setup ## run one real session of a stack that is up; AGENT=… names another than the default one
 	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
+
+daily-webhook: setup ## bring a stack up, and create or update its webhook at Daily
+	@$(RUN) -m stacks.daily_webhook --stack '$(STACK)'
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) style

@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
     start, before the session is written."""
     daily_webhook_secret: SecretStr | None = None
-    """What Daily signs its webhooks with, in base64, as it gives it. Without it they are not taken."""
+    """What Daily signs its webhooks with, in base64; by default it follows from the API key."""
     daily_api_url: str = "https://api.daily.co/v1"
     """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)

@@ -5,6 +5,7 @@
     ├── SetupError            something that a step needs is missing or failed
     ├── EngineError           no Pulumi engine could be found, installed or built; or its run failed
     │   └── LockedError       somebody else's run holds the stack
+    ├── WebhookError          Daily does not take a stack's webhook
     ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
@@ -39,6 +40,10 @@ class LockedError(EngineError):
 
 class ProcessError(StackError):
     """The dispatcher's process did not start or did not stop: the text ends with its log's tail."""
+
+
+class WebhookError(StackError):
+    """Daily does not take a stack's webhook: the text has its words, and what to do."""
 
 
 class SmokeError(StackError):

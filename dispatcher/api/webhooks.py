@@ -10,7 +10,7 @@ from dispatcher.api.bodies import read_body
 from dispatcher.api.models import Status
 from dispatcher.api.openapi import problems
 from dispatcher.sessions.hints import Hints
-from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged, NoSecret
+from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged
 
 MAX_BYTES = 64 * 1024
 """Of one message; Daily's events have some hundred bytes."""
@@ -42,8 +42,6 @@ def router(webhooks: DailyWebhooks | None, hints: Hints) -> APIRouter:
             event = webhooks.read(body, request.headers)
         except Forged as forged:
             raise HTTPException(401, str(forged)) from forged
-        except NoSecret as missing:
-            raise HTTPException(404, str(missing)) from missing
         if event is not None:
             hints.about_room(event.session_id, event.message, is_end=event.is_end)
         return Status(status="ok")

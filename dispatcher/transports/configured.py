@@ -69,10 +69,11 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
 
 
 def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
-    """What reads Daily's webhooks, where there are rooms at Daily, or a secret of a webhook."""
-    secret = settings.daily_webhook_secret
-    if settings.daily_api_key is None and secret is None:
+    """What reads Daily's webhooks, where there are rooms at Daily."""
+    if settings.daily_api_key is None:
         return None
-    from dispatcher.transports.daily_webhooks import DailyWebhooks
+    from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret
 
-    return DailyWebhooks(None if secret is None else secret.get_secret_value(), clock)
+    secret = settings.daily_webhook_secret
+    given = None if secret is None else secret.get_secret_value()
+    return DailyWebhooks(given or derived_secret(settings.daily_api_key.get_secret_value()), clock)

@@ -3,8 +3,7 @@
 Each comes with `X-Webhook-Timestamp` and `X-Webhook-Signature`: the HMAC-SHA256 of `<timestamp>.<body>`
 under the webhook's secret, in base64, as is the secret itself. Before Daily creates or updates a webhook it
 sends a test and wants a 200. What a test looks like may change: whatever is signed and is no event is
-answered and ignored, as is the published test whether it is signed or not. Without a secret, which a
-webhook may be created before, all but events are: to answer those with 200 would lose them unseen.
+answered and ignored, as is the published test whether it is signed or not.
 """
 
 from __future__ import annotations
@@ -50,10 +49,6 @@ SENTENCES = {
 """The events that tell us anything; the others are answered and forgotten."""
 
 
-class NoSecret(Exception):
-    """There is no secret to check an event with."""
-
-
 class Forged(Exception):
     """The message is not Daily's, or not of just now; the text says which, for the person who set it up."""
 
@@ -69,15 +64,20 @@ class RoomEvent:
     """Whether nobody is in the room any more."""
 
 
+def derived_secret(api_key: str) -> str:
+    """The secret of a domain's webhook where none is set, in base64: whoever has the API key can make it."""
+    return base64.b64encode(hmac.digest(api_key.encode(), b"switchboard: webhook", "sha256")).decode()
+
+
 class DailyWebhooks:
     """Reads webhooks.
 
     Args:
-        secret: The webhook's `hmac`, in base64; None while there is none.
+        secret: The webhook's `hmac`, in base64.
     """
 
-    def __init__(self, secret: str | None, clock: Clock) -> None:
-        self._secret = None if secret is None else base64.b64decode(secret)
+    def __init__(self, secret: str, clock: Clock) -> None:
+        self._secret = base64.b64decode(secret)
         self._clock = clock
         self._seen: OrderedDict[str, None] = OrderedDict()
 
@@ -85,16 +85,11 @@ class DailyWebhooks:
         """The event of a message; None for one that says nothing about a session of ours, or says it again.
 
         Raises:
-            NoSecret: it is an event, and nobody can say whether it is Daily's.
             Forged: the message is not Daily's, or not of just now.
         """
         if _is_test(body):
             return None
-        if self._secret is None:
-            if _read(body) is not None:
-                raise NoSecret("No events are taken here: daily_webhook_secret is not set.")
-            return None
-        self._authenticate(self._secret, body, headers)
+        self._authenticate(body, headers)
         read = _read(body)
         if read is None:
             return None
@@ -106,12 +101,12 @@ class DailyWebhooks:
             self._seen.popitem(last=False)
         return event
 
-    def _authenticate(self, secret: bytes, body: bytes, headers: Mapping[str, str]) -> None:
+    def _authenticate(self, body: bytes, headers: Mapping[str, str]) -> None:
         timestamp, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
         if not timestamp or not signature:
             raise Forged(f"{TIMESTAMP} and {SIGNATURE} are needed.")
         signed = timestamp.encode() + b"." + body
-        expected = base64.b64encode(hmac.digest(secret, signed, "sha256"))
+        expected = base64.b64encode(hmac.digest(self._secret, signed, "sha256"))
         if not hmac.compare_digest(expected, signature.encode()):
             raise Forged("The signature is not that of the webhook's secret.")
         if not (timestamp.isascii() and timestamp.isdigit()):

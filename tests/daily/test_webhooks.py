@@ -8,6 +8,8 @@ import uuid
 
 import pytest
 
+from dispatcher.transports.daily_webhooks import derived_secret
+from tests.daily.fake import API_KEY
 from tests.daily.harness import room_of, with_daily
 from tests.dispatcher.harness import Deployment, deployment
 
@@ -221,23 +223,17 @@ def test_a_message_has_a_limit(tmp_path):
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("test", [b'{"test":"test"}', b'{"type":"test"}', b"", DEEP])
-def test_test_message_is_answered_when_there_is_no_secret(tmp_path, test):
+def test_secret_follows_from_api_key_when_none_is_set(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, _):
-            answer = await running.http.post(PATH, content=test)
-            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-
-    asyncio.run(run())
-
-
-def test_event_is_refused_when_there_is_no_secret(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, _):
-            body = event(str(uuid.uuid4()))
-            answer = await tell(running, body, signed(running, body))
-            assert answer.status_code == 404
-            assert "daily_webhook_secret is not set" in answer.json()["detail"]
+            test = await running.http.post(PATH, content=b'{"test":"test"}')
+            assert (test.status_code, test.json()) == (200, {"status": "ok"})
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            body = event(session_id)
+            assert (await tell(running, body, signed(running, body))).status_code == 401
+            headers = signed(running, body, secret=derived_secret(API_KEY))
+            assert (await tell(running, body, headers)).status_code == 200
+            assert "room-event" in await events_of(running, session_id)
 
     asyncio.run(run())
 
