@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from stacks import smoke_daily
 from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
@@ -174,6 +175,7 @@ def _smoke(options: argparse.Namespace) -> None:
     prices = outputs["prices"].value if "prices" in outputs else {}
     price = Price.from_shown(prices[joined.agent]) if joined.agent in prices else None
     say(summary(joined, price))
+    smoke_daily.check_stack(driver, url, say)
 
 
 if __name__ == "__main__":

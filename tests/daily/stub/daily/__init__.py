@@ -7,10 +7,12 @@ then the completion with the error). `DAILY_STUB_URL` is where the fake is serve
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 import urllib.parse
@@ -103,7 +105,7 @@ class CallClient:
 
     def __init__(self, event_handler: Any = None) -> None:
         self._handler = event_handler
-        self._connection: http.client.HTTPConnection | None = None
+        self._held: socket.socket | None = None
         self._others: dict[str, Any] = {}
 
     def join(
@@ -118,9 +120,10 @@ class CallClient:
         threading.Thread(target=self._attend, args=(body, completion), daemon=True).start()
 
     def leave(self, completion: Any = None) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.sock is not None:
-            connection.sock.close()
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
         _complete(completion)
 
     def release(self) -> None:
@@ -149,26 +152,24 @@ class CallClient:
     def _attend(self, body: str, completion: Any) -> None:
         at = urllib.parse.urlsplit(os.environ["DAILY_STUB_URL"])
         connection = http.client.HTTPConnection(at.hostname or "", at.port)
+        connection.connect()
+        held = connection.sock
         connection.request("POST", "/join", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        first = json.loads(answer.readline())
-        if "refused" in first:
-            self._tell("on_call_state_updated", "leaving")
-            self._tell("on_call_state_updated", "left")
-            completion(None, first["refused"])
-            return
-        self._connection = connection
-        self._tell("on_call_state_updated", "joined")
-        local = {"id": first["id"], "info": {"isLocal": True}}
-        completion({"participants": {"local": local}, "meetingSession": {"id": "meeting"}}, None)
-        while self._connection is connection:
-            try:
-                line = answer.readline()
-            except (OSError, ValueError, AttributeError, http.client.HTTPException):
+        with contextlib.closing(held), connection.getresponse() as answer:
+            first = json.loads(answer.readline())
+            if "refused" in first:
+                self._tell("on_call_state_updated", "leaving")
+                self._tell("on_call_state_updated", "left")
+                completion(None, first["refused"])
                 return
-            if not line:
-                return
-            self._happened(**json.loads(line))
+            self._held = held
+            self._tell("on_call_state_updated", "joined")
+            local = {"id": first["id"], "info": {"isLocal": True}}
+            completion({"participants": {"local": local}, "meetingSession": {"id": "meeting"}}, None)
+            # A call that is left ends the connection, and with it this.
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                while line := answer.readline():
+                    self._happened(**json.loads(line))
 
     def _happened(self, event: str, id: str = "") -> None:
         participant = {"id": id, "info": {"isLocal": False, "userName": ""}, "media": {}}
@@ -180,7 +181,7 @@ class CallClient:
                 del self._others[id]
                 self._tell("on_participant_left", participant, "leftCall")
             case "ejected":
-                self._connection = None
+                self._held = None
                 self._tell("on_error", "ejected")
                 self._tell("on_call_state_updated", "leaving")
                 self._tell("on_call_state_updated", "left")
