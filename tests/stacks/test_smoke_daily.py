@@ -12,12 +12,14 @@ import pytest
 
 from dispatcher.clock import SystemClock
 from dispatcher.transports.daily_webhooks import derived_secret
+from stacks import smoke_daily
 from stacks.errors import SmokeError
-from stacks.smoke_daily import Account, Limits, check
+from stacks.smoke_daily import Account, Limits, check, check_stack
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import KEYS, agents
 from tests.dispatcher.harness import ManualClock, deployment
 from tests.served import served
+from tests.stacks.test_daily_webhook import Stack
 
 STUB = Path(__file__).parents[1] / "daily" / "stub"
 LIMITS = Limits(join=20, event=20, short_exp=2)
@@ -87,6 +89,17 @@ def test_account_is_refused_by_check_that_fails(tmp_path, monkeypatch, state, do
     assert said[what].startswith("FAILED")
     assert words in said[what]
     assert daily.rooms == {}
+
+
+@pytest.mark.parametrize(("transports", "is_checked"), [(["webrtc"], False), (["daily"], True)])
+def test_stack_is_checked_when_it_has_rooms_at_daily(monkeypatch, transports, is_checked):
+    monkeypatch.setenv("DAILY_API_KEY", API_KEY)
+    asked: list[tuple[Account, str]] = []
+    monkeypatch.setattr(smoke_daily, "check", lambda account, url, _out: asked.append((account, url)))
+    check_stack(Stack("https://voice.example", transports), "https://voice.example", print)  # type: ignore[arg-type]
+    secret = derived_secret(API_KEY)
+    expected = Account(API_KEY, "acme", None, "https://api.daily.co/v1", secret)
+    assert asked == ([(expected, "https://voice.example")] if is_checked else [])
 
 
 def test_joins_are_not_checked_without_daily_python(tmp_path, monkeypatch):
