@@ -40,8 +40,9 @@ class RoomEvents:
         # "Error joining <URL>: …", or "Time out joining <URL>" of older releases. Other errors before
         # `on_joined`, such as that of a transcription, leave the bot in its room.
         text = str(error)
-        if not self._joined and "joining" in text.partition(transport.room_url)[0]:
-            self._listener.join_refused(text.partition(f"{transport.room_url}: ")[2] or text)
+        before, url, words = text.partition(transport.room_url)
+        if not self._joined and url and "joining" in before:
+            self._listener.join_refused(words.removeprefix(": ") or text)
 
     async def _on_before_leave(self, _transport: Any) -> None:
         self._leaving = True
