@@ -171,7 +171,7 @@ def test_session_ends_when_bot_is_put_out_of_its_room(tmp_path):
         assert record["message"].startswith("Daily ended the bot's call")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("daily") is None, reason="daily-python has no wheel here")
+@pytest.mark.skipif(importlib.util.find_spec("daily") is None, reason="daily-python is not installed")
 def test_join_is_refused_in_words_of_daily_python(tmp_path):
     with stack(tmp_path) as running:
         body = {"proxy": f"http://127.0.0.1:{free_port()}"}
