@@ -20,7 +20,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke key test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan drift refresh smoke key daily-webhook test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ key: setup ## make a key for callers: NAME=… [SCOPE=… AGENT=… ORIGIN=… P
 	@$(RUN) -m dispatcher new-key '$(NAME)' $(call each,--scope,SCOPE) $(call each,--agent,AGENT) \
 		$(call each,--origin,ORIGIN) $(call each,--per-second,PER_SECOND) $(call each,--burst,BURST) \
 		$(call each,--days,DAYS)
+
+daily-webhook: setup ## bring a stack up, and create or update its webhook at Daily
+	@$(RUN) -m stacks.daily_webhook --stack '$(STACK)'
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) style

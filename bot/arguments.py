@@ -19,7 +19,6 @@ from bot.protocol import (
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     PROTOCOL_VERSION,
-    ROOM_OPEN_SINCE,
     TRACEPARENT_VARIABLE,
     Assignment,
     IceServer,
@@ -91,8 +90,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.protocol <= PROTOCOL_VERSION:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    is_told_of_room = parsed.room_url is not None and parsed.protocol >= ROOM_OPEN_SINCE
-    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed), is_told_of_room)
+    has_room = parsed.room_url is not None
+    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed), is_told_of_room=has_room)
 
 
 def read_variables(environment: MutableMapping[str, str]) -> Variables:

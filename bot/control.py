@@ -25,7 +25,8 @@ from bot.logs import logger
 from bot.outcome import Outcome
 from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
 from bot.protocol import (
-    ROOM_OPEN_SINCE,
+    JOIN_REFUSED_SINCE,
+    PROTOCOL_VERSION,
     Acknowledge,
     Assign,
     Assignment,
@@ -113,6 +114,7 @@ class Control:
         self._requested: Outcome | None = None
         self._outcome: Outcome | None = None
         self._unreportable = False
+        self._protocol = PROTOCOL_VERSION
         self._left = threading.Event()
         self._exit_code = 0
 
@@ -172,8 +174,7 @@ class Control:
     def received(self, message: FromDispatcher) -> None:
         match message:
             case Welcome(protocol=protocol):
-                if protocol < ROOM_OPEN_SINCE:
-                    self._commands.room_open()
+                self._protocol = protocol
                 self._set_timing("connected", self._clock.milliseconds())
                 # Also after a reconnect: the last word is repeated until it is on record.
                 self._say_ended()
@@ -298,8 +299,12 @@ class Control:
         self._loop.call_later(self._limits.acknowledge, self._leave, outcome.exit_code)
 
     def _say_ended(self) -> None:
-        if self._outcome is not None and self._channel.connected:
-            self._channel.send(self._outcome.to_message())
+        if self._outcome is None or not self._channel.connected:
+            return
+        ended = self._outcome.to_message()
+        if ended.reason == "join_refused" and self._protocol < JOIN_REFUSED_SINCE:
+            ended = ended.model_copy(update={"reason": "bot_error"})
+        self._channel.send(ended)
 
     def _leave(self, code: int) -> None:
         if self._left.is_set():

@@ -29,6 +29,8 @@ class PipelineObserver(BaseObserver):
     Args:
         now: Seconds of a clock that nobody sets, in which everything is measured.
         wall: Unix seconds, the clock of Pipecat's own frame times.
+        tells_client: Whether the client's arrival is told by its frame. Not where the transport's events
+            tell it: the frame may come after the client has left again.
     """
 
     def __init__(
@@ -36,11 +38,14 @@ class PipelineObserver(BaseObserver):
         listener: Listener,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        *,
+        tells_client: bool = True,
     ) -> None:
         super().__init__(observe_every_push=False)
         self._listener = listener
         self._now = now
         self._wall = wall
+        self._tells_client = tells_client
         self._client_at: float | None = None
         self._user_stopped_at: float | None = None
         self._spoke = False
@@ -70,7 +75,8 @@ class PipelineObserver(BaseObserver):
     def _client_connected(self, _frame: Frame) -> None:
         if self._client_at is None:
             self._client_at = self._now()
-        self._listener.client_here()
+        if self._tells_client:
+            self._listener.client_here()
 
     def _user_started(self, _frame: Frame) -> None:
         self._user_stopped_at = None

@@ -11,6 +11,17 @@ from bot.protocol import Ended, EndReason
 
 _MESSAGE_CHARACTERS = 500
 _DETAIL_CHARACTERS = 8000
+NO_CARD = (
+    "Daily lets nobody join a room of an account without a payment method, though it makes rooms and tokens: "
+    "add a card at https://dashboard.daily.co under Billing. See 'Before the first call' in docs/daily.md."
+)
+REFUSED_JOIN = (
+    "If Daily refuses every join: daily.domainId may not be the id of the API key's domain, with which the "
+    "dispatcher signs tokens (`GET https://api.daily.co/v1/` tells it). See 'Before the first call' in "
+    "docs/daily.md."
+)
+"""What to do about a refused join, for the session's detail."""
+
 _OURS = Path(__file__).resolve().parent
 
 
@@ -73,6 +84,25 @@ def exited(code: object, otherwise: Outcome, errors: str) -> Outcome:
     if code is None or code == 0:
         return otherwise
     return Outcome("bot_error", f"The bot called sys.exit({code!r}).", errors)
+
+
+def join_refused(words: str) -> Outcome:
+    """The room's service did not let the bot in.
+
+    Args:
+        words: Its own.
+    """
+    advice = NO_CARD if "missing-payment-method" in words else REFUSED_JOIN
+    return Outcome("join_refused", f"Daily refused the bot's join: {_sentence(words)}", advice)
+
+
+def removed_from_room() -> Outcome:
+    """The room's service ended the bot's call."""
+    return Outcome(
+        "bot_error",
+        "Daily ended the bot's call: the bot was ejected, its room was deleted or closed, or its connection "
+        "was lost for good.",
+    )
 
 
 def stopped(message: str = "The session was stopped.") -> Outcome:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
-from bot import protocol
+from bot import outcome, protocol
+from bot.outcome import Outcome
 from bot.protocol import FromMachine, Latency, Phase
 
 
@@ -31,10 +33,12 @@ class Progress:
 
     Args:
         in_room: Whether the bot is ready only once it is in a room (Daily), not with its pipeline alone.
+        end: Ends the session with this outcome.
     """
 
-    def __init__(self, report: Report, *, in_room: bool) -> None:
+    def __init__(self, report: Report, *, in_room: bool, end: Callable[[Outcome], None]) -> None:
         self._report = report
+        self._end = end
         self._missing = {"pipeline", "room"} if in_room else {"pipeline"}
         self._client = False
         self.started = False
@@ -51,6 +55,12 @@ class Progress:
 
     def bot_in_room(self) -> None:
         self._reach("room")
+
+    def join_refused(self, words: str) -> None:
+        self._end(outcome.join_refused(words))
+
+    def removed_from_room(self) -> None:
+        self._end(outcome.removed_from_room())
 
     def client_here(self) -> None:
         self.started = True

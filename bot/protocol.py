@@ -26,14 +26,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
 one after the other, and a session outlives a deployment: each side works with the version before its own and
 with the one after. The older side passes over what it does not know of the newer one; the newer side, which
 learns the other's version from `hello` or `welcome`, asks of it nothing that it cannot know."""
 
-ROOM_OPEN_SINCE = 2
-"""The version from which on a machine that was started with a room waits for `room-open`."""
+JOIN_REFUSED_SINCE = 3
+"""The version from which on a dispatcher knows the reason `join_refused`."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
@@ -54,9 +54,12 @@ Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "a
 imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet),
 `ready` (pipeline started), `active` (a client is connected), `ending`."""
 
-EndReason = Literal["completed", "stopped", "max_duration", "bot_error", "invalid_bot", "never_ready"]
+EndReason = Literal[
+    "completed", "stopped", "max_duration", "bot_error", "invalid_bot", "never_ready", "join_refused"
+]
 """Why a machine ended: the bot returned; it was told to stop; its time was up; it raised; its file could
-not be imported or has no `async def bot(runner_args)`; it returned before its pipeline had started."""
+not be imported or has no `async def bot(runner_args)`; it returned before its pipeline had started; it was
+not let into its room."""
 
 
 class Message(BaseModel):

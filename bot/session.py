@@ -75,6 +75,7 @@ class Session:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._files: Files | None = None
+        self._cut_short: Outcome | None = None
 
     def returned(self) -> Outcome:
         """How it ends if the bot returns now."""
@@ -121,7 +122,8 @@ class Session:
         if not serving.done():
             await self._wind_down(serving)
         stopping.cancel()
-        result = _result(serving, self._grace)
+        # Also of a bot that returned by itself after that.
+        result = self._cut_short or _result(serving, self._grace)
         await self._hang_up(result)
         return result
 
@@ -147,7 +149,8 @@ class Session:
             return invalid.outcome
 
     async def _prepare_and_run(self, assignment: Assignment) -> Outcome:
-        self._progress = Progress(self._report, in_room=assignment.transport in _TRANSPORTS_WITH_A_ROOM)
+        in_room = assignment.transport in _TRANSPORTS_WITH_A_ROOM
+        self._progress = Progress(self._report, in_room=in_room, end=self._cut)
         if assignment.transport == WEBRTC:
             await self._transport_loaded
             self._accept_offers(assignment, self._progress)
@@ -206,6 +209,12 @@ class Session:
             logger.opt(exception=error).error("the bot raised")
             return outcome.raised(error)
         return self.returned()
+
+    def _cut(self, result: Outcome) -> None:
+        """End the session with this outcome; the first one counts."""
+        if self._cut_short is None and not self._stopping.is_set():
+            self._cut_short = result
+            self._stopping.set()
 
     async def _wind_down(self, serving: asyncio.Task[Outcome]) -> None:
         """Let the bot end as Pipecat ends one; cancel its task only if that does not do it."""

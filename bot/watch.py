@@ -18,7 +18,19 @@ class Listener(Protocol):
 
     def bot_in_room(self) -> None: ...
 
+    def join_refused(self, words: str) -> None:
+        """The room's service did not let the bot in, in its own words."""
+        ...
+
+    def removed_from_room(self) -> None:
+        """The bot was in its room, and is out of it for good without having left."""
+        ...
+
     def client_here(self) -> None: ...
+
+    def client_gone(self) -> None:
+        """No client is there any more; one may come back."""
+        ...
 
     def bot_spoke(self) -> None: ...
 
@@ -65,10 +77,12 @@ class Watch:
         # A bridged worker is fed by another one's pipeline: it has no client of its own.
         if self._worker is not None or worker.bridged:
             return
+        from bot import daily
         from bot.observe import PipelineObserver
 
         self._worker = worker
-        worker.add_observer(PipelineObserver(self._listener))
+        has_room = daily.attach(worker, self._listener)
+        worker.add_observer(PipelineObserver(self._listener, tells_client=not has_room))
 
 
 _current: Watch | None = None

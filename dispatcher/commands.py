@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
+from dispatcher.clock import SystemClock
 from dispatcher.limits import LimitedProtocol
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.lifecycle import End
@@ -25,6 +26,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
 from dispatcher.telemetry import export, logs
+from dispatcher.transports.configured import check_daily
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def serve(settings: Settings) -> int:
     """Serve until told to exit; gives the exit status.
 
     Raises:
-        Unusable: the port, the directory or the database.
+        Unusable: the port, the directory, the database, or the Daily domain.
         InvalidExport: an `OTEL_…` variable.
     """
     _raise_descriptor_limit()
@@ -58,6 +60,8 @@ def serve(settings: Settings) -> int:
             dispatcher = build(settings)
         # Before the server does it, which would tell of a failure with a traceback.
         asyncio.run(_open_store(dispatcher))
+        if wrong := asyncio.run(check_daily(settings, SystemClock())):
+            raise Unusable(wrong)
         server = Server(
             uvicorn.Config(
                 dispatcher.app,

@@ -112,7 +112,7 @@ class Core:
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
         keeping = asyncio.create_task(self.lease.run())
-        others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run)]
+        others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run, self.rooms.check)]
         try:
             yield
         finally:

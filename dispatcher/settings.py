@@ -46,6 +46,7 @@ SECRET_SETTINGS = frozenset(
 """Never written down: what is signed or asked with, and the URL that may have a password in it."""
 
 TransportName = Literal["webrtc", "daily"]
+DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -95,6 +96,9 @@ class AgentSettings(BaseModel):
     what was tested."""
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
     """The transports that a client may ask for; the first is the default."""
+    daily_allowed_properties: tuple[DailyProperty, ...] = ()
+    """What a start request's `dailyRoomProperties` may have besides what anybody may ask for: recording and
+    dial-out cost extra on the account, and `exp` closes the room before its session's end."""
     cpu: float = Field(default=1.0, gt=0, le=64)
     """vCPUs of one machine."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)
@@ -194,7 +198,7 @@ class Settings(BaseSettings):
     """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
     start, before the session is written."""
     daily_webhook_secret: SecretStr | None = None
-    """What Daily signs its webhooks with, in base64, as it gives it. Without it they are not taken."""
+    """What Daily signs its webhooks with, in base64; by default it follows from the API key."""
     daily_api_url: str = "https://api.daily.co/v1"
     """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)

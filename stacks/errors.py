@@ -7,6 +7,7 @@
     │   └── LockedError       somebody else's run holds the stack
     ├── ChangesError          a plan has changes where none were expected; exit status 7
     ├── LossError             data or calls would go, and nobody has said that they may
+    ├── WebhookError          Daily does not take a stack's webhook
     ├── SmokeError            a deployed stack's session did not go as it should
     └── ProcessError          the dispatcher's process would not start, or would not stop
 
@@ -55,6 +56,10 @@ class ChangesError(StackError):
 
     # As of `pulumi preview --expect-no-changes`: https://www.pulumi.com/docs/iac/cli/exit-codes/
     status = 7
+
+
+class WebhookError(StackError):
+    """Daily does not take a stack's webhook: the text has its words, and what to do."""
 
 
 class SmokeError(StackError):

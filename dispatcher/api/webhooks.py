@@ -10,7 +10,7 @@ from dispatcher.api.bodies import read_body
 from dispatcher.api.models import Status
 from dispatcher.api.openapi import problems
 from dispatcher.sessions.hints import Hints
-from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged, Unreadable
+from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged
 
 MAX_BYTES = 64 * 1024
 """Of one message; Daily's events have some hundred bytes."""
@@ -36,14 +36,12 @@ def router(webhooks: DailyWebhooks | None, hints: Hints) -> APIRouter:
     @routes.post("/webhooks/daily", summary="Take a webhook of Daily's", **_DESCRIBED)
     async def daily(request: Request) -> Status:
         if webhooks is None:
-            raise HTTPException(404, "No webhooks are taken here: daily_webhook_secret is not set.")
+            raise HTTPException(404, "No webhooks are taken here: daily_api_key is not set.")
         body = await read_body(request, MAX_BYTES)
         try:
             event = webhooks.read(body, request.headers)
         except Forged as forged:
             raise HTTPException(401, str(forged)) from forged
-        except Unreadable as unreadable:
-            raise HTTPException(400, str(unreadable)) from unreadable
         if event is not None:
             hints.about_room(event.session_id, event.message, is_end=event.is_end)
         return Status(status="ok")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dispatcher.machines.failover import Abandoned, Faulty
 from dispatcher.machines.provider import NoCapacity, ProviderError, QuotaReached, Throttled, Unreachable
 from dispatcher.sessions.lifecycle import End
-from dispatcher.transports.errors import NoAnswer, RoomError, TooManyCalls
+from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
 
 
 def end_by_provider(error: ProviderError) -> End:
@@ -41,5 +41,7 @@ def end_by_room(error: RoomError) -> End:
             return End("room_throttled", message, str(error), retry_after=error.retry_after)
         case NoAnswer():
             return End("room_unreachable", "The service that has the rooms did not answer.", str(error))
+        case Refused(caller_fault=fault) if fault:
+            return End("room_rejected", f"The session's room could not be created. {fault}", str(error))
         case _:
             return End("room_rejected", "The session's room could not be created.", str(error))

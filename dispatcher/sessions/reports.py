@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bot.protocol import (
-    ROOM_OPEN_SINCE,
     Acknowledge,
     Assign,
     ClientConnected,
@@ -178,7 +177,7 @@ async def _brief(session: lifecycle.Session, hello: Hello, connection: Connectio
         await _say(connection, Stop(message=session.message or "The session is over."))
     elif hello.session_id is None:
         await _say(connection, Assign(assignment=assignment(session)))
-    elif session.room is not None and hello.protocol >= ROOM_OPEN_SINCE:
+    elif session.room is not None:
         await _say(connection, RoomOpen())
 
 

@@ -132,6 +132,10 @@ class Rooms:
             except Exception:
                 log.exception("the rooms could not be looked after")
 
+    async def check(self) -> None:
+        """Check what the rooms come from, until it is known to be right, or cancelled."""
+        await asyncio.gather(*(transport.run() for transport in self._with_rooms.values()))
+
     async def look(self) -> None:
         """Delete the rooms of sessions that are over, if this replica is the reaper.
 

@@ -206,7 +206,7 @@ class Starts:
             allowed = ", ".join(agent.transports)
             raise InvalidRequest(f"transport '{transport}' is not offered by {name}; allowed: {allowed}.")
         try:
-            self._transports[transport].check(start.wanted)
+            self._transports[transport].check(start.wanted, agent.daily_allowed_properties)
         except Unacceptable as refusal:
             raise InvalidRequest(str(refusal)) from refusal
         if not 0 <= start.queue_seconds <= agent.max_queue_seconds:

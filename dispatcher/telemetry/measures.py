@@ -33,6 +33,7 @@ END_REASONS = frozenset(
         "idle_timeout",
         "internal_error",
         "invalid_bot",
+        "join_refused",
         "machine_exited",
         "machine_killed",
         "machine_lost",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 
-RoomAction = Literal["create_room", "get_room", "delete_room", "create_token"]
+RoomAction = Literal["get_domain", "create_room", "get_room", "delete_room", "create_token"]
 
 RoomCallOutcome = Literal["ok", "throttled", "rejected", "unreachable", "faulty", "cancelled"]
 """What came of a call: an answer, an error by its kind (`faulty`: one of ours), or nobody waited any more."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
 from dispatcher.settings import Settings
 from dispatcher.transports.calls import OnRoomCall
+from dispatcher.transports.errors import NoAnswer, TooManyCalls
 from dispatcher.transports.transport import Transport
 from dispatcher.transports.turn import Turn
 from dispatcher.transports.webrtc import WebRTC
@@ -41,6 +43,22 @@ def configured(
     return transports
 
 
+async def check_daily(settings: Settings, clock: Clock) -> str:
+    """Say what is wrong with the settings for Daily; empty if nothing is, or Daily does not answer."""
+    if settings.daily_api_key is None or settings.daily_domain is None:
+        return ""
+    from dispatcher.transports.daily_api import DailyApi
+    from dispatcher.transports.daily_domain import DailyDomain
+
+    api = DailyApi(settings.daily_api_key.get_secret_value(), settings.daily_api_url, clock)
+    domain = DailyDomain(api, settings.daily_domain, settings.daily_domain_id, clock)
+    # No answer: it is asked for again while the dispatcher serves.
+    with contextlib.suppress(NoAnswer, TooManyCalls):
+        await domain.look()
+    await api.close()
+    return domain.wrong
+
+
 def _turn(settings: Settings, clock: Clock) -> Turn | None:
     if settings.turn_secret is None:
         return None
@@ -51,9 +69,11 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
 
 
 def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
-    """What reads Daily's webhooks, if they are taken."""
-    if settings.daily_webhook_secret is None:
+    """What reads Daily's webhooks, where there are rooms at Daily."""
+    if settings.daily_api_key is None:
         return None
-    from dispatcher.transports.daily_webhooks import DailyWebhooks
+    from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret
 
-    return DailyWebhooks(settings.daily_webhook_secret.get_secret_value(), clock)
+    secret = settings.daily_webhook_secret
+    given = None if secret is None else secret.get_secret_value()
+    return DailyWebhooks(given or derived_secret(settings.daily_api_key.get_secret_value()), clock)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import count
 from typing import Any
 
@@ -18,6 +18,7 @@ from dispatcher.clock import Clock
 from dispatcher.tasks import end_tasks
 from dispatcher.transports import daily_properties, daily_tokens
 from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.daily_domain import DailyDomain
 from dispatcher.transports.daily_names import room_name
 from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 from dispatcher.transports.transport import Prepared, Room, Wanted
@@ -44,11 +45,17 @@ class Daily:
         self._domain_id = domain_id
         self.prepare_calls = domain_id is None
         self._clock = clock
+        self._known = DailyDomain(api, domain, domain_id, clock)
 
-    def check(self, wanted: Wanted) -> None:
-        daily_properties.check(wanted.room, wanted.token)
+    async def run(self) -> None:
+        await self._known.run()
+
+    def check(self, wanted: Wanted, allowed: Collection[str] = ()) -> None:
+        daily_properties.check(wanted.room, wanted.token, allowed, self._clock.now())
 
     async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:
+        if self._known.wrong:
+            raise Refused(self._known.wrong, nowhere=True)
         name = room_name(session_id)
         known = {"room_name": name, "exp": math.ceil(until)}
         tokens = [
@@ -72,8 +79,10 @@ class Daily:
         deadline: float,
         confirm: Callable[[], Awaitable[None]],
     ) -> bool:
-        name, exp = room_name(session_id), math.ceil(until)
-        properties = {**room.properties, "exp": exp, "eject_at_room_exp": True}
+        name = room_name(session_id)
+        exp = math.ceil(min(room.properties.get("exp", until), until))
+        # Pipecat's own rooms have no pre-join page either: a caller is in the call with one click.
+        properties = {"enable_prejoin_ui": False, **room.properties, "exp": exp, "eject_at_room_exp": True}
         answered = True
         for attempt in count():
             try:
@@ -83,7 +92,7 @@ class Daily:
                 raise TooManyCalls(str(error), error.retry_after, nowhere=answered) from error
             except Refused as error:
                 # What it says where the name is taken may change: whether it is, the room itself tells.
-                found = await self._taken(name, error, deadline, answered=answered)
+                found = await self._taken(name, _in_words(error, room), deadline, answered=answered)
             except NoAnswer as error:
                 answered = False
                 found = await self._look_up(name, deadline, error, confirm)
@@ -113,7 +122,9 @@ class Daily:
             found, known = None, refusal.nowhere
         if found is None:
             # A call before this one, which was not answered, may still come through.
-            raise Refused(str(refusal), nowhere=known and answered) from refusal
+            raise Refused(
+                str(refusal), nowhere=known and answered, caller_fault=refusal.caller_fault
+            ) from refusal
         return found
 
     async def _look_up(
@@ -135,6 +146,15 @@ class Daily:
         if self._clock.now() + wait >= deadline:
             raise lost
         await self._clock.sleep(wait)
+
+
+def _in_words(refusal: Refused, room: Room) -> Refused:
+    """Name the properties of the start request that the refusal names: a plan may not have them."""
+    named = [f"dailyRoomProperties.{name}" for name in room.properties if name in str(refusal)]
+    if not named:
+        return refusal
+    fault = f"Daily does not take {', '.join(named)}: leave it out, or take a plan of Daily's that has it."
+    return Refused(str(refusal), nowhere=refusal.nowhere, caller_fault=fault)
 
 
 def _verify(found: dict[str, Any], name: str, url: str, exp: int) -> None:

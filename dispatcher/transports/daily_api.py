@@ -1,4 +1,4 @@
-"""Daily's REST API: the four calls that we make, within its rates and our deadlines.
+"""Daily's REST API: the five calls that we make, within its rates and our deadlines.
 
 Errors come as HTTP statuses with a body of `error` (a stable word) and `info` (for people, may change).
 """
@@ -47,6 +47,7 @@ class Request(NamedTuple):
 
 
 REQUESTS: dict[RoomAction, Request] = {
+    "get_domain": Request("other", "GET", gives="domain_id"),
     "create_room": Request("other", "POST"),
     "get_room": Request("other", "GET"),
     "delete_room": Request("delete", "DELETE"),
@@ -97,6 +98,13 @@ class DailyApi:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def domain(self, deadline: float) -> dict[str, Any]:
+        """The domain of the API key: its `domain_name`, `domain_id` and `config`."""
+        found = await self._call("get_domain", "/", deadline)
+        if found is None:
+            raise Refused("Daily answers 404: daily_api_url (daily.apiUrl) is not that of its REST API")
+        return found
 
     async def create_room(
         self,

@@ -1,15 +1,16 @@
 """What a start request may say of its Daily room and of its client's token. Values in, values out.
 
 An allow-list: a property that is not in it is refused by its name. Left out is what would open the room
-(`privacy`, `enable_knocking`), let somebody stay longer than the session (`exp`, `nbf`, every `eject…`), give
-the client the owner's rights (`is_owner`, `permissions`), change which room it is (`room_name`), send media
-or data elsewhere or cost extra on the account (recording, transcription, streaming, buckets, hooks, SIP,
-dial-out). Names and meanings are those of Daily's REST API.
+(`privacy`, `enable_knocking`), let somebody stay longer than the session (`nbf`, every `eject…`), give the
+client the owner's rights (`is_owner`, `permissions`), change which room it is (`room_name`), send media or
+data elsewhere or cost extra on the account (transcription, streaming, buckets, hooks, SIP). Recording,
+dial-out and `exp` an agent's `dailyAllowedProperties` can allow. Names and meanings are those of Daily's
+REST API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -84,6 +85,15 @@ _ROOM: dict[str, TypeAdapter[Any]] = {
     "sfu_switchover": TypeAdapter(Annotated[float, Field(gt=0, le=200)]),
 }
 
+Recording = Literal["cloud", "local", "raw-tracks"]
+
+_ALLOWED_BY_AGENT: dict[str, TypeAdapter[Any]] = {
+    "enable_dialout": _BOOL,
+    "enable_recording": TypeAdapter(Recording),
+    "exp": TypeAdapter(Annotated[float, Field(gt=0)]),
+}
+"""Properties of rooms that an agent's config may allow."""
+
 _TOKEN: dict[str, TypeAdapter[Any]] = {
     "close_tab_on_exit": _BOOL,
     "enable_screenshare": _BOOL,
@@ -95,13 +105,24 @@ _TOKEN: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def check(room: Mapping[str, Any], token: Mapping[str, Any]) -> None:
+def check(room: Mapping[str, Any], token: Mapping[str, Any], by_agent: Collection[str], now: float) -> None:
     """Look at the properties of a start request.
+
+    Args:
+        by_agent: The properties of rooms that the agent's `dailyAllowedProperties` names.
 
     Raises:
         Unacceptable: one of them is not allowed, or its value is not.
     """
-    _check("dailyRoomProperties", room, _ROOM)
+    for name in room:
+        if name in _ALLOWED_BY_AGENT and name not in by_agent:
+            raise Unacceptable(
+                f"dailyRoomProperties.{name} is refused: the agent's dailyAllowedProperties does not have it."
+            )
+    allowed = {name: _ALLOWED_BY_AGENT[name] for name in by_agent}
+    _check("dailyRoomProperties", room, {**_ROOM, **allowed})
+    if "exp" in room and room["exp"] <= now:
+        raise Unacceptable(f"dailyRoomProperties.exp: {room['exp']} has passed; allowed: a later Unix time.")
     _check("dailyMeetingTokenProperties", token, _TOKEN)
 
 

@@ -35,11 +35,16 @@ class NoAnswer(RoomError):
 
 
 class Refused(RoomError):
-    """Permanent: repeating the same call cannot help."""
+    """Permanent: repeating the same call cannot help.
 
-    def __init__(self, message: str, *, nowhere: bool = False) -> None:
+    Attributes:
+        caller_fault: A sentence for the caller where the start request is at fault; not the service's words.
+    """
+
+    def __init__(self, message: str, *, nowhere: bool = False, caller_fault: str = "") -> None:
         super().__init__(message)
         self.nowhere = nowhere
+        self.caller_fault = caller_fault
 
 
 class Unacceptable(Exception):

@@ -6,7 +6,7 @@ elsewhere for the session, a room, is made and deleted later, by transports that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,8 +55,11 @@ class Transport(Protocol):
     prepare_calls: bool
     """Whether `prepare` asks others, who should not be troubled for a start that is refused anyway."""
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, wanted: Wanted, allowed: Collection[str] = ()) -> None:
         """Look at what the start request says.
+
+        Args:
+            allowed: What the agent's operator allows beyond what anybody may ask for.
 
         Raises:
             Unacceptable: it asks for what nobody may have.
@@ -111,6 +114,10 @@ class HasRooms(Protocol):
         Raises:
             RoomError: it may still be there.
         """
+        ...
+
+    async def run(self) -> None:
+        """Check what the rooms come from, until it is known to be right, or cancelled."""
         ...
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from dispatcher.settings import IceServer
@@ -29,7 +29,7 @@ class WebRTC:
         self._turn = turn
         self._ice_servers = tuple(server.model_dump(mode="json", exclude_none=True) for server in ice_servers)
 
-    def check(self, wanted: Wanted) -> None:
+    def check(self, wanted: Wanted, allowed: Collection[str] = ()) -> None:
         """What is said of rooms is for other transports, as on Pipecat Cloud."""
 
     async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:

@@ -144,6 +144,14 @@ class Driver:
             workspace.values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack
         )
 
+    def decrypted_config(self) -> StackConfig:
+        """The config, read by an engine where a value is encrypted."""
+        config, workspace = self.config(), self.workspace
+        if config is not None:
+            return config
+        values = {key: value.value for key, value in self._stack().get_all_config().items()}
+        return parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
+
     def check(self) -> StackConfig | None:
         """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
         self.workspace.refuse_in_clear()

@@ -16,6 +16,7 @@ from stacks.engine.find import find
 from stacks.errors import SmokeError, exit_status
 from stacks.prices import Price
 from stacks.progress import say
+from stacks.smoke import daily_account
 from stacks.smoke.http import KEY_VARIABLE
 from stacks.smoke.run import run, summary
 
@@ -38,6 +39,7 @@ def _smoke(options: argparse.Namespace) -> None:
     prices = outputs["prices"].value if "prices" in outputs else {}
     price = Price.from_shown(prices[joined.agent]) if joined.agent in prices else None
     say(summary(joined, price))
+    daily_account.check_stack(driver, url, say)
 
 
 if __name__ == "__main__":

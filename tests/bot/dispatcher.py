@@ -24,7 +24,6 @@ from bot.protocol import (
     MACHINE_TOKEN_VARIABLE,
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
-    ROOM_OPEN_SINCE,
     Acknowledge,
     Assignment,
     Ended,
@@ -155,8 +154,7 @@ class Dispatcher:
                 message = parse_from_machine(frame)
                 if isinstance(message, Hello):
                     await self.send(Welcome(protocol=self.protocol, heartbeat_seconds=self.heartbeat_seconds))
-                    knows_rooms = self.protocol >= ROOM_OPEN_SINCE and message.session_id is not None
-                    if self.opens_rooms and knows_rooms:
+                    if self.opens_rooms and message.session_id is not None:
                         await self.send(RoomOpen())
                 if isinstance(message, Ended) and self.acknowledges:
                     await self.send(Acknowledge())

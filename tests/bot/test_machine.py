@@ -10,7 +10,6 @@ import pytest
 
 from bot.protocol import (
     PROTOCOL_VERSION,
-    ROOM_OPEN_SINCE,
     Assign,
     ClientConnected,
     Ended,
@@ -285,7 +284,7 @@ open("imported", "w").close()
 """
 
 
-@pytest.mark.parametrize("how", ["is opened", "cannot be told of", "is unknown to an older dispatcher"])
+@pytest.mark.parametrize("how", ["is opened", "cannot be told of"])
 def test_a_bot_joins_its_room_only_when_that_is_there_or_nobody_can_say(tmp_path, how):
     bot_file = tmp_path / "late.py"
     bot_file.write_text(READY_TO_RUN.format(room=BOTS / "room.py"))
@@ -305,11 +304,7 @@ def test_a_bot_joins_its_room_only_when_that_is_there_or_nobody_can_say(tmp_path
                 await served.send(RoomOpen())
             else:
                 await served.stop()
-            if how == "cannot be told of":
                 await until((tmp_path / "joined").exists)
-            if how == "is unknown to an older dispatcher":
-                served.protocol = ROOM_OPEN_SINCE - 1
-            if how != "is opened":
                 await served.start()
             await served.wait_for(ClientConnected)
             (tmp_path / "leave").touch()

@@ -41,8 +41,17 @@ class Listener:
     def bot_in_room(self) -> None:
         self.said.append("room")
 
+    def join_refused(self, words: str) -> None:
+        self.said.append(("refused", words))
+
+    def removed_from_room(self) -> None:
+        self.said.append("removed")
+
     def client_here(self) -> None:
         self.said.append("client")
+
+    def client_gone(self) -> None:
+        self.said.append("gone")
 
     def bot_spoke(self) -> None:
         self.said.append("spoke")
@@ -73,6 +82,15 @@ def watched(*moments: tuple[float, Frame], wall: Callable[[float], float] | None
 
     asyncio.run(scenario())
     return listener.said
+
+
+def test_client_is_not_told_by_its_frame_when_the_transport_tells_it():
+    listener, source = Listener(), IdentityFilter()
+    observer = PipelineObserver(listener, tells_client=False)
+    pushed = FramePushed(source, source, ClientConnectedFrame(), FrameDirection.DOWNSTREAM, 0)
+    asyncio.run(observer.on_push_frame(pushed))
+
+    assert listener.said == []
 
 
 def sound(cls) -> Frame:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bot.outcome import Outcome
 from bot.progress import Progress
 from bot.protocol import LONGEST_MILLISECONDS, FromMachine, Latency, parse_from_machine
 
@@ -32,6 +33,10 @@ class Report:
         self.sent.append(message)
 
 
+def unexpected(outcome: Outcome) -> None:
+    raise AssertionError(f"ended: {outcome}")
+
+
 EVENTS: dict[str, Callable[[Progress], None]] = {
     "pipeline": Progress.pipeline_started,
     "room": Progress.bot_in_room,
@@ -43,7 +48,7 @@ EVENTS: dict[str, Callable[[Progress], None]] = {
 @given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12), st.booleans())
 def test_every_order_of_events_makes_an_orderly_report(events, in_room):
     report = Report()
-    progress = Progress(report, in_room=in_room)
+    progress = Progress(report, in_room=in_room, end=unexpected)
     for event in events:
         EVENTS[event](progress)
 
@@ -63,7 +68,7 @@ def test_every_order_of_events_makes_an_orderly_report(events, in_room):
 
 
 def test_the_error_that_ended_the_pipeline_is_the_one_that_counts():
-    progress = Progress(Report(), in_room=False)
+    progress = Progress(Report(), in_room=False, end=unexpected)
     for error, fatal in [("no key", False), ("hung up", True), ("cancelled", True), ("later", False)]:
         progress.failed(error, fatal=fatal)
 
@@ -75,7 +80,7 @@ def test_the_error_that_ended_the_pipeline_is_the_one_that_counts():
 @example(8 * 86_400_000.0)
 def test_a_latency_is_one_that_the_dispatcher_takes_whatever_the_clocks_did(measured):
     report = Report()
-    Progress(report, in_room=False).latency("turn", measured)
+    Progress(report, in_room=False, end=unexpected).latency("turn", measured)
 
     (latency,) = report.sent
     assert isinstance(latency, Latency)

@@ -266,7 +266,7 @@ class Bot:
         self._become("starting")
         await asyncio.sleep(self._rng.random() * 0.5)
         if self._seat is not None and not self._room.admits(*self._seat):
-            self._finish("bot_error", "The bot is not let into its room.")
+            self._finish("join_refused", "The bot is not let into its room.")
             return
         self._phase = "ready"
         self._say(protocol.Ready(timings=protocol.Timings(ready=1.0)))

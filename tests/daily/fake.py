@@ -1,8 +1,9 @@
 """Daily's REST API as far as we use it: it keeps rooms, counts calls, and fails as it is told to.
 
-Written from Daily's reference: create, get and delete a room, meeting tokens, errors, rate limits, tokens
-that are signed by oneself. Calls and answers are checked against Daily's description of them. It answers as
-an httpx transport, in the place of the network, and as an ASGI app.
+Written from Daily's reference (docs.daily.co, REST API): "Get domain config", "Create a room", "Get room
+config", "Delete a room", "Create a meeting token", "Webhooks", "Rate limits", "Self-signing tokens"; who
+may join is in meetings.py, webhooks are in hooks.py. Calls and answers are checked against Daily's
+description of them. It answers as an httpx transport, in the place of the network, and as an ASGI app.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import httpx
 import jwt
 
 from dispatcher.clock import Clock
+from tests.daily.hooks import Post, Webhooks
+from tests.daily.meetings import Meetings, attend
 from tests.daily.spec import IllFormed, check_answer, check_call
 
 API_KEY = "daily-key-0123456789abcdef-0123456789abcdef"
@@ -91,6 +94,12 @@ class FakeDaily:
     Args:
         seconds: How long an answer takes.
         on_change: Told of a room that was created or deleted.
+        post: Sends webhooks.
+
+    Attributes:
+        card: Whether the account has a payment method: without one nobody joins, and there are no webhooks.
+        paid: Whether its plan lets rooms limit their participants.
+        hipaa: Whether the domain is a HIPAA one, which names its rooms itself.
     """
 
     def __init__(
@@ -99,8 +108,17 @@ class FakeDaily:
         *,
         seconds: Callable[[], float] = lambda: 0.0,
         on_change: Callable[[str, str], None] = lambda what, name: None,
+        post: Post | None = None,
     ) -> None:
+        self.card = self.paid = True
+        self.hipaa = False
+        self.domain_id = DOMAIN_ID
+        self.meetings = Meetings(self)
+        self.webhooks = Webhooks(clock.now, post)
+        self.looks: list[Call] = []
+        """Calls for the domain's configuration."""
         self.calls: list[Call] = []
+        """All others."""
         self.faults: deque[tuple[str, Fault]] = deque()
         """What becomes of the next calls: `("POST /rooms", "lost reply")`; those of other methods pass."""
         self.dark = False
@@ -139,19 +157,32 @@ class FakeDaily:
         """What Daily knows of who comes to a room with this token; None for one whom it turns away."""
         room = self.rooms.get(name)
         try:
-            claims = jwt.decode(token, API_KEY, algorithms=["HS256"], options={"verify_exp": False})
+            claims = self.read_token(token)
         except jwt.InvalidTokenError:
             return None
-        right = room is not None and claims.get("r") == name and claims.get("d") == DOMAIN_ID
-        if not right or claims.get("exp", 0) <= self._clock.now():
+        if room is None or claims.get("room_name") != name or claims.get("exp", 0) <= self._clock.now():
             return None
+        return claims
+
+    def read_token(self, token: str) -> dict[str, Any]:
+        """The properties of a token of this domain. Raises jwt.InvalidTokenError."""
+        claims = jwt.decode(token, API_KEY, algorithms=["HS256"], options={"verify_exp": False})
+        if claims.get("d") != self.domain_id:
+            raise jwt.InvalidTokenError("another domain's")
         names = {claim: name for name, claim in CLAIMS.items()}
         return {names.get(claim, claim): value for claim, value in claims.items()}
+
+    def known(self, name: str) -> dict[str, Any] | None:
+        """A room, even one that has expired."""
+        return self._rooms.get(name)
+
+    def now(self) -> float:
+        return self._clock.now()
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Raises Lost where no answer comes."""
         call = Call(method, path, json.loads(body) if body else None, self._clock.now())
-        self.calls.append(call)
+        (self.looks if path in ("", "/") else self.calls).append(call)
         if self.held is not None:
             await self.held.wait()
         if seconds := self._seconds():
@@ -159,6 +190,10 @@ class FakeDaily:
         fault = self._fault(call)
         if self.dark or fault == "lost request":
             raise Lost
+        if call.path.startswith("/webhooks") and fault is None:
+            answer = self._early(call, headers) or await self._webhook(call)
+            check_answer(call.method, call.path, answer.status, answer.body)
+            return answer
         answer = self._serve(call, headers, fault)
         if fault == "lost reply":
             raise Lost
@@ -176,10 +211,18 @@ class FakeDaily:
         check_answer(call.method, call.path, answer.status, answer.body)
         return answer
 
-    def _answer(self, call: Call, headers: Mapping[str, str], fault: Fault | None) -> Answer:
+    def _early(self, call: Call, headers: Mapping[str, str]) -> Answer | None:
+        """The answer to a call that is not looked at."""
         if headers.get("authorization") != f"Bearer {API_KEY}":
             return _error(401, "authentication-error", "")
-        if fault == "throttled" or self._is_too_early(call.method):
+        if self._is_too_early(call.method):
+            return _error(429, "rate-limit-error", "too many requests")
+        return None
+
+    def _answer(self, call: Call, headers: Mapping[str, str], fault: Fault | None) -> Answer:
+        if early := self._early(call, headers):
+            return early
+        if fault == "throttled":
             return _error(429, "rate-limit-error", "too many requests")
         if fault == "failed":
             return _error(500, "server-error", "")
@@ -210,6 +253,9 @@ class FakeDaily:
             check_call(call.method, call.path, call.body)
         except IllFormed as error:
             return _error(400, "invalid-request-error", str(error))
+        if call.method == "GET" and call.path == "/":
+            config = {"hipaa": self.hipaa, "lang": "en"}
+            return Answer(200, {"domain_name": DOMAIN, "domain_id": self.domain_id, "config": config})
         if call.words == "POST /rooms":
             return self._create(call.body)
         if call.words == "POST /meeting-tokens":
@@ -222,12 +268,37 @@ class FakeDaily:
             return Answer(200, room)
         if call.method == "DELETE":
             del self._rooms[name]
+            self.meetings.put_out(name)
             self._on_change("deleted", name)
             return Answer(200, {"deleted": True, "name": name})
         return _error(404, "not-found", "")
 
+    async def _webhook(self, call: Call) -> Answer:
+        try:
+            check_call(call.method, call.path, call.body)
+        except IllFormed as error:
+            return _error(400, "invalid-request-error", str(error))
+        if not self.card:
+            return _error(403, "forbidden-error", "add a credit card to your account to unlock webhooks")
+        id = call.path.removeprefix("/webhooks").strip("/") or None
+        if id is not None and id not in self.webhooks.all:
+            return _error(404, "not-found", "")
+        if call.method == "GET":
+            return Answer(200, list(self.webhooks.all.values()) if id is None else self.webhooks.all[id])
+        if call.method == "DELETE" and id is not None:
+            del self.webhooks.all[id]
+            return Answer(200, {"deleted": True})
+        saved = await self.webhooks.save(call.body, id)
+        if saved is None:
+            return _error(400, "invalid-request-error", "the webhook url did not return a 200")
+        return Answer(200, saved)
+
     def _create(self, body: dict[str, Any]) -> Answer:
         name, properties = body.get("name") or uuid.uuid4().hex[:20], body.get("properties", {})
+        if self.hipaa and "name" in body:
+            return _error(400, "invalid-request-error", "name is not allowed for HIPAA-compliant domains")
+        if not self.paid and "max_participants" in properties:
+            return _error(400, "invalid-request-error", "max_participants is not available on your plan")
         if name in self.rooms:
             return _error(400, "invalid-request-error", f"a room named {name} already exists")
         if "exp" in properties and properties["exp"] <= self._clock.now():
@@ -246,7 +317,7 @@ class FakeDaily:
 
     def _token(self, properties: dict[str, Any]) -> Answer:
         claims = {CLAIMS[name]: value for name, value in properties.items()}
-        claims |= {"d": DOMAIN_ID, "iat": int(self._clock.now())}
+        claims |= {"d": self.domain_id, "iat": int(self._clock.now())}
         return Answer(200, {"token": jwt.encode(claims, API_KEY, algorithm="HS256")})
 
 
@@ -281,6 +352,9 @@ def app(daily: FakeDaily) -> Callable[..., Any]:
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
+        if scope["path"] == "/join":
+            await attend(daily.meetings, receive, send, json.loads(body))
+            return
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         try:
             answer = await daily.answer(scope["method"], scope["path"].removeprefix("/v1"), headers, body)

@@ -1,24 +1,64 @@
-"""A real dispatcher, real machines as processes, and Daily's API on loopback."""
+"""A real dispatcher, machines as processes, Pipecat's own DailyTransport, and Daily's API on loopback."""
 
+import asyncio
+import contextlib
+import importlib.util
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from bot.protocol import JOIN_REFUSED_SINCE, Ended
 from dispatcher.clock import SystemClock
+from tests.bot.dispatcher import assignment, dispatcher, machine
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import room_of
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import Dispatcher, agent
+from tests.ports import free_port
 from tests.served import served
 
-BOT = Path(__file__).parent / "bots" / "guest.py"
+HERE = Path(__file__).parent
+BOT = HERE / "bots" / "guest.py"
+STUB = str(HERE / "stub")
+
+NO_NETWORK_SECONDS = 60
+"""daily-python gives up a room that it cannot look up after some 20 s."""
 
 
-@pytest.mark.parametrize("padding", [0, 5000], ids=["in arguments", "over the channel"])
-def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding):
-    daily = FakeDaily(SystemClock())
+@dataclass
+class Stack:
+    """A dispatcher, and the fake that it uses."""
+
+    dispatcher: Dispatcher
+    daily: FakeDaily
+    url: str
+    """Where the fake is served."""
+
+    def start(self, **body: Any) -> httpx.Response:
+        content = {"createDailyRoom": True, "body": {"stub": STUB, "daily": self.url, **body}}
+        return httpx.post(f"{self.dispatcher.url}/start", json=content, timeout=130)
+
+    def only_session(self) -> dict[str, Any]:
+        (listed,) = self.dispatcher.request("GET", "/v1/sessions")["sessions"]
+        return self.dispatcher.session(listed["sessionId"])
+
+    @contextlib.contextmanager
+    def client(self, started: dict[str, Any]) -> Iterator[None]:
+        """The session's client is in its room."""
+        body = {"room": room_of(started["sessionId"]), "token": started["dailyToken"]}
+        with httpx.stream("POST", f"{self.url}/join", json=body, timeout=30) as answer:
+            assert "joined" in json.loads(next(answer.iter_lines()))
+            yield
+
+
+@contextlib.contextmanager
+def stack(directory: Path, daily: FakeDaily | None = None, **settings: Any) -> Iterator[Stack]:
+    daily = daily or FakeDaily(SystemClock())
     with served(app(daily)) as url:
         more = {
             "DAILY_API_KEY": API_KEY,
@@ -26,32 +66,116 @@ def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding
             "DAILY_DOMAIN_ID": DOMAIN_ID,
             "DAILY_API_URL": f"{url}/v1",
         }
-        agents = {"guest": agent(BOT, transports=["daily"], startTimeoutSeconds=120)}
-        dispatcher = Dispatcher(tmp_path, agents, forks=False, more=more)
+        agents = {"guest": agent(BOT, transports=["daily"], **{"startTimeoutSeconds": 120, **settings})}
+        dispatcher = Dispatcher(directory, agents, forks=False, more=more)
         dispatcher.start()
         try:
-            seen = tmp_path / "seen.json"
-            body = {"createDailyRoom": True, "body": {"seen": str(seen), "padding": "x" * padding}}
-            answer = httpx.post(f"{dispatcher.url}/start", json=body, timeout=130)
-            assert answer.status_code == 200, answer.text
-            started = answer.json()
-            room = room_of(started["sessionId"])
-
-            # The answer came when the bot said that it was in the room.
-            session = httpx.get(f"{dispatcher.url}/sessions/{started['sessionId']}").json()
-            assert session["state"] == "ready"
-            told = until(
-                lambda: seen.exists() and json.loads(seen.read_text() or "null"), 10, "the bot's word"
-            )
-            assert told["room"] == started["dailyRoom"] == daily.rooms[room]["url"]
-            assert told["body"] == body["body"]
-            bot, client = (daily.admits(room, token) for token in (told["token"], started["dailyToken"]))
-            assert bot is not None
-            assert client is not None
-            assert (bot["is_owner"], client["is_owner"]) == (True, False)
-
-            httpx.delete(f"{dispatcher.url}/sessions/{started['sessionId']}", timeout=30)
-            until(lambda: not daily.rooms, 30, "the room is deleted")
-            assert API_KEY not in dispatcher.log.read_text()
+            yield Stack(dispatcher, daily, url)
         finally:
             dispatcher.stop()
+
+
+@pytest.mark.parametrize("padding", [0, 5000], ids=["in arguments", "over the channel"])
+def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding):
+    with stack(tmp_path) as running:
+        seen = tmp_path / "seen.json"
+        answer = running.start(seen=str(seen), padding="x" * padding)
+        assert answer.status_code == 200, answer.text
+        started, daily = answer.json(), running.daily
+        room = room_of(started["sessionId"])
+
+        # The answer came when the bot said that it was in the room.
+        assert running.dispatcher.session(started["sessionId"])["state"] == "ready"
+        assert len(daily.meetings.of(room)) == 1
+        told = json.loads(seen.read_text())
+        assert told["room"] == started["dailyRoom"] == daily.rooms[room]["url"]
+        assert told["body"]["padding"] == "x" * padding
+        bot, client = (daily.admits(room, token) for token in (told["token"], started["dailyToken"]))
+        assert bot is not None
+        assert client is not None
+        assert (bot["is_owner"], client["is_owner"]) == (True, False)
+
+        httpx.delete(f"{running.dispatcher.url}/sessions/{started['sessionId']}", timeout=30)
+        until(lambda: not daily.rooms, 30, "the room is deleted")
+        assert API_KEY not in running.dispatcher.log.read_text()
+
+
+def test_join_is_refused_at_once_when_account_has_no_card(tmp_path):
+    with stack(tmp_path) as running:
+        running.daily.card = False
+        answer = running.start()
+        assert (answer.status_code, answer.json()["code"]) == (502, "join_refused")
+        assert "account-missing-payment-method" in answer.json()["detail"]
+        session = running.only_session()
+        assert (session["state"], session["reason"]) == ("failed", "join_refused")
+        assert session["message"] == "Daily refused the bot's join: account-missing-payment-method."
+        assert "add a card" in session["detail"]
+        assert "Before the first call" in session["detail"]
+        until(lambda: not running.daily.rooms, 30, "the room is deleted")
+
+
+def test_join_is_refused_when_tokens_are_another_domains(tmp_path):
+    daily = FakeDaily(SystemClock())
+    with stack(tmp_path, daily) as running:
+        # The account's domain changed after the dispatcher looked.
+        daily.domain_id = "11111111-9123-452a-8723-ff58322d09c5"
+        answer = running.start()
+        assert (answer.status_code, answer.json()["code"]) == (502, "join_refused")
+        session = running.only_session()
+        assert session["message"] == "Daily refused the bot's join: not-allowed."
+        assert "daily.domainId" in session["detail"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reason"), [(JOIN_REFUSED_SINCE, "join_refused"), (JOIN_REFUSED_SINCE - 1, "bot_error")]
+)
+def test_older_dispatcher_is_told_reason_it_knows_when_join_is_refused(tmp_path, protocol, reason):
+    async def ending(url: str) -> Ended:
+        room = f"https://{DOMAIN}.daily.co/{room_of('1')}"
+        assigned = assignment("daily", room_url=room, token="t", body={"stub": STUB, "daily": url})
+        async with dispatcher(protocol=protocol) as of, machine(tmp_path, str(BOT), of.url, assigned) as run:
+            ended = await of.wait_for(Ended)
+            await run.exit_code()
+            return ended
+
+    with served(app(FakeDaily(SystemClock()))) as url:
+        ended = asyncio.run(ending(url))
+    assert (ended.reason, ended.message) == (reason, "Daily refused the bot's join: no-room.")
+
+
+def test_idle_timeout_ends_session_when_client_left_the_room(tmp_path):
+    with stack(tmp_path, idleTimeoutSeconds=2) as running:
+        started = running.start().json()
+        session_id = started["sessionId"]
+        with running.client(started):
+            until(
+                lambda: running.dispatcher.session(session_id)["state"] == "active", 20, "the client is seen"
+            )
+        with running.client(started):
+            pass
+        record = running.dispatcher.wait_until_over(session_id, 30)
+        assert (record["state"], record["reason"]) == ("failed", "idle_timeout")
+        events = running.dispatcher.request("GET", f"/v1/sessions/{session_id}/events")["events"]
+        kinds = [one["event"] for one in events]
+        assert "client-disconnected" in kinds
+
+
+def test_session_ends_when_bot_is_put_out_of_its_room(tmp_path):
+    with stack(tmp_path) as running:
+        started = running.start().json()
+        headers = {"Authorization": f"Bearer {API_KEY}"}
+        room = room_of(started["sessionId"])
+        assert httpx.delete(f"{running.url}/v1/rooms/{room}", headers=headers).status_code == 200
+        record = running.dispatcher.wait_until_over(started["sessionId"], 20)
+        assert (record["state"], record["reason"]) == ("failed", "bot_error")
+        assert record["message"].startswith("Daily ended the bot's call")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("daily") is None, reason="daily-python is not installed")
+def test_join_is_refused_in_words_of_daily_python(tmp_path):
+    with stack(tmp_path) as running:
+        body = {"proxy": f"http://127.0.0.1:{free_port()}"}
+        content = {"createDailyRoom": True, "body": body}
+        answer = httpx.post(f"{running.dispatcher.url}/start", json=content, timeout=NO_NETWORK_SECONDS)
+        assert (answer.status_code, answer.json()["code"]) == (502, "join_refused")
+        assert "RoomLookup" in running.only_session()["message"]

@@ -35,7 +35,7 @@ def test_a_start_opens_a_private_room_that_ends_with_the_session_and_gives_out_t
             assert room["url"] == started["dailyRoom"]
             assert room["privacy"] == "private"
             ends_at = START_OF_TIME + SESSION_SECONDS
-            assert room["config"] == {"exp": ends_at, "eject_at_room_exp": True}
+            assert room["config"] == {"enable_prejoin_ui": False, "exp": ends_at, "eject_at_room_exp": True}
 
             client = daily.admits(room_of(session_id), started["dailyToken"])
             told = arguments(running, session_id)
@@ -306,19 +306,6 @@ def test_a_machine_that_is_there_before_its_room_is_told_when_that_is_there(tmp_
     asyncio.run(run())
 
 
-def test_a_machine_of_an_older_version_is_not_told_of_its_room(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            machine = await running.machine_of(session_id)
-            await machine.hello("booting", protocol=protocol.ROOM_OPEN_SINCE - 1)
-            await running.in_phase(session_id, "booting")
-            await running.http.delete(f"/sessions/{session_id}")
-            assert isinstance(await machine.receive(), protocol.Stop)
-
-    asyncio.run(run())
-
-
 def test_a_large_body_takes_room_and_token_over_the_channel(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
@@ -471,7 +458,10 @@ def test_a_room_of_that_name_that_is_not_as_asked_for_is_not_used(tmp_path, chan
 
 def test_a_wrong_domain_is_told_at_the_first_start(tmp_path):
     async def run():
-        async with with_daily(tmp_path, daily_domain="another") as (running, daily):
+        clock = ManualClock()
+        unchecked = FakeDaily(clock)
+        unchecked.fail("GET /", "failed")
+        async with with_daily(tmp_path, unchecked, clock, daily_domain="another") as (running, daily):
             answer = await running.http.post("/start")
             assert (answer.status_code, answer.json()["code"]) == (502, "room_rejected")
             session = (await running.http.get("/v1/sessions")).json()["sessions"][0]

@@ -8,6 +8,8 @@ import uuid
 
 import pytest
 
+from dispatcher.transports.daily_webhooks import derived_secret
+from tests.daily.fake import API_KEY
 from tests.daily.harness import room_of, with_daily
 from tests.dispatcher.harness import Deployment, deployment
 
@@ -204,10 +206,10 @@ def test_what_is_not_signed_is_not_parsed(tmp_path):
         DEEP,
     ],
 )
-def test_a_signed_message_that_is_no_event_is_refused(tmp_path, body):
+def test_message_is_answered_and_ignored_when_signed_and_no_event(tmp_path, body):
     async def run():
         async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            assert (await tell(running, body, signed(running, body))).status_code == 400
+            assert (await tell(running, body, signed(running, body))).status_code == 200
 
     asyncio.run(run())
 
@@ -221,12 +223,27 @@ def test_a_message_has_a_limit(tmp_path):
     asyncio.run(run())
 
 
-def test_without_a_secret_there_are_no_webhooks(tmp_path):
+def test_secret_follows_from_api_key_when_none_is_set(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, _):
+            test = await running.http.post(PATH, content=b'{"test":"test"}')
+            assert (test.status_code, test.json()) == (200, {"status": "ok"})
+            session_id = (await running.start("/start?wait=started"))["sessionId"]
+            body = event(session_id)
+            assert (await tell(running, body, signed(running, body))).status_code == 401
+            headers = signed(running, body, secret=derived_secret(API_KEY))
+            assert (await tell(running, body, headers)).status_code == 200
+            assert "room-event" in await events_of(running, session_id)
+
+    asyncio.run(run())
+
+
+def test_no_webhooks_are_taken_without_rooms_at_daily(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:
             answer = await running.http.post(PATH, content=b'{"test":"test"}')
             assert answer.status_code == 404
-            assert "daily_webhook_secret is not set" in answer.json()["detail"]
+            assert "daily_api_key is not set" in answer.json()["detail"]
 
     asyncio.run(run())
 

@@ -152,9 +152,14 @@ KEYS = (
         ({"agents": {"echo": {}}}, "switchboard:agents.echo.bot: is missing; allowed: a path"),
         (
             with_agent(memory=512),
-            "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, cpu, "
-            "memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, "
-            "clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
+            "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
+            "dailyAllowedProperties, cpu, memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, "
+            "startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
+        ),
+        (
+            with_agent(dailyAllowedProperties=["privacy"]),
+            'switchboard:agents.echo.dailyAllowedProperties[0]: "privacy" is refused; '
+            "allowed: a list of any of enable_dialout, enable_recording, exp",
         ),
         (
             with_agent(memoryMb=1),
