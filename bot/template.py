@@ -129,8 +129,17 @@ def _lead(launch: Launch, tell: int) -> NoReturn:
         os._exit(1)
     os.close(tell)
     status = os.waitstatus_to_exitcode(os.waitpid(bot, 0)[1])
-    (directory / "exit").write_text(f"{status if status >= 0 else 128 - status}\n")
+    with contextlib.suppress(OSError):  # without it, nobody knows how the bot ended
+        _record_exit(directory, status if status >= 0 else 128 - status)
     os._exit(0)
+
+
+def _record_exit(directory: Path, status: int) -> None:
+    """Write the exit status in the place of whatever the bot put there: a FIFO would keep the leader."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(directory / "exit")
+    with open(directory / "exit", "x") as file:
+        file.write(f"{status}\n")
 
 
 def _run(launch: Launch) -> NoReturn:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ SHUTDOWN_SECONDS = 10
 """How long answers in flight may take once the dispatcher was told to exit."""
 
 
+DESCRIPTORS = 65536
+"""File descriptors that a dispatcher allows itself: one per connection. Systems give 1,024 by default, for
+programs that use `select`, and more to whoever asks."""
+
+
 class Unusable(Exception):
     """What a setting names cannot be used. Its text begins with the setting's name."""
 
@@ -45,6 +51,7 @@ def serve(settings: Settings) -> int:
         Unusable: the port, the directory or the database.
         InvalidExport: an `OTEL_…` variable.
     """
+    _raise_descriptor_limit()
     with _listener(settings) as listener, contextlib.ExitStack() as held:
         with _data_dir(settings):
             held.enter_context(_lock(settings))
@@ -69,6 +76,18 @@ def serve(settings: Settings) -> int:
         log.info("serving %s as replica %s", settings.url, dispatcher.replica)
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of file descriptors as far as the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # macOS has a bound of its own below the hard limit
+        log.warning("the limit of %d file descriptors cannot be raised to %d: %s", soft, wanted, error)
 
 
 def stop_machines(settings: Settings) -> int:

@@ -255,6 +255,7 @@ def wire(
     )
     inquiries = Inquiries(
         store=store,
+        ledger=ledger,
         fleet=fleet,
         channels=channels,
         releases=releases,

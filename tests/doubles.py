@@ -83,6 +83,10 @@ class Cloud:
     clock: Clock
     instances: list[Instance] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    filters: bool = True
+    """False: it ignores the filter of a list."""
+    mixed_up: dict[str, str] = field(default_factory=dict)
+    """Name that it is asked for → name of the instance that it shows."""
 
     def running(self, machine_id: str | None = None) -> list[Instance]:
         now = self.clock.now()
@@ -91,6 +95,15 @@ class Cloud:
             for instance in self.instances
             if instance.created_at <= now < instance.ends_at and machine_id in (None, instance.machine_id)
         ]
+
+    def listed(self, deployment: str) -> list[Instance]:
+        """Its answer to a list of one deployment's machines."""
+        return [one for one in self.running() if not self.filters or one.name.startswith(f"{deployment}-")]
+
+    def shown(self, name: str) -> Instance | None:
+        """Its answer when it is asked for one machine."""
+        name, now = self.mixed_up.get(name, name), self.clock.now()
+        return next((one for one in self.instances if one.name == name and one.created_at <= now), None)
 
     def start(self, spec: MachineSpec, name: str, late: float = 0) -> None:
         now = self.clock.now() + late
@@ -105,6 +118,7 @@ class GoodProvider:
     """Keeps the whole contract."""
 
     name = "memory"
+    deployment = "sb"
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -123,22 +137,25 @@ class GoodProvider:
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         self.cloud.calls["list"] += 1
-        for instance in self.cloud.running():
-            yield self.status(instance)
+        for instance in self.cloud.listed(self.deployment):
+            if instance.name == self.identity(instance.machine_id):
+                yield self.status(instance)
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         self.cloud.calls["stop"] += 1
         now = self.cloud.clock.now()
         for instance in self.cloud.running(machine_id):
-            instance.ends_at, instance.exit_code = now, 143
+            if instance.name == self.identity(machine_id):
+                instance.ends_at, instance.exit_code = now, 143
 
     def identity(self, machine_id: str) -> str:
-        return f"sb-{machine_id}"
+        return f"{self.deployment}-{machine_id}"
 
     def find(self, machine_id: str) -> Instance | None:
-        name, now = self.identity(machine_id), self.cloud.clock.now()
-        known = (one for one in self.cloud.instances if one.name == name and one.created_at <= now)
-        return next(known, None)
+        found, name = self.cloud.shown(self.identity(machine_id)), self.identity(machine_id)
+        if found is not None and found.name != name:
+            raise Unreachable(f"asked for {name}, the cloud showed {found.name}")
+        return found
 
     def status(self, instance: Instance) -> MachineStatus:
         if instance.ends_at > self.cloud.clock.now():

@@ -97,9 +97,7 @@ class Proxy:
         self._looks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By the container's name, as long as somebody asks for its start."""
         self._carried: set[asyncio.Task[Any]] = set()
-        self._capacity = Capacity(
-            lambda: self._answer(rules.info()), lambda: self._answer(rules.listing()), rules.max_containers
-        )
+        self._capacity = Capacity(lambda: self._answer(rules.info()), self._listed, rules.max_containers)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -228,6 +226,9 @@ class Proxy:
             await self._good(answer)
             return await answer.json()
 
+    async def _listed(self) -> list[dict[str, Any]]:
+        return self._rules.listed(await self._answer(self._rules.listing()))
+
     async def _good(self, answer: aiohttp.ClientResponse) -> None:
         if answer.status != 200:
             self._newest = None
@@ -244,7 +245,7 @@ class Proxy:
             found = await answer.json() if answer.status == 200 else None
         if found is None and answer.status != 404:
             raise Refused(f"the engine failed: status {answer.status}", 500)
-        if found is None or not self._rules.is_ours(found):
+        if found is None or not self._rules.is_ours(found, name):
             raise Refused(f"No such container: {name}", 404)
         return found
 

@@ -35,6 +35,7 @@ from dispatcher.machines.container_body import (
     Place,
     body,
     is_own,
+    machine_id_of,
 )
 from dispatcher.machines.container_version import NEW, OLD, PING
 from dispatcher.machines.deadline import KILL_AFTER_SECONDS
@@ -125,15 +126,29 @@ class Rules:
         """What to ask for all of this deployment's containers."""
         label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
         filters = {"all": "true", "filters": json.dumps({"label": [label]})}
-        return Ask("GET", "containers/json", filters, keep=_listed)
+        return Ask("GET", "containers/json", filters, keep=self.listed)
+
+    def listed(self, found: Any) -> list[dict[str, Any]]:
+        """Return what the caller gets of a list: this deployment's machines, whatever the engine filtered."""
+        return [
+            {name: one[name] for name in ("Id", "Names", "State", "Labels")}
+            for one in found
+            if machine_id_of(self._place, one["Names"], one["Labels"])
+        ]
 
     @property
     def max_containers(self) -> int:
         return self._settings.max_containers
 
-    def is_ours(self, found: Any) -> bool:
-        """Whether what the engine says of a container is of one of this deployment's."""
-        return (found["Config"]["Labels"] or {}).get(DEPLOYMENT_LABEL) == self._settings.deployment
+    def is_ours(self, found: Any, name: str) -> bool:
+        """Return True if the engine's answer is about this deployment's machine of that name.
+
+        Raises:
+            Refused: It is about another container, so nothing is known of the one that was asked for.
+        """
+        if (shown := found["Name"].lstrip("/")) != name:
+            raise Refused(f"the engine failed: it answered with container {shown} when asked for {name}", 500)
+        return self._machine_of(name) == machine_id_of(self._place, [name], found["Config"]["Labels"])
 
     def _versioned(self, method: str, path: str, query: dict[str, str], content: bytes) -> Ask:
         if (method, path) == ("POST", "containers/create"):
@@ -282,10 +297,6 @@ def _difference(wanted: Any, given: Any, where: str = "") -> str | None:
     if type(wanted) is not type(given) or wanted != given:
         return f"{where}: {str(given)[:100]!r} is refused; allowed: {str(wanted)[:100]!r}"
     return None
-
-
-def _listed(found: Any) -> list[dict[str, Any]]:
-    return [{name: one[name] for name in ("Id", "Names", "State", "Labels")} for one in found]
 
 
 def _inspected(found: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dispatcher.machines.container_body import (
     Facts,
     Place,
     body,
+    machine_id_of,
 )
 from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
@@ -238,13 +239,22 @@ class ContainerProvider:
             raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
-        """What the engine knows of the machine's container; None if there is none of this deployment."""
+        """What the engine knows of the machine's container; None if there is none of this deployment.
+
+        Raises:
+            Unreachable: The engine answered with another container, besides the usual causes.
+        """
         found: Mapping[str, Any] | None = None
         with self._engine.translated(gone_is_fine=True):
             found = await (await self._container(machine_id)).show()
-        if found is None or found["Config"]["Labels"].get(DEPLOYMENT_LABEL) != self._place.deployment:
+        if found is None:
             return None
-        return found
+        if (name := found["Name"].lstrip("/")) != self._name(machine_id):
+            raise Unreachable(
+                f"the engine answered with container {name} when asked for {self._name(machine_id)}"
+            )
+        ours = machine_id_of(self._place, [name], found["Config"]["Labels"]) == machine_id
+        return found if ours else None
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]
@@ -270,8 +280,9 @@ class ContainerProvider:
             found = await (await self._engine.docker()).containers.list(
                 all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._place.deployment}"]}}'
             )
-        # What has the deployment's label alone is no machine of ours.
-        return [one._container for one in found if MACHINE_LABEL in one._container["Labels"]]
+        listed = [one._container for one in found]
+        # Compared, whatever was filtered: these are removed once they have ended.
+        return [one for one in listed if machine_id_of(self._place, one["Names"], one["Labels"])]
 
     async def _info(self) -> Mapping[str, Any]:
         with self._engine.translated():

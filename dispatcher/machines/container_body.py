@@ -6,6 +6,7 @@ It is one function of a few facts. The provider sends what it gives; the engine'
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,18 @@ class Facts:
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     """As `NAME=value`."""
+
+
+def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str, str] | None) -> str:
+    """Return the id of this deployment's machine; empty for any other container.
+
+    Docker shows names with a slash before them, Podman without.
+    """
+    labels = labels or {}
+    machine_id = labels.get(MACHINE_LABEL, "")
+    ours = labels.get(DEPLOYMENT_LABEL) == place.deployment
+    named = place.name(machine_id) in {name.lstrip("/") for name in names or ()}
+    return machine_id if ours and named else ""
 
 
 def is_own(variable: str) -> bool:

@@ -19,7 +19,7 @@ class Capacity:
 
     Args:
         info: Asks the engine for what `GET /info` answers.
-        containers: Asks it for all containers of the deployment, as `GET /containers/json` lists them.
+        containers: Asks it for all machines of the deployment, as `GET /containers/json` lists them.
         most: So many containers there may be, those that have ended with them; None for any number.
     """
 
@@ -49,8 +49,6 @@ class Capacity:
             known = set(taken)
             for container in await self._containers():
                 labels = container["Labels"]
-                if MACHINE_LABEL not in labels:
-                    continue
                 known.add(labels[MACHINE_LABEL])
                 if state_of(container["State"]) is not MachineState.gone:
                     taken[labels[MACHINE_LABEL]] = int(labels.get(MEMORY_LABEL, 0))

@@ -31,9 +31,10 @@ from dispatcher.machines.fly_sizes import CpuKind
 from dispatcher.machines.fly_status import (
     LEFT,
     SUSPENDED,
-    belongs,
     has_run,
-    machine_id_of,
+    history,
+    is_machine,
+    lacks_image,
     state_of,
     status_of,
 )
@@ -134,13 +135,13 @@ class FlyProvider:
         deadline = self._clock.now() + START_SECONDS
         app = self._place.app(spec.id)
         try:
-            machine = await self._api.create(app, body(self._place, spec))
+            machine = self._finder.checked(await self._api.create(app, body(self._place, spec)), spec.id)
         except NameTaken as taken:
             machine = await self._of_an_earlier_create(app, spec.id, taken)
         self._finder.remember(spec.id, app, machine)
         try:
             return await self._started(app, spec.id, machine, deadline)
-        except NoCapacity:
+        except (NoCapacity, Rejected):
             raise
         except ProviderError as error:
             log.debug("machine %s: it was created, and whether it starts is not known: %s", spec.id, error)
@@ -216,7 +217,12 @@ class FlyProvider:
         if state_of(machine) is MachineState.gone and not has_run(machine):
             if machine["state"] in LEFT:
                 await self._tidy(app, machine)
-            raise NoCapacity(f"Fly could not start the machine: its state is '{machine['state']}'")
+            words = (
+                f"Fly could not start the machine: its state is '{machine['state']}', "
+                f"its events are: {history(machine)}"
+            )
+            # The same image fails everywhere and every time. Anything else may be its host's.
+            raise Rejected(words) if lacks_image(machine) else NoCapacity(words)
         return status_of(machine_id, machine)
 
     async def _of_an_earlier_create(self, app: str, machine_id: str, taken: NameTaken) -> Machine:
@@ -227,7 +233,7 @@ class FlyProvider:
         name = self._place.name(machine_id)
         if machine is None:
             raise Unreachable(f"the name {name} is taken by a machine that cannot be seen")
-        if not belongs(machine, self._place.deployment) or machine_id_of(machine) != machine_id:
+        if not is_machine(machine, self._place, machine_id):
             raise Rejected(
                 f"the name {name} in app {app} is taken by a machine that is not this deployment's"
             )

@@ -62,7 +62,15 @@ class FlyApi:
         return _read(answer)
 
     async def show(self, app: str, machine: str) -> Machine | None:
-        return _read_if_there(await self._call("GET", app, machine))
+        """Return the machine with this id; None if there is none.
+
+        Raises:
+            Unreachable: Fly answered with another machine, besides the usual causes.
+        """
+        shown = _read_if_there(await self._call("GET", app, machine))
+        if shown is not None and shown.get("id") != machine:
+            raise Unreachable(f"Fly answered with machine {shown.get('id')} when asked for machine {machine}")
+        return shown
 
     async def machines(self, app: str, params: Sequence[tuple[str, str]]) -> list[Machine]:
         return _read(await self._call("GET", app, params=params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -92,6 +92,6 @@ def metadata(place: Place, machine_id: str | None = None) -> dict[str, str]:
     return {DEPLOYMENT_KEY: place.deployment, **own}
 
 
-def filters(wanted: dict[str, str], extra: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+def filters(wanted: Mapping[str, str], extra: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
     """Query parameters of a list of machines with this metadata."""
     return [(f"metadata.{key}", value) for key, value in wanted.items()] + list(extra)

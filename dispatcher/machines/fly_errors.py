@@ -48,6 +48,9 @@ QUOTAS = (
     "please add a payment method",
 )
 
+THROTTLED = ("resource_exhausted: rate limit", "rate limit exceeded")
+"""Said with another status than 429 at times."""
+
 _TAKEN = re.compile(r"unique machine name violation, machine ID (\w+)")
 
 
@@ -65,15 +68,23 @@ def mapped(answer: httpx.Response) -> ProviderError:
     status, said = answer.status_code, _body(answer)
     words = str(said.get("error") or said.get("message") or answer.text[:500]).strip()
     lower, about = words.lower(), f"Fly answered {answer.status_code}: {words}"
-    if status == 429:
+    if status == 429 or any(sign in lower for sign in THROTTLED):
         return Throttled(about, _retry_after(answer.headers))
     if any(sign in lower for sign in QUOTAS):
         return QuotaReached(about)
     if said.get("status") in NO_CAPACITY_CODES or any(sign in lower for sign in FULL):
         return NoCapacity(about)
     if status == 401:
-        return Rejected(f"Fly refuses the token (fly_api_token): {words}")
-    if status in (400, 403, 404, 405, 413, 422):
+        return Rejected(
+            "Fly refuses the token (fly_api_token): it is wrong, revoked or expired; set another one: "
+            f"{words}"
+        )
+    if status == 403:
+        return Rejected(
+            "Fly refuses access to the app: the app belongs to another organization, or the token is not "
+            f"good for it (fly_api_token); use a deploy token of this app: {words}"
+        )
+    if status in (400, 404, 405, 413, 422):
         return Rejected(about)
     # 408 and 5xx: it may have been done. 409 and 412: somebody else is at it.
     return Unreachable(about)

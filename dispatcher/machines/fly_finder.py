@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -18,8 +18,8 @@ from dispatcher.clock import Clock
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.fly_api import FlyApi, Machine
 from dispatcher.machines.fly_body import Place, filters, metadata
-from dispatcher.machines.fly_status import belongs, machine_id_of, state_of
-from dispatcher.machines.provider import MachineState, ProviderError, Rate, Throttled
+from dispatcher.machines.fly_status import is_machine, machine_id_of, state_of
+from dispatcher.machines.provider import MachineState, ProviderError, Rate, Throttled, Unreachable
 from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ class Finder:
         await self._turn(app)
         found = []
         for machine in await self._api.machines(app, filters(metadata(self._place))):
-            machine_id = machine_id_of(machine)
-            if machine_id and belongs(machine, self._place.deployment):
+            if machine_id := machine_id_of(machine, self._place):
                 self.remember(machine_id, app, machine)
                 found.append((machine_id, machine))
         return found
@@ -92,7 +91,7 @@ class Finder:
         if machine_id in self._known:
             app, at_fly = self._known[machine_id]
             if (machine := await self._api.show(app, at_fly)) is not None:
-                return machine
+                return self.checked(machine, machine_id)
         # By far the most are where today's list has them: the others cost a call each.
         home = self._place.app(machine_id)
         if (machine := await self.find(home, machine_id)) is None:
@@ -100,6 +99,19 @@ class Finder:
             machine = await self._elsewhere(others, machine_id)
         else:
             self.remember(machine_id, home, machine)
+        return machine
+
+    def checked(self, machine: Machine, machine_id: str) -> Machine:
+        """Return the machine that Fly showed, its identity compared.
+
+        Raises:
+            Unreachable: It is another machine. Nothing is known of the one that was asked for.
+        """
+        if not is_machine(machine, self._place, machine_id):
+            raise Unreachable(
+                f"Fly answered with machine {machine.get('name')} ({machine.get('id')}) when asked for "
+                f"{self._place.name(machine_id)}"
+            )
         return machine
 
     async def _elsewhere(self, apps: Sequence[str], machine_id: str) -> Machine | None:
@@ -146,12 +158,32 @@ class Finder:
             raise failed
 
     async def find(self, app: str, machine_id: str) -> Machine | None:
-        """Ask for the machine by its metadata: one that lives, if any does, else the one that lived last."""
-        await self._turn(app)
-        wanted = filters(metadata(self._place, machine_id), [("include_deleted", "true")])
-        found = [one for one in await self._api.machines(app, wanted) if belongs(one, self._place.deployment)]
+        """Ask for the machine by its metadata: one that lives, if any does, else the one that lived last.
+
+        Fly documents the filter for one pair and leaves it out of the API's description, so each machine of
+        the answer is compared.
+
+        Raises:
+            Unreachable: The answer has other machines alone, and not because the filter was ignored.
+        """
+        answer = await self._listed(app, metadata(self._place, machine_id))
+        found = [one for one in answer if is_machine(one, self._place, machine_id)]
+        if answer and not found:
+            # A server that ignores the filter has listed the whole app, and so proved the absence.
+            whole = await self._listed(app)
+            found = [one for one in whole if is_machine(one, self._place, machine_id)]
+            if not found and {one["id"] for one in answer} != {one["id"] for one in whole}:
+                raise Unreachable(
+                    f"Fly answered with machine {answer[0].get('name')} ({answer[0]['id']}) when app {app} "
+                    f"was searched for {self._place.name(machine_id)}"
+                )
         living = [one for one in found if state_of(one) is not MachineState.gone]
         return max(living or found, key=lambda one: one["created_at"], default=None)
+
+    async def _listed(self, app: str, wanted: Mapping[str, str] | None = None) -> list[Machine]:
+        """List an app's machines, destroyed ones too, in turn."""
+        await self._turn(app)
+        return await self._api.machines(app, filters(wanted or {}, [("include_deleted", "true")]))
 
     async def _turn(self, app: str) -> None:
         """Wait until the app's machines may be listed."""

@@ -1,7 +1,8 @@
 """The sizes of Fly's machines, and which of them holds what an agent wants.
 
 From Fly's guide "Machine sizing": 256 to 2048 MiB for each shared CPU, in steps of 256, and 2048 to 8192 MiB
-for each performance CPU, in steps of 2048. There are no others: what lies between is rounded up.
+for each performance CPU, in steps of 2048. The numbers of CPUs are those of the presets on Fly's pricing page
+(shared-cpu-1x to 8x, performance-1x to 16x). There are no others: what lies between is rounded up.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Kind:
 
 
 KINDS: dict[CpuKind, Kind] = {
-    "shared": Kind((1, 2, 4, 8), 256, 2048),
-    "performance": Kind((1, 2, 4, 8, 16), 2048, 8192),
+    "shared": Kind((1, 2, 4, 6, 8), 256, 2048),
+    "performance": Kind((1, 2, 4, 6, 8, 10, 12, 14, 16), 2048, 8192),
 }
 
 

@@ -32,7 +32,10 @@ from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, TRACEPARENT_
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.process_groups import (
     DIRECTORY_VARIABLE,
+    LEADER_NAME,
     MACHINE_VARIABLE,
+    Group,
+    find_groups,
     read_exit_code,
     read_group,
     read_tail,
@@ -44,6 +47,7 @@ from dispatcher.machines.provider import (
     NoCapacity,
     Preparation,
     Rejected,
+    Unreachable,
     thread_variables,
 )
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
@@ -63,10 +67,11 @@ RESTART_SECONDS = 10.0
 NEVER_RAN_SECONDS = 3600.0
 """After so long a machine's directory without a record is what a crash left."""
 
+FULL = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""The system has no more processes, memory, disk or file descriptors: later it may."""
+
 OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE)
 """The variables that differ from machine to machine of an agent: a template has none of them."""
-
-LEADER_NAME = "switchboard-machine"
 
 # The outer shell only starts the leader and writes down its pid: the leader is nobody's child, so it is
 # the same to a dispatcher that started it and to one that came later. RLIMIT_DATA counts a process's
@@ -81,7 +86,10 @@ machine_dir=$2; memory_kib=$3; cpu_seconds=$4; shift 4
     ulimit -d "$memory_kib" 2>/dev/null
     ulimit -t "$cpu_seconds" 2>/dev/null
     "$@"
-    echo $? > "$machine_dir/exit"
+    status=$?
+    # A bot that put a FIFO there would keep its leader.
+    rm -rf "$machine_dir/exit"
+    echo $status > "$machine_dir/exit"
 } &
 # A machine without a record could never be stopped.
 echo "$! $$" > "$machine_dir/pid" || kill -9 -- -$$
@@ -138,32 +146,46 @@ class ProcessProvider:
         return await asyncio.to_thread(self._create, spec)
 
     async def get(self, machine_id: str) -> MachineStatus | None:
-        return self._status(self._root / machine_id)
+        return await asyncio.to_thread(self._look, self._root / machine_id)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        for directory in self._directories():
-            status = self._status(directory)
+        """Every machine that is not gone. One that cannot be looked at is told of at the end."""
+        with _told("the machines"):
+            directories = await asyncio.to_thread(self._directories)
+            running = await asyncio.to_thread(find_groups)
+        # A bot may have removed its directory.
+        directories += [one for one in running if one.parent == self._root and one not in directories]
+        failed: Unreachable | None = None
+        for directory in directories:
+            try:
+                status = await asyncio.to_thread(self._look, directory, running)
+            except Unreachable as error:
+                failed = failed or error
+                continue
             if status is not None and status.state is not MachineState.gone:
                 yield status
+        if failed is not None:
+            raise failed
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        group = read_group(self._root / machine_id)
-        if group is None:
-            return
-        deadline = self._clock.now() + grace.total_seconds()
-        group.ask()
-        while group.leads() and self._clock.now() < deadline:
-            await self._clock.sleep(POLL_SECONDS)
-        # Whether or not the bot is gone: what it started and left behind goes with it.
-        while await asyncio.to_thread(group.runs):
-            await asyncio.to_thread(group.kill)
-            await self._clock.sleep(POLL_SECONDS)
+        with _told(f"machine {machine_id}"):
+            group = await asyncio.to_thread(_group, self._root / machine_id)
+            if group is None:
+                return
+            deadline = self._clock.now() + grace.total_seconds()
+            await asyncio.to_thread(group.ask)
+            while await asyncio.to_thread(group.leads) and self._clock.now() < deadline:
+                await self._clock.sleep(POLL_SECONDS)
+            # Whether or not the bot is gone: what it started and left behind goes with it.
+            while await asyncio.to_thread(group.runs):
+                await asyncio.to_thread(group.kill)
+                await self._clock.sleep(POLL_SECONDS)
 
-    # What follows is synchronous and quick: files and the process table.
+    # What follows is synchronous: files and the process table, off the event loop.
 
     def _create(self, spec: MachineSpec) -> MachineStatus:
         directory = self._root / spec.id
-        known = self._status(directory)
+        known = self._recorded(directory)
         if known is not None:
             return known
         bot_file = Path(spec.bot_file)
@@ -174,12 +196,12 @@ class ProcessProvider:
             self._prune()
             with _locked(directory):
                 # Whoever had the lock before may have been asked for the same machine.
-                if (known := self._status(directory)) is not None:
+                if (known := self._recorded(directory)) is not None:
                     return known
                 work = _lay_out(directory, bot_file)
                 self._launch(spec, directory, work, bot_file)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+            if error.errno in FULL:
                 raise NoCapacity(f"this host cannot start another process: {error}") from error
             raise Rejected(f"the machine's process cannot be started: {error}") from error
         except (ValueError, subprocess.CalledProcessError) as error:
@@ -202,7 +224,7 @@ class ProcessProvider:
         template = self._template(spec)
         if template is not None and template.launch(launch):
             return
-        if self._status(directory) is not None:
+        if self._recorded(directory) is not None:
             return  # the template died after the fork, and the machine is on record
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
         bot = [self._python, "-P", "-m", "bot", *spec.arguments]
@@ -242,15 +264,26 @@ class ProcessProvider:
                 started_at=self._clock.now(),
             )
 
-    def _status(self, directory: Path) -> MachineStatus | None:
-        group = read_group(directory)
-        if group is None:
-            return None
-        if read_exit_code(directory) is None and group.runs():
-            return MachineStatus(directory.name, MachineState.started)
-        # Read again: the leader writes the exit status just before it goes.
-        exit_code = read_exit_code(directory)
-        return MachineStatus(directory.name, MachineState.gone, exit_code, read_tail(directory))
+    def _look(self, directory: Path, running: Mapping[Path, Group] | None = None) -> MachineStatus | None:
+        """Return what a machine is.
+
+        Args:
+            running: What `find_groups` gave; it is asked if it must be.
+
+        Raises:
+            Unreachable: the system could not tell.
+        """
+        with _told(f"machine {directory.name}"):
+            return _status(directory, _group(directory, running))
+
+    def _recorded(self, directory: Path) -> MachineStatus | None:
+        """Return what a machine is by its record alone, which takes no search in the process table.
+
+        Raises:
+            Unreachable: the system could not tell.
+        """
+        with _told(f"machine {directory.name}"):
+            return _status(directory, read_group(directory))
 
     def _lay_out_root(self) -> None:
         """Make the root, with a place that has our `bot` package and nothing else of ours."""
@@ -262,9 +295,12 @@ class ProcessProvider:
                 package.symlink_to(SOURCE / "bot")
 
     def _directories(self) -> list[Path]:
-        if not self._root.is_dir():
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
             return []
-        return [entry for entry in self._root.iterdir() if entry.is_dir() and entry.name != PYTHONPATH]
+        return [self._root / name for name in names if name != PYTHONPATH]
 
     def _prune(self) -> None:
         """Delete the oldest directories of machines that are gone, or that never ran."""
@@ -273,7 +309,10 @@ class ProcessProvider:
             return
         gone = []
         for directory in directories:
-            status = self._status(directory)
+            try:
+                status = self._recorded(directory)
+            except Unreachable:
+                continue
             changed = _changed_at(directory)
             # Files have their times from the system, whose clock ours only follows.
             never_ran = status is None and time.time() > changed + NEVER_RAN_SECONDS
@@ -282,6 +321,33 @@ class ProcessProvider:
         gone.sort(reverse=True)
         for _, directory in gone[self._keep :]:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(subject: str) -> Iterator[None]:
+    """Raise an error of the system as `Unreachable`: it says nothing of a machine."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreachable(f"{subject} cannot be looked at: {error}") from error
+
+
+def _group(directory: Path, running: Mapping[Path, Group] | None = None) -> Group | None:
+    """Return the group on record if its leader lives, else the one that the process table has."""
+    recorded = read_group(directory)
+    if recorded is not None and recorded.leads():
+        return recorded
+    return (find_groups() if running is None else running).get(directory, recorded)
+
+
+def _status(directory: Path, group: Group | None) -> MachineStatus | None:
+    if group is None:
+        return None
+    if group.leads() or (read_exit_code(directory) is None and group.runs()):
+        return MachineStatus(directory.name, MachineState.started)
+    # Read again: the leader writes the exit status just before it goes.
+    exit_code = read_exit_code(directory)
+    return MachineStatus(directory.name, MachineState.gone, exit_code, read_tail(directory))
 
 
 def _template_key(bot_file: str, environment: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:

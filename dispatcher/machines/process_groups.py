@@ -1,6 +1,8 @@
 """What the `process` provider knows of a machine's processes, from its directory and the process table.
 
-Files in a machine's directory are read with doubt: the bot can write there too.
+Files in a machine's directory are read with doubt: the bot can write there too. Only what proves absence is
+absence: any other error of the system is raised as `OSError`. All of this takes time: call it off the event
+loop.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from dispatcher.machines.bot_files import read_end
+
 MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
 """In the environment of a machine: its id."""
 
@@ -21,8 +25,14 @@ DIRECTORY_VARIABLE = "SWITCHBOARD_MACHINE_DIR"
 """In the environment of a machine's processes: its directory. What the bot starts inherits it, wherever it
 moves to; and no other deployment of this host has the same, whatever its machines are called."""
 
+LEADER_NAME = "switchboard-machine"
+"""First of three arguments of a leader; its machine's id and directory follow."""
+
 TAIL_BYTES = 2000
 """How much of a machine's output goes into its last status: a traceback's worth."""
+
+RECORD_BYTES = 64
+"""How much of a record is read: two process ids, or an exit status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +43,16 @@ class Group:
     leader: int
     number: int
 
-    @property
-    def machine_id(self) -> str:
-        return self.directory.name
-
     def leads(self) -> bool:
-        """Whether the leader lives; another process with its recycled pid has other arguments."""
+        """Return True if the leader lives; another process with its recycled pid has other arguments."""
         try:
-            leader = psutil.Process(self.leader)
-            # A leader from a template shows its title in one piece.
-            words = " ".join(leader.cmdline()).split()
-            return leader.status() != psutil.STATUS_ZOMBIE and self.machine_id in words
+            return _led_by(psutil.Process(self.leader)) == self.directory
         except psutil.Error:
+            # Gone; or, if we may not look at it, another user's.
             return False
 
     def runs(self) -> bool:
-        """Whether any process of the machine lives. Looks through the process table if the leader is gone."""
+        """Return True if any process of the machine lives. Searches the process table without a leader."""
         return self.leads() or any(True for _ in self._left_behind())
 
     def ask(self) -> None:
@@ -65,21 +69,22 @@ class Group:
                 process.kill()
 
     def _signal(self, number: signal.Signals) -> None:
+        """Signal the group that the leader is in: the one on record may be another machine's."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.number, number)
+            os.killpg(os.getpgid(self.leader), number)
 
     def _left_behind(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             try:
                 if process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process):
                     yield process
-            except (psutil.Error, OSError):
+            except (psutil.Error, ProcessLookupError, FileNotFoundError, PermissionError):
                 continue  # it is gone meanwhile, or another user's
 
     def _is_ours(self, process: psutil.Process) -> bool:
         if process.pid == self.leader:
             return False
-        if process.environ().get(DIRECTORY_VARIABLE) == str(self.directory.resolve()):
+        if process.environ().get(DIRECTORY_VARIABLE) == str(self.directory):
             return True
         # A process that was forked and not started shows the environment of a template.
         in_group = os.getpgid(process.pid) == self.number
@@ -87,31 +92,51 @@ class Group:
 
 
 def read_group(directory: Path) -> Group | None:
-    """The group on record in a machine's directory; None if there is none, or nothing readable."""
-    numbers = _read(directory / "pid").split()
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+    """Return the group on record in a machine's directory; None if there is no record of one."""
+    numbers = (read_end(directory, "pid", RECORD_BYTES) or b"").split()
+    if len(numbers) != 2 or not all(number.isdigit() and len(number) < 10 for number in numbers):
         return None
     return Group(directory, int(numbers[0]), int(numbers[1]))
 
 
+def find_groups() -> dict[Path, Group]:
+    """Return directory → group of all machines whose leader is in the process table.
+
+    That is true whatever a bot has made of its record.
+    """
+    found: dict[int, tuple[Path, int]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, FileNotFoundError):
+            if (directory := _led_by(process)) is not None:
+                found[process.pid] = (directory, process.ppid())
+    groups: dict[Path, Group] = {}
+    for leader, (directory, parent) in found.items():
+        # A process that was forked and not started shows the arguments of its parent.
+        if parent not in found:
+            with contextlib.suppress(ProcessLookupError):
+                groups[directory] = Group(directory, leader, os.getpgid(leader))
+    return groups
+
+
 def read_exit_code(directory: Path) -> int | None:
-    """How the bot's process ended; 128 + n for signal n; None if that is not on record."""
-    text = _read(directory / "exit").strip()
+    """Return how the bot's process ended; 128 + n for signal n; None if that is not on record."""
+    text = (read_end(directory, "exit", RECORD_BYTES) or b"").strip()
     return int(text) if text.isdigit() and int(text) <= 255 else None
 
 
 def read_tail(directory: Path) -> str:
-    """The last lines that the machine printed."""
-    try:
-        with (directory / "output.log").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace").replace("\0", "").strip()
-    except OSError:
-        return ""
+    """Return the last lines that the machine printed."""
+    end = read_end(directory, "output.log", TAIL_BYTES) or b""
+    return end.decode(errors="replace").replace("\0", "").strip()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+def _led_by(process: psutil.Process) -> Path | None:
+    """Return the directory of the machine whose leader this process is."""
+    arguments = process.cmdline()
+    # A leader from a template has its title in the place of its arguments, and nothing in those that follow.
+    shell = len(arguments) > 5 and arguments[3] == LEADER_NAME
+    title = arguments[3:6] if shell else " ".join(arguments).rstrip().split(" ", 2)
+    if len(title) != 3 or title[0] != LEADER_NAME or process.status() == psutil.STATUS_ZOMBIE:
+        return None
+    directory = Path(title[2])
+    return directory if directory.name == title[1] else None

@@ -140,7 +140,10 @@ class Template:
             )
 
     def _answered(self, seconds: float) -> bool:
-        return bool(select.select([self._stdout], [], [], seconds)[0])
+        # Not `select`, which takes no descriptor above 1,023.
+        poll = select.poll()
+        poll.register(self._stdout, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     @property
     def _stdin(self) -> IO[bytes]:

@@ -20,9 +20,10 @@ from dispatcher.machines.provider import MachineState, MachineStatus, ProviderEr
 from dispatcher.sessions import lifecycle
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.timeline import REAPER
+from dispatcher.sessions.timeline import PROVIDER, REAPER
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about, about_session
@@ -81,6 +82,7 @@ class Inquiries:
         self,
         *,
         store: Store,
+        ledger: Ledger,
         fleet: Fleet,
         channels: Channels,
         releases: Releases,
@@ -91,6 +93,7 @@ class Inquiries:
         heartbeat_seconds: float,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._fleet = fleet
         self._channels = channels
         self._releases = releases
@@ -241,7 +244,7 @@ class Inquiries:
         return placement
 
     async def _ask_about(self, machine: Machine, session: Session) -> None:
-        """Close the session if its machine is gone."""
+        """Close the session if its machine is gone; write down that the machine started if nobody has."""
 
         def why(current: Session) -> End | None:
             # It may have come up at another placement while this one was asked, or have been heard.
@@ -255,8 +258,18 @@ class Inquiries:
             status = await self._fleet.get(machine.placement, machine.id)
         finally:
             self._note(machine.id, alone=False)
-        if self._is_lost(status, machine, session, asked_at) and self._lease.held:
+        if not self._lease.held:
+            return
+        if self._is_lost(status, machine, session, asked_at):
             await self._releases.close_if(session, why, REAPER)
+        elif status is not None and status.state is MachineState.started and session.started_at is None:
+            # Its create was answered before it had started, or not at all.
+            await self._ledger.change(
+                session.id,
+                lambda current: lifecycle.started(current, asked_at),
+                PROVIDER,
+                machine=lifecycle.machine_started,
+            )
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""

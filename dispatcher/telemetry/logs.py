@@ -43,6 +43,9 @@ def configure(level: LogLevel, form: LogFormat, stream: IO[str] | None = None) -
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Ours and the server's are what somebody looks for; this says a line per migration.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A line per call at info: two thirds of the log of a dispatcher whose machines are at Fly.
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
     # At debug these write down every header of a channel, machine tokens among them.
     for server in ("uvicorn.error", "websockets"):
         logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))

@@ -111,15 +111,18 @@ class DailyApi:
             confirm: Called each time that the API is about to be asked: what it raises ends the call.
         """
         body = {"name": name, "privacy": "private", "properties": properties}
-        return _whole(await self._call("create_room", "/rooms", deadline, body, confirm))
+        return _about(name, _whole(await self._call("create_room", "/rooms", deadline, body, confirm)))
 
     async def room(self, name: str, deadline: float) -> dict[str, Any] | None:
         """A room, or None if there is none of that name."""
-        return await self._call("get_room", f"/rooms/{name}", deadline)
+        found = await self._call("get_room", f"/rooms/{name}", deadline)
+        return None if found is None else _about(name, found)
 
     async def delete_room(self, name: str, deadline: float) -> None:
         """Delete a room, if it is there."""
-        await self._call("delete_room", f"/rooms/{name}", deadline)
+        deleted = await self._call("delete_room", f"/rooms/{name}", deadline)
+        if deleted is not None:
+            _about(name, deleted)
 
     async def meeting_token(self, properties: dict[str, Any], deadline: float) -> str:
         """A token with these properties."""
@@ -224,6 +227,17 @@ class DailyApi:
 def _whole(answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
         raise AssertionError("only what has a name can be missing")
+    return answer
+
+
+def _about(name: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer about this room.
+
+    Raises:
+        NoAnswer: It is about another room, so nothing is known of this one.
+    """
+    if (shown := answer.get("name", name)) != name:
+        raise NoAnswer(f"Daily answered with room {shown} when asked for {name}")
     return answer
 
 

@@ -86,5 +86,7 @@ def end_all(host: str, deployment: str) -> None:
             # The dispatcher was removing it. Its network is deleted next, and must be empty by then.
             call(host, "POST", f"{path}/wait", timeout=END_SECONDS, condition="removed")
 
+    # Compared, whatever the engine filtered: each of these is deleted.
+    ours = [one for one in found if (one["Labels"] or {}).get(DEPLOYMENT_LABEL) == deployment]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(end, found))
+        list(pool.map(end, ours))

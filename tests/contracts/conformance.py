@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from dispatcher.machines.provider import MachineProvider, MachineState
+from dispatcher.machines.provider import MachineProvider, MachineState, ProviderError
 from tests.contracts.harness import Harness
 
 Check = Callable[[Harness], Coroutine[Any, Any, None]]
@@ -37,8 +38,7 @@ def check(promise: Check) -> Check:
         try:
             await promise(harness)
         finally:
-            for machine_id in set(await harness.running()):
-                await harness.provider().stop(machine_id, timedelta(0))
+            await _stop_all(harness)
 
     CHECKS[promise.__name__] = and_tidy
     return promise
@@ -157,6 +157,62 @@ async def a_machine_ends_at_its_deadline(harness: Harness) -> None:
         await provider.stop("m-deadline-1", GRACE)
     await _until_gone(harness, provider, "m-deadline-1")
     assert await harness.running() == []
+
+
+@check
+async def a_list_that_the_server_did_not_filter_has_no_strangers(harness: Harness) -> None:
+    neighbour = harness.neighbour()
+    try:
+        for machine_id in ("m-both-1", "m-theirs-1"):
+            await neighbour.provider().create(neighbour.spec(machine_id))
+        for machine_id in ("m-both-1", "m-ours-1"):
+            await harness.provider().create(harness.spec(machine_id))
+        await _until_running(harness, "m-both-1", "m-ours-1")
+        with harness.filtering_nothing():
+            provider = harness.provider()
+            await _until_listed(harness, provider, "m-both-1", "m-ours-1")
+            assert await harness.look_up(provider, "m-theirs-1") is None
+            await provider.stop("m-theirs-1", GRACE)
+            await provider.stop("m-both-1", GRACE)
+            await _until_gone(harness, provider, "m-both-1")
+            await _until_running(harness, "m-ours-1")
+        await _until_running(neighbour, "m-both-1", "m-theirs-1")
+    finally:
+        await _stop_all(neighbour)
+
+
+@check
+async def an_answer_about_another_machine_is_not_believed(harness: Harness) -> None:
+    first = harness.provider()
+    for machine_id in ("m-asked-1", "m-asked-2", "m-shown-1", "m-shown-2"):
+        await first.create(harness.spec(machine_id))
+    await first.stop("m-shown-2", GRACE)
+    await _until_gone(harness, first, "m-shown-2")
+    # One has seen the machine before, the other has not.
+    for provider, asked in ((first, "m-asked-1"), (harness.provider(), "m-asked-2")):
+        for shown in ("m-shown-2", "m-shown-1"):
+            with harness.answering(asked, shown):
+                await _must_not_be_absent(harness, provider, asked)
+        with harness.answering(asked, "m-shown-1"), suppress(ProviderError):
+            await provider.stop(asked, timedelta(0))
+        assert "m-shown-1" in await harness.running(), "another machine was stopped"
+    with harness.answering("m-asked-3", "m-shown-1"), suppress(ProviderError):
+        await first.create(harness.spec("m-asked-3"))
+        await first.stop("m-asked-3", timedelta(0))
+    assert "m-shown-1" in await harness.running(), "another machine was stopped"
+
+
+async def _must_not_be_absent(harness: Harness, provider: MachineProvider, machine_id: str) -> None:
+    """A machine that runs may be unknown for now; it must not be told gone."""
+    with suppress(ProviderError):
+        status = await harness.look_up(provider, machine_id)
+        assert status is not None, f"{machine_id} runs, and there is none for the provider"
+        assert status.state is not MachineState.gone, f"{machine_id} runs, and is gone for the provider"
+
+
+async def _stop_all(harness: Harness) -> None:
+    for machine_id in set(await harness.running()):
+        await harness.provider().stop(machine_id, timedelta(0))
 
 
 async def _until_running(harness: Harness, *machine_ids: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
+from tests.contracts.mixed_up_engine import MixedUpEngine
 from tests.engine import Engine
 from tests.podman import Podman
 from tests.ports import free_port
@@ -69,22 +71,57 @@ class AnyContainers(Harness):
 
     Args:
         docker: Runs Docker's client against it.
+        server: What the provider's calls go through.
+        url: Where the provider finds its engine, if that is not `server` itself.
     """
 
     deadline_kept_by = "provider"
     patience = 60.0
 
-    def __init__(self, docker: Callable[..., str], url: str, image: str) -> None:
+    def __init__(
+        self,
+        docker: Callable[..., str],
+        server: MixedUpEngine,
+        image: str,
+        *,
+        url: str | None = None,
+        deployment: str = DEPLOYMENT,
+    ) -> None:
         self._docker = docker
-        self.url = url
+        self._server = server
+        self.url = url or server.url
         self.image = image
+        self._deployment = deployment
         self._made: list[ContainerProvider] = []
         self._runner = asyncio.Runner()
 
     def provider(self) -> ContainerProvider:
-        made = ContainerProvider(url=self.url, deployment=DEPLOYMENT, late=timedelta(0))
+        made = ContainerProvider(url=self.url, deployment=self._deployment, late=timedelta(0))
         self._made.append(made)
         return made
+
+    def neighbour(self) -> AnyContainers:
+        made = AnyContainers(self._docker, self._server, self.image, deployment="neighbour")
+        # One list, which is closed with this one.
+        made._made = self._made
+        return made
+
+    @contextlib.contextmanager
+    def filtering_nothing(self) -> Iterator[None]:
+        self._server.filters = False
+        try:
+            yield
+        finally:
+            self._server.filters = True
+
+    @contextlib.contextmanager
+    def answering(self, asked: str, shown: str) -> Iterator[None]:
+        name = f"{self._deployment}-{asked}"
+        self._server.mixed_up[name] = f"{self._deployment}-{shown}"
+        try:
+            yield
+        finally:
+            del self._server.mixed_up[name]
 
     def spec(
         self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
@@ -103,7 +140,7 @@ class AnyContainers(Harness):
     async def running(self) -> list[str]:
         found = await asyncio.to_thread(
             self._docker,
-            *("ps", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"),
+            *("ps", "--filter", f"label={DEPLOYMENT_LABEL}={self._deployment}"),
             *("--format", f'{{{{.Label "{MACHINE_LABEL}"}}}}'),
         )
         return found.split()
@@ -120,9 +157,7 @@ class AnyContainers(Harness):
 
     def close(self) -> None:
         self._runner.close()
-        containers = self._docker(
-            "ps", "--all", "--quiet", "--filter", f"label={DEPLOYMENT_LABEL}={DEPLOYMENT}"
-        ).split()
+        containers = self._docker("ps", "--all", "--quiet", "--filter", f"label={DEPLOYMENT_LABEL}").split()
         if containers:
             self._docker("rm", "--force", *containers)
 
@@ -136,14 +171,20 @@ class AnyContainers(Harness):
 class Containers(AnyContainers):
     """Containers of the tests' engine."""
 
-    def __init__(self, engine: Engine, image: str, url: str | None = None) -> None:
-        super().__init__(engine.docker, url or engine.url, image)
+    def __init__(self, engine: Engine, server: MixedUpEngine, image: str, url: str | None = None) -> None:
+        super().__init__(engine.docker, server, image, url=url)
         self.engine = engine
 
 
+@pytest.fixture(scope="session")
+def mixed_up_engine(engine: Engine) -> Iterator[MixedUpEngine]:
+    with MixedUpEngine(engine.socket, engine.directory / "mixed-up.sock").serving() as server:
+        yield server
+
+
 @pytest.fixture
-def containers(engine: Engine, stub_image: str) -> Iterator[Containers]:
-    harness = Containers(engine, stub_image)
+def containers(engine: Engine, mixed_up_engine: MixedUpEngine, stub_image: str) -> Iterator[Containers]:
+    harness = Containers(engine, mixed_up_engine, stub_image)
     yield harness
     harness.close()
 
@@ -158,18 +199,20 @@ def stub_of_podman(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def containers_of_podman(podman: Podman, stub_of_podman: str) -> Iterator[AnyContainers]:
-    harness = AnyContainers(podman.docker, podman.url, stub_of_podman)
-    yield harness
-    harness.close()
+def containers_of_podman(podman: Podman, stub_of_podman: str, tmp_path: Path) -> Iterator[AnyContainers]:
+    behind = Path(podman.url.removeprefix("unix://"))
+    with MixedUpEngine(behind, tmp_path / "mixed-up.sock").serving() as server:
+        harness = AnyContainers(podman.docker, server, stub_of_podman)
+        yield harness
+        harness.close()
 
 
 @pytest.fixture(scope="module")
-def engine_proxy(engine: Engine, stub_image: str) -> Iterator[str]:
+def engine_proxy(mixed_up_engine: MixedUpEngine, stub_image: str) -> Iterator[str]:
     """The URL of a proxy before the engine, the program as it is in its image."""
     port = free_port()
     settings = ProxySettings(
-        socket=engine.socket,
+        socket=mixed_up_engine.socket,
         host="127.0.0.1",
         port=port,
         deployment=DEPLOYMENT,
@@ -202,7 +245,9 @@ def _serves(port: int) -> bool:
 
 
 @pytest.fixture
-def proxied_containers(engine: Engine, stub_image: str, engine_proxy: str) -> Iterator[Containers]:
-    harness = Containers(engine, stub_image, engine_proxy)
+def proxied_containers(
+    engine: Engine, mixed_up_engine: MixedUpEngine, stub_image: str, engine_proxy: str
+) -> Iterator[Containers]:
+    harness = Containers(engine, mixed_up_engine, stub_image, engine_proxy)
     yield harness
     harness.close()

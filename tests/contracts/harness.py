@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
 from dispatcher.machines.provider import MachineProvider, MachineSpec, MachineStatus, Settles
@@ -34,6 +35,18 @@ class Harness(ABC):
     @abstractmethod
     async def running(self) -> list[str]:
         """The ids of the machines that really run, found out without the provider. Twice: two machines."""
+
+    @abstractmethod
+    def neighbour(self) -> Harness:
+        """Another deployment behind the same server, with machines of its own."""
+
+    @abstractmethod
+    def filtering_nothing(self) -> AbstractContextManager[object]:
+        """Until it is left, the server ignores the filters of a list."""
+
+    @abstractmethod
+    def answering(self, asked: str, shown: str) -> AbstractContextManager[object]:
+        """Until it is left, the server shows another machine of this deployment when asked for this one."""
 
     @abstractmethod
     def run(self, work: Coroutine[Any, Any, T]) -> T:

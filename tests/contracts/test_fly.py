@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -32,11 +33,27 @@ class AtFly(Harness):
 
     deadline_kept_by = "provider"
 
-    def __init__(self) -> None:
-        self.world = World(("bots-1", "bots-2"), start=start, limits=Limits(None))
+    def __init__(self, world: World | None = None, deployment: str = "calls") -> None:
+        self.world = world or World(("bots-1", "bots-2"), start=start, limits=Limits(None))
+        self.deployment = deployment
 
     def provider(self) -> FlyProvider:
-        return self.world.provider()
+        return self.world.provider(deployment=self.deployment)
+
+    def neighbour(self) -> AtFly:
+        return AtFly(self.world, "neighbour")
+
+    @contextmanager
+    def filtering_nothing(self) -> Iterator[None]:
+        self.world.fly.filters = False
+        yield
+        self.world.fly.filters = True
+
+    @contextmanager
+    def answering(self, asked: str, shown: str) -> Iterator[None]:
+        self.world.fly.mixed_up[f"{self.deployment}-{asked}"] = f"{self.deployment}-{shown}"
+        yield
+        self.world.fly.mixed_up.clear()
 
     def spec(
         self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
@@ -46,7 +63,8 @@ class AtFly(Harness):
         return spec(machine_id, arguments=arguments, max_duration=timedelta(seconds=seconds))
 
     async def running(self) -> list[str]:
-        return self.world.running()
+        prefix = f"{self.deployment}-"
+        return [name.removeprefix(prefix) for name in self.world.fly.running() if name.startswith(prefix)]
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.world.run(work)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,6 +48,27 @@ class FromNothing(Harness):
 
     def provider(self) -> ProcessProvider:
         return ProcessProvider(self._root)
+
+    def neighbour(self) -> FromNothing:
+        directory = self._root.parent / "neighbour"
+        directory.mkdir(exist_ok=True)
+        return FromNothing(directory)
+
+    def filtering_nothing(self) -> AbstractContextManager[None]:
+        """A machine's record is in its deployment's directory: there is no filter."""
+        return nullcontext()
+
+    @contextmanager
+    def answering(self, asked: str, shown: str) -> Iterator[None]:
+        """The record of one machine has the ids of another one's processes, as a bot may write it."""
+        theirs = (self._root / shown / "pid").read_text()
+        (self._root / asked).mkdir(parents=True, exist_ok=True)
+        record = self._root / asked / "pid"
+        own = record.read_text() if record.exists() else None
+        record.write_text(theirs)
+        yield
+        if own is not None:
+            record.write_text(own)
 
     def spec(
         self, machine_id: str, *, exits: int | None = None, deadline: float | None = None

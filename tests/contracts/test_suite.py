@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,13 +22,33 @@ class InMemory(Harness):
 
     deadline_kept_by = "provider"
 
-    def __init__(self, kind: Callable[[Cloud], GoodProvider]) -> None:
+    def __init__(
+        self, kind: Callable[[Cloud], GoodProvider], cloud: Cloud | None = None, deployment: str = "sb"
+    ) -> None:
         self._clock = VirtualClock()
-        self._cloud = Cloud(self._clock)
+        self._cloud = cloud or Cloud(self._clock)
         self._kind = kind
+        self._deployment = deployment
 
     def provider(self):
-        return self._kind(self._cloud)
+        made = self._kind(self._cloud)
+        made.deployment = self._deployment
+        return made
+
+    def neighbour(self):
+        return InMemory(GoodProvider, self._cloud, "neighbour")
+
+    @contextmanager
+    def filtering_nothing(self):
+        self._cloud.filters = False
+        yield
+        self._cloud.filters = True
+
+    @contextmanager
+    def answering(self, asked, shown):
+        self._cloud.mixed_up[f"{self._deployment}-{asked}"] = f"{self._deployment}-{shown}"
+        yield
+        self._cloud.mixed_up.clear()
 
     def spec(self, machine_id, *, exits=None, deadline=None):
         how = {} if exits is None else {EXIT_AFTER: "1", EXIT_CODE: str(exits)}
@@ -35,7 +56,8 @@ class InMemory(Harness):
         return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
 
     async def running(self):
-        return [instance.machine_id for instance in self._cloud.running()]
+        prefix = f"{self._deployment}-"
+        return [one.machine_id for one in self._cloud.running() if one.name.startswith(prefix)]
 
     def run(self, work):
         return self._clock.run(work)
@@ -128,7 +150,7 @@ class NamesAtRandom(GoodProvider):
         self._names: dict[str, str] = {}
 
     def identity(self, machine_id):
-        return self._names.setdefault(machine_id, f"random-{next(self._numbers)}")
+        return self._names.setdefault(machine_id, f"{self.deployment}-random-{next(self._numbers)}")
 
 
 class HidesDeaths(GoodProvider):
@@ -161,6 +183,51 @@ class IgnoresDeadlines(GoodProvider):
         return await super().create(replace(spec, max_duration=timedelta(days=1)))
 
 
+class BelievesFilters(GoodProvider):
+    """Takes whatever a filtered list answers for its own."""
+
+    async def list(self):
+        for instance in self.cloud.listed(self.deployment):
+            yield self.status(instance)
+
+
+class LooksUpByFilter(GoodProvider):
+    """Asks for a machine by a filter, and takes the first of the answer for it."""
+
+    def find(self, machine_id):
+        listed = self.cloud.listed(self.deployment)
+        if self.cloud.filters:
+            listed = [one for one in listed if one.machine_id == machine_id]
+        return next(iter(listed), None)
+
+    async def stop(self, machine_id, grace):
+        if (found := self.find(machine_id)) is not None:
+            found.ends_at = self.cloud.clock.now()
+
+
+class BelievesAnswers(GoodProvider):
+    """Takes the machine that it is shown for the one that it asked for."""
+
+    def find(self, machine_id):
+        return self.cloud.shown(self.identity(machine_id))
+
+
+class StopsWhatItIsShown(GoodProvider):
+    """Compares before it tells of a machine, and not before it stops one."""
+
+    async def stop(self, machine_id, grace):
+        if (found := self.cloud.shown(self.identity(machine_id))) is not None:
+            found.ends_at = self.cloud.clock.now()
+
+
+class TakesAnotherForNone(GoodProvider):
+    """Says that there is no such machine where it is shown another one."""
+
+    def find(self, machine_id):
+        found = self.cloud.shown(self.identity(machine_id))
+        return found if found is not None and found.machine_id == machine_id else None
+
+
 BROKEN = {
     "create_twice_gives_one_machine": [CreatesTwiceIfAsked],
     "concurrent_creates_of_one_id_give_one_machine": [ChecksThenCreates],
@@ -172,6 +239,12 @@ BROKEN = {
     "a_machine_that_ends_by_itself_is_seen_gone_with_its_exit_code": [HidesDeaths, LosesExitCodes],
     "a_restarted_provider_sees_the_same_truth": [KeepsItsOwnBooks],
     "a_machine_ends_at_its_deadline": [IgnoresDeadlines],
+    "a_list_that_the_server_did_not_filter_has_no_strangers": [BelievesFilters, LooksUpByFilter],
+    "an_answer_about_another_machine_is_not_believed": [
+        BelievesAnswers,
+        StopsWhatItIsShown,
+        TakesAnotherForNone,
+    ],
 }
 
 

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import httpx
@@ -26,7 +26,7 @@ API_KEY = "daily-key-0123456789abcdef-0123456789abcdef"
 DOMAIN = "example-voice"
 DOMAIN_ID = "30f866c3-9123-452a-8723-ff58322d09c5"
 
-Fault = Literal["throttled", "failed", "lost request", "lost reply", "refused", "garbage"]
+Fault = Literal["throttled", "failed", "lost request", "lost reply", "refused", "garbage", "another room"]
 
 LIMITS: Mapping[str, tuple[int, float]] = {"delete": (50, 30.0), "other": (100, 5.0)}
 """Calls in so many seconds."""
@@ -162,6 +162,8 @@ class FakeDaily:
         answer = self._serve(call, headers, fault)
         if fault == "lost reply":
             raise Lost
+        if fault == "another room":
+            return replace(answer, body={**answer.body, "name": "somebody-elses"})
         return Answer(200, "<html>") if fault == "garbage" else answer
 
     def serve(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

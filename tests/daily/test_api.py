@@ -36,6 +36,20 @@ def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
         asyncio.run(run())
 
 
+def test_a_deletion_of_another_room_is_no_answer():
+    async def run():
+        clock = ManualClock()
+        other = httpx.MockTransport(lambda _: httpx.Response(200, json={"deleted": True, "name": "other"}))
+        api = DailyApi("key", "http://daily.test", clock, other)
+        try:
+            with pytest.raises(NoAnswer, match="answered with room other when asked for any"):
+                await api.delete_room("any", clock.now() + 10)
+        finally:
+            await api.close()
+
+    asyncio.run(run())
+
+
 def test_a_clock_that_was_set_back_holds_no_call_back():
     async def run():
         clock, asked, answers = ManualClock(), 0, [httpx.Response(429, headers={"retry-after": "30"})]

@@ -366,6 +366,19 @@ def test_a_room_is_created_once_though_the_answer_is_lost(tmp_path):
     asyncio.run(run())
 
 
+def test_an_answer_about_another_room_is_not_believed(tmp_path):
+    async def run():
+        async with with_daily(tmp_path) as (running, daily):
+            daily.fail("POST /rooms", "another room")
+            daily.fail("GET /rooms", "another room")
+            asking = asyncio.create_task(running.start("/start?wait=started"))
+            started = await pass_time(running.clock, asking, step=0.05)
+            assert list(daily.rooms) == [room_of(started["sessionId"])]
+            assert [call.method for call in daily.calls] == ["POST", "GET", "GET"]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "faults",
     [["lost request"], ["failed", "failed"], ["throttled"], ["lost request", "throttled", "garbage"]],

@@ -23,8 +23,9 @@ Handler = Callable[["FakeFly", Call], Awaitable[Answer]]
 KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls)
 """Modules with `HANDLERS`: operation id → handler."""
 
-Boot = Literal["well", "fails", "never"]
-"""How a machine's boot goes: it runs; it cannot be started (state `failed`); nothing comes of it."""
+Boot = Literal["well", "fails", "lacks image", "never"]
+"""How a machine's boot goes: it runs; it cannot be started (state `failed`), here for want of its image; or
+nothing comes of it."""
 
 ORG = "tests"
 
@@ -76,6 +77,9 @@ class FakeFly:
         latency: Seconds before every answer.
         prepare_seconds: From a create until a machine can boot: pulling its image and building its disk.
         list_lag_seconds: How long a new machine is not listed yet.
+        filters: False: it ignores a list's filters by metadata. They are in Fly's documentation, and not in
+            the description.
+        mixed_up: Machine's name → name of the machine that is shown in its place.
         calls: Every call that had a good token.
         violations: What was sent or answered and the description does not know: there must be none.
     """
@@ -102,6 +106,8 @@ class FakeFly:
         self.resume_seconds = 0.2
         self.destroy_seconds = 0.05
         self.list_lag_seconds = 0.0
+        self.filters = True
+        self.mixed_up: dict[str, str] = {}
         self.calls: list[Ordered] = []
         self.violations: list[str] = []
         self._boots: dict[str, deque[Boot]] = defaultdict(deque)
@@ -184,6 +190,13 @@ class FakeFly:
         if machine is None:
             raise Refusal(404, f"not_found: machine {call.params['machine_id']!r} not found")
         return machine
+
+    def shown(self, machine: Machine) -> dict[str, Any]:
+        """An answer about the machine, or about the one that it is mixed up with."""
+        if (name := self.mixed_up.get(machine.name)) is None:
+            return machine.shown()
+        every = (one for app in self.apps.values() for one in app.machines.values())
+        return next(one for one in every if one.name == name).shown()
 
     # The way of a call.
 

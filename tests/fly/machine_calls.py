@@ -32,9 +32,9 @@ ALIASES = {
 
 GUESTS = {
     # kind → CPUs that there are, and the least (it is the step, too) and the most memory of each, in MiB:
-    # Fly's guide "Machine sizing".
-    "shared": ((1, 2, 4, 8), 256, 2048),
-    "performance": ((1, 2, 4, 8, 16), 2048, 8192),
+    # Fly's guide "Machine sizing", and the presets of its pricing page.
+    "shared": ((1, 2, 4, 6, 8), 256, 2048),
+    "performance": ((1, 2, 4, 6, 8, 10, 12, 14, 16), 2048, 8192),
 }
 
 
@@ -55,15 +55,17 @@ async def create(fake: FakeFly, call: Call) -> Answer:
     if body.get("lease_ttl"):
         machine.lease = Lease(fake.new_id(), fake.clock.now() + body["lease_ttl"], "")
         return Answer(200, {**machine.shown(), "nonce": machine.lease.nonce})
-    return Answer(200, machine.shown())
+    return Answer(200, fake.shown(machine))
 
 
 async def listed(fake: FakeFly, call: Call) -> Answer:
     newest = fake.clock.now() - fake.list_lag_seconds
     states, regions = call.values("state"), call.values("region")
     filters = {name.partition(".")[2]: values[-1] for name, values in call.query.items() if "." in name}
+    if not fake.filters:
+        filters = {}
     found = [
-        machine.shown()
+        fake.shown(machine)
         for machine in fake.app_of(call).machines.values()
         if machine.created_at <= newest
         and (call.flag("include_deleted") or not machine.gone)
@@ -78,7 +80,7 @@ async def listed(fake: FakeFly, call: Call) -> Answer:
 
 
 async def show(fake: FakeFly, call: Call) -> Answer:
-    return Answer(200, fake.machine_of(call).shown())
+    return Answer(200, fake.shown(fake.machine_of(call)))
 
 
 async def update(fake: FakeFly, call: Call) -> Answer:

@@ -233,8 +233,11 @@ class Machine:
             if fate == "never":
                 return
             await self.fake.clock.sleep(self.fake.boot_seconds)
-            if fate == "fails":
-                self._move("failed", "launch", "flyd")
+            if fate in ("fails", "lacks image"):
+                # Fly describes an event's request as an object, and names no member of it.
+                words = f"failed to pull image {self.config['image']}: manifest unknown"
+                self._move("failed")
+                self._event("launch", "failed", "flyd", {"error": words} if fate == "lacks image" else None)
                 return
             self._requested_stop = False
             self.process = self.fake.start(self._launch(), self.fake.clock)

@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pulumi.automation import PulumiCommand
 
+from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.errors import EngineError
 from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
@@ -23,11 +25,19 @@ PREFIX = "switchboard-local"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """An engine with two bots of the deployment, of which one runs."""
+    """An engine with two bots of the deployment, of which one runs, and one of another deployment."""
 
     def do_GET(self) -> None:
-        states = {"running-bot": "running", "exited-bot": "exited"}
-        self._answer([{"Id": name, "State": state} for name, state in states.items()])
+        engine = self.server
+        assert isinstance(engine, StandInEngine)
+        given = parse_qs(urlsplit(self.path).query).get("filters", [f'{{"label": ["{DEPLOYMENT_LABEL}=x"]}}'])
+        deployment = json.loads(given[0])["label"][0].partition("=")[2]
+        bots = [("running-bot", "running", deployment), ("exited-bot", "exited", deployment)]
+        if not engine.filters:
+            bots.append(("others-bot", "running", "others"))
+        self._answer(
+            [{"Id": name, "State": state, "Labels": {DEPLOYMENT_LABEL: owner}} for name, state, owner in bots]
+        )
 
     def do_POST(self) -> None:
         self._answer({"StatusCode": 0} if "/wait?" in self.path else None)
@@ -64,6 +74,8 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.asked: list[tuple[str, str]] = []
         self.fails = False
+        self.filters = True
+        """False: it ignores the filters of a list."""
         self.removing = False
         """Whether it is removing its containers already when it is asked to."""
         self.newest = "1.43"

@@ -115,3 +115,13 @@ def test_bots_that_cannot_be_removed_are_a_failure(engine: StandInEngine, tmp_pa
     engine.fails = True
     with pytest.raises(EngineFailed, match="the disk is gone"):
         end_all(f"unix://{tmp_path}/engine.sock", "calls")
+
+
+def test_bots_of_other_deployments_stay_where_the_engine_filters_nothing(
+    engine: StandInEngine, tmp_path: Path
+) -> None:
+    engine.filters = False
+    end_all(f"unix://{tmp_path}/engine.sock", "calls")
+    changed = {path.split("/")[3].partition("?")[0] for method, path in engine.asked if method == "DELETE"}
+    assert changed == {"running-bot", "exited-bot"}
+    assert not any("others-bot" in path for _, path in engine.asked)

@@ -20,7 +20,7 @@ from dispatcher.engine_proxy.proxy import CALL_SECONDS, until_lost
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.doubles import VirtualClock
@@ -459,5 +459,32 @@ def test_an_engine_that_refuses_our_versions_is_not_healthy(tmp_path: Path) -> N
             status, answer = await proxy.call("GET", "/_ping")
             assert status == 500
             assert words in answer["message"]
+
+    asyncio.run(run())
+
+
+def test_an_answer_about_another_container_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.mixed_up["calls-m-1"] = "calls-m-2"
+            for method, path in (("GET", "/json"), ("POST", "/stop?t=1"), ("DELETE", "?force=true&v=true")):
+                status, answer = await proxy.call(method, f"/v1.41/containers/calls-m-1{path}")
+                assert status == 500
+                assert "answered with container calls-m-2 when asked for calls-m-1" in answer["message"]
+            assert proxy.changed == []
+
+    asyncio.run(run())
+
+
+def test_a_list_that_the_engine_did_not_filter_has_no_strangers(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            theirs = listed("m-3", memory_mb=8192)
+            theirs["Labels"][DEPLOYMENT_LABEL] = "others"
+            proxy.engine.listed = [theirs, listed("m-2")]
+            filters = quote_plus(json.dumps({"label": [f"{DEPLOYMENT_LABEL}=calls"]}))
+            _, answer = await proxy.call("GET", f"/v1.41/containers/json?all=true&filters={filters}")
+            assert [one["Labels"][MACHINE_LABEL] for one in answer] == ["m-2"]
+            assert (await proxy.call("POST", CREATE, wanted()))[0] == 201
 
     asyncio.run(run())

@@ -70,6 +70,8 @@ class RecordingEngine:
         self.looks = asyncio.Event()
         """Whether it answers what it is asked of one container."""
         self.looks.set()
+        self.mixed_up: dict[str, str] = {}
+        """Name of a container → name of the one of this deployment that it shows in its place."""
         self.given_up: list[str] = []
         """Paths of what it was asked and nobody waits for any more."""
         self.fails = False
@@ -87,12 +89,14 @@ class RecordingEngine:
         self.status = "created"
 
     def container(self, name: str) -> dict[str, Any] | None:
-        deployment = {"calls-m-1": "calls", "id-of-calls-m-1": "calls", "calls-m-other": "other"}.get(name)
+        name = self.mixed_up.get(name, name)
+        ours = dict.fromkeys(("calls-m-1", "id-of-calls-m-1", "calls-m-2"), "calls")
+        deployment = {**ours, "calls-m-other": "other"}.get(name)
         if deployment is None:
             return None
         return {
             "Id": f"id-of-{name.removeprefix('id-of-')}",
-            "Name": f"/{name}",
+            "Name": f"/{name.removeprefix('id-of-')}",
             "State": {"Status": self.status, "ExitCode": 3, "OOMKilled": False, "Pid": 7},
             "Config": {
                 "Labels": {DEPLOYMENT_LABEL: deployment, MACHINE_LABEL: "m-1"},

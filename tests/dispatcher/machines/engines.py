@@ -38,6 +38,19 @@ class FakeEngine(Protocol):
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse: ...
 
 
+def shown(machine_id: str, **state: Any) -> dict[str, Any]:
+    """One container of the deployment, as an engine shows it."""
+    labels = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id}
+    config = {"Labels": labels, "Tty": False}
+    return {"Id": "1", "Name": f"/calls-{machine_id}", "State": state, "Config": config}
+
+
+def listed(machine_id: str, labels: dict[str, str], state: str = "running") -> dict[str, Any]:
+    """One container of the deployment, as an engine lists it."""
+    every = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id, **labels}
+    return {"Id": machine_id, "Names": [f"/calls-{machine_id}"], "State": state, "Labels": every}
+
+
 class BusyEngine:
     """Another create of the same name goes on: it has the name, and can be seen only at the third look.
 
@@ -58,9 +71,7 @@ class BusyEngine:
         self.looks += 1
         if self.looks < 3:
             return web.json_response({"message": "No such container"}, status=404)
-        labels = {DEPLOYMENT_LABEL: "calls"}
-        found = {"Id": "1", "State": {"Status": "running"}, "Config": {"Labels": labels}}
-        return web.json_response(found)
+        return web.json_response(shown("m-1", Status="running"))
 
 
 class SilentEngine(BusyEngine):
@@ -161,8 +172,8 @@ class EngineWithTheUnstarted:
             status, words = self.fails[action]
             return web.json_response({"message": words}, status=status)
         if action == "look":
-            state, config = {"Status": self.state}, {"Labels": {DEPLOYMENT_LABEL: "calls"}}
-            return web.json_response({"State": state, "Config": config})
+            machine_id = path.split("/")[2].removeprefix("calls-")
+            return web.json_response(shown(machine_id, Status=self.state))
         self.state = {"start": "running", "remove": ""}[action]
         return web.Response(status=204)
 
@@ -190,9 +201,7 @@ class EngineWithTheDead:
             return web.json_response([self._one(machine_id) for machine_id in self.states])
         machine_id = path.split("/")[2].removeprefix("calls-")
         if path.endswith("/json"):
-            state = {"Status": self.states[machine_id], "ExitCode": 3}
-            config = {"Labels": {DEPLOYMENT_LABEL: "calls"}, "Tty": False}
-            return web.json_response({"State": state, "Config": config})
+            return web.json_response(shown(machine_id, Status=self.states[machine_id], ExitCode=3))
         if request.method == "DELETE":
             self.removals += 1
             await self.answers_removals.wait()
@@ -212,8 +221,7 @@ class EngineWithTheDead:
         return web.json_response({"message": "No such container"}, status=404)
 
     def _one(self, machine_id: str) -> dict[str, Any]:
-        labels = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: machine_id, MEMORY_LABEL: "64"}
-        return {"Id": machine_id, "State": self.states[machine_id], "Labels": labels}
+        return listed(machine_id, {MEMORY_LABEL: "64"}, self.states[machine_id])
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import pytest
 from dispatcher.clock import SystemClock
 from dispatcher.machines import container, container_images, container_version
 from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import (
     MachineState,
@@ -33,6 +33,7 @@ from tests.dispatcher.machines.engines import (
     EngineWithTheUnstarted,
     PullingEngine,
     SilentEngine,
+    listed,
     provider_of,
 )
 from tests.engine_api import DOCKER_20, DOCKER_29, Versioned
@@ -230,15 +231,14 @@ def test_stops_that_take_their_time_keep_no_other_call_waiting(tmp_path: Path) -
 
 
 def test_what_has_the_deployments_label_alone_is_no_machine(tmp_path: Path) -> None:
-    theirs, unsized = {DEPLOYMENT_LABEL: "calls"}, {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: "m-unsized"}
-    ours = {DEPLOYMENT_LABEL: "calls", MACHINE_LABEL: "m-ours", MEMORY_LABEL: str(SPEC.memory_mb)}
+    theirs = listed("m-theirs", {})
+    del theirs["Labels"][MACHINE_LABEL]
 
     async def run() -> None:
         engine = PullingEngine(room_for=2.5)
         engine.pulled.set()
-        engine.listed = [
-            {"Id": "1", "State": "running", "Labels": labels} for labels in (theirs, unsized, ours)
-        ]
+        ours = listed("m-ours", {MEMORY_LABEL: str(SPEC.memory_mb)})
+        engine.listed = [theirs, listed("m-unsized", {}), ours]
         async with provider_of(engine, tmp_path) as provider:
             assert [status.id async for status in provider.list()] == ["m-unsized", "m-ours"]
             # They take none of the memory that is known to be taken.

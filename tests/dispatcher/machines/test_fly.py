@@ -144,6 +144,38 @@ def test_a_machine_that_fly_cannot_start_is_none_and_leaves_nothing(world: World
     world.run(scenario())
 
 
+def test_a_machine_whose_image_cannot_be_pulled_is_rejected_with_its_events(world: World):
+    world.fly.boots("lacks image")
+
+    async def scenario() -> None:
+        events = (
+            r"launch created, start starting, launch failed \(error: failed to pull image .*manifest unknown"
+        )
+        with pytest.raises(Rejected, match=events):
+            await world.provider().create(spec())
+        await world.clock.sleep(1)
+        assert world.fly.living() == []
+
+    world.run(scenario())
+
+
+def test_a_machine_whose_image_cannot_be_pulled_after_a_while_is_gone_with_its_events(world: World):
+    world.fly.boots("lacks image")
+    world.fly.prepare_seconds = 25
+
+    async def scenario() -> None:
+        provider = world.provider()
+        assert (await provider.create(spec())).state is MachineState.requested
+        await world.clock.sleep(10)
+        status = await provider.get("m-1")
+        assert status is not None
+        assert status.state is MachineState.gone
+        assert "Fly never started the machine" in status.output
+        assert "manifest unknown" in status.output
+
+    world.run(scenario())
+
+
 def test_a_machine_that_takes_long_to_start_was_created_and_is_seen_to_start(world: World):
     world.fly.prepare_seconds = 25
 
@@ -175,10 +207,12 @@ def test_a_machine_that_takes_long_to_start_was_created_and_is_seen_to_start(wor
         ),
         (error(400, "invalid_argument: config.image"), Rejected, "config.image"),
         (error(422, "invalid_argument: region 'xyz' not found"), Rejected, "region"),
-        (error(401, "unauthenticated"), Rejected, r"token \(fly_api_token\)"),
-        (error(403, "unauthorized"), Rejected, "unauthorized"),
+        (error(401, "unauthenticated"), Rejected, r"token \(fly_api_token\): it is wrong, revoked or"),
+        (error(403, "unauthorized"), Rejected, "belongs to another organization, or the token is not good"),
         (error(404, "app not found"), Rejected, "app not found"),
         (error(429, "rate limit exceeded"), Throttled, "rate limit"),
+        (error(422, "resource_exhausted: rate limit exceeded"), Throttled, "rate limit"),
+        (error(500, "resource_exhausted: rate limit exceeded"), Throttled, "rate limit"),
         (TIMED_OUT, Unreachable, "timed out"),
         (error(409, "aborted: another operation is under way"), Unreachable, "under way"),
         (BROKEN, Unreachable, "internal"),
@@ -556,14 +590,14 @@ def test_each_app_is_asked_with_its_own_token_as_fly_prints_it():
 
 def test_a_token_that_is_refused_is_logged_when_the_dispatcher_starts(world: World, caplog: Any):
     async def scenario() -> None:
-        provider = world.provider(tokens=FlyTokens("wrong"))
+        provider = world.provider(tokens=FlyTokens("fm2_of-nobody"))
         await provider.prepare([])
         await world.clock.sleep(1)
         await provider.close()
 
     world.run(scenario())
     assert "Fly refuses the token" in caplog.text
-    assert "wrong" not in caplog.text
+    assert "of-nobody" not in caplog.text
 
 
 def test_starts_wait_for_their_turn_and_are_never_throttled(world: World):

@@ -38,7 +38,13 @@ def settings(*, agent: dict[str, Any] | None = None, **changes: Any) -> Settings
         ("performance", 16.0, 131072, (16, 131072)),
         ("shared", 1.0, 300, (1, 512)),
         ("shared", 1.0, 4096, (2, 4096)),
-        ("shared", 5.0, 256, (8, 2048)),
+        ("shared", 5.0, 256, (6, 1536)),
+        ("shared", 7.0, 256, (8, 2048)),
+        ("performance", 5.0, 256, (6, 12288)),
+        ("performance", 9.0, 256, (10, 20480)),
+        ("performance", 11.0, 256, (12, 24576)),
+        ("performance", 13.0, 256, (14, 28672)),
+        ("performance", 15.0, 256, (16, 32768)),
     ],
 )
 def test_a_size_is_rounded_up_to_the_smallest_that_fly_has(kind, cpu, memory_mb, made):

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import psutil
 import pytest
 
 from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, Rejected
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Rejected, Unreachable
 from tests.dispatcher.harness import ManualClock
 
 NO_GRACE = timedelta(0)
 SLEEP = "echo up; exec sleep 60"
 LONG_GRACE = timedelta(seconds=30)
+GONE = MachineStatus("m-1", MachineState.gone)
+"""As good as no word of a machine whose record its bot has spoilt."""
 
 
 @pytest.fixture
@@ -248,6 +251,130 @@ def test_a_recycled_pid_is_never_taken_for_a_machine(machines):
         assert (await until_gone(restarted)).exit_code is None
 
     asyncio.run(run())
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+def _unreadable(path: Path) -> None:
+    path.touch(mode=0)
+
+
+@pytest.mark.parametrize("name", ["pid", "exit", "output.log"])
+@pytest.mark.parametrize("put", [_fifo, _endless, _directory, _huge, _unreadable])
+def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines, name, put):
+    async def run():
+        provider = machines.provider(SLEEP)
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        (machines.root / "m-1" / name).unlink(missing_ok=True)
+        put(machines.root / "m-1" / name)
+        async with asyncio.timeout(10):
+            for again in (provider, machines.provider()):
+                assert (await again.get("m-1")).state is MachineState.started
+                assert [status.id async for status in again.list()] == ["m-1"]
+            await provider.stop("m-1", LONG_GRACE)
+            assert (await provider.get("m-1") or GONE).state is MachineState.gone
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
+    async def run():
+        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}")
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        assert (await provider.get("m-1")).state is MachineState.started
+        assert [status.id async for status in provider.list()] == ["m-1"]
+        await provider.stop("m-1", LONG_GRACE)
+        assert machines.processes() == []
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
+    async def run():
+        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 60")
+        await provider.create(machines.spec())
+        async with asyncio.timeout(10):
+            while (machines.root / "m-1").exists():
+                await asyncio.sleep(0.01)
+        assert (await provider.get("m-1")).state is MachineState.started
+        assert [status.id async for status in provider.list()] == ["m-1"]
+        await provider.stop("m-1", LONG_GRACE)
+        assert await provider.get("m-1") is None
+        assert [status async for status in provider.list()] == []
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_writes_an_exit_status_and_runs_on_is_not_gone(machines):
+    async def run():
+        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}")
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        assert (await provider.get("m-1")).state is MachineState.started
+        assert [status.id async for status in provider.list()] == ["m-1"]
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_records_another_machines_group_has_only_its_own_ended(machines):
+    async def run():
+        provider = machines.provider(SLEEP)
+        for machine_id in ("m-1", "m-2"):
+            await provider.create(machines.spec(machine_id))
+            await until_printed(machines, "up", machine_id)
+        records = [machines.root / machine_id / "pid" for machine_id in ("m-1", "m-2")]
+        (leader, _), (_, group) = (record.read_text().split() for record in records)
+        records[0].write_text(f"{leader} {group}")
+        await provider.stop("m-1", LONG_GRACE)
+        assert machines.leaders() == ["m-2"]
+
+    asyncio.run(run())
+
+
+def test_nothing_is_gone_where_the_system_has_no_descriptor_left(machines):
+    async def run():
+        provider = machines.provider(SLEEP)
+        await provider.create(machines.spec())
+        await until_printed(machines, "up")
+        with no_descriptors():
+            for call in (provider.get("m-1"), provider.stop("m-1", NO_GRACE), anext(provider.list())):
+                with pytest.raises(Unreachable, match="Too many open files"):
+                    await call
+        assert (await provider.get("m-1")).state is MachineState.started
+        assert [status.id async for status in provider.list()] == ["m-1"]
+
+    asyncio.run(run())
+
+
+@contextmanager
+def no_descriptors():
+    """The system gives this process no more file descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.open("/dev/null", os.O_RDONLY)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeypatch):

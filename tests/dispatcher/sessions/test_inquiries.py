@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import MachineStatus, NoCapacity, Unreachable
+from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, NoCapacity, Unreachable
 from dispatcher.sessions import inquiries
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.timeline import Cause
@@ -396,5 +396,30 @@ def test_a_machine_that_is_gone_while_it_is_asked_for_is_left_to_who_asks(tmp_pa
             await running.settle()
             assert second.running == [f"m-{session_id}"]
             assert (await running.session(session_id))["state"] == "starting"
+
+    asyncio.run(run())
+
+
+class AnswersBeforeTheStart(ScriptedProvider):
+    """Answers a create before the machine has started, and every later question with how it is."""
+
+    async def create(self, spec: MachineSpec) -> MachineStatus:
+        return replace(await super().create(spec), state=MachineState.requested)
+
+
+def test_a_silent_bot_whose_machine_a_probe_saw_started_is_told_as_that(tmp_path):
+    async def run():
+        agents = limits(start_timeout_seconds=20)
+        async with deployment(tmp_path, agents=agents, provider=AnswersBeforeTheStart()) as running:
+            session_id = (await running.start("/start?wait=none"))["sessionId"]
+
+            async def started():
+                await running.look(1)
+                return (await running.dispatcher.store.session(session_id)).started_at
+
+            await eventually(started, lambda at: at is not None)
+            failed = await end_of(running, session_id, 21)
+            assert failed["reason"] == "start_timeout"
+            assert "its machine runs, but never reported" in failed["message"]
 
     asyncio.run(run())

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 
+import httpx
 import pytest
 
 from bot import protocol
@@ -153,6 +154,14 @@ def test_at_debug_no_header_of_a_channel_is_logged(tmp_path):
         for line in objects(stream)
         if line["logger"] in ("uvicorn.error", "websockets.server") and line["level"] == "DEBUG"
     ]
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 0), ("debug", 1)])
+def test_calls_to_a_machines_api_are_logged_at_debug_alone(level, lines):
+    answers = httpx.MockTransport(lambda _request: httpx.Response(200))
+    with captured("text", level) as stream, httpx.Client(transport=answers) as client:
+        client.get("http://fly.test/v1/apps")
+    assert stream.getvalue().count("HTTP Request: GET http://fly.test/v1/apps") == lines
 
 
 def test_ids_are_inherited_by_tasks_and_end_with_their_block():

@@ -1,0 +1,49 @@
+"""Reads files that a bot can write: regular files alone, to a bound, through no link, without waiting.
+
+A bot may put a FIFO, a link to `/dev/zero` or 10 GB in the place of a file of its machine. Even so a read
+takes disk time: call this off the event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_UNREADABLE = (errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM)
+"""A link, a socket, and modes that a bot has set. Every other error is the system's, and says nothing."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def read_end(directory: Path, name: str, most: int) -> bytes | None:
+    """Return the last `most` bytes of a file in a machine's directory.
+
+    None: there is no such file. Empty: what is there is no regular file that can be read.
+
+    Raises:
+        OSError: The system could not tell, as with no file descriptor left.
+    """
+    try:
+        there = os.open(directory, _DIRECTORY)
+        try:
+            file = os.open(name, _FILE, dir_fd=there)
+        finally:
+            os.close(there)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        if error.errno in _UNREADABLE:
+            return b""
+        raise
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return b""
+        # Its size is from before the read: a file that grows is read no further.
+        return os.pread(file, min(most, found.st_size), max(0, found.st_size - most))
+    finally:
+        os.close(file)
