@@ -17,8 +17,16 @@ SHOW_AFTER_SECONDS = 1.0
 LOG_EVERY_SECONDS = 30.0
 
 
+NOTICE = "notice: "
+
+
 def say(line: str) -> None:
     print(line, flush=True)
+
+
+def notice(text: str) -> None:
+    """Tell whoever watches a run from inside a provider: the engine passes on its host's error output."""
+    print(f"{NOTICE}{text}", file=sys.stderr, flush=True)
 
 
 class Step:

@@ -14,7 +14,7 @@ from stacks import daily
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
-from stacks.fly import settings
+from stacks.fly import offers, settings
 from stacks.fly.agents import AgentApps, AgentAppsArgs
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
 from stacks.fly.settings import Known
@@ -33,6 +33,7 @@ def describe(environment: Environment) -> Deployment:
     # What only the whole config tells is refused before anything is described.
     known_now = Known.none(config)
     settings.dispatcher(config, called, known_now)
+    offers.check(config)
     warn_of_missing(config)
     lifetimes = {
         "token_days": fly.token_days,
