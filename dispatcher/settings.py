@@ -385,6 +385,11 @@ class Settings(BaseSettings):
         return (self.database_url or "").startswith("postgresql")
 
     @property
+    def has_ice_credentials(self) -> bool:
+        """Whether a password of a TURN server is among `ice_servers`."""
+        return any(server.credential for server in self.ice_servers)
+
+    @property
     def store_url(self) -> str | URL:
         """The store's SQLAlchemy URL."""
         if self.database_url:
@@ -397,11 +402,13 @@ class Settings(BaseSettings):
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a dispatcher these settings, without the secret ones.
 
-        Only what was set is written, so a default can change with the code. `SECRET_SETTINGS` are left out:
-        this goes into a stack's state. They reach a dispatcher by reference, from its cloud's secret store.
+        Only what was set is written, so a default can change with the code. `SECRET_SETTINGS` are left out,
+        and `ice_servers` with a credential: this goes into a stack's state. They reach a dispatcher by
+        reference, from its cloud's secret store.
         """
         dumped: dict[str, Any] = {}
-        for name in sorted(self.model_fields_set - SECRET_SETTINGS):
+        secret = SECRET_SETTINGS | ({"ice_servers"} if self.has_ice_credentials else set())
+        for name in sorted(self.model_fields_set - secret):
             value = getattr(self, name)
             if name == "keys":
                 value = [key.model_dump(mode="json", exclude_unset=True) for key in value]

@@ -1,44 +1,38 @@
-"""The typed stack config, and the one place where a bad value is refused.
-
-Every refusal is one line that names the key, the value and what is allowed.
-"""
+"""The typed stack config, and the one place where it is read. `stacks.refusals` words what is refused."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
 
-from dispatcher.keys import KeyRate, Keys, KeyScope, KeySettings
+from dispatcher.keys import Keys
 from dispatcher.settings import (
     AgentName,
     AgentSettings,
     LogFormat,
     LogLevel,
     Settings,
-    TransportName,
+    TurnUrl,
     is_loopback,
 )
-from stacks import daily
+from stacks import daily, ice
 from stacks.daily import DailyConfig
-from stacks.docker import config as docker
 from stacks.docker.config import DockerConfig, why_no_image
 from stacks.errors import ConfigError
-from stacks.fly import config as fly
 from stacks.fly.config import FlyConfig
+from stacks.ice import IceServerConfig
+from stacks.refusals import KEYS, explain, explain_settings, masked
 
 Cloud = Literal["local", "docker", "fly"]
 
-# The keys whose values are written as YAML mappings; the engine hands them to a program as JSON.
-STRUCTURED = ("agents", "keys", "docker", "fly", "daily")
-
-SECRET_WORDS = ("key", "secret", "token", "password", "url")
-"""What is shown of a key with one of these in its name is the name alone."""
+# The keys whose values are written as YAML mappings and lists; the engine hands them to a program as JSON.
+STRUCTURED = ("agents", "keys", "iceServers", "turnUrls", "docker", "fly", "daily")
 
 ONLY_WITH = {
     "dataDir": "local",
@@ -47,21 +41,18 @@ ONLY_WITH = {
 }
 """Keys that only one cloud has."""
 
-SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
-    "docker": (DockerConfig, docker.FIELDS),
-    "fly": (FlyConfig, fly.FIELDS),
-    "daily": (DailyConfig, daily.FIELDS),
+NAMESPACES: Mapping[str, tuple[str, ...]] = {
+    "local": (),
+    "docker": ("docker", "docker-build"),
+    "fly": ("docker-build",),
 }
-"""Keys that are mappings: what they are, and what each of their keys takes."""
+"""Cloud → the providers whose own config keys (`docker-build:host`) a stack may have."""
 
-KEYS = "a list of the entries that `python -m dispatcher new-key` prints"
-KEY_FIELDS = {
-    "name": "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit",
-    "hash": "what `python -m dispatcher new-key` prints as such, never the key itself",
-    "scope": ", ".join(get_args(KeyScope)),
-    "agents": "a list of names of agents",
-    "expiresAt": "a time with its offset, such as 2030-01-01T00:00:00Z",
-}
+ENGINE_NAMESPACE = "pulumi"
+"""Of keys that the engine itself reads, such as `pulumi:disable-default-providers`."""
+
+PLAIN_SETTINGS = ("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds")
+"""Fields that the dispatcher has under the same names, with the same defaults."""
 
 
 class StackConfig(BaseModel):
@@ -78,6 +69,18 @@ class StackConfig(BaseModel):
     """Who may call, by the hashes of their keys; without any, only this machine."""
     max_sessions: int = Field(default=0, ge=0, le=1_000_000)
     """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
+    keep_sessions_days: int = Field(default=30, ge=1, le=3650)
+    """How long sessions are kept after their end, with their timelines."""
+    heartbeat_seconds: int = Field(default=5, ge=1, le=60)
+    """How often a machine reports over its channel."""
+    call_timeout_seconds: int = Field(default=30, ge=1, le=600)
+    """How long a client's request to a running bot may take."""
+    ice_servers: tuple[IceServerConfig, ...] = ()
+    """STUN and TURN servers for bots and clients, behind those that the stack has itself."""
+    turn_urls: tuple[TurnUrl, ...] = ()
+    """TURN servers that share `turn_secret` with the dispatcher."""
+    turn_secret: SecretStr = SecretStr("")
+    """The secret of `turn_urls`: each session gets a credential of its own, an HMAC under it."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     data_dir: Path
@@ -118,6 +121,22 @@ class StackConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _with_its_turn_server(self) -> StackConfig:
+        secret = bool(self.turn_secret.get_secret_value())
+        if self.turn_urls and self.cloud == "docker" and self.docker.turn:
+            raise ValueError("turnUrls: is there, and docker.turn is on; allowed: one of them")
+        if self.turn_urls and not secret:
+            raise ValueError(
+                "turnSecret: is missing, and turnUrls is there; allowed: the static-auth-secret "
+                "of these servers, by `pulumi config set --secret switchboard:turnSecret`"
+            )
+        if secret and not self.turn_urls:
+            raise ValueError(
+                f"turnUrls: is missing, and turnSecret is there; allowed: {ice.FIELDS['turnUrls']}"
+            )
+        return self
+
     def settings(self, **of_the_cloud: Any) -> Settings:
         """The dispatcher's settings under this config. Raises ConfigError for what only the whole tells."""
         # What is not given must not come from the environment of whoever runs the engine: their
@@ -133,15 +152,20 @@ class StackConfig(BaseModel):
                 "keys": self.keys,
                 "default_agent": self.default_agent or min(self.agents),
             }
-            return Settings(**(given | daily.settings_of(self) | of_the_cloud | no_environment))
+            # A default is not given: a new key must not change the environment of a stack that is up.
+            for name in PLAIN_SETTINGS:
+                if getattr(self, name) != StackConfig.model_fields[name].default:
+                    given[name] = getattr(self, name)
+            servers = ice.settings_of(self, of_the_cloud.get("ice_servers", ()))
+            return Settings(**(given | daily.settings_of(self) | of_the_cloud | servers | no_environment))
         except ValidationError as error:
-            raise ConfigError(_explain(error, "switchboard", daily.keys_of(self))) from None
+            raise ConfigError(explain_settings(error, "switchboard", daily.keys_of(self))) from None
 
 
 def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str) -> StackConfig:
     """The stack config from the engine's values (`switchboard:port` → text; objects as JSON).
 
-    Keys of other projects, such as `aws:region`, are their providers' and pass.
+    Keys of the cloud's providers, such as `docker-build:host`, and of the engine pass.
     Raises ConfigError with a line for each value that is refused.
     """
     prefix = f"{project}:"
@@ -150,34 +174,64 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
     }
     for key in STRUCTURED:
         if key in raw:
-            raw[key] = _structure(prefix + key, raw[key])
+            raw[key] = _structure(raw[key])
     cloud = raw.get("cloud", "local")
+    _refuse_unknown_namespaces(values, project, cloud)
     for key, of in ONLY_WITH.items():
         if raw.get(key) and cloud in get_args(Cloud) and cloud != of:
             raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {of}")
-    raw["dataDir"] = checkout / (raw.get("dataDir") or f".switchboard/stacks/{stack}")
+    raw["dataDir"] = _data_dir(raw.get("dataDir") or f".switchboard/stacks/{stack}", prefix, checkout)
     try:
         config = StackConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(error, project)) from None
+        raise ConfigError(explain(error, StackConfig, project)) from None
     for index, key in enumerate(config.keys):
-        for agent in key.agents:
-            if agent not in config.agents:
-                allowed = ", ".join(config.agents)
-                raise ConfigError(
-                    f"{prefix}keys.{index}.agents: {agent!r} is not an agent; allowed: {allowed}"
-                )
-    if config.default_agent and config.default_agent not in config.agents:
-        raise ConfigError(
-            f"{prefix}defaultAgent: {config.default_agent!r} is not an agent; "
-            f"allowed: {', '.join(config.agents)}"
-        )
+        for place, agent in enumerate(key.agents):
+            _known_agent(config, agent, f"{prefix}keys[{index}].agents[{place}]")
+    if config.default_agent:
+        _known_agent(config, config.default_agent, f"{prefix}defaultAgent")
     return config.model_copy(
         update={"agents": _with_bot_files(config.agents, prefix, checkout, in_images=cloud != "local")}
     )
 
 
-def _structure(key: str, text: str) -> Any:
+def _refuse_unknown_namespaces(values: Mapping[str, str], project: str, cloud: str) -> None:
+    """A key that nobody reads is a mistake: `switchbord:port`, or `aws:region` where there is no AWS."""
+    known = (project, ENGINE_NAMESPACE, *NAMESPACES.get(cloud, ()))
+    lines = []
+    for key in values:
+        namespace, _, name = key.partition(":")
+        if namespace in known or cloud not in NAMESPACES:
+            continue
+        alike = difflib.get_close_matches(namespace, known, n=1)
+        allowed = (
+            f"{alike[0]}:{name}" if alike else f"keys that begin with {', '.join(f'{one}:' for one in known)}"
+        )
+        lines.append(
+            f"{masked(key)}: nothing of a stack of cloud {cloud} reads {namespace}:…; allowed: {allowed}"
+        )
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _data_dir(given: str, prefix: str, checkout: Path) -> Path:
+    # The engine hands over `dataDir: 5` and `dataDir: true` as text.
+    found = _structure(given)
+    if not isinstance(found, str):
+        shown = f" {given}" if isinstance(found, (bool, int, float)) else ""
+        raise ConfigError(
+            f"{prefix}dataDir:{shown} has the wrong type; allowed: the path of a directory, absolute or "
+            "from the checkout (./5 for one that is called 5)"
+        )
+    return checkout / Path(given).expanduser()
+
+
+def _known_agent(config: StackConfig, agent: str, key: str) -> None:
+    if agent not in config.agents:
+        raise ConfigError(f"{key}: {masked(agent)!r} is not an agent; allowed: {', '.join(config.agents)}")
+
+
+def _structure(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -193,123 +247,18 @@ def _with_bot_files(
         if in_images and agent.image is not None:
             found[name] = agent
             continue
+        given = masked(str(agent.bot))
         path = (checkout / agent.bot.expanduser()).resolve()
         if not path.is_file():
             raise ConfigError(
-                f"{prefix}agents.{name}.bot: {str(agent.bot)!r} is not there (looked for {path}); allowed: "
-                "the path of a Python file with `async def bot(runner_args)`, absolute or from the checkout"
+                f"{prefix}agents.{name}.bot: {given!r} is not there (looked for {masked(str(path))}); "
+                "allowed: the path of a Python file with `async def bot(runner_args)`, absolute or from "
+                "the checkout"
             )
         if in_images and (whole := why_no_image(path.parent, checkout)):
             raise ConfigError(
-                f"{prefix}agents.{name}.bot: {str(agent.bot)!r} is refused: all of its directory becomes an "
+                f"{prefix}agents.{name}.bot: {given!r} is refused: all of its directory becomes an "
                 f"image, and {path.parent} is {whole}; allowed: a bot file in a directory of its own"
             )
         found[name] = agent.model_copy(update={"bot": path})
     return found
-
-
-def _explain(error: ValidationError, project: str, keys: Mapping[str, str] | None = None) -> str:
-    """A line for each value that is refused.
-
-    Args:
-        keys: A setting of the dispatcher's → what the config calls it, where that is not the same.
-    """
-    lines = []
-    for fault in error.errors(include_url=False):
-        path = _path(fault["loc"], keys or {})
-        if fault["type"] == "value_error":
-            # A check of our own, whose words say what is allowed.
-            lines.append(f"{project}:{path}: {_message(fault)}" if path else f"{project}: {_message(fault)}")
-            continue
-        # What stands under `keys` may be a key that somebody took for its hash; and what is secret may stand
-        # under a name that is nearly right.
-        name = str(fault["loc"][0]).lower()
-        hidden = fault["type"] == "missing" or any(word in name for word in SECRET_WORDS)
-        value = "" if hidden else f" {_shown(fault['input'])}"
-        lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault)}")
-    return "\n".join(lines)
-
-
-def _path(location: Sequence[int | str], keys: Mapping[str, str]) -> str:
-    """`agents.echo.memoryMb`; a faulty name of a mapping is pydantic's `name`, `[key]`."""
-    parts = [str(part) for part in location if part != "[key]"]
-    return ".".join([keys.get(part, part) for part in parts[:1]] + parts[1:])
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _wrong(fault: ErrorDetails) -> str:
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        return "is not a key"
-    if kind == "missing":
-        return "is missing"
-    if kind.endswith(("_type", "_parsing", "_from_float")):
-        return "has the wrong type"
-    return "is refused"
-
-
-def _allowed(fault: ErrorDetails) -> str:
-    location, kind = fault["loc"], fault["type"]
-    if kind == "extra_forbidden":
-        model: type[BaseModel] = StackConfig if len(location) == 1 else AgentSettings
-        if str(location[0]) in SECTIONS:
-            model = SECTIONS[str(location[0])][0]
-        elif location[0] == "keys":
-            model = KeyRate if "rate" in location else KeySettings
-        return ", ".join(field.alias or name for name, field in model.model_fields.items())
-    described = _description(location)
-    return described or _message(fault)
-
-
-def _message(fault: ErrorDetails) -> str:
-    return fault["msg"].removeprefix("Value error, ")
-
-
-def _description(location: Sequence[int | str]) -> str:
-    """What the field at this place takes."""
-    if "[key]" in location:
-        return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
-    key = str(location[0])
-    if key == "daily_api_key":
-        return f"{daily.API_KEY}, of at least 8 characters"
-    if key == "keys":
-        return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
-    if key in SECTIONS:
-        fields = SECTIONS[key][1]
-        return (
-            fields.get(str(location[1]), "") if len(location) > 1 else f"a mapping with {', '.join(fields)}"
-        )
-    if key == "agents" and len(location) <= 2:
-        return "at least one agent, each as `name: {bot: path/to/bot.py}`"
-    name = str(location[2]) if key == "agents" else key
-    if name == "env" and len(location) > 3:
-        return "the name of an environment variable (letters, digits and _), never a value"
-    if name == "env":
-        return "a list of names of environment variables"
-    if name == "transports":
-        return f"a list of at least one of {', '.join(get_args(TransportName))}"
-    model = AgentSettings if key == "agents" else StackConfig
-    for field_name, field in model.model_fields.items():
-        if name not in (field_name, field.alias):
-            continue
-        choices = get_args(field.annotation)
-        if choices and all(isinstance(choice, str) for choice in choices):
-            return ", ".join(choices)
-        if field.annotation in (int, float):
-            return _range(field.annotation, field.metadata)
-        if field.annotation is Path:
-            return "a path"
-    return ""
-
-
-def _range(kind: type, metadata: Sequence[Any]) -> str:
-    """`a whole number, 1 to 65535`, from the constraints that the field itself has."""
-    noun = "a whole number" if kind is int else "a number"
-    lowest = next((f"{one.ge:g} to" for one in metadata if hasattr(one, "ge")), None)
-    above = next((f"above {one.gt:g} and up to" for one in metadata if hasattr(one, "gt")), None)
-    highest = next((one.le for one in metadata if hasattr(one, "le")), None)
-    return f"{noun}, {lowest or above} {highest:g}" if highest is not None and (lowest or above) else noun

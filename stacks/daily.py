@@ -61,11 +61,13 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     missing = {}
     if "daily_api_key" not in secrets:
         missing["dailyApiKey"] = (
-            f"{API_KEY}, in the config (`pulumi config set --secret`) or as "
+            f"{API_KEY}, in the config (`pulumi config set --secret switchboard:dailyApiKey`) or as "
             f"{FROM_ENVIRONMENT['daily_api_key']} of the environment"
         )
     if not config.daily.domain:
-        missing["daily.domain"] = FIELDS["domain"]
+        missing["daily.domain"] = (
+            f"{FIELDS['domain']} (`pulumi config set --path switchboard:daily.domain voice`)"
+        )
     if missing:
         raise ConfigError(
             "\n".join(

@@ -15,6 +15,7 @@ from pulumi.runtime import config as engine_config
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.prices import price_of
+from stacks.secret_keys import refuse_in_clear
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,12 @@ def current_environment(checkout: Path) -> Environment:
     # `pulumi.Config` answers for single keys only, so an unknown one would go unseen. A program in the
     # driver's own process has its config in CONFIG, one under the language host has it in its environment.
     values = {**engine_config.get_config_env(), **engine_config.CONFIG.get()}
+    # Likewise of which keys are encrypted.
+    secret = {key for key in values if engine_config.is_config_secret(key)}
+    secret.update(engine_config.get_config_secret_keys_env())
+    place = f"the config of stack {stack}"
     try:
+        refuse_in_clear(values, project=project, stack=stack, place=place, secret=secret)
         config = parse(values, project=project, checkout=checkout, stack=stack)
     except ConfigError as error:
         raise pulumi.RunError(str(error)) from None

@@ -16,12 +16,24 @@ SHOW_AFTER_SECONDS = 1.0
 # A log that nobody watches gets a sign of life twice a minute, not a frame per second.
 LOG_EVERY_SECONDS = 30.0
 
+CLEAR = "\r\x1b[K"
+"""Erases the terminal's line."""
+
+
+_lock = threading.RLock()
+_running: list[Step] = []
+"""Steps that run at the same time. A terminal shows the oldest one; the others say how long they took."""
+
 
 NOTICE = "notice: "
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line; on a terminal in the place of a running step's, which is drawn again."""
+    with _lock:
+        if _running and sys.stdout.isatty():
+            sys.stdout.write(CLEAR)
+        print(line, flush=True)
 
 
 def notice(text: str) -> None:
@@ -51,32 +63,37 @@ class Step:
         detail = f" ({self.detail})" if self.detail else ""
         return f"{self.title} … {duration(self.elapsed)}{detail}"
 
-    def _show(self) -> None:
-        self._shown = True
-        if self._terminal:
-            self._stream.write(f"\r\x1b[K{self._line()}")
-        else:
-            self._stream.write(self._line() + "\n")
-        self._stream.flush()
+    def show(self) -> None:
+        with _lock:
+            self._shown = True
+            if not self._terminal:
+                self._stream.write(self._line() + "\n")
+            elif _running[0] is self:
+                self._stream.write(CLEAR + self._line())
+            self._stream.flush()
 
     def _run(self) -> None:
         wait = SHOW_AFTER_SECONDS
         while not self._over.wait(wait):
-            self._show()
+            self.show()
             wait = 1.0 if self._terminal else LOG_EVERY_SECONDS
 
     def begin(self) -> None:
+        with _lock:
+            _running.append(self)
         self._thread.start()
 
     def end(self, failed: bool) -> None:
         self._over.set()
         self._thread.join()
-        if not self._shown:
-            return
-        outcome = f"failed after {duration(self.elapsed)}" if failed else f"done in {duration(self.elapsed)}"
-        before = "\r\x1b[K" if self._terminal else ""
-        self._stream.write(f"{before}{self.title}: {outcome}\n")
-        self._stream.flush()
+        with _lock:
+            _running.remove(self)
+            if not self._shown:
+                return
+            took = duration(self.elapsed)
+            outcome = f"failed after {took}" if failed else f"done in {took}"
+            self._stream.write(f"{CLEAR if self._terminal else ''}{self.title}: {outcome}\n")
+            self._stream.flush()
 
 
 @contextmanager

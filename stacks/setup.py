@@ -9,19 +9,21 @@ was made from has not changed: beside its product lies a stamp with the content 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stacks.commands import run
+from stacks.commands import run, stop_all
 from stacks.errors import SetupError, exit_status
+from stacks.installer import Installer
 from stacks.packages import find_browser, install_engine
 from stacks.progress import say, step
+from stacks.stamps import content_hash, read
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
@@ -39,20 +41,39 @@ class Checkout:
         self.venv = root / ".venv"
         self.python = self.venv / "bin" / "python"
         self.web = root / "dispatcher" / "web"
+        self.installer = Installer(root, self.venv)
 
     def set_up(self, dev: bool, stack: str = "local") -> None:
-        """Everything that `make up` needs before the engine; with `dev`, what `make test` needs too."""
-        self.make_venv()
-        if dev:
-            of_clouds = sorted(f"requirements-{cloud}.txt" for cloud in CLOUDS_WITH_PACKAGES)
-            self.install("requirements-dev.txt", "requirements-node.txt", "requirements.txt", *of_clouds)
-        elif (cloud := self.cloud_of(stack)) in CLOUDS_WITH_PACKAGES:
-            self.install(f"requirements-{cloud}.txt", "requirements.txt")
-        else:
-            self.install("requirements.txt")
-        self.build_page()
+        """Make all that `make up` needs before the engine; with `dev`, what `make test` needs too.
+
+        npm builds the voice page while Python's packages are installed.
+        """
+        with ThreadPoolExecutor(1) as lane:
+            try:
+                page = lane.submit(self.build_page) if self.has_node() else None
+                self.make_venv()
+                self.install_packages(dev, stack)
+                if page:
+                    page.result()
+                else:
+                    self.build_page()
+            except BaseException:
+                # Nothing goes on after a failure or Ctrl-C.
+                stop_all()
+                raise
         if dev:
             self.equip()
+
+    def install_packages(self, dev: bool, stack: str) -> None:
+        """Install the packages of a stack's cloud; with `dev`, those of all clouds and of the tests."""
+        if dev:
+            of_clouds = sorted(f"requirements-{cloud}.txt" for cloud in CLOUDS_WITH_PACKAGES)
+            contained = ("requirements-node.txt", "requirements.txt", *of_clouds)
+            self.installer.install("requirements-dev.txt", *contained)
+        elif (cloud := self.cloud_of(stack)) in CLOUDS_WITH_PACKAGES:
+            self.installer.install(f"requirements-{cloud}.txt", "requirements.txt")
+        else:
+            self.installer.install("requirements.txt")
 
     def equip(self) -> None:
         """A browser and engines for the tests. Those that lack theirs are skipped, and all else goes on."""
@@ -67,7 +88,7 @@ class Checkout:
 
         If it tells it in another way, the stack's program says which packages are missing.
         """
-        text = _read(self.root / "stacks" / f"Pulumi.{stack}.yaml") or ""
+        text = read(self.root / "stacks" / f"Pulumi.{stack}.yaml") or ""
         found = re.search(r"""^\s+['"]?(?:switchboard:)?cloud['"]?:\s*['"]?([a-z]+)""", text, re.MULTILINE)
         return found[1] if found else "local"
 
@@ -88,43 +109,16 @@ class Checkout:
                 "the virtual environment was not made (on Debian it needs the package python3-venv)",
             )
 
-    def install(self, name: str, *contained: str) -> None:
-        """Install the packages of a requirements file, each checked against its hash.
-
-        `contained` are files whose packages it contains in the same versions.
-        """
-        if not self._stale(name):
-            return
-        with step(f"installing the packages of {name} (downloads them)"):
-            run(
-                [
-                    *(str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-                    *("--no-input", "--require-hashes", "-r", str(self.root / name)),
-                ],
-                f"the packages of {name} were not installed",
-            )
-        for one in (name, *contained):
-            self._stamp(one).write_text(self._requirements_hash(one))
-
-    def _stamp(self, name: str) -> Path:
-        return self.venv / f".{name}.stamp"
-
-    def _requirements_hash(self, name: str) -> str:
-        return content_hash([self.root / name])
-
-    def _stale(self, name: str) -> bool:
-        return _read(self._stamp(name)) != self._requirements_hash(name)
-
     def build_page(self) -> None:
         """`dispatcher/web/dist`, from its sources and the packages of its lock file."""
         modules, dist = self.web / "node_modules", self.web / "dist"
         locked = content_hash([self.web / "package.json", self.web / "package-lock.json"])
         sources = content_hash(_sources(self.web))
         packages_stamp, page_stamp = modules / ".switchboard-packages", modules / ".switchboard-page"
-        if (dist / "index.html").is_file() and _read(page_stamp) == sources:
+        if (dist / "index.html").is_file() and read(page_stamp) == sources:
             return
         environment = {**os.environ, "PATH": self._node_path()}
-        if _read(packages_stamp) != locked:
+        if read(packages_stamp) != locked:
             with step("installing the voice page's packages with npm (downloads them)"):
                 run(
                     ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"],
@@ -137,13 +131,17 @@ class Checkout:
             run(["npm", "run", "build", "--silent"], "the voice page was not built", self.web, environment)
         page_stamp.write_text(sources)
 
+    def has_node(self) -> bool:
+        """Return True if the user's Node is there and new enough."""
+        version = node_version(shutil.which("node"))
+        return version is not None and version >= OLDEST_NODE and shutil.which("npm") is not None
+
     def _node_path(self) -> str:
-        """A PATH on which there is a Node that is new enough: the user's, else PyPI's."""
+        """Return a PATH with a Node that is new enough: the user's, else one that is installed from PyPI."""
         path = os.environ.get("PATH", os.defpath)
-        version = node_version(shutil.which("node", path=path))
-        if version is not None and version >= OLDEST_NODE and shutil.which("npm", path=path):
+        if self.has_node():
             return path
-        self.install("requirements-node.txt")
+        self.installer.install("requirements-node.txt")
         return os.pathsep.join([str(self.venv / "bin"), path])
 
 
@@ -160,26 +158,12 @@ def node_version(node: str | None) -> int | None:
         return None
 
 
-def content_hash(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def _sources(web: Path) -> list[Path]:
     return [
         path
         for path in web.rglob("*")
         if path.is_file() and not {"node_modules", "dist"} & set(path.relative_to(web).parts)
     ]
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text()
-    except FileNotFoundError:
-        return None
 
 
 def _works(command: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from stacks.docker.config import FIELDS as DOCKER_FIELDS
 from stacks.docker.config import DockerConfig
 from stacks.fly.config import FIELDS as FLY_FIELDS
 from stacks.fly.config import FlyConfig
+from stacks.secret_keys import SECRET_KEYS, VARIABLES
 from tests.reasons import reasons_in_code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,3 +87,11 @@ def test_the_targets_that_the_pages_name_exist():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         named = set(re.findall(r"make ([a-z-]+)(?=[`\s])", page.read_text()))
         assert named <= targets | {"up"}, page.name
+
+
+def test_every_secret_key_is_in_the_page_about_environments():
+    page = (ROOT / "docs" / "environments.md").read_text()
+    for key in SECRET_KEYS:
+        assert f"`{key}`" in page, key
+    for variable in VARIABLES.values():
+        assert f"`{variable}`" in page, variable

@@ -12,11 +12,13 @@ from prometheus_client.metrics_core import Metric
 
 from bot import protocol
 from dispatcher.machines.calls import CallOutcome
+from dispatcher.machines.provider import Action
 from dispatcher.sessions import errors
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import OTHER, READY, Phase
 from dispatcher.transports.calls import RoomAction, RoomCallOutcome
+from stacks.config import StackConfig
 from tests.dispatcher.harness import deployment, eventually
 from tests.dispatcher.telemetry.exposition import scrape
 from tests.reasons import reasons_in_code
@@ -95,6 +97,17 @@ def test_every_reason_in_the_table_exists():
     assert rows == reasons_in_code() | {OTHER, refusals.STORE_DOWN, *refusals.OUTCOMES.values()}
 
 
+@pytest.mark.parametrize(("title", "actions"), [("provider calls", Action), ("calls to Daily", RoomAction)])
+def test_page_lists_every_action_when_calls_have_one(title, actions):
+    section = PAGE.partition(f"### Outcomes of {title}\n")[2].partition("\n|")[0]
+    assert {f"`{action}`" for action in get_args(actions)} <= set(re.findall(r"`\w+`", section))
+
+
+def test_page_says_which_format_stacks_log_in():
+    log_format = StackConfig.model_fields["log_format"].default
+    assert f"Every stack writes {log_format} unless `switchboard:logFormat` is `json`" in PAGE
+
+
 @pytest.mark.parametrize(
     ("title", "outcomes"), [("provider calls", CallOutcome), ("calls to Daily", RoomCallOutcome)]
 )
@@ -123,7 +136,7 @@ def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
         "state": {"open", "probing", "closed"},
-        "action": {*get_args(RoomAction)},
+        "action": {*get_args(Action), *get_args(RoomAction)},
     }
     for label, values in re.findall(r'(\w+)(?:=|!=|=~|!~)\\?"([a-z_|]+)\\?"', ALERTS + DASHBOARD):
         assert set(values.split("|")) <= closed[label], (label, values)

@@ -130,13 +130,13 @@ class DockerConfig(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> DockerConfig:
         if self.turn and not self.turn_address:
-            raise ValueError(f"turnAddress is missing, and turn is on; allowed: {FIELDS['turnAddress']}")
+            raise ValueError(f"turnAddress: is missing, and turn is on; allowed: {FIELDS['turnAddress']}")
         first, last = self.turn_ports
         if not 0 <= last - first < MOST_RELAYS or first <= TURN_PORT <= last:
             raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {FIELDS['turnPorts']}")
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(
-                "address and domain are both there; allowed: one of them, since Caddy has its own"
+                "address: is there, and so is domain; allowed: one of them, since Caddy has its own"
             )
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,10 @@ BOT_SOURCES = ("bot", "images")
 
 # The dispatcher's word for it, `dispatcher.machines.container_body.MODELS_TARGET`; a test compares them.
 MODELS_TARGET = "/mnt/models"
+
+
+HASH_LENGTH = 6
+"""Hexadecimal digits of a path's hash in a name; more where these collide too."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Images(pulumi.ComponentResource):
             "dispatcher", "dispatcher", DISPATCHER_SOURCES, args.dispatcher_arguments, "the checkout"
         )
         parents = {agent.bot.parent for agent in args.agents.values() if agent.image is None}
-        directories = {parent: self._bot(parent) for parent in sorted(parents)}
+        directories = {
+            parent: self._bot(parent, f"bot-{name}") for parent, name in slugs(parents, args.checkout).items()
+        }
         self.agents = {
             agent_name: pulumi.Output.from_input(agent.image)
             if agent.image is not None
@@ -73,7 +79,7 @@ class Images(pulumi.ComponentResource):
         }
         self.register_outputs({"dispatcher": self.dispatcher})
 
-    def _bot(self, directory: Path) -> pulumi.Output[str]:
+    def _bot(self, directory: Path, name: str) -> pulumi.Output[str]:
         args = self._args
         here = [
             agent for agent in args.agents.values() if agent.image is None and agent.bot.parent == directory
@@ -88,8 +94,7 @@ class Images(pulumi.ComponentResource):
             arguments["MODELS"] = MODELS_TARGET
         if directory.is_relative_to(args.checkout):
             arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
-        name = f"bot-{slug(directory, args.checkout)}"
-        owner = next(name for name, agent in args.agents.items() if agent in here)
+        owner = next(called for called, agent in args.agents.items() if agent in here)
         whose = f"switchboard:agents.{owner}.bot: {str(directory)!r}"
         return self._build(name, "bot", BOT_SOURCES, arguments, whose, directory)
 
@@ -134,10 +139,31 @@ class Images(pulumi.ComponentResource):
         return pulumi.Output.unsecret(image.ref)
 
 
-def slug(directory: Path, checkout: Path) -> str:
-    """A name for a bot directory, the same at each run."""
+def slugs(directories: Iterable[Path], checkout: Path) -> dict[Path, str]:
+    """Name each bot directory, the same at each run and no two alike.
+
+    They are in logical names and in references, so a name that does not collide is never another. Of
+    `bots/a-b` and `bots/a/b`, which read the same, the first keeps its name and the others get a hash.
+    """
+    names: dict[Path, str] = {}
+    for directory in sorted(directories):
+        name = plain = _slug(directory, checkout)
+        digest = hashlib.sha256(str(_from_checkout(directory, checkout)).encode()).hexdigest()
+        length = HASH_LENGTH
+        while name in names.values():
+            name, length = f"{plain}-{digest[:length]}", length + 1
+        names[directory] = name
+    return names
+
+
+def _slug(directory: Path, checkout: Path) -> str:
     if directory.is_relative_to(checkout):
-        text = directory.relative_to(checkout).as_posix()
+        text = _from_checkout(directory, checkout).as_posix()
     else:
-        text = f"{directory.name}-{hashlib.sha256(str(directory).encode()).hexdigest()[:6]}"
+        text = f"{directory.name}-{hashlib.sha256(str(directory).encode()).hexdigest()[:HASH_LENGTH]}"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "checkout"
+
+
+def _from_checkout(directory: Path, checkout: Path) -> Path:
+    """From the checkout, where it is in there: another clone gives the same names."""
+    return directory.relative_to(checkout) if directory.is_relative_to(checkout) else directory

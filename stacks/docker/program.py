@@ -12,7 +12,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX, IMAGES_VARIABLE
-from stacks import daily
+from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker import settings
@@ -32,7 +32,7 @@ from stacks.variables import variables
 def describe(environment: Environment) -> Deployment:
     config, docker_config = environment.config, environment.config.docker
     # What only the whole config tells is refused before anything is described.
-    settings.dispatcher(config, Known.none(config))
+    whole = settings.dispatcher(config, Known.none(config))
     prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
     repository = "/".join(filter(None, [docker_config.registry, prefix]))
     on_engine, builds = _providers(config)
@@ -87,7 +87,11 @@ def describe(environment: Environment) -> Deployment:
         ),
         opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
-    outside = {**_from_outside(config), **daily.secret_variables(config)}
+    outside = {
+        **_from_outside(config),
+        **daily.secret_variables(config),
+        **ice.secret_variables(config, whole),
+    }
     secrets: dict[str, pulumi.Input[str]] = {
         name: pulumi.Output.secret(value) for name, value in outside.items()
     }

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pulumi.automation import OutputValue
 
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from stacks.errors import ChangesError, ConfigError, exit_status
 from stacks.progress import duration, say
+from stacks.refusals import masked
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +45,19 @@ def _run(options: argparse.Namespace) -> None:
         outputs = driver.up()
         took = duration(time.monotonic() - began)
         say(f"stack {options.stack} is up ({took}); log: {outputs['log'].value}")
+        for line in next_steps(outputs):
+            say(line)
         say(str(outputs["url"].value))
+
+
+def next_steps(outputs: Mapping[str, OutputValue]) -> list[str]:
+    """Return the lines that say how to start a session, and which DNS records have to be there."""
+    lines = []
+    if "start" in outputs:
+        lines += ["start a session:", f"  {outputs['start'].value}"]
+    if "records" in outputs and (records := outputs["records"].value):
+        lines += ["DNS records that have to be there:", *(f"  {record}" for record in records)]
+    return lines
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,7 +69,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         path = Path(options.bot).expanduser()
         if not path.is_file():
             raise ConfigError(
-                f"BOT: {options.bot!r} is not a file; "
+                f"BOT: {masked(options.bot)!r} is not a file; "
                 "allowed: the path of a Python file with `async def bot(runner_args)`"
             )
         config["agents"] = {

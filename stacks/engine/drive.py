@@ -100,6 +100,7 @@ class Driver:
 
     def check(self) -> StackConfig | None:
         """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
+        self.workspace.refuse_in_clear()
         workspace, config = self.workspace, self.config()
         if config is None:
             return None
@@ -113,6 +114,8 @@ class Driver:
 
     def _stack(self) -> Stack:
         workspace = self.workspace
+        for notice in workspace.notices:
+            self._out(notice)
         broken = break_dead_locks(workspace.backend or "", workspace.project, workspace.stack)
         file = str(workspace.checkout / "__main__.py")
 
@@ -129,10 +132,11 @@ class Driver:
                     work_dir=str(workspace.directory),
                     env_vars=workspace.environment,
                     pulumi_command=self._engine(),
+                    secrets_provider=workspace.secrets_provider,
                 ),
             )
         except CommandError as error:
-            raise EngineError(command_error(error)) from None
+            raise EngineError(workspace.explained(command_error(error))) from None
         if broken:
             # What the killed run had begun: `create` finds the process that it may have left by itself.
             report = Report(out=self._out)
@@ -153,7 +157,8 @@ class Driver:
                 "wait until that run is over"
             ) from None
         except CommandError as error:
-            raise EngineError("\n".join(report.errors) or command_error(error)) from None
+            problem = "\n".join(report.errors) or command_error(error)
+            raise EngineError(self.workspace.explained(problem)) from None
 
 
 def command_error(error: CommandError) -> str:

@@ -130,23 +130,26 @@ def differences(step: StepEventMetadata) -> list[str]:
     new: Mapping[str, Any] = step.new.inputs if step.new and step.new.inputs else {}
     if not old or not new:
         return listed(new)
-    if lines := changed(old, new):
+    # A list is hidden as a whole where one of its elements is secret: only its provider sees what differs.
+    hidden = [
+        f"{key}: {SECRET} → {SECRET}, with another value"
+        for key in step.diffs or ()
+        if flat(old.get(key)) == flat(new.get(key)) == {"": SECRET}
+    ]
+    if lines := changed(old, new) + hidden:
         return lines
     # The program wants what it wanted, so what is there differs. Not every input is an output too.
     seen: Mapping[str, Any] = step.old.outputs if step.old and step.old.outputs else {}
     both = new.keys() & seen.keys()
     found = changed({key: seen[key] for key in both}, {key: new[key] for key in both})
-    return [f"{line}, as it was" for line in found] or unseen(step, new)
+    return [f"{line}, as it was" for line in found] or [unseen(step, new)]
 
 
-def unseen(step: StepEventMetadata, inputs: Mapping[str, Any]) -> list[str]:
+def unseen(step: StepEventMetadata, inputs: Mapping[str, Any]) -> str:
     """Return why a step is due of which the inputs show nothing."""
-    if step.diffs:
-        # A list is hidden as a whole where one of its elements is secret.
-        return [f"{key}: {SECRET} → {SECRET}, with another value" for key in step.diffs]
     causes = []
     if SECRET in flat(inputs).values():
         causes.append("a secret has another value")
     if step.type == PROCESS_TYPE:
         causes.append("the process is not running, or does not answer")
-    return [", or ".join(causes) or "its provider finds another state than it was left in"]
+    return ", or ".join(causes) or "its provider finds another state than it was left in"

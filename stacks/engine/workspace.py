@@ -8,23 +8,24 @@ changes no committed file. Project, stack and state are those of `pulumi … -s 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stacks import secret_keys
+from stacks.engine import encryption
+from stacks.engine.encryption import Passphrase
 from stacks.errors import ConfigError
 from stacks.local.dispatcher import USER_PATH_VARIABLE
 
 BIN = Path(__file__).parent / "bin"
-# What an engine writes into a stack's file; the committed file may hold it too, and then that counts.
-ENCRYPTION_KEYS = ("secretsprovider", "encryptedkey", "encryptionsalt")
 
 
 @dataclass(frozen=True)
@@ -42,36 +43,77 @@ class Workspace:
     environment: Mapping[str, str]
     values: Mapping[str, str] | None
     """The config as a program gets it; None when a value is encrypted, which only the engine can read."""
+    committed: Mapping[str, Any]
+    """The stack's file."""
+    passphrase: Passphrase | None
+    """None if there is none, as with another secrets provider, or if it cannot be read."""
+    notices: Sequence[str]
+    """What the user should know before a run."""
+
+    @property
+    def file(self) -> str:
+        """The committed file, from the checkout."""
+        return f"stacks/Pulumi.{self.stack}.yaml"
+
+    @property
+    def secrets_provider(self) -> str | None:
+        """What a stack that is made now encrypts its secrets with, if its file names it."""
+        return self.committed.get("secretsprovider") or None
 
     @property
     def never_up(self) -> bool:
         """Whether it is certain, without asking an engine, that the stack does not exist."""
-        if self.own_state is None:
-            return False
-        return not (self.own_state / ".pulumi" / "stacks" / self.project / f"{self.stack}.json").exists()
+        return (
+            self.own_state is not None and not _state_file(self.own_state, self.project, self.stack).exists()
+        )
+
+    def refuse_in_clear(self) -> None:
+        """Raise ConfigError if the stack's file has a secret in clear."""
+        config = _config(self.committed, self.project)
+        secret_keys.refuse_in_clear(config, project=self.project, stack=self.stack, place=self.file)
+
+    def explained(self, problem: str) -> str:
+        """What the engine said, or, of a passphrase, which file it does not fit and what to do."""
+        config = _config(self.committed, self.project)
+        return encryption.explained(
+            problem,
+            what=f"stack {self.stack}",
+            file=self.file,
+            committed_salt=self.committed.get("encryptionsalt"),
+            encrypted=[key for key, value in config.items() if secret_keys.encrypted(value)],
+            backend=self.backend or "Pulumi Cloud",
+            passphrase=self.passphrase,
+        )
 
 
 def prepare(checkout: Path, home: Path, stack: str, overrides: Mapping[str, Any]) -> Workspace:
     """Write the workspace of `stack` under `home`. Raises ConfigError if there is no such stack."""
     project = _load(checkout / "Pulumi.yaml")
     name = project["name"]
-    settings = _stack_settings(checkout / "stacks", stack)
-    directory = home / "engine" / "workspaces" / stack
+    committed = _stack_settings(checkout / "stacks", stack)
+    backend, own_state = _backend(home)
+    directory = home / "engine" / "workspaces" / _workspace_name(stack, backend, own_state)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     effective = directory / f"Pulumi.{stack}.yaml"
-    if effective.exists() and not any(key in settings for key in ENCRYPTION_KEYS):
-        before = _load(effective)
-        settings |= {key: before[key] for key in ENCRYPTION_KEYS if key in before}
-    config = {_qualified(key, name): value for key, value in (settings.get("config") or {}).items()}
+    config = _config(committed, name)
+    state = None if own_state is None else _state_file(own_state, name, stack)
+    passphrase = encryption.passphrase_for(state, home / "engine" / "passphrase")
+    encrypts = encryption.choose(
+        committed,
+        _load(effective) if effective.exists() else {},
+        state=state,
+        passphrase=passphrase,
+        any_encrypted=any(secret_keys.encrypted(value) for value in config.values()),
+    )
     for key, value in overrides.items():
         full = f"{name}:{key}"
         config[full] = {**(config.get(full) or {}), **value} if isinstance(value, dict) else value
-    _write(effective, {**settings, "config": config})
+    rest = {key: value for key, value in committed.items() if key not in encryption.KEYS}
+    _write(effective, {**rest, **encrypts.settings, "config": config})
     _write(
         directory / "Pulumi.yaml",
         {"name": name, "runtime": "python", "config": project.get("config", {})},
     )
-    backend, own_state = _backend(home)
     return Workspace(
         checkout=checkout,
         directory=directory,
@@ -79,9 +121,28 @@ def prepare(checkout: Path, home: Path, stack: str, overrides: Mapping[str, Any]
         stack=stack,
         backend=backend,
         own_state=own_state,
-        environment=_environment(checkout, home, backend, own_state is not None),
+        environment=_environment(checkout, None if own_state is None else backend, passphrase),
         values=_values(config),
+        committed=committed,
+        passphrase=passphrase,
+        notices=[encryption.ignored(f"stacks/Pulumi.{stack}.yaml")] if encrypts.ignored else [],
     )
+
+
+def _workspace_name(stack: str, backend: str | None, own_state: Path | None) -> str:
+    """One for each backend, so that what the engine adds to the stack's file is never another's."""
+    if own_state is not None:
+        return stack
+    return f"{stack}@{hashlib.sha256((backend or '').encode()).hexdigest()[:8]}"
+
+
+def _state_file(own_state: Path, project: str, stack: str) -> Path:
+    return own_state / ".pulumi" / "stacks" / project / f"{stack}.json"
+
+
+def _config(settings: Mapping[str, Any], project: str) -> dict[str, Any]:
+    """The config of a stack's file, with whole keys."""
+    return {_qualified(key, project): value for key, value in (settings.get("config") or {}).items()}
 
 
 def _stack_settings(directory: Path, stack: str) -> dict[str, Any]:
@@ -108,7 +169,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
-    """All or nothing, since a killed run must not lose the encryption salt."""
+    """Write all or nothing, since a killed run must not lose the encryption salt."""
     new = file.with_suffix(f".{os.getpid()}.new")
     new.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
     new.replace(file)
@@ -122,7 +183,7 @@ def _values(config: Mapping[str, Any]) -> dict[str, str] | None:
     """What the engine would hand to a program: text, and JSON for what is not a scalar."""
     values = {}
     for key, value in config.items():
-        if isinstance(value, dict) and set(value) == {"secure"}:
+        if secret_keys.encrypted(value):
             return None
         if isinstance(value, bool):
             values[key] = str(value).lower()
@@ -148,8 +209,12 @@ def _backend(home: Path) -> tuple[str | None, Path | None]:
     return state.as_uri(), state
 
 
-def _environment(checkout: Path, home: Path, backend: str | None, own: bool) -> dict[str, str]:
-    """What is set for the engine and its children on top of the user's environment."""
+def _environment(checkout: Path, own: str | None, passphrase: Passphrase | None) -> dict[str, str]:
+    """What is set for the engine and its children on top of the user's environment.
+
+    Args:
+        own: The backend, if it is this checkout's own.
+    """
     path = os.pathsep.join([str(BIN), str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
     environment = {
         "PATH": path,
@@ -161,22 +226,6 @@ def _environment(checkout: Path, home: Path, backend: str | None, own: bool) -> 
         "PYTHONPATH": os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")])),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
-    if own and backend is not None:
-        environment["PULUMI_BACKEND_URL"] = backend
-        if not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ):
-            environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(_passphrase(home / "engine" / "passphrase"))
-    return environment
-
-
-def _passphrase(file: Path) -> Path:
-    """A file with the key of this checkout's own state, made once; nobody is asked for it."""
-    if not file.exists():
-        new = file.with_suffix(f".{os.getpid()}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_urlsafe(32))
-        # link, not rename: of two runs that begin together the first one's key must stay.
-        with contextlib.suppress(FileExistsError):
-            os.link(new, file)
-        new.unlink()
-    return file
+    if own is not None:
+        environment["PULUMI_BACKEND_URL"] = own
+    return environment | encryption.variables(passphrase)

@@ -14,6 +14,9 @@ from dispatcher.machines.fly_sizes import KINDS
 
 API_URL = "https://api.machines.dev"
 
+TOKEN_VARIABLE = "FLY_API_TOKEN"  # noqa: S105 - its name
+"""Of the environment: the organization's token, where the config has none."""
+
 LONGEST_PREFIX = 40
 """Characters. An app's name has 63 (a label of DNS, RFC 1035); ours end with the agent and a number."""
 

@@ -10,7 +10,7 @@ import pulumi
 import pulumi_docker_build as docker_build
 
 from dispatcher.settings import IMAGES_VARIABLE
-from stacks import daily
+from stacks import daily, ice
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
@@ -32,7 +32,7 @@ def describe(environment: Environment) -> Deployment:
     called = settings.names(config, environment.project, environment.stack)
     # What only the whole config tells is refused before anything is described.
     known_now = Known.none(config)
-    settings.dispatcher(config, called, known_now)
+    whole = settings.dispatcher(config, called, known_now)
     offers.check(config)
     warn_of_missing(config)
     lifetimes = {
@@ -108,6 +108,7 @@ def describe(environment: Environment) -> Deployment:
             secrets={
                 **secrets,
                 **daily.secret_variables(config),
+                **ice.secret_variables(config, whole),
                 # Where traces go, with the key for it.
                 **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
             },

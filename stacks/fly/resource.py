@@ -2,7 +2,7 @@
 
 The engine's host of dynamic providers finds these classes by their names, so nothing here may be defined in
 a program's `__main__`. A provider has no fields when it is written down: what it works on is in the
-resource's properties. The token comes from the environment (FLY_API_TOKEN) or the config when it is loaded.
+resource's properties. The token comes from the config or the environment (FLY_API_TOKEN) when it is loaded.
 
 `adoptId`, an input of every resource, is the id of something that exists already: a create takes that over.
 The engine's own import does not know dynamic resources: it reads them without saying whose they are.
@@ -19,10 +19,9 @@ import pulumi
 from pulumi.dynamic import ConfigureRequest, DiffResult, Resource, ResourceProvider
 
 from stacks.fly.api import Fly, NoToken, whole
-from stacks.fly.config import API_URL
+from stacks.fly.config import API_URL, TOKEN_VARIABLE
 from stacks.local.host import end_with_engine, plain_errors
 
-TOKEN_VARIABLE = "FLY_API_TOKEN"  # noqa: S105 - its name
 TOKEN_KEY = "flyApiToken"  # noqa: S105 - its name
 
 ADOPT = "adoptId"
@@ -42,15 +41,18 @@ class Kind(ResourceProvider):
     @plain_errors
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
-        # The environment first: what the config said at the last up is kept, and a new token must do.
-        token = os.environ.get(TOKEN_VARIABLE) or req.config.get(TOKEN_KEY)
-        if not token:
+        tokens = list(filter(None, [req.config.get(TOKEN_KEY), os.environ.get(TOKEN_VARIABLE)]))
+        if not tokens:
             raise NoToken(
                 f"{TOKEN_VARIABLE} is not set; allowed: the organization's (`fly tokens create org`), "
                 f"in the environment or as the config's secret switchboard:{TOKEN_KEY}"
             )
         given = json.loads(req.config.get("fly") or "{}")
-        self.fly = Fly(token, given.get("apiUrl") or API_URL)
+        self.fly = Fly(tokens[0], given.get("apiUrl") or API_URL)
+        # A refresh or a down gets the config of the last up, whose token may have been revoked since.
+        if len(set(tokens)) > 1 and not self.fly.accepts(tokens[0]):
+            self.fly.close()
+            self.fly = Fly(tokens[1], given.get("apiUrl") or API_URL)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         changed = [name for name in self.inputs if whole(_olds.get(name)) != whole(_news.get(name))]

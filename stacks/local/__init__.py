@@ -10,15 +10,16 @@ from pathlib import Path
 import pulumi
 
 from dispatcher.settings import Settings
-from stacks import daily
+from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment, warn_of_missing
 from stacks.errors import ConfigError
-from stacks.local import process, server
+from stacks.local import data_dir, process, server
 from stacks.local.bots import Machines
 from stacks.local.content import code_hash, secret_fingerprint
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, Dispatcher
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 # By the environment, not by how this interpreter was called (python, python3, …): two ways to run the
 # same program must describe the same command.
@@ -32,9 +33,11 @@ def check(config: StackConfig) -> None:
     """Before an engine runs.
 
     Raises:
-        ConfigError: what only the whole config tells, or any but this stack's dispatcher has the port.
+        ConfigError: what only the whole config tells, a directory that cannot be the stack's, or any but this
+            stack's dispatcher has the port.
     """
     _settings(config)
+    data_dir.check(config.data_dir, CHECKOUT)
     if process.port_free(HOST, config.port):
         return
     ours = process.find([COMMAND], DATA_DIR_VARIABLE, str(_service_dir(config)))
@@ -66,9 +69,10 @@ def deploy(environment: Environment) -> Deployment:
     """Describe the stack: the machines' directory, then the dispatcher."""
     config, checkout = environment.config, environment.checkout
     settings = _settings(config)
+    data_dir.check(config.data_dir, checkout)
     variables = settings.to_environment()
     log_file = config.data_dir / "dispatcher.log"
-    secrets = daily.secret_variables(config)
+    secrets = {**daily.secret_variables(config), **ice.secret_variables(config, settings)}
     warn_of_missing(config)
     if missing := missing_package(config):
         pulumi.log.warn(missing)

@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import os
 import runpy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import pulumi
 from pulumi.runtime import mocks, set_all_config
 from pulumi.runtime.settings import get_root_resource
 from pulumi.runtime.stack import Stack
+
+from stacks.secret_keys import SECRET_KEYS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
@@ -65,13 +67,13 @@ class Warnings(logging.Handler):
         self._messages.append(record.getMessage())
 
 
-def record(config: dict[str, str]) -> dict[str, Any]:
+def record(config: dict[str, str], encrypted: list[str]) -> dict[str, Any]:
     recorder = Recorder()
     warnings: list[str] = []
     logger = logging.Logger("engine")
     logger.addHandler(Warnings(warnings))
     mocks.set_mocks(recorder, project="switchboard", stack="local", logger=logger)
-    set_all_config(config)
+    set_all_config(config, encrypted)
     outputs: dict[str, Any] = {}
 
     @pulumi.runtime.test
@@ -90,13 +92,22 @@ def record(config: dict[str, str]) -> dict[str, Any]:
     return {"resources": recorder.resources, "outputs": outputs, "warnings": warnings}
 
 
-def recorded(config: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, Any]:
+def recorded(
+    config: Mapping[str, str], environment: Mapping[str, str], encrypted: Collection[str] | None = None
+) -> dict[str, Any]:
     """What the program describes, as JSON has it, in a process with this environment.
 
     Without a config it is that of the environment, PULUMI_CONFIG, as under the language host.
+
+    Args:
+        encrypted: Keys that the engine calls secret; by default those that must be.
     """
+    if encrypted is None:
+        encrypted = [key for key in config if key.partition(":")[2] in (*SECRET_KEYS, "iceServers")]
     receiver, sender = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_record_and_send, args=(sender, dict(config), dict(environment)))
+    process = PROCESSES.Process(
+        target=_record_and_send, args=(sender, dict(config), dict(environment), list(encrypted))
+    )
     process.start()
     sender.close()
     try:
@@ -109,7 +120,9 @@ def recorded(config: Mapping[str, str], environment: Mapping[str, str]) -> dict[
         process.close()
 
 
-def _record_and_send(sender: Connection, config: dict[str, str], environment: dict[str, str]) -> None:
+def _record_and_send(
+    sender: Connection, config: dict[str, str], environment: dict[str, str], encrypted: list[str]
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    sender.send(json.dumps(record(config)))
+    sender.send(json.dumps(record(config, encrypted)))

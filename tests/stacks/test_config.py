@@ -58,13 +58,46 @@ def test_paths_are_from_the_checkout(checkout: Path) -> None:
     assert found.data_dir == checkout / "kept/here"
 
 
-def test_keys_of_providers_pass(checkout: Path) -> None:
-    values = {"aws:region": "eu-central-1", "switchboard:agents": json.dumps(ECHO)}
-    assert parse(values, project="switchboard", checkout=checkout, stack="local").port == 7860
+@pytest.mark.parametrize(
+    ("key", "cloud", "allowed"),
+    [
+        ("pulumi:disable-default-providers", "local", None),
+        ("docker-build:host", "docker", None),
+        ("switchbord:port", "local", "switchboard:port"),
+        ("dockr:host", "docker", "docker:host"),
+        ("aws:region", "local", "keys that begin with switchboard:, pulumi:"),
+        ("docker:host", "local", "keys that begin with switchboard:, pulumi:"),
+    ],
+)
+def test_a_key_is_refused_when_nothing_of_the_stack_reads_it(
+    tmp_path: Path, key: str, cloud: str, allowed: str | None
+) -> None:
+    (tmp_path / "bots").mkdir()
+    (tmp_path / "bots" / "echo.py").touch()
+    agents = json.dumps({"echo": {"bot": "bots/echo.py"}})
+    values = {key: "1", "switchboard:cloud": cloud, "switchboard:agents": agents}
+    if allowed is None:
+        assert parse(values, project="switchboard", checkout=tmp_path, stack="local").port == 7860
+        return
+    with pytest.raises(ConfigError) as refused:
+        parse(values, project="switchboard", checkout=tmp_path, stack="local")
+    assert str(refused.value) == (
+        f"{key}: nothing of a stack of cloud {cloud} reads {key.partition(':')[0]}:…; allowed: {allowed}"
+    )
 
 
 KEYS = (
-    *("cloud", "port", "agents", "defaultAgent", "keys", "maxSessions", "logLevel", "logFormat", "dataDir"),
+    *(
+        "cloud",
+        "port",
+        "agents",
+        "defaultAgent",
+        "keys",
+        "maxSessions",
+        "keepSessionsDays",
+        "heartbeatSeconds",
+    ),
+    *("callTimeoutSeconds", "iceServers", "turnUrls", "turnSecret", "logLevel", "logFormat", "dataDir"),
     *("docker", "fly", "daily", "flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl"),
 )
 
@@ -82,7 +115,7 @@ KEYS = (
         ),
         (
             {"agents": ECHO, "prot": 1},
-            f'switchboard:prot: "1" is not a key; allowed: {", ".join(KEYS)}',
+            f"switchboard:prot: is not a key; allowed: {', '.join(KEYS)}",
         ),
         (
             {"agents": ECHO, "dailyAPIKey": "hunter2"},
@@ -90,7 +123,7 @@ KEYS = (
         ),
         (
             {"agents": ECHO, "daily_domain": "acme"},
-            f'switchboard:daily_domain: "acme" is not a key; allowed: {", ".join(KEYS)}',
+            f"switchboard:daily_domain: is not a key; allowed: {', '.join(KEYS)}",
         ),
         (
             {"agents": ECHO, "logLevel": "loud"},
@@ -98,7 +131,7 @@ KEYS = (
         ),
         (
             with_agent(env=["OPENAI_API_KEY", "SWITCHBOARD_TURN_SECRET"]),
-            "switchboard:agents.echo.env.1: 'SWITCHBOARD_TURN_SECRET' is refused; allowed: a name that does "
+            "switchboard:agents.echo.env[1]: 'SWITCHBOARD_TURN_SECRET' is refused; allowed: a name that does "
             "not begin with SWITCHBOARD_, as the dispatcher's own do, secrets among them",
         ),
         (
@@ -127,7 +160,7 @@ KEYS = (
         ({"agents": {"echo": {}}}, "switchboard:agents.echo.bot: is missing; allowed: a path"),
         (
             with_agent(memory=512),
-            "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, image, transports, cpu, "
+            "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, cpu, "
             "memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, "
             "clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
         ),
@@ -146,7 +179,7 @@ KEYS = (
         ),
         (
             with_agent(env=["KEY=secret"]),
-            'switchboard:agents.echo.env.0: "KEY=secret" is refused; '
+            'switchboard:agents.echo.env[0]: "KEY=…" is refused; '
             "allowed: the name of an environment variable (letters, digits and _), never a value",
         ),
         (
@@ -156,26 +189,25 @@ KEYS = (
         ),
         (
             with_key(hash="sk_the-key-itself"),
-            "switchboard:keys.0.hash: is refused; "
-            "allowed: what `python -m dispatcher new-key` prints as such, never the key itself",
+            "switchboard:keys[0].hash: is refused; "
+            "allowed: what `make key NAME=…` prints as such, never the key itself",
         ),
         (
             {"agents": ECHO, "keys": ["sk_the-key-itself"]},
-            "switchboard:keys.0: has the wrong type; "
-            "allowed: a list of the entries that `python -m dispatcher new-key` prints",
+            "switchboard:keys[0]: has the wrong type; "
+            "allowed: a list of the entries that `make key NAME=…` prints",
         ),
-        (with_key(scope="root"), "switchboard:keys.0.scope: is refused; allowed: start, read, admin"),
+        (with_key(scope="root"), "switchboard:keys[0].scope: is refused; allowed: start, read, admin"),
         (
             with_key(rate={"perMinute": 1}),
-            "switchboard:keys.0.rate.perSecond: is missing; allowed: Field required\n"
-            "switchboard:keys.0.rate.perMinute: is not a key; allowed: perSecond, burst",
+            "switchboard:keys[0].rate.perMinute: is not a key; allowed: perSecond, burst",
         ),
         (
             with_key(origins=["https://a.example/page"]),
-            "switchboard:keys.0.origins.0: 'https://a.example/page' is not a browser's origin; "
+            "switchboard:keys[0].origins[0]: 'https://a.example/page' is not a browser's origin; "
             "allowed: https://host or https://host:port",
         ),
-        (with_key(agents=["ehco"]), "switchboard:keys.0.agents: 'ehco' is not an agent; allowed: echo"),
+        (with_key(agents=["ehco"]), "switchboard:keys[0].agents[0]: 'ehco' is not an agent; allowed: echo"),
         (
             {"agents": ECHO, "keys": [KEY, KEY]},
             "switchboard:keys: two keys have the same hash; allowed: each key once",
@@ -188,7 +220,7 @@ KEYS = (
         ),
         (
             on_docker(domian="x.example"),
-            'switchboard:docker.domian: "x.example" is not a key; allowed: host, address, domain, registry, '
+            "switchboard:docker.domian: is not a key; allowed: host, address, domain, registry, "
             "base, models, vad, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
         ),
         (
@@ -207,7 +239,7 @@ KEYS = (
         ),
         (
             on_docker(turn=True),
-            "switchboard:docker: turnAddress is missing, and turn is on; "
+            "switchboard:docker.turnAddress: is missing, and turn is on; "
             "allowed: the IP address by which callers reach the engine's host",
         ),
         (
@@ -217,27 +249,27 @@ KEYS = (
         ),
         (
             on_docker(turnPorts=[50000, 49000]),
-            "switchboard:docker: turnPorts: [50000, 49000] is refused; "
+            "switchboard:docker.turnPorts: [50000, 49000] is refused; "
             "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
             "at most 1000 ports",
         ),
         (
             on_docker(turnPorts=[80, 90]),
-            "switchboard:docker.turnPorts.0: 80 is refused; "
+            "switchboard:docker.turnPorts[0]: 80 is refused; "
             "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
             "at most 1000 ports\n"
-            "switchboard:docker.turnPorts.1: 90 is refused; "
+            "switchboard:docker.turnPorts[1]: 90 is refused; "
             "allowed: a list of the first and the last UDP port, 1024 to 65535, without 3478, "
             "at most 1000 ports",
         ),
         (
             on_docker(address="0.0.0.0"),
-            "switchboard: docker.address: 0.0.0.0 is reachable from other machines, so keys must be set; "
+            "switchboard:docker.address: 0.0.0.0 is reachable from other machines, so keys must be set; "
             "without keys only 127.0.0.1 or ::1 is allowed",
         ),
         (
             on_docker(domain="voice.example.com"),
-            "switchboard: docker.domain: voice.example.com is reachable from other machines, "
+            "switchboard:docker.domain: voice.example.com is reachable from other machines, "
             "so keys must be set",
         ),
         (
@@ -338,7 +370,7 @@ def test_a_directory_of_the_systems(directory: str) -> None:
     ],
 )
 def test_a_value_that_the_engine_would_stumble_over(checkout: Path, key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"^switchboard:docker(\.|: ){key}: .* is refused; allowed: "):
+    with pytest.raises(ConfigError, match=rf"^switchboard:docker\.{key}(\[\d\])?: .* is refused; allowed: "):
         config(checkout, **on_docker(**{key: value}))
 
 

@@ -121,13 +121,14 @@ def test_rooms_can_be_made_ready_before_an_agent_offers_them(
         (
             {"daily": DOMAIN},
             "switchboard:dailyApiKey: is missing, and agent 'echo' offers the transport 'daily'; allowed: "
-            "the API key of a Daily domain, in the config (`pulumi config set --secret`) or as DAILY_API_KEY "
-            "of the environment",
+            "the API key of a Daily domain, in the config (`pulumi config set --secret "
+            "switchboard:dailyApiKey`) or as DAILY_API_KEY of the environment",
         ),
         (
             {"dailyApiKey": "hunter2-of-daily"},
             "switchboard:daily.domain: is missing, and agent 'echo' offers the transport 'daily'; allowed: "
-            "the name of a Daily domain: of https://voice.daily.co it is voice",
+            "the name of a Daily domain: of https://voice.daily.co it is voice (`pulumi config set --path "
+            "switchboard:daily.domain voice`)",
         ),
         (
             {"agents": WEBRTC, "daily": DOMAIN},

@@ -190,3 +190,19 @@ def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch
     assert stopped == ["/v1.41/containers/running-bot/stop?t=10"]
     label = "switchboard.deployment%3Dswitchboard-local"
     assert [path for method, path in stack.engine.asked if method == "GET" and label in path]
+
+
+def test_agents_in_directories_whose_paths_read_the_same_have_an_image_each(stack: Stack) -> None:
+    agents = {}
+    for name, directory in {"one": "xbots/a-b", "two": "xbots/a/b"}.items():
+        (stack.checkout.root / directory).mkdir(parents=True)
+        (stack.checkout.root / directory / "bot.py").write_text("async def bot(runner_args): ...\n")
+        agents[name] = {"bot": f"{directory}/bot.py"}
+    stack.checkout.write_config(cloud="docker", agents=agents)
+    stack.checkout.driver().preview()
+    images = [line for line in stack.checkout.lines if "-image: create" in line]
+    assert [line.strip().partition("-image")[0] for line in sorted(images)] == [
+        "+ bot-xbots-a-b-e94162",
+        "+ bot-xbots-a-b",
+        "+ dispatcher",
+    ]

@@ -18,7 +18,7 @@ from images.app import strip
 from stacks.config import parse
 from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
-from stacks.docker.images import MODELS_TARGET
+from stacks.docker.images import MODELS_TARGET, slugs
 from stacks.docker.revision import revision
 from stacks.docker.settings import NOT_YET, max_containers
 from stacks.errors import ConfigError
@@ -404,3 +404,20 @@ def test_a_directory_that_cannot_be_read_is_told_with_its_key(tmp_path: Path) ->
         f"switchboard:agents.echo.bot: 'gone' becomes an image, and {tmp_path}/gone cannot be read "
         "(No such file or directory); allowed: a directory whose files you may read"
     )
+
+
+def test_bot_directories_have_names_of_their_own_when_their_paths_read_the_same(tmp_path: Path) -> None:
+    inside = ["xbots/a-b", "xbots/a/b", "xbots/A/b", "xbots/a.b", "voice"]
+    directories = [*(tmp_path / one for one in inside), Path("/srv/one/bot"), Path("/srv/two/bot")]
+    names = slugs(directories, tmp_path)
+    assert len(set(names.values())) == len(directories)
+    # A stack that is up had one of them: alone each is called what it was.
+    alone = {one: slugs([one], tmp_path)[one] for one in directories}
+    assert [alone[tmp_path / one] for one in inside] == [*["xbots-a-b"] * 4, "voice"]
+    assert {one for one in directories if names[one] != alone[one]} == {
+        tmp_path / one for one in ("xbots/a/b", "xbots/a-b", "xbots/a.b")
+    }
+    assert slugs(reversed(directories), tmp_path) == names
+    # A name with its hash may be the name of another.
+    taken = tmp_path / names[tmp_path / "xbots/a/b"].replace("xbots-", "xbots/", 1)
+    assert len(set(slugs([*directories, taken], tmp_path).values())) == len(directories) + 1

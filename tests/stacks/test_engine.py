@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pulumi.automation import OutputValue
 
+from stacks.engine.__main__ import next_steps
 from stacks.errors import ConfigError, LockedError
 from stacks.local import server
 from stacks.local.process import identify
@@ -269,3 +271,22 @@ def test_a_lock_of_the_living_is_never_broken(checkout: CheckoutCopy) -> None:
     assert "\n" not in str(caught.value)
     assert lock.exists()
     assert checkout.processes() == []
+
+
+def test_up_prints_how_to_start_a_session_and_then_the_address(checkout: CheckoutCopy) -> None:
+    with checkout.command("up") as run:
+        said, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, errors
+    *_, title, command, address = said.splitlines()
+    assert (title, address) == ("start a session:", f"http://127.0.0.1:{checkout.port}")
+    assert command.startswith(f"  curl --fail-with-body -X POST {address}/start ")
+
+
+def test_dns_records_are_printed_when_a_stack_needs_some() -> None:
+    records = ["voice.example.com A 192.0.2.1", "voice.example.com AAAA 2001:db8::1"]
+    assert next_steps({"records": OutputValue(records, False)}) == [
+        "DNS records that have to be there:",
+        "  voice.example.com A 192.0.2.1",
+        "  voice.example.com AAAA 2001:db8::1",
+    ]
+    assert next_steps({"records": OutputValue([], False)}) == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -61,9 +63,9 @@ class Stack:
         outputs = self.checkout.driver().up()
         return {name: output.value for name, output in outputs.items()}
 
-    def fails(self) -> str:
-        """What an up says that fails. It has a process of its own: such a one leaves its event loop open."""
-        run = self.checkout.command("up", "--stack", "local")
+    def fails(self, verb: str = "up") -> str:
+        """What a run says that fails. It has a process of its own: such a one leaves its event loop open."""
+        run = self.checkout.command(verb, "--stack", "local")
         said = run.communicate(timeout=120)[1]
         assert run.returncode == 1
         return said
@@ -204,3 +206,32 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     assert stack.checkout.state() == {}
     ended = [one.app for one in fake.calls if one.operation == "Machines_stop"]
     assert ended == ["voice", "voice-echo-0"], "the dispatcher first: nobody starts bots any more"
+
+
+def test_the_token_of_the_config_goes_before_that_of_the_environment(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "of-the-tests")
+    ours, checkout = stack.fake.token(), stack.checkout
+    scratch = checkout.root / "scratch"
+    scratch.mkdir()
+    for arguments in (["stack", "init"], ["config", "set", "--secret", "switchboard:flyApiToken", ours]):
+        subprocess.run(
+            [checkout.engine.command, *arguments, "--non-interactive", "--stack", "local"],
+            cwd=checkout.root,
+            env={**os.environ, "PULUMI_BACKEND_URL": scratch.as_uri()},
+            check=True,
+            timeout=60,
+            capture_output=True,
+        )
+    theirs = os.environ["FLY_API_TOKEN"]
+    monkeypatch.setenv("FLY_API_TOKEN", "fm2_of-something-else")
+    stack.up()
+    assert ours not in stack.written()
+
+    # Revoked: what a down is given is the config of the last up, whatever the file says now.
+    del stack.fake.tokens[ours]
+    assert "401" in stack.fails("destroy")
+    monkeypatch.setenv("FLY_API_TOKEN", theirs)
+    checkout.driver().destroy()
+    assert stack.fake.apps == {}

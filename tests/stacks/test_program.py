@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tests.stacks.record import recorded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot": "stacks/config.py"}}
+
+ELSEWHERE = f"{tempfile.gettempdir()}/somewhere/else"
 
 
 def run(by_environment: bool = False, **values: str) -> dict[str, Any]:
@@ -24,7 +27,7 @@ def run(by_environment: bool = False, **values: str) -> dict[str, Any]:
 
 
 def test_the_local_stack_is_two_resources() -> None:
-    resources = run(port="28900", dataDir="/somewhere/else")["resources"]
+    resources = run(port="28900", dataDir=ELSEWHERE)["resources"]
     machines, dispatcher = (resources.pop(name) for name in ("machines", "dispatcher"))
     assert {resource["type"] for resource in resources.values()} <= {"pulumi:pulumi:Stack"}
     assert machines["type"] == "pulumi-python:dynamic/switchboard:Machines"
@@ -33,7 +36,7 @@ def test_the_local_stack_is_two_resources() -> None:
     assert inputs["command"][1:] == ["-m", "dispatcher"]
     assert machines["inputs"]["stopCommand"] == [*inputs["command"], "stop-machines"]
     assert machines["inputs"]["environment"] == inputs["environment"]
-    assert inputs["environment"]["SWITCHBOARD_DATA_DIR"] == "/somewhere/else/dispatcher"
+    assert inputs["environment"]["SWITCHBOARD_DATA_DIR"] == f"{ELSEWHERE}/dispatcher"
     assert inputs["environment"]["SWITCHBOARD_PORT"] == "28900"
     assert inputs["environment"]["SWITCHBOARD_DEFAULT_AGENT"] == "a-bot"
     agents = json.loads(inputs["environment"]["SWITCHBOARD_AGENTS"])
@@ -52,14 +55,14 @@ def test_variables_that_are_not_set_here_are_told_by_their_names(monkeypatch: py
 
 
 def test_the_outputs() -> None:
-    outputs = run(port="28900", dataDir="/somewhere/else")["outputs"]
+    outputs = run(port="28900", dataDir=ELSEWHERE)["outputs"]
     assert outputs.pop("start").startswith("curl --fail-with-body -X POST http://127.0.0.1:28900/start ")
     what = "a machine of your own, which costs what it costs without sessions too"
     price_of_ones_own = {"usdPerSecond": 0.0, "of": what}
     assert outputs == {
         "url": "http://127.0.0.1:28900",
-        "log": "/somewhere/else/dispatcher.log",
-        "data": "/somewhere/else",
+        "log": f"{ELSEWHERE}/dispatcher.log",
+        "data": ELSEWHERE,
         "prices": dict.fromkeys(("echo", "a-bot"), price_of_ones_own),
     }
 
@@ -75,6 +78,35 @@ def test_the_command_lines_config_gives_the_same_as_the_drivers() -> None:
 
 def test_a_bad_value_is_an_error_without_a_traceback() -> None:
     assert run(port="0") == {"error": 'switchboard:port: "0" is refused; allowed: a whole number, 1 to 65535'}
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_secret_in_clear_is_refused_in_a_run_of_pulumi_itself(by_environment: bool) -> None:
+    """The engine says which keys are encrypted: `make up` by a call, the language host by a variable."""
+    config = {
+        "switchboard:agents": json.dumps(AGENTS),
+        "switchboard:turnUrls": '["turn:turn.example:3478"]',
+        "switchboard:turnSecret": "hunter2-of-turn",
+        "switchboard:iceServers": json.dumps(
+            [{"urls": ["turn:t.example"], "username": "me", "credential": "hunter2-of-ice"}]
+        ),
+    }
+
+    def described(encrypted: list[str]) -> dict[str, Any]:
+        if not by_environment:
+            return recorded(config, os.environ, encrypted)
+        given = {"PULUMI_CONFIG": json.dumps(config), "PULUMI_CONFIG_SECRET_KEYS": json.dumps(encrypted)}
+        return recorded({}, {**os.environ, **given})
+
+    refused = described(encrypted=[])["error"].splitlines()
+    assert [line.partition("; allowed")[0] for line in refused] == [
+        f"{key}: is in clear in the config of stack local, and would be in the state"
+        for key in ("switchboard:turnSecret", "switchboard:iceServers[0].credential")
+    ]
+    assert "`pulumi config set --secret 'switchboard:turnSecret' --stack local`" in refused[0]
+    assert "`pulumi config set --path --secret 'switchboard:iceServers[0].credential'" in refused[1]
+    assert "hunter2" not in "".join(refused)
+    assert "resources" in described(encrypted=["switchboard:turnSecret", "switchboard:iceServers"])
 
 
 def test_the_program_is_short() -> None:

@@ -50,6 +50,23 @@ def test_a_failure_is_said() -> None:
     assert stream.getvalue().splitlines()[-1].startswith("slow: failed after ")
 
 
+class Terminal(Shown):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_shows_the_oldest_step_when_two_run() -> None:
+    stream = Terminal()
+    with step("older", stream):
+        stream.wait()
+        with step("newer", stream) as newer:
+            newer.show()
+    text = stream.getvalue()
+    assert "newer …" not in text
+    assert "newer: done in " in text
+    assert text.splitlines()[-1].split("\x1b[K")[-1].startswith("older: done in ")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (185, "3 min 05 s"), (60, "1 min 00 s")],

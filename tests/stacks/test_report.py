@@ -80,11 +80,12 @@ def test_an_input_that_is_no_output_is_no_change_of_somebodys() -> None:
 def test_a_list_that_is_hidden_by_a_secret_is_named() -> None:
     lines: list[str] = []
     hidden = {"4dabf18193072939515e22adb298388d": "1b47", "ciphertext": "[secret]"}
-    same = inputs(envs=hidden, port=1)
-    replaced = step("replace", old=same, new=same, keys=["envs"], diffs=["envs"])
+    before, after = inputs(envs=hidden, image="x:1"), inputs(envs=hidden, image="x:2")
+    replaced = step("replace", old=before, new=after, keys=["envs"], diffs=["envs", "image"])
     Report(preview=True, out=lines.append)(event(resourcePreEvent=replaced))
     assert lines == [
         "  ± dispatcher: replace, because of envs",
+        "      image: x:1 → x:2",
         "      envs: [secret] → [secret], with another value",
     ]
 

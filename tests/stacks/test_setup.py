@@ -1,10 +1,12 @@
 """The setup does a step only when what it is made from has changed.
 
-pip, npm and node are scripts of the tests.
+pip, uv, npm and node are scripts of the tests; `test_installer.py` has the real pip and uv.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import stacks.setup
 from stacks.errors import SetupError
 from stacks.setup import Checkout
+from tests.test_requirements import ROOT
 
 
 def program(path: Path, script: str) -> None:
@@ -30,9 +33,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
         (web / name).write_text(name)
     for name in ("", "-dev", "-node", "-docker", "-fly"):
         (made.root / f"requirements{name}.txt").write_text(name)
+    (made.root / "images").mkdir()
+    (made.root / "images/requirements-build.txt").write_text("uv")
     log = tmp_path / "log"
     log.touch()
-    program(made.python, f'echo "python $*" >> {log}')
+    program(made.python, f'[ "$3" = config ] || echo "python $*" >> {log}')
+    program(made.venv / "bin/uv", f'echo "uv $*" >> {log}')
     program(tmp_path / "bin/node", "echo v20.1.0")
     # npm ci makes node_modules anew, the page's build makes dist anew.
     program(
@@ -48,21 +54,23 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 
 def steps(checkout: Checkout) -> list[str]:
-    """What was run since the last call, in a word or two each; checks of the venv are not counted."""
+    """What was run since the last call, by program and last argument; checks of the venv are not counted.
+
+    Sorted, since npm runs beside the others.
+    """
     log = checkout.root.parent / "log"
-    lines = [line for line in log.read_text().splitlines() if "import pip" not in line]
+    lines = [line.split() for line in log.read_text().splitlines() if "import pip" not in line]
     log.write_text("")
-    return [
-        " ".join(line.replace(str(checkout.root) + "/", "").split()[:2])
-        + " "
-        + line.split()[-1].rpartition("/")[2]
-        for line in lines
-    ]
+    return sorted(f"{words[0]} {words[1]} {words[-1].rpartition('/')[2]}" for words in lines)
+
+
+UV = "python -m requirements-build.txt"
+PAGE = ["npm ci --loglevel=error", "npm run --silent"]
 
 
 def test_everything_once_and_then_nothing(checkout: Checkout) -> None:
     checkout.set_up(dev=False)
-    assert steps(checkout) == ["python -m requirements.txt", "npm ci --loglevel=error", "npm run --silent"]
+    assert steps(checkout) == [*PAGE, UV, "uv pip requirements.txt"]
     checkout.set_up(dev=False)
     assert steps(checkout) == []
 
@@ -75,15 +83,17 @@ def test_a_stack_gets_the_packages_of_its_cloud(checkout: Checkout, line: str) -
     (checkout.root / "stacks").mkdir()
     (checkout.root / "stacks/Pulumi.home.yaml").write_text(f"config:\n  {line}\n")
     checkout.set_up(dev=False, stack="home")
-    assert steps(checkout)[0] == "python -m requirements-docker.txt"
+    assert steps(checkout) == [*PAGE, UV, "uv pip requirements-docker.txt"]
     # They contain what every stack needs.
     checkout.set_up(dev=False)
     assert steps(checkout) == []
 
 
 def test_packages_are_checked_against_their_hashes(checkout: Checkout) -> None:
-    checkout.install("requirements.txt")
-    assert "--require-hashes" in (checkout.root.parent / "log").read_text()
+    checkout.installer.install("requirements.txt")
+    uv, packages = (checkout.root.parent / "log").read_text().splitlines()
+    assert "--require-hashes" in uv.split()
+    assert "--require-hashes" in packages.split()
 
 
 def test_new_pins_install_only_packages(checkout: Checkout) -> None:
@@ -91,7 +101,7 @@ def test_new_pins_install_only_packages(checkout: Checkout) -> None:
     steps(checkout)
     (checkout.root / "requirements.txt").write_text("others")
     checkout.set_up(dev=False)
-    assert steps(checkout) == ["python -m requirements.txt"]
+    assert steps(checkout) == ["uv pip requirements.txt"]
 
 
 def test_a_new_source_builds_the_page_and_keeps_its_packages(checkout: Checkout) -> None:
@@ -111,9 +121,9 @@ def test_a_lost_page_is_built_again(checkout: Checkout) -> None:
 
 
 def test_the_packages_for_tests_contain_the_others(checkout: Checkout) -> None:
-    checkout.install("requirements-dev.txt", "requirements.txt")
-    checkout.install("requirements.txt")
-    assert steps(checkout) == ["python -m requirements-dev.txt"]
+    checkout.installer.install("requirements-dev.txt", "requirements.txt")
+    checkout.installer.install("requirements.txt")
+    assert steps(checkout) == [UV, "uv pip requirements-dev.txt"]
 
 
 def test_what_some_tests_lack_is_said_and_stops_nothing(
@@ -132,8 +142,8 @@ def test_what_some_tests_lack_is_said_and_stops_nothing(
 @pytest.mark.parametrize("node", ["echo v18.20.0", "exit 1", "echo nonsense"])
 def test_a_node_that_will_not_do_is_replaced_by_pypis(checkout: Checkout, node: str) -> None:
     program(checkout.root.parent / "bin/node", node)
-    checkout.build_page()
-    assert steps(checkout)[0] == "python -m requirements-node.txt"
+    checkout.set_up(dev=False)
+    assert steps(checkout) == [*PAGE, UV, "uv pip requirements-node.txt", "uv pip requirements.txt"]
 
 
 def test_a_step_that_fails_says_what_and_why_and_is_done_again(checkout: Checkout) -> None:
@@ -151,3 +161,50 @@ def test_a_venv_whose_python_is_gone_is_made_anew(
     checkout.make_venv()
     assert "it is made anew" in capsys.readouterr().out
     assert checkout.python.resolve() == Path(sys.executable).resolve()
+
+
+def test_packages_that_fail_end_npm(checkout: Checkout) -> None:
+    """Nothing of a setup that has failed goes on."""
+    ended = checkout.root.parent / "ended"
+    program(
+        checkout.root.parent / "bin/npm", f"trap 'touch {ended}; exit 1' TERM; while :; do sleep 0.05; done"
+    )
+    for name in ("python", "uv"):
+        program(checkout.venv / "bin" / name, '[ "$2" = "import pip" ] && exit 0; echo no index; exit 1')
+    with pytest.raises(
+        SetupError, match=r"^the packages of requirements\.txt were not installed:\nno index$"
+    ):
+        checkout.set_up(dev=False)
+    assert ended.exists()
+
+
+def test_a_page_that_fails_is_said_once_the_packages_are_installed(checkout: Checkout) -> None:
+    program(checkout.root.parent / "bin/npm", "echo npm error 404; exit 1")
+    with pytest.raises(SetupError, match=r"^the voice page's packages were not installed:\nnpm error 404$"):
+        checkout.set_up(dev=False)
+    assert steps(checkout) == [UV, "uv pip requirements.txt"]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` in this checkout, with the setup that it has: nothing is installed."""
+    command = ["make", "--no-print-directory", "-o", "setup", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_make_key_prints_a_key_when_the_shell_has_no_environment() -> None:
+    made = make("key", "NAME=site", "AGENT=one two", "ORIGIN=https://a.example", "PER_SECOND=2", "DAYS=9")
+    assert made.returncode == 0, made.stderr
+    key, entry = (line.strip() for line in made.stdout.splitlines() if line.startswith("  "))
+    assert key.startswith("pk_")
+    found = json.loads(entry)
+    assert (found["name"], found["agents"], found["rate"]["perSecond"]) == ("site", ["one", "two"], 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((), "error: NAME is missing"), (("NAME=a", "SCOPE=all"), "--scope: invalid choice: 'all'")],
+)
+def test_make_key_refuses_when_an_argument_is_wrong(arguments: tuple[str, ...], words: str) -> None:
+    made = make("key", *arguments)
+    assert made.returncode != 0
+    assert words in made.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from dispatcher.machines.provider import NoCapacity
 from stacks.config import parse
 from stacks.errors import SmokeError
 from stacks.prices import Price, price_of
-from stacks.smoke import Joined, run, summary
+from stacks.smoke import daily
+from stacks.smoke.http import Session
+from stacks.smoke.run import Joined, run, summary
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.stacks.test_program import REPOSITORY
 
@@ -38,6 +41,11 @@ async def machine_that_works(running: Deployment) -> None:
     await machine.send(protocol.Ended(reason="stopped", message="It was told to."))
 
 
+def heard(session: Session, tell: Callable[[str], None]) -> str:
+    """Stands for the caller, which `test_smoke_call.py` has: no media reaches a machine that a test plays."""
+    return "a caller heard the bot"
+
+
 def smoke(tmp_path: Path, key: str = KEY, **more: Any) -> tuple[Joined, list[str]]:
     """With a machine that works, unless `more` says otherwise."""
     lines: list[str] = []
@@ -46,7 +54,9 @@ def smoke(tmp_path: Path, key: str = KEY, **more: Any) -> tuple[Joined, list[str
     async def play() -> Joined:
         async with deployment(tmp_path, key=KEY, keys=KEYS, **more) as running:
             running.provider.fault = fault
-            caller = asyncio.create_task(asyncio.to_thread(run, running.url, key, "echo", lines.append))
+            caller = asyncio.create_task(
+                asyncio.to_thread(run, running.url, key, "echo", lines.append, calls={"webrtc": heard})
+            )
             machine = asyncio.create_task(machine_that_works(running))
             try:
                 while not caller.done():
@@ -65,7 +75,14 @@ def test_a_session_is_started_and_ended_and_its_seconds_are_counted(tmp_path: Pa
     joined, (line,) = smoke(tmp_path)
     assert (joined.agent, joined.transport) == ("echo", "webrtc")
     assert 20 <= joined.machine_seconds < 30
-    assert line.startswith(f"  session {joined.session} of echo: the bot is there after ")
+    assert line.startswith(f"  session {joined.session} of echo: the start was answered after ")
+
+
+def test_daily_session_says_that_no_sound_was_checked() -> None:
+    lines: list[str] = []
+    session = Session(httpx.Client(), "http://d", "s", "token", [])
+    assert daily.call(session, lines.append) == "a bot joined"
+    assert any(line.startswith("not checked: sound") for line in lines)
 
 
 def test_a_dispatcher_without_room_is_a_failure_in_its_own_words(tmp_path: Path) -> None:
@@ -135,7 +152,7 @@ def test_a_session_that_does_not_end_hides_no_earlier_error() -> None:
 
 
 def test_a_cost_that_is_not_known_is_said() -> None:
-    said = summary(Joined("s", "echo", "daily", 2.34, 60.0), None).splitlines()
+    said = summary(Joined("s", "echo", "daily", "a bot joined", 2.34, 60.0), None).splitlines()
     assert said[1].startswith("what its 60.0 s of a machine cost is not known: the stack has no ")
 
 
@@ -166,7 +183,7 @@ def test_the_price_of_a_machine_is_that_of_the_list(
     price = price_of(config, config.agents["echo"])
     assert price.per_second * 60 == pytest.approx(per_minute, rel=0.02)
     assert Price.from_shown(json.loads(json.dumps(price.shown()))) == price
-    said = summary(Joined("s", "echo", "daily", 2.34, 60.0), price).splitlines()
+    said = summary(Joined("s", "echo", "daily", "a bot joined", 2.34, 60.0), price).splitlines()
     assert said[0] == "a bot joined in 2.3 s over daily, and its session has ended"
     assert said[1].startswith(f"it cost ${price.per_second * 60:.6f}: 60.0 s of {kind}-{cpu}x with ")
 

@@ -86,21 +86,61 @@ def test_a_passphrase_of_the_user_counts(checkout: Path, monkeypatch: pytest.Mon
     assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in make(checkout).environment
 
 
-def test_what_the_engine_adds_is_kept_and_the_committed_file_is_not_touched(checkout: Path) -> None:
+def test_what_the_engine_adds_is_kept_for_the_backend_that_it_is_of(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     committed = (checkout / "stacks/Pulumi.local.yaml").read_text()
-    workspace = make(checkout)
-    with (workspace.directory / "Pulumi.local.yaml").open("a") as file:
-        file.write("encryptionsalt: v1:abc\n")
-    assert effective(make(checkout))["encryptionsalt"] == "v1:abc"
+    for backend in ("s3://one", "s3://two"):
+        monkeypatch.setenv("PULUMI_BACKEND_URL", backend)
+        with (make(checkout).directory / "Pulumi.local.yaml").open("a") as file:
+            file.write(f"encryptionsalt: v1:of-{backend}\n")
+    assert effective(make(checkout))["encryptionsalt"] == "v1:of-s3://two"
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://one")
+    assert effective(make(checkout))["encryptionsalt"] == "v1:of-s3://one"
+    monkeypatch.delenv("PULUMI_BACKEND_URL")
+    assert "encryptionsalt" not in effective(make(checkout))
     assert (checkout / "stacks/Pulumi.local.yaml").read_text() == committed
 
 
-def test_the_committed_files_encryption_counts_before_what_was_kept(checkout: Path) -> None:
+def test_a_salt_of_an_earlier_release_is_forgotten_when_own_state_is_new(checkout: Path) -> None:
+    """It kept one for all backends: this may be another's."""
+    with (make(checkout).directory / "Pulumi.local.yaml").open("a") as file:
+        file.write("encryptionsalt: v1:abc\n")
+    assert "encryptionsalt" not in effective(make(checkout))
+
+
+def test_the_salt_of_own_state_is_the_states(checkout: Path) -> None:
     workspace = make(checkout)
+    state = checkout / ".switchboard/engine/state/.pulumi/stacks/switchboard/local.json"
+    state.parent.mkdir(parents=True)
+    latest = {"secrets_providers": {"type": "passphrase", "state": {"salt": "v1:its-own"}}}
+    state.write_text(json.dumps({"checkpoint": {"latest": latest}}))
     with (workspace.directory / "Pulumi.local.yaml").open("a") as file:
         file.write("encryptionsalt: v1:abc\n")
-    write_stack(checkout, {"secretsprovider": "awskms://alias/ours", "config": {}})
+    assert effective(make(checkout))["encryptionsalt"] == "v1:its-own"
+
+
+def test_a_committed_salt_counts_when_something_is_encrypted_with_it(checkout: Path) -> None:
+    salt = {"encryptionsalt": "v1:theirs"}
+    write_stack(checkout, {**salt, "config": {"switchboard:turnSecret": {"secure": "v1:xyz"}}})
+    assert effective(make(checkout))["encryptionsalt"] == "v1:theirs"
+    assert make(checkout).notices == []
+    write_stack(checkout, {**salt, "config": {"switchboard:port": 7001}})
     assert "encryptionsalt" not in effective(make(checkout))
+    assert len(make(checkout).notices) == 1
+
+
+def test_a_committed_secrets_provider_counts_before_what_was_kept(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://ours")
+    with (make(checkout).directory / "Pulumi.local.yaml").open("a") as file:
+        file.write("encryptionsalt: v1:abc\n")
+    write_stack(checkout, {"secretsprovider": "awskms://alias/ours", "encryptedkey": "AQ==", "config": {}})
+    workspace = make(checkout)
+    assert workspace.secrets_provider == "awskms://alias/ours"
+    assert "encryptionsalt" not in effective(workspace)
+    assert effective(workspace)["encryptedkey"] == "AQ=="
 
 
 def test_overrides_count_for_one_run(checkout: Path) -> None:
@@ -126,6 +166,12 @@ def test_encrypted_values_are_left_to_the_engine(checkout: Path) -> None:
     workspace = make(checkout)
     assert workspace.values is None
     assert effective(workspace)["config"]["switchboard:port"] == {"secure": "v1:xyz"}
+
+
+def test_an_encrypted_value_inside_an_object_is_left_to_the_engine(checkout: Path) -> None:
+    servers = [{"urls": ["turn:t.example"], "username": "me", "credential": {"secure": "v1:xyz"}}]
+    write_stack(checkout, {"config": {"switchboard:iceServers": servers}})
+    assert make(checkout).values is None
 
 
 def test_a_stack_that_does_not_exist(checkout: Path) -> None:

@@ -415,7 +415,9 @@ def test_a_silent_bot_whose_machine_a_probe_saw_started_is_told_as_that(tmp_path
 
             async def started():
                 await running.look(1)
-                return (await running.dispatcher.store.session(session_id)).started_at
+                session = await running.dispatcher.store.session(session_id)
+                assert session is not None
+                return session.started_at
 
             await eventually(started, lambda at: at is not None)
             failed = await end_of(running, session_id, 21)

@@ -1,0 +1,91 @@
+"""Own STUN and TURN servers, for every cloud: keys of a stack's config, and the dispatcher's settings."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic.alias_generators import to_camel
+
+from dispatcher.settings import ENVIRONMENT_PREFIX, IceServer, Settings
+
+if TYPE_CHECKING:
+    from stacks.config import StackConfig
+
+SERVER_FIELDS = {
+    "urls": "a list of at least one stun:host:port, turn:host:port?transport=udp or turns:host:port",
+    "username": "the user name of a TURN server",
+    "credential": "the password of a TURN server, set by `pulumi config set --path --secret`",
+}
+"""What each key of a server takes, in the words of a refusal."""
+
+FIELDS = {
+    "iceServers": "a list of servers, each with urls, and of TURN with username and credential",
+    "turnUrls": "a list of at least one turn:host:port?transport=udp (or tcp) or turns:host:port",
+}
+
+# RFC 7064 and RFC 7065.
+Url = Annotated[
+    str,
+    Field(
+        pattern=r"^(stuns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+        r"|turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?)$"
+    ),
+]
+
+
+class IceServerConfig(BaseModel):
+    """A STUN or TURN server with a fixed credential, in the shape of a browser's RTCIceServer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    urls: tuple[Url, ...] = Field(min_length=1)
+    username: str = Field(default="", max_length=512)
+    credential: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _whole(self) -> IceServerConfig:
+        turn = any(url.startswith("turn") for url in self.urls)
+        given = (bool(self.username), bool(self.credential.get_secret_value()))
+        # A browser throws for a TURN server without both (W3C WebRTC, 4.4.1.6), and no call begins.
+        if turn and not all(given):
+            missing = "credential" if given[0] else "username"
+            raise ValueError(
+                f"{missing}: is missing, and a server is TURN; allowed: {SERVER_FIELDS[missing]}"
+            )
+        if not turn and any(given):
+            raise ValueError("username: is there, and no server is TURN; allowed: only with turn: or turns:")
+        return self
+
+    def server(self) -> IceServer:
+        """The dispatcher's setting."""
+        secret = self.credential.get_secret_value()
+        return IceServer(urls=self.urls, username=self.username or None, credential=secret or None)
+
+
+def settings_of(config: StackConfig, of_the_cloud: tuple[IceServer, ...]) -> dict[str, Any]:
+    """The dispatcher's settings for these servers, which come behind those of the cloud."""
+    found: dict[str, Any] = {}
+    if servers := (*of_the_cloud, *(one.server() for one in config.ice_servers)):
+        found["ice_servers"] = servers
+    if config.turn_urls:
+        found |= {"turn_urls": config.turn_urls, "turn_secret": config.turn_secret}
+    return found
+
+
+def secret_variables(config: StackConfig, settings: Settings) -> dict[str, str]:
+    """The secret ones of `settings_of` as the dispatcher's variables: `to_environment` leaves them out."""
+    found = {}
+    if config.turn_urls:
+        found["TURN_SECRET"] = config.turn_secret.get_secret_value()
+    if settings.has_ice_credentials:
+        servers = [server.model_dump(mode="json", exclude_none=True) for server in settings.ice_servers]
+        found["ICE_SERVERS"] = json.dumps(servers)
+    return {ENVIRONMENT_PREFIX + name: value for name, value in found.items()}
