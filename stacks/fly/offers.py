@@ -12,7 +12,7 @@ import pulumi
 from stacks.config import StackConfig
 from stacks.errors import ConfigError
 from stacks.fly.api import Fly, FlyError, FlyMisread, FlyUnanswered, mapping, rows
-from stacks.fly.resource import TOKEN_VARIABLE
+from stacks.fly.config import TOKEN_VARIABLE
 
 REGIONS_PATH = "platform/regions"
 
@@ -26,7 +26,7 @@ def check(config: StackConfig) -> None:
     Raises:
         ConfigError: a region does not exist, or Fly refuses the token.
     """
-    token = os.environ.get(TOKEN_VARIABLE) or config.fly_api_token.get_secret_value()
+    token = config.fly_api_token.get_secret_value() or os.environ.get(TOKEN_VARIABLE)
     if not token:
         return
     try:
