@@ -25,12 +25,20 @@ _running: list[Step] = []
 """Steps that run at the same time. A terminal shows the oldest one; the others say how long they took."""
 
 
+NOTICE = "notice: "
+
+
 def say(line: str) -> None:
     """Print a line; on a terminal in the place of a running step's, which is drawn again."""
     with _lock:
         if _running and sys.stdout.isatty():
             sys.stdout.write(CLEAR)
         print(line, flush=True)
+
+
+def notice(text: str) -> None:
+    """Tell whoever watches a run from inside a provider: the engine passes on its host's error output."""
+    print(f"{NOTICE}{text}", file=sys.stderr, flush=True)
 
 
 class Step:

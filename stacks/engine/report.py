@@ -11,7 +11,7 @@ from typing import Any
 from pulumi.automation.events import DiagnosticEvent, EngineEvent, StepEventMetadata
 
 from stacks.engine.differences import SECRET, changed, flat, listed
-from stacks.progress import duration, say
+from stacks.progress import NOTICE, duration, say
 
 VERBS = {
     "create": ("+", "created"),
@@ -104,6 +104,8 @@ class Report:
             self.errors.append(text)
         elif event.severity == "warning" and not text.startswith(EXPECTED_WARNINGS):
             self._out(f"  warning: {text}")
+        elif text.startswith(NOTICE):
+            self._out(f"  {text}")
 
 
 def clean(message: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pulumi
 from pulumi.dynamic import CreateResult, ReadResult
 
-from stacks.fly.api import FlyRefused, part
+from stacks.fly.api import FlyRefused, mapping, part, rows
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 
@@ -37,7 +37,9 @@ class IpAddressProvider(Kind):
         self.fly.delete(f"{_path(_props)}/{part(_id)}")
 
     def _find(self, props: dict[str, Any], ip: str | None) -> dict[str, Any] | None:
-        listed = (self.fly.get(_path(props)) or {}).get("ips") or []
+        path = _path(props)
+        answer = mapping(self.fly.get(path), f"GET {path}") or {}
+        listed = rows(answer.get("ips"), f"GET {path}", "ip")
         fitting = (one for one in listed if type_of(one) == props["type"] and ip in (None, one["ip"]))
         return next(fitting, None)
 
@@ -47,7 +49,8 @@ class IpAddressProvider(Kind):
                 f"switchboard:fly.adopt: {wanted!r} is refused; allowed: an address of the type "
                 f"{props['type']} that the app {props['app']} has"
             )
-        return self.fly.ask("POST", _path(props), {"type": props["type"]})
+        path = _path(props)
+        return mapping(self.fly.ask("POST", path, {"type": props["type"]}), f"POST {path}", "ip") or {}
 
 
 def _path(props: dict[str, Any]) -> str:
@@ -91,7 +94,7 @@ class CertificateProvider(Kind):
         path = f"apps/{part(props['app'])}/certificates"
         found = self.fly.once_known(
             lambda: self._get(props["app"], props["hostname"]),
-            lambda: self.fly.ask("POST", f"{path}/acme", {"hostname": props["hostname"]}),
+            lambda: self._make(path, props["hostname"]),
         )
         return CreateResult(props["hostname"], {**self.kept(props), **_told(found)})
 
@@ -104,8 +107,13 @@ class CertificateProvider(Kind):
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         self.fly.delete(f"apps/{part(_props['app'])}/certificates/{part(_id)}")
 
+    def _make(self, path: str, hostname: str) -> dict[str, Any]:
+        answer = self.fly.ask("POST", f"{path}/acme", {"hostname": hostname})
+        return mapping(answer, f"POST {path}/acme", "hostname") or {"hostname": hostname}
+
     def _get(self, app: str, hostname: str) -> dict[str, Any] | None:
-        return self.fly.get(f"apps/{part(app)}/certificates/{part(hostname)}")
+        path = f"apps/{part(app)}/certificates/{part(hostname)}"
+        return mapping(self.fly.get(path), f"GET {path}", "hostname")
 
 
 def _told(certificate: dict[str, Any]) -> dict[str, Any]:

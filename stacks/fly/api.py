@@ -4,13 +4,15 @@
     └── FlyError             Fly did not do what it was asked
         ├── FlyRefused       it said why; the same call would be refused again
         │   └── NoToken      there is none to call it with
-        └── FlyUnanswered    no answer, or a failure of Fly's own: what was asked may have been done
+        ├── FlyUnanswered    no answer, or a failure of Fly's own: what was asked may have been done
+        └── FlyMisread       an answer that is not as Fly describes its API: it is quoted
 
 The token comes with the client and is in no error, state or log.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -32,6 +34,21 @@ TRIES = 5
 
 THROTTLED_TRIES = 20
 """Of a call that Fly throttles: an action on one machine or app may be asked once a second."""
+
+ADVICE = {
+    401: (
+        "; the token is no good: it is mistyped, revoked or expired; set FLY_API_TOKEN to one of the "
+        "organization's (`fly tokens create org`)"
+    ),
+    403: (
+        "; the token may not do this: the app belongs to another organization (choose another "
+        "switchboard:fly.prefix), or the token does (switchboard:fly.org)"
+    ),
+}
+"""How to mend what Fly refuses in few words."""
+
+THROTTLE_WORDS = ("rate limit exceeded", "resource_exhausted: rate limit")
+"""Fly throttles in these words with other statuses than 429, too."""
 
 FIRST_PAUSE_SECONDS, PAUSE_SECONDS = 0.1, 1.0
 """Between two looks. Fly lets a machine be looked at five times a second."""
@@ -57,11 +74,22 @@ class FlyUnanswered(FlyError):
     """Nobody knows whether it was done: look it up before asking again."""
 
 
+class FlyMisread(FlyError):
+    """Fly's answer is not as Fly describes its API."""
+
+
 class Fly:
     """The Machines API of one address, as the owner of one token."""
 
-    def __init__(self, token: str, url: str = API_URL, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        token: str,
+        url: str = API_URL,
+        sleep: Callable[[float], None] = time.sleep,
+        tries: int = TRIES,
+    ) -> None:
         self._sleep = sleep
+        self._tries = tries
         self._client = httpx.Client(
             base_url=f"{url}/v1/",
             headers={"Authorization": fly_authorization(token)},
@@ -107,18 +135,19 @@ class Fly:
                 if answer.status_code < 400:
                     return _content(answer)
                 problem = f"{method} {path}: {_words(answer)}"
-                if answer.status_code == 429:
+                if throttles(answer):
                     throttled += 1
                     if throttled == THROTTLED_TRIES:
                         raise FlyRefused(f"Fly throttles {problem}; try again in a minute", 429)
                     self._sleep(_retry_after(answer))
                     continue
                 if answer.status_code < 500 and answer.status_code != 408:
-                    raise FlyRefused(f"Fly refused {problem}", answer.status_code)
+                    advice = ADVICE.get(answer.status_code, "")
+                    raise FlyRefused(f"Fly refused {problem}{advice}", answer.status_code)
             else:
                 problem = f"{method} {path}: {answer}"
             unanswered += 1
-            if (method == "POST" and not repeatable) or unanswered == TRIES:
+            if (method == "POST" and not repeatable) or unanswered == self._tries:
                 raise FlyUnanswered(f"Fly did not answer {problem}")
             self._sleep(PAUSE_SECONDS)
 
@@ -176,6 +205,27 @@ class Fly:
             return str(error) or type(error).__name__
 
 
+def mapping(answer: Any, call: str, *needed: str) -> dict[str, Any] | None:
+    """Return an answer that has these fields, each with a value; None stays None. Raises FlyMisread."""
+    if answer is None:
+        return None
+    if isinstance(answer, dict) and all(answer.get(field) is not None for field in needed):
+        return answer
+    fields = f" with {', '.join(needed)}" if needed else ""
+    raise FlyMisread(f"Fly's answer to {call} is not a mapping{fields}: {_quoted(answer)}")
+
+
+def rows(answer: Any, call: str, *needed: str) -> list[dict[str, Any]]:
+    """Return the mappings of an answer that is a list, each with these fields. Raises FlyMisread."""
+    if not isinstance(answer or [], list):
+        raise FlyMisread(f"Fly's answer to {call} is not a list: {_quoted(answer)}")
+    return [found for row in answer or [] if (found := mapping(row, call, *needed)) is not None]
+
+
+def _quoted(answer: Any) -> str:
+    return json.dumps(answer, default=str)[:200]
+
+
 def part(name: str) -> str:
     """A name as a part of a path."""
     return quote(name, safe="")
@@ -209,6 +259,13 @@ def _words(answer: httpx.Response) -> str:
         said = answer.text
     text = said.get("error") if isinstance(said, dict) else said
     return f"{answer.status_code} {' '.join(str(text or '').split())[:300]}".strip()
+
+
+def throttles(answer: httpx.Response) -> bool:
+    """Tell whether this answer says: not so fast."""
+    if answer.status_code == 429:
+        return True
+    return answer.status_code >= 400 and any(word in _words(answer).lower() for word in THROTTLE_WORDS)
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult
 
-from stacks.fly.api import FlyRefused, part
+from stacks.fly.api import FlyRefused, mapping, part
 from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
@@ -60,15 +61,7 @@ class AppProvider(Kind):
         self.fly.delete(f"apps/{part(_id)}")
 
     def _get(self, name: str) -> dict[str, Any] | None:
-        try:
-            return self.fly.get(f"apps/{part(name)}")
-        except FlyRefused as error:
-            if error.status in (401, 403):
-                # Either the token is not good at all, or the app is another organization's.
-                raise FlyRefused(
-                    f"{error}; is the app {name} yours, and the token its organization's?"
-                ) from None
-            raise
+        return mapping(self.fly.get(f"apps/{part(name)}"), f"GET apps/{name}")
 
     def _left_behind(self, props: dict[str, Any]) -> dict[str, Any] | None:
         """The app, if a create whose answer was lost has made it.
@@ -79,7 +72,7 @@ class AppProvider(Kind):
         app = self._get(name)
         if app is None:
             return None
-        org = (app.get("organization") or {}).get("slug")
+        org = organization_of(app)
         ours = (props["org"] in (org, PERSONAL) or org is None) and app.get("network") in (
             None,
             props["network"],
@@ -116,6 +109,13 @@ def _refusal(name: str, olds: dict[str, Any], news: dict[str, Any]) -> str:
         f"switchboard:fly.{fault}, since an app does not move: it would be deleted, with what is in it "
         f"(to do so: make down CONFIRM={STORE}, then make up)"
     )
+
+
+def organization_of(app: Mapping[str, Any]) -> str | None:
+    """Return the slug of an app's organization, which Fly tells in a mapping; None if it tells none."""
+    organization = app.get("organization")
+    slug = organization.get("slug") if isinstance(organization, Mapping) else organization
+    return slug if isinstance(slug, str) and slug else None
 
 
 class App(FlyResource, module="switchboard", name="FlyApp"):

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.machines.fly_sizes import KINDS
+
 API_URL = "https://api.machines.dev"
 
 TOKEN_VARIABLE = "FLY_API_TOKEN"  # noqa: S105 - its name
@@ -101,4 +103,19 @@ class FlyConfig(BaseModel):
     def _whole(self) -> FlyConfig:
         if len(set(self.regions)) != len(self.regions):
             raise ValueError(f"regions: {list(self.regions)} names one twice; allowed: each once")
+        kind = KINDS[self.dispatcher_cpu_kind]
+        if self.dispatcher_cpus not in kind.cpus:
+            raise ValueError(
+                f"dispatcherCpus: {self.dispatcher_cpus} is no size of a machine of kind "
+                f"{self.dispatcher_cpu_kind}; allowed: {', '.join(map(str, kind.cpus))}"
+            )
+        allowed = range(
+            self.dispatcher_cpus * kind.least_mb, self.dispatcher_cpus * kind.most_mb + 1, kind.least_mb
+        )
+        if self.dispatcher_memory_mb not in allowed:
+            raise ValueError(
+                f"dispatcherMemoryMb: {self.dispatcher_memory_mb} is refused for {self.dispatcher_cpus} CPUs "
+                f"of kind {self.dispatcher_cpu_kind}; allowed: {allowed[0]} to {allowed[-1]} in steps of "
+                f"{kind.least_mb}"
+            )
         return self

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
-from stacks.fly.api import Fly, FlyError, FlyRefused, part
-
-T = TypeVar("T")
+from stacks.fly.api import Fly, FlyError, mapping, part, rows
+from stacks.fly.leases import when_free
 
 GONE = ("destroying", "destroyed", "replaced")
 ENDED = ("stopped", "failed", "launch_failed", *GONE)
-
-LEASE_SECONDS = 360
-"""For one update, and the way back. A run that is killed leaves it until then."""
 
 DELETE_SECONDS = 60
 
@@ -33,9 +29,16 @@ def machine_path(app: str, machine_id: str | None = None) -> str:
     return "/".join(filter(None, ["apps", part(app), "machines", machine_id and part(machine_id)]))
 
 
+def machine_at(fly: Fly, path: str) -> dict[str, Any] | None:
+    """Return the machine of this path; None if there is none."""
+    return mapping(fly.get(path), f"GET {path}", "id", "state")
+
+
 def living(fly: Fly, app: str) -> list[dict[str, Any]]:
     """The machines of an app that are not gone; none if the app is."""
-    return [one for one in fly.get(machine_path(app)) or [] if one.get("state") not in GONE]
+    path = machine_path(app)
+    found = rows(fly.get(path), f"GET {path}", "id", "state")
+    return [one for one in found if one["state"] not in GONE]
 
 
 def sweep(fly: Fly, app: str, seconds: int) -> None:
@@ -52,11 +55,11 @@ def end(fly: Fly, app: str, machine: Mapping[str, Any], seconds: int = STOP_SECO
     path = machine_path(app, machine["id"])
 
     def ended() -> bool | None:
-        found = fly.get(path)
+        found = machine_at(fly, path)
         return True if found is None or found["state"] in ENDED else None
 
     def gone() -> bool | None:
-        found = fly.get(path)
+        found = machine_at(fly, path)
         return True if found is None or found["state"] in ("destroyed", "replaced") else None
 
     if machine.get("state") not in ENDED:
@@ -69,21 +72,3 @@ def end(fly: Fly, app: str, machine: Mapping[str, Any], seconds: int = STOP_SECO
     when_free(fly, path, lambda: fly.delete(path, force="true") or True)
     # Its volume and its app can be deleted only then.
     fly.until(f"the machine {machine['id']} was deleted, and is there still", DELETE_SECONDS, gone)
-
-
-def when_free(fly: Fly, path: str, act: Callable[[], T | None]) -> T:
-    """What `act` gives, once it gives something and nobody else holds the machine: a lease ends by itself."""
-
-    def once() -> T | None:
-        try:
-            return act()
-        except FlyRefused as error:
-            if error.status == 409:
-                return None
-            raise
-
-    return fly.until(
-        f"the lease of {path} did not come free (`fly machine leases view` tells who has it)",
-        LEASE_SECONDS,
-        once,
-    )

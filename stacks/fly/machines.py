@@ -14,18 +14,20 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
-from stacks.fly.api import FlyError, FlyRefused, FlyUnanswered, whole
-from stacks.fly.ending import GONE, LEASE_SECONDS, end, living, machine_path, when_free
+from stacks.fly.api import FlyError, FlyRefused, mapping, rows, whole
+from stacks.fly.ending import GONE, end, living, machine_at, machine_path
+from stacks.fly.leases import lease
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 
 DEAD = ("failed", "launch_failed")
 
-LEASE_HEADER = "fly-machine-lease-nonce"
 READY_SECONDS = 150
 """For an image's pull, the boot, and the health checks."""
 
 STARTED = "started"
+CORDONED = "cordoned"
+"""Started, and Fly's proxy sends nobody to it: what a run that was killed in an update leaves."""
 DOWN = ("stopped", "suspended", *DEAD)
 """States in which it stays until somebody does something. Those on the way count as started."""
 
@@ -67,7 +69,7 @@ class MachineProvider(Kind):
         machine = self._get(props["app"], id_)
         if machine is None:
             return ReadResult("", {})
-        state = machine["state"] if machine["state"] in DOWN else STARTED
+        state = _state(machine)
         seen = {"config": restricted(machine.get("config") or {}, props["config"]), "state": state}
         return ReadResult(id_, {**props, **seen, "region": machine.get("region") or props["region"]})
 
@@ -81,7 +83,7 @@ class MachineProvider(Kind):
         """The one of this id; else of this name, which is unique in its app."""
         if wanted is not None:
             return self._get(props["app"], wanted)
-        return next((one for one in living(self.fly, props["app"]) if one["name"] == props["name"]), None)
+        return next((one for one in living(self.fly, props["app"]) if one.get("name") == props["name"]), None)
 
     def _make(self, props: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
         if wanted is not None:
@@ -90,11 +92,12 @@ class MachineProvider(Kind):
                 f"{props['app']}"
             )
         body = {"name": props["name"], "region": props["region"], **_configured(props)}
-        return self.fly.ask("POST", machine_path(props["app"]), body)
+        path = machine_path(props["app"])
+        return mapping(self.fly.ask("POST", path, body), f"POST {path}", "id") or {}
 
     def _get(self, app: str, machine_id: str) -> dict[str, Any] | None:
-        machine = self.fly.get(machine_path(app, machine_id))
-        return None if machine is None or machine.get("state") in GONE else machine
+        machine = machine_at(self.fly, machine_path(app, machine_id))
+        return None if machine is None or machine["state"] in GONE else machine
 
     def _roll(self, machine: Mapping[str, Any], props: Mapping[str, Any]) -> None:
         """Give a machine its configuration, anew if it is the same. Raises FlyError.
@@ -103,7 +106,7 @@ class MachineProvider(Kind):
         """
         path = machine_path(props["app"], machine["id"])
         had = machine.get("config") or {}
-        with self._lease(path) as held, self._cordoned(path, held):
+        with lease(self.fly, path) as held, self._cordoned(path, held):
             try:
                 self._configure(path, props, held)
             except FlyError as error:
@@ -117,9 +120,9 @@ class MachineProvider(Kind):
 
     @contextlib.contextmanager
     def _cordoned(self, path: str, held: Mapping[str, str]) -> Iterator[None]:
-        """Fly's proxy sends nobody to the machine meanwhile.
+        """Keep Fly's proxy from sending anybody to the machine meanwhile.
 
-        Fly's answers do not say whether a machine is cordoned: no refresh would find one that was left so.
+        A run that is killed in between leaves the machine cordoned: a refresh reads that as its state.
         """
 
         def back() -> None:
@@ -144,8 +147,9 @@ class MachineProvider(Kind):
 
     def _configure(self, path: str, props: Mapping[str, Any], held: Mapping[str, str]) -> None:
         # Twice is once, though it boots twice: the body says what it is to be.
-        answer = self.fly.ask("POST", path, _configured(props), headers=held, repeatable=True)
-        self._ready(path.rpartition("/")[2], answer["instance_id"], props)
+        asked = self.fly.ask("POST", path, _configured(props), headers=held, repeatable=True)
+        answer = mapping(asked, f"POST {path}")
+        self._ready(path.rpartition("/")[2], (answer or {}).get("instance_id"), props)
 
     def _ready(self, machine_id: str, instance: str | None, props: Mapping[str, Any]) -> None:
         """Return once this version of it runs and all its health checks pass.
@@ -160,13 +164,14 @@ class MachineProvider(Kind):
             machine = self._get(props["app"], machine_id)
             if machine is None or machine["state"] in DEAD:
                 raise FlyRefused(f"the machine {props['name']} is {machine['state'] if machine else 'gone'}")
-            failing = [one["name"] for one in machine.get("checks") or [] if one.get("status") != "passing"]
+            checks = rows(machine.get("checks"), "the machine's checks")
+            failing = [str(one.get("name")) for one in checks if one.get("status") != "passing"]
             last = (
                 f"{machine['state']}, and not passing is {', '.join(failing)}"
                 if failing
                 else machine["state"]
             )
-            checked = bool(machine.get("checks")) or not checks_of(props["config"])
+            checked = bool(checks) or not checks_of(props["config"])
             current = instance in (None, machine.get("instance_id"))
             return True if current and checked and not failing and machine["state"] == "started" else None
 
@@ -177,26 +182,13 @@ class MachineProvider(Kind):
         except FlyRefused as error:
             raise FlyRefused(f"{error} (it is {last}); its log: fly logs --app {props['app']}") from None
 
-    @contextlib.contextmanager
-    def _lease(self, path: str) -> Iterator[Mapping[str, str]]:
-        """Nobody else changes the machine meanwhile. Gives the header of those who may."""
-        body = {"ttl": LEASE_SECONDS, "description": "switchboard: an update of its configuration"}
 
-        def take() -> dict[str, Any] | None:
-            try:
-                return self.fly.ask("POST", f"{path}/lease", body)
-            except FlyUnanswered:
-                # If it was given, nobody knows its nonce, and it ends by itself.
-                return None
-
-        answer = when_free(self.fly, path, take)
-        # In an envelope, says the documentation; without, says the description.
-        nonce = answer.get("data", answer)["nonce"]
-        held = {LEASE_HEADER: nonce}
-        try:
-            yield held
-        finally:
-            self.fly.delete(f"{path}/lease", headers=held)
+def _state(machine: Mapping[str, Any]) -> str:
+    """Return the state that lasts: what a machine on its way comes to counts as reached."""
+    if machine["state"] in DOWN:
+        return machine["state"]
+    # Not in Fly's description of its API, and shown by it.
+    return CORDONED if machine.get("cordoned") else STARTED
 
 
 def checks_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

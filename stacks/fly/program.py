@@ -14,7 +14,7 @@ from stacks import daily, ice
 from stacks.deployment import Deployment, Environment
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.secret import SharedSecret
-from stacks.fly import settings
+from stacks.fly import offers, settings
 from stacks.fly.agents import AgentApps, AgentAppsArgs
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
 from stacks.fly.settings import Known
@@ -35,6 +35,7 @@ def describe(environment: Environment) -> Deployment:
     # What only the whole config tells is refused before anything is described.
     known_now = Known.none(config)
     whole = settings.dispatcher(config, called, known_now)
+    offers.check(config)
     lifetimes = {
         "token_days": fly.token_days,
         "token_period": period_of(datetime.datetime.now(datetime.UTC).date(), fly.token_days),

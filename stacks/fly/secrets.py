@@ -13,7 +13,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
 
-from stacks.fly.api import part, whole
+from stacks.fly.api import mapping, part, rows, whole
 from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
 
@@ -51,10 +51,11 @@ class SecretsProvider(Kind):
 
     @plain_errors
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        answer = self.fly.get(f"apps/{part(props['app'])}/secrets")
+        path = f"apps/{part(props['app'])}/secrets"
+        answer = mapping(self.fly.get(path), f"GET {path}")
         if answer is None:
             return ReadResult("", {})
-        found = {one["name"]: one["digest"] for one in answer.get("secrets") or []}
+        found = _digests(answer, f"GET {path}")
         digests = {name: found[name] for name in props["digests"] if name in found}
         # Without the value of one that is another now: the next up sees the difference, and sets it again.
         same = {name for name, digest in digests.items() if digest == props["digests"][name]}
@@ -73,14 +74,22 @@ class SecretsProvider(Kind):
             version = self._remove(app, name) or version
         if values:
             # Twice is once: it says what they are.
-            answer = self.fly.ask("POST", f"apps/{part(app)}/secrets", {"values": values}, repeatable=True)
-            digests = {one["name"]: one["digest"] for one in answer["secrets"] if one["name"] in values}
+            path = f"apps/{part(app)}/secrets"
+            asked = self.fly.ask("POST", path, {"values": values}, repeatable=True)
+            answer = mapping(asked, f"POST {path}", "secrets") or {}
+            digests = {
+                name: digest for name, digest in _digests(answer, f"POST {path}").items() if name in values
+            }
             version = answer.get("version") or answer.get("Version") or version
         return {**self.kept(props), "digests": digests, "version": whole(version)}
 
     def _remove(self, app: str, name: str) -> int | None:
         answer = self.fly.ask("DELETE", f"apps/{part(app)}/secrets/{part(name)}", absent_is_fine=True)
         return answer and (answer.get("version") or answer.get("Version"))
+
+
+def _digests(answer: Mapping[str, Any], call: str) -> dict[str, str]:
+    return {one["name"]: one["digest"] for one in rows(answer.get("secrets"), call, "name", "digest")}
 
 
 class Secrets(FlyResource, module="switchboard", name="FlySecrets"):

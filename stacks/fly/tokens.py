@@ -12,7 +12,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
 
-from stacks.fly.api import part, whole
+from stacks.fly.api import FlyMisread, part, whole
 from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
 
@@ -44,7 +44,11 @@ class DeployTokenProvider(Kind):
         path = f"apps/{part(props['app'])}/deploy_token"
         # One whose answer was lost nobody knows, and it expires like the others.
         answer = self.fly.ask("POST", path, body, repeatable=True)
-        return {**self.kept(props), "token": answer["token"]}
+        token = answer.get("token") if isinstance(answer, dict) else None
+        if not isinstance(token, str) or not token:
+            # Not quoted: there may be a token in it.
+            raise FlyMisread(f"Fly's answer to POST {path} has no token")
+        return {**self.kept(props), "token": token}
 
 
 class DeployToken(FlyResource, module="switchboard", name="FlyDeployToken"):

@@ -7,10 +7,13 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
 
-from stacks.fly.api import FlyRefused, part, whole
+from stacks.fly.api import FlyRefused, mapping, part, rows, whole
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 from stacks.stateful import STORE
+
+NEEDED = ("id", "size_gb")
+"""Fields of each volume that Fly shows."""
 
 GONE = ("pending_destroy", "destroying", "destroyed")
 
@@ -47,14 +50,14 @@ class VolumeProvider(Kind):
 
     @plain_errors
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        volume = self.fly.get(f"{_path(props)}/{part(id_)}")
+        volume = self._get(props, id_)
         if volume is None or volume.get("state") in GONE:
             return ReadResult("", {})
         return ReadResult(id_, {**props, **_seen(volume)})
 
     @plain_errors
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        volume = self.fly.get(f"{_path(_news)}/{part(_id)}")
+        volume = self._get(_news, _id)
         if volume is None:
             raise FlyRefused(f"the volume {_id} is not there any more; `make refresh` tells the state so")
         return UpdateResult(self._as_wanted(volume, _news))
@@ -73,10 +76,12 @@ class VolumeProvider(Kind):
 
     def _find(self, props: dict[str, Any], wanted: str | None) -> dict[str, Any] | None:
         """The one that is to be taken over; else what a create made whose answer was lost: it is unused."""
-        listed = [one for one in self.fly.get(_path(props)) or [] if one.get("state") not in GONE]
+        listed = [one for one in self._rows(props) if one.get("state") not in GONE]
         if wanted is not None:
             return next((one for one in listed if one["id"] == wanted), None)
-        same = (one for one in listed if (one["name"], one["region"]) == (props["name"], props["region"]))
+        same = (
+            one for one in listed if (one.get("name"), one.get("region")) == (props["name"], props["region"])
+        )
         return next((one for one in same if not one.get("attached_machine_id")), None)
 
     def _make(self, props: dict[str, Any], wanted: str | None) -> dict[str, Any]:
@@ -92,7 +97,14 @@ class VolumeProvider(Kind):
             "snapshot_retention": props["snapshotDays"],
             "encrypted": True,
         }
-        return self.fly.ask("POST", _path(props), body)
+        return mapping(self.fly.ask("POST", _path(props), body), f"POST {_path(props)}", *NEEDED) or {}
+
+    def _rows(self, props: dict[str, Any]) -> list[dict[str, Any]]:
+        return rows(self.fly.get(_path(props)), f"GET {_path(props)}", *NEEDED)
+
+    def _get(self, props: dict[str, Any], id_: str) -> dict[str, Any] | None:
+        path = f"{_path(props)}/{part(id_)}"
+        return mapping(self.fly.get(path), f"GET {path}", *NEEDED)
 
 
 def _path(props: dict[str, Any]) -> str:

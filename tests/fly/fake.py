@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dispatcher.clock import Clock, SystemClock
-from tests.fly import address_calls, app_calls, machine_calls, secret_calls, volume_calls
+from tests.fly import address_calls, app_calls, machine_calls, platform_calls, secret_calls, volume_calls
 from tests.fly.faults import Fault, Faults
 from tests.fly.machines import Machine
 from tests.fly.processes import Process, Scripted, Start
@@ -20,7 +20,7 @@ from tests.fly.wire import Answer, Call, Dropped, Refusal
 
 Handler = Callable[["FakeFly", Call], Awaitable[Answer]]
 
-KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls)
+KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls, platform_calls)
 """Modules with `HANDLERS`: operation id → handler."""
 
 Boot = Literal["well", "fails", "lacks image", "never"]
@@ -234,6 +234,8 @@ class FakeFly:
             answer = await self._handlers[operation.id](self, call)
         except Refusal as refusal:
             answer = refusal.answer
+        while fault.hold is not None and not fault.hold.is_set():
+            await self.clock.sleep(0.02)
         if fault.lose == "reply":
             raise Dropped
         return answer
@@ -252,7 +254,7 @@ class FakeFly:
         if not grants:
             raise Refusal(401, "unauthenticated: the token is invalid or has expired")
         app = call.params.get("app_name")
-        if call.operation == "CurrentToken_show":
+        if call.operation in ("CurrentToken_show", "Platform_regions_get"):
             return
         if not any(grant.app is None or grant.app == app for grant in grants):
             raise Refusal(403, "unauthorized: the token is not good for this app")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,11 +18,13 @@ class Fault:
         answer: Given in the place of its own, and nothing is done.
         lose: The request never arrives, or it is done and its answer never does.
         after: Seconds before anything else.
+        hold: Once it is done, its answer does not come before this is set.
     """
 
     answer: Answer | None = None
     lose: Literal["request", "reply"] | None = None
     after: float = 0.0
+    hold: threading.Event | None = None
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> Fault:
@@ -46,6 +49,7 @@ MEMORY_QUOTA = error(
     403, 'organization "tests" is using 1970176 MB of memory in dfw which is over the allowed quota'
 )
 TIMED_OUT = error(408, "deadline_exceeded: request timed out")
+THROTTLED_IN_WORDS = error(503, "resource_exhausted: rate limit exceeded")
 BROKEN = error(500, "internal: server error")
 LOST_REPLY = Fault(lose="reply")
 LOST_REQUEST = Fault(lose="request")
@@ -59,6 +63,10 @@ class Faults:
 
     def order(self, operation: str, fault: Fault, times: int = 1) -> None:
         self.ordered[operation].extend([fault] * times)
+
+    def clear(self) -> None:
+        """Take back what is ordered and was not used up."""
+        self.ordered.clear()
 
     def next(self, operation: str) -> Fault | None:
         waiting = self.ordered.get(operation)

@@ -97,6 +97,8 @@ class Machine:
             "created_at": _written(self.created_at),
             "updated_at": _written(self.updated_at),
             "config": self.config,
+            # Not in the description, and shown by the API.
+            **({"cordoned": True} if self.cordoned else {}),
             "events": self.events,
             **({"checks": checks} if (checks := self._checks()) else {}),
         }

@@ -24,6 +24,8 @@ STATUS_CODES = ["unknown", "insufficient_capacity", "volume_placement_capacity",
 IN_AN_ENVELOPE = ("Machines_create_lease", "Machines_show_lease", "Machines_release_lease")
 """These answer `{"status": "success", "data": …}`: so says the documentation of the Machines resource, and so
 does fly-go read it."""
+SHOWN_OF_MACHINES = {"cordoned": {"type": "boolean"}}
+"""Fly's API shows this of a cordoned machine, and the description does not have it."""
 FILTERS = re.compile(r"metadata\.[A-Za-z0-9_.-]+")
 """Query parameters of a list, in the documentation and not in the description."""
 
@@ -49,6 +51,7 @@ class Spec:
         document = json.loads(DESCRIPTION.read_text())
         self._components = _closed(document["components"])
         self._components["schemas"]["main.statusCode"]["enum"] = STATUS_CODES
+        self._components["schemas"]["Machine"]["properties"] |= SHOWN_OF_MACHINES
         self.operations = tuple(_operations(document))
 
     def find(self, method: str, path: str) -> tuple[Operation, dict[str, str]] | None:

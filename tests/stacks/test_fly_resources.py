@@ -195,7 +195,9 @@ def test_where_fly_says_that_an_app_is_forces_no_replacement(world: World) -> No
 
 def test_a_name_that_another_organisation_has_is_told(world: World) -> None:
     world.fake.taken.add("voice")
-    with pytest.raises(FlyRefused, match="is the app voice yours"):
+    with pytest.raises(
+        FlyRefused, match="the app belongs to another organization .choose another switchboard:fly.prefix"
+    ):
         world.create(AppProvider, APP)
 
 

@@ -1,0 +1,57 @@
+"""Checks of the config against what Fly offers: its regions, asked before anything is made.
+
+Sizes of machines need no question: `dispatcher.machines.fly_sizes` has Fly's list.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pulumi
+
+from stacks.config import StackConfig
+from stacks.errors import ConfigError
+from stacks.fly.api import Fly, FlyError, FlyMisread, FlyUnanswered, mapping, rows
+from stacks.fly.config import TOKEN_VARIABLE
+
+REGIONS_PATH = "platform/regions"
+
+
+def check(config: StackConfig) -> None:
+    """Refuse regions that Fly does not have.
+
+    Without a token nothing is asked: the first resource says that it is missing. Where Fly does not answer,
+    a warning says that the regions were not checked.
+
+    Raises:
+        ConfigError: a region does not exist, or Fly refuses the token.
+    """
+    token = config.fly_api_token.get_secret_value() or os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        return
+    try:
+        offered = regions(token, config.fly.api_url)
+    except (FlyUnanswered, FlyMisread) as error:
+        pulumi.warn(f"switchboard:fly.regions: not checked against Fly's list: {error}")
+        return
+    except FlyError as error:
+        raise ConfigError(str(error)) from None
+    for region in config.fly.regions:
+        if region not in offered:
+            raise ConfigError(
+                f"switchboard:fly.regions: {region!r} is not a region of Fly; "
+                f"allowed: {', '.join(sorted(offered))}"
+            )
+
+
+def regions(token: str, url: str) -> set[str]:
+    """Return the codes of the regions that machines can be made in. Raises FlyError."""
+    # Once: a run must not wait long for a check.
+    fly = Fly(token, url, tries=1)
+    try:
+        call = f"GET {REGIONS_PATH}"
+        answer = mapping(fly.get(REGIONS_PATH), call, "regions") or {}
+        found = rows(answer.get("regions"), call, "code")
+    finally:
+        fly.close()
+    return {row["code"] for row in found if not row.get("deprecated")}
