@@ -73,7 +73,7 @@ class AppProvider(Kind):
         if app is None:
             return None
         org = organization_of(app)
-        ours = (props["org"] in (org, PERSONAL) or org is None) and app.get("network") in (
+        ours = props["org"] in (org, PERSONAL) and app.get("network") in (
             None,
             props["network"],
         )
