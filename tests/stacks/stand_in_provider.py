@@ -21,6 +21,8 @@ import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
+from stacks.engine.host import end_with_engine
+
 REPLACED_NOT_CHANGED = ("docker:",)
 """Of these every change makes a new one, as with containers, networks and volumes."""
 
@@ -141,8 +143,8 @@ def main(version: str) -> None:
     server.start()
     # What the engine waits for.
     print(port, flush=True)
-    # The engine ends its providers itself; one that is killed leaves this end of the pipe.
-    sys.stdin.read()
+    # The engine ends its providers itself, but not when it is killed.
+    end_with_engine()
     server.wait_for_termination()
 
 
