@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stacks.fly.api import Fly, FlyError, mapping, part, rows
+from stacks.fly.api import Fly, FlyError, FlyMisread, mapping, part, rows
 from stacks.fly.leases import when_free
 
 GONE = ("destroying", "destroyed", "replaced")
@@ -30,8 +30,11 @@ def machine_path(app: str, machine_id: str | None = None) -> str:
 
 
 def machine_at(fly: Fly, path: str) -> dict[str, Any] | None:
-    """Return the machine of this path; None if there is none."""
-    return mapping(fly.get(path), f"GET {path}", "id", "state")
+    """Return the machine of this path; None if there is none. Raises FlyMisread for another machine."""
+    found = mapping(fly.get(path), f"GET {path}", "id", "state")
+    if found is not None and part(str(found["id"])) != path.rpartition("/")[2]:
+        raise FlyMisread(f"Fly's answer to GET {path} is about another machine, {found['id']}")
+    return found
 
 
 def living(fly: Fly, app: str) -> list[dict[str, Any]]:

@@ -254,3 +254,10 @@ def test_the_token_of_the_config_goes_before_that_of_the_environment(
     monkeypatch.setenv("FLY_API_TOKEN", theirs)
     checkout.driver().destroy()
     assert stack.fake.apps == {}
+
+
+def test_a_region_that_fly_does_not_have_is_refused_before_anything_is_made(stack: Stack) -> None:
+    stack.configure(regions=["xyz"])
+    refused = "switchboard:fly.regions: 'xyz' is not a region of Fly; allowed: ams, dfw, fra, iad, lhr"
+    assert refused in stack.fails()
+    assert stack.fake.apps == {}

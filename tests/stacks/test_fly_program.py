@@ -68,6 +68,14 @@ def settings(found: StackConfig) -> Settings:
             {"fly": {"dispatchers": 2}},
             r"fly\.dispatchers: 2 is refused.*allowed: 1, or more with databaseUrl",
         ),
+        (
+            {"fly": {"dispatcherCpus": 3}},
+            r"fly\.dispatcherCpus: 3 is no size of a machine of kind shared; allowed: 1, 2, 4, 6, 8",
+        ),
+        (
+            {"fly": {"dispatcherMemoryMb": 8192}},
+            r"fly\.dispatcherMemoryMb: 8192 is refused for 2 CPUs of kind shared; allowed: 512 to 4096",
+        ),
         ({"fly": {"shard": 2}}, r"fly\.shard: is not a key; allowed: org, prefix, regions"),
         ({"fly": {"dispatcherMemoryMb": 1000}}, "allowed: a multiple of 256, 256 to 131072"),
         ({"daily": {"domain": "acme.daily.co"}}, r"daily\.domain: .* allowed: the name of a Daily domain"),

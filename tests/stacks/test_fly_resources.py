@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pulumi.runtime.rpc import UNKNOWN
 
 from stacks.fly.addresses import CertificateProvider, IpAddressProvider
-from stacks.fly.api import Fly, FlyError, FlyRefused, FlyUnanswered
+from stacks.fly.api import Fly, FlyError, FlyMisread, FlyRefused, FlyUnanswered
 from stacks.fly.apps import AppProvider
 from stacks.fly.bots import MachinesProvider
 from stacks.fly.machines import MachineProvider, restricted
@@ -663,9 +663,59 @@ def test_what_fly_fails_at_is_asked_again_only_where_that_is_safe(app: World) ->
         app.create(SecretsProvider, {"app": "voice", "values": {"A": "hunter2"}})
 
 
+def test_an_answer_about_another_machine_is_not_acted_on(app: World) -> None:
+    id_, outs = app.create(MachineProvider, MACHINE)
+    (mine,) = app.fake.living()
+    other = {**mine.shown(), "id": "9080e6f3c12487", "name": "somebody"}
+    app.fake.faults.order("Machines_show", faults.Fault(Answer(200, other)))
+    with pytest.raises(FlyMisread, match=r"is about another machine, 9080e6f3c12487"):
+        app.kind(MachineProvider).delete(id_, outs)
+    assert app.fake.count("Machines_stop") == app.fake.count("Machines_delete") == 0
+
+
+def test_a_throttle_is_known_by_its_words_whatever_its_status(world: World) -> None:
+    world.fake.faults.order("Apps_create", faults.THROTTLED_IN_WORDS, times=2)
+    world.create(AppProvider, APP)
+    assert world.fake.count("Apps_create") == 3
+
+
 def test_a_token_that_is_not_good_is_told_without_it(world: World) -> None:
     token = world.fake.token()
     world.fake.tokens.clear()
-    with pytest.raises(FlyRefused, match="401") as raised:
+    with pytest.raises(
+        FlyRefused, match=r"401 .* the token is no good: it is mistyped, revoked or expired"
+    ) as raised:
         world.create(AppProvider, APP)
     assert token not in str(raised.value)
+
+
+def test_an_organization_that_is_told_as_text_is_compared(app: World) -> None:
+    shown = {"id": "1", "name": "voice", "organization": "others", "status": "pending"}
+    app.fake.faults.order("Apps_show", faults.Fault(Answer(200, shown)))
+    with pytest.raises(FlyRefused, match="there is an app voice already"):
+        app.create(AppProvider, APP)
+    app.fake.violations.clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "props", "operation", "answer"),
+    [
+        (
+            IpAddressProvider,
+            {"app": "voice", "type": "v6"},
+            "App_IPAssignments_list",
+            {"ips": [{"address": "::1"}]},
+        ),
+        (VolumeProvider, VOLUME, "Volumes_list", {"volumes": []}),
+        (MachineProvider, MACHINE, "Machines_list", [{"id": "1"}]),
+        (SecretsProvider, {"app": "voice", "values": {"A": "1"}}, "Secrets_update", {"secrets": {"A": "1"}}),
+        (DeployTokenProvider, {"app": "voice", "days": 30, "period": "-"}, "App_create_deploy_token", ["no"]),
+    ],
+)
+def test_an_answer_of_another_shape_is_quoted(
+    app: World, kind: type[Kind], props: dict[str, Any], operation: str, answer: Any
+) -> None:
+    app.fake.faults.order(operation, faults.Fault(Answer(200, answer)))
+    with pytest.raises(FlyMisread, match=r"Fly's answer to (GET|POST) apps/voice/"):
+        app.create(kind, props)
+    app.fake.violations.clear()
