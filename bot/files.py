@@ -39,13 +39,14 @@ class Files:
     """The files of one session. `storage` is None where uploads are switched off.
 
     Args:
-        directory: Where the session may keep files, for as long as it lives.
+        directory: Where the session may keep files, for as long as it lives; None on a machine that has
+            nowhere to write.
     """
 
-    def __init__(self, storage: Any, directory: Path) -> None:
+    def __init__(self, storage: Any, directory: Path | None) -> None:
         self.storage = storage
         self._directory = directory
-        self._downloads = directory / "downloads"
+        self._downloads = directory / "downloads" if directory else None
         self._urls: list[str] = []
         self._count = 0
 
@@ -56,11 +57,10 @@ class Files:
         Raises:
             InvalidBot: its `create_file_storage()` raised, or is not synchronous.
         """
-        # A name of its own: on some hosts machines share the place.
-        directory = Path(tempfile.gettempdir()) / f"session-files-{uuid.uuid4().hex}"
-        files = cls(_storage(loaded_module(bot_file), directory / "uploads"), directory)
+        directory = _new_directory()
+        files = cls(_storage(loaded_module(bot_file), directory), directory)
         runner = sys.modules.get("pipecat.runner.run")
-        if runner is not None and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
+        if files._downloads and runner and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
             # What the bot gets from `runner_downloads_folder()`.
             files._downloads.mkdir(parents=True, exist_ok=True)
             runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
@@ -110,9 +110,14 @@ class Files:
 
     async def _give(self, request: Request) -> Response:
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        folder = self._downloads.resolve()
-        file = (folder / name).resolve()
-        if not file.is_relative_to(folder) or not file.is_file():
+        folder = self._downloads.resolve() if self._downloads else None
+        file = folder / name if folder else None
+        if (
+            not folder
+            or not file
+            or not (file := file.resolve()).is_relative_to(folder)
+            or not file.is_file()
+        ):
             raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
         contents = await asyncio.to_thread(file.read_bytes)
         quoted = urllib.parse.quote(file.name)
@@ -128,6 +133,14 @@ class Files:
             body=base64.b64encode(contents).decode(),
         )
 
+    def _left(self, name: str) -> Path | None:
+        """Return the file of this name in the downloads; None if there is none, or it lies elsewhere."""
+        if self._downloads is None:
+            return None
+        folder = self._downloads.resolve()
+        file = (folder / name).resolve()
+        return file if file.is_relative_to(folder) and file.is_file() else None
+
     async def _delete(self) -> None:
         while self._urls:
             url = self._urls.pop()
@@ -135,17 +148,29 @@ class Files:
                 await self.storage.delete(url)
             except Exception as error:  # noqa: BLE001 - the others are still to be deleted
                 logger.opt(exception=error).warning(f"the uploaded file {url} could not be deleted")
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        if self._directory:
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
 
-def _storage(module: Any, directory: Path) -> Any:
+def _new_directory() -> Path | None:
+    """A name of the session's own, since machines of some hosts share the place; None where there is none."""
+    try:
+        return Path(tempfile.gettempdir()) / f"session-files-{uuid.uuid4().hex}"
+    except FileNotFoundError:
+        logger.warning("no directory of this machine can be written: clients can upload no files here")
+        return None
+
+
+def _storage(module: Any, directory: Path | None) -> Any:
     factory = getattr(module, "create_file_storage", None)
     if factory is None:
+        if directory is None:
+            return None
         try:
             from pipecat.utils.file_storage import LocalFileStorage
         except ImportError:  # an older Pipecat, whose bots know of no files
             return None
-        return LocalFileStorage(str(directory))
+        return LocalFileStorage(str(directory / "uploads"))
     try:
         storage = factory()
     except Exception as error:

@@ -149,7 +149,7 @@ class Driver:
         config, workspace = self.config(), self.workspace
         if config is not None:
             return config
-        values = {key: value.value for key, value in self._stack().get_all_config().items()}
+        values = self._values(self._stack())
         return parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
 
     def check(self) -> StackConfig | None:
@@ -212,19 +212,22 @@ class Driver:
         """The config as a program gets it; what is encrypted in it, an engine decrypts."""
         if self.workspace.values is not None:
             return self.workspace.values
-        return {name: value.value for name, value in stack.get_all_config().items()}
+        found = self._asked(stack.get_all_config)
+        return {name: value.value for name, value in found.items()}
 
     def _state(self, stack: Stack) -> State:
-        try:
-            return State(stack.export_stack().deployment or {})
-        except CommandError as error:
-            raise EngineError(command_error(error)) from None
+        return State(self._asked(stack.export_stack).deployment or {})
 
     def _import(self, stack: Stack, deployment: Mapping[str, Any]) -> None:
+        state = automation.Deployment(version=STATE_VERSION, deployment=dict(deployment))
+        self._asked(lambda: stack.import_stack(state))
+
+    def _asked(self, command: Callable[[], T]) -> T:
+        """Run one of the engine's short commands. Raise EngineError with what it said."""
         try:
-            stack.import_stack(automation.Deployment(version=STATE_VERSION, deployment=dict(deployment)))
+            return command()
         except CommandError as error:
-            raise EngineError(command_error(error)) from None
+            raise EngineError(self.workspace.explained(command_error(error))) from None
 
     def _say_drift(self, report: Drift) -> None:
         if not report.changes:

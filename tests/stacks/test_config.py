@@ -426,13 +426,13 @@ def test_named_origins_and_hosts_reach_the_dispatcher(checkout: Path) -> None:
     [
         (
             {"allowedOrigins": ["http://app.example/"]},
-            "switchboard:allowedOrigins.0: 'http://app.example/' is",
+            "switchboard:allowedOrigins[0]: 'http://app.example/' is",
         ),
         ({"allowedOrigins": "http://app.example"}, "allowed: a list of origins such as http://192.168"),
-        ({"allowedOrigins": ["*"]}, "switchboard:allowedOrigins.0: '*' is not a browser's origin"),
+        ({"allowedOrigins": ["*"]}, "switchboard:allowedOrigins[0]: '*' is not a browser's origin"),
         (
             {"allowedHosts": ["http://tunnel.example"]},
-            "switchboard:allowedHosts.0: 'http://tunnel.example' is",
+            "switchboard:allowedHosts[0]: 'http://tunnel.example' is",
         ),
         ({"allowedHosts": ["tunnel.example:443"]}, "'tunnel.example:443' is not the name of a host"),
         ({"allowedHosts": ["*.example"]}, "'*.example' is not the name of a host"),

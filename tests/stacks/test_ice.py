@@ -50,7 +50,7 @@ def test_own_servers_reach_the_dispatcher_and_their_secrets_nobody_else(cloud: s
     assert secret["SWITCHBOARD_TURN_SECRET"] == "hunter2-of-coturn"
     assert json.loads((plain | secret)["SWITCHBOARD_TURN_URLS"]) == SHARED
     assert "hunter2" not in json.dumps(plain)
-    for name in ("dispatcher", "machines", "dispatcher-secrets"):
+    for name in ("dispatcher", "dispatcher-variables", "machines", "dispatcher-secrets"):
         for key in ("secrets", "envs", "values"):
             found["resources"].get(name, {}).get("inputs", {}).pop(key, None)
     assert "hunter2" not in json.dumps(found)
