@@ -17,13 +17,19 @@ _CLASSES = {"webrtc": "SmallWebRTC", "daily": "Daily"}
 
 
 def runner_arguments(
-    assignment: Assignment, *, connection: Any = None, request_data: Any = None, websocket: Any = None
+    assignment: Assignment,
+    cli_args: Any,
+    *,
+    connection: Any = None,
+    request_data: Any = None,
+    websocket: Any = None,
 ) -> Any:
     """What the bot function is called with.
 
     The fields differ between versions of Pipecat: each gets what it knows of.
 
     Args:
+        cli_args: The parsed command line of the bot (`bot.command_line`).
         connection: The SmallWebRTCConnection, for transport `webrtc`.
         request_data: What the client sent with its offer. As in Pipecat's development runner, it takes the
             place of the start request's body unless it is empty.
@@ -40,7 +46,9 @@ def runner_arguments(
         "token": assignment.token,
     }
     known = {field.name for field in dataclasses.fields(cls) if field.init}
-    return cls(**{name: value for name, value in values.items() if name in known})
+    arguments = cls(**{name: value for name, value in values.items() if name in known})
+    arguments.cli_args = cli_args
+    return arguments
 
 
 def _class(name: str) -> Any:
