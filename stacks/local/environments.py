@@ -84,13 +84,13 @@ def make(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None
 
 def _install(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # what a run left that was interrupted
-    uv, python = _uv(), str(directory / "bin" / "python")
+    tool, python = uv(), str(directory / "bin" / "python")
     options = pip_config.parse(run([sys.executable, "-m", "pip", "config", "list"], "pip's configuration"))
     environment = pip_config.environment(options, os.environ)
     failure = f"the packages of {file} were not installed"
-    run([uv, "venv", "--quiet", "--python", sys.executable, str(directory)], failure, None, environment)
+    run([tool, "venv", "--quiet", "--python", sys.executable, str(directory)], failure, None, environment)
     command = [
-        *(uv, "pip", "install", "--quiet", "--python", python, *pip_config.arguments(options)),
+        *(tool, "pip", "install", "--quiet", "--python", python, *pip_config.arguments(options)),
         *("-r", str(file), *needed),
     ]
     try:
@@ -105,7 +105,8 @@ def _install(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> 
             raise SetupError(f"{refused}\nswitchboard: Pipecat {SUPPORTED_PIPECAT} works here") from None
 
 
-def _uv() -> str:
+def uv() -> str:
+    """Return the path of uv, which the setup has installed beside this Python."""
     found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]))
     if found is None:
         raise SetupError("uv is missing, and a bot's own packages are installed with it; run `make setup`")
