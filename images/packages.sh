@@ -29,9 +29,12 @@ fi
 python3 -m venv --without-pip /opt/venv
 # shellcheck disable=SC2086 # names without spaces
 uv pip install --require-hashes --no-deps --only-binary :all: $(printf -- '-r %s ' $pinned)
-if [ "$image" = bot ] && grep -q '^[^#]' bot/requirements.txt; then
-    uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r bot/requirements.txt
-fi
+for own in bot/requirements.txt bot/pyproject.toml; do
+    if [ "$image" = bot ] && [ -e "$own" ] && grep -q '^[^#]' "$own"; then
+        # shellcheck disable=SC2046,SC2086
+        uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r "$own"
+    fi
+done
 if [ "${VAD:-onnx}" = torch ]; then
     # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock.
     uv pip install --torch-backend cpu $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'

@@ -128,7 +128,7 @@ KEYS = (
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: 512 is not a key; allowed: bot, image, transports, cpu, "
-            "memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, "
+            "memoryMb, env, arguments, python, maxSessions, maxQueued, maxQueueSeconds, startTimeoutSeconds, "
             "clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
         ),
         (
