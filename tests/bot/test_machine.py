@@ -583,6 +583,17 @@ def test_a_call_that_still_waits_when_the_session_ends_is_answered(tmp_path):
     asyncio.run(scenario())
 
 
+def test_an_old_pipecat_is_refused_by_name(tmp_path):
+    """Only its metadata is old: of 1.0 itself a machine never imports anything."""
+    info = tmp_path / "site" / "pipecat_ai-1.0.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pipecat-ai\nVersion: 1.0.0\n")
+    path = {"PYTHONPATH": f"{info.parent}:{CHECKOUT}"}
+    ended, _, _ = ending(tmp_path, "tidy.py", environment=path)
+    assert ended.reason == "invalid_bot"
+    assert "Pipecat 1.0.0 is not supported: versions 1.7 to 1.14 are." in ended.message
+
+
 def test_a_bot_without_routes_has_none(tmp_path):
     async def scenario():
         async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):

@@ -125,25 +125,55 @@ async def bot(runner_args):
 FUNCTIONS = """
 from pipecat.adapters.schemas.function_schema import FunctionSchema
 from pipecat.adapters.schemas.tools_schema import ToolsSchema
-from pipecat.services.llm_service import FunctionCallParams, LLMService
+from pipecat.frames.frames import EndWorkerFrame, FunctionCallResultFrame, LLMContextFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.runner.utils import create_transport
+from pipecat.services.llm_service import FunctionCallFromLLM, FunctionCallParams, LLMService
+from pipecat.transports.base_transport import TransportParams
+from pipecat.workers.runner import WorkerRunner
+
+transport_params = {"webrtc": lambda: TransportParams(audio_out_enabled=True)}
+schema = FunctionSchema("weather", "Tell the weather", {"place": {"type": "string"}}, ["place"])
 
 class Model(LLMService):
-    pass
+    async def process_frame(self, frame, direction):
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMContextFrame):
+            tools = [tool.name for tool in frame.context.tools.standard_tools]
+            called = FunctionCallFromLLM(
+                function_name=tools[0], tool_call_id="1", arguments={"place": "Oslo"}, context=frame.context
+            )
+            await self.run_function_calls([called])
+        else:
+            await self.push_frame(frame, direction)
+
+class Listener(FrameProcessor):
+    async def process_frame(self, frame, direction):
+        await super().process_frame(frame, direction)
+        if isinstance(frame, FunctionCallResultFrame):
+            report(function=frame.function_name, result=frame.result)
+            await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
+        await self.push_frame(frame, direction)
 
 async def weather(params: FunctionCallParams):
     await params.result_callback({"sky": "clear", "place": params.arguments["place"]})
 
 async def bot(runner_args):
-    schema = FunctionSchema("weather", "Tell the weather", {"place": {"type": "string"}}, ["place"])
+    transport = await create_transport(runner_args, transport_params)
     model = Model()
     model.register_function("weather", weather)
-    answers = []
+    worker = PipelineWorker(Pipeline([transport.input(), model, Listener(), transport.output()]))
 
-    async def take(result, *, properties=None):
-        answers.append(result)
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(transport, client):
+        await worker.queue_frames([LLMContextFrame(LLMContext([], ToolsSchema([schema])))])
 
-    await weather(FunctionCallParams("weather", "1", {"place": "Oslo"}, model, None, None, take))
-    report(tools=[tool.name for tool in ToolsSchema([schema]).standard_tools], answers=answers)
+    runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
+    await runner.add_workers(worker)
+    await runner.run()
 """
 
 BOTS = {
@@ -276,13 +306,13 @@ def test_model_is_downloaded_once_for_all_sessions(running: Dispatcher, models: 
 
 def test_bot_with_several_transports_ends_the_call_by_itself(running: Dispatcher) -> None:
     facts = call(running, "several")
-    assert facts["transport"] == "SmallWebRTCTransport"
+    assert (facts["transport"], facts["state"]) == ("SmallWebRTCTransport", "ended")
 
 
 def test_bot_with_function_calls_runs(running: Dispatcher) -> None:
     facts = call(running, "functions")
-    assert facts["tools"] == ["weather"]
-    assert facts["answers"] == [{"sky": "clear", "place": "Oslo"}]
+    assert (facts["function"], facts["result"]) == ("weather", {"sky": "clear", "place": "Oslo"})
+    assert facts["state"] == "ended"
 
 
 def test_missing_package_is_named_with_the_command(running: Dispatcher) -> None:
