@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -367,25 +368,22 @@ def test_requirements_that_are_not_there(build: Build) -> None:
         build("bot", **CLOUD_BOT, REQUIREMENTS="more.txt")
 
 
-def test_packages_of_a_pyproject_from_above_are_installed(
-    engine: Engine, build: Build, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "pyproject.toml").write_text(
-        '[project]\nname = "mine"\nversion = "1"\ndependencies = ["cowsay==6.1"]\n'
+def test_packages_of_a_pyproject_are_installed(engine: Engine, build: Build, tmp_path: Path) -> None:
+    for name in ("bot", "images"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    project = tmp_path / "mine"
+    project.mkdir()
+    (project / "bot.py").write_text("")
+    listed = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["cowsay==6.1"]\n'
+    (project / "pyproject.toml").write_text(listed)
+    image = build(
+        *("bot", "--target", "packages"),
+        context=tmp_path,
+        BOT_DIR="mine",
+        REQUIREMENTS="pyproject.toml",
+        TRANSPORTS="websocket",
     )
-    context = ("--target", "packages", "--build-context", f"bot-requirements={tmp_path}")
-    image = build("bot", *context, **CLOUD_BOT, TRANSPORTS="websocket")
     assert "cowsay" in shell(engine, image, "ls /out/opt/venv/lib/python3*/site-packages")
-
-
-def test_pyproject_beside_the_bot_is_taken(engine: Engine, build: Build, tmp_path: Path) -> None:
-    (tmp_path / "bot.py").write_text("")
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'mine'\ndependencies = []\n")
-    context = ("--target", "bot-requirements", "--build-context", f"bot-files={tmp_path}")
-    image = build("bot", *context, REQUIREMENTS="pyproject.toml")
-    assert shell(engine, image, "ls /out").split() == ["pyproject.toml"]
 
 
 def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def checkout(
         process.kill()
 
 
+def has_template(checkout: CheckoutCopy, prefix: str) -> bool:
+    """Look for a template that is ready and has loaded libraries of this environment."""
+    return any(
+        process.cmdline()[0].startswith("switchboard-template")
+        and any(mapped.path.startswith(prefix) for mapped in process.memory_maps())
+        for process in checkout.everything()
+    )
+
+
 def test_quickstart_runs_with_its_own_packages_and_plans_no_change(
     checkout: CheckoutCopy, project: Path, cache: Path
 ) -> None:
@@ -87,7 +97,12 @@ def test_quickstart_runs_with_its_own_packages_and_plans_no_change(
     assert Path(prefix).is_relative_to(cache / "switchboard" / "environments")
     assert stt == "stub"
     assert ask(checkout, f"/sessions/{session}")["endedAt"] is None
-    checkout.lines.clear()
+    if sys.platform == "linux":
+        until("a template with the bot's packages can fork", lambda: has_template(checkout, prefix))
+        report.unlink()
+        start_session(checkout)
+        until("a forked machine imports the bot file", report.exists)
+        assert json.loads(report.read_text()) == [prefix, "stub"]
     assert checkout.driver().preview() == 0
     # Somebody emptied the cache: an up makes it anew.
     shutil.rmtree(prefix)
