@@ -137,7 +137,7 @@ def test_a_bot_sees_what_it_would_see_under_python_bot_py(tmp_path):
     assert seen["same_loop"]
     # Importing the development runner would load .env over the environment.
     assert "pipecat.runner.run" not in seen["modules"]
-    assert "ENV" not in seen["environment"]
+    assert seen["environment"]["ENV"] == "local", "as in the runner"
     assert "fastapi" not in seen["modules"]
     assert TOKEN not in seen["inherited"]
     assert TOKEN not in json.dumps(seen["environment"])

@@ -374,7 +374,7 @@ def test_packages_of_a_pyproject_are_installed(engine: Engine, build: Build, tmp
     project = tmp_path / "mine"
     project.mkdir()
     (project / "bot.py").write_text("")
-    listed = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["cowsay==6.1"]\n'
+    listed = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["cowsay==6.1", "pipecat-ai==1.13.0"]\n'
     (project / "pyproject.toml").write_text(listed)
     image = build(
         *("bot", "--target", "packages"),
@@ -383,7 +383,9 @@ def test_packages_of_a_pyproject_are_installed(engine: Engine, build: Build, tmp
         REQUIREMENTS="pyproject.toml",
         TRANSPORTS="websocket",
     )
-    assert "cowsay" in shell(engine, image, "ls /out/opt/venv/lib/python3*/site-packages")
+    installed = shell(engine, image, "ls /out/opt/venv/lib/python3*/site-packages").split()
+    assert {"cowsay", "pipecat_ai-1.13.0.dist-info"} <= set(installed)
+    assert "pipecat_ai-1.14.0.dist-info" not in installed
 
 
 def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
