@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bot.health import HEALTH_FILE_VARIABLE
 from bot.protocol import (
+    BOT_ARGUMENTS_VARIABLE,
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     PROTOCOL_VERSION,
@@ -53,6 +54,8 @@ class Variables:
 
     token: str
     bot_file: Path
+    bot_arguments: tuple[str, ...] = ()
+    """The bot's own command line."""
     traceparent: str | None = None
     """The trace context of the session that the machine was started for."""
     health_file: Path | None = None
@@ -73,6 +76,8 @@ class HostVariables:
     ice_config_url: str
     """Where STUN and TURN servers are asked for."""
     health_file: Path | None
+    bot_arguments: tuple[str, ...] = ()
+    """The bot's own command line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +109,11 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
     if not token:
         raise UsageError(f"variable {MACHINE_TOKEN_VARIABLE} is not set: it must hold the machine's token")
     return Variables(
-        token, _bot_file(environment), environment.get(TRACEPARENT_VARIABLE), _health_file(environment)
+        token,
+        _bot_file(environment),
+        _bot_arguments(environment),
+        environment.get(TRACEPARENT_VARIABLE),
+        _health_file(environment),
     )
 
 
@@ -125,7 +134,18 @@ def read_host_variables(environment: Mapping[str, str]) -> HostVariables:
         _number(environment, "SHUTDOWN_TIMEOUT", 7200, 86400),
         environment.get("ICE_CONFIG_URL", "http://localhost:9090/ice-servers"),
         _health_file(environment),
+        _bot_arguments(environment),
     )
+
+
+def _bot_arguments(environment: Mapping[str, str]) -> tuple[str, ...]:
+    text = environment.get(BOT_ARGUMENTS_VARIABLE) or "[]"
+    try:
+        return TypeAdapter(tuple[str, ...]).validate_json(text)
+    except ValidationError:
+        raise UsageError(
+            f"variable {BOT_ARGUMENTS_VARIABLE} is {text!r}: it must be a JSON list of texts"
+        ) from None
 
 
 def _bot_file(environment: Mapping[str, str]) -> Path:

@@ -72,7 +72,14 @@ class Host:
         listener: socket.socket,
         grace: float,
     ) -> None:
-        self.session = Session(loop, self, variables.bot_file, grace, has_server=True)
+        self.session = Session(
+            loop,
+            self,
+            variables.bot_file,
+            grace,
+            has_server=True,
+            bot_arguments=variables.bot_arguments,
+        )
         self.over: asyncio.Future[Outcome] = loop.create_future()
         """How the session ended; cancelled never, so await it shielded."""
         self.answered = asyncio.Event()

@@ -9,12 +9,13 @@ import inspect
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from bot import packages
 from bot.outcome import InvalidBot, describe, traceback_of
 
 BotFunction = Callable[[Any], Any]
@@ -25,11 +26,14 @@ _SPARE_NAME = "switchboard_bot_file"
 """The module name of a file whose own name is taken: `bot.py`, because our package is called `bot`."""
 
 
-def load(file: Path) -> BotFunction:
-    """Import a bot file and return its `bot` function.
+def load(file: Path, arguments: Sequence[str] = ()) -> tuple[BotFunction, ModuleType]:
+    """Import a bot file; return its `bot` function, and the module.
 
     May be called from any thread; `asyncio.get_event_loop()` and `signal.signal()` in the file work as they
     do in the main thread if the caller has used `as_main_thread`.
+
+    Args:
+        arguments: The bot's own command line.
 
     Raises:
         InvalidBot: the file is missing, cannot be imported, or has no `async def bot(runner_args)`.
@@ -39,10 +43,10 @@ def load(file: Path) -> BotFunction:
     # Links are followed, as Python does for its script: the file's neighbours are those of the real file.
     directory = file.resolve().parent
     sys.path.insert(0, str(directory))
-    sys.argv = [str(file)]
+    sys.argv = [str(file), *arguments]
     _share_our_name(directory)
     module = _import(file, _module_name(file))
-    return _bot_function(file, module)
+    return _bot_function(file, module), module
 
 
 def loaded_module(file: Path) -> ModuleType | None:
@@ -100,6 +104,7 @@ def _import(file: Path, name: str) -> ModuleType:
         text = describe(error)
         if isinstance(error, SystemExit):
             text = f"it called sys.exit({error.code!r})."
+        text = f"{text} {packages.advice(error)}".rstrip()
         message = f"The bot file {file.name} could not be imported: {text}"
         raise InvalidBot(message, traceback_of(error)) from error
     return module

@@ -39,6 +39,9 @@ CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 TRACEPARENT_VARIABLE = "TRACEPARENT"
 """The W3C trace context of the machine's session, in the variable that OpenTelemetry has for it."""
+BOT_ARGUMENTS_VARIABLE = "SWITCHBOARD_BOT_ARGUMENTS"
+"""The bot's own command line, a JSON list."""
+
 BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
 """The path of the bot file inside the machine; `/app/bot.py` in the images."""
 

@@ -18,6 +18,7 @@ _CLASSES = {"webrtc": "SmallWebRTC", "daily": "Daily"}
 
 def runner_arguments(
     assignment: Assignment,
+    cli_args: Any,
     *,
     connection: Any = None,
     request_data: Any = None,
@@ -29,6 +30,7 @@ def runner_arguments(
     The fields differ between versions of Pipecat: each gets what it knows of.
 
     Args:
+        cli_args: The parsed command line of the bot (`bot.command_line`).
         connection: The SmallWebRTCConnection, for transport `webrtc`.
         request_data: What the client sent with its offer. As in Pipecat's development runner, it takes the
             place of the start request's body unless it is empty.
@@ -47,7 +49,9 @@ def runner_arguments(
         "file_storage": file_storage,
     }
     known = {field.name for field in dataclasses.fields(cls) if field.init}
-    return cls(**{name: value for name, value in values.items() if name in known})
+    arguments = cls(**{name: value for name, value in values.items() if name in known})
+    arguments.cli_args = cli_args
+    return arguments
 
 
 def _class(name: str) -> Any:

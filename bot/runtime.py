@@ -73,7 +73,14 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
         limits=limits,
         health_file=variables.health_file,
     )
-    session = Session(loop, control, variables.bot_file, limits.grace, variables.traceparent)
+    session = Session(
+        loop,
+        control,
+        variables.bot_file,
+        limits.grace,
+        variables.traceparent,
+        bot_arguments=variables.bot_arguments,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: control.stop(_signalled(received)))
     control.start(session)
@@ -106,6 +113,8 @@ def _prepare(level: str) -> asyncio.AbstractEventLoop:
     gc.disable()
     lazy.install()
     logs.configure(level)
+    # As Pipecat's development runner: its examples load Krisp's filter, which is of Pipecat Cloud, otherwise.
+    os.environ.setdefault("ENV", "local")
     # A machine may be killed at any moment; what its bot has printed is in the log by then.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

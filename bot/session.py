@@ -7,11 +7,12 @@ import contextlib
 import gc
 import inspect
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bot import outcome, tracing
+from bot import command_line, outcome, packages, tracing
 from bot.calls import Calls
 from bot.files import Files
 from bot.loader import BotFunction, as_main_thread, load
@@ -45,6 +46,7 @@ class Session:
         grace: Seconds that a bot has to end once it is told to stop.
         traceparent: The session's trace context, if the machine was started for its session.
         has_server: Whether an HTTP server of this process (`bot.hosted`) serves the bot's own routes.
+        bot_arguments: The bot's own command line.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Session:
         traceparent: str | None = None,
         *,
         has_server: bool = False,
+        bot_arguments: Sequence[str] = (),
     ) -> None:
         self._loop = loop
         self._report = report
@@ -63,6 +66,8 @@ class Session:
         self._grace = grace
         self._traceparent = traceparent
         self._has_server = has_server
+        self._bot_arguments = bot_arguments
+        self._cli_args: Any = None
         self._websocket: Any = None
         self._assignment: asyncio.Future[Assignment] = loop.create_future()
         self._loaded: asyncio.Future[BotFunction] = loop.create_future()
@@ -173,12 +178,18 @@ class Session:
 
     async def _arguments(self, assignment: Assignment, storage: Any) -> Any:
         if assignment.transport != WEBRTC:
-            return runner_arguments(assignment, websocket=self._websocket, file_storage=storage)
+            return runner_arguments(
+                assignment, self._cli_args, websocket=self._websocket, file_storage=storage
+            )
         if not self._connection.done():
             self._report.phase("waiting")
         connection, request_data = await self._connection
         return runner_arguments(
-            assignment, connection=connection, request_data=request_data, file_storage=storage
+            assignment,
+            self._cli_args,
+            connection=connection,
+            request_data=request_data,
+            file_storage=storage,
         )
 
     def _accept_offers(self, assignment: Assignment, progress: Progress) -> None:
@@ -244,6 +255,7 @@ class Session:
     def _load_on_thread(self) -> None:
         with as_main_thread(self._loop):
             try:
+                packages.check_pipecat()
                 self._load_transport()
                 _import_pipecat()
                 self._report.mark("imported")
@@ -252,7 +264,8 @@ class Session:
                     preload()
                 if self._assignment.done():
                     self._report.phase("loading")
-                bot = load(self._bot_file)
+                bot, module = load(self._bot_file, self._bot_arguments)
+                self._cli_args = command_line.parse(self._bot_file, module, list(self._bot_arguments))
             except BaseException as error:  # noqa: BLE001 - it is raised again on the event loop
                 self._loop.call_soon_threadsafe(self._fail_loading, error)
                 return

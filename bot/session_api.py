@@ -1,4 +1,7 @@
-"""The session API's calls other than offers: routes that the bot added to `pipecatcloud_system.app`.
+"""The session API's calls other than offers: the bot's own routes.
+
+A bot adds them to `pipecatcloud_system.app`, as on Pipecat Cloud, or to `pipecat.runner.run.app`, as with the
+development runner.
 
 The application is called in this process, without a server or a port.
 """
@@ -23,6 +26,7 @@ from bot.problems import Problem
 from bot.protocol import MAX_MESSAGE_BYTES, Request, Response
 
 SYSTEM_MODULE = "pipecatcloud_system"
+RUNNER_MODULE = "pipecat.runner.run"
 
 _ENVELOPE_BYTES = 4096
 """For the JSON around a response's body."""
@@ -60,12 +64,10 @@ class Routes:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Start and end what the application wants started and ended around its life."""
-        app = _app()
-        if app is None:
-            yield
-            return
-        async with app.router.lifespan_context(app) as state:
-            self._state = dict(state or {})
+        async with contextlib.AsyncExitStack() as stack:
+            for app in _apps():
+                state = await stack.enter_async_context(app.router.lifespan_context(app))
+                self._state.update(state or {})
             yield
 
     async def call(self, request: Request) -> Response:
@@ -74,14 +76,15 @@ class Routes:
         Raises:
             Problem: the bot has no routes at all, or the route raised, or answered with too much.
         """
-        app = _app()
-        if self._files.takes(request) and not _has_route(app, request):
+        scope = _scope(request, self._state)
+        app = _app_of(scope)
+        if self._files.takes(request) and not _has_route(app, scope):
             return _bounded(request, await self._files.call(request))
         if app is None:
             text = f"The bot has no routes of its own, so there is nothing at '{request.path}'."
             raise Problem(404, "no-such-route", text)
         call = _Call(request)
-        task = asyncio.create_task(app(_scope(request, self._state), call.receive, call.send))
+        task = asyncio.create_task(app(scope, call.receive, call.send))
         self._running.add(task)
         task.add_done_callback(self._done)
         # The application may go on after its answer, with background work; that is not waited for.
@@ -146,18 +149,25 @@ def _bounded(request: Request, answer: Response) -> Response:
     return answer
 
 
-def _app() -> Any:
-    """The application, if the bot imported it."""
-    return getattr(sys.modules.get(SYSTEM_MODULE), "app", None)
+def _apps() -> list[Any]:
+    """The applications that the bot imported; neither is imported here."""
+    apps = (getattr(sys.modules.get(name), "app", None) for name in (SYSTEM_MODULE, RUNNER_MODULE))
+    return [app for app in apps if app is not None]
 
 
-def _has_route(app: Any, request: Request) -> bool:
-    """Whether the bot has a route of its own for the request."""
+def _app_of(scope: dict[str, Any]) -> Any:
+    """The first application with a route for this path, else the first one, which answers 404."""
+    apps = _apps()
+    matching = (app for app in apps if any(route.matches(scope)[0].value for route in app.router.routes))
+    return next(matching, apps[0] if apps else None)
+
+
+def _has_route(app: Any, scope: dict[str, Any]) -> bool:
+    """Tell whether the bot has a route of its own for the request."""
     if app is None:
         return False
     from starlette.routing import Match  # imported by the bot, with its application
 
-    scope = _scope(request, {})
     return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
 
 

@@ -105,6 +105,10 @@ class AgentSettings(BaseModel):
     """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
     env: tuple[EnvironmentName, ...] = ()
     """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
+    arguments: tuple[str, ...] = ()
+    """The bot's own command line: what the development runner would be given after the bot file's name."""
+    python: Path | None = None
+    """The interpreter of its machines where they are processes; by default the dispatcher's."""
     max_sessions: int = Field(default=10, ge=1, le=100_000)
     """Sessions of this agent that may live at the same time."""
     max_queued: int = Field(default=100, ge=0, le=10_000)

@@ -37,11 +37,14 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 ENV PATH=/build/tools/bin:$PATH UV_PYTHON=/opt/venv/bin/python UV_LINK_MODE=copy UV_NO_PROGRESS=1 \
     UV_SYSTEM_CERTS=1 PYTHONHASHSEED=0
 
-# --- Only the file of the bot's requirements, so that packages are installed anew only when it changes.
+# --- Only the file of the bot's packages, so that they are installed anew only when it changes. A build context of
+# this name takes the place of the stage: its directory `out` has a file from above the bot directory.
 FROM ${BASE} AS bot-requirements
 ARG REQUIREMENTS=requirements.txt
 RUN --mount=type=bind,from=bot-files,target=/files \
-    mkdir /out && if [ -e "/files/${REQUIREMENTS}" ]; then cp "/files/${REQUIREMENTS}" /out/requirements.txt; \
+    mkdir /out && if [ -e "/files/${REQUIREMENTS}" ]; then \
+        case "${REQUIREMENTS}" in *.toml) name=pyproject.toml;; *) name=requirements.txt;; esac; \
+        cp "/files/${REQUIREMENTS}" "/out/$name"; \
     elif [ "${REQUIREMENTS}" = requirements.txt ]; then touch /out/requirements.txt; \
     else echo "REQUIREMENTS: '${REQUIREMENTS}' is not in the bot directory; allowed: a path in it" >&2; exit 1; fi
 
@@ -51,7 +54,7 @@ ARG TRANSPORTS="daily webrtc websocket"
 ARG VAD=onnx
 ARG SOURCE_DATE_EPOCH=0
 COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py /build/
-COPY --from=bot-requirements /out/requirements.txt /build/bot/requirements.txt
+COPY --from=bot-requirements /out/ /build/bot/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     VAD=${VAD} sh /build/packages.sh bot ${TRANSPORTS} \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
@@ -120,7 +123,8 @@ ARG BOT_FILE=bot.py
 ARG MODELS=/opt/models
 ARG REVISION=unknown
 ARG VERSION=unknown
-ENV SWITCHBOARD_BOT_FILE=/app/${BOT_FILE} TORCH_HOME=${MODELS}/torch HF_HOME=${MODELS}/huggingface
+ENV SWITCHBOARD_BOT_FILE=/app/${BOT_FILE} TORCH_HOME=${MODELS}/torch HF_HOME=${MODELS}/huggingface \
+    NLTK_DATA=${MODELS}/nltk_data
 LABEL org.opencontainers.image.title="Switchboard bot" \
     org.opencontainers.image.revision=${REVISION} \
     org.opencontainers.image.version=${VERSION}

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Install an image's packages into /opt/venv: packages.sh dispatcher, packages.sh bot TRANSPORT...
 #
-# Ours are pinned with their hashes, and no package is built from source. The bot's own may be what they like,
-# but leave ours in their versions; overrides.txt holds for them too.
+# Ours are pinned with their hashes, and no package is built from source. The bot's own may be what they like, and
+# leave ours in their versions unless they ask for others; overrides.txt holds for them too.
 set -eu
 cd /build
 image=$1
@@ -29,9 +29,17 @@ fi
 python3 -m venv --without-pip /opt/venv
 # shellcheck disable=SC2086 # names without spaces
 uv pip install --require-hashes --no-deps --only-binary :all: $(printf -- '-r %s ' $pinned)
-if [ "$image" = bot ] && grep -q '^[^#]' bot/requirements.txt; then
-    uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r bot/requirements.txt
-fi
+for own in bot/requirements.txt bot/pyproject.toml; do
+    if [ "$image" = bot ] && [ -e "$own" ] && grep -q '^[^#]' "$own"; then
+        # shellcheck disable=SC2046,SC2086
+        uv pip install --override overrides.txt $(printf -- '-c %s ' $pinned) -r "$own" 2> refused || {
+            cat refused >&2
+            # Where it asks for versions other than ours, it gets them: as on the local stack, of Pipecat those that work.
+            grep -q 'No solution found' refused
+            uv pip install --override overrides.txt -r "$own" 'pipecat-ai>=1.7,<2'
+        }
+    fi
+done
 if [ "${VAD:-onnx}" = torch ]; then
     # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock.
     uv pip install --torch-backend cpu $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'

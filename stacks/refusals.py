@@ -258,6 +258,8 @@ def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
         return "the name of an environment variable (letters, digits and _), never a value"
     if name == "env":
         return "a list of names of environment variables"
+    if name == "arguments":
+        return "a list of texts, the bot's command line"
     if name == "transports":
         return f"a list of at least one of {', '.join(get_args(TransportName))}"
     if name == "dailyAllowedProperties":

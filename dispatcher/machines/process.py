@@ -7,6 +7,8 @@ A machine's directory under `root` is its record, so the truth survives the disp
     <root>/<machine id>/output.log
     <root>/<machine id>/work/    the working directory, with links to the bot file's neighbours
 
+Beside them lies `.cache/<bot file>/`: what the machines of a bot file download, shared by all of them.
+
 The leader is a small shell that outlives its bot by a moment: only a parent learns an exit status, and the
 dispatcher may not be there. A recycled pid is never taken for a machine, because the leader carries
 the machine's id among its arguments.
@@ -28,12 +30,16 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
+from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.machines.process_environment import (
+    CACHE,
+    PYTHONPATH,
+    environment_of,
+    template_environment,
+)
 from dispatcher.machines.process_groups import (
-    DIRECTORY_VARIABLE,
     LEADER_NAME,
-    MACHINE_VARIABLE,
     Group,
     find_groups,
     read_exit_code,
@@ -48,7 +54,6 @@ from dispatcher.machines.provider import (
     Preparation,
     Rejected,
     Unreachable,
-    thread_variables,
 )
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
@@ -57,9 +62,6 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 POLL_SECONDS = 0.05
 """How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
-
-PYTHONPATH = ".pythonpath"
-"""The directory under `root` in which machines find our `bot` package, and nothing else of the checkout."""
 
 RESTART_SECONDS = 10.0
 """A template that died is not started again sooner after its own start."""
@@ -127,7 +129,7 @@ class ProcessProvider:
         self._keep = keep
         self._forks = templates and SUPPORTED
         self._clock = clock or SystemClock()
-        self._templates: dict[tuple[str, frozenset[tuple[str, str]]], Template] = {}
+        self._templates: dict[_TemplateKey, Template] = {}
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Start a template for each bot file: machines of it then start without their imports' time."""
@@ -135,7 +137,7 @@ class ProcessProvider:
             return
         self._lay_out_root()
         for preparation in preparations:
-            self._start_template(preparation.bot_file, dict(preparation.environment))
+            self._start_template(preparation.bot_file, preparation.python, dict(preparation.environment))
 
     async def close(self) -> None:
         """End the templates. Machines are not touched."""
@@ -210,7 +212,7 @@ class ProcessProvider:
         return MachineStatus(spec.id, MachineState.started)
 
     def _launch(self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path) -> None:
-        environment = _environment(spec, self._root, work, bot_file)
+        environment = environment_of(spec, self._root, work, bot_file)
         memory_kib = spec.memory_mb * 1024
         cpu_seconds = math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60))
         launch = Launch(
@@ -227,7 +229,7 @@ class ProcessProvider:
         if self._recorded(directory) is not None:
             return  # the template died after the fork, and the machine is on record
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
-        bot = [self._python, "-P", "-m", "bot", *spec.arguments]
+        bot = [spec.python or self._python, "-P", "-m", "bot", *spec.arguments]
         with (directory / "output.log").open("ab") as output:
             subprocess.run(
                 [*shell, str(memory_kib), str(cpu_seconds), *bot],
@@ -243,23 +245,23 @@ class ProcessProvider:
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
         environment = {k: v for k, v in spec.whole_environment.items() if k not in OF_ONE_MACHINE}
-        template = self._templates.get(_template_key(spec.bot_file, environment))
+        template = self._templates.get(_template_key(spec.bot_file, spec.python, environment))
         if template is None or template.ready:
             return template
         # A clock that was set back leaves a moment far ahead.
         recent = 0 <= self._clock.now() - template.started_at <= RESTART_SECONDS
         if template.dead and not recent:
             template.close()
-            self._start_template(spec.bot_file, environment)
+            self._start_template(spec.bot_file, spec.python, environment)
         return None
 
-    def _start_template(self, bot_file: str, environment: dict[str, str]) -> None:
-        key = _template_key(bot_file, environment)
+    def _start_template(self, bot_file: str, python: str, environment: dict[str, str]) -> None:
+        key = _template_key(bot_file, python, environment)
         if (known := self._templates.get(key)) is None or known.dead:
             self._templates[key] = Template(
-                self._python,
+                python or self._python,
                 Path(bot_file),
-                _base_environment(self._root, cpu=1.0) | environment,
+                template_environment(self._root, Path(bot_file), environment),
                 self._root / f"template-{Path(bot_file).stem}.log",
                 started_at=self._clock.now(),
             )
@@ -300,7 +302,7 @@ class ProcessProvider:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
-        return [self._root / name for name in names if name != PYTHONPATH]
+        return [self._root / name for name in names if name not in (PYTHONPATH, CACHE)]
 
     def _prune(self) -> None:
         """Delete the oldest directories of machines that are gone, or that never ran."""
@@ -350,8 +352,11 @@ def _status(directory: Path, group: Group | None) -> MachineStatus | None:
     return MachineStatus(directory.name, MachineState.gone, exit_code, read_tail(directory))
 
 
-def _template_key(bot_file: str, environment: Mapping[str, str]) -> tuple[str, frozenset[tuple[str, str]]]:
-    return bot_file, frozenset(environment.items())
+_TemplateKey = tuple[str, str, frozenset[tuple[str, str]]]
+
+
+def _template_key(bot_file: str, python: str, environment: Mapping[str, str]) -> _TemplateKey:
+    return bot_file, python, frozenset(environment.items())
 
 
 def _changed_at(directory: Path) -> float:
@@ -392,31 +397,8 @@ def _lay_out(directory: Path, bot_file: Path) -> Path:
     work.mkdir()
     (directory / "tmp").mkdir()
     for neighbour in bot_file.parent.iterdir():
-        if not neighbour.name.startswith("."):
+        # Bots read their own `.env` by its name; nothing else that is hidden is theirs to find.
+        is_env = neighbour.name == ".env" or neighbour.name.startswith(".env.")
+        if is_env or not neighbour.name.startswith("."):
             (work / neighbour.name).symlink_to(neighbour.resolve())
     return work
-
-
-def _environment(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
-    """A clean environment: what Python needs, and what the agent's config names."""
-    return {
-        **_base_environment(root, spec.cpu),
-        "HOME": str(work),
-        "TMPDIR": str(work.parent / "tmp"),
-        BOT_FILE_VARIABLE: str(bot_file.resolve()),
-        MACHINE_VARIABLE: spec.id,
-        DIRECTORY_VARIABLE: str(work.parent.resolve()),
-        **spec.whole_environment,
-    }
-
-
-def _base_environment(root: Path, cpu: float) -> dict[str, str]:
-    return {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "PYTHONPATH": str(root / PYTHONPATH),
-        "PYTHONUNBUFFERED": "1",
-        **thread_variables(cpu),
-        # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
-        "ORT_DISABLE_TELEMETRY": "1",
-    }

@@ -76,6 +76,8 @@ class MachineSpec:
     """The deadline that a provider enforces where it can."""
     image: str = ""
     """The image's reference; empty for processes, which need none."""
+    python: str = ""
+    """The interpreter that has the bot's packages, for processes; empty for the dispatcher's own."""
     agent_environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """The variables that the agent's `env` names, its secrets among them: never log them. A provider whose
     cloud keeps them and hands them to machines itself leaves them out."""
@@ -154,6 +156,7 @@ class Preparation:
     environment: Mapping[str, str] = field(repr=False)
     """Of `MachineSpec.whole_environment`, all but the machine's token and its trace context."""
     image: str = ""
+    python: str = ""
 
 
 @runtime_checkable

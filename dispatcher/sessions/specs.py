@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from bot.protocol import (
+    BOT_ARGUMENTS_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     MAX_ARGUMENT_BODY_BYTES,
     TRACEPARENT_VARIABLE,
@@ -42,7 +43,7 @@ class Specs:
         assigned = assignment(session)
         in_arguments = len(json.dumps(session.body).encode()) <= MAX_ARGUMENT_BODY_BYTES
         of_machine = {
-            **self._of_all(),
+            **self._of_all(agent),
             MACHINE_TOKEN_VARIABLE: self._tokens.issue(session.machine_id, session.max_duration_seconds),
         }
         if session.traceparent is not None:
@@ -57,6 +58,7 @@ class Specs:
                 )
             ),
             environment=of_machine,
+            python=str(agent.python or ""),
             agent_environment=self._of_agent(agent),
             cpu=agent.cpu,
             memory_mb=agent.memory_mb,
@@ -66,7 +68,12 @@ class Specs:
     def preparations(self, placement: str) -> list[Preparation]:
         """What the machines of each agent have in common, for a placement that can get ready for them."""
         return [
-            Preparation(str(agent.bot), {**self._of_agent(agent), **self._of_all()}, agent.image or "")
+            Preparation(
+                str(agent.bot),
+                {**self._of_agent(agent), **self._of_all(agent)},
+                agent.image or "",
+                str(agent.python or ""),
+            )
             for agent in self._settings.agents.values()
             if not agent.placements or placement in agent.placements
         ]
@@ -74,8 +81,11 @@ class Specs:
     def _of_agent(self, agent: AgentSettings) -> dict[str, str]:
         return {name: self._environment[name] for name in agent.env if name in self._environment}
 
-    def _of_all(self) -> dict[str, str]:
-        return {"SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+    def _of_all(self, agent: AgentSettings) -> dict[str, str]:
+        """What every machine of the agent gets from us."""
+        level = {"SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+        # A machine without a command line of its own has no variable for it.
+        return level | ({BOT_ARGUMENTS_VARIABLE: json.dumps(agent.arguments)} if agent.arguments else {})
 
 
 def assignment(session: Session) -> Assignment:

@@ -13,6 +13,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.settings import AgentSettings
 from dispatcher.version import VERSION
+from stacks import bot_packages
 from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
@@ -95,8 +96,12 @@ class Images(pulumi.ComponentResource):
         if directory.is_relative_to(args.checkout):
             arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
         owner = next(called for called, agent in args.agents.items() if agent in here)
+        listed = bot_packages.find(directory / arguments["BOT_FILE"], args.checkout)
+        if listed is not None and listed.parent == directory and listed.name != bot_packages.NAMES[0]:
+            arguments["REQUIREMENTS"] = listed.name
+        above = listed if listed is not None and listed.parent != directory else None
         whose = f"switchboard:agents.{owner}.bot: {str(directory)!r}"
-        return self._build(name, "bot", BOT_SOURCES, arguments, whose, directory)
+        return self._build(name, "bot", BOT_SOURCES, arguments, whose, directory, above)
 
     def _build(
         self,
@@ -106,14 +111,20 @@ class Images(pulumi.ComponentResource):
         arguments: Mapping[str, str],
         whose: str,
         bots: Path | None = None,
+        packages: Path | None = None,
     ) -> pulumi.Output[str]:
+        """Describe an image. `packages`, from above the bot directory, lists the bot's packages."""
         args = self._args
         given = {**arguments, **({"BASE": args.base} if args.base else {}), "VERSION": VERSION}
         mark = fingerprint(args.checkout, sources, bots, given, whose)
+        contexts: dict[str, docker_build.ContextArgs] = {}
+        if packages is not None:
+            staged = _staged(packages, args.checkout)
+            mark = hashlib.sha256(f"{mark} {staged.name}".encode()).hexdigest()[:16]
+            contexts["bot-requirements"] = docker_build.ContextArgs(location=str(staged))
         reference = args.reference(name, mark)
         # Not of the fingerprint: another commit of the same content is no other image.
         made_from = revision(args.checkout, [*sources, *filter(None, [arguments.get("BOT_DIR")])])
-        contexts = {}
         if bots is not None and not bots.is_relative_to(args.checkout):
             contexts["bot-files"] = docker_build.ContextArgs(location=str(bots))
         image = docker_build.Image(
@@ -137,6 +148,15 @@ class Images(pulumi.ComponentResource):
             return pulumi.Output.from_input(reference)
         # A provider may mark every output as secret when one input is: here the registry's password.
         return pulumi.Output.unsecret(image.ref)
+
+
+def _staged(file: Path, checkout: Path) -> Path:
+    """Return a directory with this file alone: a builder gets all of what it is given."""
+    content = file.read_bytes()
+    directory = checkout / ".switchboard" / "bot-packages" / hashlib.sha256(content).hexdigest()[:16]
+    (directory / "out").mkdir(parents=True, exist_ok=True)
+    (directory / "out" / file.name).write_bytes(content)
+    return directory
 
 
 def slugs(directories: Iterable[Path], checkout: Path) -> dict[Path, str]:

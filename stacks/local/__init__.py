@@ -18,6 +18,7 @@ from stacks.local import data_dir, process, server
 from stacks.local.bots import Machines
 from stacks.local.content import code_hash, secret_fingerprint
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, Dispatcher
+from stacks.local.environments import with_environments
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -66,8 +67,9 @@ def missing_package(config: StackConfig) -> str | None:
 
 
 def deploy(environment: Environment) -> Deployment:
-    """Describe the stack: the machines' directory, then the dispatcher."""
-    config, checkout = environment.config, environment.checkout
+    """Describe the stack: the machines' directory and the bots' environments, then the dispatcher."""
+    checkout = environment.checkout
+    config, environments = with_environments(environment.config, checkout)
     settings = _settings(config)
     data_dir.check(config.data_dir, checkout)
     variables = settings.to_environment()
@@ -98,6 +100,6 @@ def deploy(environment: Environment) -> Deployment:
         log_file=log_file,
         host=HOST,
         port=config.port,
-        opts=pulumi.ResourceOptions(depends_on=[machines]),
+        opts=pulumi.ResourceOptions(depends_on=[machines, *environments]),
     )
     return Deployment(url=settings.url, log=str(log_file), data=str(config.data_dir))

@@ -136,7 +136,7 @@ def test_a_bot_sees_what_it_would_see_under_python_bot_py(tmp_path):
     assert seen["same_loop"]
     # Importing the development runner would load .env over the environment.
     assert "pipecat.runner.run" not in seen["modules"]
-    assert "ENV" not in seen["environment"]
+    assert seen["environment"]["ENV"] == "local", "as in the runner"
     assert "fastapi" not in seen["modules"]
     assert TOKEN not in seen["inherited"]
     assert TOKEN not in json.dumps(seen["environment"])
@@ -583,6 +583,17 @@ def test_calls_that_still_wait_when_the_session_ends_are_left_to_the_dispatcher(
             assert not any(isinstance(message, Response) for message in served.heard)
 
     asyncio.run(scenario())
+
+
+def test_an_old_pipecat_is_refused_by_name(tmp_path):
+    """Only its metadata is old: of 1.0 itself a machine never imports anything."""
+    info = tmp_path / "site" / "pipecat_ai-1.0.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pipecat-ai\nVersion: 1.0.0\n")
+    path = {"PYTHONPATH": f"{info.parent}:{CHECKOUT}"}
+    ended, _, _ = ending(tmp_path, "tidy.py", environment=path)
+    assert ended.reason == "invalid_bot"
+    assert "Pipecat 1.0.0 is not supported: versions 1.7 to 1.14 are." in ended.message
 
 
 def test_a_bot_without_routes_has_none(tmp_path):

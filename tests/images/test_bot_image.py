@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -365,6 +366,26 @@ def test_a_transport_that_is_none(build: Build) -> None:
 def test_requirements_that_are_not_there(build: Build) -> None:
     with pytest.raises(DockerError, match=r"REQUIREMENTS: 'more\.txt' is not in the bot directory"):
         build("bot", **CLOUD_BOT, REQUIREMENTS="more.txt")
+
+
+def test_packages_of_a_pyproject_are_installed(engine: Engine, build: Build, tmp_path: Path) -> None:
+    for name in ("bot", "images"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    project = tmp_path / "mine"
+    project.mkdir()
+    (project / "bot.py").write_text("")
+    listed = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["cowsay==6.1", "pipecat-ai==1.13.0"]\n'
+    (project / "pyproject.toml").write_text(listed)
+    image = build(
+        *("bot", "--target", "packages"),
+        context=tmp_path,
+        BOT_DIR="mine",
+        REQUIREMENTS="pyproject.toml",
+        TRANSPORTS="websocket",
+    )
+    installed = shell(engine, image, "ls /out/opt/venv/lib/python3*/site-packages").split()
+    assert {"cowsay", "pipecat_ai-1.13.0.dist-info"} <= set(installed)
+    assert "pipecat_ai-1.14.0.dist-info" not in installed
 
 
 def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:

@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bot.packages import NEWEST_PIPECAT, OLDEST_PIPECAT
 from tests.images.conftest import CHECKOUT
 
 IMAGES = CHECKOUT / "images"
@@ -63,3 +64,8 @@ def test_what_is_left_out_is_asked_for_and_not_pinned(left_out: Requirement) -> 
     assert canonicalize_name(left_out.name) in pins("requirements.txt")
     for path in IMAGES.glob("requirements-bot-*.txt"):
         assert canonicalize_name(left_out.name) not in pins(f"images/{path.name}")
+
+
+def test_image_and_runtime_agree_on_the_versions_of_pipecat() -> None:
+    oldest = ".".join(map(str, OLDEST_PIPECAT))
+    assert f"'pipecat-ai>={oldest},<{NEWEST_PIPECAT[0] + 1}'" in (IMAGES / "packages.sh").read_text()

@@ -153,8 +153,9 @@ KEYS = (
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
-            "dailyAllowedProperties, cpu, memoryMb, env, maxSessions, maxQueued, maxQueueSeconds, "
-            "startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, maxDurationSeconds, placements",
+            "dailyAllowedProperties, cpu, memoryMb, env, arguments, python, maxSessions, maxQueued, "
+            "maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "maxDurationSeconds, placements",
         ),
         (
             with_agent(dailyAllowedProperties=["privacy"]),

@@ -227,6 +227,31 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
     assert of_agents["echo"] == of_agents["voice"] == bot["tags"][0]
 
 
+def test_image_builds_from_the_file_that_lists_the_bots_packages(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / ".git").mkdir(parents=True)
+    (project / "server").mkdir()
+    (project / "server" / "bot.py").write_text("")
+
+    def image() -> dict[str, Any]:
+        agents = json.dumps({"mine": {"bot": str(project / "server" / "bot.py")}})
+        resources = run(cloud="docker", agents=agents)["resources"]
+        return next(one["inputs"] for name, one in resources.items() if name.startswith("bot-server-"))
+
+    plain = image()
+    listed = project / "pyproject.toml"
+    listed.write_text("[project]\nname = 'mine'\ndependencies = ['cowsay']\n")
+    above = image()
+    staged = Path(above["context"]["named"]["bot-requirements"]["location"])
+    assert [path.name for path in staged.rglob("*")] == ["out", "pyproject.toml"]
+    assert (staged / "out" / "pyproject.toml").read_bytes() == listed.read_bytes()
+    assert above["tags"] != plain["tags"]
+    listed.rename(project / "server" / "pyproject.toml")
+    beside = image()
+    assert beside["buildArgs"]["REQUIREMENTS"] == "pyproject.toml"
+    assert "bot-requirements" not in beside["context"]["named"]
+
+
 def test_a_detector_and_a_volume_of_models() -> None:
     def build_arguments(**docker: Any) -> tuple[dict[str, str], str]:
         resources = described(**docker)["resources"]

@@ -381,6 +381,7 @@ def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never")
     (machines.bot_file.parent / "prompt.txt").write_text("Be brief.")
     (machines.bot_file.parent / ".env").write_text("SECRET=1")
+    (machines.bot_file.parent / ".git").mkdir()
 
     async def run():
         provider = machines.provider("env; cat prompt.txt; ls -A; touch made-here; echo done")
@@ -391,7 +392,8 @@ def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeyp
         assert "never" not in output
         assert f"SWITCHBOARD_BOT_FILE={machines.bot_file}" in output
         assert "Be brief." in output
-        assert ".env\n" not in output
+        assert ".env\n" in output, "bots read it by its name"
+        assert ".git" not in output
         assert not (machines.bot_file.parent / "made-here").exists()
 
     asyncio.run(run())

@@ -1,0 +1,60 @@
+"""The environment of machines that are processes, and the cache that sessions share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bot.protocol import BOT_FILE_VARIABLE
+from dispatcher.machines.process_groups import DIRECTORY_VARIABLE, MACHINE_VARIABLE
+from dispatcher.machines.provider import MachineSpec, thread_variables
+
+PYTHONPATH = ".pythonpath"
+"""The directory under `root` in which machines find our `bot` package, and nothing else of the checkout."""
+
+CACHE = ".cache"
+"""The directory under `root` with what bots download: models would else be fetched anew for each session."""
+
+CACHES = {"XDG_CACHE_HOME": ".", "HF_HOME": "huggingface", "TORCH_HOME": "torch", "NLTK_DATA": "nltk_data"}
+"""Variable → its place in a bot file's cache, as XDG, Hugging Face's hub, PyTorch and NLTK document them."""
+
+
+def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
+    """A clean environment: what Python needs, and what the agent's config names."""
+    return {
+        **_base_environment(root, spec.cpu),
+        **_caches(root, bot_file),
+        "HOME": str(work),
+        "TMPDIR": str(work.parent / "tmp"),
+        BOT_FILE_VARIABLE: str(bot_file.resolve()),
+        MACHINE_VARIABLE: spec.id,
+        DIRECTORY_VARIABLE: str(work.parent.resolve()),
+        **spec.whole_environment,
+    }
+
+
+def template_environment(root: Path, bot_file: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a template's own environment: as a machine's, without what only one machine has."""
+    return {**_base_environment(root, 1.0), **_caches(root, bot_file), **environment}
+
+
+def _caches(root: Path, bot_file: Path) -> dict[str, str]:
+    """Variables that lead downloads to the cache of the bot file. Its processes share it and may write it."""
+    name = f"{bot_file.stem}-{hashlib.sha256(str(bot_file).encode()).hexdigest()[:8]}"
+    cache = root / CACHE / name
+    cache.mkdir(parents=True, exist_ok=True)
+    return {variable: str(cache / place) for variable, place in CACHES.items()}
+
+
+def _base_environment(root: Path, cpu: float) -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(root / PYTHONPATH),
+        "PYTHONUNBUFFERED": "1",
+        **thread_variables(cpu),
+        # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
+        "ORT_DISABLE_TELEMETRY": "1",
+    }

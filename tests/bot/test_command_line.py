@@ -1,0 +1,90 @@
+"""A bot's own command line, against the development runner itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from bot.command_line import RUNNER_DEFAULTS, parse
+from bot.outcome import InvalidBot
+
+RUNNER = """
+import json, sys
+import uvicorn
+from pipecat.runner import run
+
+found = []
+run._configure_server_app = found.append
+uvicorn.run = lambda *args, **kwargs: None
+sys.argv = ["bot.py", *sys.argv[1:]]
+run.main()
+print(json.dumps(vars(found[0]), default=str))
+"""
+
+
+def runner(*arguments: str) -> dict[str, object]:
+    """Give what the runner's own `main` makes of a command line."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPECAT_")}
+    command = [sys.executable, "-c", RUNNER, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def parsed(tmp_path: Path, source: str, *arguments: str) -> dict[str, object]:
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    module = types.ModuleType("mine")
+    exec(compile(source, str(file), "exec"), module.__dict__)
+    return vars(parse(file, module, list(arguments)))
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-t", "webrtc", "-vv", "--esp32", "--host", "10.0.0.1", "--no-dialin"]]
+)
+def test_options_and_defaults_are_the_runners(tmp_path: Path, arguments: list[str]) -> None:
+    theirs = runner(*arguments)
+    ours = parsed(tmp_path, "async def bot(runner_args): ...\n", *arguments)
+    for name in RUNNER_DEFAULTS:
+        # The runner's own server of MoQ, which is not here, fills its options in.
+        if not name.startswith("moq_"):
+            assert ours[name] == theirs[name], name
+    assert set(RUNNER_DEFAULTS) <= set(theirs)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "raise RuntimeError('no block without a parser is run')",
+        "from pipecat.runner.run import main\n    main()\n    raise RuntimeError('nor what is behind')",
+        "import asyncio\n    asyncio.run(bot(None))\n    raise RuntimeError('nor another runner')",
+    ],
+)
+def test_main_block_without_a_parser_is_not_run(tmp_path: Path, block: str) -> None:
+    source = f"async def bot(runner_args): ...\n\nif __name__ == '__main__':\n    {block}\n"
+    assert parsed(tmp_path, source)["port"] == 7860
+
+
+def test_main_that_was_imported_at_the_top_is_not_called(tmp_path: Path) -> None:
+    source = (
+        "import argparse\nfrom pipecat.runner.run import main\n"
+        "if __name__ == '__main__':\n"
+        "    parser = argparse.ArgumentParser()\n    parser.add_argument('--pace', type=float, default=1.0)\n"
+        "    main(parser=parser)\n"
+    )
+    assert parsed(tmp_path, source, "--pace", "1.5")["pace"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--nowhere"], "unrecognized arguments: --nowhere"), (["--help"], "--help ends the bot")],
+)
+def test_refused_arguments_are_an_invalid_bot(tmp_path: Path, arguments: list[str], words: str) -> None:
+    with pytest.raises(InvalidBot, match=words):
+        parsed(tmp_path, "", *arguments)
