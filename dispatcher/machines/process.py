@@ -4,7 +4,7 @@ A machine's directory under `root` is its record, so the truth survives the disp
 
     <root>/<machine id>/pid      the ids of the group's leader and of the group
     <root>/<machine id>/exit     the bot's exit status, written by the leader when the bot ended
-    <root>/<machine id>/output.log
+    <root>/<machine id>/output.log, and two more at the most (see `bot/output.py`)
     <root>/<machine id>/work/    the working directory, with links to the bot file's neighbours
 
 The leader is a small shell that outlives its bot by a moment: only a parent learns an exit status, and the
@@ -227,18 +227,19 @@ class ProcessProvider:
         if self._recorded(directory) is not None:
             return  # the template died after the fork, and the machine is on record
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
+        keep = [sys.executable, "-I", "-S", str(SOURCE / "bot" / "output.py"), str(directory)]
         bot = [self._python, "-P", "-m", "bot", *spec.arguments]
-        with (directory / "output.log").open("ab") as output:
-            subprocess.run(
-                [*shell, str(memory_kib), str(cpu_seconds), *bot],
-                check=True,
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        (directory / "output.log").touch(0o600)
+        subprocess.run(
+            [*shell, str(memory_kib), str(cpu_seconds), *keep, *bot],
+            check=True,
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
