@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI
 
-from dispatcher.api import events, lists, machines, openapi, operations, problems, sessions, start, webhooks
+from dispatcher.api import (
+    events,
+    lists,
+    logs,
+    machines,
+    openapi,
+    operations,
+    problems,
+    sessions,
+    start,
+    webhooks,
+)
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
@@ -106,6 +117,7 @@ def _app(core: Core) -> FastAPI:
     app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
+    app.include_router(logs.router(core.store, core.fleet), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)
     app.include_router(sessions.router(core.service), dependencies=own)
     operations.mount_page(app)

@@ -38,9 +38,11 @@ from dispatcher.machines.process_groups import (
     find_groups,
     read_exit_code,
     read_group,
+    read_log,
     read_tail,
 )
 from dispatcher.machines.provider import (
+    LOG_BYTES,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -166,6 +168,10 @@ class ProcessProvider:
                 yield status
         if failed is not None:
             raise failed
+
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        with _told(f"the log of machine {machine_id}"):
+            return await asyncio.to_thread(read_log, self._root / machine_id, lines, LOG_BYTES)
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         with _told(f"machine {machine_id}"):
