@@ -260,10 +260,13 @@ class ContainerProvider:
     async def read_log(self, machine_id: str, lines: int) -> str | None:
         if await self._inspect(machine_id) is None:
             return None
-        with self._engine.translated():
+        printed: list[str] | None = None
+        with self._engine.translated(gone_is_fine=True):
             container = await self._container(machine_id)
             async with asyncio.timeout(LOG_SECONDS):
                 printed = await container.log(stdout=True, stderr=True, tail=lines)
+        if printed is None:
+            return None
         return "".join(printed).encode()[-LOG_BYTES:].decode(errors="replace").removesuffix("\n")
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:

@@ -231,8 +231,8 @@ def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
         async with host(tmp_path) as here:
             assert is_from_template(await here.create())
             directory = here.root / "m-1"
-            await until(lambda: (directory / "exit").exists() or None)
-            assert (directory / "exit").read_text() == "3\n"
+            status = directory / "exit"
+            assert await until(lambda: (status.exists() and status.read_text()) or None) == "3\n"
             files = sorted(directory.glob("output*.log"))
             assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
             assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
