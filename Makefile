@@ -20,7 +20,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke key daily-webhook test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ refresh: setup ## make the state what is really there, and say what differed
 
 smoke: setup ## call a stack that is up and hear its bot; AGENT=… names another than the default one
 	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
+
+logs: setup ## follow the logs of a stack that is up; SESSION=… shows one session's alone
+	@$(RUN) -m stacks.logs --stack '$(STACK)' $(if $(call said,SESSION),--session '$(SESSION)')
 
 # $(call each,--option,NAME): the option once for each word that NAME has on the command line.
 each = $(foreach word,$(call said,$(2)),$(1) '$(word)')

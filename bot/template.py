@@ -30,11 +30,11 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from bot import lazy
+from bot.output import FORWARDED, Child, Output, keep
 from bot.preload import preload
 from bot.protocol import Launch, Launched
 
 LEADER_TITLE = "switchboard-machine"
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
@@ -112,23 +112,31 @@ def _lead(launch: Launch, tell: int) -> NoReturn:
     directory = Path(launch.directory)
     try:
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in _FORWARDED:  # the bot gets them too, and the leader outlives it
+        for number in FORWARDED:  # the bot gets them too, and the leader outlives it
             signal.signal(number, lambda *_: None)
         setproctitle(f"{LEADER_TITLE} {launch.machine_id} {launch.directory}")
-        _redirect(directory / "output.log")
+        printed, write = os.pipe()
+        output, child = Output(directory), Child()
+        _redirect(write)
         # On record before it runs: a machine without a record could never be stopped.
         (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
         bot = os.fork()
         if bot == 0:
             os.close(tell)
+            os.close(printed)
+            output.close()
+            child.forget()
             _run(launch)
+        # Its own ends of the pipe are what it would wait for.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
         os.write(tell, b"ok")
     except OSError as error:
         os.write(tell, str(error).encode())
         os._exit(1)
     os.close(tell)
-    status = os.waitstatus_to_exitcode(os.waitpid(bot, 0)[1])
+    status = os.waitstatus_to_exitcode(keep(printed, output, bot, child))
     with contextlib.suppress(OSError):  # without it, nobody knows how the bot ended
         _record_exit(directory, status if status >= 0 else 128 - status)
     os._exit(0)
@@ -146,7 +154,7 @@ def _run(launch: Launch) -> NoReturn:
     """Be the bot, as `python -m bot` would be in this environment."""
     code = 1
     try:
-        for number in _FORWARDED:
+        for number in FORWARDED:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
@@ -168,14 +176,14 @@ def _run(launch: Launch) -> NoReturn:
     os._exit(code)
 
 
-def _redirect(output: Path) -> None:
+def _redirect(write: int) -> None:
+    """Let what is printed go into the pipe, and nothing be read."""
     nothing = os.open(os.devnull, os.O_RDONLY)
-    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(write, 1)
+    os.dup2(write, 2)
     os.close(nothing)
-    os.close(log)
+    os.close(write)
 
 
 def _limit(kind: int, value: int) -> None:

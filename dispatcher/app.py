@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI
 from dispatcher.api import (
     events,
     lists,
+    logs,
     machines,
     offers,
     openapi,
@@ -118,6 +119,7 @@ def _app(core: Core) -> FastAPI:
     app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
+    app.include_router(logs.router(core.store, core.fleet), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)
     app.include_router(organizations.router(core.service, core.store, core.clock), dependencies=own)
     app.include_router(sessions.router(core.service), dependencies=own)

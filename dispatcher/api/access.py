@@ -5,7 +5,7 @@ somebody adds and forgets here is closed, not open; a test walks all routes of t
 
     scope     may
     start     start sessions; show, follow, stop and call those that keys of its name started
-    read      list, show and follow sessions; read the metrics
+    read      list, show and follow sessions, with their logs; read the metrics
     admin     everything
     session   (a session's own token) show, follow, stop and call that session
 
@@ -39,6 +39,8 @@ class Action(StrEnum):
     show = "show"
     follow = "follow"
     """The session's timeline, as it is or as it grows."""
+    logs = "logs"
+    """What the session's bot printed: its operator's to read, not its caller's."""
     stop = "stop"
     call = "call"
     """Whatever the session's bot answers."""
@@ -81,6 +83,7 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/sessions/{session_id}", Action.show),
     (READS, "/v1/agents/{agent}/sessions/{session_id}", Action.show),
     (READS, "/v1/sessions/{session_id}/events", Action.follow),
+    (READS, "/v1/sessions/{session_id}/logs", Action.logs),
     (frozenset({"DELETE"}), "/sessions/{session_id}", Action.stop),
     (frozenset({"DELETE"}), "/v1/agents/{agent}/sessions/{session_id}", Action.stop),
     (CALLS, "/sessions/{session_id}/{path:path}", Action.call),
@@ -109,7 +112,7 @@ Kind = KeyScope | Literal["session"]
 
 _MAY: dict[Kind, frozenset[Action]] = {
     "start": FROM_OTHER_SITES,
-    "read": frozenset({Action.agents, Action.list, Action.show, Action.follow, Action.measure}),
+    "read": frozenset({Action.agents, Action.list, Action.show, Action.follow, Action.logs, Action.measure}),
     "admin": frozenset(Action),
     "session": frozenset({Action.show, Action.follow, Action.stop, Action.call}),
 }

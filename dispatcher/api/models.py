@@ -13,6 +13,13 @@ from dispatcher.sessions.timeline import Kind
 from dispatcher.settings import TransportName
 
 
+class Logs(BaseModel):
+    sessionId: str
+    machineId: str
+    lines: list[str]
+    """As the bot printed them, the newest last: escape codes too."""
+
+
 class Status(BaseModel):
     status: str
 

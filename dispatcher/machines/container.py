@@ -37,6 +37,7 @@ from dispatcher.machines.container_images import Images
 from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
+    LOG_BYTES,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -255,6 +256,18 @@ class ContainerProvider:
             )
         ours = machine_id_of(self._place, [name], found["Config"]["Labels"]) == machine_id
         return found if ours else None
+
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        if await self._inspect(machine_id) is None:
+            return None
+        printed: list[str] | None = None
+        with self._engine.translated(gone_is_fine=True):
+            container = await self._container(machine_id)
+            async with asyncio.timeout(LOG_SECONDS):
+                printed = await container.log(stdout=True, stderr=True, tail=lines)
+        if printed is None:
+            return None
+        return "".join(printed).encode()[-LOG_BYTES:].decode(errors="replace").removesuffix("\n")
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]

@@ -159,6 +159,10 @@ class Fleet:
         if placement is not None:
             await self._at(placement).stop(machine_id, grace)
 
+    async def read_log(self, placement: str, machine_id: str, lines: int) -> str | None:
+        """Return the last lines that the machine printed; None if its placement has none."""
+        return await self._at(placement).read_log(machine_id, lines)
+
     def list(self, placement: str) -> AsyncIterator[MachineStatus]:
         """Every machine of this deployment at the placement."""
         return self._at(placement).list()

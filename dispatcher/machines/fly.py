@@ -163,6 +163,13 @@ class FlyProvider:
                 elif (state := state_of(machine)) is not MachineState.gone:
                     yield MachineStatus(machine_id, state)
 
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        """Say where the log is: the Machines API has none, and a deploy token reads no log."""
+        if await self._finder.look(machine_id) is None:
+            raise Rejected("Fly removed the machine; `fly logs --app <its app>` has its lines for some days")
+        app, at_fly = self._finder.place(machine_id)
+        raise Rejected(f"Fly keeps it, read it with `fly logs --app {app} --machine {at_fly}`")
+
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         """As the contract says. One dispatcher at a time: who comes second waits for the first one's stop."""
         found = await self._finder.look(machine_id)

@@ -17,12 +17,14 @@ from dispatcher.machines.listing import Listing
 from dispatcher.machines.provider import (
     Action,
     HasLanes,
+    KeepsLogs,
     MachineProvider,
     MachineSpec,
     MachineState,
     MachineStatus,
     ProviderError,
     PublishesRates,
+    Rejected,
     Settles,
     StartsSeparately,
     Throttled,
@@ -137,6 +139,17 @@ class Placement:
         lane = self._lane(machine_id)
         limit = CALL_SECONDS + grace.total_seconds()
         await self._call("stop", lane, lambda: self.provider.stop(machine_id, grace), limit, deadline)
+
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        """As the provider's. It takes no call of a rate: what has a rate is what machines are made with.
+
+        Raises:
+            Rejected: The provider keeps no log, or none that it can read.
+        """
+        provider = self.provider
+        if not isinstance(provider, KeepsLogs):
+            raise Rejected(f"placement {self.name} keeps no log that can be read here")
+        return await self._guarded(lambda: provider.read_log(machine_id, lines), CALL_SECONDS)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""

@@ -4,7 +4,7 @@ A machine's directory under `root` is its record, so the truth survives the disp
 
     <root>/<machine id>/pid      the ids of the group's leader and of the group
     <root>/<machine id>/exit     the bot's exit status, written by the leader when the bot ended
-    <root>/<machine id>/output.log
+    <root>/<machine id>/output.log, and two more at the most (see `bot/output.py`)
     <root>/<machine id>/work/    the working directory, with links to the bot file's neighbours
 
 Beside them lies `.cache/<bot file>/`: what the machines of a bot file download, shared by all of them.
@@ -44,9 +44,11 @@ from dispatcher.machines.process_groups import (
     find_groups,
     read_exit_code,
     read_group,
+    read_log,
     read_tail,
 )
 from dispatcher.machines.provider import (
+    LOG_BYTES,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -169,6 +171,10 @@ class ProcessProvider:
         if failed is not None:
             raise failed
 
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        with _told(f"the log of machine {machine_id}"):
+            return await asyncio.to_thread(read_log, self._root / machine_id, lines, LOG_BYTES)
+
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         with _told(f"machine {machine_id}"):
             group = await asyncio.to_thread(_group, self._root / machine_id)
@@ -229,18 +235,19 @@ class ProcessProvider:
         if self._recorded(directory) is not None:
             return  # the template died after the fork, and the machine is on record
         shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
+        keep = [sys.executable, "-I", "-S", str(SOURCE / "bot" / "output.py"), str(directory)]
         bot = [spec.python or self._python, "-P", "-m", "bot", *spec.arguments]
-        with (directory / "output.log").open("ab") as output:
-            subprocess.run(
-                [*shell, str(memory_kib), str(cpu_seconds), *bot],
-                check=True,
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        (directory / "output.log").touch(0o600)
+        subprocess.run(
+            [*shell, str(memory_kib), str(cpu_seconds), *keep, *bot],
+            check=True,
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""

@@ -21,6 +21,10 @@ Action = Literal["create", "start", "get", "list", "stop"]
 """What a provider can be asked for; each has a rate of its own."""
 
 
+LOG_BYTES = 256 * 1024
+"""The most that a provider gives of a machine's log: one answer must not fill the dispatcher's memory."""
+
+
 class ProviderError(Exception):
     """A call to a machines API did not do what was asked. The text is for the person who reads the log."""
 
@@ -169,6 +173,19 @@ class Prepares(Protocol):
 
     async def close(self) -> None:
         """Undo what `prepare` started. Machines are not touched."""
+        ...
+
+
+@runtime_checkable
+class KeepsLogs(Protocol):
+    """A provider that keeps what machines print, also for a while after their end."""
+
+    async def read_log(self, machine_id: str, lines: int) -> str | None:
+        """Return the last lines that the machine printed, `LOG_BYTES` at most; None if nothing is kept.
+
+        Raises:
+            Rejected: The log is kept where this provider cannot read it; the text says where.
+        """
         ...
 
 

@@ -5,7 +5,9 @@
             "session_id": …, "machine_id": …, "trace_id": …, "error": …}
 
 The ids come from `telemetry.context`. What a line is not about is left out, and so is `error`, the traceback,
-where there is none. Nobody here logs a secret; what a library might quote is masked on the way out.
+where there is none. In text, line ends and escape codes of a message are escaped, and a traceback's lines
+begin with a bar: whatever a bot or a caller says, a line that begins with a time is ours. Nobody here
+logs a secret; what a library might quote is masked on the way out.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import re
 import socket
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import IO
 
 from dispatcher.keys import PRIVATE_PREFIX
 from dispatcher.settings import LogFormat, LogLevel
 from dispatcher.telemetry.context import current
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _SECRETS = (
     # An Authorization header, a private key of ours, a JWT (machines' tokens, rooms' tokens), a token or key
@@ -56,6 +61,15 @@ def replica() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Line ends, escape codes, and what turns the direction of writing."""
+
+
+def escaped(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal obeys: a bot's words must forge no line."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def masked(text: str) -> str:
     """The text without what looks like a secret."""
     lower = text.lower()
@@ -72,7 +86,7 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
+        line = escaped(super().formatMessage(record))
         subject = current()
         ids = (
             ("session", subject.session_id),
@@ -83,7 +97,17 @@ class TextLines(logging.Formatter):
         more = [f"{name}={value}" for name, value in ids if value is not None and value not in record.message]
         return f"{line} [{' '.join(more)}]" if more else line
 
+    def formatException(self, ei: _ExcInfo) -> str:
+        # Its first lines are ours; a message in it may have lines of its own, which the bar marks as such.
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  | {escaped(line)}" for line in lines)
+
+    def formatStack(self, stack_info: str) -> str:
+        return "\n".join(f"  | {escaped(line)}" for line in stack_info.split("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
+        # A traceback that another handler has rendered is not escaped.
+        record.exc_text = None
         return masked(super().format(record))
 
 

@@ -79,7 +79,7 @@ def test_without_keys_everything_is_allowed(action):
     ("caller", "allowed"),
     [
         (Caller("k", "start", "k"), {"start", "agents", "show", "follow", "stop", "call"}),
-        (Caller("k", "read", "k"), {"agents", "list", "show", "follow", "measure"}),
+        (Caller("k", "read", "k"), {"agents", "list", "show", "follow", "logs", "measure"}),
         (Caller("k", "admin", "k"), {action.value for action in Action}),
         (Caller("k", "session", session_id="s"), {"show", "follow", "stop", "call"}),
     ],

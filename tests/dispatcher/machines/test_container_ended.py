@@ -14,7 +14,7 @@ from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_removal import UNASKED_LISTINGS
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import MachineState, MachineStatus
+from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.machines.engines import EngineWithTheDead, provider_of
 
@@ -141,5 +141,17 @@ def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_re
         async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
             assert await provider.get("m-over") == MachineStatus("m-over", MachineState.gone, 3, "")
             assert "machine m-over: its last lines cannot be read: " in caplog.text
+
+    asyncio.run(run())
+
+
+def test_log_of_a_container_is_none_when_it_is_gone_and_unknown_when_the_engine_fails(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = EngineWithTheDead()
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            assert await provider.read_log("m-runs", 10) is None
+            engine.fails = True
+            with pytest.raises(ProviderError):
+                await provider.read_log("m-runs", 10)
 
     asyncio.run(run())

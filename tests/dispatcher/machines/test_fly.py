@@ -713,3 +713,16 @@ def test_a_frozen_machine_can_be_stopped(world: World):
         assert world.fly.living() == []
 
     world.run(scenario())
+
+
+def test_log_of_a_machine_is_said_to_be_elsewhere(world: World):
+    async def scenario() -> None:
+        provider = world.provider()
+        await provider.create(spec())
+        (machine,) = world.fly.living()
+        with pytest.raises(Rejected, match=f"fly logs --app bots --machine {machine.id}"):
+            await provider.read_log("m-1", 10)
+        with pytest.raises(Rejected, match="fly logs --app"):
+            await provider.read_log("m-none", 10)
+
+    world.run(scenario())

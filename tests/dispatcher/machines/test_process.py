@@ -496,3 +496,32 @@ def _arguments(process: psutil.Process) -> list[str]:
     with suppress(psutil.Error):
         return process.cmdline()
     return []
+
+
+FLOOD = "echo first words; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last words"
+
+
+def test_a_bot_that_prints_without_end_fills_no_disk(machines):
+    async def run():
+        provider = machines.provider(f"{FLOOD}; exit 3")
+        await provider.create(machines.spec())
+        status = await until_gone(provider)
+        assert status.exit_code == 3
+        assert status.output.endswith("last words")
+        files = sorted((machines.root / "m-1").glob("output*.log"))
+        assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
+        assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
+        assert files[1].read_text().startswith("first words\n")
+        assert files[2].read_text().startswith("[switchboard: ")
+
+    asyncio.run(run())
+
+
+def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(machines):
+    async def run():
+        provider = machines.provider("sleep 60 & echo over; exit 0")
+        await provider.create(machines.spec())
+        status = await until_gone(provider)
+        assert (status.exit_code, status.output) == (0, "over")
+
+    asyncio.run(run())

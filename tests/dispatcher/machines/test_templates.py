@@ -216,3 +216,27 @@ def test_a_machine_imports_the_bot_file_as_it_is_by_then_and_its_neighbours_firs
 async def until_said(here: Host, machine_id: str, words: str) -> None:
     output = here.root / machine_id / "output.log"
     await until(lambda: words in output.read_text() or None)
+
+
+def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
+    (tmp_path / "bot.py").write_text(
+        "print('first words')\n"
+        "for _ in range(5000): print('x' * 4000)\n"
+        "print('last words', flush=True)\n"
+        "import os\n"
+        "os._exit(3)\n"
+    )
+
+    async def run():
+        async with host(tmp_path) as here:
+            assert is_from_template(await here.create())
+            directory = here.root / "m-1"
+            status = directory / "exit"
+            assert await until(lambda: (status.exists() and status.read_text()) or None) == "3\n"
+            files = sorted(directory.glob("output*.log"))
+            assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
+            assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
+            assert "first words\n" in files[1].read_text()
+            assert files[2].read_text().endswith("last words\n")
+
+    asyncio.run(run())

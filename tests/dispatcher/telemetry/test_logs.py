@@ -196,3 +196,26 @@ KEY = {"name": "backend", "hash": f"sha256:{'0' * 64}", "scope": "start"}
 )
 def test_lines_are_text_where_a_person_reads_them(given, lines):
     assert Settings.model_validate({"agents": {"echo": {"bot": "b.py"}}, **given}).log_lines == lines
+
+
+FORGED = "over\n2026-11-21 10:54:38,123 ERROR root: forged\r\x1b[31mred\x9b2J\u2028\u202eno"
+
+
+def test_text_lines_are_not_forged_when_a_value_has_line_ends_and_escape_codes():
+    with captured("text") as stream:
+        log.warning("the bot said: %s", FORGED)
+    (line,) = stream.getvalue().split("\n")[:-1]
+    assert r"over\n2026-11-21 10:54:38,123 ERROR root: forged\r\x1b[31mred\x9b2J\u2028\u202eno" in line
+    assert all(character.isprintable() for character in line)
+
+
+def test_traceback_forges_no_line_when_its_message_has_lines():
+    with captured("text") as stream:
+        try:
+            raise ValueError(FORGED)
+        except ValueError:
+            log.exception("the bot's answer")
+    first, *more = stream.getvalue().split("\n")[:-1]
+    assert "ERROR dispatcher.test: the bot's answer" in first
+    assert more
+    assert all(line.startswith("  | ") and line.isprintable() for line in more)

@@ -1,0 +1,52 @@
+"""What a session's bot printed, where its placement keeps that. Beside `events`, and not below
+`/sessions/{id}/`, for the same reason: every path there is the bot's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse, Response
+
+from dispatcher.api.models import Logs
+from dispatcher.api.openapi import problems
+from dispatcher.api.problems import problem
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import ProviderError, Rejected
+from dispatcher.sessions.errors import UnknownSession
+from dispatcher.store.store import Store
+
+MAX_LINES = 1000
+
+Tail = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many of the last lines, 256 KiB at most.")]
+
+
+def router(store: Store, fleet: Fleet) -> APIRouter:
+    """`GET /v1/sessions/{id}/logs`."""
+    routes = APIRouter()
+
+    @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 501, 503))
+    async def logs(session_id: str, tail: Tail = 200) -> Response:
+        session, machine = await store.session_with_machine(session_id)
+        if session is None:
+            raise UnknownSession.of(session_id)
+        if machine is None or machine.placement is None:
+            return problem(
+                404, f"Session {session_id} has no log: no machine was asked for it.", code="no_log"
+            )
+        try:
+            text = await fleet.read_log(machine.placement, machine.id, tail)
+        except Rejected as error:
+            return problem(
+                501, f"The log of machine {machine.id} is elsewhere: {error}.", code="log_elsewhere"
+            )
+        except ProviderError as error:
+            detail = f"The log of machine {machine.id} cannot be read now: {error}. Ask again."
+            return problem(503, detail, code="log_unreachable", headers={"Retry-After": "5"})
+        if text is None:
+            return problem(404, f"Machine {machine.id} has no log, or none any more.", code="no_log")
+        read = Logs(sessionId=session_id, machineId=machine.id, lines=text.split("\n") if text else [])
+        return JSONResponse(read.model_dump(), headers={"Cache-Control": "no-store"})
+
+    return routes
