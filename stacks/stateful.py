@@ -19,6 +19,10 @@ FLY_VOLUME = "pulumi-python:dynamic/switchboard:FlyVolume"
 STORE = "store"
 """Logical name of the volume that holds the dispatcher's SQLite and signing key, in every cloud."""
 
+CERTIFICATES = "caddy-data"
+"""Logical name of the volume that holds Caddy's certificates and its account with their authority, which
+limits how many certificates a name gets a week."""
+
 ROOT = "pulumi:pulumi:Stack"
 PROVIDER = "pulumi:providers:"
 
@@ -59,8 +63,8 @@ class Resource:
 
     @property
     def stores(self) -> bool:
-        """Whether it is the store: data that nothing else has."""
-        return self.name == STORE and self.type in (DOCKER_VOLUME, FLY_VOLUME)
+        """Tell whether it holds data that nothing else has."""
+        return self.name in (STORE, CERTIFICATES) and self.type in (DOCKER_VOLUME, FLY_VOLUME)
 
     def __str__(self) -> str:
         if self.type == DOCKER_VOLUME:

@@ -57,7 +57,7 @@ class MachinesProvider(ResourceProvider):
             return CheckResult(news, [])
         moved = (
             f"switchboard:docker.host: {news['host']!r} is refused; allowed: {_olds['host']!r}, where the "
-            "stack is up, with its store (make down ends it there)"
+            "stack is up, with its store (make down CONFIRM=store deletes both there)"
         )
         return CheckResult(news, [CheckFailure("", moved)])
 

@@ -18,6 +18,8 @@ class EdgeArgs:
     image: str
     domain: str
     network: docker.Network
+    certificates: docker.Volume
+    """With Caddy's account at their authority."""
     tags: Mapping[str, str]
 
 
@@ -28,16 +30,9 @@ class Edge(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Edge", name, None, opts)
-        volumes = {
-            # Certificates and the account with their authority, which counts what it gives to a name.
-            directory: volume(
-                f"caddy-{directory}",
-                f"{args.prefix}-caddy-{directory}",
-                args.tags,
-                pulumi.ResourceOptions(parent=self),
-            )
-            for directory in ("data", "config")
-        }
+        settings = volume(
+            "caddy-config", f"{args.prefix}-caddy-config", args.tags, pulumi.ResourceOptions(parent=self)
+        )
         service = Service(
             name=f"{args.prefix}-caddy",
             image=args.image,
@@ -47,8 +42,8 @@ class Edge(pulumi.ComponentResource):
             ],
             networks=[(args.network, "caddy")],
             mounts=[
-                docker.ContainerMountArgs(type="volume", source=made.name, target=f"/{directory}")
-                for directory, made in volumes.items()
+                docker.ContainerMountArgs(type="volume", source=args.certificates.name, target="/data"),
+                docker.ContainerMountArgs(type="volume", source=settings.name, target="/config"),
             ],
             ports=[
                 docker.ContainerPortArgs(internal=80, external=80, protocol="tcp"),

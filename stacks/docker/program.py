@@ -27,7 +27,7 @@ from stacks.docker.secret import PageKey, SharedSecret
 from stacks.docker.settings import Known
 from stacks.docker.turn import Turn, TurnArgs
 from stacks.local.dispatcher import TRACING_PREFIX
-from stacks.stateful import DOCKER_VOLUME, STORE, marked
+from stacks.stateful import CERTIFICATES, DOCKER_VOLUME, STORE, marked
 from stacks.variables import variables
 
 
@@ -100,18 +100,15 @@ def describe(environment: Environment) -> Deployment:
     if turn_secret is not None:
         secrets[f"{ENVIRONMENT_PREFIX}TURN_SECRET"] = turn_secret.value
     served = [networks.control, networks.machines, *filter(None, [networks.edge])]
-    # A child of nothing that has dependencies: a down that keeps it would keep those, too.
-    store = volume(
-        STORE,
-        f"{prefix}-store",
-        tags,
-        pulumi.ResourceOptions.merge(
-            marked(
-                config.throwaway, environment.child_urn("switchboard:docker:Dispatcher", DOCKER_VOLUME, STORE)
-            ),
-            pulumi.ResourceOptions(provider=on_engine),
-        ),
-    )
+
+    def kept_volume(logical_name: str, name: str, formerly_in: str) -> docker.Volume:
+        # A child of nothing that has dependencies: a down that keeps it would keep those, too.
+        formerly = environment.child_urn(formerly_in, DOCKER_VOLUME, logical_name)
+        within = pulumi.ResourceOptions(provider=on_engine)
+        opts = pulumi.ResourceOptions.merge(marked(config.throwaway, formerly), within)
+        return volume(logical_name, name, tags, opts)
+
+    store = kept_volume(STORE, f"{prefix}-store", "switchboard:docker:Dispatcher")
     dispatcher = Dispatcher(
         "dispatcher-container",
         DispatcherArgs(
@@ -142,7 +139,14 @@ def describe(environment: Environment) -> Deployment:
     if networks.edge is not None:
         Edge(
             "edge",
-            EdgeArgs(prefix, docker_config.caddy_image, docker_config.domain, networks.edge, tags),
+            EdgeArgs(
+                prefix=prefix,
+                image=docker_config.caddy_image,
+                domain=docker_config.domain,
+                network=networks.edge,
+                certificates=kept_volume(CERTIFICATES, f"{prefix}-caddy-data", "switchboard:docker:Edge"),
+                tags=tags,
+            ),
             opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=[dispatcher.container]),
         )
     if turn_secret is not None:

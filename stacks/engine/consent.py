@@ -83,22 +83,23 @@ class Loss:
             )
 
     def kept_by_down(self, consent: Consent) -> list[Resource]:
-        """Return what a down leaves: what is protected, or nothing once each store was named.
+        """Return what a down leaves: the stores that were not named, and what is protected with them.
 
         Raises:
             LossError: a store would go that no up of this release has protected.
         """
         stores = self._state.stores
         self._check_names(consent, stores)
-        if self.throwaway or all(one.name in consent.confirmed for one in stores):
+        kept = [one for one in stores if one.name not in consent.confirmed]
+        if self.throwaway or not kept:
             return []
-        if bare := [one for one in stores if not one.protected]:
+        if bare := [one for one in kept if not one.protected]:
             raise LossError(
                 f"stack {self._stack}: {_listed(bare)} holds data, and no up has protected it yet; nothing "
                 f"was deleted. To keep it: make up STACK={self._stack}, then make down; to delete it: "
                 f"{self._down(bare)}"
             )
-        return self._state.marked
+        return [one for one in self._state.marked if one in kept or not one.stores]
 
     def ask_for_down(self, consent: Consent, goes: Sequence[Resource], kept: Sequence[Resource]) -> None:
         """Raise LossError unless somebody has agreed that the service goes."""

@@ -7,7 +7,6 @@ network and the bots, and had lost the store.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 
 from stacks.errors import EngineError, StackError
@@ -41,17 +40,11 @@ def _ask_docker(host: str) -> None:
 
 
 def _ask_fly(app: str, values: Mapping[str, str], project: str) -> None:
-    from stacks.fly.api import Fly, part
-    from stacks.fly.config import API_URL
-    from stacks.fly.resource import TOKEN_KEY, TOKEN_VARIABLE
+    from stacks.fly.api import part
+    from stacks.fly.resource import TOKEN_KEY, client
 
-    token = os.environ.get(TOKEN_VARIABLE) or values.get(f"{project}:{TOKEN_KEY}")
-    if not token:
-        raise EngineError(
-            f"{TOKEN_VARIABLE} is not set; allowed: the token of the organization that has the app {app}"
-        )
     given = json.loads(values.get(f"{project}:fly") or "{}")
-    fly = Fly(token, given.get("apiUrl") or API_URL)
+    fly = client(values.get(f"{project}:{TOKEN_KEY}"), given.get("apiUrl"))
     try:
         fly.get(f"apps/{part(app)}")
     finally:

@@ -73,10 +73,8 @@ class AppProvider(Kind):
         if app is None:
             return None
         org = organization_of(app)
-        ours = props["org"] in (org, PERSONAL) and app.get("network") in (
-            None,
-            props["network"],
-        )
+        in_org = org is not None and props["org"] in (org, PERSONAL)
+        ours = in_org and app.get("network") in (None, props["network"])
         if ours and not app.get("machine_count") and not app.get("volume_count"):
             return app
         raise FlyRefused(

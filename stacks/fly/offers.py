@@ -5,14 +5,12 @@ Sizes of machines need no question: `dispatcher.machines.fly_sizes` has Fly's li
 
 from __future__ import annotations
 
-import os
-
 import pulumi
 
 from stacks.config import StackConfig
 from stacks.errors import ConfigError
-from stacks.fly.api import Fly, FlyError, FlyMisread, FlyUnanswered, mapping, rows
-from stacks.fly.config import TOKEN_VARIABLE
+from stacks.fly.api import FlyError, FlyMisread, FlyUnanswered, NoToken, mapping, rows
+from stacks.fly.resource import client
 
 REGIONS_PATH = "platform/regions"
 
@@ -26,11 +24,10 @@ def check(config: StackConfig) -> None:
     Raises:
         ConfigError: a region does not exist, or Fly refuses the token.
     """
-    token = config.fly_api_token.get_secret_value() or os.environ.get(TOKEN_VARIABLE)
-    if not token:
-        return
     try:
-        offered = regions(token, config.fly.api_url)
+        offered = regions(config.fly_api_token.get_secret_value(), config.fly.api_url)
+    except NoToken:
+        return
     except (FlyUnanswered, FlyMisread) as error:
         pulumi.warn(f"switchboard:fly.regions: not checked against Fly's list: {error}")
         return
@@ -44,10 +41,10 @@ def check(config: StackConfig) -> None:
             )
 
 
-def regions(token: str, url: str) -> set[str]:
+def regions(token: str | None, url: str) -> set[str]:
     """Return the codes of the regions that machines can be made in. Raises FlyError."""
     # Once: a run must not wait long for a check.
-    fly = Fly(token, url, tries=1)
+    fly = client(token, url, tries=1)
     try:
         call = f"GET {REGIONS_PATH}"
         answer = mapping(fly.get(REGIONS_PATH), call, "regions") or {}

@@ -90,7 +90,7 @@ def describe(environment: Environment) -> Deployment:
         lambda known: settings.secret_variables(settings.dispatcher(config, called, known)),
         known_now,
         {
-            settings.TOKEN_VARIABLE: {"token": pulumi.Output.json_dumps(tokens, sort_keys=True)},
+            settings.DISPATCHER_TOKEN_VARIABLE: {"token": pulumi.Output.json_dumps(tokens, sort_keys=True)},
             settings.SECRETS_VARIABLE: {"signing_secret": signing.value},
         },
     )

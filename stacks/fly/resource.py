@@ -18,13 +18,36 @@ from typing import Any, ClassVar
 import pulumi
 from pulumi.dynamic import ConfigureRequest, DiffResult, Resource, ResourceProvider
 
-from stacks.fly.api import Fly, NoToken, whole
+from stacks.fly.api import TRIES, Fly, NoToken, whole
 from stacks.fly.config import API_URL, TOKEN_VARIABLE
 from stacks.local.host import end_with_engine, plain_errors
 
 TOKEN_KEY = "flyApiToken"  # noqa: S105 - its name
 
 ADOPT = "adoptId"
+
+
+def client(configured: str | None, url: str | None, tries: int = TRIES) -> Fly:
+    """Return a client with the token of the config, else of the environment.
+
+    A refresh or a down gets the config of the last up, whose token may have been revoked since: if Fly
+    refuses that, the environment's is taken.
+
+    Raises:
+        NoToken: there is none.
+        FlyError: Fly does not say whether it takes a token.
+    """
+    tokens = list(dict.fromkeys(filter(None, [configured, os.environ.get(TOKEN_VARIABLE)])))
+    if not tokens:
+        raise NoToken(
+            f"{TOKEN_VARIABLE} is not set; allowed: the organization's (`fly tokens create org`), "
+            f"in the environment or as the config's secret switchboard:{TOKEN_KEY}"
+        )
+    first = Fly(tokens[0], url or API_URL, tries=tries)
+    if len(tokens) == 1 or first.accepts(tokens[0]):
+        return first
+    first.close()
+    return Fly(tokens[1], url or API_URL, tries=tries)
 
 
 class Kind(ResourceProvider):
@@ -41,18 +64,8 @@ class Kind(ResourceProvider):
     @plain_errors
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
-        tokens = list(filter(None, [req.config.get(TOKEN_KEY), os.environ.get(TOKEN_VARIABLE)]))
-        if not tokens:
-            raise NoToken(
-                f"{TOKEN_VARIABLE} is not set; allowed: the organization's (`fly tokens create org`), "
-                f"in the environment or as the config's secret switchboard:{TOKEN_KEY}"
-            )
         given = json.loads(req.config.get("fly") or "{}")
-        self.fly = Fly(tokens[0], given.get("apiUrl") or API_URL)
-        # A refresh or a down gets the config of the last up, whose token may have been revoked since.
-        if len(set(tokens)) > 1 and not self.fly.accepts(tokens[0]):
-            self.fly.close()
-            self.fly = Fly(tokens[1], given.get("apiUrl") or API_URL)
+        self.fly = client(req.config.get(TOKEN_KEY), given.get("apiUrl"))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         changed = [name for name in self.inputs if whole(_olds.get(name)) != whole(_news.get(name))]

@@ -143,7 +143,7 @@ def _agent(config: StackConfig, name: str, agent: AgentSettings) -> AgentSetting
     return agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image), "placements": (name,)})
 
 
-TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}FLY_API_TOKEN"
+DISPATCHER_TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}FLY_API_TOKEN"
 SECRETS_VARIABLE = f"{ENVIRONMENT_PREFIX}SECRETS"
 
 

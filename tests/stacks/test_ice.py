@@ -14,6 +14,7 @@ from tests.stacks.test_program import run
 
 TURN = {"urls": ["turn:turn.example:3478?transport=udp"], "username": "me", "credential": "hunter2-of-turn"}
 STUN = {"urls": ["stun:stun.example:3478"]}
+SECRETS = ("SWITCHBOARD_ICE_SERVERS", "SWITCHBOARD_TURN_SECRET")
 SHARED = ["turn:shared.example:3478", "turns:shared.example:5349?transport=tcp"]
 
 
@@ -50,6 +51,9 @@ def test_own_servers_reach_the_dispatcher_and_their_secrets_nobody_else(cloud: s
     assert secret["SWITCHBOARD_TURN_SECRET"] == "hunter2-of-coturn"
     assert json.loads((plain | secret)["SWITCHBOARD_TURN_URLS"]) == SHARED
     assert "hunter2" not in json.dumps(plain)
+    if cloud == "docker":
+        shown = found["resources"]["dispatcher-variables"]["inputs"]["values"]
+        assert rpc.is_rpc_secret(shown) or all(rpc.is_rpc_secret(shown[name]) for name in SECRETS)
     for name in ("dispatcher", "dispatcher-variables", "machines", "dispatcher-secrets"):
         for key in ("secrets", "envs", "values"):
             found["resources"].get(name, {}).get("inputs", {}).pop(key, None)
