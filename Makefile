@@ -7,9 +7,11 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 # Only what is said on the command line: other programs have a PORT in the environment too.
 said = $(if $(filter command line,$(origin $(1))),$($(1)))
-OPTIONS = --stack '$(STACK)' $(if $(call said,PORT),--port '$(PORT)') $(if $(call said,BOT),--bot '$(BOT)') \
-	$(if $(call said,BOT_ENV),--bot-env '$(BOT_ENV)') $(if $(call said,UNSET),--unset '$(UNSET)')
-CONSENT = $(if $(call said,CONFIRM),--confirm '$(CONFIRM)') $(if $(call said,YES),--yes '$(YES)')
+# For the shell: one word, whatever quotes are in it.
+quoted = '$(subst ','\'',$(1))'
+OPTIONS = --stack $(call quoted,$(STACK)) $(if $(call said,PORT),--port $(call quoted,$(PORT))) $(if $(call said,BOT),--bot $(call quoted,$(BOT))) \
+	$(if $(call said,BOT_ENV),--bot-env $(call quoted,$(BOT_ENV))) $(if $(call said,UNSET),--unset $(call quoted,$(UNSET)))
+CONSENT = $(if $(call said,CONFIRM),--confirm $(call quoted,$(CONFIRM))) $(if $(call said,YES),--yes $(call quoted,$(YES)))
 RUN = .venv/bin/python
 # Of pytest: half of a test is waiting, for processes that start above all.
 WORKERS = $$($(RUN) -c 'import os; print(2 * (os.cpu_count() or 1))')
@@ -37,33 +39,33 @@ up: setup ## bring the stack up; prints the page's address
 	@$(RUN) -m stacks.engine up $(OPTIONS) $(CONSENT)
 
 down: setup ## take the stack down; leaves no process behind, and keeps the store
-	@$(RUN) -m stacks.engine destroy --stack '$(STACK)' $(CONSENT)
+	@$(RUN) -m stacks.engine destroy --stack $(call quoted,$(STACK)) $(CONSENT)
 
 plan: setup ## show what `make up` would change
 	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
 
 drift: setup ## say what is really there and is not as the state has it; changes nothing
-	@$(RUN) -m stacks.engine drift --stack '$(STACK)'
+	@$(RUN) -m stacks.engine drift --stack $(call quoted,$(STACK))
 
 refresh: setup ## make the state what is really there, and say what differed
-	@$(RUN) -m stacks.engine refresh --stack '$(STACK)'
+	@$(RUN) -m stacks.engine refresh --stack $(call quoted,$(STACK))
 
 smoke: setup ## call a stack that is up and hear its bot; AGENT=… names another than the default one
-	@$(RUN) -m stacks.smoke --stack '$(STACK)' $(if $(call said,AGENT),--agent '$(AGENT)')
+	@$(RUN) -m stacks.smoke --stack $(call quoted,$(STACK)) $(if $(call said,AGENT),--agent $(call quoted,$(AGENT)))
 
 logs: setup ## follow the logs of a stack that is up; SESSION=… shows one session's alone
-	@$(RUN) -m stacks.logs --stack '$(STACK)' $(if $(call said,SESSION),--session '$(SESSION)')
+	@$(RUN) -m stacks.logs --stack $(call quoted,$(STACK)) $(if $(call said,SESSION),--session $(call quoted,$(SESSION)))
 
 # $(call each,--option,NAME): the option once for each word that NAME has on the command line.
-each = $(foreach word,$(call said,$(2)),$(1) '$(word)')
+each = $(foreach one,$(call said,$(2)),$(1) $(call quoted,$(one)))
 key: setup ## make a key for callers: NAME=… [SCOPE=… AGENT=… ORIGIN=… PER_SECOND=… BURST=… DAYS=…]
 	@$(if $(call said,NAME),,echo 'error: NAME is missing: whose key it is, as in make key NAME=backend' >&2; exit 2)
-	@$(RUN) -m dispatcher new-key '$(NAME)' $(call each,--scope,SCOPE) $(call each,--agent,AGENT) \
+	@$(RUN) -m dispatcher new-key $(call quoted,$(NAME)) $(call each,--scope,SCOPE) $(call each,--agent,AGENT) \
 		$(call each,--origin,ORIGIN) $(call each,--per-second,PER_SECOND) $(call each,--burst,BURST) \
 		$(call each,--days,DAYS)
 
 daily-webhook: setup ## bring a stack up, and create or update its webhook at Daily
-	@$(RUN) -m stacks.daily_webhook --stack '$(STACK)'
+	@$(RUN) -m stacks.daily_webhook --stack $(call quoted,$(STACK))
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) style
@@ -112,10 +114,10 @@ bench-fly: setup-dev ## measure starts at the fakes of Fly and Daily: against ca
 	@$(RUN) -m tests.bench.fly
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
-	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,EXAMPLES),--examples '$(EXAMPLES)')
+	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed $(call quoted,$(SEED))) $(if $(call said,EXAMPLES),--examples $(call quoted,$(EXAMPLES)))
 
 chaos: setup-dev ## play SEEDS=… simulations in which everything goes wrong; SEED=… plays one and tells it
-	@$(RUN) -m tests.chaos $(if $(call said,SEED),--seed '$(SEED)') $(if $(call said,SEEDS),--seeds '$(SEEDS)')
+	@$(RUN) -m tests.chaos $(if $(call said,SEED),--seed $(call quoted,$(SEED))) $(if $(call said,SEEDS),--seeds $(call quoted,$(SEEDS)))
 	@$(if $(call said,SEED),,$(RUN) -m tests.chaos --broken)
 
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -135,10 +137,10 @@ lock: setup-dev ## pin the packages anew, from pyproject.toml
 		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done
 
 setup: python
-	@$(PYTHON) -m stacks.setup --stack '$(STACK)'
+	@$(PYTHON) -m stacks.setup --stack $(call quoted,$(STACK))
 
 setup-dev: python
 	@$(PYTHON) -m stacks.setup --dev
 
 python:
-	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or later was found; install one, or: make up PYTHON=…' >&2; exit 1; }
+	@test -n $(call quoted,$(PYTHON)) || { echo 'error: no Python 3.11 or later was found; install one, or: make up PYTHON=…' >&2; exit 1; }

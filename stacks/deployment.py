@@ -55,7 +55,9 @@ class Deployment:
 
     def export(self, config: StackConfig) -> None:
         pulumi.export("url", self.url)
-        pulumi.export("start", pulumi.Output.from_input(self.url).apply(start_command))
+        asked = bool(config.keys)
+        start = pulumi.Output.from_input(self.url).apply(lambda url: start_command(url, asked=asked))
+        pulumi.export("start", start)
         pulumi.export("log", self.log)
         pulumi.export("data", self.data)
         # As it is deployed: who reads it needs no config, which may have changed, or be encrypted.
@@ -66,15 +68,15 @@ class Deployment:
             pulumi.export("records", self.records)
 
 
-def start_command(url: str) -> str:
-    """How a session of the default agent is started from a shell.
+def start_command(url: str, asked: bool) -> str:
+    """Return the command that starts a session of the default agent from a shell.
 
-    The key is a variable: nobody has to see it in a terminal's history.
+    Args:
+        asked: Callers need a key. It is a variable, so that no terminal's history has it.
     """
     page, _, key = url.partition("/#key=")
-    bearer = f'"Authorization: Bearer {key or "$SWITCHBOARD_KEY"}"'
-    content = "-H 'Content-Type: application/json' -d '{}'"
-    return f"curl --fail-with-body -X POST {page}/start -H {bearer} {content}"
+    bearer = f' -H "Authorization: Bearer {key or "$SWITCHBOARD_KEY"}"' if key or asked else ""
+    return f"curl --fail-with-body -X POST {page}/start{bearer} -H 'Content-Type: application/json' -d '{{}}'"
 
 
 UNSET_VARIABLE = "SWITCHBOARD_UNSET"

@@ -64,7 +64,9 @@ def test_variables_that_are_not_set_here_are_refused_by_their_names(monkeypatch:
 
 def test_the_outputs() -> None:
     outputs = run(port="28900", dataDir=ELSEWHERE)["outputs"]
-    assert outputs.pop("start").startswith("curl --fail-with-body -X POST http://127.0.0.1:28900/start ")
+    start = outputs.pop("start")
+    assert start.startswith("curl --fail-with-body -X POST http://127.0.0.1:28900/start ")
+    assert "Authorization" not in start, "nobody is asked for a key here"
     what = "a machine of your own, which costs what it costs without sessions too"
     price_of_ones_own = {"usdPerSecond": 0.0, "of": what}
     assert outputs == {
