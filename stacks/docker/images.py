@@ -18,7 +18,8 @@ from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
-    *("dispatcher", "bot/__init__.py", "bot/protocol.py", "requirements-node.txt"),
+    *("dispatcher", "bot/__init__.py", "bot/output.py", "bot/protocol.py"),
+    "requirements-node.txt",
     *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
     *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
 )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bot.packages import NEWEST_PIPECAT, OLDEST_PIPECAT
+from stacks.docker.images import DISPATCHER_SOURCES
 from tests.images.conftest import CHECKOUT
 
 IMAGES = CHECKOUT / "images"
@@ -69,3 +74,26 @@ def test_what_is_left_out_is_asked_for_and_not_pinned(left_out: Requirement) -> 
 def test_image_and_runtime_agree_on_the_versions_of_pipecat() -> None:
     oldest = ".".join(map(str, OLDEST_PIPECAT))
     assert f"'pipecat-ai>={oldest},<{NEWEST_PIPECAT[0] + 1}'" in (IMAGES / "packages.sh").read_text()
+
+
+def test_dispatcher_starts_with_what_its_image_has_of_the_bots(tmp_path: Path) -> None:
+    shared = [path for path in DISPATCHER_SOURCES if path.startswith("bot/")]
+    copied = re.findall(r"^COPY (bot/.*) /out/", (IMAGES / "dispatcher.Dockerfile").read_text(), re.MULTILINE)
+    assert copied == [" ".join(shared)]
+    context = (IMAGES / "dispatcher.Dockerfile.dockerignore").read_text().splitlines()
+    assert [line for line in context if "bot/" in line] == [f"!{path}" for path in shared]
+
+    ignored = shutil.ignore_patterns("__pycache__", "web", "migrations")
+    shutil.copytree(CHECKOUT / "dispatcher", tmp_path / "dispatcher", ignore=ignored)
+    (tmp_path / "bot").mkdir()
+    for path in shared:
+        shutil.copy(CHECKOUT / path, tmp_path / path)
+    # The modules that the commands import as they run, too.
+    found = (tmp_path / "dispatcher").rglob("*.py")
+    paths = [file.relative_to(tmp_path).with_suffix("") for file in found if file.name != "__main__.py"]
+    modules = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *modules], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr

@@ -114,7 +114,7 @@ def stack(
     checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     socket = tmp_path / "engine.sock"
     agent = {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"], "transports": ["webrtc", "daily"]}
@@ -136,6 +136,7 @@ def stack(
 def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test for all of it: each run of the engine takes seconds."""
     monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     assert stack.checkout.driver().preview() > 10
     assert stack.noted() == []
     assert stack.engine.asked == []
@@ -173,6 +174,12 @@ def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch
         assert noted.index(("delete", name)) < noted.index(("create", name))
     assert not {"turn", "store", "machines-network", "dispatcher-image"} & {name for _, name in noted}
     assert stack.engine.asked == []
+
+    # A shell without a variable that is deployed takes nothing away.
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    with pytest.raises(EngineError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: is not set here, and the stack has"):
+        stack.checkout.driver().up()
+    assert stack.noted() == []
 
     # Bots that cannot be ended are told, and the next down ends them.
     stack.engine.fails = True
