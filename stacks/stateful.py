@@ -91,6 +91,12 @@ class State:
         return [one for one in self.resources if one.stores or one.protected]
 
     @property
+    def interrupted(self) -> list[str]:
+        """Return the names of resources that a run was changing when it was killed."""
+        begun = self.deployment.get("pending_operations") or []
+        return sorted({one["resource"]["urn"].rpartition("::")[2] for one in begun})
+
+    @property
     def docker_hosts(self) -> frozenset[str]:
         """The Docker engines that the resources are on."""
         found = (one.inputs.get("host") for one in self.resources if one.type == f"{PROVIDER}docker")

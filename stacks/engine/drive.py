@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from stacks.engine.report import Report, clean
 from stacks.engine.workspace import Workspace, prepare
 from stacks.errors import ConfigError, EngineError, LockedError
 from stacks.progress import say
-from stacks.stateful import STORE, State
+from stacks.stateful import STORE, Resource, State
 
 T = TypeVar("T")
 NO_CONSENT = Consent()
@@ -60,7 +61,7 @@ class Driver:
         never_up = self.workspace.never_up
         stack = self._stack()
         if not never_up:
-            self._guard(stack, consent)
+            self._guard(stack, self._settled(stack), consent)
         report = Report(out=self._out)
         result = self._run(report, lambda: stack.up(on_event=report, color="never", show_secrets=False))
         if not report.changes:
@@ -70,7 +71,10 @@ class Driver:
     def preview(self) -> int:
         """Say what an up would change; return how many resources change."""
         self.check()
+        never_up = self.workspace.never_up
         stack = self._stack()
+        if not never_up:
+            self._tell_of_interruption(stack)
         report = Report(preview=True, out=self._out)
         self._run(report, lambda: stack.preview(on_event=report, color="never"))
         if not report.changes:
@@ -81,7 +85,7 @@ class Driver:
         """Make the state what is really there; how many resources were found gone or changed."""
         stack = self._stack()
         report = Drift(self._out)
-        self._run(report, lambda: stack.refresh(on_event=report, color="never", show_secrets=False))
+        self._refresh(stack, report)
         self._say_drift(report)
         return report.changes
 
@@ -91,6 +95,7 @@ class Driver:
             self._out(f"stack {self.workspace.stack} is not up")
             return 0
         stack = self._stack()
+        self._tell_of_interruption(stack)
         report = Drift(self._out)
         self._run(report, lambda: stack.preview_refresh(on_event=report, color="never"))
         self._say_drift(report)
@@ -108,7 +113,7 @@ class Driver:
             self._out(f"stack {name} is not up")
             return
         stack = self._stack()
-        state, values = self._state(stack), self._values(stack)
+        state, values = self._settled(stack), self._values(stack)
         loss = Loss(name, state, throwaway=self._throwaway(values))
         kept = loss.kept_by_down(consent)
         goes = state.left_without(kept)
@@ -117,8 +122,7 @@ class Driver:
             return
         check_reachable(state, values, self.workspace.project)
         loss.ask_for_down(consent, goes, kept)
-        if not kept and state.marked:
-            self._import(stack, state.unmarked(state.marked))
+        self._release(stack, [one for one in state.marked if one not in kept])
         report = Report(out=self._out)
         self._run(
             report,
@@ -167,19 +171,18 @@ class Driver:
         refuse_missing(config)
         return config
 
-    def _guard(self, stack: Stack, consent: Consent) -> None:
+    def _guard(self, stack: Stack, state: State, consent: Consent) -> None:
         """Stop an up that would delete or replace what holds data, unless the consent names it.
 
         What is not named stays protected while the up runs: were that to plan anything else than its preview,
         the engine refuses it.
         """
-        state = self._state(stack)
         if not state.marked:
             return
         values = self._values(stack)
         loss = Loss(self.workspace.stack, state, throwaway=self._throwaway(values))
         if loss.throwaway:
-            self._import(stack, state.unmarked(state.marked))
+            self._release(stack, state.marked)
             return
         self._stay_with_store(state, values)
         preview = Preview(state)
@@ -191,7 +194,7 @@ class Driver:
                 raise
         if preview.lost:
             loss.ask_for_up(consent, preview.lost)
-            self._import(stack, state.unmarked(preview.lost))
+            self._release(stack, preview.lost)
 
     def _stay_with_store(self, state: State, values: Mapping[str, str]) -> None:
         """Refuse another Docker engine. A down that kept the store has left nothing else that could."""
@@ -218,6 +221,35 @@ class Driver:
     def _state(self, stack: Stack) -> State:
         return State(self._asked(stack.export_stack).deployment or {})
 
+    def _settled(self, stack: Stack) -> State:
+        """Return the state. What a killed run had begun is in it only after a refresh."""
+        state = self._state(stack)
+        if not state.interrupted:
+            return state
+        self._out(
+            f"an interrupted run had begun to change {', '.join(state.interrupted)}: looking what came of it"
+        )
+        self._refresh(stack, Drift(self._out))
+        return self._state(stack)
+
+    def _tell_of_interruption(self, stack: Stack) -> None:
+        """Say that the state is not whole. Nothing is mended, since nothing may be written."""
+        if begun := self._state(stack).interrupted:
+            self._out(
+                f"an interrupted run had begun to change {', '.join(begun)}; what came of it, the next "
+                f"`make up` looks at first (make refresh STACK={self.workspace.stack} looks now)"
+            )
+
+    def _refresh(self, stack: Stack, report: Report) -> None:
+        # A creation that was interrupted is cleared: `create` finds what it may have left by itself.
+        refresh = functools.partial(stack.refresh, clear_pending_creates=True, show_secrets=False)
+        self._run(report, lambda: refresh(on_event=report, color="never"))
+
+    def _release(self, stack: Stack, resources: Iterable[Resource]) -> None:
+        """Take the marks of what holds data off, in the state as it is now."""
+        if released := list(resources):
+            self._import(stack, self._state(stack).unmarked(released))
+
     def _import(self, stack: Stack, deployment: Mapping[str, Any]) -> None:
         state = automation.Deployment(version=STATE_VERSION, deployment=dict(deployment))
         self._asked(lambda: stack.import_stack(state))
@@ -237,7 +269,7 @@ class Driver:
         workspace = self.workspace
         for notice in workspace.notices:
             self._out(notice)
-        broken = break_dead_locks(workspace.backend or "", workspace.project, workspace.stack)
+        break_dead_locks(workspace.backend or "", workspace.project, workspace.stack)
         file = str(workspace.checkout / "__main__.py")
 
         def program() -> None:
@@ -245,7 +277,7 @@ class Driver:
             runpy.run_path(file, run_name="switchboard_program")
 
         try:
-            stack = automation.create_or_select_stack(
+            return automation.create_or_select_stack(
                 stack_name=workspace.stack,
                 project_name=workspace.project,
                 program=program,
@@ -258,11 +290,6 @@ class Driver:
             )
         except CommandError as error:
             raise EngineError(workspace.explained(command_error(error))) from None
-        if broken:
-            # What the killed run had begun: `create` finds the process that it may have left by itself.
-            found = Drift(self._out)
-            self._run(found, lambda: stack.refresh(on_event=found, color="never", clear_pending_creates=True))
-        return stack
 
     def _run(self, report: Report | Preview, operation: Callable[[], T]) -> T:
         try:

@@ -82,8 +82,12 @@ def _read(file: Path) -> Lock:
         ) from None
 
 
-def break_dead_locks(backend: str, project: str, stack: str) -> bool:
-    """Remove the locks of the dead; whether there were any. Raises LockedError for a living one's."""
+def break_dead_locks(backend: str, project: str, stack: str) -> None:
+    """Remove the locks of the dead.
+
+    Raises:
+        LockedError: a living process holds one.
+    """
     found = locks(backend, project, stack)
     for lock in found:
         if not lock.dead:
@@ -94,4 +98,3 @@ def break_dead_locks(backend: str, project: str, stack: str) -> bool:
     for lock in found:
         say(f"an interrupted run left its lock: {lock} is not alive any more; going on")
         lock.file.unlink(missing_ok=True)
-    return bool(found)

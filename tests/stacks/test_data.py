@@ -16,8 +16,8 @@ from stacks.stateful import State
 from tests.stacks.checkouts import AGENTS, CheckoutCopy
 from tests.stacks.test_docker_engine import Stack as DockerStack
 from tests.stacks.test_docker_engine import stack as docker_stack
+from tests.stacks.test_fly_engine import KEY, changes
 from tests.stacks.test_fly_engine import Stack as FlyStack
-from tests.stacks.test_fly_engine import changes
 from tests.stacks.test_fly_engine import stack as fly_stack
 
 __all__ = ["docker_stack", "fly_stack"]
@@ -132,6 +132,26 @@ def test_down_of_a_docker_stack_keeps_the_store_until_it_is_confirmed(
 
     driver().destroy(STORE)
     assert "store" in deleted(stack)
+    assert stack.checkout.state() == {}
+
+
+def test_down_of_a_public_docker_stack_deletes_what_is_confirmed_alone(
+    docker_stack: DockerStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, driver = docker_stack, docker_stack.checkout.driver
+    monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
+    host = f"unix://{stack.engine.server_address}"
+    configure(stack, throwaway=False, keys=[KEY], docker={"host": host, "domain": "voice.example.com"})
+    driver().up()
+    stack.noted()
+
+    driver().destroy(STORE)
+    gone = deleted(stack)
+    assert gone >= {"store", "caddy"}
+    assert "caddy-data" not in gone
+    assert stack.checkout.lines[-1].startswith("stack local is down; kept: caddy-data (the Docker volume ")
+    driver().destroy(Consent(confirmed=frozenset({"caddy-data"})))
+    assert deleted(stack) == {"caddy-data"}
     assert stack.checkout.state() == {}
 
 

@@ -207,9 +207,23 @@ def test_a_run_that_does_not_get_to_its_end_leaves_nothing_that_stops_the_next(
     assert psutil.pid_exists(pid), "the half-started dispatcher is detached, so it is still there"
     (lock,) = lock_files(checkout)
     checkout.fault("")
-    checkout.driver().up()
+    # Who only looks changes nothing: neither the state, nor what is there.
+    state_file = checkout.state_dir / "stacks" / "switchboard" / "local.json"
+    left = state_file.read_text()
+    checkout.lines.clear()
+    checkout.driver().preview()
     assert "an interrupted run left its lock: " in capsys.readouterr().out
     assert not lock.exists()
+    told = "an interrupted run had begun to change dispatcher; what came of it, the next `make up` looks at"
+    assert [line for line in checkout.lines if line.startswith(told)]
+    checkout.lines.clear()
+    checkout.driver().drift()
+    assert [line for line in checkout.lines if line.startswith(told)]
+    assert state_file.read_text() == left
+    checkout.lines.clear()
+    checkout.driver().up()
+    told = "an interrupted run had begun to change dispatcher: looking what came of it"
+    assert told in checkout.lines
     assert healthy(checkout)
     assert only_process(checkout).pid != pid
 

@@ -35,13 +35,15 @@ def killed_at(stack: Stack, *operations: str) -> str:
     def called() -> list[str]:
         return [call.operation for call in fake.calls[before:] if call.operation in operations]
 
-    with stack.checkout.command("up", "--stack", "local") as run:
-        until(f"one of {operations} was called", lambda: called() != [])
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate(timeout=60)
-    fake.faults.clear()
-    until("nothing of the killed run is left", lambda: stack.checkout.everything() == [])
-    released.set()
+    try:
+        with stack.checkout.command("up", "--stack", "local") as run:
+            until(f"one of {operations} was called", lambda: called() != [])
+            os.killpg(run.pid, signal.SIGKILL)
+            run.communicate(timeout=60)
+        fake.faults.clear()
+        until("nothing of the killed run is left", lambda: stack.checkout.everything() == [])
+    finally:
+        released.set()
     return called()[0]
 
 
@@ -75,10 +77,9 @@ def test_the_next_up_uncordons_a_machine_whose_update_was_killed(stack: Stack, o
 
     # The change is taken back: nothing but the cordon and what it left is different.
     stack.configure()
-    stack.checkout.driver().preview()
-    assert any("state: cordoned → started" in line for line in stack.checkout.lines), stack.checkout.lines[
-        -12:
-    ]
+    stack.checkout.driver().drift()
+    found = [line for line in stack.checkout.lines if "state: started → cordoned" in line]
+    assert found, stack.checkout.lines[-12:]
 
     stack.up()
     assert not machine.cordoned
