@@ -94,13 +94,18 @@ def refuse_missing(config: StackConfig) -> None:
     Bots would be started without, and an up from another shell would take them from a stack that has them.
 
     Raises:
-        ConfigError: a variable is missing, or is named as unset and no agent has it.
+        ConfigError: a variable is missing; or UNSET names one that no agent has, or that is set.
     """
     named = {variable for agent in config.agents.values() for variable in agent.env}
     meant = meant_unset()
     if unknown := sorted(meant - named):
         allowed = ", ".join(sorted(named)) or "nothing, since no agent has variables"
         raise ConfigError(f"UNSET: {', '.join(unknown)}: no agent's env names it; allowed: {allowed}")
+    if given := sorted(name for name in meant if name in os.environ):
+        raise ConfigError(
+            f"UNSET: {', '.join(given)}: set here, so the bots would get it; allowed: without it in UNSET, "
+            f"or without it in the environment (unset {' '.join(given)})"
+        )
     lines = []
     for name, agent in config.agents.items():
         if missing := [one for one in agent.env if one not in os.environ and one not in meant]:

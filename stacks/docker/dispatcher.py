@@ -19,6 +19,8 @@ class DispatcherArgs:
     image: pulumi.Input[str]
     environment: Mapping[str, pulumi.Input[str]]
     """Variables, secret ones among them."""
+    outside: Mapping[str, str]
+    """Those of them that come from the environment of the run, as `Variables` takes them."""
     networks: Sequence[docker.Network]
     store: docker.Volume
     address: str
@@ -34,7 +36,8 @@ class Dispatcher(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
-        Variables("dispatcher-variables", values=args.environment, opts=pulumi.ResourceOptions(parent=self))
+        inside = pulumi.ResourceOptions(parent=self)
+        Variables("dispatcher-variables", values=args.environment, outside=args.outside, opts=inside)
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
             name=args.container_name,
@@ -49,5 +52,5 @@ class Dispatcher(pulumi.ComponentResource):
             tags=args.tags,
             waits=True,
         )
-        self.container = run("dispatcher", service, pulumi.ResourceOptions(parent=self))
+        self.container = run("dispatcher", service, inside)
         self.register_outputs({})

@@ -10,6 +10,7 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
+    CheckResult,
     ConfigureRequest,
     CreateResult,
     DiffResult,
@@ -19,6 +20,7 @@ from pulumi.dynamic import (
 )
 
 from stacks.local.host import end_with_engine
+from stacks.outside import refusals_of_removal
 
 
 class VariablesProvider(ResourceProvider):
@@ -28,6 +30,13 @@ class VariablesProvider(ResourceProvider):
 
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse a run without a variable that the container has."""
+        failures = refusals_of_removal(
+            _olds.get("values"), news.get("values"), news.get("outside") or {}, "the stack"
+        )
+        return CheckResult(news, failures)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult("variables", {"values": props["values"]})
@@ -47,6 +56,13 @@ class Variables(Resource, module="switchboard", name="Variables"):
         name: str,
         *,
         values: Mapping[str, pulumi.Input[str]],
+        outside: Mapping[str, str] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        super().__init__(VariablesProvider(), name, {"values": dict(values)}, opts)
+        """Keep `values`.
+
+        Args:
+            outside: Those that come from the environment of the run: `refusals_of_removal` has its form.
+        """
+        properties = {"values": dict(values), "outside": dict(outside or {})}
+        super().__init__(VariablesProvider(), name, properties, opts)

@@ -126,6 +126,7 @@ def describe(environment: Environment) -> Deployment:
                 ),
                 **secrets,
             },
+            outside={**daily.not_set_here(config), f"{TRACING_PREFIX}*": ""},
             networks=served,
             store=store,
             address="" if docker_config.domain else docker_config.address,

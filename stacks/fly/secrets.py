@@ -6,16 +6,16 @@ that a refresh finds the secrets that somebody has changed.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
+from pulumi.dynamic import CheckResult, CreateResult, ReadResult, UpdateResult
 
 from stacks.fly.api import mapping, part, rows, whole
 from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
+from stacks.outside import refusals_of_removal
 
 
 class SecretsProvider(Kind):
@@ -23,21 +23,9 @@ class SecretsProvider(Kind):
     replaced = ("app",)
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """A run without a variable is no wish to take it from those who have it."""
-        before, now = _olds.get("values"), news.get("values")
-        if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-            return CheckResult(news, [])  # nothing was there, or what is to be is not known yet
-        failures = [
-            # Of no property: the engine would show its value.
-            CheckFailure(
-                "",
-                f"{variable or name}: is not set here, and app "
-                f"{news['app']} has it; allowed: its value in the environment (set it empty to do without)",
-            )
-            for name in sorted(set(before) - set(now))
-            for pattern, variable in news["outside"].items()
-            if fnmatch.fnmatchcase(name, pattern)
-        ]
+        """Refuse a run without a variable that the app has."""
+        app, outside = news["app"], news["outside"]
+        failures = refusals_of_removal(_olds.get("values"), news.get("values"), outside, f"app {app}")
         return CheckResult(news, failures)
 
     @plain_errors

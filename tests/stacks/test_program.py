@@ -60,6 +60,11 @@ def test_variables_that_are_not_set_here_are_refused_by_their_names(monkeypatch:
     }
     monkeypatch.setenv("SWITCHBOARD_UNSET", "A_KEY, B_KEY")
     assert "resources" in run(agents=json.dumps(agents))
+    monkeypatch.setenv("B_KEY", "set")
+    assert run(agents=json.dumps(agents)) == {
+        "error": "UNSET: B_KEY: set here, so the bots would get it; allowed: without it in UNSET, "
+        "or without it in the environment (unset B_KEY)"
+    }
 
 
 def test_the_outputs() -> None:
