@@ -26,7 +26,7 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
     """`GET /v1/sessions/{id}/logs`."""
     routes = APIRouter()
 
-    @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 501, 503))
+    @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 503))
     async def logs(session_id: str, tail: Tail = 200) -> Response:
         session, machine = await store.session_with_machine(session_id)
         if session is None:
@@ -39,7 +39,7 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
             text = await fleet.read_log(machine.placement, machine.id, tail)
         except Rejected as error:
             return problem(
-                501, f"The log of machine {machine.id} is elsewhere: {error}.", code="log_elsewhere"
+                404, f"The log of machine {machine.id} is elsewhere: {error}.", code="log_elsewhere"
             )
         except ProviderError as error:
             detail = f"The log of machine {machine.id} cannot be read now: {error}. Ask again."

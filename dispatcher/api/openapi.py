@@ -31,7 +31,6 @@ _MEANINGS = {
     "`Retry-After` says when to ask again.",
     431: "The headers, or a body's trailers, are too large.",
     500: "A fault of the dispatcher.",
-    501: "The session's placement keeps no log that can be read here; `detail` says where it is.",
     502: "Permanent: the session failed before the request could be served; `code` is the reason, and "
     "`detail` says it in words.",
     503: "No machine, no store, or about to exit; `Retry-After` says when to ask again.",

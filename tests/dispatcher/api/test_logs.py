@@ -81,7 +81,7 @@ def test_tail_is_refused_by_name_when_out_of_range(tmp_path, tail):
     ("said", "status", "words"),
     [
         (None, 404, "has no log"),
-        (Rejected("Fly keeps it, read it with `fly logs`"), 501, "Fly keeps it, read it with `fly logs`"),
+        (Rejected("Fly keeps it, read it with `fly logs`"), 404, "Fly keeps it, read it with `fly logs`"),
         (Unreachable("no answer"), 503, "no answer"),
     ],
 )
@@ -97,7 +97,7 @@ def test_log_says_why_when_there_is_none(tmp_path, said, status, words):
 
 def test_log_is_elsewhere_when_the_provider_keeps_none(tmp_path):
     answer = answer_of(tmp_path, ScriptedProvider(), until=lambda answer: answer.json()["code"] != "no_log")
-    assert (answer.status_code, answer.json()["code"]) == (501, "log_elsewhere")
+    assert (answer.status_code, answer.json()["code"]) == (404, "log_elsewhere")
 
 
 def test_log_of_no_session_is_404(tmp_path):
