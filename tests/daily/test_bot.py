@@ -117,7 +117,9 @@ def test_join_is_refused_at_once_when_account_has_no_card(tmp_path):
 def test_join_is_refused_when_tokens_are_another_domains(tmp_path):
     daily = FakeDaily(SystemClock())
     with stack(tmp_path, daily) as running:
-        # The account's domain changed after the dispatcher looked.
+        # The account's domain changes after the dispatcher looked: that look is answered before ours.
+        until(lambda: daily.looks, 20, "the dispatcher looks")
+        httpx.get(f"{running.url}/v1/", timeout=30)
         daily.domain_id = "11111111-9123-452a-8723-ff58322d09c5"
         answer = running.start()
         assert (answer.status_code, answer.json()["code"]) == (502, "join_refused")

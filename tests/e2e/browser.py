@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Coroutine, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -30,6 +32,8 @@ FAKE_MICROPHONE = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-medi
 PROBE = Path(__file__).parent / "probe.js"
 AUDIBLE_DECIBELS = -50.0
 
+T = TypeVar("T")
+
 
 def launch(playwright: Playwright, *flags: str) -> Browser:
     return playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
@@ -38,6 +42,12 @@ def launch(playwright: Playwright, *flags: str) -> Browser:
 def launch_with_voice(playwright: Playwright, wav: Path) -> Browser:
     """A browser whose microphone plays `wav` over and over from when it is opened."""
     return launch(playwright, *FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={wav}")
+
+
+def run_beside_browser(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run it in a thread of its own: while Playwright is up, the main thread has a running loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result(timeout=120)
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:

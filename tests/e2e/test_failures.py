@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from aiortc import AudioStreamTrack, RTCPeerConnection
 from playwright.sync_api import Browser, Playwright
 
-from .browser import FAKE_MICROPHONE, launch, until, visit
+from .browser import FAKE_MICROPHONE, launch, run_beside_browser, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, Dispatcher, agent
 from .test_conversation import ECHO, FOX, say_and_hear
@@ -68,7 +67,7 @@ def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
     dispatcher = start_dispatcher(forks=forks, quickstart=agent(file))
     if forks:
         dispatcher.wait_for_templates()
-    offer = asyncio.run(an_offer())
+    offer = run_beside_browser(an_offer())
     with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=30) as http:
         answers = []
         for wait in ("none", "started", "over"):

@@ -18,6 +18,7 @@ import pytest
 
 from tests.bot.client import client
 
+from .browser import run_beside_browser
 from .dispatcher import NO_TLS, Dispatcher, agent
 
 REPORT = """
@@ -253,7 +254,7 @@ def call(running: Dispatcher, name: str) -> dict[str, Any]:
             await caller.accept(answer.json())
             await asyncio.to_thread(running.wait_until_over, session)
 
-    asyncio.run(connect())
+    run_beside_browser(connect())
     record = running.session(session)
     file = Path(running.agents[name]["bot"]).with_suffix(".json")
     assert file.exists(), record
@@ -293,7 +294,7 @@ def test_route_of_the_runners_app_is_reached_in_its_session(running: Dispatcher)
         async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as http_client:
             return await http_client.get(f"{running.url}/sessions/{session}/menu/soup")
 
-    answer = asyncio.run(ask())
+    answer = run_beside_browser(ask())
     assert (answer.status_code, answer.json()) == (200, {"dish": "soup"})
     running.request("DELETE", f"/sessions/{session}")
 
