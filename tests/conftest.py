@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# gRPC's handlers at a fork crash the child of a process that runs Pulumi's inline programs. Set before it is
+# imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("switchboard", deadline=None)
@@ -29,14 +34,15 @@ OF_THE_ENGINE = (
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
-SHARING = ("tests/e2e/test_failures.py",)
+SHARING = ("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py")
 """Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
 
 
 BEGIN_WITH = (
     "tests/test_types.py",
     *("tests/stacks/test_engine.py", "tests/stacks/test_fly_engine.py", "tests/stacks/test_docker_engine.py"),
-    *("tests/stacks/test_whole_stack.py", "tests/chaos/"),
+    *("tests/stacks/test_whole_stack.py", "tests/stacks/test_plans.py", "tests/stacks/test_data.py"),
+    *("tests/stacks/test_fly_interrupted.py", "tests/stacks/test_bot_packages.py", "tests/chaos/"),
 )
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
 

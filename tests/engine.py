@@ -26,7 +26,7 @@ from tests.postgres import die_with_the_parent
 SECONDS = 60.0
 """For each of: starting, stopping. An engine stops its containers first, and gives each 10 s."""
 
-OTHER_RUN_SECONDS = 1200.0
+OTHER_RUN_SECONDS = 840.0
 """How long a run waits for another run's engine: as long as its tests of images may take."""
 
 KEPT_BUILD_CACHE = "8gb"
