@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import Dispatcher, build
+from dispatcher.channel_socket import ChannelSocket
 from dispatcher.clock import SystemClock
 from dispatcher.limits import LimitedProtocol
 from dispatcher.server import Server, once_free
@@ -66,6 +67,7 @@ def serve(settings: Settings) -> int:
             uvicorn.Config(
                 dispatcher.app,
                 http=LimitedProtocol,
+                ws=ChannelSocket,
                 log_config=None,
                 access_log=settings.log_level == "debug",
                 ws_max_size=MAX_MESSAGE_BYTES,

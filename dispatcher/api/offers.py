@@ -95,7 +95,9 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
         known = await _session_of(service, caller, offered.pc_id)
         if known is not None and not known[0].over:
             session, pc_id = known
-            return _answer(session, await service.call(session.id, _message("POST", offered, pc_id)))
+            calling = service.call(session.id, _message("POST", offered, pc_id))
+            answer = await unless_gone(request, calling)
+            return Response(status_code=HUNG_UP) if answer is None else _answer(session, answer)
         with traces.serve("POST", "/api/offer", request.headers.get("traceparent")) as served:
             return await begin(request, caller, offered, served)
 
@@ -124,7 +126,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
     @routes.patch(
         "/api/offer",
         summary="Add ICE candidates",
-        **_described(Candidates, 404, 410, 413, 502, 504, answer=Status),
+        **_described(Candidates, 404, 410, 413, 429, 502, 504, answer=Status),
     )
     async def candidates(request: Request) -> Response:
         given = await _read(Candidates, request)
@@ -132,7 +134,8 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
         if known is None:
             raise UnknownSession(f"pc_id: there is no session with the connection '{given.pc_id[:80]}'.")
         session, pc_id = known
-        return response_of(await service.call(session.id, _message("PATCH", given, pc_id)))
+        answer = await unless_gone(request, service.call(session.id, _message("PATCH", given, pc_id)))
+        return Response(status_code=HUNG_UP) if answer is None else response_of(answer)
 
     return routes
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from bot import protocol
 from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import MAX_BODY_BYTES, MAX_FILE_BYTES, read_body
+from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
@@ -78,8 +79,8 @@ def router(service: SessionService) -> APIRouter:
             headers=_forwarded(request.headers.items()),
             body=base64.b64encode(body).decode(),
         )
-        answer = await service.call(session_id, message, agent)
-        return response_of(answer)
+        answer = await unless_gone(request, service.call(session_id, message, agent))
+        return Response(status_code=HUNG_UP) if answer is None else response_of(answer)
 
     return routes
 

@@ -113,7 +113,7 @@ class Channels:
         self._relay.attached(machine_id, opened_at)
         self._reachable(machine)
         if replaced is not None:
-            await replaced.close(REPLACED)
+            self._close_later(replaced)
         return True
 
     def detach(self, machine_id: str, connection: Connection) -> bool:
@@ -210,9 +210,7 @@ class Channels:
             if machine.opened_at > opened_at:
                 return False
             replaced, machine.connection = machine.connection, None
-            closing = asyncio.create_task(replaced.close(REPLACED))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close_later(replaced)
         self._reachable(machine)
         self._tidy(machine_id)
         return True
@@ -227,6 +225,12 @@ class Channels:
         except ChannelLost:
             return False
         return True
+
+    def _close_later(self, replaced: Connection) -> None:
+        """Close a connection that may not be read any more: nobody waits for that."""
+        closing = asyncio.create_task(replaced.close(REPLACED))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _reachable(self, machine: _Machine) -> None:
         for call in machine.calls.values():

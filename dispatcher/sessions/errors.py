@@ -8,6 +8,7 @@
     ├── KeyReused            422  the Idempotency-Key stands for another request
     ├── RateExceeded         429  the caller's key starts sessions too fast; retry helps
     ├── AtCapacity           429  the agent has all the sessions that it may have; retry helps
+    ├── TooManyCalls         429  too many calls wait for their bots; retry helps
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
     ├── Restarting           503  the dispatcher is about to exit; retry reaches the next one
@@ -75,6 +76,12 @@ class AtCapacity(SessionError):
     status = 429
     code = "PCC-AGENT-AT-CAPACITY"
     retry_after = 5.0
+
+
+class TooManyCalls(SessionError):
+    status = 429
+    code = "too_many_calls"
+    retry_after = 2.0
 
 
 class StartFailed(SessionError):

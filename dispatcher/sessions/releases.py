@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -17,7 +18,9 @@ from dispatcher.sessions.lifecycle import End, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.timeline import DISPATCHER, MACHINE
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, rest
+from dispatcher.tasks import Background, rest, within
+
+log = logging.getLogger(__name__)
 
 STOP_GRACE = timedelta(seconds=5)
 """What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
@@ -123,8 +126,7 @@ class Releases:
         goodbye = self._goodbyes.setdefault(machine_id, asyncio.Event())
         self._releasing.add(machine_id)
         try:
-            if await self._channels.send(machine_id, Stop(message=why)):
-                await self._until_gone(placement, machine_id, goodbye)
+            await self._ask_to_go(machine_id, placement, why, goodbye)
             await self._fleet.stop(placement, machine_id, STOP_GRACE)
             await self.note_if_gone(machine_id)
         finally:
@@ -148,13 +150,35 @@ class Releases:
         await self._ledger.machine_gone(machine_id, status)
         return True
 
-    async def _until_gone(self, placement: str | None, machine_id: str, goodbye: asyncio.Event) -> None:
-        """Wait until the machine is gone by itself, for the bot's grace at most.
+    async def _ask_to_go(
+        self, machine_id: str, placement: str | None, why: str, goodbye: asyncio.Event
+    ) -> None:
+        """Ask the bot to end, and wait until its machine is gone; for the bot's grace at most.
+
+        A machine that does not read its channel holds the message back: that is part of the grace.
+        """
+        deadline = self._clock.now() + STOP_GRACE.total_seconds()
+        try:
+            sent = await within(
+                self._clock,
+                STOP_GRACE.total_seconds(),
+                self._channels.send(machine_id, Stop(message=why)),
+                TimeoutError(),
+            )
+        except TimeoutError:
+            log.warning("machine %s: it does not read its channel, and is ended by its provider", machine_id)
+            return
+        if sent:
+            await self._until_gone(placement, machine_id, goodbye, deadline)
+
+    async def _until_gone(
+        self, placement: str | None, machine_id: str, goodbye: asyncio.Event, deadline: float
+    ) -> None:
+        """Wait until the machine is gone by itself, or the bot's grace is over.
 
         Nobody but the bot knows when it will be ready to go, so its provider is only asked after its goodbye.
         """
-        deadline = self._clock.now() + STOP_GRACE.total_seconds()
-        await rest(self._clock, STOP_GRACE.total_seconds(), goodbye)
+        await rest(self._clock, deadline - self._clock.now(), goodbye)
         pause = FIRST_LOOK_SECONDS
         # A clock that was set back leaves the deadline far ahead.
         while 0 < (left := deadline - self._clock.now()) <= STOP_GRACE.total_seconds():

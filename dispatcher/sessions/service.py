@@ -19,6 +19,7 @@ from dispatcher.sessions import failures
 from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import Restarting, SessionOver, TookTooLong, UnknownSession
+from dispatcher.sessions.held_calls import HeldCalls
 from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
@@ -63,6 +64,7 @@ class SessionService:
         self._background = background
         self._holders: Counter[str] = Counter()
         self._drained = asyncio.Event()
+        self.held_calls = HeldCalls()
 
     @property
     def agents(self) -> Mapping[str, AgentSettings]:
@@ -177,13 +179,19 @@ class SessionService:
             SessionOver: the session was over before, or has ended meanwhile.
             StartFailed: the session failed before its bot was ready, or fails meanwhile; the text says why.
             TookTooLong: the bot did not answer in time.
+            TooManyCalls: as many calls as may be held are.
         """
         session = await self.get(session_id, agent)
         if session.over:
             raise failures.over(session, was_over=True)
+        with self.held_calls.hold(session_id, session.owner, request):
+            return await self._answered(session, request)
+
+    async def _answered(self, session: Session, request: Request) -> Response:
+        """Hold a call until it is answered, or cannot be any more."""
         answer = asyncio.create_task(self._channels.call(session.machine_id, request))
-        end = asyncio.create_task(self._until(session_id, lambda changed: changed.over))
-        timer = asyncio.create_task(self._call_timer(session_id))
+        end = asyncio.create_task(self._until(session.id, lambda changed: changed.over))
+        timer = asyncio.create_task(self._call_timer(session.id))
         exit_ = asyncio.create_task(self._drained.wait())
         waiting = [answer, end, timer, exit_]
         try:

@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
 from dispatcher.app import Dispatcher, build
+from dispatcher.channel_socket import ChannelSocket
 from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
 from dispatcher.server import Server
@@ -290,7 +291,11 @@ async def deployment(
         daily=daily,
     )
     config = uvicorn.Config(
-        dispatcher.app, http=LimitedProtocol, log_config=None, timeout_graceful_shutdown=1
+        dispatcher.app,
+        http=LimitedProtocol,
+        ws=ChannelSocket,
+        log_config=None,
+        timeout_graceful_shutdown=1,
     )
     server = Server(config, on_exit=dispatcher.refuse)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

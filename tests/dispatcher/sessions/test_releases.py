@@ -1,9 +1,14 @@
 """The end of machines: how often their provider is asked meanwhile, whose calls are counted."""
 
 import asyncio
+import random
+import socket
 from datetime import timedelta
 
+import httpx
+
 from bot import protocol
+from dispatcher import channel_socket
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Unreachable
 from dispatcher.sessions import lifecycle
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
@@ -184,5 +189,73 @@ def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ended(tmp_
             machine = await running.dispatcher.store.machine(f"m-{session['sessionId']}")
             assert machine is not None
             assert (machine.state, machine.exit_code) == (MachineState.gone, 3)
+
+    asyncio.run(run())
+
+
+MEGABYTE = random.Random(1).randbytes(1024 * 1024)
+"""It cannot be compressed, as channels do with what can."""
+
+
+async def deafened(running: Deployment) -> tuple[ScriptedMachine, list[asyncio.Task[httpx.Response]]]:
+    """A machine that has stopped reading its channel, with more calls than the system keeps for it."""
+    session_id, machine = await running.reported("ready")
+    transport = machine.connection.transport
+    # The system would take several megabytes in the machine's place.
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    transport.pause_reading()
+    calls = [
+        asyncio.create_task(running.http.post(f"/sessions/{session_id}/api/echo", content=MEGABYTE))
+        for _ in range(8)
+    ]
+    await eventually(
+        lambda: asyncio.sleep(0, running.dispatcher.service.held_calls.calls), lambda held: held == 8
+    )
+    return machine, calls
+
+
+def test_a_machine_is_ended_by_its_provider_when_it_does_not_read_its_channel(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            machine, calls = await deafened(running)
+            assert (await running.http.delete(f"/sessions/{machine.session_id}")).status_code == 200
+            assert {(await call).status_code for call in calls} == {410}
+            assert machine.id in running.provider.running
+            # The server's own pings would break the connection after 40 s.
+            async with asyncio.timeout(30):
+                await running.settle()
+            assert running.provider.stopped == [machine.id]
+            await gone(running, machine)
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_not_read_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(channel_socket, "WRITE_SECONDS", 0.2)
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            machine, calls = await deafened(running)
+            channels = running.dispatcher.channels
+            await eventually(lambda: asyncio.sleep(0, channels.connected), lambda number: number == 0)
+            # The calls wait for its next connection.
+            assert not any(call.done() for call in calls)
+            await running.http.delete(f"/sessions/{machine.session_id}")
+            await asyncio.wait(calls)
+
+    asyncio.run(run())
+
+
+def test_a_new_connection_is_served_while_the_one_before_is_not_read(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            machine, calls = await deafened(running)
+            again = await running.connect(machine.id, machine.session_id)
+            assert isinstance(await again.hello("ready", opened_at=1.0), protocol.Welcome)
+            async with asyncio.timeout(30):
+                while not isinstance(await again.receive(), protocol.Request):
+                    pass
+            await running.http.delete(f"/sessions/{machine.session_id}")
+            await asyncio.wait(calls)
 
     asyncio.run(run())

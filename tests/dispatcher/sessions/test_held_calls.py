@@ -1,0 +1,90 @@
+"""Calls that wait for their bots: how many are held, and that each is given back."""
+
+import asyncio
+
+import pytest
+
+from bot.protocol import Request
+from dispatcher.sessions.errors import TooManyCalls
+from dispatcher.sessions.held_calls import OF_SESSION, HeldCalls, Most
+from tests.dispatcher.harness import Deployment, deployment, eventually
+
+
+def request(size: int) -> Request:
+    return Request(id="1", method="POST", path="", body="x" * size)
+
+
+@pytest.mark.parametrize(
+    ("limits", "first", "second", "whose"),
+    [
+        (
+            {"of_session": Most(1, 99)},
+            ("s-1", "shop", 1),
+            ("s-1", "shop", 1),
+            "This session has 1 calls of 1 bytes",
+        ),
+        ({"of_session": Most(9, 10)}, ("s-1", "shop", 6), ("s-1", "shop", 5), "This session has"),
+        (
+            {"of_key": Most(1, 99)},
+            ("s-1", "shop", 1),
+            ("s-2", "shop", 1),
+            "The key that started",
+        ),
+        (
+            {"of_key": Most(9, 10)},
+            ("s-1", "shop", 6),
+            ("s-2", "shop", 5),
+            "The key that started",
+        ),
+        ({"in_all": Most(1, 99)}, ("s-1", "shop", 1), ("s-2", None, 1), "The dispatcher"),
+        ({"in_all": Most(9, 10)}, ("s-1", "shop", 6), ("s-2", None, 5), "The dispatcher"),
+    ],
+)
+def test_a_call_too_many_is_refused_and_fits_once_another_is_given_back(limits, first, second, whose):
+    held = HeldCalls(**limits)
+    with held.hold(first[0], first[1], request(first[2])):
+        with (
+            pytest.raises(TooManyCalls, match=whose),
+            held.hold(second[0], second[1], request(second[2])),
+        ):
+            pass
+        assert (held.calls, held.bytes) == (1, first[2])
+    with held.hold(second[0], second[1], request(second[2])):
+        pass
+    assert (held.calls, held.bytes) == (0, 0)
+
+
+async def held(running: Deployment, number: int) -> None:
+    await eventually(lambda: asyncio.sleep(0, running.dispatcher.service.held_calls.calls), number.__eq__)
+
+
+def test_a_sessions_calls_are_refused_beyond_its_bytes_and_given_back_at_its_end(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            path, body = f"/sessions/{session_id}/api/echo", b"x" * 1024 * 1024
+            fitting = OF_SESSION.bytes // (len(body) * 4 // 3 + 100)
+            calls = [asyncio.create_task(running.http.post(path, content=body)) for _ in range(fitting)]
+            await held(running, fitting)
+            refused = await running.http.post(path, content=body)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_calls")
+            assert refused.headers["Retry-After"]
+            ended = await running.http.delete(f"/sessions/{session_id}")
+            assert ended.status_code == 200
+            assert {(await call).status_code for call in calls} == {410}
+            assert running.dispatcher.service.held_calls.bytes == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/sessions/{}/api/echo", "/sessions/{}/api/offer"])
+def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            call = asyncio.create_task(running.http.post(path.format(session_id), content=b"offer"))
+            await held(running, 1)
+            call.cancel()
+            await held(running, 0)
+
+    asyncio.run(run())
