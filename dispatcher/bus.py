@@ -34,6 +34,11 @@ class Bus(Protocol):
         """Whether there can be no other replica, so that nothing need be published."""
         ...
 
+    @property
+    def stands(self) -> bool:
+        """Whether messages go through, as far as this replica knows."""
+        ...
+
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Hear what is published under a topic; a word without spaces, one subscriber each."""
         ...
@@ -74,6 +79,10 @@ class LocalBus:
     @property
     def alone(self) -> bool:
         return self._hub is None
+
+    @property
+    def stands(self) -> bool:
+        return True
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         self._subscribers[topic] = subscriber

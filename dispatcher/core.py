@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
 
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
@@ -15,6 +18,7 @@ from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens
+from dispatcher.readiness import Readiness
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.hints import Hints
@@ -66,6 +70,8 @@ class Core:
     clock: Clock
     bus: Bus
     store: Store
+    changes: Changes
+    readiness: Readiness
     fleet: Fleet
     channels: Channels
     service: SessionService
@@ -113,6 +119,7 @@ class Core:
         reaping = asyncio.create_task(self.reaper.run())
         keeping = asyncio.create_task(self.lease.run())
         others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run, self.rooms.check)]
+        others.append(asyncio.create_task(self.changes.poll(self.clock)))
         try:
             yield
         finally:
@@ -305,6 +312,8 @@ def wire(
         clock=clock,
         bus=bus,
         store=store,
+        changes=changes,
+        readiness=Readiness(store=store, bus=bus, clock=clock, directories=_directories(settings)),
         fleet=fleet,
         channels=channels,
         service=service,
@@ -329,6 +338,14 @@ def wire(
         traces=traces,
         spans=spans,
     )
+
+
+def _directories(settings: Settings) -> list[Path]:
+    """What the dispatcher writes on this host's disks."""
+    url = sa.make_url(settings.store_url)
+    database = url.database if url.get_backend_name() == "sqlite" else None
+    directories = [settings.data_dir, *([Path(database).parent] if database else [])]
+    return list(dict.fromkeys(directory.resolve() for directory in directories))
 
 
 def _secrets(settings: Settings) -> list[bytes]:

@@ -8,14 +8,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dispatcher.api.auth import caller_of
 from dispatcher.api.models import Agents, Status
-from dispatcher.api.problems import STORE_DOWN, STORE_DOWN_HEADERS, problem
+from dispatcher.api.problems import STORE_DOWN_HEADERS, problem
+from dispatcher.readiness import Readiness
 from dispatcher.sessions.service import SessionService
-from dispatcher.store.store import Store
 from dispatcher.telemetry.scrape import Scrape
 
 PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
@@ -45,7 +44,7 @@ _EXPOSITIONS: dict[str, Any] = {
 """As the scraper's `Accept` says."""
 
 
-def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
+def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> APIRouter:
     """Health, readiness and metrics, the agents, and the voice page."""
     routes = APIRouter()
 
@@ -60,10 +59,8 @@ def router(service: SessionService, store: Store, scrape: Scrape) -> APIRouter:
     async def readyz() -> JSONResponse:
         if service.draining:
             return problem(503, "The dispatcher is about to exit.", code="draining")
-        try:
-            await store.ping()
-        except SQLAlchemyError:
-            return problem(503, STORE_DOWN, code="store_down", headers=STORE_DOWN_HEADERS)
+        if (missing := await readiness.missing()) is not None:
+            return problem(503, missing.message, code=missing.code, headers=STORE_DOWN_HEADERS)
         return JSONResponse({"status": "ok"})
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})

@@ -113,6 +113,10 @@ class PostgresBus:
     def alone(self) -> bool:
         return False
 
+    @property
+    def stands(self) -> bool:
+        return self._stands
+
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         self._subscribers[topic] = subscriber
 

@@ -114,6 +114,7 @@ class Database:
         self._outage = Outage()
         self._writing: set[asyncio.Future[Any]] = set()
         """What the thread for SQLite's writes does, and has to do."""
+        self._file: tuple[int, int] | None = None
 
     @property
     def is_postgres(self) -> bool:
@@ -144,6 +145,24 @@ class Database:
         if not self.is_postgres and database:
             Path(database).parent.mkdir(parents=True, exist_ok=True)
         await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
+        self._file = self._identity()
+
+    def lost_file(self) -> Path | None:
+        """SQLite's file, if it is no longer the one that was opened: what is written goes nowhere."""
+        if self._file is None or self._identity() == self._file:
+            return None
+        return Path(self._engine.url.database or "")
+
+    def _identity(self) -> tuple[int, int] | None:
+        """SQLite's file as the system knows it; None if there is none."""
+        database = self._engine.url.database
+        if self.is_postgres or not database:
+            return None
+        try:
+            found = Path(database).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     async def close(self) -> None:
         await self._checkpoints.close()

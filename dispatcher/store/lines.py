@@ -17,7 +17,7 @@ from dispatcher.store.statements import Statement
 from dispatcher.store.tables import loads, sessions
 
 DEPLOYMENT = ""
-"""The row of `loads` that is only locked."""
+"""The row of `loads` that counts nothing: it is locked, and written to see whether writes work."""
 
 
 _AGENTS = sa.update(loads).where(loads.c.agent == sa.bindparam(rows.KEY))
@@ -87,6 +87,13 @@ def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Sessi
     )
     found = rows.many(connection, Session, query)
     return found[0] if found else None
+
+
+def write_one(connection: sa.Connection) -> None:
+    """Change the row that counts nothing. A value that stays as it is would not be written by SQLite."""
+    _ensure(connection, DEPLOYMENT)
+    other = sa.update(loads).where(loads.c.agent == DEPLOYMENT).values(live=1 - loads.c.live)
+    connection.execute(other)
 
 
 def place(connection: sa.Connection, session: Session) -> int:

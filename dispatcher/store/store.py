@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -57,10 +58,12 @@ class Store:
         await self._database.close()
 
     async def ping(self) -> None:
-        """Raises what the database raises if it cannot be written."""
-        await self._database.write(
-            lambda connection: connection.execute(sa.delete(sessions).where(sessions.c.id == ""))
-        )
+        """Write a row. Raises what the database raises if it cannot be written."""
+        await self._database.write(lines.write_one)
+
+    def lost_file(self) -> Path | None:
+        """SQLite's file, if it is no longer the one that was opened."""
+        return self._database.lost_file()
 
     async def add(
         self,

@@ -273,6 +273,10 @@ class Bus(LocalBus):
         self._world = world
         self._busy_until = 0.0
 
+    @property
+    def stands(self) -> bool:
+        return not self._world.store_down
+
     def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
         hub = self._world.hub
         if not self._gate.alive or hub is None:

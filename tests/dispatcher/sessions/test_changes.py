@@ -5,8 +5,10 @@ import pytest
 
 from dispatcher.bus import Hub, LocalBus
 from dispatcher.sessions import changes, lifecycle
-from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.changes import POLL_SECONDS, Changes
 from dispatcher.sessions.lifecycle import Session
+from dispatcher.tasks import end_tasks
+from tests.dispatcher.harness import ManualClock
 from tests.dispatcher.rows import rows
 
 BEFORE = lifecycle.admitted(rows("s-1")[0], 1000.5)
@@ -84,6 +86,39 @@ def test_what_was_told_between_the_mark_and_the_wait_is_read(by):
         await moment()
         assert await waiting(told, rows, mark) == AFTER
         assert rows.read == 1
+
+    asyncio.run(run())
+
+
+class Down(LocalBus):
+    """A bus of several replicas over which nothing comes."""
+
+    is_up = False
+
+    @property
+    def stands(self) -> bool:
+        return self.is_up
+
+    def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
+        return False
+
+
+def test_a_change_that_no_message_tells_of_is_read_while_the_bus_is_down():
+    async def run():
+        clock, bus = ManualClock(), Down("a", Hub())
+        told, rows = Changes(bus), Rows()
+        polling = asyncio.create_task(told.poll(clock))
+        wait = waiting(told, rows, told.mark())
+        await moment()
+        rows.session = AFTER
+        clock.advance(POLL_SECONDS)
+        assert await wait == AFTER
+        bus.is_up = True
+        read = rows.read
+        clock.advance(POLL_SECONDS)
+        await moment()
+        assert rows.read == read
+        await end_tasks(polling)
 
     asyncio.run(run())
 

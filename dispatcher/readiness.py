@@ -1,0 +1,118 @@
+"""What serving needs, tried out: a write, the bus, room on the disk, file descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dispatcher.bus import Bus
+from dispatcher.clock import Clock
+from dispatcher.store.store import Store
+from dispatcher.tasks import within
+
+log = logging.getLogger(__name__)
+
+TRIAL_SECONDS = 8.0
+"""How long a trial may take. Load balancers wait for 5 to 10 s; a database that hangs says so after 10 s."""
+
+LEAST_FREE_BYTES = 64 * 1024 * 1024
+"""Of each directory that is written. SQLite's log takes that much until it is copied (`checkpoints`)."""
+
+DESCRIPTORS = 8
+"""A start takes some: its request's connection, its machine's channel, a pipe or two for a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """Something is missing: a stable code, and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class Readiness:
+    """Tries whether this dispatcher can take starts.
+
+    Args:
+        directories: What is written on this host's disks.
+        free: How many bytes may still be written there.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        directories: Iterable[Path],
+        free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._directories = tuple(directories)
+        self._free = free
+        self._known: str | None = None
+
+    async def missing(self) -> Unready | None:
+        """Return what is missing; None if nothing is. Each change is logged once."""
+        found = await self._try_all()
+        code = found.code if found is not None else None
+        if code != self._known:
+            if found is not None:
+                log.error("not ready for starts: %s", found.message)
+            else:
+                log.warning("ready for starts again")
+            self._known = code
+        return found
+
+    async def _try_all(self) -> Unready | None:
+        try:
+            trial = asyncio.to_thread(self._try_system)
+            late = TimeoutError(f"no answer within {TRIAL_SECONDS:g} s")
+            found = await within(self._clock, TRIAL_SECONDS, trial, late)
+        except OSError as error:  # TimeoutError is one
+            return Unready("disk_unusable", f"The dispatcher's data directory cannot be used: {error}.")
+        if found is not None:
+            return found
+        late = TimeoutError()
+        try:
+            await within(self._clock, TRIAL_SECONDS, self._store.ping(), late)
+        except (SQLAlchemyError, TimeoutError):
+            return Unready("store_down", "The store does not answer.")
+        if not self._bus.stands:
+            return Unready("bus_down", "The dispatcher is cut off from the other replicas: its bus is down.")
+        return None
+
+    def _try_system(self) -> Unready | None:
+        try:
+            _open_some()
+        except OSError as error:
+            return Unready("no_descriptors", f"The dispatcher can open no file: {error.strerror}.")
+        if (path := self._store.lost_file()) is not None:
+            words = f"The store's file {path} was deleted or replaced. Restore it and restart."
+            return Unready("store_lost", words)
+        for directory in self._directories:
+            if (free := self._free(directory)) < LEAST_FREE_BYTES:
+                least = LEAST_FREE_BYTES // (1024 * 1024)
+                words = f"{directory} has {free // (1024 * 1024)} MB left; at least {least} MB are needed."
+                return Unready("disk_full", words)
+        return None
+
+
+def _open_some() -> None:
+    """Raises OSError if there are no descriptors left for a start."""
+    opened: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
