@@ -271,6 +271,7 @@ def wire(
         clock=clock,
         background=background,
         heartbeat_seconds=settings.heartbeat_seconds,
+        unresponsive_seconds=settings.unresponsive_seconds,
     )
     reaper = Reaper(
         releases=releases,

@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     """Other names under which the dispatcher is called, such as a tunnel's or `host.docker.internal`."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     """How often a machine reports over its channel."""
+    unresponsive_seconds: float = Field(default=120.0, ge=30, le=86_400)
+    """How long the machine of a bot that was ready may report nothing before it is ended, although its
+    provider says that it runs."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
     """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServer, ...] = ()

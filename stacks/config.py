@@ -56,7 +56,7 @@ ENGINE_NAMESPACE = "pulumi"
 
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
-    *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds"),
+    *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds", "unresponsive_seconds"),
 )
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
@@ -83,6 +83,9 @@ class StackConfig(BaseModel):
     """How long sessions are kept after their end, with their timelines."""
     heartbeat_seconds: int = Field(default=5, ge=1, le=60)
     """How often a machine reports over its channel."""
+    unresponsive_seconds: int = Field(default=120, ge=30, le=86_400)
+    """How long the machine of a bot that was ready may report nothing before it is ended, although its
+    provider says that it runs."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """How long a client's request to a running bot may take."""
     ice_servers: tuple[IceServerConfig, ...] = ()

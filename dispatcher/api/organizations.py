@@ -41,7 +41,7 @@ REASONS: dict[EndState, tuple[str, ...]] = {
     "agent_start_timeout": ("start_timeout", "queue_timeout"),
     "agent_error": (
         *("bot_error", "invalid_bot", "never_ready"),
-        *("machine_killed", "machine_exited", "machine_lost"),
+        *("machine_killed", "machine_exited", "machine_lost", "unresponsive"),
     ),
 }
 """Pipecat Cloud's word for an end → our reasons. `active` has none yet, and all others are `unknown`."""

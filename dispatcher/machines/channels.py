@@ -83,6 +83,11 @@ class Channels:
         """How many machines are connected to this replica."""
         return sum(machine.connection is not None for machine in self._machines.values())
 
+    @property
+    def hears_all(self) -> bool:
+        """Whether machines at other replicas are heard of here."""
+        return self._bus.stands
+
     def open(self) -> None:
         """Begin to exchange signs of life with other replicas."""
         self._relaying = asyncio.create_task(self._relay.run())

@@ -40,6 +40,10 @@ AT_ONCE = 8
 """Machines of one placement that it is asked about at the same time: with answers after 100 ms some 80 a
 second, unless its rates allow less. A start that has to look for its own waits behind no more than these."""
 
+UNRESPONSIVE_LOOKS = 5
+"""So often a machine must have been asked about before it counts as unresponsive. Where this whole computer
+slept, the clock alone would end every session at once."""
+
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """How long a machine is left alone after each answer about it; a listing that does not have it ends the
 pause. A thousand machines that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
@@ -52,6 +56,8 @@ class _Asked:
     alone: bool
     times: int
     next_at: float
+    since: float
+    """The first of these times; later, if machines at other replicas could not be heard meanwhile."""
 
 
 @dataclass(slots=True)
@@ -91,6 +97,7 @@ class Inquiries:
         clock: Clock,
         background: Background,
         heartbeat_seconds: float,
+        unresponsive_seconds: float,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -101,6 +108,7 @@ class Inquiries:
         self._census = census
         self._clock = clock
         self._background = background
+        self._unresponsive_seconds = unresponsive_seconds
         self._silence_seconds = MISSED_HEARTBEATS * heartbeat_seconds
         self._lines: dict[str | None, _Line] = {}
         self._waiting: dict[str, _Line] = {}
@@ -244,13 +252,16 @@ class Inquiries:
         return placement
 
     async def _ask_about(self, machine: Machine, session: Session) -> None:
-        """Close the session if its machine is gone; write down that the machine started if nobody has."""
+        """Close the session if its machine is gone, or has said nothing for too long.
+
+        Writes down that the machine started, if nobody has.
+        """
 
         def why(current: Session) -> End | None:
             # It may have come up at another placement while this one was asked, or have been heard.
             if current.started_at != session.started_at or not self.is_silent(machine.id):
                 return None
-            return lifecycle.end_by_loss(status)
+            return lifecycle.end_by_loss(status) if lost else lifecycle.end_by_silence(silence)
 
         asked_at = self._clock.now()
         self._census.asked(machine.id)
@@ -260,7 +271,8 @@ class Inquiries:
             self._note(machine.id, alone=False)
         if not self._lease.held:
             return
-        if self._is_lost(status, machine, session, asked_at):
+        lost, silence = self._is_lost(status, machine, session, asked_at), self._unresponsive_seconds
+        if lost or self._is_unresponsive(session):
             await self._releases.close_if(session, why, REAPER)
         elif status is not None and status.state is MachineState.started and session.started_at is None:
             # Its create was answered before it had started, or not at all.
@@ -288,9 +300,26 @@ class Inquiries:
     def _note(self, machine_id: str, *, alone: bool) -> None:
         """It was asked about."""
         before = self._asked.get(machine_id)
-        times = before.times if before is not None and before.alone == alone else 0
+        now = self._clock.now()
+        again = before is not None and before.alone == alone
+        times = before.times if before is not None and again else 0
+        since = before.since if before is not None and again and self._channels.hears_all else now
         pause = PAUSES[min(times, len(PAUSES) - 1)]
-        self._asked[machine_id] = _Asked(alone, times + 1, self._clock.now() + pause)
+        # A clock that was set back leaves a moment far ahead.
+        self._asked[machine_id] = _Asked(alone, times + 1, now + pause, min(since, now))
+
+    def _is_unresponsive(self, session: Session) -> bool:
+        """Whether the machine of a bot that was ready has been silent for too long.
+
+        Before a bot is ready, its start and its client have deadlines of their own.
+        """
+        asked = self._asked.get(session.machine_id)
+        return (
+            session.ready_at is not None
+            and asked is not None
+            and asked.times >= UNRESPONSIVE_LOOKS
+            and self._clock.now() >= asked.since + self._unresponsive_seconds
+        )
 
     def _is_lost(
         self, status: MachineStatus | None, machine: Machine, session: Session, asked_at: float

@@ -322,6 +322,12 @@ def end_by_loss(status: MachineStatus | None) -> End:
     return End("machine_killed", message, status.output or None, status.exit_code)
 
 
+def end_by_silence(seconds: float) -> End:
+    """The machine runs by its provider's word, and has said nothing for so many seconds."""
+    message = f"The bot has not reported for {seconds:g} s, although its machine runs; it is ended."
+    return End("unresponsive", message)
+
+
 def deadline(session: Session) -> tuple[float, End] | None:
     """The next deadline of a session in unix seconds, and what misses it; None for one that is over."""
     if session.over:

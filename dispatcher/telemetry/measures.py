@@ -51,6 +51,7 @@ END_REASONS = frozenset(
         "stopped",
         "throttled",
         "unreachable",
+        "unresponsive",
     }
 )
 """Every reason of an end; a test holds this against the code that gives them."""

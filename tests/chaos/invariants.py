@@ -196,6 +196,8 @@ class Invariants:
             case "machine_lost" | "machine_exited" | "machine_killed":
                 asked_for = any(site.is_asked_for(row["machine_id"]) for site in self._sites.values())
                 early = bool(self.running(row["machine_id"])) or (row["started_at"] is None and asked_for)
+            case "unresponsive":
+                early = row["ready_at"] is None or not self.running(row["machine_id"])
             case "stopped":
                 machines = [one for site in self._sites.values() for one in site.instances]
                 told = any(one.id == row["machine_id"] and one.told_to_stop.is_set() for one in machines)

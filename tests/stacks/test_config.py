@@ -88,7 +88,15 @@ def test_a_key_is_refused_when_nothing_of_the_stack_reads_it(
 
 KEYS = (
     *("cloud", "port", "agents", "defaultAgent", "keys", "allowedOrigins", "allowedHosts", "maxSessions"),
-    *("keepSessionsDays", "heartbeatSeconds", "callTimeoutSeconds", "iceServers", "turnUrls", "turnSecret"),
+    *(
+        "keepSessionsDays",
+        "heartbeatSeconds",
+        "unresponsiveSeconds",
+        "callTimeoutSeconds",
+        "iceServers",
+        "turnUrls",
+        "turnSecret",
+    ),
     *("logLevel", "logFormat", "throwaway", "dataDir"),
     *("docker", "fly", "daily", "flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl"),
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bot import protocol
+from dispatcher.bus import LocalBus
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, NoCapacity, Unreachable
 from dispatcher.sessions import inquiries
@@ -203,6 +205,58 @@ def test_a_lost_channel_alone_ends_nothing(tmp_path):
                 await running.look(1)
             assert (await running.session(session_id))["state"] == "active"
             assert running.provider.stopped == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_machine_that_runs_and_reports_nothing_is_ended_after_a_limit_of_its_own(tmp_path, connected):
+    async def run():
+        async with deployment(tmp_path, unresponsive_seconds=60) as running:
+            session_id, machine = await running.reported("active")
+            if not connected:
+                await machine.connection.close()
+            for _ in range(60):
+                await running.look(1)
+            assert (await running.session(session_id))["state"] == "active"
+            # Silent from three heartbeats on; asked about every 30 s by then.
+            for _ in range(60):
+                await running.look(1)
+            found = await running.session(session_id)
+            assert (found["state"], found["reason"]) == ("failed", "unresponsive")
+            assert running.provider.stopped == [machine.id]
+
+    asyncio.run(run())
+
+
+def test_a_machine_that_reports_again_has_its_whole_limit_anew(tmp_path):
+    async def run():
+        async with deployment(tmp_path, unresponsive_seconds=60) as running:
+            session_id, machine = await running.reported("active")
+            last_heard = running.dispatcher.channels.last_heard
+            for _ in range(3):
+                for _ in range(50):
+                    await running.look(1)
+                await machine.send(protocol.Heartbeat(phase="active", rss_bytes=1, cpu_seconds=1))
+                now = running.clock.now()
+                await eventually(lambda: asyncio.sleep(0, last_heard(machine.id)), now.__eq__)
+            assert (await running.session(session_id))["state"] == "active"
+
+    asyncio.run(run())
+
+
+def test_a_machine_is_not_unresponsive_while_those_at_other_replicas_cannot_be_heard(tmp_path, monkeypatch):
+    async def run():
+        async with deployment(tmp_path, unresponsive_seconds=30) as running:
+            session_id, _ = await running.reported("active")
+            with monkeypatch.context() as down:
+                down.setattr(LocalBus, "stands", False)
+                for _ in range(100):
+                    await running.look(1)
+                assert (await running.session(session_id))["state"] == "active"
+            for _ in range(80):
+                await running.look(1)
+            assert (await running.session(session_id))["reason"] == "unresponsive"
 
     asyncio.run(run())
 

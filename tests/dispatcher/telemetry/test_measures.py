@@ -78,7 +78,14 @@ def test_the_reasons_are_all_that_the_code_gives():
 
 
 def test_every_error_of_a_start_is_a_refusal_or_belongs_to_a_session():
-    about_a_session = {"UnknownSession", "SessionOver", "StartFailed", "NotStarted", "TookTooLong"}
+    about_a_session = {
+        "UnknownSession",
+        "SessionOver",
+        "StartFailed",
+        "NotStarted",
+        "TookTooLong",
+        "TooManyCalls",
+    }
     for kind in SessionError.__subclasses__():
         refused = any(issubclass(kind, known) for known in refusals.OUTCOMES)
         assert refused != (kind.__name__ in about_a_session), kind
