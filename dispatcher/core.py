@@ -115,6 +115,8 @@ class Core:
         self.channels.open()
         # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
         await self.lease.keep()
+        # Whoever is the reaper: a dispatcher that crashes again and again never is, and admits at once.
+        await self.background.spawn(self.reaper.end_overdue())
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
         keeping = asyncio.create_task(self.lease.run())
@@ -246,6 +248,7 @@ def wire(
         changes=changes,
         clock=clock,
         background=background,
+        patience=patience,
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock

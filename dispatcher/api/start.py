@@ -138,7 +138,12 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             traceparent=served.traceparent,
         )
         started = await starter.start(caller, start, served)
-        joined = await unless_gone(request, service.joined(started, wait))
+        try:
+            joined = await unless_gone(request, service.joined(started, wait))
+        except SQLAlchemyError:
+            # The caller hears of no session, as one that hung up.
+            await service.hang_up(started)
+            raise
         if joined is None:
             await service.hang_up(started)
             return Response(status_code=HUNG_UP)

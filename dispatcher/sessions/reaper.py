@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -124,8 +124,6 @@ class Reaper:
             self._searched_to, self._search_at = "", float("-inf")
             self._found.clear()
             return False
-        # First: who waits for a line needs nothing else.
-        self._queue.nudge()
         silent = self._inquiries.silent(self._lost)
         lost, self._lost = dict.fromkeys(silent[:MOST_AT_ONCE]), dict.fromkeys(silent[MOST_AT_ONCE:])
         try:
@@ -139,6 +137,10 @@ class Reaper:
         found = (await self._search())[:MOST_AT_ONCE]
         due = await self._store.due_machines(self._clock.now(), [*lost, *found])
         self._found.update(machine.id for machine, _ in due)
+        if self._lease.held:
+            await self._end(due)
+        # Who waits for a line needs nothing else of this look, and nobody else's line any more.
+        self._queue.nudge()
         for number, (machine, session) in enumerate(due):
             if not self._lease.held:
                 return False
@@ -153,6 +155,29 @@ class Reaper:
                     log.exception("machine %s: could not be looked after", machine.id)
         await self._retention.clean()
         return True
+
+    async def end_overdue(self) -> None:
+        """End what is overdue, before this dispatcher admits anything; whichever replica is the reaper."""
+        try:
+            await self._end(await self._store.due_machines(self._clock.now()))
+        except SQLAlchemyError as error:
+            log.debug("overdue sessions are left to the reaper's rounds: %s", error)
+
+    async def _end(self, due: Sequence[tuple[Machine, Session | None]]) -> None:
+        """End those of these sessions that are overdue."""
+        for machine, session in due:
+            if session is None or lifecycle.overdue(session, self._clock.now()) is None:
+                continue
+            with about_session(session):
+                try:
+                    # The row as it is by now decides: what it waited for may have come.
+                    await self._releases.close_if(
+                        session, lambda current: lifecycle.overdue(current, self._clock.now()), REAPER
+                    )
+                except SQLAlchemyError:
+                    raise
+                except Exception:
+                    log.exception("machine %s: could not be looked after", machine.id)
 
     async def _search(self) -> list[str]:
         """Machines to ask about, of the stretch of all ids that this look searches."""
@@ -193,13 +218,9 @@ class Reaper:
         if lifecycle.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
             await self._launcher.take_over(session, machine)
             return
-        if self._lease.held and lifecycle.overdue(session, self._clock.now()) is not None:
-            # The row as it is by now decides: what it waited for may have come.
-            await self._releases.close_if(
-                session, lambda current: lifecycle.overdue(current, self._clock.now()), REAPER
-            )
-        elif (
-            session.state is not SessionState.queued
+        if (
+            lifecycle.overdue(session, now) is None
+            and session.state is not SessionState.queued
             and self._inquiries.is_silent(machine.id)
             and (urgent or self._inquiries.is_due(machine.id, alone=False))
         ):

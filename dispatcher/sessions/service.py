@@ -7,10 +7,13 @@ difference who caused it: the provider, the machine's channel, the reaper, anoth
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from bot.protocol import Request, Response
 from dispatcher.clock import Clock
@@ -21,6 +24,7 @@ from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import Restarting, SessionOver, TookTooLong, UnknownSession
 from dispatcher.sessions.held_calls import HeldCalls
 from dispatcher.sessions.lifecycle import End, Session, SessionState
+from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.starts import Start, Started, Starts
@@ -28,6 +32,8 @@ from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
 from dispatcher.transports.transport import Transport
+
+log = logging.getLogger(__name__)
 
 Wait = Literal["none", "started", "ready"]
 
@@ -51,7 +57,9 @@ class SessionService:
         changes: Changes,
         clock: Clock,
         background: Background,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._settings = settings
         self._store = store
         self._starts = starts
@@ -133,20 +141,28 @@ class SessionService:
             raise SessionOver(failures.in_words(session))
         return replace(started, session=session, place=await self._queue.place(session))
 
-    async def hang_up(self, started: Started) -> None:
+    async def hang_up(self, started: Started) -> bool:
         """The caller of a start is gone before it had an answer: a session that waits gives up its place.
 
-        With an `Idempotency-Key` only after a while, unless the caller has come back with it by then.
+        In the background, where the store does not answer. With an `Idempotency-Key` only after a while,
+        unless the caller has come back with it by then. False where that is still to come.
         """
+        session_id = started.session.id
         if started.keyed:
-            self._background.spawn(self._give_up_later(started.session.id))
-        else:
-            await self._give_up(started.session.id)
+            self._background.spawn(self._give_up_later(session_id))
+            return False
+        try:
+            await self._give_up(session_id)
+        except SQLAlchemyError as error:
+            log.debug("session %s: its place is given back later: %s", session_id, error)
+            self._background.spawn(self._patience.persist(lambda: self._give_up(session_id)))
+            return False
+        return True
 
     async def _give_up_later(self, session_id: str) -> None:
         await rest(self._clock, COME_BACK_SECONDS, self._drained)
         if not self._drained.is_set():
-            await self._give_up(session_id)
+            await self._patience.persist(lambda: self._give_up(session_id))
 
     async def _give_up(self, session_id: str) -> None:
         session = await self._store.session(session_id)

@@ -211,7 +211,7 @@ class Client:
             except ConnectionLost:
                 attempt.lost = True
             except HungUp:
-                attempt.released = True
+                again = False
             except SessionError as error:
                 attempt.error = type(error).__name__
                 again = isinstance(error, (AtCapacity, Restarting))
@@ -249,10 +249,13 @@ class Client:
             if joined.done():
                 attempt.early = core.service.draining
                 return joined.result()
+        except SQLAlchemyError:
+            await core.service.hang_up(started)
+            raise
         finally:
             await end_tasks(joined, patience)
         attempt.session_id, attempt.hung_up = started.session.id, True
-        await core.service.hang_up(started)
+        attempt.released = await core.service.hang_up(started)
         raise HungUp
 
     async def _patience(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -10,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, StatementError
 
 from bot import protocol
+from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Database, Threads
-from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment
+from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment, eventually
 from tests.postgres import Postgres
 
 T = TypeVar("T")
@@ -331,3 +333,36 @@ def test_a_caller_hears_of_what_was_written_although_the_store_failed(tmp_path):
             assert held.result().status_code == 200
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_place_in_the_queue_is_given_back_when_its_caller_goes_while_the_store_is_away(tmp_path, hangs_up):
+    """Either the caller hangs up, or it hears that the store is away and nothing of its session."""
+    runner = GoesAway()
+
+    async def run():
+        agents = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), max_sessions=1, max_queued=1)}
+        async with deployment(tmp_path, runner=runner, agents=agents) as running:
+            await running.start()
+            waiting = asyncio.create_task(running.http.post("/start?queue=600", json={}))
+            (session_id,) = await eventually(lambda: _queued(running), bool)
+            runner.away = True
+            if hangs_up:
+                waiting.cancel()
+            else:
+                # As when the bus stands again: whoever waits reads.
+                running.dispatcher.changes.resumed()
+                assert (await waiting).status_code == 503
+            await asyncio.wait([waiting])
+            runner.away = False
+            found = await settled(
+                running, lambda: running.session(session_id), lambda found: found["state"] == "failed"
+            )
+            assert found["reason"] == "abandoned"
+
+    asyncio.run(run())
+
+
+async def _queued(running: Deployment) -> list[str]:
+    listed = (await running.http.get("/v1/sessions?state=queued")).json()["sessions"]
+    return [session["sessionId"] for session in listed]

@@ -15,7 +15,7 @@ from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits
 from dispatcher.sessions.launcher import START_SHARE
 from dispatcher.sessions.launches import Launches
-from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.lease import REAPER, Lease
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.timeline import Cause
@@ -24,6 +24,7 @@ from dispatcher.store.store import Store
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.dispatcher.harness import (
     AN_EXIT_AND_MORE,
+    START_OF_TIME,
     Deployment,
     ManualClock,
     ScriptedProvider,
@@ -433,3 +434,22 @@ def test_that_another_may_have_asked_is_known_for_as_long_as_the_last_call_takes
     # What is no longer needed is forgotten when something is added.
     assert launches.begin(other)
     assert launches.inherited(machine.id)
+
+
+def test_overdue_sessions_are_ended_before_a_dispatcher_serves_that_is_not_the_reaper(tmp_path, postgres_url):
+    """One that crashes within seconds, again and again, never gets the lease of the one before."""
+
+    async def run():
+        store = Store(postgres_url)
+        await store.open()
+        session, machine = rows(at=START_OF_TIME - 31, provider="scripted", start_timeout_seconds=30)
+        machine = replace(machine, placement="scripted", create_by=START_OF_TIME, launcher="dead")
+        assert await store.add(session, machine, ALLOWED, "tester")
+        await store.beat("dead", ("dead", REAPER), {}, alone=False)
+        await store.close()
+        async with deployment(tmp_path, database_url=postgres_url) as running:
+            assert not running.dispatcher.lease.held
+            found = await running.session(session.id)
+            assert (found["state"], found["reason"]) == ("failed", "start_timeout")
+
+    asyncio.run(run())
