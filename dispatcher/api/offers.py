@@ -106,19 +106,21 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
             owner=caller.owner,
             traceparent=served.traceparent,
         )
-        session = (await starter.start(caller, start, served)).session
-        # Until the answer nobody else knows of the session: it ends with whatever keeps the answer back.
+        started = await starter.start(caller, start, served)
+        session, status = started.session, 500
         try:
             calling = service.call(session.id, _message("POST", offered, None))
             answer = await unless_gone(request, calling)
             response = Response(status_code=HUNG_UP) if answer is None else _answer(session, answer)
+            status = response.status_code
         except SessionError as error:
-            served.status = error.status
-            await service.stop(session.id, caller.by)
+            status = error.status
             raise
-        served.status = response.status_code
-        if response.status_code != 200:
-            await service.stop(session.id, caller.by)
+        finally:
+            served.status = status
+            # Until the answer its caller does not know of the session: whatever keeps that back ends it.
+            if status != 200:
+                await service.disown(started, caller.by)
         return response
 
     @routes.patch(

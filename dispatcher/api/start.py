@@ -138,11 +138,22 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             traceparent=served.traceparent,
         )
         started = await starter.start(caller, start, served)
-        joined = await unless_gone(request, service.joined(started, wait))
-        if joined is None:
-            await service.hang_up(started)
-            return Response(status_code=HUNG_UP)
+        try:
+            joined = await unless_gone(request, service.joined(started, wait))
+            if joined is None:
+                await service.hang_up(started)
+                return Response(status_code=HUNG_UP)
+            response = described(joined)
+        except SessionError:
+            # The session is over.
+            raise
+        except BaseException:
+            await service.disown(started, caller.by)
+            raise
         served.status = 200
+        return response
+
+    def described(joined: Started) -> Response:
         place = QueuePlace.of(joined.place)
         waiting = {"queue": place.model_dump()} if place is not None else {}
         session = joined.session

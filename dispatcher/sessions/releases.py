@@ -58,11 +58,12 @@ class Releases:
         await self._ledger.end(session.id, end, by)
         self.let_go(session.machine_id, end.message)
 
-    def disown(self, session: Session, end: End) -> None:
+    def disown(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
         self._disowned.add(session.id)
-        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end)))
+        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end, by)))
         closing.add_done_callback(lambda _: self._disowned.discard(session.id))
+        return closing
 
     def is_disowned(self, session_id: str) -> bool:
         """Whether the session is about to be closed because nobody knows of it."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from dispatcher.clock import Clock
 from dispatcher.sessions import failures, idempotency, lifecycle
 from dispatcher.sessions.admission import Place
@@ -34,7 +32,7 @@ from dispatcher.store.store import Store
 from dispatcher.transports.errors import RoomError, Unacceptable
 from dispatcher.transports.transport import Prepared, Transport, Wanted
 
-UNHEARD = End("abandoned", "The store failed while the session was written, and its caller was told so.")
+UNHEARD = End("abandoned", "The start failed while the session was written, and its caller got no session.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Starts:
             )
         except AlreadyClaimed as first:
             return await self._again(first.wanted, first.standing)
-        except SQLAlchemyError:
+        except BaseException:
             # It may have been written all the same: a caller with a key comes back for it, others do not.
             if claim is None:
                 self._releases.disown(session, UNHEARD)
@@ -167,7 +165,12 @@ class Starts:
             self._queue.nudge()
         else:
             self._launcher.launch(written, machine)
-        place = await self._queue.place(written)
+        try:
+            place = await self._queue.place(written)
+        except BaseException:
+            if claim is None:
+                self._releases.disown(written, UNHEARD)
+            raise
         return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
 
     def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
