@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import inspect
 import mimetypes
+import os
 import shutil
+import stat
 import sys
 import tempfile
 import urllib.parse
@@ -30,6 +33,20 @@ FILES_PATH = "files"
 
 MAX_UPLOADS = 100
 """Of one session; the directory keeps the last ten of them, which is the development runner's default."""
+
+MAX_DOWNLOAD_BYTES = 3_000_000
+"""Of a file that is given: as base64, a third more, it must fit into a message of the channel, 4 MiB."""
+
+MAX_NAME_BYTES = 255
+"""Of a file's name, on every file system that a machine has."""
+
+_SHOWN = 80
+"""Characters of a name in a problem."""
+
+_NO_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+)
+"""What the system says of a name that is no file's; ENXIO is a socket's."""
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
@@ -110,17 +127,11 @@ class Files:
 
     async def _give(self, request: Request) -> Response:
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        folder = self._downloads.resolve() if self._downloads else None
-        file = folder / name if folder else None
-        if (
-            not folder
-            or not file
-            or not (file := file.resolve()).is_relative_to(folder)
-            or not file.is_file()
-        ):
-            raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
-        contents = await asyncio.to_thread(file.read_bytes)
-        quoted = urllib.parse.quote(file.name)
+        left = await asyncio.to_thread(self._left, name)
+        if left is None:
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:_SHOWN]}'.")
+        file, contents = left
+        quoted = urllib.parse.quote(os.fsencode(file.name))
         return Response(
             id=request.id,
             status=200,
@@ -133,13 +144,37 @@ class Files:
             body=base64.b64encode(contents).decode(),
         )
 
-    def _left(self, name: str) -> Path | None:
-        """Return the file of this name in the downloads; None if there is none, or it lies elsewhere."""
+    def _left(self, name: str) -> tuple[Path, bytes] | None:
+        """Read the regular file of this name in the downloads; None if there is none there.
+
+        Raises:
+            Problem: it is too large, or cannot be read.
+        """
         if self._downloads is None:
             return None
-        folder = self._downloads.resolve()
-        file = (folder / name).resolve()
-        return file if file.is_relative_to(folder) and file.is_file() else None
+        try:
+            folder = self._downloads.resolve()
+            file = (folder / name).resolve()
+            if not file.is_relative_to(folder):
+                return None
+            with open(file, "rb", opener=_open) as opened:
+                status = os.fstat(opened.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return None
+                size = status.st_size
+                # It may grow meanwhile.
+                contents = opened.read(MAX_DOWNLOAD_BYTES + 1) if size <= MAX_DOWNLOAD_BYTES else b""
+        except (ValueError, RuntimeError):  # a NUL in the name; links in a circle
+            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            logger.opt(exception=error).error("a file that the bot left could not be read")
+            raise Problem(500, "not-read", "The file could not be read; the bot's log says why.") from error
+        if max(size, len(contents)) > MAX_DOWNLOAD_BYTES:
+            text = f"The file '{name[:_SHOWN]}' has {size} bytes; allowed are {MAX_DOWNLOAD_BYTES}."
+            raise Problem(413, "file-too-large", text)
+        return file, contents
 
     async def _delete(self) -> None:
         while self._urls:
@@ -150,6 +185,11 @@ class Files:
                 logger.opt(exception=error).warning(f"the uploaded file {url} could not be deleted")
         if self._directory:
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file, but no link that was put there meanwhile; for no FIFO wait until it has a writer."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _new_directory() -> Path | None:
@@ -204,5 +244,11 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
 
 
 def _name(fields: Message) -> str:
-    """The file's own name, without the directories that a client may put before it."""
-    return Path((fields.get_filename() or "").replace("\\", "/")).name
+    """Return the file's own name, without the directories that a client may put before it.
+
+    A name that no file can have is `upload`: a bot's storage may write a file of that name.
+    """
+    name = Path((fields.get_filename() or "").replace("\\", "/")).name
+    if name in ("", ".", "..") or "\0" in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
+        return "upload"
+    return name
