@@ -52,10 +52,12 @@ async def check_daily(settings: Settings, clock: Clock) -> str:
 
     api = DailyApi(settings.daily_api_key.get_secret_value(), settings.daily_api_url, clock)
     domain = DailyDomain(api, settings.daily_domain, settings.daily_domain_id, clock)
-    # No answer: it is asked for again while the dispatcher serves.
-    with contextlib.suppress(NoAnswer, TooManyCalls):
-        await domain.look()
-    await api.close()
+    try:
+        # No answer: it is asked for again while the dispatcher serves.
+        with contextlib.suppress(NoAnswer, TooManyCalls):
+            await domain.look()
+    finally:
+        await api.close()
     return domain.wrong
 
 
