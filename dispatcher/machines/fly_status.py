@@ -8,7 +8,6 @@ from typing import Any
 from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY, Place
 from dispatcher.machines.provider import MachineState, MachineStatus
 
-BOOTING = frozenset({"created", "creating", "starting", "restarting", "updating", "replacing"})
 RUNNING = frozenset({"started", "stopping", "suspending"})
 SUSPENDED = frozenset({"suspended"})
 """It is there, and can go on. What a session wants of a machine it does not do: the state is `requested`."""
