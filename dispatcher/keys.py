@@ -21,8 +21,10 @@ from pydantic.alias_generators import to_camel
 KEY_BYTES = 32
 PUBLIC_PREFIX, PRIVATE_PREFIX = "pk_", "sk_"
 
-AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-KeyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME_WORDS = "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
+AgentName = Annotated[str, Field(pattern=NAME_PATTERN)]
+KeyName = Annotated[str, Field(pattern=NAME_PATTERN)]
 KeyScope = Literal["start", "read", "admin"]
 
 
@@ -79,7 +81,7 @@ class KeyRate(BaseModel):
 
 
 class KeySettings(BaseModel):
-    """A key that callers send as `Authorization: Bearer`. `python -m dispatcher new-key` makes one."""
+    """A key that callers send as `Authorization: Bearer`. `make key NAME=…` makes one."""
 
     model_config = ConfigDict(
         extra="forbid",

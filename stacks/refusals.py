@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from dispatcher.keys import KeyRate, KeyScope, KeySettings
+from dispatcher.keys import NAME_WORDS, KeyRate, KeyScope, KeySettings
 from dispatcher.settings import AgentSettings, DailyProperty, Settings, TransportName
 from stacks import daily, ice
 from stacks.daily import DailyConfig
@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
 
 KEYS = "a list of the entries that `make key NAME=…` prints"
 KEY_FIELDS = {
-    "name": "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit",
+    "name": NAME_WORDS,
     "hash": "what `make key NAME=…` prints as such, never the key itself",
     "scope": ", ".join(get_args(KeyScope)),
     "agents": "a list of names of agents",
@@ -238,7 +238,7 @@ def _path_hint(key: str) -> str:
 def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
     """What the field at this place takes."""
     if "[key]" in location:
-        return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
+        return NAME_WORDS
     key = str(location[0])
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
