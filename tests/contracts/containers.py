@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +137,10 @@ class AnyContainers(Harness):
             max_duration=timedelta(seconds=3600.0 if deadline is None else deadline),
             image=self.image,
         )
+
+    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
+        code = f"while True: sys.stdout.write({unit!r} * 1000)"
+        return replace(self.spec(machine_id), arguments=("run", code))
 
     async def running(self) -> list[str]:
         found = await asyncio.to_thread(

@@ -21,6 +21,8 @@ class Harness(ABC):
     """Who ends a machine at its deadline. The first two do it while the dispatcher is down."""
     tells_exit_codes: bool = True
     """Whether the provider knows how a machine ended."""
+    log_is_elsewhere: bool = False
+    """Whether the provider says where a log is, and cannot read it itself."""
 
     @abstractmethod
     def provider(self) -> MachineProvider:
@@ -31,6 +33,10 @@ class Harness(ABC):
         self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
     ) -> MachineSpec:
         """A machine that runs until it is stopped; or ends soon with that status; or has a deadline (s)."""
+
+    @abstractmethod
+    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
+        """A machine that prints `unit` again and again, as fast as it can, until it is stopped."""
 
     @abstractmethod
     async def running(self) -> list[str]:
