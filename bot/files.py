@@ -32,13 +32,13 @@ from bot.protocol import Request, Response
 FILES_PATH = "files"
 
 MAX_UPLOADS = 100
-"""Of one session; the directory keeps the last ten of them, which is the development runner's default."""
+"""Limit on the uploads of one session; the directory keeps the last ten, the development runner's default."""
 
 MAX_DOWNLOAD_BYTES = 3_000_000
-"""Of a file that is given: as base64, a third more, it must fit into a message of the channel, 4 MiB."""
+"""Limit on a file that is given: as base64, a third more, it must fit into one message of the channel."""
 
 MAX_NAME_BYTES = 255
-"""Of a file's name, on every file system that a machine has."""
+"""Limit on a file's name, on every file system that a machine has."""
 
 _SHOWN = 80
 """Characters of a name in a problem."""
@@ -46,7 +46,7 @@ _SHOWN = 80
 _NO_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 )
-"""What the system says of a name that is no file's; ENXIO is a socket's."""
+"""The system's errors for a name that is no file's; ENXIO is a socket's."""
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
@@ -84,7 +84,7 @@ class Files:
         return files
 
     def takes(self, request: Request) -> bool:
-        """Whether the request is about files."""
+        """Return True if the request is about files."""
         path, method = request.path.strip("/"), request.method.upper()
         return (path == FILES_PATH and method == "POST") or (
             path.startswith(f"{FILES_PATH}/") and method in ("GET", "HEAD")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SEGMENT_BYTES = 2**20
-"""How much one file holds; the directory has three at the most."""
+"""Size of one file; the directory has three at the most."""
 
 NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
 
