@@ -33,7 +33,7 @@ def new_key(*, public: bool) -> str:
 
 
 def hash_of(key: str) -> str:
-    """What is kept of a key."""
+    """Return the part of a key that is kept."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -72,7 +72,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class KeyRate(BaseModel):
-    """How often a key may start sessions: `burst` at once, and `per_second` in the long run."""
+    """Rate of a key's starts: `burst` at once, and `per_second` in the long run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -92,7 +92,7 @@ class KeySettings(BaseModel):
     )
 
     name: KeyName
-    """Whose key it is: in timelines, and the owner of the sessions that it starts. Two keys of one name are
+    """The key's owner: in timelines, and the owner of the sessions that it starts. Two keys of one name are
     the old and the new one of the same caller."""
     hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """The key's SHA-256; never the key itself."""
@@ -104,7 +104,7 @@ class KeySettings(BaseModel):
     origins: tuple[Origin, ...] = ()
     """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
     rate: KeyRate | None = None
-    """How often it may start sessions; by default as often as there is room."""
+    """Rate of its starts; by default as often as there is room."""
     expires_at: AwareDatetime | None = None
 
     @model_validator(mode="after")

@@ -48,7 +48,7 @@ class Offer(BaseModel):
     sdp: Annotated[str, Field(pattern=r"^v=0\r?\n")]
     type: Literal["offer"]
     pc_id: str | None = None
-    """Of an earlier answer: the connection is negotiated again. A session starts if that one is over."""
+    """An earlier answer's: the connection is negotiated again. A session starts if that one is over."""
     request_data: Any = Field(default=None, validation_alias=AliasChoices("request_data", "requestData"))
     """The bot's `body`."""
 

@@ -53,9 +53,10 @@ class StartRequest(BaseModel):
     transport: str | None = None
     createDailyRoom: bool = False
     dailyRoomProperties: dict[str, Any] | None = None
-    """Of the room of a session over `daily`; what the deployment does not allow is refused by its name."""
+    """Properties of the room of a session over `daily`; one that the deployment does not allow is refused by
+    name."""
     dailyMeetingTokenProperties: dict[str, Any] | None = None
-    """Of its client's token."""
+    """Properties of its client's token."""
     enableDefaultIceServers: bool = False
     body: Any = None
 

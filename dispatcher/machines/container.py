@@ -52,18 +52,18 @@ from dispatcher.machines.provider import (
 log = logging.getLogger(__name__)
 
 VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
-"""How long a container may be invisible whose name is taken, and how often it is looked for: as long as an
-engine on a busy host takes to create one."""
+"""Time that a container may be invisible whose name is taken, and the pause between looks for it: as long as
+an engine on a busy host takes to create one."""
 
 LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
 
 TAIL_LINES, TAIL_BYTES = 20, 16 * 1024
-"""Of the log of a container that has ended; the bytes are those of a line of Docker's."""
+"""Part of the log of a container that has ended; the bytes are those of a line of Docker's."""
 
 LOG_SECONDS = 3.0
-"""How long a log may take: the client has no limit for logs. Together with the look at the container's state
-they must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
+"""Limit on reading a log: the client has none for logs. Together with the look at the container's state it
+must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
 
 
 class ContainerProvider:
@@ -207,7 +207,8 @@ class ContainerProvider:
         return await self._going(machine_id, found)
 
     async def _going(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
-        """What a container is that somebody created; started, if that one did not get so far."""
+        """Return the status of a container that somebody created; start it, if that one did not get so
+        far."""
         if found["State"]["Status"] == "created":
             return await self._start(machine_id)
         return await self._status(machine_id, found)
@@ -242,7 +243,7 @@ class ContainerProvider:
             raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
-        """What the engine knows of the machine's container; None if there is none of this deployment.
+        """Return the engine's view of the machine's container; None if there is none of this deployment.
 
         Raises:
             Unreachable: The engine answered with another container, besides the usual causes.

@@ -1,4 +1,4 @@
-"""What Fly shows of a machine, read: how it is, and how it ended."""
+"""The status of a machine at Fly: how it is, and how it ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def status_of(machine_id: str, machine: Mapping[str, Any]) -> MachineStatus:
 
 
 def has_run(machine: Mapping[str, Any]) -> bool:
-    """Whether its program was ever started."""
+    """Return True if its program was ever started."""
     return any(
         event.get("type") == "exit" or (event.get("type"), event.get("status")) == ("start", "started")
         for event in machine.get("events", ())

@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CREATE_SECONDS = 20.0
-"""How long one create may take. Clouds that start a machine within the call take up to about ten seconds."""
+"""Limit on one create. Clouds that start a machine within the call take up to about ten seconds."""
 
 CALL_SECONDS = 10.0
-"""How long any other call may take; stopping has its grace on top."""
+"""Limit on any other call; stopping has its grace on top."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a call that has no deadline of its own waits for its turn."""
+"""Limit on the wait for its turn of a call that has no deadline of its own."""
 
 LEAST_CALL_SECONDS = 2.0
 """A call waits for no turn that leaves it less time than this: its answer would come too late, and whether a
@@ -76,7 +76,7 @@ class Placement:
         return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
 
     def needs_start(self, status: MachineStatus) -> bool:
-        """Whether the machine was created and stays as it is until it is started."""
+        """Return True if the machine was created and stays as it is until it is started."""
         return self._starter is not None and status.state is MachineState.requested
 
     @property
@@ -85,7 +85,7 @@ class Placement:
 
     @property
     def avoided(self) -> bool:
-        """Whether a start would be refused now, because the placement did not answer the last ones."""
+        """True if a start would be refused now, because the placement did not answer the last ones."""
         return not self._breaker.admit(self._clock.now())[1]
 
     def enter(self) -> None:

@@ -63,7 +63,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 """Where the `bot` package lies."""
 
 POLL_SECONDS = 0.05
-"""How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
+"""Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
 
 RESTART_SECONDS = 10.0
 """A template that died is not started again sooner after its own start."""
@@ -389,7 +389,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _is_still(directory: Path, held: int) -> bool:
-    """Whether that is still the directory: one whose machine never ran is deleted at some time."""
+    """Return True if that is still the directory: one whose machine never ran is deleted at some time."""
     try:
         return os.path.samestat(os.fstat(held), directory.stat())
     except FileNotFoundError:

@@ -31,7 +31,7 @@ from dispatcher.transports.transport import Transport
 Wait = Literal["none", "started", "ready"]
 
 COME_BACK_SECONDS = 10.0
-"""How long the place in the queue of a caller with a key is kept when its connection is lost."""
+"""Time that the place in the queue of a caller with a key is kept when its connection is lost."""
 
 DISOWN_SECONDS = 5.0
 """Limit on holding an error back until its session has ended: a client that tries again at once finds the
@@ -82,7 +82,7 @@ class SessionService:
 
     @property
     def draining(self) -> bool:
-        """Whether new starts are refused because the dispatcher is about to exit."""
+        """True if new starts are refused because the dispatcher is about to exit."""
         return self._drained.is_set()
 
     def refuse(self) -> None:

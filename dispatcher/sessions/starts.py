@@ -1,4 +1,4 @@
-"""How a session begins: what is asked for is looked at, written down, and its machine asked for.
+"""The beginning of a session: a request is checked, written down, and its machine asked for.
 
 The row comes first, then the machine.
 """
@@ -44,11 +44,11 @@ class Start:
     body: Any = None
     wanted: Wanted = field(default_factory=Wanted)
     queue_seconds: float = 0.0
-    """How long the caller is willing to wait for a line."""
+    """Longest wait for a line that the caller accepts."""
     by: str = "its client"
-    """Who asks, for the timeline."""
+    """The caller, for the timeline."""
     owner: str | None = None
-    """Whose session it is: the name of the caller's key, if there is one."""
+    """The session's owner: the name of the caller's key, if there is one."""
     key: str | None = None
     """The `Idempotency-Key`. The same key of another owner is another key."""
     count: Callable[[], None] | None = None
@@ -64,13 +64,13 @@ class Started:
     session: Session
     client: Mapping[str, Any]
     new: bool = True
-    """Whether this request made it; False for a repeated one."""
+    """True if this request made it; False for a repeated one."""
     place: Place | None = None
     """Where it waits for a line, if it does."""
     keyed: bool = False
-    """Whether its caller can come back for it."""
+    """True if its caller can come back for it."""
     mark: int | None = None
-    """Of `Changes`, from before the session was written; None if it was read, at any time."""
+    """Mark of `Changes`, from before the session was written; None if it was read, at any time."""
 
 
 class Starts:

@@ -1,4 +1,4 @@
-"""What is measured of a session, derived from the session as it was and as it is: values in, values out.
+"""Measures of a session, derived from the session as it was and as it is: values in, values out.
 
     asked ──queued──▶ admitted ──machine──▶ started ──boot──▶ waiting ──pipeline──▶ ready ──client──▶ active
       └─────────────────────────── a whole start ────────────────────────────────────┘
@@ -70,7 +70,7 @@ class Measured:
 
 
 def measured(before: Session | None, after: Session) -> Iterator[Measured]:
-    """What the change tells. `before` is None for a session that is new."""
+    """Yield the measures of a change. `before` is None for a session that is new."""
     if before is None:
         return
     for phase, since, until in phases(before, after):

@@ -71,7 +71,7 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
 
 
 def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
-    """What reads Daily's webhooks, where there are rooms at Daily."""
+    """Return the reader of Daily's webhooks, where there are rooms at Daily."""
     if settings.daily_api_key is None:
         return None
     from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret
