@@ -1,4 +1,4 @@
-"""What can go wrong around a stack, as the user reads it.
+"""Errors around a stack, as the user reads them.
 
     StackError                a sentence (or a few lines) for the user; never shown with a traceback
     ├── ConfigError           a value in the stack's config is refused

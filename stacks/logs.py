@@ -28,7 +28,7 @@ DISPATCHER = "dispatcher"
 POLL_SECONDS = 0.25
 CHUNK = 64 * 1024
 BEGIN_BYTES = 4096
-"""How much of the dispatcher's file is shown of what was there before."""
+"""Part of the dispatcher's file that is shown of what was there before."""
 
 RESET, DIM = "\x1b[0m", "\x1b[2m"
 _LEVELS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": DIM, "TRACE": DIM}

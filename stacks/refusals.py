@@ -226,7 +226,7 @@ def _names(model: type[BaseModel]) -> str:
 
 
 def _path_hint(key: str) -> str:
-    """How to set `fly.org`, which `pulumi config set` without --path takes for one name."""
+    """Return the command that sets `fly.org`, which `pulumi config set` without --path takes for one name."""
     if re.split(r"[.\[]", key)[0] not in ("agents", *SECTIONS, *IN_LISTS) or not re.search(r"[.\[]", key):
         return ""
     return (
@@ -236,7 +236,7 @@ def _path_hint(key: str) -> str:
 
 
 def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
-    """What the field at this place takes."""
+    """Return the allowed values of the field at this place."""
     if "[key]" in location:
         return NAME_WORDS
     key = str(location[0])

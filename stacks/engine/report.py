@@ -1,4 +1,4 @@
-"""What a user sees of the engine's run: a line per resource that changes, and what went wrong."""
+"""The user's view of the engine's run: a line per resource that changes, and what went wrong."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def changes(self) -> int:
-        """How many resources change."""
+        """Number of resources that change."""
         return sum(op not in UNCHANGING for op in self._steps.values())
 
     def __call__(self, event: EngineEvent) -> None:

@@ -22,7 +22,7 @@ from stacks.fly.tokens import DeployToken
 class AgentAppsArgs:
     agent: str
     names: Sequence[str]
-    """Of the apps."""
+    """Names of the apps."""
     org: str
     variables: Sequence[str]
     """The agent's variables, by their names."""

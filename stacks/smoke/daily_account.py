@@ -57,7 +57,7 @@ class Limits:
     join: float = 30.0
     event: float = 15.0
     short_exp: float = 20.0
-    """How long the room lives that is to put its participant out."""
+    """Life of the room that is to put its participant out."""
 
 
 class Participant:

@@ -23,7 +23,7 @@ CALLS: Mapping[str, Call] = {"daily": daily.call, "webrtc": webrtc.call}
 
 @dataclass(frozen=True)
 class Joined:
-    """What became of the session."""
+    """The outcome of the session."""
 
     session: str
     agent: str

@@ -37,7 +37,7 @@ WATCH_SECONDS = 1.0
 """Between two looks at the session's record."""
 
 AUDIBLE = 0.01
-"""Of the loudest sample that there is."""
+"""Least loudness of a sound, as a share of the loudest sample that there is."""
 
 FRAME_SECONDS = 0.02
 PAUSE_SECONDS = 4.0
