@@ -18,20 +18,20 @@ from tests.chaos.gate import Gate, VirtualLoop
 
 @dataclass(frozen=True)
 class Script:
-    """What one bot is going to do."""
+    """The script of one bot."""
 
     boot_seconds: float
     load_seconds: float
     dies_at_boot: bool
     talk_seconds: float
-    """How long its client stays, unless it is ended before."""
+    """Time that its client stays, unless it is ended before."""
     completes: bool
-    """Whether it ends by itself when its client has left; else it waits for another."""
+    """True if it ends by itself when its client has left; else it waits for another."""
     heeds_stop: bool
     drops: float
     """The share of messages before which its channel breaks."""
     silent_drops: bool
-    """Whether its dispatcher learns of a broken channel only after a while."""
+    """True if its dispatcher learns of a broken channel only after a while."""
 
 
 def script(rng: random.Random) -> Script:
@@ -290,4 +290,4 @@ class Bot:
 
 
 CALM = Script(0.1, 0.1, False, 1.0, True, True, 0.0, False)
-"""Of bots that start when the world has calmed down."""
+"""Script of bots that start when the world has calmed down."""

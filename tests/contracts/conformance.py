@@ -39,7 +39,7 @@ CONCURRENT = 8
 LOG_LINES = 1000
 """The most that the HTTP interface asks for."""
 LOG_MEMORY = 8 * 2**20
-"""What a provider may take to read `LOG_BYTES`: copies of them, and the buffers of its client."""
+"""Memory that a provider may take to read `LOG_BYTES`: copies of them, and the buffers of its client."""
 FLOODS = {"m-floods-lines": "x" * 999 + "\n", "m-floods-one-line": "y" * 1000}
 """Machine → what it prints without end."""
 

@@ -196,7 +196,7 @@ def containers(engine: Engine, mixed_up_engine: MixedUpEngine, stub_image: str) 
 
 @pytest.fixture(scope="module")
 def stub_of_podman(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The same image, made by Podman. `localhost` is how Podman says that it is of no registry."""
+    """Make the stub image by Podman. `localhost` is how Podman says that it is of no registry."""
     name, context = "localhost/stub:latest", _stub_in(tmp_path_factory.mktemp("stub"))
     base = "localhost/switchboard-test/base:1"
     podman.podman("build", "--network", "host", "--build-arg", f"BASE={base}", "--tag", name, str(context))

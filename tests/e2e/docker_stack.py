@@ -46,7 +46,7 @@ class Stack:
         }
 
     def driver(self, **docker: Any) -> Driver:
-        """Of the stack, with these keys of its config changed from now on."""
+        """Return the stack's driver, with these keys of its config changed from now on."""
         self._overrides["docker"] |= docker
         return Driver(CHECKOUT, "docker", find, home=self._home, overrides=self._overrides)
 
@@ -72,7 +72,7 @@ class Stack:
             until(lambda: self.bots() == [], 60, "the end of the container")
 
     def exec(self, code: str) -> str:
-        """What Python prints in the dispatcher's container."""
+        """Run Python in the dispatcher's container; return what it prints."""
         return self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
 
     def sessions(self) -> set[str]:

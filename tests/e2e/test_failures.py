@@ -62,7 +62,7 @@ def name_of(file: str) -> str:
 def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
     start_dispatcher: StartDispatcher, tmp_path: Path, forks: bool
 ) -> None:
-    """Whether it comes before the import, in the middle of it, or when the session is over."""
+    """The offer comes before the import, in the middle of it, or when the session is over."""
     file = tmp_path / "quickstart.py"
     file.write_text("import deepgram_that_is_not_there\n")
     dispatcher = start_dispatcher(forks=forks, quickstart=agent(file))

@@ -12,7 +12,7 @@ from tests.fly.wire import Answer
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one call.
+    """A fault of one call.
 
     Args:
         answer: Given in the place of its own, and nothing is done.

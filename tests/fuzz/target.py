@@ -19,7 +19,7 @@ FULL = "full.py"
 """The bot for which there is never a machine."""
 
 LIFE_SECONDS = 25.0
-"""How long a bot talks."""
+"""Time that a bot talks."""
 
 SPEED = 25.0
 """Seconds of the dispatcher's in one of the wall's."""

@@ -45,7 +45,8 @@ def by_hand(checkout: CheckoutCopy, *arguments: str, **environment: str) -> str:
 
 
 def of_own_state(checkout: CheckoutCopy) -> dict[str, str]:
-    """What docs/environments.md exports for a `pulumi` by hand on the checkout's own state."""
+    """Return the variables that docs/environments.md exports for a `pulumi` by hand on the checkout's own
+    state."""
     engine = checkout.root / ".switchboard" / "engine"
     return {
         "PULUMI_BACKEND_URL": (engine / "state").as_uri(),

@@ -1,4 +1,4 @@
-"""What is read of a container's log: the end of it, within bounds, whatever the engine sends."""
+"""A container's log: its end is read, within bounds, whatever the engine sends."""
 
 from __future__ import annotations
 
