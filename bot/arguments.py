@@ -74,7 +74,7 @@ class HostVariables:
     shutdown_seconds: float
     """Time that a session may go on after the process was told to end."""
     ice_config_url: str
-    """Where STUN and TURN servers are asked for."""
+    """URL for STUN and TURN servers."""
     health_file: Path | None
     bot_arguments: tuple[str, ...] = ()
     """The bot's own command line."""

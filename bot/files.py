@@ -78,7 +78,7 @@ class Files:
         files = cls(_storage(loaded_module(bot_file), directory), directory)
         runner = sys.modules.get("pipecat.runner.run")
         if files._downloads and runner and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
-            # What the bot gets from `runner_downloads_folder()`.
+            # The bot gets it from `runner_downloads_folder()`.
             files._downloads.mkdir(parents=True, exist_ok=True)
             runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
         return files
@@ -230,7 +230,7 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
         given = header["content-type"][:80]
         raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
     body = b"\r\n" + base64.b64decode(request.body)
-    # What stands before the first boundary and after the last one is nobody's.
+    # The form ignores the text before the first boundary and after the last one.
     for part in body.split(b"\r\n--" + boundary.encode("latin-1"))[1:-1]:
         head, found, contents = part.partition(b"\r\n\r\n")
         fields = Message()

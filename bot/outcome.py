@@ -27,7 +27,8 @@ _OURS = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Outcome:
-    """Why a session is over; `message` is a sentence, `detail` the end of a traceback or of the log."""
+    """The reason why a session is over; `message` is a sentence, `detail` the end of a traceback or of the
+    log."""
 
     reason: EndReason
     message: str

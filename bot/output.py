@@ -83,7 +83,7 @@ class Output:
             newest = self._directory / NEWEST
             newest.replace(self._directory / (HEAD if self._segments == 1 else BEFORE))
         with contextlib.suppress(OSError):
-            # What the bot put there instead: a FIFO would keep its leader.
+            # Remove what the bot put there instead: a FIFO would keep its leader.
             (self._directory / NEWEST).unlink(missing_ok=True)
         self._open(os.O_EXCL)
         self._size = 0

@@ -11,7 +11,7 @@ from bot.protocol import FromMachine, Latency, Phase
 
 
 class Report(Protocol):
-    """Where a session tells what happens; `bot.control.Control` is one. Every method returns at once."""
+    """A listener to the session's progress, such as `bot.control.Control`. Every method returns at once."""
 
     def phase(self, phase: Phase) -> None: ...
 
@@ -44,7 +44,7 @@ class Progress:
         self.started = False
         """True once the pipeline has started or a client has been there."""
         self.error = ""
-        """Why a part of the pipeline cannot do its job any more."""
+        """The reason why a part of the pipeline cannot do its job any more."""
         self.is_broken = False
         """True if the pipeline ended for it."""
 

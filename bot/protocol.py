@@ -258,7 +258,7 @@ class Request(Message):
 class Stop(Message):
     type: Literal["stop"] = "stop"
     message: str
-    """Why, in words; it comes back in `ended`."""
+    """The reason in words; it comes back in `ended`."""
 
 
 class RoomOpen(Message):
