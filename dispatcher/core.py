@@ -338,7 +338,7 @@ def _secrets(settings: Settings) -> list[bytes]:
 
 
 def _url_for_machines(settings: Settings) -> str:
-    """Where machines find a dispatcher; on this host, never through a public name or a proxy."""
+    """Return the URL at which machines find a dispatcher; on this host, never a public name or a proxy."""
     if settings.machine_url is not None:
         return settings.machine_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104

@@ -124,7 +124,7 @@ class AgentSettings(BaseModel):
     max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
     """From admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
-    """Where its machines may run, in the order in which they are asked; by default all placements."""
+    """Placements of its machines, in the order in which they are asked; by default all."""
 
 
 class IceServer(BaseModel):
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     """The URL under which machines reach a dispatcher, if not `http://host:port`; it may have a path. With
     several of them it leads to any: a machine whose dispatcher dies goes on with another."""
     data_dir: Path = Path(".switchboard/dispatcher")
-    """Where the store, the machines' directories and the signing secret are kept."""
+    """The directory of the store, the machines' directories and the signing secret."""
     database_url: str | None = Field(default=None, repr=False)
     """URL of the store: `postgresql://…` with libpq's parameters, for several dispatchers on one store, or
     `sqlite:///path`. By default SQLite in `data_dir`."""

@@ -167,7 +167,7 @@ def may(kind: Kind, action: Action) -> bool:
 
 
 def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:
-    """Why the caller may not do it, for the person at the other end; None if nothing is known against it.
+    """Say why the caller may not do it, for the person at the other end; None if nothing is known against it.
 
     Whose a session is only its row tells: see `sees`.
     """

@@ -32,7 +32,7 @@ from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidToken
 
 TOKEN_PARAMETER = "token"  # noqa: S105 - its name
-"""Where a browser's EventSource, which cannot send headers, has its session's token."""
+"""Parameter with the session's token for a browser's EventSource, which cannot send headers."""
 
 
 class Refused(Exception):

@@ -17,7 +17,7 @@ class Logs(BaseModel):
     sessionId: str
     machineId: str
     lines: list[str]
-    """As the bot printed them, the newest last: escape codes too."""
+    """The lines that the bot printed, the newest last: escape codes too."""
 
 
 class Status(BaseModel):
@@ -48,7 +48,7 @@ class IceConfig(BaseModel):
 
 
 class QueuePlace(BaseModel):
-    """Where a session waits for a line."""
+    """A session's place in the queue."""
 
     place: int
     """1 is next."""
@@ -70,7 +70,7 @@ class StartAnswer(BaseModel):
     sessionToken: str
     """Good for this session alone, until its deadline: to show, follow, stop and call it."""
     fileUploadUrl: str
-    """Where the client may post files for the bot, as a path of the same origin."""
+    """URL for the client's uploads for the bot, as a path of the same origin."""
     dailyRoom: str | None = None
     """The room's URL, where the session's transport is `daily`."""
     dailyToken: str | None = None
@@ -193,5 +193,5 @@ class Timeline(BaseModel):
     over: bool
     """True if the session is over; then only its machine's end can still follow."""
     queue: QueuePlace | None
-    """Where the session waits for a line, if it does. A stream tells of every step as an event `queue`."""
+    """The session's place in the queue, if it waits. A stream tells of every step as an event `queue`."""
     events: list[TimelineEvent]

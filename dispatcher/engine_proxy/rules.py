@@ -1,4 +1,4 @@
-"""Which requests the engine's proxy lets through: pure, from a request to what the engine is asked.
+"""Rules of the engine's proxy: pure, from a request to what the engine is asked.
 
 Nothing of a request is passed on. It is read strictly, compared with what the `container` provider would
 send, and the engine is asked anew with what we have made ourselves. So it does not matter how the engine

@@ -236,7 +236,7 @@ class ContainerProvider:
             await (await self._container(machine_id)).delete(force=True, v=True, timeout=timeout)
 
     async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
-        """As `_inspect`, where a container may be: no error says that there is none."""
+        """Inspect a container that may be there: no error says that there is none."""
         try:
             return await self._inspect(machine_id)
         except ProviderError as error:

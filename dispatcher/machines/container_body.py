@@ -29,7 +29,7 @@ disk and has no limit."""
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
 MODELS_TARGET = "/mnt/models"
-"""Where machines see the deployment's models."""
+"""The directory in which machines see the deployment's models."""
 
 OWN_VARIABLES = frozenset({"HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", TRACEPARENT_VARIABLE})
 """Variables that machines get beside what their agents name, and beside names that only our runtime reads."""
@@ -63,7 +63,7 @@ class Facts:
     """From its start to its end at the latest."""
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
-    """As `NAME=value`."""
+    """Variables, each as `NAME=value`."""
 
 
 def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str, str] | None) -> str:

@@ -171,7 +171,7 @@ class FlyProvider:
         raise Rejected(f"Fly keeps it, read it with `fly logs --app {app} --machine {at_fly}`")
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        """As the contract says. One dispatcher at a time: who comes second waits for the first one's stop."""
+        """Stop the machine. One dispatcher at a time: who comes second waits for the first one's stop."""
         found = await self._finder.look(machine_id)
         if found is None:
             return
@@ -228,7 +228,7 @@ class FlyProvider:
                 f"Fly could not start the machine: its state is '{machine['state']}', "
                 f"its events are: {history(machine)}"
             )
-            # The same image fails everywhere and every time. Anything else may be its host's.
+            # An image fails everywhere and every time. Anything else may be its host's fault.
             raise Rejected(words) if lacks_image(machine) else NoCapacity(words)
         return status_of(machine_id, machine)
 

@@ -27,7 +27,7 @@ CONNECTIONS = 1000
 NONCE = "fly-machine-lease-nonce"
 
 Machine = dict[str, Any]
-"""As Fly shows it."""
+"""A machine as Fly shows it."""
 
 
 class NameTaken(Exception):

@@ -1,4 +1,4 @@
-"""Which machine is which at Fly.
+"""Look-ups of machines at Fly: which machine is which, and in which app.
 
 The app of a new machine follows from its id and the list of apps. The list may change while the machine
 lives, and two replicas may have different ones for a while: that a machine is not in the app where it is to

@@ -111,7 +111,8 @@ def metadata_of(machine: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def config_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where its host does not answer, Fly shows what it knows of it in another place."""
+    """Return the machine's config. While its host does not answer, Fly shows what it knows in another
+    place."""
     return machine.get("config") or machine.get("incomplete_config") or {}
 
 

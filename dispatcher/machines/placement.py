@@ -115,7 +115,7 @@ class Placement:
     async def create(
         self, spec: MachineSpec, deadline: float, confirm: Callable[[], Awaitable[None]]
     ) -> MachineStatus:
-        """As the provider's, and never beyond the deadline (unix seconds).
+        """Create a machine as the provider does, and never beyond the deadline (unix seconds).
 
         Args:
             confirm: Called after every wait, before the provider is asked: what it raises ends the call.
@@ -125,7 +125,7 @@ class Placement:
         return await self._call("create", lane, lambda: self.provider.create(spec), limit, deadline, confirm)
 
     async def start(self, machine_id: str, deadline: float) -> MachineStatus:
-        """As the provider's, of a machine that it has left."""
+        """Start a machine that the provider has left, and never beyond the deadline (unix seconds)."""
         lane, starter = self._lane(machine_id), self._starter
         if starter is None:
             raise AssertionError(f"placement {self.name} starts machines as it creates them")
@@ -141,7 +141,7 @@ class Placement:
         await self._call("stop", lane, lambda: self.provider.stop(machine_id, grace), limit, deadline)
 
     async def read_log(self, machine_id: str, lines: int) -> str | None:
-        """As the provider's. It takes no call of a rate: what has a rate is what machines are made with.
+        """Read a log as the provider does. It counts for no rate: only the calls that make machines do.
 
         Raises:
             Rejected: The provider keeps no log, or none that it can read.

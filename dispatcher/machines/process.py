@@ -60,7 +60,7 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
 SOURCE = Path(__file__).resolve().parents[2]
-"""Where the `bot` package lies."""
+"""The directory of the `bot` package."""
 
 POLL_SECONDS = 0.05
 """Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
@@ -184,12 +184,12 @@ class ProcessProvider:
             await asyncio.to_thread(group.ask)
             while await asyncio.to_thread(group.leads) and self._clock.now() < deadline:
                 await self._clock.sleep(POLL_SECONDS)
-            # Whether or not the bot is gone: what it started and left behind goes with it.
+            # Also if the bot is gone: what it started and left behind goes with it.
             while await asyncio.to_thread(group.runs):
                 await asyncio.to_thread(group.kill)
                 await self._clock.sleep(POLL_SECONDS)
 
-    # What follows is synchronous: files and the process table, off the event loop.
+    # From here on synchronous: files and the process table, off the event loop.
 
     def _create(self, spec: MachineSpec) -> MachineStatus:
         directory = self._root / spec.id

@@ -115,7 +115,7 @@ class Inquiries:
         return bool(self.silent([machine_id]))
 
     def silent(self, machine_ids: Iterable[str]) -> list[str]:
-        """Those of these machines of which nothing was heard for a while.
+        """Return those of these machines of which nothing was heard for a while.
 
         Of the others is forgotten how often they were asked about.
         """
@@ -286,7 +286,7 @@ class Inquiries:
             self._releases.let_go(machine.id, "The session is over.")
 
     def _note(self, machine_id: str, *, alone: bool) -> None:
-        """It was asked about."""
+        """Note that it was asked about."""
         before = self._asked.get(machine_id)
         times = before.times if before is not None and before.alone == alone else 0
         pause = PAUSES[min(times, len(PAUSES) - 1)]

@@ -1,4 +1,4 @@
-"""Which sessions a list is of, and where its next page begins. Newest first."""
+"""Lists of sessions: their filters and their pages, newest first."""
 
 from __future__ import annotations
 

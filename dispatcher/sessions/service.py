@@ -181,7 +181,7 @@ class SessionService:
         return session
 
     async def place(self, session: Session) -> Place | None:
-        """Where the session waits for a line; None if it does not."""
+        """Return the session's place in the queue; None if it does not wait."""
         return await self._queue.place(session)
 
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:

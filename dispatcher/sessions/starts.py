@@ -66,7 +66,7 @@ class Started:
     new: bool = True
     """True if this request made it; False for a repeated one."""
     place: Place | None = None
-    """Where it waits for a line, if it does."""
+    """Its place in the queue, if it waits."""
     keyed: bool = False
     """True if its caller can come back for it."""
     mark: int | None = None

@@ -115,7 +115,7 @@ def phase_of(session: Session) -> tuple[Phase | None, float]:
 
 
 def _ends(session: Session) -> tuple[tuple[Phase, float | None], ...]:
-    """When each phase ended, in their order."""
+    """Return the time at which each phase ended, in their order."""
     return (
         ("queued", session.admitted_at),
         ("machine", session.started_at),

@@ -30,7 +30,7 @@ OnRoomCall = Callable[[RoomCall], None]
 
 
 def unobserved(_call: RoomCall) -> None:
-    """Nobody is told."""
+    """Tell nobody."""
 
 
 def outcome_of(error: BaseException | None) -> RoomCallOutcome:
