@@ -96,7 +96,7 @@ class StackConfig(BaseModel):
     throwaway: bool = False
     """True if the stack's data may go without a word."""
     data_dir: Path
-    """Where the store, the logs and the machines' directories are kept; of the cloud local."""
+    """The directory of the store, the logs and the machines' directories; of the cloud local."""
     docker: DockerConfig = DockerConfig()
     """Keys of the cloud docker."""
     fly: FlyConfig = FlyConfig()

@@ -104,7 +104,7 @@ class Files:
         self._machines = machines
         self._session = session
         self._followed: dict[str, Followed] = {}
-        # What bots printed before is asked for by naming a session.
+        # To see what bots printed before, name a session.
         for name, path in self._there():
             self._followed[name] = Followed(path, last=None if session else 0)
         self._dispatcher = Followed(log, last=BEGIN_BYTES)

@@ -113,7 +113,7 @@ def path_of(location: Sequence[int | str]) -> str:
 
 def _faults(error: ValidationError) -> Iterator[ErrorDetails]:
     """The faults, without those that only follow from another one."""
-    # Of a list that is too short, the list is what is wrong, not the place that is not there.
+    # If a list is too short, name the list, not the place that is not there.
     faults = [
         {**fault, "loc": fault["loc"][:-1]}
         if fault["type"] == "missing" and isinstance(fault["loc"][-1], int)

@@ -80,7 +80,7 @@ IMAGE = (
 Image = Annotated[str, Field(max_length=512, pattern=f"^{IMAGE}$")]
 
 TURN_PORT = 3478
-"""Where the TURN server listens (RFC 8656)."""
+"""Port of the TURN server (RFC 8656)."""
 
 MOST_RELAYS = 1000
 """Ports of relays. The engine has a process or a rule for each, and makes them one by one."""
@@ -99,7 +99,7 @@ class DockerConfig(BaseModel):
     )
     """The engine. Not `tcp://`: who reaches such an engine owns its host."""
     address: Address = "127.0.0.1"
-    """Where the dispatcher listens on the engine's host, unless there is a domain."""
+    """Address of the dispatcher on the engine's host, unless there is a domain."""
     domain: str = Field(
         default="",
         max_length=253,
@@ -107,7 +107,8 @@ class DockerConfig(BaseModel):
     )
     """The public name: with one, Caddy takes calls on ports 80 and 443, and gets the certificate."""
     registry: str = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
-    """Where images are pushed to and pulled from by digest; without one they are loaded into the engine."""
+    """Registry that images are pushed to and pulled from by digest; without one they are loaded into the
+    engine."""
     base: str = Field(default="", max_length=512, pattern=f"^({IMAGE})?$")
     """The base of the images; by default that of the Dockerfiles."""
     models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")

@@ -107,7 +107,7 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
 
 
 def max_containers(config: StackConfig) -> int:
-    """As many as sessions may live, and as many again that have ended and are not removed yet."""
+    """Return twice the sessions that may live: as many containers may have ended and not be removed yet."""
     sessions = sum(agent.max_sessions for agent in config.agents.values())
     if config.max_sessions:
         sessions = min(sessions, config.max_sessions)

@@ -25,7 +25,7 @@ class Consent:
     confirmed: frozenset[str] = frozenset()
     """Logical names of what holds data and may go (`CONFIRM=store`)."""
     yes: bool = False
-    """That the service may go, with the calls that are up (`YES=1`)."""
+    """True if the service may go, with the calls that are up (`YES=1`)."""
     ask: Callable[[str], str] | None = None
     """Asks a person; None where nobody sits before it."""
 

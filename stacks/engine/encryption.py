@@ -44,7 +44,7 @@ class Passphrase:
     text: str
     origin: str
     own_file: Path | None = None
-    """Where it is, if this checkout has made it for its own state."""
+    """Its file, if this checkout has made it for its own state."""
 
     def fits(self, salt: str) -> bool:
         """Return True if a salt was made with it. One that cannot be read was not."""

@@ -25,7 +25,7 @@ VERBS = {
 # Of the engine's own kinds of resource nobody wants to read.
 HIDDEN_TYPES = ("pulumi:pulumi:Stack", "pulumi:providers:")
 COLOR_MARKS = re.compile(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m")
-# What gRPC and the engine's hosts of programs and dynamic providers put before an error. The engine tells a
+# Texts that gRPC and the engine's hosts of programs and dynamic providers put before an error. The engine tells a
 # program's error twice: as the program has logged it, and as the program's end.
 WRAPPINGS = re.compile(
     r"^(error: )?(an unhandled error occurred: )?(Exception calling application: )?(stacks(\.\w+)+: )?"

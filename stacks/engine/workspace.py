@@ -39,7 +39,7 @@ class Workspace:
     backend: str | None
     """The backend's URL; None for the service where the user is logged in."""
     own_state: Path | None
-    """Where state is kept if nobody is logged in anywhere."""
+    """The directory of the state if nobody is logged in anywhere."""
     environment: Mapping[str, str]
     values: Mapping[str, str] | None
     """The config as a program gets it; None when a value is encrypted, which only the engine can read."""

@@ -27,7 +27,7 @@ class AgentAppsArgs:
     variables: Sequence[str]
     """The agent's variables, by their names."""
     environment: Mapping[str, str]
-    """Those of them that are set here."""
+    """Those of its variables that are set here."""
     token_days: int
     token_period: str
     adopt: Mapping[str, str]

@@ -71,7 +71,7 @@ class NoToken(FlyRefused):
 
 
 class FlyUnanswered(FlyError):
-    """Nobody knows whether it was done: look it up before asking again."""
+    """The outcome is unknown: look it up before asking again."""
 
 
 class FlyMisread(FlyError):
@@ -104,7 +104,7 @@ class Fly:
         return self.ask("GET", path, query=query, absent_is_fine=True)
 
     def delete(self, path: str, headers: Mapping[str, str] | None = None, **query: str) -> None:
-        """That it is not there. What is gone already is no failure."""
+        """Delete it. What is gone already is no failure."""
         self.ask("DELETE", path, query=query, headers=headers, absent_is_fine=True)
 
     def ask(

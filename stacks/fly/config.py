@@ -56,7 +56,7 @@ class FlyConfig(BaseModel):
     prefix: str = Field(default="", pattern=rf"^([a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}})?$")
     """The beginning of the apps' names, by default project and stack. They are unique in all of Fly."""
     regions: tuple[Region, ...] = Field(default=("iad",), min_length=1)
-    """Where machines may run, in the order in which they are asked; the dispatcher is in the first."""
+    """Regions of machines, in the order in which they are asked; the dispatcher is in the first."""
     network: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     """The private network of the dispatcher's app: name the one that its PostgreSQL is in. By default one of
     its own; each bot app has one of its own always."""

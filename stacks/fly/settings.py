@@ -89,7 +89,7 @@ def names(config: StackConfig, project: str, stack: str) -> Names:
 
 
 def url(config: StackConfig, called: Names) -> str:
-    """Where clients and machines reach the dispatcher."""
+    """Return the URL at which clients and machines reach the dispatcher."""
     return f"https://{config.fly.domain or called.host}"
 
 

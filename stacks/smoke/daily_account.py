@@ -198,7 +198,7 @@ class Checks:
             "enable_prejoin_ui": False,
         }
         room = self._open(self._name, asked)
-        # What is as the domain's default is left out of an answer.
+        # An answer leaves out what is as the domain's default.
         other = {
             name: room["config"][name]
             for name in asked

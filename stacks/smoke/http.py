@@ -105,7 +105,7 @@ def start(http: httpx.Client, url: str, key: str, agent: str | None) -> Session:
     content = {"enableDefaultIceServers": httpx.URL(url).host not in LOOPBACK}
 
     def again() -> Session:
-        # The same key: the same session, if there is one. Its bot is not waited for.
+        # With the same key the answer is the same session, if there is one. Its bot is not waited for.
         waitless = f"{url}{path}?wait=none"
         return _session(http, url, ask(http, "POST", waitless, headers, json=content, timeout=END_SECONDS))
 
