@@ -83,7 +83,7 @@ class Line:
         self._to_dispatcher.put_nowait(message)
 
     def hang_up(self, notice_seconds: float = 0.0) -> None:
-        """It breaks; the dispatcher learns of it after so many seconds."""
+        """Break the connection; the dispatcher learns of it after so many seconds."""
         if not self.broken:
             self.broken = True
             self.to_machine.put_nowait(None)
@@ -91,7 +91,7 @@ class Line:
 
 
 class Exchange(Protocol):
-    """Where machines find a dispatcher."""
+    """The place where machines find a dispatcher."""
 
     def connect(self) -> Line:
         """Raises ChannelLost if there is none."""
@@ -99,7 +99,7 @@ class Exchange(Protocol):
 
 
 class Room(Protocol):
-    """Where bots meet their clients that do not make offers."""
+    """The place where bots meet their clients that do not make offers."""
 
     def admits(self, url: str, token: str) -> bool: ...
 

@@ -38,7 +38,7 @@ if told.exists():
 async def bot(runner_args): ...
 """
 NOBODY = "http://127.0.0.1:9"
-"""Where no dispatcher is."""
+"""URL at which there is no dispatcher."""
 
 
 class FromNothing(Harness):

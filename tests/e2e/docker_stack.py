@@ -97,7 +97,7 @@ class Stack:
         return self.inspect("dispatcher")["State"]["Health"]["Status"] == "healthy"
 
     def ask_engine(self, method: str, path: str, content: dict[str, Any] | None = None) -> tuple[int, str]:
-        """As somebody who has taken over the dispatcher would."""
+        """Ask the engine as somebody who has taken over the dispatcher would."""
         code = (
             "import http.client, json, sys; c = http.client.HTTPConnection('engine', 2375, timeout=10); "
             f"c.request({method!r}, {path!r}, {json.dumps(content) if content else None!r}, "

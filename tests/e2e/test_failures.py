@@ -87,7 +87,7 @@ def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
 
 
 async def an_offer() -> dict[str, Any]:
-    """As a client makes it, and never connects it."""
+    """Return an offer as a client makes it, and never connects it."""
     connection = RTCPeerConnection()
     connection.addTrack(AudioStreamTrack())
     await connection.setLocalDescription(await connection.createOffer())

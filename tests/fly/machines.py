@@ -80,7 +80,7 @@ class Machine:
         return self.process is not None
 
     def shown(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the machine as the API shows it."""
         registry, _, rest = self.config["image"].partition("/")
         repository, _, digest = rest.partition("@")
         reference = {"registry": registry, "repository": repository.partition(":")[0]}

@@ -50,7 +50,7 @@ def restarted(checkout: CheckoutCopy, before: psutil.Process) -> psutil.Process:
 
 
 def assert_detached(checkout: CheckoutCopy, process: psutil.Process) -> None:
-    """It gets only what it is meant to, and outlives whoever has started it."""
+    """Assert that it gets only what it is meant to, and outlives whoever has started it."""
     environment = process.environ()
     assert os.getsid(process.pid) == process.pid
     assert os.getpgid(process.pid) == process.pid

@@ -73,7 +73,7 @@ class Stack:
         return said
 
     def ask(self, method: str, path: str, token: str, body: dict[str, Any] | None = None) -> None:
-        """As somebody else."""
+        """Ask the fake as somebody else."""
         bearer = {"Authorization": f"Bearer {token}"}
         httpx.request(method, f"{self._url}/v1/{path}", headers=bearer, json=body).raise_for_status()
 

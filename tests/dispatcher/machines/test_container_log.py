@@ -68,7 +68,7 @@ def test_log_is_cut_while_it_is_read_when_a_bot_floods(tmp_path: Path, printed) 
             assert text.endswith(
                 "[switchboard: the log goes on; only its first 20 MiB of these lines were read]"
             )
-        # What was under way between the two, too.
+        # Both ends have buffers.
         assert engine.sent < READ_BYTES + 16 * MEBIBYTE
 
     asyncio.run(run())
