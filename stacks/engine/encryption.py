@@ -123,7 +123,7 @@ def choose(
     if state is not None and (salt := salt_of_state(state)):
         return Encryption({"encryptionsalt": salt}, ignored)
     found = _of(kept)
-    # Of a passphrase that has changed since. The state has a salt of its own, which says whether it is right.
+    # The passphrase has changed since. The state has a salt of its own, which says whether it is right.
     if passphrase is not None and _is_salt(found) and not passphrase.fits(found["encryptionsalt"]):
         found = {}
     return Encryption(found, ignored)
