@@ -24,6 +24,9 @@ class Harness(ABC):
     log_is_elsewhere: bool = False
     """True if the provider says where a log is, and cannot read it itself."""
 
+    reads_endless_lines: bool = True
+    """False if the log of one endless line may be unknown: the engine searches for its beginning."""
+
     @abstractmethod
     def provider(self) -> MachineProvider:
         """A new provider object for the same deployment, as a restarted dispatcher makes it."""
