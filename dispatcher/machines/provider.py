@@ -184,6 +184,8 @@ class KeepsLogs(Protocol):
     async def read_log(self, machine_id: str, lines: int) -> str | None:
         """Return the last lines that the machine printed, `LOG_BYTES` at most; None if nothing is kept.
 
+        Memory and time are bounded while it is read: a bot may print without end, also in one line.
+
         Raises:
             Rejected: The log is kept where this provider cannot read it; the text says where.
         """
