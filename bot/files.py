@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import inspect
 import mimetypes
+import os
 import shutil
+import stat
 import sys
 import tempfile
 import urllib.parse
@@ -29,7 +32,21 @@ from bot.protocol import Request, Response
 FILES_PATH = "files"
 
 MAX_UPLOADS = 100
-"""Of one session; the directory keeps the last ten of them, which is the development runner's default."""
+"""Limit on the uploads of one session; the directory keeps the last ten, the development runner's default."""
+
+MAX_DOWNLOAD_BYTES = 3_000_000
+"""Limit on a file that is given: as base64, a third more, it must fit into one message of the channel."""
+
+MAX_NAME_BYTES = 255
+"""Limit on a file's name, on every file system that a machine has."""
+
+_SHOWN = 80
+"""Characters of a name in a problem."""
+
+_NO_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+)
+"""The system's errors for a name that is no file's; ENXIO is a socket's."""
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
@@ -61,13 +78,13 @@ class Files:
         files = cls(_storage(loaded_module(bot_file), directory), directory)
         runner = sys.modules.get("pipecat.runner.run")
         if files._downloads and runner and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
-            # What the bot gets from `runner_downloads_folder()`.
+            # The bot gets it from `runner_downloads_folder()`.
             files._downloads.mkdir(parents=True, exist_ok=True)
             runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
         return files
 
     def takes(self, request: Request) -> bool:
-        """Whether the request is about files."""
+        """Return True if the request is about files."""
         path, method = request.path.strip("/"), request.method.upper()
         return (path == FILES_PATH and method == "POST") or (
             path.startswith(f"{FILES_PATH}/") and method in ("GET", "HEAD")
@@ -110,17 +127,11 @@ class Files:
 
     async def _give(self, request: Request) -> Response:
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        folder = self._downloads.resolve() if self._downloads else None
-        file = folder / name if folder else None
-        if (
-            not folder
-            or not file
-            or not (file := file.resolve()).is_relative_to(folder)
-            or not file.is_file()
-        ):
-            raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
-        contents = await asyncio.to_thread(file.read_bytes)
-        quoted = urllib.parse.quote(file.name)
+        left = await asyncio.to_thread(self._left, name)
+        if left is None:
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:_SHOWN]}'.")
+        file, contents = left
+        quoted = urllib.parse.quote(os.fsencode(file.name))
         return Response(
             id=request.id,
             status=200,
@@ -133,13 +144,37 @@ class Files:
             body=base64.b64encode(contents).decode(),
         )
 
-    def _left(self, name: str) -> Path | None:
-        """Return the file of this name in the downloads; None if there is none, or it lies elsewhere."""
+    def _left(self, name: str) -> tuple[Path, bytes] | None:
+        """Read the regular file of this name in the downloads; None if there is none there.
+
+        Raises:
+            Problem: it is too large, or cannot be read.
+        """
         if self._downloads is None:
             return None
-        folder = self._downloads.resolve()
-        file = (folder / name).resolve()
-        return file if file.is_relative_to(folder) and file.is_file() else None
+        try:
+            folder = self._downloads.resolve()
+            file = (folder / name).resolve()
+            if not file.is_relative_to(folder):
+                return None
+            with open(file, "rb", opener=_open) as opened:
+                status = os.fstat(opened.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return None
+                size = status.st_size
+                # It may grow meanwhile.
+                contents = opened.read(MAX_DOWNLOAD_BYTES + 1) if size <= MAX_DOWNLOAD_BYTES else b""
+        except (ValueError, RuntimeError):  # a NUL in the name; links in a circle
+            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            logger.opt(exception=error).error("a file that the bot left could not be read")
+            raise Problem(500, "not-read", "The file could not be read; the bot's log says why.") from error
+        if max(size, len(contents)) > MAX_DOWNLOAD_BYTES:
+            text = f"The file '{name[:_SHOWN]}' has {size} bytes; allowed are {MAX_DOWNLOAD_BYTES}."
+            raise Problem(413, "file-too-large", text)
+        return file, contents
 
     async def _delete(self) -> None:
         while self._urls:
@@ -150,6 +185,11 @@ class Files:
                 logger.opt(exception=error).warning(f"the uploaded file {url} could not be deleted")
         if self._directory:
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file, but no link that was put there meanwhile; for no FIFO wait until it has a writer."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _new_directory() -> Path | None:
@@ -190,7 +230,7 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
         given = header["content-type"][:80]
         raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
     body = b"\r\n" + base64.b64decode(request.body)
-    # What stands before the first boundary and after the last one is nobody's.
+    # The form ignores the text before the first boundary and after the last one.
     for part in body.split(b"\r\n--" + boundary.encode("latin-1"))[1:-1]:
         head, found, contents = part.partition(b"\r\n\r\n")
         fields = Message()
@@ -204,5 +244,11 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
 
 
 def _name(fields: Message) -> str:
-    """The file's own name, without the directories that a client may put before it."""
-    return Path((fields.get_filename() or "").replace("\\", "/")).name
+    """Return the file's own name, without the directories that a client may put before it.
+
+    A name that no file can have is `upload`: a bot's storage may write a file of that name.
+    """
+    name = Path((fields.get_filename() or "").replace("\\", "/")).name
+    if name in ("", ".", "..") or "\0" in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
+        return "upload"
+    return name

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SEGMENT_BYTES = 2**20
-"""How much one file holds; the directory has three at the most."""
+"""Size of one file; the directory has three at the most."""
 
 NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
 
@@ -83,7 +83,7 @@ class Output:
             newest = self._directory / NEWEST
             newest.replace(self._directory / (HEAD if self._segments == 1 else BEFORE))
         with contextlib.suppress(OSError):
-            # What the bot put there instead: a FIFO would keep its leader.
+            # Remove what the bot put there instead: a FIFO would keep its leader.
             (self._directory / NEWEST).unlink(missing_ok=True)
         self._open(os.O_EXCL)
         self._size = 0

@@ -80,7 +80,7 @@ class IceServer(Message):
 
 
 class Assignment(Message):
-    """What a machine is told of its session, by arguments or over the channel."""
+    """The session of a machine, as it is told by arguments or over the channel."""
 
     session_id: str
     agent: str
@@ -129,7 +129,7 @@ LONGEST_MILLISECONDS = 604_800_000.0
 """A week, which is more than any session lasts."""
 
 Milliseconds = Annotated[float, Field(ge=0, le=LONGEST_MILLISECONDS)]
-"""How long something took, or after how long it happened. A bot says a week of what took longer
+"""A duration, or the time from a start to an event. A bot reports a week for what took longer
 (`milliseconds`), and nothing below 0; the dispatcher takes no other numbers into its records and metrics."""
 
 
@@ -171,7 +171,7 @@ class Hello(Message):
     session_id: str | None = None
     phase: Phase
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of `pipecat` and `python`, for the session's record."""
+    """Versions of `pipecat` and `python`, for the session's record."""
     timings: Timings = Timings()
     opened_at: float = 0.0
     """When the machine opened this connection, in seconds of a clock of its own that never goes back: where
@@ -228,8 +228,8 @@ class Ended(Message):
     detail: str = ""
     """The end of the traceback, where there is one."""
     exit_code: int = Field(default=0, ge=0, le=255)
-    """What the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0 once this
-    message is acknowledged, because some platforms restart a machine that failed."""
+    """The exit code that the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0
+    once this message is acknowledged, because some platforms restart a machine that failed."""
 
 
 class Welcome(Message):
@@ -258,7 +258,7 @@ class Request(Message):
 class Stop(Message):
     type: Literal["stop"] = "stop"
     message: str
-    """Why, in words; it comes back in `ended`."""
+    """The reason in words; it comes back in `ended`."""
 
 
 class RoomOpen(Message):
@@ -275,7 +275,7 @@ class Acknowledge(Message):
 
 
 class Launch(Message):
-    """What a template process is told to fork: a line of JSON. It answers with a `Launched`.
+    """A template process's order to fork: a line of JSON. It answers with a `Launched`.
 
     Templates belong to machines that are processes of one host; no other machine knows of them.
     """
@@ -285,12 +285,12 @@ class Launch(Message):
     """The machine's directory: the ids of its processes go into `pid`, its exit status into `exit`, what it
     prints into `output.log`; `work` in it is the working directory."""
     arguments: tuple[str, ...]
-    """Of `python -m bot`."""
+    """Arguments of `python -m bot`."""
     environment: dict[str, str]
     memory_kib: int
-    """Of private memory (RLIMIT_DATA)."""
+    """Limit on private memory (RLIMIT_DATA)."""
     cpu_seconds: int
-    """Of CPU time (RLIMIT_CPU)."""
+    """Limit on CPU time (RLIMIT_CPU)."""
 
 
 class Launched(Message):

@@ -128,7 +128,7 @@ def _app(core: Core) -> FastAPI:
 
 
 def _bus(settings: Settings, clock: Clock) -> Bus:
-    """What connects this process to the other replicas, if the store is one that several can share."""
+    """Return the bus to the other replicas, if the store is one that several can share."""
     replica = new_replica()
     if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
         # Its driver is a tenth of the time of a dispatcher's imports.

@@ -8,7 +8,7 @@ MAX_BODY_BYTES = 1024 * 1024
 """Pipecat Cloud's limit for the body of a start request over `daily` and `webrtc`."""
 
 MAX_FILE_BYTES = 2 * 1024 * 1024
-"""Of an upload with the form around it: one message of the channel, which takes 4 MiB of base64 and JSON."""
+"""Limit on an upload with the form around it: one message of the channel takes 4 MiB of base64 and JSON."""
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:

@@ -1,4 +1,4 @@
-"""What a session's bot printed, where its placement keeps that. Beside `events`, and not below
+"""The output of a session's bot, where its placement keeps that. Beside `events`, and not below
 `/sessions/{id}/`, for the same reason: every path there is the bot's.
 """
 

@@ -52,7 +52,7 @@ COUNTED_SESSIONS = 100_001
 """One more than the `maxSessions` that an agent may have."""
 
 LOGGED_SESSIONS = 20
-"""How many of an agent's last sessions `logs` tells of, where it names none."""
+"""Number of an agent's last sessions that `logs` tells of, where it names none."""
 
 LogLimit = Annotated[int, Query(ge=1, le=1000, description="How many lines at most.")]
 

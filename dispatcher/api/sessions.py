@@ -39,10 +39,10 @@ NOT_FORWARDED = frozenset(
 )
 
 FILES_PATH = "files"
-"""Where clients upload files for a session's bot."""
+"""Path of clients' uploads for a session's bot."""
 
 CORS_PREFIX = "access-control-"
-"""Which sites may read an answer is the dispatcher's to say, not the bot's."""
+"""Prefix of headers that say which sites may read an answer: the dispatcher's to say, not the bot's."""
 
 
 def router(service: SessionService) -> APIRouter:

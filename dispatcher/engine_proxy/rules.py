@@ -1,4 +1,4 @@
-"""Which requests the engine's proxy lets through: pure, from a request to what the engine is asked.
+"""Rules of the engine's proxy: pure, from a request to what the engine is asked.
 
 Nothing of a request is passed on. It is read strictly, compared with what the `container` provider would
 send, and the engine is asked anew with what we have made ourselves. So it does not matter how the engine
@@ -57,12 +57,12 @@ MAX_STOP_SECONDS = 3600
 MAX_LINES = 1000
 
 Keep = Callable[[Any], Any]
-"""What the caller gets of the engine's answer."""
+"""Reduces the engine's answer to what the caller gets."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What the engine is asked in the place of a request."""
+    """A call to the engine in the place of a request."""
 
     method: str
     path: str
@@ -74,13 +74,13 @@ class Ask:
     keep: Keep | None = None
     """None: the answer is passed on as it comes."""
     machine: tuple[str, int] | None = None
-    """Of a create: the machine and its MiB of memory, for which there must be room."""
+    """The machine that is created and its MiB of memory, for which there must be room."""
     waits: float | None = 0.0
     """Seconds that the engine has beyond those of any call; None for as long as it takes."""
     starts: bool = False
-    """Whether it starts a container: only one that never ran, whose memory is counted."""
+    """True if it starts a container: only one that never ran, whose memory is counted."""
     version: str = OLD
-    """Of the engine's API: the one that the caller has found out."""
+    """Version of the engine's API: the one that the caller has found out."""
 
     def target(self, container_id: str = "") -> str:
         if self.path == PING:
@@ -97,7 +97,7 @@ class Rules:
         self._place = Place(settings.deployment, settings.network, settings.models)
 
     def read(self, method: str, target: str, content: bytes) -> Ask:
-        """What to ask the engine for this request.
+        """Return the call to the engine for this request.
 
         Raises:
             Refused: it is none that the provider makes.
@@ -115,15 +115,15 @@ class Rules:
         return replace(self._versioned(method, path, query, content), version=match["version"])
 
     def ping(self) -> Ask:
-        """What to ask to know that the engine answers."""
+        """Return the call that shows that the engine answers."""
         return Ask("GET", PING)
 
     def info(self) -> Ask:
-        """What to ask for the host's memory."""
+        """Return the call for the host's memory."""
         return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
 
     def listing(self) -> Ask:
-        """What to ask for all of this deployment's containers."""
+        """Return the call for all of this deployment's containers."""
         label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
         filters = {"all": "true", "filters": json.dumps({"label": [label]})}
         return Ask("GET", "containers/json", filters, keep=self.listed)
@@ -240,7 +240,7 @@ class Rules:
         )
 
     def _facts(self, machine_id: str, given: Any) -> Facts:
-        """What is up to the caller, within its bounds."""
+        """Read what is up to the caller, within its bounds."""
         settings = self._settings
         most_cpu = round(settings.max_cpu * 1e9)
         host = member(given, "HostConfig", dict)

@@ -34,6 +34,7 @@ from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
 from dispatcher.machines.container_errors import is_taken_name
 from dispatcher.machines.container_images import Images
+from dispatcher.machines.container_log import read_tail
 from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
@@ -51,17 +52,18 @@ from dispatcher.machines.provider import (
 log = logging.getLogger(__name__)
 
 VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
-"""How long a container may be invisible whose name is taken, and how often it is looked for: as long as an
-engine on a busy host takes to create one."""
+"""Time that a container may be invisible whose name is taken, and the pause between looks for it: as long as
+an engine on a busy host takes to create one."""
 
 LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
 
-TAIL_LINES = 20
+TAIL_LINES, TAIL_BYTES = 20, 16 * 1024
+"""Part of the log of a container that has ended; the bytes are those of a line of Docker's."""
 
 LOG_SECONDS = 3.0
-"""How long these may take: the client has no limit for logs. Together with the look at the container's state
-they must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
+"""Limit on reading a log: the client has none for logs. Together with the look at the container's state it
+must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
 
 
 class ContainerProvider:
@@ -205,7 +207,8 @@ class ContainerProvider:
         return await self._going(machine_id, found)
 
     async def _going(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
-        """What a container is that somebody created; started, if that one did not get so far."""
+        """Return the status of a container that somebody created; start it, if that one did not get so
+        far."""
         if found["State"]["Status"] == "created":
             return await self._start(machine_id)
         return await self._status(machine_id, found)
@@ -233,14 +236,14 @@ class ContainerProvider:
             await (await self._container(machine_id)).delete(force=True, v=True, timeout=timeout)
 
     async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
-        """As `_inspect`, where a container may be: no error says that there is none."""
+        """Inspect a container that may be there: no error says that there is none."""
         try:
             return await self._inspect(machine_id)
         except ProviderError as error:
             raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
-        """What the engine knows of the machine's container; None if there is none of this deployment.
+        """Return the engine's view of the machine's container; None if there is none of this deployment.
 
         Raises:
             Unreachable: The engine answered with another container, besides the usual causes.
@@ -260,33 +263,32 @@ class ContainerProvider:
     async def read_log(self, machine_id: str, lines: int) -> str | None:
         if await self._inspect(machine_id) is None:
             return None
-        printed: list[str] | None = None
+        printed = await self._tail(machine_id, lines, LOG_BYTES)
+        return None if printed is None else printed.removesuffix("\n")
+
+    async def _tail(self, machine_id: str, lines: int, most: int) -> str | None:
+        """Return the last lines that the container printed; None if it is gone."""
         with self._engine.translated(gone_is_fine=True):
-            container = await self._container(machine_id)
+            docker = await self._engine.docker()
             async with asyncio.timeout(LOG_SECONDS):
-                printed = await container.log(stdout=True, stderr=True, tail=lines)
-        if printed is None:
-            return None
-        return "".join(printed).encode()[-LOG_BYTES:].decode(errors="replace").removesuffix("\n")
+                return await read_tail(docker, self._name(machine_id), lines, most)
+        return None
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]
         if state_of(state["Status"]) is not MachineState.gone:
             return MachineStatus(machine_id, state_of(state["Status"]))
-        lines: list[str] = []
+        printed = ""
         try:
-            with self._engine.translated(gone_is_fine=True):
-                container = await self._container(machine_id)
-                async with asyncio.timeout(LOG_SECONDS):
-                    lines = await container.log(stdout=True, stderr=True, tail=TAIL_LINES)
+            printed = await self._tail(machine_id, TAIL_LINES, TAIL_BYTES) or ""
         except ProviderError as error:
             # Its exit code is known all the same.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
         if state.get("OOMKilled"):
             limit = found["HostConfig"]["Memory"] // 2**20
-            lines.append(f"The machine was ended because it used all of its memory, {limit} MiB.\n")
+            printed += f"The machine was ended because it used all of its memory, {limit} MiB.\n"
         self._removal.told(machine_id)
-        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], "".join(lines))
+        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], printed)
 
     async def _containers(self) -> list[Mapping[str, Any]]:
         with self._engine.translated():

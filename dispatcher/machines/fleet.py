@@ -151,7 +151,7 @@ class Fleet:
         return found if found is not None else await self.create(spec, names, deadline, place)
 
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
-        """What the placement knows of the machine. None also where no placement was asked for it yet."""
+        """Return the placement's view of the machine. None also where no placement was asked for it yet."""
         return None if placement is None else await self._at(placement).get(machine_id)
 
     async def stop(self, placement: str | None, machine_id: str, grace: timedelta) -> None:

@@ -60,10 +60,10 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
 SOURCE = Path(__file__).resolve().parents[2]
-"""Where the `bot` package lies."""
+"""The directory of the `bot` package."""
 
 POLL_SECONDS = 0.05
-"""How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
+"""Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
 
 RESTART_SECONDS = 10.0
 """A template that died is not started again sooner after its own start."""
@@ -184,12 +184,12 @@ class ProcessProvider:
             await asyncio.to_thread(group.ask)
             while await asyncio.to_thread(group.leads) and self._clock.now() < deadline:
                 await self._clock.sleep(POLL_SECONDS)
-            # Whether or not the bot is gone: what it started and left behind goes with it.
+            # Also if the bot is gone: what it started and left behind goes with it.
             while await asyncio.to_thread(group.runs):
                 await asyncio.to_thread(group.kill)
                 await self._clock.sleep(POLL_SECONDS)
 
-    # What follows is synchronous: files and the process table, off the event loop.
+    # From here on synchronous: files and the process table, off the event loop.
 
     def _create(self, spec: MachineSpec) -> MachineStatus:
         directory = self._root / spec.id
@@ -389,7 +389,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _is_still(directory: Path, held: int) -> bool:
-    """Whether that is still the directory: one whose machine never ran is deleted at some time."""
+    """Return True if that is still the directory: one whose machine never ran is deleted at some time."""
     try:
         return os.path.samestat(os.fstat(held), directory.stat())
     except FileNotFoundError:

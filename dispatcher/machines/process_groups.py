@@ -1,4 +1,4 @@
-"""What the `process` provider knows of a machine's processes, from its directory and the process table.
+"""The `process` provider's view of a machine's processes, from its directory and the process table.
 
 Files in a machine's directory are read with doubt: the bot can write there too. Only what proves absence is
 absence: any other error of the system is raised as `OSError`. All of this takes time: call it off the event
@@ -30,10 +30,10 @@ LEADER_NAME = "switchboard-machine"
 """First of three arguments of a leader; its machine's id and directory follow."""
 
 TAIL_BYTES = 2000
-"""How much of a machine's output goes into its last status: a traceback's worth."""
+"""Part of a machine's output that goes into its last status: a traceback's worth."""
 
 RECORD_BYTES = 64
-"""How much of a record is read: two process ids, or an exit status."""
+"""Part of a record that is read: two process ids, or an exit status."""
 
 
 @dataclass(frozen=True, slots=True)

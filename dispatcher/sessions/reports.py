@@ -1,4 +1,4 @@
-"""What the machines say over their channels, and what it means for their sessions."""
+"""Messages of machines over their channels, and their meaning for sessions."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Reports:
 
 
 def _has_room(session: lifecycle.Session) -> bool:
-    """Whether there is nothing to wait for: its room is there, or it needs none any more."""
+    """Return True if there is nothing to wait for: its room is there, or it needs none any more."""
     return session.over or session.room_state != "wanted"
 
 

@@ -24,7 +24,7 @@ class DispatcherArgs:
     networks: Sequence[docker.Network]
     store: docker.Volume
     address: str
-    """Where it listens on the host; empty for nowhere."""
+    """Its address on the host; empty for none."""
     port: int
     tags: Mapping[str, str]
 

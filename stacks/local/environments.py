@@ -39,10 +39,10 @@ from stacks.errors import ConfigError, SetupError
 from stacks.local.host import end_with_engine, plain_errors
 
 PINS = "requirements.txt"
-"""Of the checkout: the versions that a bot gets unless its own file asks for others."""
+"""Pins of the checkout: the versions that a bot gets unless its own file asks for others."""
 
 RUNTIME = ("fastapi", "httpx", "loguru", "pydantic", "setproctitle", "uvicorn", "websockets")
-"""What `python -m bot` and its template import, beside Pipecat."""
+"""Packages that `python -m bot` and its template import, beside Pipecat."""
 
 STAMP = ".switchboard"
 KEPT = 20

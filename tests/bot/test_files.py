@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bot.files import MAX_UPLOADS
+from bot.files import MAX_DOWNLOAD_BYTES, MAX_UPLOADS
 from bot.protocol import Ended, Hello, Request, Response, Stop
 from tests.bot.dispatcher import PATIENCE, Dispatcher, assignment, dispatcher, machine
 
@@ -163,6 +163,86 @@ def test_a_client_gets_what_the_bot_leaves_in_the_downloads_folder(tmp_path):
             await served.wait_for(Ended)
             assert await run.exit_code() == 0
         assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
+
+    asyncio.run(scenario())
+
+
+LEAVES_ODD_ONES = """
+import asyncio, os
+from pathlib import Path
+from pipecat.runner.run import runner_downloads_folder
+
+async def bot(runner_args):
+    folder = Path(runner_downloads_folder())
+    os.truncate(os.open(folder / "most", os.O_CREAT | os.O_WRONLY), {most})
+    os.truncate(os.open(folder / "huge", os.O_CREAT | os.O_WRONLY), 1 << 40)
+    os.mkfifo(folder / "fifo")
+    (folder / "directory").mkdir()
+    (folder / "circle").symlink_to("circle")
+    (folder / "elsewhere").symlink_to(Path("outside").resolve())
+    (folder / "link").symlink_to("most")
+    Path("outside").write_text("secret")
+    Path("left").touch()
+    await asyncio.sleep(3600)
+"""
+
+
+def test_only_regular_files_of_a_size_that_the_channel_takes_are_given(tmp_path):
+    bot = tmp_path / "own.py"
+    bot.write_text(LEAVES_ODD_ONES.format(most=MAX_DOWNLOAD_BYTES))
+
+    async def scenario():
+        environment = temporary(tmp_path)
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, str(bot), served.url, DAILY, environment=environment),
+        ):
+            await served.wait_for(Hello)
+            await until((tmp_path / "left").exists)
+            for name in ("most", "link"):
+                status, _, body = await call(served, "GET", f"files/{name}")
+                assert (status, len(body)) == (200, MAX_DOWNLOAD_BYTES)
+            absent = ("fifo", "directory", "circle", "elsewhere", "most/x", "a\0b", "x" * 256, "y/" * 5000)
+            for name in absent:
+                status, _, body = await call(served, "GET", f"files/{name}")
+                problem = json.loads(body)
+                assert (status, problem["code"]) == (404, "no-such-file"), name
+                assert len(problem["detail"]) < 200
+            status, _, body = await call(served, "GET", "files/huge")
+            problem = json.loads(body)
+            assert (status, problem["code"]) == (413, "file-too-large")
+            assert problem["detail"] == "The file 'huge' has 1099511627776 bytes; allowed are 3000000."
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        'filename=""',
+        'filename="."',
+        'filename=".."',
+        'filename="a/.."',
+        'filename="C:\\.."',
+        "filename*=utf-8''a%00b",
+        f'filename="{"x" * 256}"',
+        "",
+    ],
+)
+def test_upload_without_a_name_that_a_file_can_have_is_named_upload(tmp_path, given):
+    form = (
+        f'--b\r\nContent-Disposition: form-data; name="file"; {given}\r\n'
+        "Content-Type: image/png\r\n\r\nx\r\n--b--\r\n"
+    )
+
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "stores_files.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            kind = [("content-type", "multipart/form-data; boundary=b")]
+            status, _, body = await call(served, "POST", "files", kind, form.encode())
+            file = json.loads(body)
+            assert (status, file["name"], file["format"]) == (200, "upload", "image/png")
+            assert file["source"]["url"] == "shelf://upload"
 
     asyncio.run(scenario())
 

@@ -29,7 +29,7 @@ def test_an_upload_reaches_the_bot_and_is_gone_with_its_session(start_dispatcher
 
 
 def contents(directory: Path) -> list[bytes]:
-    """Of all files of that size."""
+    """Return the contents of all files of that size."""
     return [
         file.read_bytes()
         for file in directory.rglob("*")

@@ -1,4 +1,4 @@
-"""What the images are built from, as far as it can be seen without building them."""
+"""The sources of the images, as far as they can be checked without a build."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def config(checkout: Path, **values: Any) -> StackConfig:
-    """As the engine hands it over: text, and JSON for what is structured."""
+    """Parse values as the engine hands them over: text, and JSON for what is structured."""
     raw = {
         f"switchboard:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in values.items()
@@ -464,7 +464,7 @@ def test_the_projects_schema_is_the_configs() -> None:
 
 
 def plain(value: Any) -> Any:
-    """As the engine hands it over; of a group of keys only what is set."""
+    """Return a value as the engine hands it over; of a group of keys only what is set."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return json.loads(json.dumps(value, default=lambda group: group.model_dump(exclude_unset=True)))

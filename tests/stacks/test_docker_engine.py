@@ -78,7 +78,7 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """False: it ignores the filters of a list."""
         self.fails_always = False
         self.removing = False
-        """Whether it is removing its containers already when it is asked to."""
+        """True if it is removing its containers already when it is asked to."""
         self.newest = "1.43"
         """Version of the API that it has."""
         super().__init__(str(path), Handler)

@@ -35,7 +35,7 @@ class Done:
 async def pipecat(
     running: Deployment, directory: Path, *arguments: str, mode: str = "json", token: str = "any"
 ) -> Done:
-    """What `pipecat cloud …` answers, told of nothing but the dispatcher and a key."""
+    """Return the answer of `pipecat cloud …`, told of nothing but the dispatcher and a key."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(directory),

@@ -1,4 +1,4 @@
-"""What becomes of containers that have ended: who is told how, and when they are removed."""
+"""Containers that have ended: who is told how, and when they are removed."""
 
 from __future__ import annotations
 
