@@ -160,7 +160,8 @@ def test_up_and_plan_refuse_a_variable_that_is_missing_here(
     """The stack may be up or not: a shell without the variable is no wish to take it from running bots."""
     monkeypatch.delenv("ECHO_KEY")
     message = (
-        "switchboard:agents.echo.env: not set here: ECHO_KEY; allowed: the value in the environment, or "
+        "switchboard:agents.echo.env: not set here, or empty: ECHO_KEY; "
+        "allowed: the value in the environment, or "
     )
     for act in (checkout.driver().up, checkout.driver().preview):
         with pytest.raises(ConfigError, match=message):

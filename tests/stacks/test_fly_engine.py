@@ -169,7 +169,7 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
 
     # A scheduled run that lacks what the bots have, and what the dispatcher has, takes neither away.
     for name, refused in {
-        "ECHO_KEY": "switchboard:agents.echo.env: not set here: ECHO_KEY; allowed: the value",
+        "ECHO_KEY": "switchboard:agents.echo.env: not set here, or empty: ECHO_KEY; allowed: the value",
         "DAILY_WEBHOOK_SECRET": "DAILY_WEBHOOK_SECRET: is not set here, and app voice has it; allowed: ",
     }.items():
         with pytest.MonkeyPatch.context() as patch:
