@@ -30,7 +30,7 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from bot.packages import NEWEST_PIPECAT, OLDEST_PIPECAT, SUPPORTED_PIPECAT
+from bot import versions
 from stacks import bot_packages, pip_config
 from stacks.commands import run
 from stacks.config import StackConfig
@@ -55,8 +55,7 @@ INPUTS = ("directory", "file", "pins", "requirements")
 def requirements(transports: Sequence[str]) -> list[str]:
     """Return what a bot's environment needs for Switchboard itself."""
     extras = ",".join(sorted({"silero", "webrtc", *(["daily"] if "daily" in transports else [])}))
-    oldest = ".".join(map(str, OLDEST_PIPECAT))
-    return [f"pipecat-ai[{extras}]>={oldest},<{NEWEST_PIPECAT[0] + 1}", *RUNTIME]
+    return [f"{versions.PACKAGE}[{extras}]{versions.REQUIREMENT}", *RUNTIME]
 
 
 def directory_of(file: Path, pins: Path, needed: Sequence[str]) -> Path:
@@ -82,6 +81,22 @@ def make(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None
     _prune(directory.parent)
 
 
+def installed_pipecat(python: Path) -> str:
+    """Return the version of Pipecat beside an interpreter; empty where none is found.
+
+    Read from the directories' names: the interpreter would take longer to start than the rest of a plan.
+    """
+    name = versions.PACKAGE.replace("-", "_")
+    found = python.parent.parent.glob(f"lib/python3*/site-packages/{name}-*.dist-info")
+    return next((path.name.removeprefix(f"{name}-").removesuffix(".dist-info") for path in found), "")
+
+
+def warn_of(agent: str, python: Path) -> None:
+    """Say that an agent's environment has a version of Pipecat that was not tested, if it does."""
+    if warning := versions.untested(installed_pipecat(python)):
+        pulumi.log.warn(f"agent {agent}: {warning}")
+
+
 def _install(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # what a run left that was interrupted
     tool, python = uv(), str(directory / "bin" / "python")
@@ -102,7 +117,7 @@ def _install(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> 
         try:
             run(command, failure, file.parent, environment)
         except SetupError as refused:
-            raise SetupError(f"{refused}\nswitchboard: Pipecat {SUPPORTED_PIPECAT} works here") from None
+            raise SetupError(f"{refused}\nswitchboard: Pipecat {versions.SUPPORTED} works here") from None
 
 
 def uv() -> str:
@@ -185,8 +200,9 @@ def with_environments(config: StackConfig, checkout: Path) -> tuple[StackConfig,
                 raise ConfigError(
                     f"switchboard:agents.{name}.python: {str(agent.python)!r} is not there (looked for "
                     f"{python}); allowed: a Python "
-                    f"with pipecat-ai {SUPPORTED_PIPECAT} and the bot's packages"
+                    f"with pipecat-ai {versions.SUPPORTED} and the bot's packages"
                 )
+            warn_of(name, python)
         else:
             file, needed = bot_packages.find(agent.bot, checkout), requirements(agent.transports)
             if file is None:
@@ -199,7 +215,10 @@ def with_environments(config: StackConfig, checkout: Path) -> tuple[StackConfig,
                 "pins": str(checkout / PINS),
                 "requirements": needed,
             }
-            made.append(BotEnvironment(f"{name}-packages", properties))
+            environment = BotEnvironment(f"{name}-packages", properties)
+            # Known once it is made; what the file asks for does not tell what is installed.
+            environment.id.apply(lambda _, name=name, python=python: warn_of(name, python))
+            made.append(environment)
             pulumi.log.info(f"agent {name}: its packages are those of {file}")
         agents[name] = agent.model_copy(update={"python": python})
     return config.model_copy(update={"agents": agents}), made

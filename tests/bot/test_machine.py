@@ -596,6 +596,17 @@ def test_an_old_pipecat_is_refused_by_name(tmp_path):
     assert "Pipecat 1.0.0 is not supported: versions 1.7 to 1.14 are." in ended.message
 
 
+def test_newer_pipecat_than_tested_runs_with_a_warning_in_its_log(tmp_path):
+    """Its metadata alone is newer."""
+    info = tmp_path / "site" / "pipecat_ai-1.99.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pipecat-ai\nVersion: 1.99.0\n")
+    path = {"PYTHONPATH": f"{info.parent}:{CHECKOUT}"}
+    ended, _, output = ending(tmp_path, "returns.py", environment=path)
+    assert ended.reason != "invalid_bot"
+    assert output.count("Pipecat 1.99.0 is newer than the versions tested here, 1.7 to 1.14.") == 1
+
+
 def test_a_bot_without_routes_has_none(tmp_path):
     async def scenario():
         async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from pulumi.automation import PulumiCommand
 
-from bot.packages import unsupported
 from stacks import bot_packages
 from stacks.errors import ConfigError, SetupError
 from stacks.local import environments
@@ -124,15 +123,32 @@ def test_up_refuses_an_old_pipecat_by_name(checkout: CheckoutCopy, project: Path
     assert "Pipecat 1.7 to 1.14 works here" in text
 
 
-@pytest.mark.parametrize(
-    ("version", "refused"),
-    [("1.0.0", True), ("1.6.9", True), ("0.0.95", True), ("2.0", True), ("1.7.0", False), ("1.14.0", False)],
-)
-def test_pipecat_is_refused_outside_its_supported_versions(version: str, refused: bool) -> None:
-    said = unsupported(version)
-    assert bool(said) is refused
-    if refused:
-        assert said.startswith(f"Pipecat {version} is not supported: versions 1.7 to 1.14 are.")
+def test_up_warns_once_about_a_pipecat_newer_than_tested(
+    tmp_path: Path, project: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, cache: Path
+) -> None:
+    """Its newer Pipecat is a wheel of the test's own, without content."""
+    wheel(project / "wheels", "pipecat_ai", {}, version="1.99.0")
+    (project / "requirements.txt").write_text("--find-links wheels\npipecat-ai==1.99.0\n")
+    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    shutil.copy(REPOSITORY / "requirements.txt", checkout.root)
+    agents = {"newer": {"bot": str(project / "server/bot.py")}}
+    checkout.write_config(port=checkout.port, agents=agents)
+    try:
+        checkout.driver().up()
+        warnings = [line for line in checkout.lines if "1.99.0" in line]
+        assert len(warnings) == 1, checkout.lines
+        assert (
+            "agent newer: Pipecat 1.99.0 is newer than the versions tested here, 1.7 to 1.14." in warnings[0]
+        )
+        # An environment of the user's own is looked at too.
+        (prefix,) = (path.parent for path in (cache / "switchboard" / "environments").glob("*/bin"))
+        agents["newer"]["python"] = str(prefix / "bin" / "python")
+        checkout.write_config(port=checkout.port, agents=agents)
+        checkout.lines.clear()
+        checkout.driver().preview()
+        assert [line for line in checkout.lines if "1.99.0" in line] == warnings
+    finally:
+        checkout.driver().destroy()
 
 
 def test_find_looks_up_to_the_repositorys_root_and_not_beyond(tmp_path: Path, project: Path) -> None:
