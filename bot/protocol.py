@@ -253,6 +253,9 @@ class Request(Message):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     """Base64."""
+    base: str = ""
+    """Where the session's paths begin for the client, `https://host/sessions/{id}`: the bot's redirects and
+    links need it."""
 
 
 class Stop(Message):

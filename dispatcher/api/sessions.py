@@ -77,6 +77,7 @@ def router(service: SessionService) -> APIRouter:
             query=request.url.query,
             headers=_forwarded(request.headers.items()),
             body=base64.b64encode(body).decode(),
+            base=_base(request, path),
         )
         answer = await service.call(session_id, message, agent)
         return response_of(answer)
@@ -98,6 +99,12 @@ def response_of(answer: protocol.Response) -> Response:
         log.warning("a bot's answer is no HTTP: %s", error)
         raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
     return response
+
+
+def _base(request: Request, path: str) -> str:
+    """Where the session's paths begin, as the client wrote it."""
+    above = request.scope["path"].removesuffix(path).rstrip("/")
+    return f"{request.url.scheme}://{request.url.netloc}{above}"
 
 
 def describe(session: Session) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Machines as processes: how they load a bot, how they end, and what they say of it."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -543,6 +544,44 @@ def test_the_bots_own_routes_are_reached_over_the_channel(tmp_path):
             assert "the drawer is empty" in run.text()
             for response in (message for message in served.heard if isinstance(message, Response)):
                 assert dict(response.headers)["content-type"].startswith("application/")
+
+    asyncio.run(scenario())
+
+
+def test_streaming_answers_are_whole_and_bounded(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            story = await served.ask("GET", "story")
+            assert (story.status, base64.b64decode(story.body)) == (200, b"once upon a time")
+            status, problem = await served.call("GET", "endless")
+            assert (status, problem["code"]) == (502, "answer-too-large")
+            assert "allowed are 3142656" in problem["detail"]
+            # The stream has ended with its answer.
+            assert await served.call("GET", "streamed") == await served.call("GET", "streamed")
+
+    asyncio.run(scenario())
+
+
+def test_redirects_and_links_of_routes_lead_into_the_session(tmp_path):
+    base = "https://calls.example.com/v1/public/echo/sessions/1"
+
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            redirect = await served.ask("GET", "links", base=base)
+            assert (redirect.status, dict(redirect.headers)["location"]) == (307, f"{base}/links/")
+            assert await served.call("GET", "links/", base=base) == (200, {"mine": f"{base}/links/"})
+
+    asyncio.run(scenario())
+
+
+def test_websocket_routes_are_named_in_a_warning(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY) as run:
+            await served.wait_for(Hello)
+            await served.call("GET", "streamed")
+            assert run.text().count("WebSocket routes cannot be reached: /deep/inside, /ears.") == 1
 
     asyncio.run(scenario())
 
