@@ -83,10 +83,15 @@ class Routes:
         Raises:
             Problem: the bot has no routes at all, or the route raised, or answered with too much.
         """
-        scope = _scope(request, self._state)
+        # A piece of an upload comes by another method: a machine of before must not take it for the whole.
+        whole = request if request.piece is None else request.model_copy(update={"method": "POST"})
+        scope = _scope(whole, self._state)
         app = _app_of(scope)
-        if self._files.takes(request) and not _has_route(app, scope):
+        if self._files.takes(whole) and not _has_route(app, scope):
             return _bounded(request, await self._files.call(request))
+        if request.piece is not None:
+            text = f"The bot's own route '{request.path}' takes no body of more than 2 MiB."
+            return Problem(413, "body-too-large", text).to_response(request.id).model_copy(update={"size": 0})
         if app is None:
             text = f"The bot has no routes of its own, so there is nothing at '{request.path}'."
             raise Problem(404, "no-such-route", text)

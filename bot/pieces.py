@@ -1,0 +1,108 @@
+"""Files in pieces: uploads are put together on the disk, and what a bot leaves is read from there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.problems import Problem
+from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, Piece
+
+FORM_BYTES = 64 * 1024
+"""The form around a file."""
+
+MOST_ARRIVING = 4
+"""Uploads of one session at a time that are larger than a message."""
+
+IDLE_SECONDS = 60.0
+"""After so long without a piece an upload makes room for another: its client has hung up."""
+
+
+@dataclass
+class _Upload:
+    file: Path
+    size: int
+    at: float
+
+
+class Arriving:
+    """Uploads that are not whole yet.
+
+    Args:
+        directory: Where they are kept until then; made when it is needed.
+    """
+
+    def __init__(self, directory: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._now = now
+        self._uploads: dict[str, _Upload] = {}
+
+    async def add(self, piece: Piece, body: bytes) -> Path | None:
+        """Add a piece; return the file once it is whole, which is the caller's to delete.
+
+        Raises:
+            Problem: the piece has no place, or the upload is too large.
+        """
+        upload = self._uploads.get(piece.upload) or self._begin(piece)
+        if piece.offset != upload.size:
+            text = f"The upload has {upload.size} bytes, and its next piece begins at {piece.offset}."
+            raise Problem(409, "wrong-piece", text)
+        if upload.size + len(body) > MAX_FILE_BYTES + FORM_BYTES:
+            del self._uploads[piece.upload]
+            await asyncio.to_thread(upload.file.unlink)
+            raise too_large()
+        upload.size += len(body)
+        upload.at = self._now()
+        await asyncio.to_thread(_append, upload.file, body)
+        if not piece.is_last:
+            return None
+        del self._uploads[piece.upload]
+        return upload.file
+
+    def size(self, piece: Piece) -> int:
+        """Return how much there is of an upload."""
+        upload = self._uploads.get(piece.upload)
+        return upload.size if upload else 0
+
+    def _begin(self, piece: Piece) -> _Upload:
+        if piece.offset != 0:
+            raise Problem(409, "wrong-piece", "The upload was given up: no piece came for too long.")
+        for name, upload in list(self._uploads.items()):
+            if len(self._uploads) >= MOST_ARRIVING and self._now() - upload.at > IDLE_SECONDS:
+                del self._uploads[name]
+                upload.file.unlink(missing_ok=True)
+        if len(self._uploads) >= MOST_ARRIVING:
+            text = f"The session takes {MOST_ARRIVING} large files at a time, and that many are on their way."
+            raise Problem(429, "too-many-files", text)
+        upload = _Upload(self._directory / uuid.uuid4().hex, 0, self._now())
+        self._uploads[piece.upload] = upload
+        return upload
+
+
+def too_large() -> Problem:
+    """Return the answer to a file over the limit, in the development runner's words."""
+    return Problem(413, "file-too-large", f"The file exceeds the limit of {MAX_FILE_BYTES} bytes (50 MiB).")
+
+
+async def piece_of(file: Path, start: int) -> tuple[str, int]:
+    """Return the piece of a file that begins there, in base64, and the file's size."""
+    return await asyncio.to_thread(_read, file, start)
+
+
+def _read(file: Path, start: int) -> tuple[str, int]:
+    with file.open("rb") as opened:
+        opened.seek(start)
+        body = opened.read(PIECE_BYTES)
+        size = opened.seek(0, 2)
+    return base64.b64encode(body).decode(), size
+
+
+def _append(file: Path, body: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as opened:
+        opened.write(body)
