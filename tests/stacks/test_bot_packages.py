@@ -17,7 +17,7 @@ from pulumi.automation import PulumiCommand
 
 from stacks import bot_packages
 from stacks.errors import ConfigError, SetupError
-from stacks.local import environments
+from stacks.local import environments, packages
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 from tests.stacks.test_installer import wheel
 from tests.stacks.test_whole_stack import ask, start_session
@@ -41,7 +41,9 @@ async def bot(runner_args: RunnerArguments):
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own; uv's stays, or each test would download Pipecat."""
-    kept = subprocess.run([environments.uv(), "cache", "dir"], capture_output=True, text=True, check=True)
+    tool = packages.uv()
+    assert tool is not None
+    kept = subprocess.run([tool, "cache", "dir"], capture_output=True, text=True, check=True)
     monkeypatch.setenv("UV_CACHE_DIR", kept.stdout.strip())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -170,6 +172,35 @@ def test_find_names_a_pyproject_that_is_no_toml(tmp_path: Path, project: Path) -
     (project / "server" / "pyproject.toml").write_text("[project\n")
     with pytest.raises(ConfigError, match=r"pyproject\.toml: cannot be read"):
         bot_packages.find(project / "server" / "bot.py", tmp_path)
+
+
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+@pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml"])
+def test_packages_are_installed_with_our_pins_unless_the_bot_asks_for_others(
+    project: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, name: str
+) -> None:
+    """Where the set-up could not install uv, pip does the same."""
+    if tool == "pip":
+        monkeypatch.setattr(packages, "uv", lambda: None)
+    # Both tools take their packages from the test's directory alone.
+    monkeypatch.setenv("PIP_FIND_LINKS", str(project / "wheels"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(project / "wheels"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    hashes = wheel(project / "wheels", "voice_services", {"voice_services.py": ""}, version="1.0")
+    wheel(project / "wheels", "voice_services", {"voice_services.py": ""}, version="2.0")
+    pins = tmp_path / "pins.txt"
+    pins.write_text(f"# ours\nvoice-services==1.0 ; python_version >= '3' \\\n    --hash=sha256:{hashes}\n")
+    file = project / name
+    for wanted, got in (("voice-services", "1.0"), ("voice-services==2.0", "2.0")):
+        listed = f"[project]\nname = 'x'\nversion = '1'\ndependencies = ['{wanted}']\n"
+        file.write_text(listed if name == "pyproject.toml" else f"{wanted}\n")
+        directory = environments.directory_of(file, pins, [])
+        environments.make(directory, file, pins, [])
+        assert list(directory.glob(f"lib/python3*/site-packages/voice_services-{got}.dist-info"))
+    file.write_text(listed.replace("==2.0", "==3.0") if name == "pyproject.toml" else "voice-services==3.0\n")
+    with pytest.raises(SetupError, match=f"the packages of {file} were not installed"):
+        environments.make(environments.directory_of(file, pins, []), file, pins, [])
 
 
 def test_environment_is_another_when_an_included_file_changes(project: Path, cache: Path) -> None:
