@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.problems import Problem
-from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, Piece
-
-FORM_BYTES = 64 * 1024
-"""The form around a file."""
+from bot.protocol import MAX_FILE_BYTES, MAX_UPLOAD_BYTES, PIECE_BYTES, Piece
 
 MOST_ARRIVING = 4
 """Uploads of one session at a time that are larger than a message."""
@@ -52,7 +49,7 @@ class Arriving:
         if piece.offset != upload.size:
             text = f"The upload has {upload.size} bytes, and its next piece begins at {piece.offset}."
             raise Problem(409, "wrong-piece", text)
-        if upload.size + len(body) > MAX_FILE_BYTES + FORM_BYTES:
+        if upload.size + len(body) > MAX_UPLOAD_BYTES:
             del self._uploads[piece.upload]
             await asyncio.to_thread(upload.file.unlink)
             raise too_large()

@@ -55,6 +55,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_FILE_BYTES = 50 * 1024 * 1024
 """Of a file that a client uploads, as in Pipecat's development runner."""
 
+MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 64 * 1024
+"""Of such a file with the form around it."""
+
 PIECE_BYTES = 1024 * 1024
 """Of a file that goes over the channel in pieces."""
 

@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from bot import protocol
-from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, Piece
+from bot.protocol import MAX_UPLOAD_BYTES, PIECE_BYTES, Piece
 from dispatcher.api.bodies import chunks_of
 from dispatcher.machines.channels import new_request_id
 from dispatcher.sessions.errors import StartFailed
@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 
 FILES_PATH = "files"
 """Where clients upload files for a session's bot, and below it what the bot has left for them."""
-
-FORM_BYTES = 64 * 1024
-"""The form around an uploaded file."""
 
 MAX_WHOLE_BYTES = 2 * 1024 * 1024
 """Of what goes in one message, which takes 4 MiB of base64 and JSON."""
@@ -59,7 +56,7 @@ async def upload(
         piece = Piece(upload=number, offset=offset, is_last=is_last)
         return await service.call(session_id, _numbered(message, method="PUT", piece=piece, body=body), agent)
 
-    async for chunk in chunks_of(request, MAX_FILE_BYTES + FORM_BYTES):
+    async for chunk in chunks_of(request, MAX_UPLOAD_BYTES):
         held += chunk
         if offset == 0 and len(held) <= MAX_WHOLE_BYTES:
             continue

@@ -240,8 +240,7 @@ def test_uploads_that_nobody_goes_on_with_make_room(tmp_path):
 
 
 def test_upload_that_grows_too_large_is_deleted(tmp_path, monkeypatch):
-    monkeypatch.setattr("bot.pieces.MAX_FILE_BYTES", 10)
-    monkeypatch.setattr("bot.pieces.FORM_BYTES", 0)
+    monkeypatch.setattr("bot.pieces.MAX_UPLOAD_BYTES", 10)
 
     async def scenario():
         arriving = Arriving(tmp_path / "arriving")
