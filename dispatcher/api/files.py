@@ -79,15 +79,16 @@ async def download(
 ) -> tuple[protocol.Response, AsyncIterator[bytes] | None]:
     """Return the bot's answer, and what follows its first piece; None if it is whole."""
     first = await service.call(session_id, message.model_copy(update={"start": 0}), agent)
-    if first.size is None or message.method != "GET":
+    size = first.size
+    if size is None or message.method != "GET":
         return first, None
 
     async def rest() -> AsyncIterator[bytes]:
         at = len(base64.b64decode(first.body))
-        while at < (first.size or 0):
+        while at < size:
             answer = await service.call(session_id, _numbered(message, start=at), agent)
             body = base64.b64decode(answer.body)
-            if answer.size != first.size or not 0 < len(body) <= answer.size - at:
+            if answer.size != size or not 0 < len(body) <= size - at:
                 # The answer has begun: its end before its length tells the client.
                 raise StartFailed("The file changed while it was read.", code="bad_answer")
             yield body
