@@ -254,6 +254,9 @@ KINDS = {
     "loops": LOOPS,
     "early-arguments": EARLY_ARGUMENTS,
 }
+IN_TEMPLATES = ("processes", "signals", "main-in-a-function", "neighbours")
+"""Kinds that meet the difference between a machine and a fork."""
+
 BESIDE = {
     "assets/a.txt": "asset",
     "bot/__init__.py": "from .pipeline import PARTS\ndef run_bot(): return PARTS\n",
@@ -296,6 +299,17 @@ def running(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     agents = {name.replace("/", "-"): agent(project / f"{name}.py") for name in KINDS}
     dispatcher = Dispatcher(tmp_path_factory.mktemp("alike"), agents, forks=False)
     dispatcher.start()
+    yield dispatcher
+    dispatcher.stop()
+
+
+@pytest.fixture(scope="module")
+def forking(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
+    """A dispatcher whose machines are forked from templates, where the system can."""
+    agents = {name: agent(project / f"{name}.py") for name in IN_TEMPLATES}
+    dispatcher = Dispatcher(tmp_path_factory.mktemp("forking"), agents)
+    dispatcher.start()
+    dispatcher.wait_for_templates(60)
     yield dispatcher
     dispatcher.stop()
 
@@ -351,4 +365,10 @@ def on_the_runner(project: Path, name: str) -> dict[str, Any]:
 def test_bot_finds_here_what_it_finds_on_the_runner(running: Dispatcher, project: Path, name: str) -> None:
     here = call(running.url, f"/v1/public/{name.replace('/', '-')}/start", project / f"{name}.json")
     assert here
+    assert here == on_the_runner(project, name)
+
+
+@pytest.mark.parametrize("name", IN_TEMPLATES)
+def test_forked_bot_finds_what_it_finds_on_the_runner(forking: Dispatcher, project: Path, name: str) -> None:
+    here = call(forking.url, f"/v1/public/{name}/start", project / f"{name}.json")
     assert here == on_the_runner(project, name)
