@@ -98,10 +98,9 @@ def _enter_package(file: Path) -> str:
     As `python -m package.bot` does from the directory above them.
     """
     try:
-        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        depth = _relative_level(ast.parse(file.read_bytes()))
     except (SyntaxError, ValueError):  # its import says so
         return ""
-    depth = max((node.level for node in nodes if isinstance(node, ast.ImportFrom)), default=0)
     if depth == 0:
         return ""
     above = file.parents
@@ -114,6 +113,15 @@ def _enter_package(file: Path) -> str:
     if names[0] == _OUR_PACKAGE:
         sys.modules[_OUR_PACKAGE].__path__.append(str(above[depth - 1]))
     return ".".join(names)
+
+
+def _relative_level(node: ast.AST) -> int:
+    """Return the most dots of a relative import; one in a `try` counts for none, as it has an alternative."""
+    if isinstance(node, ast.Try | ast.expr):
+        return 0
+    if isinstance(node, ast.ImportFrom):
+        return node.level
+    return max(map(_relative_level, ast.iter_child_nodes(node)), default=0)
 
 
 def _import(file: Path, package: str) -> ModuleType:

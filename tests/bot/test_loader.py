@@ -71,3 +71,23 @@ def test_bots_own_package_called_bot_has_modules_with_the_names_of_ours(tmp_path
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_relative_import_with_an_alternative_does_not_import_the_package(tmp_path):
+    """`python bot.py` takes the alternative, and never runs the package's `__init__.py`."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("raise RuntimeError('no package')\n")
+    (tmp_path / "mine" / "tools.py").write_text("NAME = 'tools'\n")
+    (tmp_path / "mine" / "main.py").write_text(
+        "try:\n    from .tools import NAME\nexcept ImportError:\n    from tools import NAME\n"
+        "async def bot(runner_args): ...\n"
+    )
+    code = (
+        "import pathlib\nfrom bot import loader\n"
+        f"_, module = loader.load(pathlib.Path({str(tmp_path / 'mine' / 'main.py')!r}))\n"
+        "assert module.NAME == 'tools'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
