@@ -124,10 +124,10 @@ class Files:
     async def _give_piece(self, request: Request, start: int) -> Response:
         """Give a piece of what the bot left, with the headers of the whole."""
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        file = self._left(name)
-        if file is None:
-            raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
-        body, size = await piece_of(file, start)
+        found = self._downloads and await asyncio.to_thread(piece_of, self._downloads, name, start)
+        if not found:
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:80]}'.")
+        file, body, size = found
         is_head = request.method.upper() == "HEAD"
         return Response(
             id=request.id, status=200, headers=_headers(file), body="" if is_head else body, size=size
@@ -176,11 +176,8 @@ class Files:
         if self._downloads is None:
             return None
         folder = self._downloads.resolve()
-        try:
-            file = (folder / name).resolve()
-            return file if file.is_relative_to(folder) and file.is_file() else None
-        except (ValueError, OSError):  # no name of a file: it is too long, or has a NUL
-            return None
+        file = (folder / name).resolve()
+        return file if file.is_relative_to(folder) and file.is_file() else None
 
     async def _delete(self) -> None:
         while self._urls:
