@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import errno
 import inspect
 import mimetypes
+import mmap
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import urllib.parse
@@ -26,8 +25,9 @@ from typing import Any
 from bot.loader import loaded_module
 from bot.logs import logger
 from bot.outcome import InvalidBot, describe
+from bot.pieces import Arriving, part_of, too_large
 from bot.problems import Problem, json_response
-from bot.protocol import Request, Response
+from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, PIECE_TAKEN, Piece, Request, Response
 
 FILES_PATH = "files"
 
@@ -42,11 +42,6 @@ MAX_NAME_BYTES = 255
 
 _SHOWN = 80
 """Characters of a name in a problem."""
-
-_NO_FILE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
-)
-"""The system's errors for a name that is no file's; ENXIO is a socket's."""
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
@@ -64,6 +59,7 @@ class Files:
         self.storage = storage
         self._directory = directory
         self._downloads = directory / "downloads" if directory else None
+        self._arriving = Arriving(directory / "arriving") if directory else None
         self._urls: list[str] = []
         self._count = 0
 
@@ -96,7 +92,13 @@ class Files:
         Raises:
             Problem: the request, or the storage, is at fault.
         """
-        return await (self._save(request) if request.method.upper() == "POST" else self._give(request))
+        if request.piece is not None:
+            return await self._save_piece(request, request.piece)
+        if request.method.upper() == "POST":
+            return await self._save(request)
+        if request.start is not None:
+            return await self._give_piece(request, request.start)
+        return await self._give(request)
 
     async def close(self) -> None:
         """Delete what was uploaded."""
@@ -107,12 +109,47 @@ class Files:
             logger.warning(f"{len(self._urls)} uploaded files were not deleted in {_DELETE_SECONDS:g} s")
 
     async def _save(self, request: Request) -> Response:
+        self._check_uploads()
+        return await self._store(request, *_file_of(request, base64.b64decode(request.body)))
+
+    async def _save_piece(self, request: Request, piece: Piece) -> Response:
+        """Add a piece to its upload, and save what is whole. The answer says how much of it is there."""
+        try:
+            self._check_uploads()
+            if self._arriving is None:
+                raise Problem(503, "no-uploads", "This machine has no directory to keep a large file in.")
+            form = await self._arriving.add(piece, base64.b64decode(request.body))
+            if form is None:
+                size = self._arriving.size(piece)
+                return Response(id=request.id, status=PIECE_TAKEN, size=size)
+            try:
+                found = await asyncio.to_thread(_file_in, request, form)
+            finally:
+                await asyncio.to_thread(form.unlink)
+            answer = await self._store(request, *found)
+        except Problem as problem:
+            answer = problem.to_response(request.id)
+        return answer.model_copy(update={"size": piece.offset})
+
+    async def _give_piece(self, request: Request, start: int) -> Response:
+        """Give a piece of what the bot left, with the headers of the whole."""
+        name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
+        file, body, size = await self._read(name, start, PIECE_BYTES)
+        if request.method.upper() == "HEAD":
+            body = b""
+        given = base64.b64encode(body).decode()
+        return Response(id=request.id, status=200, headers=_headers(file), body=given, size=size)
+
+    def _check_uploads(self) -> None:
         if self.storage is None:
             raise Problem(503, "no-uploads", "This bot takes no files: it has no file storage.")
         if self._count >= MAX_UPLOADS:
             text = f"The session has uploaded {self._count} files; allowed are {MAX_UPLOADS}."
             raise Problem(429, "too-many-files", text)
-        name, contents, kind = _file_of(request)
+
+    async def _store(self, request: Request, name: str, contents: bytes, kind: str) -> Response:
+        if len(contents) > MAX_FILE_BYTES:
+            raise too_large()
         self._count += 1
         try:
             url = await self.storage.save(name, contents)
@@ -127,54 +164,18 @@ class Files:
 
     async def _give(self, request: Request) -> Response:
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        left = await asyncio.to_thread(self._left, name)
-        if left is None:
-            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:_SHOWN]}'.")
-        file, contents = left
-        quoted = urllib.parse.quote(os.fsencode(file.name))
-        return Response(
-            id=request.id,
-            status=200,
-            headers=(
-                ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
-                # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
-                ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
-                ("x-content-type-options", "nosniff"),
-            ),
-            body=base64.b64encode(contents).decode(),
-        )
-
-    def _left(self, name: str) -> tuple[Path, bytes] | None:
-        """Read the regular file of this name in the downloads; None if there is none there.
-
-        Raises:
-            Problem: it is too large, or cannot be read.
-        """
-        if self._downloads is None:
-            return None
-        try:
-            folder = self._downloads.resolve()
-            file = (folder / name).resolve()
-            if not file.is_relative_to(folder):
-                return None
-            with open(file, "rb", opener=_open) as opened:
-                status = os.fstat(opened.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return None
-                size = status.st_size
-                # It may grow meanwhile.
-                contents = opened.read(MAX_DOWNLOAD_BYTES + 1) if size <= MAX_DOWNLOAD_BYTES else b""
-        except (ValueError, RuntimeError):  # a NUL in the name; links in a circle
-            return None
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return None
-            logger.opt(exception=error).error("a file that the bot left could not be read")
-            raise Problem(500, "not-read", "The file could not be read; the bot's log says why.") from error
-        if max(size, len(contents)) > MAX_DOWNLOAD_BYTES:
+        file, contents, size = await self._read(name, 0, MAX_DOWNLOAD_BYTES)
+        if size > MAX_DOWNLOAD_BYTES:
             text = f"The file '{name[:_SHOWN]}' has {size} bytes; allowed are {MAX_DOWNLOAD_BYTES}."
             raise Problem(413, "file-too-large", text)
-        return file, contents
+        body = base64.b64encode(contents).decode()
+        return Response(id=request.id, status=200, headers=_headers(file), body=body)
+
+    async def _read(self, name: str, start: int, most: int) -> tuple[Path, bytes, int]:
+        found = self._downloads and await asyncio.to_thread(part_of, self._downloads, name, start, most)
+        if not found:
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:_SHOWN]}'.")
+        return found
 
     async def _delete(self) -> None:
         while self._urls:
@@ -185,11 +186,6 @@ class Files:
                 logger.opt(exception=error).warning(f"the uploaded file {url} could not be deleted")
         if self._directory:
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
-
-
-def _open(path: str, flags: int) -> int:
-    """Open a file, but no link that was put there meanwhile; for no FIFO wait until it has a writer."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _new_directory() -> Path | None:
@@ -221,7 +217,23 @@ def _storage(module: Any, directory: Path | None) -> Any:
     return storage
 
 
-def _file_of(request: Request) -> tuple[str, bytes, str]:
+def _headers(file: Path) -> tuple[tuple[str, str], ...]:
+    quoted = urllib.parse.quote(os.fsencode(file.name))
+    return (
+        ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
+        # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
+        ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
+        ("x-content-type-options", "nosniff"),
+    )
+
+
+def _file_in(request: Request, form: Path) -> tuple[str, bytes, str]:
+    """Read the field `file` of a form on the disk; of it alone the contents get into memory."""
+    with form.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return _file_of(request, body)
+
+
+def _file_of(request: Request, body: bytes | mmap.mmap) -> tuple[str, bytes, str]:
     """Name, contents and media type of the field `file` of a form (RFC 7578)."""
     header = Message()
     header["content-type"] = dict(request.headers).get("content-type", "")
@@ -229,17 +241,19 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
     if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
         given = header["content-type"][:80]
         raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
-    body = b"\r\n" + base64.b64decode(request.body)
-    # The form ignores the text before the first boundary and after the last one.
-    for part in body.split(b"\r\n--" + boundary.encode("latin-1"))[1:-1]:
-        head, found, contents = part.partition(b"\r\n\r\n")
+    # What stands before the first boundary and after the last one is nobody's.
+    line = b"\r\n--" + boundary.encode("latin-1")
+    begin = 0 if body[: len(line) - 2] == line[2:] else body.find(line) + 2
+    while begin >= 0 and (end := body.find(line, begin)) >= 0:
+        head = body.find(b"\r\n\r\n", begin, end)
         fields = Message()
-        for line in head.decode("utf-8", "replace").splitlines():
-            name, colon, value = line.partition(":")
+        for text in body[begin + len(line) - 2 : max(begin, head)].decode("utf-8", "replace").splitlines():
+            name, colon, value = text.partition(":")
             if colon:
                 fields[name.strip()] = value.strip()
-        if found and fields.get_param("name", header="content-disposition") == "file":
-            return _name(fields), contents, fields.get("content-type", "")
+        if head >= 0 and fields.get_param("name", header="content-disposition") == "file":
+            return _name(fields), body[head + 4 : end], fields.get("content-type", "")
+        begin = end + 2
     raise Problem(400, "bad-request", "file: the form has no such field.")
 
 

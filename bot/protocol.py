@@ -52,6 +52,18 @@ MAX_ARGUMENT_BODY_BYTES = 4096
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The largest frame that either side accepts: a 1 MB body, base64 and JSON around it, and room to spare."""
 
+MAX_FILE_BYTES = 50 * 1024 * 1024
+"""Of a file that a client uploads, as in Pipecat's development runner."""
+
+MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 64 * 1024
+"""Of such a file with the form around it."""
+
+PIECE_BYTES = 1024 * 1024
+"""Of a file that goes over the channel in pieces."""
+
+PIECE_TAKEN = 202
+"""The status of the answer to each piece of an upload but the last."""
+
 Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
 """Where a machine is: `booting` (imports), `idle` (a machine of the reserve), `loading` (the bot file is
 imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet),
@@ -216,6 +228,8 @@ class Response(Message):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     """Base64."""
+    size: int | None = Field(default=None, ge=0)
+    """Of the whole file, where the body is a piece of it; of an upload, how much of it is there."""
 
 
 class Ended(Message):
@@ -243,6 +257,15 @@ class Assign(Message):
     assignment: Assignment
 
 
+class Piece(Message):
+    """A piece of an upload: pieces are sent in order, each after the answer to the one before."""
+
+    upload: str
+    """The same for all pieces of one."""
+    offset: int = Field(ge=0)
+    is_last: bool = False
+
+
 class Request(Message):
     type: Literal["request"] = "request"
     id: str
@@ -253,6 +276,13 @@ class Request(Message):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     """Base64."""
+    base: str = ""
+    """Where the session's paths begin for the client, `https://host/sessions/{id}`: the bot's redirects and
+    links need it."""
+    piece: Piece | None = None
+    """The body is this piece of a `POST`; the answer has a `size`, unless the machine knows of no pieces."""
+    start: int | None = Field(default=None, ge=0)
+    """The answer may be the piece of a file that begins with this byte, and then has its `size`."""
 
 
 class Stop(Message):

@@ -121,7 +121,9 @@ def _app(core: Core) -> FastAPI:
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(logs.router(core.store, core.fleet), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)
-    app.include_router(organizations.router(core.service, core.store, core.clock), dependencies=own)
+    app.include_router(
+        organizations.router(core.service, core.store, core.fleet, core.clock), dependencies=own
+    )
     app.include_router(sessions.router(core.service), dependencies=own)
     operations.mount_page(app)
     return app

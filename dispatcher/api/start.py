@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.api.access import Caller
 from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
+from dispatcher.api.files import FILES_PATH
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
-from dispatcher.api.sessions import FILES_PATH
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
 from dispatcher.sessions.service import SessionService, Wait

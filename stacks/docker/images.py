@@ -18,8 +18,9 @@ from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
-    *("dispatcher", "bot/__init__.py", "bot/output.py", "bot/protocol.py"),
-    "requirements-node.txt",
+    *("dispatcher", "requirements-node.txt"),
+    # Of the bots' package only what the dispatcher imports.
+    *("bot/__init__.py", "bot/output.py", "bot/protocol.py", "bot/versions.py"),
     *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
     *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
 )

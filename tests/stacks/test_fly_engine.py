@@ -95,7 +95,7 @@ def prepared(tmp_path: Path, engine: PulumiCommand, monkeypatch: pytest.MonkeyPa
     checkout = CheckoutCopy(tmp_path / "checkout", engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "output.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     return checkout
 

@@ -73,7 +73,7 @@ def prepared(
     checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "output.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     return checkout
 
