@@ -34,10 +34,11 @@ from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
 from dispatcher.machines.container_errors import is_taken_name
 from dispatcher.machines.container_images import Images
+from dispatcher.machines.container_logs import part_of, since
 from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
-    LOG_BYTES,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -257,17 +258,20 @@ class ContainerProvider:
         ours = machine_id_of(self._place, [name], found["Config"]["Labels"]) == machine_id
         return found if ours else None
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         if await self._inspect(machine_id) is None:
             return None
         printed: list[str] | None = None
         with self._engine.translated(gone_is_fine=True):
             container = await self._container(machine_id)
             async with asyncio.timeout(LOG_SECONDS):
-                printed = await container.log(stdout=True, stderr=True, tail=lines)
-        if printed is None:
-            return None
-        return "".join(printed).encode()[-LOG_BYTES:].decode(errors="replace").removesuffix("\n")
+                # One line more than is given tells that some are not.
+                printed = await container.log(
+                    stdout=True, stderr=True, timestamps=True, tail=lines + 1, since=since(after or 0)
+                )
+        return None if printed is None else part_of(printed, lines, after or 0)
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]

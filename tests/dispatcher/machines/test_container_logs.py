@@ -1,0 +1,52 @@
+"""The parts of a container's log, from pieces as Docker and Podman write them with their times."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.machines.container_logs import part_of, since
+from dispatcher.machines.provider import LOG_BYTES, LogPart
+
+SECOND = 1_700_000_000  # 2023-11-14T22:13:20Z
+AT = "2023-11-14T22:13:20.{:09}Z "
+
+
+def printed(*lines: str) -> list[str]:
+    """A line each nanosecond, from the second on."""
+    return [f"{AT.format(number)}{line}" for number, line in enumerate(lines)]
+
+
+def test_lines_are_given_without_their_times_and_the_last_time_is_the_place() -> None:
+    assert part_of(printed("one\n", "two\n"), 10, 0) == LogPart(("one", "two"), SECOND * 10**9 + 1)
+
+
+def test_lines_up_to_the_place_are_left_out_though_the_engine_gives_them() -> None:
+    place = SECOND * 10**9
+    assert since(place) == f"{SECOND}.000000000"
+    assert part_of(printed("one\n", "two\n"), 10, place) == LogPart(("two",), place + 1)
+    assert part_of(printed("one\n"), 10, place) == LogPart((), place)
+
+
+def test_line_of_several_pieces_is_one_line() -> None:
+    """Docker splits at 16 KiB, and writes the time before each piece."""
+    pieces = [*printed("x" * 16384, "y\n", "next\n"), "rest of a piece without its time\n"]
+    lines = ("x" * 16384 + "y", "next", "rest of a piece without its time")
+    assert part_of(pieces, 10, 0) == LogPart(lines, SECOND * 10**9 + 2)
+
+
+@pytest.mark.parametrize("time", ["2023-11-14T22:13:20.5Z", "2023-11-14T23:13:20.500000000+01:00"])
+def test_times_have_few_digits_and_offsets_too(time: str) -> None:
+    assert part_of([f"{time} line\n"], 10, 0).next == SECOND * 10**9 + 500_000_000
+
+
+def test_more_lines_than_asked_for_are_skipped_uncounted() -> None:
+    assert part_of(printed("one\n", "two\n", "three\n"), 2, 0).skipped is None
+    assert part_of(printed("one\n", "two\n"), 2, 0).skipped == 0
+
+
+def test_part_is_bounded() -> None:
+    long = "z" * (LOG_BYTES // 2) + "\n"
+    part = part_of(printed(long, long, "last\n"), 10, 0)
+    assert (len(part.lines), part.lines[-1], part.skipped) == (2, "last", None)
+    one = part_of(printed("w" * (2 * LOG_BYTES) + "\n"), 10, 0)
+    assert (len(one.lines), len(one.lines[0])) == (1, LOG_BYTES)
