@@ -153,14 +153,19 @@ KEYS = (
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
-            "dailyAllowedProperties, cpu, memoryMb, env, arguments, python, maxSessions, maxQueued, "
-            "maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
+            "maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
             "maxDurationSeconds, placements",
         ),
         (
             with_agent(dailyAllowedProperties=["privacy"]),
             'switchboard:agents.echo.dailyAllowedProperties[0]: "privacy" is refused; '
             "allowed: a list of any of enable_dialout, enable_recording, exp",
+        ),
+        (
+            with_agent(logLevel="debug"),
+            'switchboard:agents.echo.logLevel: "debug" is refused; '
+            "allowed: TRACE, DEBUG, INFO, WARNING, ERROR",
         ),
         (
             with_agent(memoryMb=1),
