@@ -96,8 +96,11 @@ export class SessionView {
   }
 
   #note(words: string): void {
-    write(this.elements.note, words);
-    this.elements.note.hidden = words === "";
+    const { note, lines } = this.elements;
+    write(note, words);
+    note.hidden = words === "";
+    // It takes its room from the lines.
+    if (this.#follows) lines.scrollTop = lines.scrollHeight;
   }
 }
 
