@@ -23,7 +23,7 @@ Tail = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many of the las
 After = Annotated[
     str | None,
     Query(
-        pattern=r"^[0-9]{1,19}$",
+        pattern=r"^[0-9]{1,25}$",
         description="`next` of an earlier answer: of what came since, the last lines.",
     ),
 ]

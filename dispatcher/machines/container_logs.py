@@ -1,8 +1,8 @@
 """Parts of a container's log, which its engine keeps with the time of each line.
 
-A place in the log is the time of its last line, in nanoseconds since 1970: engines find lines by nothing
-else. Stdout and stderr are two pipes: of two lines that an engine takes from them in the same nanosecond, a
-follower may miss the second.
+A place in the log is the time of its last piece and how many pieces of that time there were: engines find
+lines by their time alone, and Podman tells it in seconds. A piece that an engine writes with an earlier time
+than one before it, as of stdout and stderr in the same microsecond, may be missed by who follows.
 """
 
 from __future__ import annotations
@@ -15,39 +15,50 @@ from dispatcher.machines.provider import LOG_BYTES, LogPart
 
 NANO = 10**9
 
+PIECES = 10**6
+"""More than an engine tells of one moment."""
+
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 """RFC 3339, which Docker writes with nine digits and Z, and Podman with an offset."""
 
 
 def since(after: int) -> str:
-    """Return the engine's parameter of this name: lines of that moment come too."""
-    return f"{after // NANO}.{after % NANO:09}"
+    """Return the engine's parameter of this name: pieces of that moment come too."""
+    moment = after // PIECES
+    return f"{moment // NANO}.{moment % NANO:09}"
 
 
 def part_of(printed: Sequence[str], lines: int, after: int) -> LogPart:
-    """Return the last lines that came after that moment.
+    """Return the last lines that came after that place.
 
     Args:
-        printed: The engine's pieces, each with its time before it. One without is the rest of a piece.
+        printed: The engine's pieces, each with its time before it: at most `lines`, and one more that tells
+            that some are left out. One without a time is the rest of a piece.
     """
-    # A line of more than 16 KiB comes in several pieces; only its last one ends with a line end.
+    cut = sum(_TIME.match(piece) is not None for piece in printed) > lines
+    # Of pieces that were left out nobody knows which they were: then none counts as given before.
+    before, given_before = (after // PIECES, 0) if cut else divmod(after, PIECES)
+    moment, count = after // PIECES, 0
     found: list[list[str]] = []
-    last, open_line, taken = after, False, False
+    taken = is_open = False
     for piece in printed:
         if (time := _TIME.match(piece)) is not None:
-            moment = _nanoseconds(time)
-            taken = moment > after
-            last, piece = max(last, moment), piece[time.end() :]
+            at = _nanoseconds(time)
+            moment, count = (moment, count + (at == moment)) if at <= moment else (at, 1)
+            taken = at > before or (at == before and count > given_before)
+            piece = piece[time.end() :]
         if not taken:
             continue
-        if open_line:
+        # A line of more than 16 KiB comes in several pieces; only its last one ends with a line end.
+        if is_open:
             found[-1].append(piece)
         else:
             found.append([piece])
-        open_line = not piece.endswith("\n")
+        is_open = not piece.endswith("\n")
     whole = ["".join(pieces).removesuffix("\n") for pieces in found]
     given = _within(whole[-lines:])
-    return LogPart(tuple(given), last, 0 if len(given) == len(whole) else None)
+    skipped = 0 if len(given) == len(whole) and not cut else None
+    return LogPart(tuple(given), moment * PIECES + min(count, PIECES - 1), skipped)
 
 
 def _within(lines: Sequence[str]) -> Sequence[str]:

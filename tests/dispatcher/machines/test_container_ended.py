@@ -12,6 +12,7 @@ import pytest
 from dispatcher.clock import SystemClock
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_logs import PIECES
 from dispatcher.machines.container_removal import UNASKED_LISTINGS
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import LogPart, MachineState, MachineStatus, ProviderError
@@ -168,9 +169,9 @@ def test_follower_of_a_containers_log_gets_each_line_once(tmp_path: Path) -> Non
             engine.lines.append((1_700_000_001 * 10**9, "5\n"))
             return [first, none, await provider.read_log("m-1", 2, first.next)]
 
-    last = 1_700_000_000 * 10**9 + 4
+    last = (1_700_000_000 * 10**9 + 4) * PIECES + 1
     assert asyncio.run(run()) == [
         LogPart(("3", "4"), last, None),
         LogPart((), last),
-        LogPart(("5",), 1_700_000_001 * 10**9),
+        LogPart(("5",), 1_700_000_001 * 10**9 * PIECES + 1),
     ]
