@@ -27,6 +27,9 @@ SEGMENT_BYTES = 2**20
 
 NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
 
+CUT = f"[switchboard: %d bytes were cut between {HEAD} and {BEFORE}]\n"
+"""First line of the newest file, where something was cut: it gives the file's place in the log."""
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The whole group gets these; whoever waits for the bot outlives it."""
 
@@ -88,7 +91,7 @@ class Output:
         self._open(os.O_EXCL)
         self._size = 0
         if (cut := self._total - 2 * SEGMENT_BYTES) > 0:
-            self._append(f"[switchboard: {cut} bytes were cut between {HEAD} and {BEFORE}]\n".encode())
+            self._append((CUT % cut).encode())
 
     def _open(self, how: int) -> None:
         how |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

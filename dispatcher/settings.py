@@ -48,6 +48,8 @@ SECRET_SETTINGS = frozenset(
 TransportName = Literal["webrtc", "daily"]
 DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+BotLogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
+"""Loguru's names, with which Pipecat logs."""
 LogFormat = Literal["text", "json"]
 
 
@@ -105,6 +107,8 @@ class AgentSettings(BaseModel):
     """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
     env: tuple[EnvironmentName, ...] = ()
     """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
+    log_level: BotLogLevel | None = None
+    """The level of its bots' logs, as loguru has them; by default the dispatcher's own."""
     arguments: tuple[str, ...] = ()
     """The bot's own command line: what the development runner would be given after the bot file's name."""
     python: Path | None = None

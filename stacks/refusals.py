@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from dispatcher.keys import NAME_WORDS, KeyRate, KeyScope, KeySettings
-from dispatcher.settings import AgentSettings, DailyProperty, Settings, TransportName
+from dispatcher.settings import AgentSettings, BotLogLevel, DailyProperty, Settings, TransportName
 from stacks import daily, ice
 from stacks.daily import DailyConfig
 from stacks.docker import config as docker
@@ -260,6 +260,8 @@ def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
         return "a list of names of environment variables"
     if name == "arguments":
         return "a list of texts, the bot's command line"
+    if key == "agents" and name == "logLevel":
+        return ", ".join(get_args(BotLogLevel))
     if name == "transports":
         return f"a list of at least one of {', '.join(get_args(TransportName))}"
     if name == "dailyAllowedProperties":

@@ -17,7 +17,15 @@ class Logs(BaseModel):
     sessionId: str
     machineId: str
     lines: list[str]
-    """The lines that the bot printed, the newest last: escape codes too."""
+    """As the bot printed them, the newest last: escape codes too. A line without an end is given once it has
+    one, once the machine is gone, or in pieces of 64 KiB."""
+    next: str
+    """`after` of the next request, for what comes after these lines."""
+    skippedBytes: int | None
+    """How much lies between `after`, else the log's beginning, and the first of these lines: it was cut, or
+    is more than was asked for. Null: some does, and the provider does not count it."""
+    ended: bool
+    """The machine is gone: nothing comes after these lines."""
 
 
 class Status(BaseModel):

@@ -238,7 +238,7 @@ async def _printed(store: Store, fleet: Fleet, session: Session, limit: int) -> 
     if machine is None or machine.placement is None:
         return []
     try:
-        text = await fleet.read_log(machine.placement, machine.id, limit)
+        part = await fleet.read_log(machine.placement, machine.id, limit)
     except ProviderError as error:
         return [f"ERROR The log of machine {machine.id} cannot be read here: {error}"]
-    return text.split("\n") if text else []
+    return list(part.lines) if part else []

@@ -54,7 +54,9 @@ NOT_IN_AGENTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Control characters, of which an agent's variable may have tabs and line ends: keys in PEM, JSON of many
 lines. What reads variables on the host reads the engine's list of them, in which a line end is no end."""
 MAX_STOP_SECONDS = 3600
-MAX_LINES = 1000
+MAX_LINES = 1001
+SINCE = re.compile(r"[0-9]{1,11}\.[0-9]{9}")
+"""Seconds and nanoseconds since 1970."""
 
 Keep = Callable[[Any], Any]
 """Reduces the engine's answer to what the caller gets."""
@@ -195,11 +197,7 @@ class Rules:
                 only(query, {"force", "v"})
                 return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
             case ("GET", "logs"):
-                only(query, {"stdout", "stderr", "follow", "tail"})
-                if query.get("follow") != "0":
-                    raise Refused("follow: is refused; allowed: 0")
-                lines = {"stdout": "true", "stderr": "true", "tail": number(query, "tail", MAX_LINES)}
-                return Ask("GET", "containers/{id}/logs", lines, container=name)
+                return Ask("GET", "containers/{id}/logs", _lines(query), container=name)
         raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
 
     def _pull(self, query: dict[str, str]) -> Ask:
@@ -280,6 +278,21 @@ class Rules:
             arguments=tuple(arguments),
             environment=tuple(environment),
         )
+
+
+def _lines(query: dict[str, str]) -> dict[str, str]:
+    """Return the engine's parameters for a look at a container's lines."""
+    only(query, {"stdout", "stderr", "follow", "tail", "timestamps", "since"})
+    if query.get("follow") != "0":
+        raise Refused("follow: is refused; allowed: 0")
+    wanted = {"stdout": "true", "stderr": "true", "tail": number(query, "tail", MAX_LINES)}
+    if "timestamps" in query:
+        wanted["timestamps"] = "true"
+    if "since" in query:
+        if not SINCE.fullmatch(query["since"]):
+            raise Refused(f"since: {query['since'][:100]!r} is refused; allowed: seconds with nine decimals")
+        wanted["since"] = query["since"]
+    return wanted
 
 
 def _difference(wanted: Any, given: Any, where: str = "") -> str | None:

@@ -14,6 +14,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,12 +34,14 @@ from dispatcher.machines.container_body import (
 from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
 from dispatcher.machines.container_errors import is_taken_name
+from dispatcher.machines.container_frames import UNREAD, Printed, read_pieces
 from dispatcher.machines.container_images import Images
-from dispatcher.machines.container_log import read_tail
+from dispatcher.machines.container_logs import part_of, since
 from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     LOG_BYTES,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -260,18 +263,27 @@ class ContainerProvider:
         ours = machine_id_of(self._place, [name], found["Config"]["Labels"]) == machine_id
         return found if ours else None
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         if await self._inspect(machine_id) is None:
             return None
-        printed = await self._tail(machine_id, lines, LOG_BYTES)
-        return None if printed is None else printed.removesuffix("\n")
+        # One line more than is given tells that some are not.
+        wanted = {"tail": lines + 1, "since": since(after or 0), "timestamps": True}
+        printed = await self._printed(machine_id, LOG_BYTES, **wanted)
+        if printed is None:
+            return None
+        unread = (UNREAD,) if printed.is_unread else ()
+        room = LOG_BYTES - sum(len(line) + 1 for line in unread)
+        part = part_of(printed.pieces, lines, after or 0, room, is_cut=printed.is_cut)
+        return replace(part, lines=(*part.lines, *unread))
 
-    async def _tail(self, machine_id: str, lines: int, most: int) -> str | None:
-        """Return the last lines that the container printed; None if it is gone."""
+    async def _printed(self, machine_id: str, most: int, **parameters: Any) -> Printed | None:
+        """Return the last of what the container printed; None if it is gone."""
         with self._engine.translated(gone_is_fine=True):
             docker = await self._engine.docker()
             async with asyncio.timeout(LOG_SECONDS):
-                return await read_tail(docker, self._name(machine_id), lines, most)
+                return await read_pieces(docker, self._name(machine_id), most, **parameters)
         return None
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
@@ -280,7 +292,8 @@ class ContainerProvider:
             return MachineStatus(machine_id, state_of(state["Status"]))
         printed = ""
         try:
-            printed = await self._tail(machine_id, TAIL_LINES, TAIL_BYTES) or ""
+            last = await self._printed(machine_id, TAIL_BYTES, tail=TAIL_LINES)
+            printed = last.text() if last else ""
         except ProviderError as error:
             # Its exit code is known all the same.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)

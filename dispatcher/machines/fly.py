@@ -40,6 +40,7 @@ from dispatcher.machines.fly_status import (
 )
 from dispatcher.machines.provider import (
     Action,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -163,7 +164,9 @@ class FlyProvider:
                 elif (state := state_of(machine)) is not MachineState.gone:
                     yield MachineStatus(machine_id, state)
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Say where the log is: the Machines API has none, and a deploy token reads no log."""
         if await self._finder.look(machine_id) is None:
             raise Rejected("Fly removed the machine; `fly logs --app <its app>` has its lines for some days")

@@ -18,6 +18,7 @@ from dispatcher.machines.provider import (
     Action,
     HasLanes,
     KeepsLogs,
+    LogPart,
     MachineProvider,
     MachineSpec,
     MachineState,
@@ -140,7 +141,9 @@ class Placement:
         limit = CALL_SECONDS + grace.total_seconds()
         await self._call("stop", lane, lambda: self.provider.stop(machine_id, grace), limit, deadline)
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Read a log as the provider does. It counts for no rate: only the calls that make machines do.
 
         Raises:
@@ -149,7 +152,9 @@ class Placement:
         provider = self.provider
         if not isinstance(provider, KeepsLogs):
             raise Rejected(f"placement {self.name} keeps no log that can be read here")
-        return await self._guarded(lambda: provider.read_log(machine_id, lines), CALL_SECONDS)
+        return await self._guarded(
+            lambda: provider.read_log(machine_id, lines, after, ended=ended), CALL_SECONDS
+        )
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""

@@ -44,11 +44,12 @@ from dispatcher.machines.process_groups import (
     find_groups,
     read_exit_code,
     read_group,
-    read_log,
     read_tail,
 )
+from dispatcher.machines.process_logs import read_log
 from dispatcher.machines.provider import (
     LOG_BYTES,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -171,9 +172,13 @@ class ProcessProvider:
         if failed is not None:
             raise failed
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         with _told(f"the log of machine {machine_id}"):
-            return await asyncio.to_thread(read_log, self._root / machine_id, lines, LOG_BYTES)
+            return await asyncio.to_thread(
+                read_log, self._root / machine_id, lines, LOG_BYTES, after, ended=ended
+            )
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         with _told(f"machine {machine_id}"):

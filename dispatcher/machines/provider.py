@@ -24,6 +24,9 @@ Action = Literal["create", "start", "get", "list", "stop"]
 LOG_BYTES = 256 * 1024
 """The most that a provider gives of a machine's log: one answer must not fill the dispatcher's memory."""
 
+LOG_PIECE_BYTES = 64 * 1024
+"""An unfinished line of this length is given as it is; a shorter one waits for its end."""
+
 
 class ProviderError(Exception):
     """A call to a machines API did not do what was asked. The text is for the person who reads the log."""
@@ -177,14 +180,32 @@ class Prepares(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Lines of what a machine printed, without gaps between them."""
+
+    lines: tuple[str, ...]
+    next: int
+    """Where the log goes on after them; the provider's own measure, and larger for what comes later."""
+    skipped: int | None = 0
+    """Bytes before the first line that were asked for and are not there; None: some, uncounted."""
+
+
 @runtime_checkable
 class KeepsLogs(Protocol):
     """A provider that keeps what machines print, also for a while after their end."""
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Return the last lines that the machine printed, `LOG_BYTES` at most; None if nothing is kept.
 
         Memory and time are bounded while it is read: a bot may print without end, also in one line.
+
+        Args:
+            after: `next` of an earlier part: only what came since is asked for. What is no place in this log
+                counts as the log's beginning.
+            ended: The machine is gone: its last line is as finished as it will be.
 
         Raises:
             Rejected: The log is kept where this provider cannot read it; the text says where.

@@ -83,7 +83,7 @@ class Specs:
 
     def _of_all(self, agent: AgentSettings) -> dict[str, str]:
         """Return the variables that every machine of the agent gets from us."""
-        level = {"SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+        level = {"SWITCHBOARD_LOG_LEVEL": agent.log_level or self._settings.log_level}
         # A machine without a command line of its own has no variable for it.
         return level | ({BOT_ARGUMENTS_VARIABLE: json.dumps(agent.arguments)} if agent.arguments else {})
 

@@ -247,7 +247,8 @@ async def a_log_is_read_within_bounds_of_memory_and_time(harness: Harness) -> No
 async def _log_of(harness: Harness, provider: KeepsLogs, machine_id: str) -> str | None:
     async with asyncio.timeout(harness.patience):
         try:
-            return await provider.read_log(machine_id, LOG_LINES)
+            part = await provider.read_log(machine_id, LOG_LINES)
+            return None if part is None else "\n".join(part.lines)
         except Rejected:
             assert harness.log_is_elsewhere, "a log that is kept here was refused"
         except Unreachable:

@@ -11,7 +11,14 @@ from datetime import timedelta
 
 import pytest
 
-from dispatcher.machines.provider import LOG_BYTES, MachineState, MachineStatus, Rejected, Unreachable
+from dispatcher.machines.provider import (
+    LOG_BYTES,
+    LogPart,
+    MachineState,
+    MachineStatus,
+    Rejected,
+    Unreachable,
+)
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness
 from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock, spec
@@ -242,9 +249,10 @@ class Prints(GoodProvider):
         self._units[spec.id] = spec.environment.get("PRINTS", "")
         return await super().create(spec)
 
-    async def read_log(self, machine_id, lines):
+    async def read_log(self, machine_id, lines, after=None, *, ended=False):
         unit = self._units.get(machine_id)
-        return None if unit is None else self.read(unit * (LOG_BYTES // len(unit)) if unit else "")
+        text = None if unit is None else self.read(unit * (LOG_BYTES // len(unit)) if unit else "")
+        return None if text is None else LogPart((text,), 1)
 
     def read(self, printed: str) -> str | None:
         return printed

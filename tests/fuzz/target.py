@@ -10,7 +10,7 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 
 from bot import protocol
-from dispatcher.machines.provider import MachineSpec, MachineStatus, NoCapacity
+from dispatcher.machines.provider import LogPart, MachineSpec, MachineStatus, NoCapacity
 from dispatcher.settings import AgentSettings
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedMachine, ScriptedProvider, deployment
@@ -44,9 +44,10 @@ class Bots(ScriptedProvider):
         task.add_done_callback(self._running.discard)
         return status
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
-        """Give every machine a log: without one the answer is 501, a server's error for the fuzzer."""
-        return f"{machine_id} printed this" if machine_id in self.specs else None
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
+        return LogPart(("a line",)[:lines], after or 7)
 
     async def close(self) -> None:
         if self._running:

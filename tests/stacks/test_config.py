@@ -52,6 +52,13 @@ def test_what_is_not_set_has_its_default(checkout: Path) -> None:
     assert found.data_dir == checkout / ".switchboard/stacks/local"
 
 
+def test_level_of_an_agent_reaches_the_dispatcher_and_is_absent_unless_set(checkout: Path) -> None:
+    """An upgrade must not change the environment of a stack that is up."""
+    for given, level in (({"logLevel": "TRACE"}, "TRACE"), ({}, None)):
+        environment = config(checkout, **with_agent(**given)).settings().to_environment()
+        assert json.loads(environment["SWITCHBOARD_AGENTS"])["echo"].get("log_level") == level
+
+
 def test_paths_are_from_the_checkout(checkout: Path) -> None:
     found = config(checkout, agents=ECHO, dataDir="kept/here")
     assert found.agents["echo"].bot == checkout / "echo.py"
@@ -153,14 +160,19 @@ KEYS = (
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
-            "dailyAllowedProperties, cpu, memoryMb, env, arguments, python, maxSessions, maxQueued, "
-            "maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
+            "maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
             "maxDurationSeconds, placements",
         ),
         (
             with_agent(dailyAllowedProperties=["privacy"]),
             'switchboard:agents.echo.dailyAllowedProperties[0]: "privacy" is refused; '
             "allowed: a list of any of enable_dialout, enable_recording, exp",
+        ),
+        (
+            with_agent(logLevel="debug"),
+            'switchboard:agents.echo.logLevel: "debug" is refused; '
+            "allowed: TRACE, DEBUG, INFO, WARNING, ERROR",
         ),
         (
             with_agent(memoryMb=1),

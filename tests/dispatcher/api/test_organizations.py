@@ -12,7 +12,7 @@ import pytest
 
 from bot import protocol
 from dispatcher.api.organizations import REASONS
-from dispatcher.machines.provider import Rejected
+from dispatcher.machines.provider import LogPart, Rejected
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.api.test_auth import SECRETS, bearer, keyed, start
 from tests.dispatcher.api.test_logs import Logged
@@ -207,7 +207,10 @@ def test_logs_are_the_timelines_of_sessions(tmp_path):
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("2026-01-01 00:00:00.000 INFO hello\nworld", ["2026-01-01 00:00:00.000 INFO hello", "world"]),
+        (
+            LogPart(("2026-01-01 00:00:00.000 INFO hello", "world"), 1),
+            ["2026-01-01 00:00:00.000 INFO hello", "world"],
+        ),
         (None, []),
         (Rejected("kept by Fly"), ["cannot be read here: kept by Fly"]),
     ],

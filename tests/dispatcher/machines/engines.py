@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -222,6 +223,39 @@ class EngineWithTheDead:
 
     def _one(self, machine_id: str) -> dict[str, Any]:
         return listed(machine_id, {MEMORY_LABEL: "64"}, self.states[machine_id])
+
+
+class EngineWithLines:
+    """Has a container that runs, with what it has printed.
+
+    After Docker Engine's API (docs.docker.com/reference/api/engine), `ContainerLogs` and, for the stream's
+    format, `ContainerAttach`. `tail` counts before `since` does, and `since` takes lines of its moment.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+        """Nanoseconds since 1970, and what was printed."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not versionless(request).endswith("/logs"):
+            return web.json_response(shown("m-1", Status="running"))
+        seconds, _, nanoseconds = request.query["since"].partition(".")
+        since = int(seconds) * 10**9 + int(nanoseconds)
+        assert request.query["timestamps"].lower() in ("1", "true")
+        return web.Response(
+            body=b"".join(
+                _frame(moment, text)
+                for moment, text in self.lines[-int(request.query["tail"]) :]
+                if moment >= since
+            ),
+            content_type="application/vnd.docker.multiplexed-stream",
+        )
+
+
+def _frame(moment: int, text: str) -> bytes:
+    at = datetime.fromtimestamp(moment // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    payload = f"{at}.{moment % 10**9:09}Z {text}".encode()
+    return struct.pack(">BxxxL", 2, len(payload)) + payload
 
 
 @asynccontextmanager

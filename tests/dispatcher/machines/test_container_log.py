@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dispatcher.machines.container_log import READ_BYTES
+from dispatcher.machines.container_frames import READ_BYTES
 from dispatcher.machines.provider import LOG_BYTES, MachineState, MachineStatus
 from tests.dispatcher.machines.engines import provider_of, shown
 from tests.engine_api import versionless
 
 MEBIBYTE = 2**20
 STDOUT, STDERR = 1, 2
+TIME = b"2023-11-14T22:13:20.000000001Z "
 
 
 def frame(text: bytes, stream: int = STDOUT) -> bytes:
@@ -24,10 +25,14 @@ def frame(text: bytes, stream: int = STDOUT) -> bytes:
     return bytes([stream, 0, 0, 0]) + len(text).to_bytes(4) + text
 
 
+Part = Callable[[bytes], AsyncIterator[bytes]]
+"""Gives what an engine sends, with so much before each of its frames: their time, if it is asked for."""
+
+
 class Printing:
     """An engine with one container that has printed something."""
 
-    def __init__(self, printed: Callable[[], AsyncIterator[bytes]], status: str = "running") -> None:
+    def __init__(self, printed: Part, status: str = "running") -> None:
         self.sent = 0
         self._printed = printed
         self._status = status
@@ -37,21 +42,22 @@ class Printing:
             return web.json_response(shown("m-1", Status=self._status, ExitCode=0))
         response = web.StreamResponse()
         await response.prepare(request)
-        async for part in self._printed():
+        time = TIME if request.query.get("timestamps") in ("1", "true", "True") else b""
+        async for part in self._printed(time):
             await response.write(part)
             self.sent += len(part)
         return response
 
 
-async def one_line_of_a_gibibyte() -> AsyncIterator[bytes]:
+async def one_line_of_a_gibibyte(time: bytes) -> AsyncIterator[bytes]:
     """One frame, as the engine is free to make it."""
-    yield bytes([STDOUT, 0, 0, 0]) + (1024 * MEBIBYTE).to_bytes(4)
+    yield bytes([STDOUT, 0, 0, 0]) + (1024 * MEBIBYTE).to_bytes(4) + time
     for _ in range(1024):
         yield b"x" * MEBIBYTE
 
 
-async def lines_without_end() -> AsyncIterator[bytes]:
-    lines = frame(b"x" * 999 + b"\n") * 1000
+async def lines_without_end(time: bytes) -> AsyncIterator[bytes]:
+    lines = frame(time + b"x" * 999 + b"\n") * 1000
     while True:
         yield lines
 
@@ -61,8 +67,10 @@ def test_log_is_cut_while_it_is_read_when_a_bot_floods(tmp_path: Path, printed) 
     async def run() -> None:
         engine = Printing(printed)
         async with provider_of(engine, tmp_path) as provider:
-            text = await provider.read_log("m-1", 1000)
-            assert text is not None
+            part = await provider.read_log("m-1", 1000)
+            assert part is not None
+            assert part.skipped is None
+            text = "\n".join(part.lines)
             assert len(text.encode()) <= LOG_BYTES
             assert "xxxxxx" in text
             assert text.endswith(
@@ -105,17 +113,19 @@ def test_log_takes_little_memory_when_a_bot_floods(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1000])
 def test_frames_are_put_together_when_they_come_in_pieces(tmp_path: Path, size: int) -> None:
-    sent = frame("a ä\n".encode()) + frame(b"") + frame(b"error ", STDERR) + frame("ü".encode()[:1])
-    sent += frame("ü".encode()[1:]) + frame(b"\n") + b"\1\0"
-
-    async def printed() -> AsyncIterator[bytes]:
+    async def printed(time: bytes) -> AsyncIterator[bytes]:
+        sent = frame(time + "a ä\n".encode()) + frame(b"") + frame(time + b"error ", STDERR)
+        sent += frame(time + "ü".encode()[:1]) + frame(time + "ü".encode()[1:])
+        sent += frame(time + b"\n") + b"\1\0"
         for at in range(0, len(sent), size):
             yield sent[at : at + size]
             await asyncio.sleep(0)
 
     async def run() -> None:
         async with provider_of(Printing(printed), tmp_path) as provider:
-            assert await provider.read_log("m-1", 10) == "a ä\nerror ü"
+            part = await provider.read_log("m-1", 10)
+            assert part is not None
+            assert (part.lines, part.skipped) == (("a ä", "error ü"), 0)
         async with provider_of(Printing(printed, "exited"), tmp_path) as provider:
             assert await provider.get("m-1") == MachineStatus("m-1", MachineState.gone, 0, "a ä\nerror ü\n")
 
