@@ -34,7 +34,10 @@ OF_THE_ENGINE = (
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
-SHARING = ("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py")
+SHARING = (
+    *("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py"),
+    "tests/e2e/test_runner_alike.py",
+)
 """Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.bot.client import client
 from tests.ports import free_port
 
-from .browser import until
+from .browser import run_beside_browser, until
 from .dispatcher import NO_TLS, Dispatcher, agent
 
 REPORT = """
@@ -327,7 +327,7 @@ def call(url: str, start: str, file: Path) -> dict[str, Any]:
             await caller.accept(answer.json())
             await asyncio.to_thread(until, file.exists, 30, f"the report {file.name}")
 
-    asyncio.run(connect())
+    run_beside_browser(connect())
     return json.loads(file.read_text())
 
 
