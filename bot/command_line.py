@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from bot.logs import logger
 from bot.outcome import InvalidBot, describe, traceback_of
 
 _RUNNER = "pipecat.runner.run"
@@ -63,9 +64,18 @@ def parse(file: Path, module: ModuleType, arguments: list[str]) -> argparse.Name
     """Parse the agent's `arguments` with the bot file's own parser, if it has one, and the runner's options.
 
     Raises:
-        InvalidBot: the parser refuses the arguments, or the bot file's main block failed before it had one.
+        InvalidBot: the parser refuses the arguments, or the bot file's main block failed before it had one
+            and there are arguments.
     """
-    parser = _own_parser(file, module) or argparse.ArgumentParser(description="Pipecat Development Runner")
+    try:
+        own = _own_parser(file, module)
+    except InvalidBot as error:
+        if arguments:
+            raise
+        # Such as paths that only its author's machine has: `bot` itself may need none of it.
+        logger.warning(f"{error} The bot runs without what its main block sets.")
+        own = None
+    parser = own or argparse.ArgumentParser(description="Pipecat Development Runner")
     _add_runner_options(parser)
 
     def refuse(message: str) -> NoReturn:
@@ -179,7 +189,8 @@ def _main_block(file: Path) -> ast.Module | None:
     tree = ast.parse(file.read_bytes())
     if not any(_imports_main(node) for node in ast.walk(tree)):
         return None
-    for statement in tree.body:
+    # The last one: those before it prepare a script's own imports.
+    for statement in reversed(tree.body):
         if isinstance(statement, ast.If) and _asks_for_main(statement.test):
             first = next(
                 (one for one in statement.body if not isinstance(one, ast.Import | ast.ImportFrom)), None

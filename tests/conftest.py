@@ -28,7 +28,8 @@ pytest_plugins = [
 
 OF_THE_ENGINE = (
     *("tests/images/", "tests/test_engine.py"),
-    *("tests/contracts/test_container.py", "tests/contracts/test_pull.py"),
+    *("tests/contracts/test_container.py", "tests/contracts/test_container_logs.py"),
+    "tests/contracts/test_pull.py",
     "tests/dispatcher/machines/test_container.py",
     *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py", "tests/e2e/test_public_stack.py"),
 )

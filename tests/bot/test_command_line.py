@@ -117,6 +117,28 @@ def test_main_block_runs_up_to_the_runners_main(tmp_path: Path, block: str, impo
     assert done.returncode == 0, done.stderr
 
 
+def test_block_before_the_imports_is_not_the_main_block(tmp_path: Path) -> None:
+    """A file of a package puts the package's directory on the path for its author, and for nobody else."""
+    source = (
+        "if __name__ == '__main__':\n    raise RuntimeError('this prepares the imports of a script')\n"
+        "async def bot(runner_args): ...\n"
+        "if __name__ == '__main__':\n    from pipecat.runner.run import main\n    main()\n"
+    )
+    assert parsed(tmp_path, source)["port"] == 7860
+
+
+def test_main_block_that_fails_ends_only_a_bot_with_arguments(tmp_path: Path) -> None:
+    source = (
+        "async def bot(runner_args): ...\n"
+        "if __name__ == '__main__':\n    from pipecat.runner.run import main\n    1 / 0\n    main()\n"
+    )
+    assert parsed(tmp_path, source)["port"] == 7860
+    with pytest.raises(
+        InvalidBot, match=r"The main block of the bot file mine\.py failed: ZeroDivisionError"
+    ):
+        parsed(tmp_path, source, "--port", "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["--nowhere"], "unrecognized arguments: --nowhere"), (["--help"], "--help ends the bot")],
