@@ -12,8 +12,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bot import protocol
+from dispatcher.api import files
 from dispatcher.api.auth import caller_of
-from dispatcher.api.bodies import MAX_BODY_BYTES, MAX_FILE_BYTES, read_body
+from dispatcher.api.bodies import read_body
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
@@ -39,11 +40,8 @@ NOT_FORWARDED = frozenset(
     }
 )
 
-FILES_PATH = "files"
-"""Where clients upload files for a session's bot."""
-
 CORS_PREFIX = "access-control-"
-"""Which sites may read an answer is the dispatcher's to say, not the bot's."""
+"""Prefix of headers that say which sites may read an answer: the dispatcher's to say, not the bot's."""
 
 
 def router(service: SessionService) -> APIRouter:
@@ -69,16 +67,22 @@ def router(service: SessionService) -> APIRouter:
         "/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False
     )
     async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
-        is_upload = request.method == "POST" and path.strip("/") == FILES_PATH
-        body = await read_body(request, MAX_FILE_BYTES if is_upload else MAX_BODY_BYTES)
         message = protocol.Request(
             id=new_request_id(),
             method=request.method,
             path=path,
             query=request.url.query,
             headers=_forwarded(request.headers.items()),
-            body=base64.b64encode(body).decode(),
+            base=_base(request, path),
         )
+        if files.is_upload(request.method, path):
+            return response_of(await files.upload(service, session_id, agent, message, request))
+        body = base64.b64encode(await read_body(request)).decode()
+        message = message.model_copy(update={"body": body})
+        if files.is_download(request.method, path):
+            first, rest = await files.download(service, session_id, agent, message)
+            whole = response_of(first)
+            return whole if first.size is None else files.streamed(first, whole, rest)
         answer = await unless_gone(request, service.call(session_id, message, agent))
         return Response(status_code=HUNG_UP) if answer is None else response_of(answer)
 
@@ -99,6 +103,12 @@ def response_of(answer: protocol.Response) -> Response:
         log.warning("a bot's answer is no HTTP: %s", error)
         raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
     return response
+
+
+def _base(request: Request, path: str) -> str:
+    """Where the session's paths begin, as the client wrote it."""
+    above = request.scope["path"].removesuffix(path).rstrip("/")
+    return f"{request.url.scheme}://{request.url.netloc}{above}"
 
 
 def describe(session: Session) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MISSED_HEARTBEATS = 3
 """After so many missed heartbeats the provider is asked, channel or not."""
 
 RELEASE_SECONDS = 15.0
-"""How long after its session's end a machine may take to go, before it is ended again."""
+"""Limit on a machine's going after its session's end, before it is ended again."""
 
 AT_ONCE = 8
 """Machines of one placement that it is asked about at the same time: with answers after 100 ms some 80 a
@@ -45,13 +45,13 @@ UNRESPONSIVE_LOOKS = 5
 slept, the clock alone would end every session at once."""
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""How long a machine is left alone after each answer about it; a listing that does not have it ends the
-pause. A thousand machines that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
+"""Pauses after answers about a machine; a listing that does not have it ends the pause. A thousand machines
+that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """How often a machine was asked about for the same reason, and when it may be again."""
+    """The number of questions about a machine for the same reason, and the time of the next."""
 
     alone: bool
     times: int
@@ -82,7 +82,7 @@ class _Line:
 
 
 class Inquiries:
-    """Of all replicas', those of the one that is the reaper."""
+    """Probes of machines. Of all replicas, only the reaper makes them."""
 
     def __init__(
         self,
@@ -119,11 +119,11 @@ class Inquiries:
         self._closed = False
 
     def is_silent(self, machine_id: str) -> bool:
-        """Whether nothing was heard from the machine for a while."""
+        """Return True if nothing was heard from the machine for a while."""
         return bool(self.silent([machine_id]))
 
     def silent(self, machine_ids: Iterable[str]) -> list[str]:
-        """Those of these machines of which nothing was heard for a while.
+        """Return those of these machines of which nothing was heard for a while.
 
         Of the others is forgotten how often they were asked about.
         """
@@ -137,7 +137,7 @@ class Inquiries:
         return found
 
     def is_due(self, machine_id: str, *, alone: bool) -> bool:
-        """Whether it is time to ask about a machine.
+        """Return True if it is time to ask about a machine.
 
         Args:
             alone: Its session is over, or it has none.
@@ -298,7 +298,7 @@ class Inquiries:
             self._releases.let_go(machine.id, "The session is over.")
 
     def _note(self, machine_id: str, *, alone: bool) -> None:
-        """It was asked about."""
+        """Note that it was asked about."""
         before = self._asked.get(machine_id)
         now = self._clock.now()
         again = before is not None and before.alone == alone
