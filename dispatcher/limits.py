@@ -52,6 +52,10 @@ class _Part(enum.Enum):
     body = enum.auto()
 
 
+class _Refused(Exception):
+    """Raise in a callback of the parser: it reads nothing after the request that was refused."""
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1 connection, with limits."""
 
@@ -139,11 +143,11 @@ class LimitedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) > MAX_URL_BYTES or size > MAX_HEAD_BYTES:
             self._refuse_head()
-            return
+            raise _Refused
         if b"%00" in self.url:
             # PostgreSQL takes it in no text: what it says to that would look like an outage of the store.
             self._refuse(400, "The URL has a NUL character in it (%00).")
-            return
+            raise _Refused
         super().on_headers_complete()
         self._part = _Part.body
         if self.parser is None or not self.parser.should_upgrade():
