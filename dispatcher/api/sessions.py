@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 
 from bot import protocol
 from dispatcher.api.auth import caller_of
@@ -42,7 +42,20 @@ FILES_PATH = "files"
 """Where clients upload files for a session's bot."""
 
 CORS_PREFIX = "access-control-"
-"""Which sites may read an answer is the dispatcher's to say, not the bot's."""
+"""Which sites may call is the dispatcher's to say: its bots need not know of preflights."""
+
+ANSWERED = frozenset({"content-type", "content-encoding", "content-disposition", "cache-control", "etag"})
+"""Headers of a bot's answer that reach the client, beside those of its own (`x-…`).
+
+All others speak for the whole site or to the proxies in front of it: a bot must not set its cookies, its
+transport security or its service workers, nor have a proxy answer with another file or from another app."""
+
+OWN_PREFIX = "x-"
+PROXY_PREFIXES = ("x-accel-", "x-sendfile", "x-lighttpd-")
+"""Of headers with which nginx, Apache and lighttpd are told what to do."""
+
+NO_CONTENT = frozenset({204, 205, 304})
+"""Statuses whose answers have no body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
 
 
 def router(service: SessionService) -> APIRouter:
@@ -75,7 +88,7 @@ def router(service: SessionService) -> APIRouter:
             method=request.method,
             path=path,
             query=request.url.query,
-            headers=_forwarded(request.headers.items()),
+            headers=_forwarded(request.headers),
             body=base64.b64encode(body).decode(),
         )
         answer = await service.call(session_id, message, agent)
@@ -89,11 +102,15 @@ def response_of(answer: protocol.Response) -> Response:
     try:
         if not 200 <= answer.status <= 599:
             raise ValueError(f"status {answer.status}")
-        response = Response(base64.b64decode(answer.body, validate=True), answer.status)
-        for name, value in _forwarded(answer.headers):
+        body = base64.b64decode(answer.body, validate=True)
+        if body and answer.status in NO_CONTENT:
+            raise ValueError(f"status {answer.status} with a body of {len(body)} bytes")
+        response = Response(body, answer.status)
+        for name, value in answer.headers:
             if not HEADER.fullmatch(f"{name}: {value}"):
                 raise ValueError(f"header {name!r}")
-            response.headers.append(name, value)
+            if _is_answered(name.lower()):
+                response.headers.append(name, value)
     except ValueError as error:
         log.warning("a bot's answer is no HTTP: %s", error)
         raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
@@ -127,9 +144,16 @@ def describe(session: Session) -> dict[str, Any]:
     }
 
 
-def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _forwarded(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The caller's headers that its bot gets; those that `Connection` names are for this connection alone."""
+    named = ",".join(headers.getlist("connection")).split(",")
+    dropped = NOT_FORWARDED | {name.strip().lower() for name in named}
     return tuple(
         (name, value)
-        for name, value in headers
-        if name.lower() not in NOT_FORWARDED and not name.lower().startswith(CORS_PREFIX)
+        for name, value in headers.items()
+        if name not in dropped and not name.startswith(CORS_PREFIX)
     )
+
+
+def _is_answered(name: str) -> bool:
+    return name in ANSWERED or (name.startswith(OWN_PREFIX) and not name.startswith(PROXY_PREFIXES))
