@@ -106,7 +106,7 @@ class Keys:
             raise Refused(401, f"The key '{key.name}' has expired.", "key_expired")
         if origin is not None and origin not in key.origins:
             raise Refused(403, f"The key '{key.name}' may not be used by pages of the origin '{origin}'.")
-        return Caller(key.name, key.scope, key.name, frozenset(key.agents))
+        return Caller(key.name, key.scope, key.name, frozenset(key.agents), public=bool(key.origins))
 
     def _holder_of(self, token: str) -> Caller:
         try:
