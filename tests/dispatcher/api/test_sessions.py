@@ -242,6 +242,7 @@ def test_a_held_call_is_sent_away_when_the_dispatcher_exits(tmp_path):
         {"status": 99999},
         {"status": 200, "headers": (("x", "a\r\nSet-Cookie: b"),)},
         {"status": 200, "headers": (("bad name", "a"),)},
+        {"status": 200, "headers": (("x-many", "1"),) * 101},
         {"status": 200, "body": "not base64!"},
         *({"status": status, "body": "e30="} for status in (204, 205, 304)),
     ],
