@@ -38,19 +38,19 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Who this machine is, and the session it was started for, if any."""
+    """Identity of this machine, and the session it was started for, if any."""
 
     machine_id: str
     dispatcher: str
     """The dispatcher's URL, without a slash at the end."""
     assignment: Assignment | None
     is_told_of_room: bool = False
-    """Whether the session has a room, and the dispatcher says when that is there."""
+    """True if the session has a room, and the dispatcher says when that is there."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """What the machine's environment says."""
+    """Values that the machine's environment gives."""
 
     token: str
     bot_file: Path
@@ -64,7 +64,7 @@ class Variables:
 
 @dataclass(frozen=True)
 class HostVariables:
-    """What the environment says to a process that serves its session by HTTP (`bot.hosted`).
+    """Values that the environment gives to a process that serves its session by HTTP (`bot.hosted`).
 
     The names but ours are those of Pipecat Cloud's base image.
     """
@@ -72,9 +72,9 @@ class HostVariables:
     bot_file: Path
     port: int
     shutdown_seconds: float
-    """How long a session may go on after the process was told to end."""
+    """Time that a session may go on after the process was told to end."""
     ice_config_url: str
-    """Where STUN and TURN servers are asked for."""
+    """URL for STUN and TURN servers."""
     health_file: Path | None
     bot_arguments: tuple[str, ...] = ()
     """The bot's own command line."""
@@ -118,7 +118,8 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
 
 
 def is_hosted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether nobody says what machine this is: then it is started as Pipecat Cloud starts an image."""
+    """Return True if nobody says what machine this is: then it is started as Pipecat Cloud starts an
+    image."""
     return not arguments and MACHINE_TOKEN_VARIABLE not in environment
 
 

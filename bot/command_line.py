@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from bot.logs import logger
 from bot.outcome import InvalidBot, describe, traceback_of
 
 _RUNNER = "pipecat.runner.run"
-_RECORDER = "__switchboard_main__"
 _TYPES = {"port": int, "uploads_folder_max_files": int}
 _SHORT = {"transport": "-t", "proxy": "-x", "direct": "-d", "downloads_folder": "-f", "uploads_folder": "-u"}
 
@@ -60,9 +64,18 @@ def parse(file: Path, module: ModuleType, arguments: list[str]) -> argparse.Name
     """Parse the agent's `arguments` with the bot file's own parser, if it has one, and the runner's options.
 
     Raises:
-        InvalidBot: the parser refuses the arguments, or the bot file's main block failed before it had one.
+        InvalidBot: the parser refuses the arguments, or the bot file's main block failed before it had one
+            and there are arguments.
     """
-    parser = _own_parser(file, module) or argparse.ArgumentParser(description="Pipecat Development Runner")
+    try:
+        own = _own_parser(file, module)
+    except InvalidBot as error:
+        if arguments:
+            raise
+        # Such as paths that only its author's machine has: `bot` itself may need none of it.
+        logger.warning(f"{error} The bot runs without what its main block sets.")
+        own = None
+    parser = own or argparse.ArgumentParser(description="Pipecat Development Runner")
     _add_runner_options(parser)
 
     def refuse(message: str) -> NoReturn:
@@ -96,7 +109,11 @@ def _add_runner_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _own_parser(file: Path, module: ModuleType) -> argparse.ArgumentParser | None:
-    """Run the main block up to its `main(parser)`; None, and nothing is run, where it has no such call."""
+    """Run the main block up to its call of the runner's `main`; return the parser that it gives, if any.
+
+    Also without a parser: a bot may read what its main block has set. Nothing is run where the block does
+    nothing before that call, or where the file does not know the runner's `main`.
+    """
     block = _main_block(file)
     if block is None:
         return None
@@ -106,58 +123,110 @@ def _own_parser(file: Path, module: ModuleType) -> argparse.ArgumentParser | Non
         recorded.append(parser)
         raise _Recorded
 
-    names = module.__dict__
-    names[_RECORDER] = record
     try:
-        # The user's own file, which has just been imported.
-        exec(compile(block, str(file), "exec"), names)  # noqa: S102
+        with _recording(record, module):
+            # The user's own file, which has just been imported.
+            exec(compile(block, str(file), "exec"), module.__dict__)  # noqa: S102
     except _Recorded:
         pass
     except (Exception, SystemExit) as error:
         text = f"The main block of the bot file {file.name} failed: {describe(error)}"
         raise InvalidBot(text, traceback_of(error)) from error
-    finally:
-        del names[_RECORDER]
     parser = recorded[0] if recorded else None
     return parser if isinstance(parser, argparse.ArgumentParser) else None
 
 
+@contextlib.contextmanager
+def _recording(record: Callable[..., NoReturn], module: ModuleType) -> Iterator[None]:
+    """Put `record` in the place of the runner's `main`, for whoever imports it or has imported it."""
+    runner = sys.modules.get(_RUNNER)
+    if runner is None:
+        # The runner itself would import a web server, which few bots need.
+        stub = _Stub(record)
+        try:
+            yield
+        finally:
+            stub.leave()
+        return
+    theirs = runner.__dict__["main"]
+    held = [name for name, value in vars(module).items() if value is theirs]
+    places = [(runner.__dict__, "main"), *((module.__dict__, name) for name in held)]
+    try:
+        for names, name in places:
+            names[name] = record
+        yield
+    finally:
+        for names, name in places:
+            names[name] = theirs
+
+
+class _Stub(ModuleType):
+    """The runner with a `main` that is recorded; whoever wants more of it gets the real one's."""
+
+    def __init__(self, record: Callable[..., NoReturn]) -> None:
+        super().__init__(_RUNNER)
+        self.main = record
+        package, _, self._name = _RUNNER.rpartition(".")
+        self._package = importlib.import_module(package)
+        sys.modules[_RUNNER] = self
+        setattr(self._package, self._name, self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.leave()
+        return getattr(importlib.import_module(_RUNNER), name)
+
+    def leave(self) -> None:
+        """Be no module any more."""
+        if sys.modules.get(_RUNNER) is self:
+            del sys.modules[_RUNNER]
+            delattr(self._package, self._name)
+
+
 def _main_block(file: Path) -> ast.Module | None:
-    """Return the main block with its call of the runner's `main(…)` renamed, if that call has an argument."""
+    """Return the main block, if it does more than to call the runner's `main` without arguments."""
     tree = ast.parse(file.read_bytes())
-    mains = {
+    if not any(_imports_main(node) for node in ast.walk(tree)):
+        return None
+    # The last one: those before it prepare a script's own imports.
+    for statement in reversed(tree.body):
+        if isinstance(statement, ast.If) and _asks_for_main(statement.test):
+            first = next(
+                (one for one in statement.body if not isinstance(one, ast.Import | ast.ImportFrom)), None
+            )
+            return None if first is None or _is_bare_call(first, tree) else ast.Module(statement.body, [])
+    return None
+
+
+def _imports_main(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return any(alias.name == _RUNNER for alias in node.names)
+    if not isinstance(node, ast.ImportFrom):
+        return False
+    names = {alias.name for alias in node.names}
+    parent, _, name = _RUNNER.rpartition(".")
+    return (node.module == _RUNNER and "main" in names) or (node.module == parent and name in names)
+
+
+def _is_bare_call(statement: ast.stmt, tree: ast.Module) -> bool:
+    """Tell whether a statement is `main()`, by whatever name the file has imported it."""
+    names = {
         alias.asname or alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == _RUNNER
         for alias in node.names
         if alias.name == "main"
     }
-    for statement in tree.body:
-        if isinstance(statement, ast.If) and _asks_for_main(statement.test):
-            block = ast.Module(statement.body, [])
-            calls = [
-                call
-                for call in ast.walk(block)
-                if isinstance(call, ast.Call)
-                and isinstance(call.func, ast.Name)
-                and call.func.id in mains
-                and (call.args or call.keywords)
-            ]
-            for call in calls:
-                call.func = ast.copy_location(ast.Name(_RECORDER, ast.Load()), call.func)
-            return _without_import(block) if calls else None
-    return None
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in names
+        and not call.args
+        and not call.keywords
+    )
 
 
 def _asks_for_main(test: ast.expr) -> bool:
     return isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__"
-
-
-def _without_import(block: ast.Module) -> ast.Module:
-    """Leave out the import of the runner's `main`: nobody calls it, and it would import a web server."""
-    for node in list(block.body):
-        if isinstance(node, ast.ImportFrom) and node.module == _RUNNER:
-            node.names = [alias for alias in node.names if alias.name != "main"]
-            if not node.names:
-                block.body.remove(node)
-    return block

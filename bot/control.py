@@ -55,7 +55,7 @@ _BEFORE_A_CALL: tuple[Phase, ...] = ("booting", "idle", "loading", "waiting")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the machine waits for others, in seconds."""
+    """Limits on the machine's waits for others, in seconds."""
 
     grace: float = 5.0
     """For a bot that is told to stop."""
@@ -73,7 +73,7 @@ class Limits:
 
 
 class Commands(Protocol):
-    """What the control thread asks of the session; every method may be called from any thread."""
+    """Requests of the control thread to the session; every method may be called from any thread."""
 
     def assign(self, assignment: Assignment) -> None: ...
 

@@ -11,6 +11,8 @@ import asyncio
 import base64
 import inspect
 import mimetypes
+import mmap
+import os
 import shutil
 import sys
 import tempfile
@@ -23,13 +25,23 @@ from typing import Any
 from bot.loader import loaded_module
 from bot.logs import logger
 from bot.outcome import InvalidBot, describe
+from bot.pieces import Arriving, part_of, too_large
 from bot.problems import Problem, json_response
-from bot.protocol import Request, Response
+from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, PIECE_TAKEN, Piece, Request, Response
 
 FILES_PATH = "files"
 
 MAX_UPLOADS = 100
-"""Of one session; the directory keeps the last ten of them, which is the development runner's default."""
+"""Limit on the uploads of one session; the directory keeps the last ten, the development runner's default."""
+
+MAX_DOWNLOAD_BYTES = 3_000_000
+"""Limit on a file that is given: as base64, a third more, it must fit into one message of the channel."""
+
+MAX_NAME_BYTES = 255
+"""Limit on a file's name, on every file system that a machine has."""
+
+_SHOWN = 80
+"""Characters of a name in a problem."""
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
@@ -47,6 +59,7 @@ class Files:
         self.storage = storage
         self._directory = directory
         self._downloads = directory / "downloads" if directory else None
+        self._arriving = Arriving(directory / "arriving") if directory else None
         self._urls: list[str] = []
         self._count = 0
 
@@ -61,13 +74,13 @@ class Files:
         files = cls(_storage(loaded_module(bot_file), directory), directory)
         runner = sys.modules.get("pipecat.runner.run")
         if files._downloads and runner and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
-            # What the bot gets from `runner_downloads_folder()`.
+            # The bot gets it from `runner_downloads_folder()`.
             files._downloads.mkdir(parents=True, exist_ok=True)
             runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
         return files
 
     def takes(self, request: Request) -> bool:
-        """Whether the request is about files."""
+        """Return True if the request is about files."""
         path, method = request.path.strip("/"), request.method.upper()
         return (path == FILES_PATH and method == "POST") or (
             path.startswith(f"{FILES_PATH}/") and method in ("GET", "HEAD")
@@ -79,7 +92,13 @@ class Files:
         Raises:
             Problem: the request, or the storage, is at fault.
         """
-        return await (self._save(request) if request.method.upper() == "POST" else self._give(request))
+        if request.piece is not None:
+            return await self._save_piece(request, request.piece)
+        if request.method.upper() == "POST":
+            return await self._save(request)
+        if request.start is not None:
+            return await self._give_piece(request, request.start)
+        return await self._give(request)
 
     async def close(self) -> None:
         """Delete what was uploaded."""
@@ -90,12 +109,47 @@ class Files:
             logger.warning(f"{len(self._urls)} uploaded files were not deleted in {_DELETE_SECONDS:g} s")
 
     async def _save(self, request: Request) -> Response:
+        self._check_uploads()
+        return await self._store(request, *_file_of(request, base64.b64decode(request.body)))
+
+    async def _save_piece(self, request: Request, piece: Piece) -> Response:
+        """Add a piece to its upload, and save what is whole. The answer says how much of it is there."""
+        try:
+            self._check_uploads()
+            if self._arriving is None:
+                raise Problem(503, "no-uploads", "This machine has no directory to keep a large file in.")
+            form = await self._arriving.add(piece, base64.b64decode(request.body))
+            if form is None:
+                size = self._arriving.size(piece)
+                return Response(id=request.id, status=PIECE_TAKEN, size=size)
+            try:
+                found = await asyncio.to_thread(_file_in, request, form)
+            finally:
+                await asyncio.to_thread(form.unlink)
+            answer = await self._store(request, *found)
+        except Problem as problem:
+            answer = problem.to_response(request.id)
+        return answer.model_copy(update={"size": piece.offset})
+
+    async def _give_piece(self, request: Request, start: int) -> Response:
+        """Give a piece of what the bot left, with the headers of the whole."""
+        name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
+        file, body, size = await self._read(name, start, PIECE_BYTES)
+        if request.method.upper() == "HEAD":
+            body = b""
+        given = base64.b64encode(body).decode()
+        return Response(id=request.id, status=200, headers=_headers(file), body=given, size=size)
+
+    def _check_uploads(self) -> None:
         if self.storage is None:
             raise Problem(503, "no-uploads", "This bot takes no files: it has no file storage.")
         if self._count >= MAX_UPLOADS:
             text = f"The session has uploaded {self._count} files; allowed are {MAX_UPLOADS}."
             raise Problem(429, "too-many-files", text)
-        name, contents, kind = _file_of(request)
+
+    async def _store(self, request: Request, name: str, contents: bytes, kind: str) -> Response:
+        if len(contents) > MAX_FILE_BYTES:
+            raise too_large()
         self._count += 1
         try:
             url = await self.storage.save(name, contents)
@@ -110,36 +164,18 @@ class Files:
 
     async def _give(self, request: Request) -> Response:
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
-        folder = self._downloads.resolve() if self._downloads else None
-        file = folder / name if folder else None
-        if (
-            not folder
-            or not file
-            or not (file := file.resolve()).is_relative_to(folder)
-            or not file.is_file()
-        ):
-            raise Problem(404, "no-such-file", f"The bot has left no file '{name}'.")
-        contents = await asyncio.to_thread(file.read_bytes)
-        quoted = urllib.parse.quote(file.name)
-        return Response(
-            id=request.id,
-            status=200,
-            headers=(
-                ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
-                # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
-                ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
-                ("x-content-type-options", "nosniff"),
-            ),
-            body=base64.b64encode(contents).decode(),
-        )
+        file, contents, size = await self._read(name, 0, MAX_DOWNLOAD_BYTES)
+        if size > MAX_DOWNLOAD_BYTES:
+            text = f"The file '{name[:_SHOWN]}' has {size} bytes; allowed are {MAX_DOWNLOAD_BYTES}."
+            raise Problem(413, "file-too-large", text)
+        body = base64.b64encode(contents).decode()
+        return Response(id=request.id, status=200, headers=_headers(file), body=body)
 
-    def _left(self, name: str) -> Path | None:
-        """Return the file of this name in the downloads; None if there is none, or it lies elsewhere."""
-        if self._downloads is None:
-            return None
-        folder = self._downloads.resolve()
-        file = (folder / name).resolve()
-        return file if file.is_relative_to(folder) and file.is_file() else None
+    async def _read(self, name: str, start: int, most: int) -> tuple[Path, bytes, int]:
+        found = self._downloads and await asyncio.to_thread(part_of, self._downloads, name, start, most)
+        if not found:
+            raise Problem(404, "no-such-file", f"The bot has left no file '{name[:_SHOWN]}'.")
+        return found
 
     async def _delete(self) -> None:
         while self._urls:
@@ -181,7 +217,23 @@ def _storage(module: Any, directory: Path | None) -> Any:
     return storage
 
 
-def _file_of(request: Request) -> tuple[str, bytes, str]:
+def _headers(file: Path) -> tuple[tuple[str, str], ...]:
+    quoted = urllib.parse.quote(os.fsencode(file.name))
+    return (
+        ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
+        # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
+        ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
+        ("x-content-type-options", "nosniff"),
+    )
+
+
+def _file_in(request: Request, form: Path) -> tuple[str, bytes, str]:
+    """Read the field `file` of a form on the disk; of it alone the contents get into memory."""
+    with form.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return _file_of(request, body)
+
+
+def _file_of(request: Request, body: bytes | mmap.mmap) -> tuple[str, bytes, str]:
     """Name, contents and media type of the field `file` of a form (RFC 7578)."""
     header = Message()
     header["content-type"] = dict(request.headers).get("content-type", "")
@@ -189,20 +241,28 @@ def _file_of(request: Request) -> tuple[str, bytes, str]:
     if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
         given = header["content-type"][:80]
         raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
-    body = b"\r\n" + base64.b64decode(request.body)
     # What stands before the first boundary and after the last one is nobody's.
-    for part in body.split(b"\r\n--" + boundary.encode("latin-1"))[1:-1]:
-        head, found, contents = part.partition(b"\r\n\r\n")
+    line = b"\r\n--" + boundary.encode("latin-1")
+    begin = 0 if body[: len(line) - 2] == line[2:] else body.find(line) + 2
+    while begin >= 0 and (end := body.find(line, begin)) >= 0:
+        head = body.find(b"\r\n\r\n", begin, end)
         fields = Message()
-        for line in head.decode("utf-8", "replace").splitlines():
-            name, colon, value = line.partition(":")
+        for text in body[begin + len(line) - 2 : max(begin, head)].decode("utf-8", "replace").splitlines():
+            name, colon, value = text.partition(":")
             if colon:
                 fields[name.strip()] = value.strip()
-        if found and fields.get_param("name", header="content-disposition") == "file":
-            return _name(fields), contents, fields.get("content-type", "")
+        if head >= 0 and fields.get_param("name", header="content-disposition") == "file":
+            return _name(fields), body[head + 4 : end], fields.get("content-type", "")
+        begin = end + 2
     raise Problem(400, "bad-request", "file: the form has no such field.")
 
 
 def _name(fields: Message) -> str:
-    """The file's own name, without the directories that a client may put before it."""
-    return Path((fields.get_filename() or "").replace("\\", "/")).name
+    """Return the file's own name, without the directories that a client may put before it.
+
+    A name that no file can have is `upload`: a bot's storage may write a file of that name.
+    """
+    name = Path((fields.get_filename() or "").replace("\\", "/")).name
+    if name in ("", ".", "..") or "\0" in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
+        return "upload"
+    return name

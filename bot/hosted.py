@@ -34,7 +34,7 @@ from bot.session import Session
 from bot.session_api import SYSTEM_MODULE
 
 OFFER_SECONDS = 120.0
-"""How long a session of SmallWebRTC waits for its client's offer, as in the base image."""
+"""Limit on the wait of a SmallWebRTC session for its client's offer, as in the base image."""
 
 _ICE_CONFIG_SECONDS = 5.0
 _HANG_UP_SECONDS = 5
@@ -81,7 +81,7 @@ class Host:
             bot_arguments=variables.bot_arguments,
         )
         self.over: asyncio.Future[Outcome] = loop.create_future()
-        """How the session ended; cancelled never, so await it shielded."""
+        """The session's outcome; it is never cancelled, so await it shielded."""
         self.answered = asyncio.Event()
         """Set when a client's offer was answered."""
         self._loop = loop
@@ -174,7 +174,8 @@ class Host:
             del self._answers[request.id]
 
     async def readiness(self) -> Any:
-        """Whether a session would be taken: what the bot file's own `readyz` says, as long as there is none.
+        """Say if a session would be taken: the answer of the bot file's own `readyz`, as long as there is
+        none.
 
         Raises:
             Exception: of the bot's.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import importlib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -45,13 +47,13 @@ def load(file: Path, arguments: Sequence[str] = ()) -> tuple[BotFunction, Module
     sys.path.insert(0, str(directory))
     sys.argv = [str(file), *arguments]
     _share_our_name(directory)
-    module = _import(file, _module_name(file))
+    module = _import(file, _enter_package(file.resolve()))
     return _bot_function(file, module), module
 
 
 def loaded_module(file: Path) -> ModuleType | None:
     """The module that `load` has made of the bot file."""
-    modules = (sys.modules.get(name) for name in (file.stem, _SPARE_NAME))
+    modules = list(sys.modules.values())
     return next((module for module in modules if getattr(module, "__file__", None) == str(file)), None)
 
 
@@ -90,7 +92,40 @@ def _module_name(file: Path) -> str:
     return _SPARE_NAME if taken or not name.isidentifier() else name
 
 
-def _import(file: Path, name: str) -> ModuleType:
+def _enter_package(file: Path) -> str:
+    """Make the packages that the file's relative imports need importable; return their name, "" for none.
+
+    As `python -m package.bot` does from the directory above them.
+    """
+    try:
+        depth = _relative_level(ast.parse(file.read_bytes()))
+    except (SyntaxError, ValueError):  # its import says so
+        return ""
+    if depth == 0:
+        return ""
+    above = file.parents
+    while depth < len(above) - 1 and (above[depth] / "__init__.py").is_file():
+        depth += 1
+    names = [directory.name for directory in reversed(above[:depth])]
+    if not all(name.isidentifier() for name in names):
+        return ""
+    sys.path.insert(1, str(above[depth]))
+    if names[0] == _OUR_PACKAGE:
+        sys.modules[_OUR_PACKAGE].__path__.append(str(above[depth - 1]))
+    return ".".join(names)
+
+
+def _relative_level(node: ast.AST) -> int:
+    """Return the most dots of a relative import; one in a `try` counts for none, as it has an alternative."""
+    if isinstance(node, ast.Try | ast.expr):
+        return 0
+    if isinstance(node, ast.ImportFrom):
+        return node.level
+    return max(map(_relative_level, ast.iter_child_nodes(node)), default=0)
+
+
+def _import(file: Path, package: str) -> ModuleType:
+    name = f"{package}.{file.stem}" if package else _module_name(file)
     loader = importlib.machinery.SourceFileLoader(name, str(file))
     spec = importlib.util.spec_from_loader(name, loader)
     if spec is None:
@@ -98,6 +133,8 @@ def _import(file: Path, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
+        if package:
+            importlib.import_module(package)
         loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
@@ -168,8 +205,21 @@ class _Theirs:
             return loaded
         if self._module is None:
             name = f"{_SPARE_NAME}_neighbour"
-            loader = importlib.machinery.SourceFileLoader(name, str(self._file))
-            module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
+            # Their package is on our package's path: under its own name, it has each of its modules once.
+            # Where one has the name of one of ours, its relative imports must not find ours.
+            is_package = self._file.name == "__init__.py"
+            known = _OUR_PACKAGE if is_package and not _shares_a_name(self._file.parent) else name
+            loader = importlib.machinery.SourceFileLoader(known, str(self._file))
+            spec = importlib.util.spec_from_file_location(known, self._file, loader=loader)
+            if spec is None:
+                raise ImportError(f"{self._file} is not a Python file")
+            module = importlib.util.module_from_spec(spec)
             self._module = sys.modules[name] = module
             loader.exec_module(module)
         return self._module
+
+
+def _shares_a_name(theirs: Path) -> bool:
+    """Tell whether a module of their package has the name of one of ours."""
+    ours = {entry.stem for entry in _OUR_DIRECTORY.iterdir()} - {"__init__", "__pycache__"}
+    return any(entry.stem in ours for entry in theirs.iterdir())

@@ -1,4 +1,4 @@
-"""How a bot ended, in the words of `ended`."""
+"""The end of a bot, in the words of `ended`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ REFUSED_JOIN = (
     "dispatcher signs tokens (`GET https://api.daily.co/v1/` tells it). See 'Before the first call' in "
     "docs/daily.md."
 )
-"""What to do about a refused join, for the session's detail."""
+"""Advice about a refused join, for the session's detail."""
 
 _OURS = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Why a session is over; `message` is a sentence, `detail` the end of a traceback or of the log."""
+    """The reason why a session is over; `message` is a sentence, `detail` the end of a traceback or of the
+    log."""
 
     reason: EndReason
     message: str

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import NoReturn
 
 SEGMENT_BYTES = 2**20
-"""How much one file holds; the directory has three at the most."""
+"""Size of one file; the directory has three at the most."""
 
 NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
+
+CUT = f"[switchboard: %d bytes were cut between {HEAD} and {BEFORE}]\n"
+"""First line of the newest file, where something was cut: it gives the file's place in the log."""
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The whole group gets these; whoever waits for the bot outlives it."""
@@ -83,12 +86,12 @@ class Output:
             newest = self._directory / NEWEST
             newest.replace(self._directory / (HEAD if self._segments == 1 else BEFORE))
         with contextlib.suppress(OSError):
-            # What the bot put there instead: a FIFO would keep its leader.
+            # Remove what the bot put there instead: a FIFO would keep its leader.
             (self._directory / NEWEST).unlink(missing_ok=True)
         self._open(os.O_EXCL)
         self._size = 0
         if (cut := self._total - 2 * SEGMENT_BYTES) > 0:
-            self._append(f"[switchboard: {cut} bytes were cut between {HEAD} and {BEFORE}]\n".encode())
+            self._append((CUT % cut).encode())
 
     def _open(self, how: int) -> None:
         how |= os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""Packages: which version of Pipecat a bot needs, and which package has a module that is missing."""
+"""Packages: check the version of Pipecat, and name the package that has a module which is missing."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import importlib.metadata
 import re
 from pathlib import Path
 
+from bot import versions
+from bot.logs import logger
 from bot.outcome import InvalidBot
 
-OLDEST_PIPECAT = (1, 7)
-NEWEST_PIPECAT = (1, 14)
-"""The first and last version of pipecat-ai that was tried; later ones of the same major version may run."""
-
-SUPPORTED_PIPECAT = "1.7 to 1.14"
-
-_PIPECAT = "pipecat-ai"
 _OTHER_NAMES = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
@@ -31,32 +26,17 @@ _OTHER_NAMES = {
 """Module → package, where the names differ and Pipecat's metadata does not tell."""
 
 
-def unsupported(version: str) -> str:
-    """Say in a sentence why this version of Pipecat cannot be used; empty if it can, or is no release."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None:
-        return ""
-    release = (int(found[1]), int(found[2]))
-    if release >= OLDEST_PIPECAT and release[0] == NEWEST_PIPECAT[0]:
-        return ""
-    return (
-        f"Pipecat {version} is not supported: versions {SUPPORTED_PIPECAT} are. "
-        "Change pipecat-ai in the bot's requirements.txt or pyproject.toml."
-    )
-
-
 def check_pipecat() -> None:
-    """Refuse a version of Pipecat that cannot work here.
+    """Refuse a version of Pipecat that cannot work here, and log a warning about one that was not tried.
 
     Raises:
         InvalidBot: it names the version, and those that work.
     """
-    try:
-        version = importlib.metadata.version(_PIPECAT)
-    except importlib.metadata.PackageNotFoundError:
-        return  # its import says so, or it runs from a checkout
-    if refusal := unsupported(version):
+    version = versions.installed()
+    if refusal := versions.unsupported(version):
         raise InvalidBot(refusal)
+    if warning := versions.untested(version):
+        logger.warning(warning)
 
 
 def advice(error: BaseException) -> str:
@@ -95,7 +75,7 @@ def _package(error: ModuleNotFoundError, module: str) -> str:
 def _of_pipecat(error: ModuleNotFoundError, module: str) -> str:
     """Return `pipecat-ai[extra]` if an extra has the name of the module, or of the part that imports it."""
     try:
-        extras = importlib.metadata.metadata(_PIPECAT).get_all("Provides-Extra") or []
+        extras = importlib.metadata.metadata(versions.PACKAGE).get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:
         return ""
     named = {_normal(extra): extra for extra in extras}
@@ -106,7 +86,7 @@ def _of_pipecat(error: ModuleNotFoundError, module: str) -> str:
         if "pipecat" in parts:
             names += [_normal(Path(part).stem) for part in reversed(parts[parts.index("pipecat") :])]
         frame = frame.tb_next
-    return next((f"{_PIPECAT}[{named[name]}]" for name in names if name in named), "")
+    return next((f"{versions.PACKAGE}[{named[name]}]" for name in names if name in named), "")
 
 
 def _normal(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a bot has reached: turns what its pipeline does into what the machine reports."""
+"""The progress of a bot: turns what its pipeline does into what the machine reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot.protocol import FromMachine, Latency, Phase
 
 
 class Report(Protocol):
-    """Where a session tells what happens; `bot.control.Control` is one. Every method returns at once."""
+    """A listener to the session's progress, such as `bot.control.Control`. Every method returns at once."""
 
     def phase(self, phase: Phase) -> None: ...
 
@@ -42,11 +42,11 @@ class Progress:
         self._missing = {"pipeline", "room"} if in_room else {"pipeline"}
         self._client = False
         self.started = False
-        """Whether the pipeline has started or a client has been there."""
+        """True once the pipeline has started or a client has been there."""
         self.error = ""
-        """Why a part of the pipeline cannot do its job any more."""
+        """The reason why a part of the pipeline cannot do its job any more."""
         self.is_broken = False
-        """Whether the pipeline ended for it."""
+        """True if the pipeline ended for it."""
 
     def pipeline_started(self) -> None:
         self.started = True

@@ -52,6 +52,18 @@ MAX_ARGUMENT_BODY_BYTES = 4096
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The largest frame that either side accepts: a 1 MB body, base64 and JSON around it, and room to spare."""
 
+MAX_FILE_BYTES = 50 * 1024 * 1024
+"""Of a file that a client uploads, as in Pipecat's development runner."""
+
+MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 64 * 1024
+"""Of such a file with the form around it."""
+
+PIECE_BYTES = 1024 * 1024
+"""Of a file that goes over the channel in pieces."""
+
+PIECE_TAKEN = 202
+"""The status of the answer to each piece of an upload but the last."""
+
 Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
 """Where a machine is: `booting` (imports), `idle` (a machine of the reserve), `loading` (the bot file is
 imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet),
@@ -80,7 +92,7 @@ class IceServer(Message):
 
 
 class Assignment(Message):
-    """What a machine is told of its session, by arguments or over the channel."""
+    """The session of a machine, as it is told by arguments or over the channel."""
 
     session_id: str
     agent: str
@@ -129,7 +141,7 @@ LONGEST_MILLISECONDS = 604_800_000.0
 """A week, which is more than any session lasts."""
 
 Milliseconds = Annotated[float, Field(ge=0, le=LONGEST_MILLISECONDS)]
-"""How long something took, or after how long it happened. A bot says a week of what took longer
+"""A duration, or the time from a start to an event. A bot reports a week for what took longer
 (`milliseconds`), and nothing below 0; the dispatcher takes no other numbers into its records and metrics."""
 
 
@@ -171,7 +183,7 @@ class Hello(Message):
     session_id: str | None = None
     phase: Phase
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of `pipecat` and `python`, for the session's record."""
+    """Versions of `pipecat` and `python`, for the session's record."""
     timings: Timings = Timings()
     opened_at: float = 0.0
     """When the machine opened this connection, in seconds of a clock of its own that never goes back: where
@@ -216,6 +228,8 @@ class Response(Message):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     """Base64."""
+    size: int | None = Field(default=None, ge=0)
+    """Of the whole file, where the body is a piece of it; of an upload, how much of it is there."""
 
 
 class Ended(Message):
@@ -228,8 +242,8 @@ class Ended(Message):
     detail: str = ""
     """The end of the traceback, where there is one."""
     exit_code: int = Field(default=0, ge=0, le=255)
-    """What the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0 once this
-    message is acknowledged, because some platforms restart a machine that failed."""
+    """The exit code that the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0
+    once this message is acknowledged, because some platforms restart a machine that failed."""
 
 
 class Welcome(Message):
@@ -243,6 +257,15 @@ class Assign(Message):
     assignment: Assignment
 
 
+class Piece(Message):
+    """A piece of an upload: pieces are sent in order, each after the answer to the one before."""
+
+    upload: str
+    """The same for all pieces of one."""
+    offset: int = Field(ge=0)
+    is_last: bool = False
+
+
 class Request(Message):
     type: Literal["request"] = "request"
     id: str
@@ -253,12 +276,19 @@ class Request(Message):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     """Base64."""
+    base: str = ""
+    """Where the session's paths begin for the client, `https://host/sessions/{id}`: the bot's redirects and
+    links need it."""
+    piece: Piece | None = None
+    """The body is this piece of a `POST`; the answer has a `size`, unless the machine knows of no pieces."""
+    start: int | None = Field(default=None, ge=0)
+    """The answer may be the piece of a file that begins with this byte, and then has its `size`."""
 
 
 class Stop(Message):
     type: Literal["stop"] = "stop"
     message: str
-    """Why, in words; it comes back in `ended`."""
+    """The reason in words; it comes back in `ended`."""
 
 
 class RoomOpen(Message):
@@ -275,7 +305,7 @@ class Acknowledge(Message):
 
 
 class Launch(Message):
-    """What a template process is told to fork: a line of JSON. It answers with a `Launched`.
+    """A template process's order to fork: a line of JSON. It answers with a `Launched`.
 
     Templates belong to machines that are processes of one host; no other machine knows of them.
     """
@@ -285,12 +315,12 @@ class Launch(Message):
     """The machine's directory: the ids of its processes go into `pid`, its exit status into `exit`, what it
     prints into `output.log`; `work` in it is the working directory."""
     arguments: tuple[str, ...]
-    """Of `python -m bot`."""
+    """Arguments of `python -m bot`."""
     environment: dict[str, str]
     memory_kib: int
-    """Of private memory (RLIMIT_DATA)."""
+    """Limit on private memory (RLIMIT_DATA)."""
     cpu_seconds: int
-    """Of CPU time (RLIMIT_CPU)."""
+    """Limit on CPU time (RLIMIT_CPU)."""
 
 
 class Launched(Message):

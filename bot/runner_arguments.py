@@ -25,7 +25,7 @@ def runner_arguments(
     websocket: Any = None,
     file_storage: Any = None,
 ) -> Any:
-    """What the bot function is called with.
+    """Return the object that the bot function is called with.
 
     The fields differ between versions of Pipecat: each gets what it knows of.
 

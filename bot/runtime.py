@@ -36,7 +36,7 @@ from bot.process import ProcessClock, leave
 from bot.session import Session
 
 _SWITCH_SECONDS = 0.001
-"""How long a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default. The
+"""Time that a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default. The
 event loops answer the client meanwhile, and each of their steps would else wait that long."""
 
 _CLOUD_LEVEL_VARIABLE = "PIPECAT_LOG_LEVEL"

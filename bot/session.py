@@ -28,7 +28,7 @@ from bot.watch import Watch
 
 _PIPELINE_SHARE = 0.6
 _TASK_SHARE = 0.3
-"""Of the grace: for the pipeline to end once it is cancelled, and then for the bot's task."""
+"""Share of the grace for the pipeline to end once it is cancelled, and then for the bot's task."""
 
 _HANG_UP_SECONDS = 1.0
 """For the peer connection's last packets."""
@@ -83,7 +83,7 @@ class Session:
         self._cut_short: Outcome | None = None
 
     def returned(self) -> Outcome:
-        """How it ends if the bot returns now."""
+        """Return the outcome if the bot returns now."""
         progress = self._progress
         if progress is None:
             return outcome.returned(False, recent_errors())
@@ -334,7 +334,8 @@ def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
 
 
 def _problem(result: Outcome) -> Problem:
-    """What a server of this process answers to calls of a session that ended so; as the dispatcher does."""
+    """Return the answer of a server of this process to calls of a session that ended so; as the
+    dispatcher's."""
     if result.exit_code == 0:
         return Problem(410, "session_over", result.message)
     return Problem(502, result.reason, result.message)

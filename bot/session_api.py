@@ -15,7 +15,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import urllib.parse
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,12 @@ RUNNER_MODULE = "pipecat.runner.run"
 
 _ENVELOPE_BYTES = 4096
 """For the JSON around a response's body."""
+
+_MOST_BYTES = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
+"""Of an answer: it goes in one message, in base64."""
+
+_ANSWER_SECONDS = 600.0
+"""The longest that a dispatcher may be set to wait for an answer: it bounds a stream without end."""
 
 _State = MutableMapping[str, Any]
 
@@ -66,6 +72,7 @@ class Routes:
         """Start and end what the application wants started and ended around its life."""
         async with contextlib.AsyncExitStack() as stack:
             for app in _apps():
+                _warn_of_websockets(app)
                 state = await stack.enter_async_context(app.router.lifespan_context(app))
                 self._state.update(state or {})
             yield
@@ -76,10 +83,15 @@ class Routes:
         Raises:
             Problem: the bot has no routes at all, or the route raised, or answered with too much.
         """
-        scope = _scope(request, self._state)
+        # A piece of an upload comes by another method: a machine of before must not take it for the whole.
+        whole = request if request.piece is None else request.model_copy(update={"method": "POST"})
+        scope = _scope(whole, self._state)
         app = _app_of(scope)
-        if self._files.takes(request) and not _has_route(app, scope):
+        if self._files.takes(whole) and not _has_route(app, scope):
             return _bounded(request, await self._files.call(request))
+        if request.piece is not None:
+            text = f"The bot's own route '{request.path}' takes no body of more than 2 MiB."
+            return Problem(413, "body-too-large", text).to_response(request.id).model_copy(update={"size": 0})
         if app is None:
             text = f"The bot has no routes of its own, so there is nothing at '{request.path}'."
             raise Problem(404, "no-such-route", text)
@@ -88,12 +100,20 @@ class Routes:
         self._running.add(task)
         task.add_done_callback(self._done)
         # The application may go on after its answer, with background work; that is not waited for.
-        await asyncio.wait({task, asyncio.ensure_future(call.complete)}, return_when=asyncio.FIRST_COMPLETED)
+        waiting = {task, asyncio.ensure_future(call.complete)}
+        await asyncio.wait(waiting, timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if call.is_too_large:
+            task.cancel()
+            raise _too_large(request, f"more than {_MOST_BYTES}")
         if task.done() and not task.cancelled() and task.exception() is not None:
             raise Problem(500, "route-failed", f"The bot's route '{request.path}' raised an error.")
-        if not call.complete.done():
+        if call.complete.done():
+            return call.response()
+        if task.done():
             raise Problem(500, "route-failed", f"The bot's route '{request.path}' gave no answer.")
-        return call.response()
+        task.cancel()
+        text = f"The answer of the bot's route '{request.path}' had no end after {_ANSWER_SECONDS:g} s."
+        raise Problem(504, "answer-without-end", text)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -110,6 +130,7 @@ class _Call:
         self._status = 500
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
+        self.is_too_large = False
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def receive(self) -> dict[str, Any]:
@@ -126,7 +147,11 @@ class _Call:
             self._headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
         elif message["type"] == "http.response.body":
             self._body += message.get("body", b"")
-            if not message.get("more_body", False) and not self.complete.done():
+            if len(self._body) > _MOST_BYTES:
+                self.is_too_large = True
+                self._body.clear()
+            done = self.is_too_large or not message.get("more_body", False)
+            if done and not self.complete.done():
                 self.complete.set_result(None)
 
     def response(self) -> Response:
@@ -143,16 +168,43 @@ def _bounded(request: Request, answer: Response) -> Response:
     """
     size = len(answer.body) + sum(len(name) + len(value) + 8 for name, value in answer.headers)
     if size + _ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
-        allowed = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
-        text = f"The answer of '{request.path}' has {len(answer.body) * 3 // 4} bytes; allowed are {allowed}."
-        raise Problem(502, "answer-too-large", text)
+        raise _too_large(request, str(len(answer.body) * 3 // 4))
     return answer
+
+
+def _too_large(request: Request, size: str) -> Problem:
+    text = f"The answer of '{request.path}' has {size} bytes; allowed are {_MOST_BYTES}."
+    return Problem(502, "answer-too-large", text)
 
 
 def _apps() -> list[Any]:
     """The applications that the bot imported; neither is imported here."""
     apps = (getattr(sys.modules.get(name), "app", None) for name in (SYSTEM_MODULE, RUNNER_MODULE))
     return [app for app in apps if app is not None]
+
+
+def _warn_of_websockets(app: Any) -> None:
+    """Log the WebSocket routes of an application: only HTTP requests are passed on to a session."""
+    if paths := sorted(_websockets(app.router.routes)):
+        logger.warning(
+            f"the bot's WebSocket routes cannot be reached: {', '.join(paths)}. Only HTTP requests are "
+            "passed on to a session, no WebSocket yet (docs/bring-your-bot.md)"
+        )
+
+
+def _websockets(routes: Sequence[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the paths of WebSocket routes, also of those in mounts and in FastAPI's included routers."""
+    from starlette.routing import WebSocketRoute  # imported by the bot, with its application
+
+    for route in routes:
+        if isinstance(route, WebSocketRoute):
+            yield f"{prefix}{route.path}"
+        elif (router := getattr(route, "original_router", None)) is not None:
+            yield from _websockets(router.routes, f"{prefix}{route.include_context.prefix}")
+        else:
+            yield from _websockets(
+                getattr(route, "routes", None) or (), f"{prefix}{getattr(route, 'path', '')}"
+            )
 
 
 def _app_of(scope: dict[str, Any]) -> Any:
@@ -172,18 +224,22 @@ def _has_route(app: Any, scope: dict[str, Any]) -> bool:
 
 
 def _scope(request: Request, state: _State) -> dict[str, Any]:
-    path = "/" + request.path.lstrip("/")
+    base = urllib.parse.urlsplit(request.base)
+    path = f"{base.path}/{request.path.lstrip('/')}"
+    headers = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in request.headers]
+    if base.netloc:
+        headers.append((b"host", base.netloc.encode("latin-1")))
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": request.method.upper(),
-        "scheme": "http",
+        "scheme": base.scheme or "http",
         "path": path,
         "raw_path": urllib.parse.quote(path).encode(),
-        "root_path": "",
+        "root_path": base.path,
         "query_string": request.query.encode(),
-        "headers": [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in request.headers],
+        "headers": headers,
         "client": None,
         "server": None,
         "state": dict(state),

@@ -15,6 +15,7 @@ import ast
 import contextlib
 import gc
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import resource
@@ -166,6 +167,8 @@ def _run(launch: Launch) -> NoReturn:
         _limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
         _limit(resource.RLIMIT_CPU, launch.cpu_seconds)
         _seed()
+        # Processes that multiprocessing spawns import the main module again, unless it is a package's.
+        sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("bot.__main__", None)
         from bot.runtime import main as run_bot
 
         run_bot(launch.arguments)

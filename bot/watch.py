@@ -1,4 +1,4 @@
-"""What the runtime knows of an unmodified bot's pipelines, and the handle by which it cancels them."""
+"""The runtime's view of an unmodified bot's pipelines, and the handle by which it cancels them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SETUP_FILES_VARIABLE = "PIPECAT_SETUP_FILES"
 
 
 class Listener(Protocol):
-    """Who is told what the pipeline does. Called on the bot's event loop; must return at once."""
+    """A listener to what the pipeline does. Called on the bot's event loop; must return at once."""
 
     def pipeline_started(self) -> None: ...
 

@@ -1,6 +1,6 @@
 """`python -m dispatcher` serves; `python -m dispatcher stop-machines` ends every machine of this data_dir.
 
-`python -m dispatcher new-key` makes a key for callers.
+`python -m dispatcher new-key NAME` makes a key for callers, as `make key NAME=…` does.
 
 Settings come from `SWITCHBOARD_…` environment variables. SIGTERM and SIGINT end the dispatcher and leave
 live bots alone: they are processes of their own and reconnect to the next dispatcher.
@@ -14,9 +14,11 @@ import logging
 import sys
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from dispatcher import new_key
+from dispatcher.refusals import in_words
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.export import InvalidExport
@@ -34,7 +36,7 @@ def main() -> int:
     try:
         settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     except ValidationError as error:
-        return _fail("; ".join(_in_words(dict(item)) for item in error.errors()))
+        return _fail("; ".join(_in_words(fault) for fault in error.errors(include_url=False)))
     except SettingsError as error:
         # Its text names the field, and not the value, which may be a secret.
         return _fail(f"{error}; allowed: JSON")
@@ -54,13 +56,12 @@ def main() -> int:
         return _fail(str(error))
 
 
-def _in_words(item: dict) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    variable = f"{ENVIRONMENT_PREFIX}{name.upper()}" if "." not in name else name
-    if item["type"] == "missing":
+def _in_words(fault: ErrorDetails) -> str:
+    first, *rest = [str(part) for part in fault["loc"] if part != "[key]"] or [""]
+    variable = ".".join([f"{ENVIRONMENT_PREFIX}{first.upper()}", *rest])
+    if fault["type"] == "missing":
         return f"{variable} is not set"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{variable}: {message}" if name else message
+    return f"{variable}: {in_words(fault)}" if first else in_words(fault)
 
 
 def _fail(message: str) -> int:

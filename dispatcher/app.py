@@ -121,14 +121,16 @@ def _app(core: Core) -> FastAPI:
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(logs.router(core.store, core.fleet), dependencies=own)
     app.include_router(lists.router(core.service, core.store), dependencies=own)
-    app.include_router(organizations.router(core.service, core.store, core.clock), dependencies=own)
+    app.include_router(
+        organizations.router(core.service, core.store, core.fleet, core.clock), dependencies=own
+    )
     app.include_router(sessions.router(core.service), dependencies=own)
     operations.mount_page(app)
     return app
 
 
 def _bus(settings: Settings, clock: Clock) -> Bus:
-    """What connects this process to the other replicas, if the store is one that several can share."""
+    """Return the bus to the other replicas, if the store is one that several can share."""
     replica = new_replica()
     if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
         # Its driver is a tenth of the time of a dispatcher's imports.

@@ -1,4 +1,4 @@
-"""What `python -m dispatcher` does once its settings are known: serve, or end every machine."""
+"""The commands of `python -m dispatcher` once its settings are known: serve, or end every machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LISTEN_BACKLOG = 2048
 """Uvicorn's own default."""
 
 SHUTDOWN_SECONDS = 10
-"""How long answers in flight may take once the dispatcher was told to exit."""
+"""Grace for answers in flight once the dispatcher was told to exit."""
 
 
 DESCRIPTORS = 65536
@@ -44,7 +44,7 @@ programs that use `select`, and more to whoever asks."""
 
 
 class Unusable(Exception):
-    """What a setting names cannot be used. Its text begins with the setting's name."""
+    """A setting names a thing that cannot be used. The text begins with the setting's name."""
 
 
 def serve(settings: Settings) -> int:
@@ -155,7 +155,7 @@ async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end
 
 @contextlib.contextmanager
 def _data_dir(settings: Settings) -> Iterator[None]:
-    """What cannot be used in the data directory is told in the setting's name."""
+    """Report what cannot be used in the data directory in the setting's name."""
     try:
         yield
     except (OSError, InvalidSecret) as error:

@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 DRAIN_SECONDS = 10.0
-"""How long starts in flight may take when the dispatcher exits. With the answers' time before and the
-reaper's behind it that is within the 30 s which Kubernetes and ECS leave a container by default."""
+"""Grace for starts in flight when the dispatcher exits. With the answers' time before and the reaper's behind
+it that is within the 30 s which Kubernetes and ECS leave a container by default."""
 
 REAPER_SECONDS = 5.0
-"""How long the reaper may take to finish its round when the dispatcher exits."""
+"""Grace for the reaper's round when the dispatcher exits."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Core:
     scrape: Scrape
     traces: Traces
     spans: TracerProvider | None
-    """What makes and sends spans, if anything is traced."""
+    """The maker and sender of spans, if anything is traced."""
 
     @property
     def replica(self) -> str:
@@ -338,7 +338,7 @@ def _secrets(settings: Settings) -> list[bytes]:
 
 
 def _url_for_machines(settings: Settings) -> str:
-    """Where machines find a dispatcher; on this host, never through a public name or a proxy."""
+    """Return the URL at which machines find a dispatcher; on this host, never a public name or a proxy."""
     if settings.machine_url is not None:
         return settings.machine_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104

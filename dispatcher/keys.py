@@ -21,8 +21,10 @@ from pydantic.alias_generators import to_camel
 KEY_BYTES = 32
 PUBLIC_PREFIX, PRIVATE_PREFIX = "pk_", "sk_"
 
-AgentName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-KeyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME_WORDS = "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
+AgentName = Annotated[str, Field(pattern=NAME_PATTERN)]
+KeyName = Annotated[str, Field(pattern=NAME_PATTERN)]
 KeyScope = Literal["start", "read", "admin"]
 
 
@@ -31,7 +33,7 @@ def new_key(*, public: bool) -> str:
 
 
 def hash_of(key: str) -> str:
-    """What is kept of a key."""
+    """Return the part of a key that is kept."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -70,7 +72,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class KeyRate(BaseModel):
-    """How often a key may start sessions: `burst` at once, and `per_second` in the long run."""
+    """Rate of a key's starts: `burst` at once, and `per_second` in the long run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -79,7 +81,7 @@ class KeyRate(BaseModel):
 
 
 class KeySettings(BaseModel):
-    """A key that callers send as `Authorization: Bearer`. `python -m dispatcher new-key` makes one."""
+    """A key that callers send as `Authorization: Bearer`. `make key NAME=…` makes one."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -90,7 +92,7 @@ class KeySettings(BaseModel):
     )
 
     name: KeyName
-    """Whose key it is: in timelines, and the owner of the sessions that it starts. Two keys of one name are
+    """The key's owner: in timelines, and the owner of the sessions that it starts. Two keys of one name are
     the old and the new one of the same caller."""
     hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """The key's SHA-256; never the key itself."""
@@ -102,7 +104,7 @@ class KeySettings(BaseModel):
     origins: tuple[Origin, ...] = ()
     """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
     rate: KeyRate | None = None
-    """How often it may start sessions; by default as often as there is room."""
+    """Rate of its starts; by default as often as there is room."""
     expires_at: AwareDatetime | None = None
 
     @model_validator(mode="after")

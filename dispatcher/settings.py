@@ -48,6 +48,8 @@ SECRET_SETTINGS = frozenset(
 TransportName = Literal["webrtc", "daily"]
 DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+BotLogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
+"""Loguru's names, with which Pipecat logs."""
 LogFormat = Literal["text", "json"]
 
 
@@ -97,14 +99,16 @@ class AgentSettings(BaseModel):
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
     """The transports that a client may ask for; the first is the default."""
     daily_allowed_properties: tuple[DailyProperty, ...] = ()
-    """What a start request's `dailyRoomProperties` may have besides what anybody may ask for: recording and
-    dial-out cost extra on the account, and `exp` closes the room before its session's end."""
+    """Properties that a start request's `dailyRoomProperties` may have besides what anybody may ask for:
+    recording and dial-out cost extra on the account, and `exp` closes the room before its session's end."""
     cpu: float = Field(default=1.0, gt=0, le=64)
     """vCPUs of one machine."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)
     """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
     env: tuple[EnvironmentName, ...] = ()
     """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
+    log_level: BotLogLevel | None = None
+    """The level of its bots' logs, as loguru has them; by default the dispatcher's own."""
     arguments: tuple[str, ...] = ()
     """The bot's own command line: what the development runner would be given after the bot file's name."""
     python: Path | None = None
@@ -114,17 +118,17 @@ class AgentSettings(BaseModel):
     max_queued: int = Field(default=100, ge=0, le=10_000)
     """Callers who may wait for one of these, beyond them; 0 for no queue."""
     max_queue_seconds: float = Field(default=600.0, ge=0, le=3600)
-    """How long a caller may ask to wait."""
+    """Longest wait that a caller may ask for."""
     start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
     """From admission (without a queue: the start request) until the machine can take its client."""
     client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
     """From a machine that can take its client until the client is there."""
     idle_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
-    """How long a session lives after its client has left. 300 is how long Pipecat's own pipelines idle."""
+    """Life of a session after its client has left. 300 is how long Pipecat's own pipelines idle."""
     max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
     """From admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
-    """Where its machines may run, in the order in which they are asked; by default all placements."""
+    """Placements of its machines, in the order in which they are asked; by default all."""
 
 
 class IceServer(BaseModel):
@@ -155,13 +159,14 @@ class Settings(BaseSettings):
     """The URL under which machines reach a dispatcher, if not `http://host:port`; it may have a path. With
     several of them it leads to any: a machine whose dispatcher dies goes on with another."""
     data_dir: Path = Path(".switchboard/dispatcher")
-    """Where the store, the machines' directories and the signing secret are kept."""
+    """The directory of the store, the machines' directories and the signing secret."""
     database_url: str | None = Field(default=None, repr=False)
     """URL of the store: `postgresql://…` with libpq's parameters, for several dispatchers on one store, or
     `sqlite:///path`. By default SQLite in `data_dir`."""
     secrets: tuple[SecretStr, ...] = Field(default=(), max_length=2)
-    """What machine and session tokens are signed with: the first signs, both are accepted. By default one
-    that is made and kept in `data_dir`; dispatchers that share a database must share their secrets too."""
+    """Secrets that machine and session tokens are signed with: the first signs, both are accepted. By
+    default one that is made and kept in `data_dir`; dispatchers that share a database must share their
+    secrets too."""
     log_level: LogLevel = "info"
     images: dict[AgentName, Image] = {}
     """Agent → the image of its machines; goes before the agent's own `image`. A stack gives the images here:
@@ -184,15 +189,15 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[HostName, ...] = ()
     """Other names under which the dispatcher is called, such as a tunnel's or `host.docker.internal`."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
-    """How often a machine reports over its channel."""
+    """Time between two reports of a machine over its channel."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
-    """How long a client's request to a running bot may take."""
+    """Limit on a client's request to a running bot."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for bots and their clients."""
     turn_urls: tuple[TurnUrl, ...] = ()
     """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
     turn_secret: SecretStr | None = None
-    """What these servers (coturn with `use-auth-secret`) check the credentials with."""
+    """The secret that these servers (coturn with `use-auth-secret`) check the credentials with."""
     daily_api_key: SecretStr | None = Field(default=None, min_length=8)
     """The API key of the Daily domain in whose rooms sessions over `daily` meet. It reaches no client and no
     machine."""
@@ -202,24 +207,24 @@ class Settings(BaseSettings):
     """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
     start, before the session is written."""
     daily_webhook_secret: SecretStr | None = None
-    """What Daily signs its webhooks with, in base64; by default it follows from the API key."""
+    """The secret that Daily signs its webhooks with, in base64; by default it follows from the API key."""
     daily_api_url: str = "https://api.daily.co/v1"
     """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
-    """How long sessions are kept after their end, with their timelines. Not less than a day: for so long an
+    """Time that sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
     fly_api_token: SecretStr | None = None
-    """What machines at Fly are asked for with: a deploy token of the app, as `fly tokens create` prints it;
-    for several apps a JSON object of app → token. All placements at Fly share it."""
+    """Token for machines at Fly: a deploy token of the app, as `fly tokens create` prints it; for several
+    apps a JSON object of app → token. All placements at Fly share it."""
     fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     process_templates: bool = True
-    """Whether machines that are processes are forked from a template: quick, at 150 MB for each bot file."""
+    """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
     keep_machine_dirs: int = Field(default=100, ge=0)
-    """How many directories of machines that are gone are kept, for their logs."""
+    """Number of directories of machines that are gone that are kept, for their logs."""
     log_format: LogFormat | None = None
-    """How log lines are written; by default as text on loopback, where a person reads them, and as JSON
-    elsewhere, where a collector does."""
+    """Format of log lines; by default text on loopback, where a person reads them, and JSON elsewhere, where
+    a collector does."""
 
     @field_validator("agents")
     @classmethod
@@ -358,7 +363,7 @@ class Settings(BaseSettings):
         return self
 
     def _check_tokens(self, name: str, placement: FlyPlacement) -> None:
-        """Whether there is a token for every app of a placement.
+        """Check that every app of a placement has a token.
 
         Raises:
             ValueError: There is none; it says for which app.
@@ -386,7 +391,7 @@ class Settings(BaseSettings):
 
     @property
     def log_lines(self) -> LogFormat:
-        """How log lines are written."""
+        """Format of log lines."""
         return self.log_format or ("text" if is_loopback(self.host) else "json")
 
     @property
@@ -399,12 +404,12 @@ class Settings(BaseSettings):
 
     @property
     def has_replicas(self) -> bool:
-        """Whether several dispatchers may share the store."""
+        """True if several dispatchers may share the store."""
         return (self.database_url or "").startswith("postgresql")
 
     @property
     def has_ice_credentials(self) -> bool:
-        """Whether a password of a TURN server is among `ice_servers`."""
+        """True if a password of a TURN server is among `ice_servers`."""
         return any(server.credential for server in self.ice_servers)
 
     @property
@@ -468,7 +473,7 @@ def _is_store(url: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that is bound to `host`."""
+    """Return True if only this machine can reach a server that is bound to `host`."""
     if host == "localhost":
         return True
     try:

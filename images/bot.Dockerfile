@@ -53,7 +53,7 @@ FROM tools AS packages
 ARG TRANSPORTS="daily webrtc websocket"
 ARG VAD=onnx
 ARG SOURCE_DATE_EPOCH=0
-COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py /build/
+COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py bot/versions.py /build/
 COPY --from=bot-requirements /out/ /build/bot/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     VAD=${VAD} sh /build/packages.sh bot ${TRANSPORTS} \

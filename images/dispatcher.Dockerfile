@@ -50,11 +50,11 @@ RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,tar
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 
-# --- The service, and of the bots what it shares with them.
+# --- The service, and of the bots only the modules that it imports.
 FROM ${BASE} AS service
 ARG SOURCE_DATE_EPOCH=0
 COPY images/finish.py /build/
-COPY bot/__init__.py bot/output.py bot/protocol.py /out/opt/switchboard/bot/
+COPY bot/__init__.py bot/output.py bot/protocol.py bot/versions.py /out/opt/switchboard/bot/
 COPY dispatcher /out/opt/switchboard/dispatcher
 RUN rm -rf /out/opt/switchboard/dispatcher/web
 COPY --from=page /web/dist /out/opt/switchboard/dispatcher/web/dist

@@ -36,10 +36,14 @@ for own in bot/requirements.txt bot/pyproject.toml; do
             cat refused >&2
             # Where it asks for versions other than ours, it gets them: as on the local stack, of Pipecat those that work.
             grep -q 'No solution found' refused
-            uv pip install --override overrides.txt -r "$own" 'pipecat-ai>=1.7,<2'
+            uv pip install --override overrides.txt -r "$own" "$(python3 -c 'import versions as v; print(v.PACKAGE + v.REQUIREMENT)')"
         }
     fi
 done
+if [ "$image" = bot ]; then
+    # A version of Pipecat that was not tested here is said.
+    /opt/venv/bin/python versions.py
+fi
 if [ "${VAD:-onnx}" = torch ]; then
     # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock.
     uv pip install --torch-backend cpu $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'

@@ -52,7 +52,7 @@ NAMESPACES: Mapping[str, tuple[str, ...]] = {
 """Cloud → the providers whose own config keys (`docker-build:host`) a stack may have."""
 
 ENGINE_NAMESPACE = "pulumi"
-"""Of keys that the engine itself reads, such as `pulumi:disable-default-providers`."""
+"""Namespace of keys that the engine itself reads, such as `pulumi:disable-default-providers`."""
 
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
@@ -72,7 +72,7 @@ class StackConfig(BaseModel):
     default_agent: str = ""
     """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
     keys: Keys = ()
-    """Who may call, by the hashes of their keys; without any, only this machine."""
+    """The callers, by the hashes of their keys; without any, only this machine."""
     allowed_origins: tuple[Origin, ...] = ()
     """Sites whose pages may call without a key; with keys each key names its own."""
     allowed_hosts: tuple[HostName, ...] = ()
@@ -80,11 +80,11 @@ class StackConfig(BaseModel):
     max_sessions: int = Field(default=0, ge=0, le=1_000_000)
     """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
     keep_sessions_days: int = Field(default=30, ge=1, le=3650)
-    """How long sessions are kept after their end, with their timelines."""
+    """Time that sessions are kept after their end, with their timelines."""
     heartbeat_seconds: int = Field(default=5, ge=1, le=60)
-    """How often a machine reports over its channel."""
+    """Time between two reports of a machine over its channel."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    """How long a client's request to a running bot may take."""
+    """Limit on a client's request to a running bot."""
     ice_servers: tuple[IceServerConfig, ...] = ()
     """STUN and TURN servers for bots and clients, behind those that the stack has itself."""
     turn_urls: tuple[TurnUrl, ...] = ()
@@ -94,23 +94,23 @@ class StackConfig(BaseModel):
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     throwaway: bool = False
-    """Whether the stack's data may go without a word."""
+    """True if the stack's data may go without a word."""
     data_dir: Path
-    """Where the store, the logs and the machines' directories are kept; of the cloud local."""
+    """The directory of the store, the logs and the machines' directories; of the cloud local."""
     docker: DockerConfig = DockerConfig()
-    """Of the cloud docker."""
+    """Keys of the cloud docker."""
     fly: FlyConfig = FlyConfig()
-    """Of the cloud fly."""
+    """Keys of the cloud fly."""
     daily: DailyConfig = DailyConfig()
-    """Of every cloud, with the two secrets of Daily's below."""
+    """Keys of every cloud, with the two secrets of Daily's below."""
     fly_api_token: SecretStr = SecretStr("")
-    """What the stack's resources are made with; else FLY_API_TOKEN of the environment."""
+    """The token that the stack's resources are made with; else FLY_API_TOKEN of the environment."""
     daily_api_key: SecretStr = SecretStr("")
     """Else DAILY_API_KEY of the environment."""
     daily_webhook_secret: SecretStr = SecretStr("")
     """Else DAILY_WEBHOOK_SECRET of the environment."""
     database_url: SecretStr = SecretStr("")
-    """Of the store, a PostgreSQL; by default SQLite on a volume."""
+    """The store's, a PostgreSQL; by default SQLite on a volume."""
 
     @model_validator(mode="after")
     def _for_its_cloud(self) -> StackConfig:

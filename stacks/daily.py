@@ -19,7 +19,7 @@ FIELDS = {
     "domainId": "the id of that domain, as Daily's API tells it",
     "apiUrl": "the URL of Daily's REST API, with its version",
 }
-"""What each key takes, in the words of a refusal."""
+"""Allowed values of each key, in the words of a refusal."""
 
 API_KEY = "the API key of a Daily domain"
 
@@ -28,7 +28,7 @@ FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "D
 
 
 class DailyConfig(BaseModel):
-    """What is no secret about Daily. The API key comes as `dailyApiKey`, or from the environment."""
+    """Daily's keys that are no secret. The API key comes as `dailyApiKey`, or from the environment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -113,7 +113,7 @@ def not_set_here(config: StackConfig) -> dict[str, str]:
 
 
 def _wanted_by(config: StackConfig) -> str:
-    """What of the config asks for rooms at Daily, in words; empty if nothing does.
+    """Return what of the config asks for rooms at Daily, in words; empty if nothing does.
 
     Then nothing is taken from the environment either: many who try Pipecat have a DAILY_API_KEY there.
     """

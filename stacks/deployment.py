@@ -91,7 +91,8 @@ def meant_unset() -> frozenset[str]:
 def refuse_missing(config: StackConfig) -> None:
     """Refuse an agent's variables that are not set where the engine runs.
 
-    Bots would be started without, and an up from another shell would take them from a stack that has them.
+    An empty one is not set: a CI gives a secret that it does not have as that. Bots would be started
+    without, and an up from another shell would take them from a stack that has them.
 
     Raises:
         ConfigError: a variable is missing; or UNSET names one that no agent has, or that is set.
@@ -101,18 +102,19 @@ def refuse_missing(config: StackConfig) -> None:
     if unknown := sorted(meant - named):
         allowed = ", ".join(sorted(named)) or "nothing, since no agent has variables"
         raise ConfigError(f"UNSET: {', '.join(unknown)}: no agent's env names it; allowed: {allowed}")
-    if given := sorted(name for name in meant if name in os.environ):
+    if given := sorted(name for name in meant if os.environ.get(name)):
         raise ConfigError(
             f"UNSET: {', '.join(given)}: set here, so the bots would get it; allowed: without it in UNSET, "
             f"or without it in the environment (unset {' '.join(given)})"
         )
     lines = []
     for name, agent in config.agents.items():
-        if missing := [one for one in agent.env if one not in os.environ and one not in meant]:
+        if missing := [one for one in agent.env if not os.environ.get(one) and one not in meant]:
             names = ",".join(missing)
             lines.append(
-                f"switchboard:agents.{name}.env: not set here: {', '.join(missing)}; allowed: the value in "
-                f"the environment, or UNSET={names} (with pulumi: {UNSET_VARIABLE}={names}) to do without"
+                f"switchboard:agents.{name}.env: not set here, or empty: {', '.join(missing)}; allowed: "
+                f"the value in the environment, or UNSET={names} (with pulumi: "
+                f"{UNSET_VARIABLE}={names}) to do without"
             )
     if lines:
         raise ConfigError("\n".join(lines))

@@ -1,4 +1,4 @@
-"""What can go wrong around a stack, as the user reads it.
+"""Errors around a stack, as the user reads them.
 
     StackError                a sentence (or a few lines) for the user; never shown with a traceback
     ├── ConfigError           a value in the stack's config is refused
@@ -73,7 +73,7 @@ def exit_status(command: Callable[[], object]) -> int:
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print("interrupted", *getattr(interruption, "__notes__", ()), sep="; ", file=sys.stderr)
         return 130
     return 0

@@ -18,7 +18,7 @@ SERVER_FIELDS = {
     "username": "the user name of a TURN server",
     "credential": "the password of a TURN server, set by `pulumi config set --path --secret`",
 }
-"""What each key of a server takes, in the words of a refusal."""
+"""Allowed values of each key of a server, in the words of a refusal."""
 
 FIELDS = {
     "iceServers": "a list of servers, each with urls, and of TURN with username and credential",

@@ -28,7 +28,7 @@ DISPATCHER = "dispatcher"
 POLL_SECONDS = 0.25
 CHUNK = 64 * 1024
 BEGIN_BYTES = 4096
-"""How much of the dispatcher's file is shown of what was there before."""
+"""Part of the dispatcher's file that is shown of what was there before."""
 
 RESET, DIM = "\x1b[0m", "\x1b[2m"
 _LEVELS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": DIM, "TRACE": DIM}
@@ -104,7 +104,7 @@ class Files:
         self._machines = machines
         self._session = session
         self._followed: dict[str, Followed] = {}
-        # What bots printed before is asked for by naming a session.
+        # To see what bots printed before, name a session.
         for name, path in self._there():
             self._followed[name] = Followed(path, last=None if session else 0)
         self._dispatcher = Followed(log, last=BEGIN_BYTES)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from dispatcher.keys import KeyRate, KeyScope, KeySettings
-from dispatcher.settings import AgentSettings, DailyProperty, Settings, TransportName
+from dispatcher.keys import NAME_WORDS, KeyRate, KeyScope, KeySettings
+from dispatcher.settings import AgentSettings, BotLogLevel, DailyProperty, Settings, TransportName
 from stacks import daily, ice
 from stacks.daily import DailyConfig
 from stacks.docker import config as docker
@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
 
 KEYS = "a list of the entries that `make key NAME=…` prints"
 KEY_FIELDS = {
-    "name": "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit",
+    "name": NAME_WORDS,
     "hash": "what `make key NAME=…` prints as such, never the key itself",
     "scope": ", ".join(get_args(KeyScope)),
     "agents": "a list of names of agents",
@@ -113,7 +113,7 @@ def path_of(location: Sequence[int | str]) -> str:
 
 def _faults(error: ValidationError) -> Iterator[ErrorDetails]:
     """The faults, without those that only follow from another one."""
-    # Of a list that is too short, the list is what is wrong, not the place that is not there.
+    # If a list is too short, name the list, not the place that is not there.
     faults = [
         {**fault, "loc": fault["loc"][:-1]}
         if fault["type"] == "missing" and isinstance(fault["loc"][-1], int)
@@ -226,7 +226,7 @@ def _names(model: type[BaseModel]) -> str:
 
 
 def _path_hint(key: str) -> str:
-    """How to set `fly.org`, which `pulumi config set` without --path takes for one name."""
+    """Return the command that sets `fly.org`, which `pulumi config set` without --path takes for one name."""
     if re.split(r"[.\[]", key)[0] not in ("agents", *SECTIONS, *IN_LISTS) or not re.search(r"[.\[]", key):
         return ""
     return (
@@ -236,9 +236,9 @@ def _path_hint(key: str) -> str:
 
 
 def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
-    """What the field at this place takes."""
+    """Return the allowed values of the field at this place."""
     if "[key]" in location:
-        return "a name of a-z, 0-9 and -, at most 63 long, that begins and ends with a letter or digit"
+        return NAME_WORDS
     key = str(location[0])
     if key == "keys":
         return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
@@ -260,6 +260,8 @@ def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
         return "a list of names of environment variables"
     if name == "arguments":
         return "a list of texts, the bot's command line"
+    if key == "agents" and name == "logLevel":
+        return ", ".join(get_args(BotLogLevel))
     if name == "transports":
         return f"a list of at least one of {', '.join(get_args(TransportName))}"
     if name == "dailyAllowedProperties":

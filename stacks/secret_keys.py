@@ -30,7 +30,7 @@ VARIABLES = {
 
 
 def encrypted(value: Any) -> bool:
-    """Whether a value of a stack's file is encrypted, or something in it."""
+    """Return True if a value of a stack's file is encrypted, or something in it."""
     if isinstance(value, Mapping):
         return set(value) == {"secure"} or any(encrypted(inner) for inner in value.values())
     return isinstance(value, list) and any(encrypted(inner) for inner in value)

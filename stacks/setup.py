@@ -30,7 +30,7 @@ OLDEST_PYTHON = (3, 11)
 # What the voice page's packages ask for.
 OLDEST_NODE = 20
 CLOUDS_WITH_PACKAGES = ("docker", "fly")
-"""Those whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
+"""Clouds whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
 
 
 class Checkout:

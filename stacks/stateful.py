@@ -75,7 +75,7 @@ class Resource:
 
 
 class State:
-    """What a stack's exported state says."""
+    """A stack's exported state."""
 
     def __init__(self, deployment: Mapping[str, Any]) -> None:
         self.deployment = deployment

@@ -28,13 +28,17 @@ pytest_plugins = [
 
 OF_THE_ENGINE = (
     *("tests/images/", "tests/test_engine.py"),
-    *("tests/contracts/test_container.py", "tests/contracts/test_pull.py"),
+    *("tests/contracts/test_container.py", "tests/contracts/test_container_logs.py"),
+    "tests/contracts/test_pull.py",
     "tests/dispatcher/machines/test_container.py",
     *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py", "tests/e2e/test_public_stack.py"),
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
-SHARING = ("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py")
+SHARING = (
+    *("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py"),
+    "tests/e2e/test_runner_alike.py",
+)
 """Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
 
 

@@ -237,7 +237,7 @@ class LeavesMachines(GoodProvider):
             self._forget(machine_id)
 
     def _forget(self, machine_id: str) -> None:
-        """What never ran leaves nothing."""
+        """Forget a machine that never ran: it leaves nothing."""
         self.left.discard(machine_id)
         self.cloud.instances = [one for one in self.cloud.instances if one.machine_id != machine_id]
 

@@ -1,4 +1,4 @@
-"""What exists is documented."""
+"""The documentation has everything that exists."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who may do what: values in, values out.
+"""Permissions: values in, values out.
 
 What a route does is said in one table, `ROUTES`. What is not in it is for admins alone, so a route that
 somebody adds and forgets here is closed, not open; a test walks all routes of the app and wants each of them.
@@ -25,7 +25,7 @@ from dispatcher.sessions.lifecycle import Session
 
 
 class Action(StrEnum):
-    """What a request is about to do."""
+    """The action that a request asks for."""
 
     open = "open"
     """Nothing that needs a key: health, the page and its files, the API's description."""
@@ -40,7 +40,7 @@ class Action(StrEnum):
     follow = "follow"
     """The session's timeline, as it is or as it grows."""
     logs = "logs"
-    """What the session's bot printed: its operator's to read, not its caller's."""
+    """The output of the session's bot: its operator's to read, not its caller's."""
     stop = "stop"
     call = "call"
     """Whatever the session's bot answers."""
@@ -106,7 +106,7 @@ _ROUTES = tuple((methods, _expression(path), action) for methods, path, action i
 FROM_OTHER_SITES = frozenset(
     {Action.start, Action.agents, Action.show, Action.follow, Action.stop, Action.call}
 )
-"""What pages of other sites can be allowed to do: what a public key or a session's token is good for."""
+"""Actions that pages of other sites can be allowed: what a public key or a session's token is good for."""
 
 Kind = KeyScope | Literal["session"]
 
@@ -120,7 +120,7 @@ _MAY: dict[Kind, frozenset[Action]] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for. `agent` and `session_id` are None where its path names none."""
+    """A request's target. `agent` and `session_id` are None where its path names none."""
 
     action: Action
     agent: str | None = None
@@ -129,7 +129,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request, and what they may do at most."""
+    """The maker of a request, and what they may do at most."""
 
     by: str
     """For timelines: the key's name."""
@@ -145,7 +145,7 @@ class Caller:
 
     @property
     def sees_all_sessions(self) -> bool:
-        """Whether no session has to be looked at to know if it is the caller's to see."""
+        """True if no session has to be looked at to know if it is the caller's to see."""
         return self.kind == "session" or (self.kind in ("read", "admin") and not self.agents)
 
 
@@ -155,7 +155,7 @@ LOCAL = Caller(CLIENT, "admin")
 
 
 def asked(method: str, path: str) -> Asked:
-    """What a request with this method (WEBSOCKET for a WebSocket) and path asks for."""
+    """Return the target of a request with this method (WEBSOCKET for a WebSocket) and path."""
     for methods, expression, action in _ROUTES:
         if method in methods and (match := expression.fullmatch(path)):
             named = match.groupdict()
@@ -164,12 +164,12 @@ def asked(method: str, path: str) -> Asked:
 
 
 def may(kind: Kind, action: Action) -> bool:
-    """Whether such a caller may do it at all."""
+    """Return True if such a caller may do it at all."""
     return action in (Action.open, Action.channel, Action.notify) or action in _MAY[kind]
 
 
 def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:
-    """Why the caller may not do it, for the person at the other end; None if nothing is known against it.
+    """Say why the caller may not do it, for the person at the other end; None if nothing is known against it.
 
     Whose a session is only its row tells: see `sees`.
     """
@@ -188,7 +188,7 @@ def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:
 
 
 def sees(caller: Caller, session: Session) -> bool:
-    """Whether the session is one of those that the caller is good for."""
+    """Return True if the session is one of those that the caller is good for."""
     if caller.agents and session.agent not in caller.agents:
         return False
     if caller.session_id is not None:

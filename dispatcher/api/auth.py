@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: Host, Origin, keys and sessions' tokens.
+"""Authentication and authorization: Host, Origin, keys and sessions' tokens.
 
 On loopback, without keys, everybody on the machine may do everything. Two checks keep the pages of the
 internet out. The Host must be a name of this dispatcher: a page that rebinds its own name to 127.0.0.1 sends
@@ -32,7 +32,7 @@ from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidToken
 
 TOKEN_PARAMETER = "token"  # noqa: S105 - its name
-"""Where a browser's EventSource, which cannot send headers, has its session's token."""
+"""Parameter with the session's token for a browser's EventSource, which cannot send headers."""
 
 
 ADMIT = "admit"
@@ -73,11 +73,12 @@ class Keys:
 
     @property
     def admit_sites(self) -> bool:
-        """Whether pages of any other site may call."""
+        """True if pages of any other site may call."""
         return not self._keys or bool(self._origins_of_keys())
 
     def allows(self, origin: str) -> bool:
-        """Whether pages of this other site may call: with some key or token, or without where none is needed.
+        """Return True if pages of this other site may call: with some key or token, or without where none is
+        needed.
 
         Without keys these are the pages that this machine serves, on any port, as a client's development
         server does, and the origins that the settings name.
@@ -91,7 +92,8 @@ class Keys:
         return frozenset(origin for key in self._keys if not _expired(key, now) for origin in key.origins)
 
     def caller(self, given: str, origin: str | None) -> Caller:
-        """Who calls with this key or token, from a page of that origin if from a page of another site.
+        """Return the caller with this key or token, from a page of that origin if from a page of another
+        site.
 
         Raises:
             Refused: it is none, or not good for pages of that origin.
@@ -224,7 +226,7 @@ class Gate:
 
 
 def caller_of(request: HTTPConnection) -> Caller:
-    """Who makes the request, as the gate found."""
+    """Return the maker of the request, as the gate found."""
     return request.state.caller
 
 
@@ -247,7 +249,7 @@ def _expired(key: KeySettings, now: float) -> bool:
 
 
 def _is_loopback_origin(origin: str) -> bool:
-    """Whether it is `http(s)://` and a loopback name, with a port or without; `null` is anybody's."""
+    """Return True for `http(s)://` and a loopback name, with a port or without; `null` is anybody's."""
     parsed = _split(origin)
     exact = origin == f"{parsed.scheme}://{parsed.netloc}" and "@" not in origin
     return exact and parsed.scheme in ("http", "https") and is_loopback(parsed.hostname or "")

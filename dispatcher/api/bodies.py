@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from fastapi import HTTPException, Request
 
 MAX_BODY_BYTES = 1024 * 1024
 """Pipecat Cloud's limit for the body of a start request over `daily` and `webrtc`."""
 
-MAX_FILE_BYTES = 2 * 1024 * 1024
-"""Of an upload with the form around it: one message of the channel, which takes 4 MiB of base64 and JSON."""
-
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """The request's whole body; 413 as soon as it is longer than `limit` bytes."""
+    body = bytearray()
+    async for chunk in chunks_of(request, limit):
+        body += chunk
+    return bytes(body)
+
+
+async def chunks_of(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield the request's body as it comes; 413 as soon as it is longer than `limit` bytes."""
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
-    body = bytearray()
+    size = 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+        size += len(chunk)
+        if size > limit:
             raise _too_large(limit)
-    return bytes(body)
+        yield chunk
 
 
 def _too_large(limit: int) -> HTTPException:

@@ -17,7 +17,7 @@ EndState = Literal[
     "agent_error",
     "unknown",
 ]
-"""How a session stands, in Pipecat Cloud's words."""
+"""A session's state, in Pipecat Cloud's words."""
 
 
 class Organization(BaseModel):

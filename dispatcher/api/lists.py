@@ -23,8 +23,8 @@ MAX_TIME = 2**40
 """Far away, and exact in every number that it passes through."""
 
 COUNTED_AHEAD = 10_000
-"""How many sessions behind a page are counted: in about 1 ms, where 1,000,000 take SQLite 60 ms and more. Who
-pages on as long as `total_count` is above the offset still reaches every one."""
+"""Limit on the sessions behind a page that are counted: in about 1 ms, where 1,000,000 take SQLite 60 ms and
+more. A client that pages on as long as `total_count` is above the offset still reaches every one."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many sessions at most.")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1)]

@@ -1,4 +1,4 @@
-"""What a session's bot printed, where its placement keeps that. Beside `events`, and not below
+"""The output of a session's bot, where its placement keeps that. Beside `events`, and not below
 `/sessions/{id}/`, for the same reason: every path there is the bot's.
 """
 
@@ -13,13 +13,20 @@ from dispatcher.api.models import Logs
 from dispatcher.api.openapi import problems
 from dispatcher.api.problems import problem
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import ProviderError, Rejected
+from dispatcher.machines.provider import MachineState, ProviderError, Rejected
 from dispatcher.sessions.errors import UnknownSession
 from dispatcher.store.store import Store
 
 MAX_LINES = 1000
 
 Tail = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many of the last lines, 256 KiB at most.")]
+After = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[0-9]{1,25}$",
+        description="`next` of an earlier answer: of what came since, the last lines.",
+    ),
+]
 
 
 def router(store: Store, fleet: Fleet) -> APIRouter:
@@ -27,7 +34,7 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 503))
-    async def logs(session_id: str, tail: Tail = 200) -> Response:
+    async def logs(session_id: str, tail: Tail = 200, after: After = None) -> Response:
         session, machine = await store.session_with_machine(session_id)
         if session is None:
             raise UnknownSession.of(session_id)
@@ -35,8 +42,11 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
             return problem(
                 404, f"Session {session_id} has no log: no machine was asked for it.", code="no_log"
             )
+        # As it was before the log is read: a machine that was gone by then has printed all that it will.
+        ended = machine.state is MachineState.gone
+        place = None if after is None else int(after)
         try:
-            text = await fleet.read_log(machine.placement, machine.id, tail)
+            part = await fleet.read_log(machine.placement, machine.id, tail, place, ended=ended)
         except Rejected as error:
             return problem(
                 404, f"The log of machine {machine.id} is elsewhere: {error}.", code="log_elsewhere"
@@ -44,9 +54,16 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
         except ProviderError as error:
             detail = f"The log of machine {machine.id} cannot be read now: {error}. Ask again."
             return problem(503, detail, code="log_unreachable", headers={"Retry-After": "5"})
-        if text is None:
+        if part is None:
             return problem(404, f"Machine {machine.id} has no log, or none any more.", code="no_log")
-        read = Logs(sessionId=session_id, machineId=machine.id, lines=text.split("\n") if text else [])
+        read = Logs(
+            sessionId=session_id,
+            machineId=machine.id,
+            lines=list(part.lines),
+            next=str(part.next),
+            skippedBytes=part.skipped,
+            ended=ended,
+        )
         return JSONResponse(read.model_dump(), headers={"Cache-Control": "no-store"})
 
     return routes

@@ -17,7 +17,15 @@ class Logs(BaseModel):
     sessionId: str
     machineId: str
     lines: list[str]
-    """As the bot printed them, the newest last: escape codes too."""
+    """As the bot printed them, the newest last: escape codes too. A line without an end is given once it has
+    one, once the machine is gone, or in pieces of 64 KiB."""
+    next: str
+    """`after` of the next request, for what comes after these lines."""
+    skippedBytes: int | None
+    """How much lies between `after`, else the log's beginning, and the first of these lines: it was cut, or
+    is more than was asked for. Null: some does, and the provider does not count it."""
+    ended: bool
+    """The machine is gone: nothing comes after these lines."""
 
 
 class Status(BaseModel):
@@ -28,7 +36,7 @@ class Agent(BaseModel):
     name: str
     transports: list[TransportName]
     maxQueueSeconds: float
-    """How long a caller may ask to wait for a line; 0 where nobody can wait."""
+    """Longest wait for a line, in seconds, that a caller may ask for; 0 where nobody can wait."""
 
 
 class Agents(BaseModel):
@@ -48,7 +56,7 @@ class IceConfig(BaseModel):
 
 
 class QueuePlace(BaseModel):
-    """Where a session waits for a line."""
+    """A session's place in the queue."""
 
     place: int
     """1 is next."""
@@ -70,7 +78,7 @@ class StartAnswer(BaseModel):
     sessionToken: str
     """Good for this session alone, until its deadline: to show, follow, stop and call it."""
     fileUploadUrl: str
-    """Where the client may post files for the bot, as a path of the same origin."""
+    """URL for the client's uploads for the bot, as a path of the same origin."""
     dailyRoom: str | None = None
     """The room's URL, where the session's transport is `daily`."""
     dailyToken: str | None = None
@@ -86,16 +94,16 @@ class OfferAnswer(BaseModel):
     sdp: str
     type: str
     pc_id: str
-    """What the connection is called here: for its next offers, and its ICE candidates."""
+    """The connection's name here: for its next offers, and its ICE candidates."""
     sessionId: str
 
 
 class RunnerStatus(BaseModel):
-    """What the development runner says of itself."""
+    """The development runner's description of itself."""
 
     status: str
     transports: list[TransportName]
-    """Of the default agent; none if the caller's key is not good for it."""
+    """The default agent's transports; none if the caller's key is not good for it."""
 
 
 class Stopped(BaseModel):
@@ -133,7 +141,7 @@ class SessionRecord(BaseModel):
     timings: dict[str, float]
     latency: Latency
     queue: QueuePlace | None = None
-    """Of one session: where it waits for a line, if it does. Lists leave it out."""
+    """The place where one session waits for a line, if it does. Lists leave it out."""
 
 
 class SessionPage(BaseModel):
@@ -191,7 +199,7 @@ class Timeline(BaseModel):
     sessionId: str
     state: SessionState
     over: bool
-    """Whether the session is over; then only its machine's end can still follow."""
+    """True if the session is over; then only its machine's end can still follow."""
     queue: QueuePlace | None
-    """Where the session waits for a line, if it does. A stream tells of every step as an event `queue`."""
+    """The session's place in the queue, if it waits. A stream tells of every step as an event `queue`."""
     events: list[TimelineEvent]

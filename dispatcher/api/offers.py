@@ -48,7 +48,7 @@ class Offer(BaseModel):
     sdp: Annotated[str, Field(pattern=r"^v=0\r?\n")]
     type: Literal["offer"]
     pc_id: str | None = None
-    """Of an earlier answer: the connection is negotiated again. A session starts if that one is over."""
+    """An earlier answer's: the connection is negotiated again. A session starts if that one is over."""
     request_data: Any = Field(default=None, validation_alias=AliasChoices("request_data", "requestData"))
     """The bot's `body`."""
 
@@ -106,19 +106,21 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
             owner=caller.owner,
             traceparent=served.traceparent,
         )
-        session = (await starter.start(caller, start, served)).session
-        # Until the answer nobody else knows of the session: it ends with whatever keeps the answer back.
+        started = await starter.start(caller, start, served)
+        session, status = started.session, 500
         try:
             calling = service.call(session.id, _message("POST", offered, None))
             answer = await unless_gone(request, calling)
             response = Response(status_code=HUNG_UP) if answer is None else _answer(session, answer)
+            status = response.status_code
         except SessionError as error:
-            served.status = error.status
-            await service.stop(session.id, caller.by)
+            status = error.status
             raise
-        served.status = response.status_code
-        if response.status_code != 200:
-            await service.stop(session.id, caller.by)
+        finally:
+            served.status = status
+            # Until the answer its caller does not know of the session: whatever keeps that back ends it.
+            if status != 200:
+                await service.disown(started, caller.by)
         return response
 
     @routes.patch(

@@ -38,7 +38,7 @@ _MEANINGS = {
 }
 
 ANYWHERE = (400, 403, 408, 414, 431, 500, 503)
-"""What any operation may answer: the server's limits (`dispatcher.limits`), the gate, and faults."""
+"""Statuses that any operation may answer: the server's limits (`dispatcher.limits`), the gate, and faults."""
 _SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "A key: `pk_…` or `sk_…`."},
     "sessionToken": {

@@ -27,6 +27,8 @@ from dispatcher.api.models import Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso, maybe_iso
 from dispatcher.clock import Clock
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import ProviderError
 from dispatcher.sessions.errors import UnknownAgent
 from dispatcher.sessions.lifecycle import LIVE, OVER, Session
 from dispatcher.sessions.listing import Filter
@@ -52,12 +54,12 @@ COUNTED_SESSIONS = 100_001
 """One more than the `maxSessions` that an agent may have."""
 
 LOGGED_SESSIONS = 20
-"""How many of an agent's last sessions `logs` tells of, where it names none."""
+"""Number of an agent's last sessions that `logs` tells of, where it names none."""
 
 LogLimit = Annotated[int, Query(ge=1, le=1000, description="How many lines at most.")]
 
 
-def router(service: SessionService, store: Store, clock: Clock) -> APIRouter:
+def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) -> APIRouter:
     """`/v1/organizations` and below. A deployment has one owner, which any organization's name stands for."""
     routes = APIRouter()
     # An agent is as old as the settings that name it, as far as this dispatcher knows.
@@ -163,14 +165,19 @@ def router(service: SessionService, store: Store, clock: Clock) -> APIRouter:
         sessionId: str | None = None,
         deploymentId: str | None = None,
     ) -> JSONResponse:
-        """The timelines of an agent's last sessions, or of one, as `agent logs` shows them: oldest first."""
+        """The timelines of an agent's last sessions, or of one with what its bot printed: oldest first."""
         known(agent)
         if deploymentId not in (None, agent):
             return JSONResponse({"logs": []})
         if sessionId is not None:
-            told = [await service.get(sessionId, agent)]
-        else:
-            told = await store.list_sessions(Filter(agent), None, LOGGED_SESSIONS)
+            session = await service.get(sessionId, agent)
+            # A line has the bot's own time in it, if any; all were printed by now, or by the session's end.
+            read_at = iso(session.ended_at or clock.now())
+            printed = [
+                {"timestamp": read_at, "log": line} for line in await _printed(store, fleet, session, limit)
+            ]
+            return JSONResponse({"logs": [*await _lines(store, session), *printed][-limit:]})
+        told = await store.list_sessions(Filter(agent), None, LOGGED_SESSIONS)
         lines = [line for one in told for line in await _lines(store, one)]
         lines.sort(key=lambda line: line["timestamp"])
         return JSONResponse({"logs": lines[-limit:]})
@@ -223,3 +230,15 @@ async def _lines(store: Store, session: Session) -> list[dict[str, str]]:
         line = f"{level} {session.id} {event.kind}: {event.message}"
         lines.append({"timestamp": iso(event.at), "log": line})
     return lines
+
+
+async def _printed(store: Store, fleet: Fleet, session: Session, limit: int) -> list[str]:
+    """Return the last lines that a session's bot printed, or why they cannot be read."""
+    _, machine = await store.session_with_machine(session.id)
+    if machine is None or machine.placement is None:
+        return []
+    try:
+        part = await fleet.read_log(machine.placement, machine.id, limit)
+    except ProviderError as error:
+        return [f"ERROR The log of machine {machine.id} cannot be read here: {error}"]
+    return list(part.lines) if part else []

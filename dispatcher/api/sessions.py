@@ -6,14 +6,16 @@ import base64
 import logging
 import re
 from typing import Any
+from urllib.parse import urljoin
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 
 from bot import protocol
+from dispatcher.api import files
 from dispatcher.api.auth import caller_of
-from dispatcher.api.bodies import MAX_BODY_BYTES, MAX_FILE_BYTES, read_body
+from dispatcher.api.bodies import read_body
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
@@ -38,24 +40,27 @@ NOT_FORWARDED = frozenset(
     }
 )
 
-FILES_PATH = "files"
-"""Where clients upload files for a session's bot."""
-
 CORS_PREFIX = "access-control-"
-"""Which sites may call is the dispatcher's to say: its bots need not know of preflights."""
+"""Prefix of headers that say which sites may read an answer: the dispatcher's to say, not the bot's."""
 
-ANSWERED = frozenset({"content-type", "content-encoding", "content-disposition", "cache-control", "etag"})
-"""Headers of a bot's answer that reach the client, beside those of its own (`x-…`).
+ANSWERED = frozenset(
+    {
+        *("content-type", "content-encoding", "content-disposition", "content-language", "vary"),
+        *("cache-control", "etag", "last-modified", "retry-after"),
+    }
+)
+"""Headers of a bot's answer that reach the client, beside those of its own (`x-…`) and redirects
+in its session.
 
 All others speak for the whole site or to the proxies in front of it: a bot must not set its cookies, its
 transport security or its service workers, nor have a proxy answer with another file or from another app."""
 
 OWN_PREFIX = "x-"
 PROXY_PREFIXES = ("x-accel-", "x-sendfile", "x-lighttpd-")
-"""Of headers with which nginx, Apache and lighttpd are told what to do."""
+"""Prefixes of headers with which nginx, Apache and lighttpd are told what to do."""
 
 MAX_HEADERS = 100
-"""Of a bot's answer: Apache's default (LimitRequestFields). A frame of 330,000 took the event loop 15 s."""
+"""Limit of a bot's answer: Apache's default (LimitRequestFields). A frame of 330,000 took the loop 15 s."""
 
 NO_CONTENT = frozenset({204, 205, 304})
 """Statuses whose answers have no body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
@@ -84,24 +89,33 @@ def router(service: SessionService) -> APIRouter:
         "/v1/public/{agent}/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False
     )
     async def call(session_id: str, path: str, request: Request, agent: str | None = None) -> Response:
-        is_upload = request.method == "POST" and path.strip("/") == FILES_PATH
-        body = await read_body(request, MAX_FILE_BYTES if is_upload else MAX_BODY_BYTES)
         message = protocol.Request(
             id=new_request_id(),
             method=request.method,
             path=path,
             query=request.url.query,
             headers=_forwarded(request.headers),
-            body=base64.b64encode(body).decode(),
+            base=_base(request, path),
         )
-        answer = await service.call(session_id, message, agent)
-        return response_of(answer)
+        if files.is_upload(request.method, path):
+            return response_of(await files.upload(service, session_id, agent, message, request), message.base)
+        body = base64.b64encode(await read_body(request)).decode()
+        message = message.model_copy(update={"body": body})
+        if files.is_download(request.method, path):
+            first, rest = await files.download(service, session_id, agent, message)
+            whole = response_of(first)
+            return whole if first.size is None else files.streamed(first, whole, rest)
+        return response_of(await service.call(session_id, message, agent), message.base)
 
     return routes
 
 
-def response_of(answer: protocol.Response) -> Response:
-    """The bot's answer, as the client gets it."""
+def response_of(answer: protocol.Response, base: str | None = None) -> Response:
+    """Return the bot's answer, as the client gets it.
+
+    Args:
+        base: Where the session's paths begin; a redirect that leaves them has no `Location`.
+    """
     try:
         if not 200 <= answer.status <= 599:
             raise ValueError(f"status {answer.status}")
@@ -114,12 +128,18 @@ def response_of(answer: protocol.Response) -> Response:
         for name, value in answer.headers:
             if not HEADER.fullmatch(f"{name}: {value}"):
                 raise ValueError(f"header {name!r}")
-            if _is_answered(name.lower()):
+            if _is_answered(name.lower()) or (base and _stays_in(base, name, value)):
                 response.headers.append(name, value)
     except ValueError as error:
         log.warning("a bot's answer is no HTTP: %s", error)
         raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
     return response
+
+
+def _base(request: Request, path: str) -> str:
+    """Where the session's paths begin, as the client wrote it."""
+    above = request.scope["path"].removesuffix(path).rstrip("/")
+    return f"{request.url.scheme}://{request.url.netloc}{above}"
 
 
 def describe(session: Session) -> dict[str, Any]:
@@ -158,6 +178,10 @@ def _forwarded(headers: Headers) -> tuple[tuple[str, str], ...]:
         for name, value in headers.items()
         if name not in dropped and not name.startswith(CORS_PREFIX)
     )
+
+
+def _stays_in(base: str, name: str, value: str) -> bool:
+    return name.lower() == "location" and urljoin(f"{base}/", value).startswith(f"{base}/")
 
 
 def _is_answered(name: str) -> bool:

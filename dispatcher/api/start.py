@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.api.access import Caller
 from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
+from dispatcher.api.files import FILES_PATH
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
-from dispatcher.api.sessions import FILES_PATH
 from dispatcher.sessions.errors import InvalidRequest, SessionError
 from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
@@ -53,9 +53,10 @@ class StartRequest(BaseModel):
     transport: str | None = None
     createDailyRoom: bool = False
     dailyRoomProperties: dict[str, Any] | None = None
-    """Of the room of a session over `daily`; what the deployment does not allow is refused by its name."""
+    """Properties of the room of a session over `daily`; one that the deployment does not allow is refused by
+    name."""
     dailyMeetingTokenProperties: dict[str, Any] | None = None
-    """Of its client's token."""
+    """Properties of its client's token."""
     enableDefaultIceServers: bool = False
     body: Any = None
 
@@ -139,11 +140,22 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             traceparent=served.traceparent,
         )
         started = await starter.start(caller, start, served)
-        joined = await unless_gone(request, service.joined(started, wait))
-        if joined is None:
-            await service.hang_up(started)
-            return Response(status_code=HUNG_UP)
+        try:
+            joined = await unless_gone(request, service.joined(started, wait))
+            if joined is None:
+                await service.hang_up(started)
+                return Response(status_code=HUNG_UP)
+            response = described(joined)
+        except SessionError:
+            # The session is over.
+            raise
+        except BaseException:
+            await service.disown(started, caller.by)
+            raise
         served.status = 200
+        return response
+
+    def described(joined: Started) -> Response:
         place = QueuePlace.of(joined.place)
         waiting = {"queue": place.model_dump()} if place is not None else {}
         session = joined.session

@@ -1,4 +1,4 @@
-"""What services tell that the deployment uses. Nobody else's word: each message is signed."""
+"""Webhooks of services that the deployment uses. Nobody else's word counts: each message is signed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dispatcher.sessions.hints import Hints
 from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged
 
 MAX_BYTES = 64 * 1024
-"""Of one message; Daily's events have some hundred bytes."""
+"""Limit on one message; Daily's events have some hundred bytes."""
 
 # The body is read by hand: its bytes are what is signed.
 _DESCRIBED: dict[str, Any] = {

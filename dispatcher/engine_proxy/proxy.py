@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CALL_SECONDS = 10.0
-"""How long the engine may take for one answer, pulls and the grace of a stop not counted. The provider waits
-as long for the whole of its call (`container.CALL_SECONDS`): for longer there is no caller."""
+"""Limit on one answer of the engine, pulls and the grace of a stop not counted. The provider waits as long
+for the whole of its call (`container.CALL_SECONDS`): for longer there is no caller."""
 
 ASK_SECONDS = 15.0
 """Between two looks whether the engine is there."""
@@ -207,8 +207,8 @@ class Proxy:
             task.exception()  # whoever waited for it has it
 
     async def _health(self) -> web.Response:
-        """Whether the engine does what it is asked, and its newest version. A ping alone it would answer
-        in any case, and refuse all other calls."""
+        """Say if the engine does what it is asked, and its newest version. A ping alone it would answer in
+        any case, and refuse all other calls."""
         newest = await self._learn()
         await self._answer(self._rules.info())
         return web.Response(text="OK", headers={container_version.HEADER: newest})
@@ -220,7 +220,7 @@ class Proxy:
             return self._newest
 
     async def _answer(self, ask: Ask) -> Any:
-        """What the engine answers to a question of our own, in its version."""
+        """Return the engine's answer to a question of our own, in its version."""
         newest = await self._learn() if self._newest is None else self._newest
         async with self._ask(replace(ask, version=container_version.chosen(newest))) as answer:
             await self._good(answer)

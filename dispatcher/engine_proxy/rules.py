@@ -1,4 +1,4 @@
-"""Which requests the engine's proxy lets through: pure, from a request to what the engine is asked.
+"""Rules of the engine's proxy: pure, from a request to what the engine is asked.
 
 Nothing of a request is passed on. It is read strictly, compared with what the `container` provider would
 send, and the engine is asked anew with what we have made ourselves. So it does not matter how the engine
@@ -54,15 +54,17 @@ NOT_IN_AGENTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Control characters, of which an agent's variable may have tabs and line ends: keys in PEM, JSON of many
 lines. What reads variables on the host reads the engine's list of them, in which a line end is no end."""
 MAX_STOP_SECONDS = 3600
-MAX_LINES = 1000
+MAX_LINES = 1001
+SINCE = re.compile(r"[0-9]{1,11}\.[0-9]{9}")
+"""Seconds and nanoseconds since 1970."""
 
 Keep = Callable[[Any], Any]
-"""What the caller gets of the engine's answer."""
+"""Reduces the engine's answer to what the caller gets."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What the engine is asked in the place of a request."""
+    """A call to the engine in the place of a request."""
 
     method: str
     path: str
@@ -74,13 +76,13 @@ class Ask:
     keep: Keep | None = None
     """None: the answer is passed on as it comes."""
     machine: tuple[str, int] | None = None
-    """Of a create: the machine and its MiB of memory, for which there must be room."""
+    """The machine that is created and its MiB of memory, for which there must be room."""
     waits: float | None = 0.0
     """Seconds that the engine has beyond those of any call; None for as long as it takes."""
     starts: bool = False
-    """Whether it starts a container: only one that never ran, whose memory is counted."""
+    """True if it starts a container: only one that never ran, whose memory is counted."""
     version: str = OLD
-    """Of the engine's API: the one that the caller has found out."""
+    """Version of the engine's API: the one that the caller has found out."""
 
     def target(self, container_id: str = "") -> str:
         if self.path == PING:
@@ -97,7 +99,7 @@ class Rules:
         self._place = Place(settings.deployment, settings.network, settings.models)
 
     def read(self, method: str, target: str, content: bytes) -> Ask:
-        """What to ask the engine for this request.
+        """Return the call to the engine for this request.
 
         Raises:
             Refused: it is none that the provider makes.
@@ -115,15 +117,15 @@ class Rules:
         return replace(self._versioned(method, path, query, content), version=match["version"])
 
     def ping(self) -> Ask:
-        """What to ask to know that the engine answers."""
+        """Return the call that shows that the engine answers."""
         return Ask("GET", PING)
 
     def info(self) -> Ask:
-        """What to ask for the host's memory."""
+        """Return the call for the host's memory."""
         return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
 
     def listing(self) -> Ask:
-        """What to ask for all of this deployment's containers."""
+        """Return the call for all of this deployment's containers."""
         label = f"{DEPLOYMENT_LABEL}={self._settings.deployment}"
         filters = {"all": "true", "filters": json.dumps({"label": [label]})}
         return Ask("GET", "containers/json", filters, keep=self.listed)
@@ -195,11 +197,7 @@ class Rules:
                 only(query, {"force", "v"})
                 return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
             case ("GET", "logs"):
-                only(query, {"stdout", "stderr", "follow", "tail"})
-                if query.get("follow") != "0":
-                    raise Refused("follow: is refused; allowed: 0")
-                lines = {"stdout": "true", "stderr": "true", "tail": number(query, "tail", MAX_LINES)}
-                return Ask("GET", "containers/{id}/logs", lines, container=name)
+                return Ask("GET", "containers/{id}/logs", _lines(query), container=name)
         raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
 
     def _pull(self, query: dict[str, str]) -> Ask:
@@ -240,7 +238,7 @@ class Rules:
         )
 
     def _facts(self, machine_id: str, given: Any) -> Facts:
-        """What is up to the caller, within its bounds."""
+        """Read what is up to the caller, within its bounds."""
         settings = self._settings
         most_cpu = round(settings.max_cpu * 1e9)
         host = member(given, "HostConfig", dict)
@@ -280,6 +278,21 @@ class Rules:
             arguments=tuple(arguments),
             environment=tuple(environment),
         )
+
+
+def _lines(query: dict[str, str]) -> dict[str, str]:
+    """Return the engine's parameters for a look at a container's lines."""
+    only(query, {"stdout", "stderr", "follow", "tail", "timestamps", "since"})
+    if query.get("follow") != "0":
+        raise Refused("follow: is refused; allowed: 0")
+    wanted = {"stdout": "true", "stderr": "true", "tail": number(query, "tail", MAX_LINES)}
+    if "timestamps" in query:
+        wanted["timestamps"] = "true"
+    if "since" in query:
+        if not SINCE.fullmatch(query["since"]):
+            raise Refused(f"since: {query['since'][:100]!r} is refused; allowed: seconds with nine decimals")
+        wanted["since"] = query["since"]
+    return wanted
 
 
 def _difference(wanted: Any, given: Any, where: str = "") -> str | None:

@@ -28,6 +28,27 @@ def read_end(directory: Path, name: str, most: int) -> bytes | None:
         OSError: The system could not tell, as with no file descriptor left.
     """
     try:
+        file = open_regular(directory, name)
+    except FileNotFoundError:
+        return None
+    if file is None:
+        return b""
+    try:
+        # Its size is from before the read: a file that grows is read no further.
+        size = os.fstat(file).st_size
+        return os.pread(file, min(most, size), max(0, size - most))
+    finally:
+        os.close(file)
+
+
+def open_regular(directory: Path, name: str) -> int | None:
+    """Open a file in a machine's directory; None if what is there is no regular file that can be read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The system could not tell, as with no file descriptor left.
+    """
+    try:
         there = os.open(directory, _DIRECTORY)
         try:
             file = os.open(name, _FILE, dir_fd=there)
@@ -35,15 +56,11 @@ def read_end(directory: Path, name: str, most: int) -> bytes | None:
             os.close(there)
     except OSError as error:
         if error.errno in _ABSENT:
-            return None
+            raise FileNotFoundError(error.errno, f"{directory / name} is not there") from error
         if error.errno in _UNREADABLE:
-            return b""
+            return None
         raise
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            return b""
-        # Its size is from before the read: a file that grows is read no further.
-        return os.pread(file, min(most, found.st_size), max(0, found.st_size - most))
-    finally:
-        os.close(file)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    return None

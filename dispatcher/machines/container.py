@@ -14,6 +14,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,11 +34,14 @@ from dispatcher.machines.container_body import (
 from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
 from dispatcher.machines.container_errors import is_taken_name
+from dispatcher.machines.container_frames import UNREAD, Printed, read_pieces
 from dispatcher.machines.container_images import Images
+from dispatcher.machines.container_logs import part_of, since
 from dispatcher.machines.container_removal import Removal
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     LOG_BYTES,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -51,17 +55,18 @@ from dispatcher.machines.provider import (
 log = logging.getLogger(__name__)
 
 VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
-"""How long a container may be invisible whose name is taken, and how often it is looked for: as long as an
-engine on a busy host takes to create one."""
+"""Time that a container may be invisible whose name is taken, and the pause between looks for it: as long as
+an engine on a busy host takes to create one."""
 
 LATE = timedelta(seconds=30)
 """A bot keeps its own deadline: the container's is so much later, for one that does not."""
 
-TAIL_LINES = 20
+TAIL_LINES, TAIL_BYTES = 20, 16 * 1024
+"""Part of the log of a container that has ended; the bytes are those of a line of Docker's."""
 
 LOG_SECONDS = 3.0
-"""How long these may take: the client has no limit for logs. Together with the look at the container's state
-they must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
+"""Limit on reading a log: the client has none for logs. Together with the look at the container's state it
+must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
 
 
 class ContainerProvider:
@@ -205,7 +210,8 @@ class ContainerProvider:
         return await self._going(machine_id, found)
 
     async def _going(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
-        """What a container is that somebody created; started, if that one did not get so far."""
+        """Return the status of a container that somebody created; start it, if that one did not get so
+        far."""
         if found["State"]["Status"] == "created":
             return await self._start(machine_id)
         return await self._status(machine_id, found)
@@ -233,14 +239,14 @@ class ContainerProvider:
             await (await self._container(machine_id)).delete(force=True, v=True, timeout=timeout)
 
     async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
-        """As `_inspect`, where a container may be: no error says that there is none."""
+        """Inspect a container that may be there: no error says that there is none."""
         try:
             return await self._inspect(machine_id)
         except ProviderError as error:
             raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
-        """What the engine knows of the machine's container; None if there is none of this deployment.
+        """Return the engine's view of the machine's container; None if there is none of this deployment.
 
         Raises:
             Unreachable: The engine answered with another container, besides the usual causes.
@@ -257,36 +263,45 @@ class ContainerProvider:
         ours = machine_id_of(self._place, [name], found["Config"]["Labels"]) == machine_id
         return found if ours else None
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         if await self._inspect(machine_id) is None:
             return None
-        printed: list[str] | None = None
-        with self._engine.translated(gone_is_fine=True):
-            container = await self._container(machine_id)
-            async with asyncio.timeout(LOG_SECONDS):
-                printed = await container.log(stdout=True, stderr=True, tail=lines)
+        # One line more than is given tells that some are not.
+        wanted = {"tail": lines + 1, "since": since(after or 0), "timestamps": True}
+        printed = await self._printed(machine_id, LOG_BYTES, **wanted)
         if printed is None:
             return None
-        return "".join(printed).encode()[-LOG_BYTES:].decode(errors="replace").removesuffix("\n")
+        unread = (UNREAD,) if printed.is_unread else ()
+        room = LOG_BYTES - sum(len(line) + 1 for line in unread)
+        part = part_of(printed.pieces, lines, after or 0, room, is_cut=printed.is_cut)
+        return replace(part, lines=(*part.lines, *unread))
+
+    async def _printed(self, machine_id: str, most: int, **parameters: Any) -> Printed | None:
+        """Return the last of what the container printed; None if it is gone."""
+        with self._engine.translated(gone_is_fine=True):
+            docker = await self._engine.docker()
+            async with asyncio.timeout(LOG_SECONDS):
+                return await read_pieces(docker, self._name(machine_id), most, **parameters)
+        return None
 
     async def _status(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
         state = found["State"]
         if state_of(state["Status"]) is not MachineState.gone:
             return MachineStatus(machine_id, state_of(state["Status"]))
-        lines: list[str] = []
+        printed = ""
         try:
-            with self._engine.translated(gone_is_fine=True):
-                container = await self._container(machine_id)
-                async with asyncio.timeout(LOG_SECONDS):
-                    lines = await container.log(stdout=True, stderr=True, tail=TAIL_LINES)
+            last = await self._printed(machine_id, TAIL_BYTES, tail=TAIL_LINES)
+            printed = last.text() if last else ""
         except ProviderError as error:
             # Its exit code is known all the same.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
         if state.get("OOMKilled"):
             limit = found["HostConfig"]["Memory"] // 2**20
-            lines.append(f"The machine was ended because it used all of its memory, {limit} MiB.\n")
+            printed += f"The machine was ended because it used all of its memory, {limit} MiB.\n"
         self._removal.told(machine_id)
-        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], "".join(lines))
+        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], printed)
 
     async def _containers(self) -> list[Mapping[str, Any]]:
         with self._engine.translated():

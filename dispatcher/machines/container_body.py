@@ -1,4 +1,4 @@
-"""What the engine is asked for when a machine's container is created, down to the last member.
+"""The engine's request for a machine's container, down to the last member.
 
 It is one function of a few facts. The provider sends what it gives; the engine's proxy
 (`dispatcher/engine_proxy/`) lets nothing through that it would not give.
@@ -22,17 +22,17 @@ PIDS = 256
 """Processes and threads of one machine. A bot with Silero's model has some 30."""
 
 TMP_MB = 64
-"""Of `/tmp`. It counts as the machine's memory. A bot can write there, in `/dev/shm` (64 MB as
-the engine makes it, of the machine's memory too), and where its image has a `VOLUME`: that one is on the
-host's disk and has no limit."""
+"""Size of `/tmp`. It counts as the machine's memory. A bot can write there, in `/dev/shm` (64 MB as the
+engine makes it, of the machine's memory too), and where its image has a `VOLUME`: that one is on the host's
+disk and has no limit."""
 
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
 MODELS_TARGET = "/mnt/models"
-"""Where machines see the deployment's models."""
+"""The directory in which machines see the deployment's models."""
 
 OWN_VARIABLES = frozenset({"HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", TRACEPARENT_VARIABLE})
-"""What machines get beside what their agents name, and beside names that nobody but our runtime reads."""
+"""Variables that machines get beside what their agents name, and beside names that only our runtime reads."""
 
 ENGINE = "host.docker.internal:host-gateway"
 """A name for the host, for a dispatcher that runs beside the engine and not in a container."""
@@ -40,7 +40,7 @@ ENGINE = "host.docker.internal:host-gateway"
 
 @dataclass(frozen=True)
 class Place:
-    """What all containers of a deployment have in common."""
+    """The common part of all containers of a deployment."""
 
     deployment: str
     network: str
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """What tells one container from another."""
+    """The part that tells one container from another."""
 
     machine_id: str
     image: str
@@ -63,7 +63,7 @@ class Facts:
     """From its start to its end at the latest."""
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
-    """As `NAME=value`."""
+    """Variables, each as `NAME=value`."""
 
 
 def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str, str] | None) -> str:
@@ -79,7 +79,7 @@ def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str
 
 
 def is_own(variable: str) -> bool:
-    """Whether a variable of this name is ours, and not an agent's."""
+    """Return True if a variable of this name is ours, and not an agent's."""
     return variable in OWN_VARIABLES or variable.startswith(ENVIRONMENT_PREFIX)
 
 

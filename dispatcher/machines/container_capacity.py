@@ -73,7 +73,7 @@ class Capacity:
 
 
 def state_of(status: str) -> MachineState:
-    """Of the engine's words for it; a container that is paused or being restarted still is a machine."""
+    """Read the engine's words for it; a container that is paused or being restarted still is a machine."""
     match status:
         case "created":
             return MachineState.requested

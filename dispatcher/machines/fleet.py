@@ -18,6 +18,7 @@ from dispatcher.machines.calls import OnCall, unobserved
 from dispatcher.machines.failover import Abandoned, CutShort, Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
+    LogPart,
     MachineProvider,
     MachineSpec,
     MachineStatus,
@@ -151,7 +152,7 @@ class Fleet:
         return found if found is not None else await self.create(spec, names, deadline, place)
 
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
-        """What the placement knows of the machine. None also where no placement was asked for it yet."""
+        """Return the placement's view of the machine. None also where no placement was asked for it yet."""
         return None if placement is None else await self._at(placement).get(machine_id)
 
     async def stop(self, placement: str | None, machine_id: str, grace: timedelta) -> None:
@@ -159,9 +160,11 @@ class Fleet:
         if placement is not None:
             await self._at(placement).stop(machine_id, grace)
 
-    async def read_log(self, placement: str, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, placement: str, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Return the last lines that the machine printed; None if its placement has none."""
-        return await self._at(placement).read_log(machine_id, lines)
+        return await self._at(placement).read_log(machine_id, lines, after, ended=ended)
 
     def list(self, placement: str) -> AsyncIterator[MachineStatus]:
         """Every machine of this deployment at the placement."""

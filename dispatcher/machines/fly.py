@@ -40,6 +40,7 @@ from dispatcher.machines.fly_status import (
 )
 from dispatcher.machines.provider import (
     Action,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -56,15 +57,15 @@ from dispatcher.tasks import end_tasks
 log = logging.getLogger(__name__)
 
 START_SECONDS = 18.0
-"""How long a create waits for its machine to start. The fleet waits for 20; a machine that takes longer is
+"""Limit on a create's wait for its machine to start. The fleet waits for 20; a machine that takes longer is
 one that was created and has not started yet."""
 
 SETTLING = timedelta(seconds=10)
 """Fly says nothing of how long a create goes on whose caller has gone."""
 
 LEASE_SECONDS = 15
-"""How much longer than the grace a machine is held by the dispatcher that stops it. One that dies over it
-keeps the others from the machine for so long."""
+"""Time beyond the grace that a machine is held by the dispatcher that stops it. One that dies over it keeps
+the others from the machine for so long."""
 
 
 class FlyProvider:
@@ -106,7 +107,7 @@ class FlyProvider:
         self._finder = Finder(self._api, self._place, self._clock)
         self._learning: asyncio.Task[None] | None = None
         self._tidying: dict[str, asyncio.Task[None]] = {}
-        """What Fly calls a machine → its being destroyed."""
+        """Fly's name of a machine → the task that destroys it."""
 
     @property
     def rates(self) -> Mapping[Action, Rate]:
@@ -163,7 +164,9 @@ class FlyProvider:
                 elif (state := state_of(machine)) is not MachineState.gone:
                     yield MachineStatus(machine_id, state)
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Say where the log is: the Machines API has none, and a deploy token reads no log."""
         if await self._finder.look(machine_id) is None:
             raise Rejected("Fly removed the machine; `fly logs --app <its app>` has its lines for some days")
@@ -171,7 +174,7 @@ class FlyProvider:
         raise Rejected(f"Fly keeps it, read it with `fly logs --app {app} --machine {at_fly}`")
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        """As the contract says. One dispatcher at a time: who comes second waits for the first one's stop."""
+        """Stop the machine. One dispatcher at a time: who comes second waits for the first one's stop."""
         found = await self._finder.look(machine_id)
         if found is None:
             return
@@ -228,7 +231,7 @@ class FlyProvider:
                 f"Fly could not start the machine: its state is '{machine['state']}', "
                 f"its events are: {history(machine)}"
             )
-            # The same image fails everywhere and every time. Anything else may be its host's.
+            # An image fails everywhere and every time. Anything else may be its host's fault.
             raise Rejected(words) if lacks_image(machine) else NoCapacity(words)
         return status_of(machine_id, machine)
 
@@ -265,7 +268,8 @@ class FlyProvider:
     async def _wait(
         self, app: str, machine: Machine, states: tuple[str, ...], seconds: float, wanted: str | None = None
     ) -> bool:
-        """Whether it came into one of these states, or into the wanted one; longer than one call may wait."""
+        """Return True if it came into one of these states, or into the wanted one; longer than one call may
+        wait."""
         deadline = self._clock.now() + seconds
         while (left := deadline - self._clock.now()) > 0:
             try:

@@ -13,10 +13,10 @@ from dispatcher.machines.provider import Unreachable
 
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 8.0
-"""How long a call may take. The fleet gives up after 10."""
+"""Limit on a call. The fleet gives up after 10."""
 
 CREATE_SECONDS = 15.0
-"""How long a create may take: Fly reserves a place for the machine, "maybe low double digit seconds"."""
+"""Limit on a create: Fly reserves a place for the machine, "maybe low double digit seconds"."""
 
 LONGEST_WAIT = 60
 """Seconds; Fly's."""
@@ -27,7 +27,7 @@ CONNECTIONS = 1000
 NONCE = "fly-machine-lease-nonce"
 
 Machine = dict[str, Any]
-"""As Fly shows it."""
+"""A machine as Fly shows it."""
 
 
 class NameTaken(Exception):
@@ -100,7 +100,7 @@ class FlyApi:
         return said.get("data", said)["nonce"]
 
     async def stop(self, app: str, machine: str, signal: str, seconds: int, nonce: str) -> bool:
-        """Whether it could be asked to stop: it may not run, or be gone."""
+        """Ask it to stop; return False if it could not be asked: it may not run, or be gone."""
         body = {"signal": signal, "timeout": f"{seconds}s"}
         return _done(await self._call("POST", app, f"{machine}/stop", json=body, nonce=nonce))
 

@@ -1,4 +1,4 @@
-"""What Fly is asked for when a machine is created, down to the last member."""
+"""Fly's request for a machine, down to the last member."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import MachineSpec, Rejected, thread_variables
 
 DEPLOYMENT_KEY, MACHINE_KEY = "switchboard_deployment", "switchboard_machine"
-"""Of a machine's metadata, by which Fly filters lists."""
+"""Keys of a machine's metadata, by which Fly filters lists."""
 
 STOP_SIGNAL, STOP_SECONDS = "SIGTERM", 15
-"""How Fly ends a machine of its own accord, as when its host is drained; by default SIGINT and 5 seconds. A
-bot says goodbye and reports within them."""
+"""Fly's way to end a machine of its own accord, as when its host is drained; by default SIGINT and 5 seconds.
+A bot says goodbye and reports within them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all machines of a placement have in common."""
+    """The common part of all machines of a placement."""
 
     deployment: str
     apps: tuple[str, ...]
@@ -87,7 +87,7 @@ def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
 
 
 def metadata(place: Place, machine_id: str | None = None) -> dict[str, str]:
-    """What tells the deployment's machines from others, and one of them from the rest."""
+    """Return what tells the deployment's machines from others, and one of them from the rest."""
     own = {} if machine_id is None else {MACHINE_KEY: machine_id}
     return {DEPLOYMENT_KEY: place.deployment, **own}
 

@@ -1,4 +1,4 @@
-"""What Fly's errors mean for the fleet.
+"""The meaning of Fly's errors for the fleet.
 
 Fly describes two words of an error's `status` and next to none of its status codes. What is here beyond that
 is what fly-go, Fly's own client, tells apart (flaps/flaps_error.go), and what users saw.

@@ -1,4 +1,4 @@
-"""Which machine is which at Fly.
+"""Look-ups of machines at Fly: which machine is which, and in which app.
 
 The app of a new machine follows from its id and the list of apps. The list may change while the machine
 lives, and two replicas may have different ones for a while: that a machine is not in the app where it is to
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RATE = Rate(1, burst=3)
-"""Of every action but "Get Machine", per app or machine: Fly's documentation, "Working with the Machines
+"""Rate of every action but "Get Machine", per app or machine: Fly's documentation, "Working with the Machines
 API"."""
 
 LOOK_PATIENCE = 5.0
-"""How long a look-up waits for its turn, in seconds: an app's machines may be listed once a second."""
+"""Limit on a look-up's wait for its turn, in seconds: an app's machines may be listed once a second."""
 
 REMEMBERED = 20_000
 """Machines whose ids at Fly are remembered. Those of others are looked up, at one in a second and app."""
@@ -83,7 +83,7 @@ class Finder:
         return found
 
     async def look(self, machine_id: str) -> Machine | None:
-        """What Fly knows of the machine. None: there is none in any app.
+        """Return Fly's view of the machine. None: there is none in any app.
 
         Raises:
             ProviderError: It was found nowhere, and an app could not be asked.
@@ -129,8 +129,8 @@ class Finder:
     async def _of_each(
         self, apps: Sequence[str], ask: Callable[[str], Awaitable[T]]
     ) -> AsyncGenerator[tuple[str, T], None]:
-        """What each app gives, in the order in which they answer. After that, if any gave an error, the first
-        one is raised."""
+        """Yield each app's answer, in the order in which they come. After that, if any gave an error, raise
+        the first."""
         gate = asyncio.Semaphore(APPS_AT_ONCE)
 
         async def one(app: str) -> tuple[str, T | ProviderError]:

@@ -16,7 +16,7 @@ CpuKind = Literal["shared", "performance"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What machines of one kind of CPU there are."""
+    """The sizes of machines with one kind of CPU."""
 
     cpus: tuple[int, ...]
     least_mb: int

@@ -1,4 +1,4 @@
-"""What Fly shows of a machine, read: how it is, and how it ended."""
+"""The status of a machine at Fly: how it is, and how it ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY, Place
 from dispatcher.machines.provider import MachineState, MachineStatus
 
-BOOTING = frozenset({"created", "creating", "starting", "restarting", "updating", "replacing"})
 RUNNING = frozenset({"started", "stopping", "suspending"})
 SUSPENDED = frozenset({"suspended"})
 """It is there, and can go on. What a session wants of a machine it does not do: the state is `requested`."""
@@ -48,7 +47,7 @@ def status_of(machine_id: str, machine: Mapping[str, Any]) -> MachineStatus:
 
 
 def has_run(machine: Mapping[str, Any]) -> bool:
-    """Whether its program was ever started."""
+    """Return True if its program was ever started."""
     return any(
         event.get("type") == "exit" or (event.get("type"), event.get("status")) == ("start", "started")
         for event in machine.get("events", ())
@@ -112,7 +111,8 @@ def metadata_of(machine: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def config_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where its host does not answer, Fly shows what it knows of it in another place."""
+    """Return the machine's config. While its host does not answer, Fly shows what it knows in another
+    place."""
     return machine.get("config") or machine.get("incomplete_config") or {}
 
 

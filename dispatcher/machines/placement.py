@@ -18,6 +18,7 @@ from dispatcher.machines.provider import (
     Action,
     HasLanes,
     KeepsLogs,
+    LogPart,
     MachineProvider,
     MachineSpec,
     MachineState,
@@ -37,13 +38,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CREATE_SECONDS = 20.0
-"""How long one create may take. Clouds that start a machine within the call take up to about ten seconds."""
+"""Limit on one create. Clouds that start a machine within the call take up to about ten seconds."""
 
 CALL_SECONDS = 10.0
-"""How long any other call may take; stopping has its grace on top."""
+"""Limit on any other call; stopping has its grace on top."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a call that has no deadline of its own waits for its turn."""
+"""Limit on the wait for its turn of a call that has no deadline of its own."""
 
 LEAST_CALL_SECONDS = 2.0
 """A call waits for no turn that leaves it less time than this: its answer would come too late, and whether a
@@ -76,7 +77,7 @@ class Placement:
         return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
 
     def needs_start(self, status: MachineStatus) -> bool:
-        """Whether the machine was created and stays as it is until it is started."""
+        """Return True if the machine was created and stays as it is until it is started."""
         return self._starter is not None and status.state is MachineState.requested
 
     @property
@@ -85,7 +86,7 @@ class Placement:
 
     @property
     def avoided(self) -> bool:
-        """Whether a start would be refused now, because the placement did not answer the last ones."""
+        """True if a start would be refused now, because the placement did not answer the last ones."""
         return not self._breaker.admit(self._clock.now())[1]
 
     def enter(self) -> None:
@@ -115,7 +116,7 @@ class Placement:
     async def create(
         self, spec: MachineSpec, deadline: float, confirm: Callable[[], Awaitable[None]]
     ) -> MachineStatus:
-        """As the provider's, and never beyond the deadline (unix seconds).
+        """Create a machine as the provider does, and never beyond the deadline (unix seconds).
 
         Args:
             confirm: Called after every wait, before the provider is asked: what it raises ends the call.
@@ -125,7 +126,7 @@ class Placement:
         return await self._call("create", lane, lambda: self.provider.create(spec), limit, deadline, confirm)
 
     async def start(self, machine_id: str, deadline: float) -> MachineStatus:
-        """As the provider's, of a machine that it has left."""
+        """Start a machine that the provider has left, and never beyond the deadline (unix seconds)."""
         lane, starter = self._lane(machine_id), self._starter
         if starter is None:
             raise AssertionError(f"placement {self.name} starts machines as it creates them")
@@ -140,8 +141,10 @@ class Placement:
         limit = CALL_SECONDS + grace.total_seconds()
         await self._call("stop", lane, lambda: self.provider.stop(machine_id, grace), limit, deadline)
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
-        """As the provider's. It takes no call of a rate: what has a rate is what machines are made with.
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
+        """Read a log as the provider does. It counts for no rate: only the calls that make machines do.
 
         Raises:
             Rejected: The provider keeps no log, or none that it can read.
@@ -149,7 +152,9 @@ class Placement:
         provider = self.provider
         if not isinstance(provider, KeepsLogs):
             raise Rejected(f"placement {self.name} keeps no log that can be read here")
-        return await self._guarded(lambda: provider.read_log(machine_id, lines), CALL_SECONDS)
+        return await self._guarded(
+            lambda: provider.read_log(machine_id, lines, after, ended=ended), CALL_SECONDS
+        )
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""

@@ -44,11 +44,12 @@ from dispatcher.machines.process_groups import (
     find_groups,
     read_exit_code,
     read_group,
-    read_log,
     read_tail,
 )
+from dispatcher.machines.process_logs import read_log
 from dispatcher.machines.provider import (
     LOG_BYTES,
+    LogPart,
     MachineSpec,
     MachineState,
     MachineStatus,
@@ -60,10 +61,10 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
 SOURCE = Path(__file__).resolve().parents[2]
-"""Where the `bot` package lies."""
+"""The directory of the `bot` package."""
 
 POLL_SECONDS = 0.05
-"""How often `stop` looks whether the group is gone; nobody but our own kernel is asked."""
+"""Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
 
 RESTART_SECONDS = 10.0
 """A template that died is not started again sooner after its own start."""
@@ -171,9 +172,13 @@ class ProcessProvider:
         if failed is not None:
             raise failed
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         with _told(f"the log of machine {machine_id}"):
-            return await asyncio.to_thread(read_log, self._root / machine_id, lines, LOG_BYTES)
+            return await asyncio.to_thread(
+                read_log, self._root / machine_id, lines, LOG_BYTES, after, ended=ended
+            )
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         with _told(f"machine {machine_id}"):
@@ -184,12 +189,12 @@ class ProcessProvider:
             await asyncio.to_thread(group.ask)
             while await asyncio.to_thread(group.leads) and self._clock.now() < deadline:
                 await self._clock.sleep(POLL_SECONDS)
-            # Whether or not the bot is gone: what it started and left behind goes with it.
+            # Also if the bot is gone: what it started and left behind goes with it.
             while await asyncio.to_thread(group.runs):
                 await asyncio.to_thread(group.kill)
                 await self._clock.sleep(POLL_SECONDS)
 
-    # What follows is synchronous: files and the process table, off the event loop.
+    # From here on synchronous: files and the process table, off the event loop.
 
     def _create(self, spec: MachineSpec) -> MachineStatus:
         directory = self._root / spec.id
@@ -389,7 +394,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _is_still(directory: Path, held: int) -> bool:
-    """Whether that is still the directory: one whose machine never ran is deleted at some time."""
+    """Return True if that is still the directory: one whose machine never ran is deleted at some time."""
     try:
         return os.path.samestat(os.fstat(held), directory.stat())
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ CACHES = {"XDG_CACHE_HOME": ".", "HF_HOME": "huggingface", "TORCH_HOME": "torch"
 def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
     """A clean environment: what Python needs, and what the agent's config names."""
     return {
-        **_base_environment(root, spec.cpu),
+        **_base_environment(root, spec.cpu, spec.python),
         **_caches(root, bot_file),
         "HOME": str(work),
         "TMPDIR": str(work.parent / "tmp"),
@@ -37,7 +38,7 @@ def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) ->
 
 def template_environment(root: Path, bot_file: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return a template's own environment: as a machine's, without what only one machine has."""
-    return {**_base_environment(root, 1.0), **_caches(root, bot_file), **environment}
+    return {**_base_environment(root, 1.0, None), **_caches(root, bot_file), **environment}
 
 
 def _caches(root: Path, bot_file: Path) -> dict[str, str]:
@@ -48,9 +49,12 @@ def _caches(root: Path, bot_file: Path) -> dict[str, str]:
     return {variable: str(cache / place) for variable, place in CACHES.items()}
 
 
-def _base_environment(root: Path, cpu: float) -> dict[str, str]:
+def _base_environment(root: Path, cpu: float, python: str | None) -> dict[str, str]:
+    # As in an environment that is activated: bots call `python`, and tools such as ffmpeg.
+    beside = str(Path(python or sys.executable).parent)
     return {
-        "PATH": os.defpath,
+        "PATH": os.pathsep.join([beside, os.environ.get("PATH") or os.defpath]),
+        **{name: os.environ[name] for name in ("TZ",) if name in os.environ},
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(root / PYTHONPATH),
         "PYTHONUNBUFFERED": "1",

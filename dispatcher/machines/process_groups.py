@@ -1,4 +1,4 @@
-"""What the `process` provider knows of a machine's processes, from its directory and the process table.
+"""The `process` provider's view of a machine's processes, from its directory and the process table.
 
 Files in a machine's directory are read with doubt: the bot can write there too. Only what proves absence is
 absence: any other error of the system is raised as `OSError`. All of this takes time: call it off the event
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bot.output import BEFORE, HEAD, NEWEST
+from bot.output import NEWEST
 from dispatcher.machines.bot_files import read_end
 
 MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
@@ -30,10 +30,10 @@ LEADER_NAME = "switchboard-machine"
 """First of three arguments of a leader; its machine's id and directory follow."""
 
 TAIL_BYTES = 2000
-"""How much of a machine's output goes into its last status: a traceback's worth."""
+"""Part of a machine's output that goes into its last status: a traceback's worth."""
 
 RECORD_BYTES = 64
-"""How much of a record is read: two process ids, or an exit status."""
+"""Part of a record that is read: two process ids, or an exit status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +129,6 @@ def read_tail(directory: Path) -> str:
     """Return the last lines that the machine printed."""
     end = read_end(directory, NEWEST, TAIL_BYTES) or b""
     return end.decode(errors="replace").replace("\0", "").strip()
-
-
-def read_log(directory: Path, lines: int, most: int) -> str | None:
-    """Return the last lines that the machine printed, from all of its files; None without a file."""
-    text, found = b"", False
-    for name in (NEWEST, BEFORE, HEAD):
-        if len(text) >= most or text.count(b"\n") > lines:
-            break
-        part = read_end(directory, name, most - len(text))
-        found = found or part is not None
-        text = (part or b"") + text
-    if not found:
-        return None
-    return "\n".join(text.decode(errors="replace").removesuffix("\n").split("\n")[-lines:])
 
 
 def _led_by(process: psutil.Process) -> Path | None:

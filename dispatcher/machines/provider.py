@@ -18,11 +18,14 @@ from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 Action = Literal["create", "start", "get", "list", "stop"]
-"""What a provider can be asked for; each has a rate of its own."""
+"""A call to a provider; each kind has a rate of its own."""
 
 
 LOG_BYTES = 256 * 1024
 """The most that a provider gives of a machine's log: one answer must not fill the dispatcher's memory."""
+
+LOG_PIECE_BYTES = 64 * 1024
+"""An unfinished line of this length is given as it is; a shorter one waits for its end."""
 
 
 class ProviderError(Exception):
@@ -54,7 +57,7 @@ class Unreachable(ProviderError):
 
 
 class MachineState(StrEnum):
-    """What a provider says of a machine. `started` is no promise that the bot in it is ready."""
+    """A machine's state at its provider. `started` is no promise that the bot in it is ready."""
 
     requested = "requested"
     started = "started"
@@ -94,19 +97,20 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class MachineStatus:
-    """What a provider knows of a machine."""
+    """A provider's view of a machine."""
 
     id: str
     state: MachineState
     exit_code: int | None = None
-    """Of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal n."""
+    """Exit code of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal
+    n."""
     output: str = ""
     """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often an action may be called: `burst` calls at once, and `per_second` in the long run."""
+    """Rate of an action: `burst` calls at once, and `per_second` in the long run."""
 
     per_second: float
     burst: int = 1
@@ -140,7 +144,7 @@ class MachineProvider(Protocol):
         ...
 
     async def get(self, machine_id: str) -> MachineStatus | None:
-        """What is known of the machine, or None if the provider has never heard of it."""
+        """Return what is known of the machine, or None if the provider has never heard of it."""
         ...
 
     def list(self) -> AsyncIterator[MachineStatus]:
@@ -154,11 +158,11 @@ class MachineProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What machines of one agent will have in common."""
+    """The common part of the machines of one agent."""
 
     bot_file: str
     environment: Mapping[str, str] = field(repr=False)
-    """Of `MachineSpec.whole_environment`, all but the machine's token and its trace context."""
+    """Variables of `MachineSpec.whole_environment`, all but the machine's token and its trace context."""
     image: str = ""
     python: str = ""
 
@@ -176,12 +180,32 @@ class Prepares(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Lines of what a machine printed, without gaps between them."""
+
+    lines: tuple[str, ...]
+    next: int
+    """Where the log goes on after them; the provider's own measure, and larger for what comes later."""
+    skipped: int | None = 0
+    """Bytes before the first line that were asked for and are not there; None: some, uncounted."""
+
+
 @runtime_checkable
 class KeepsLogs(Protocol):
     """A provider that keeps what machines print, also for a while after their end."""
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         """Return the last lines that the machine printed, `LOG_BYTES` at most; None if nothing is kept.
+
+        Memory and time are bounded while it is read: a bot may print without end, also in one line.
+
+        Args:
+            after: `next` of an earlier part: only what came since is asked for. What is no place in this log
+                counts as the log's beginning.
+            ended: The machine is gone: its last line is as finished as it will be.
 
         Raises:
             Rejected: The log is kept where this provider cannot read it; the text says where.

@@ -66,12 +66,12 @@ class Template:
 
     @property
     def dead(self) -> bool:
-        """Whether it ended, by itself or because it did not answer."""
+        """True if it ended, by itself or because it did not answer."""
         return self._process.poll() is not None
 
     @property
     def ready(self) -> bool:
-        """Whether its imports are done and it can fork now."""
+        """True if its imports are done and it can fork now."""
         with self._lock:
             if self.dead:
                 self._mourn()

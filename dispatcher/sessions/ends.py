@@ -1,4 +1,4 @@
-"""How a session ends for which no placement gave a machine, or no room could be opened."""
+"""The end of a session for which no placement gave a machine, or no room could be opened."""
 
 from __future__ import annotations
 

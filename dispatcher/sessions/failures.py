@@ -47,7 +47,7 @@ def over(session: Session, *, was_over: bool) -> SessionOver | StartFailed:
 
 
 def in_words(session: Session) -> str:
-    """Why a session is over, for people."""
+    """Return the reason why a session is over, for people."""
     return session.message or f"The session is {session.state}."
 
 

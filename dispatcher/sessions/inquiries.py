@@ -34,20 +34,20 @@ MISSED_HEARTBEATS = 3
 """After so many missed heartbeats the provider is asked, channel or not."""
 
 RELEASE_SECONDS = 15.0
-"""How long after its session's end a machine may take to go, before it is ended again."""
+"""Limit on a machine's going after its session's end, before it is ended again."""
 
 AT_ONCE = 8
 """Machines of one placement that it is asked about at the same time: with answers after 100 ms some 80 a
 second, unless its rates allow less. A start that has to look for its own waits behind no more than these."""
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""How long a machine is left alone after each answer about it; a listing that does not have it ends the
-pause. A thousand machines that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
+"""Pauses after answers about a machine; a listing that does not have it ends the pause. A thousand machines
+that cannot reach the dispatcher cost 33 calls a second at most, and soon that."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """How often a machine was asked about for the same reason, and when it may be again."""
+    """The number of questions about a machine for the same reason, and the time of the next."""
 
     alone: bool
     times: int
@@ -76,7 +76,7 @@ class _Line:
 
 
 class Inquiries:
-    """Of all replicas', those of the one that is the reaper."""
+    """Probes of machines. Of all replicas, only the reaper makes them."""
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class Inquiries:
         self._closed = False
 
     def is_silent(self, machine_id: str) -> bool:
-        """Whether nothing was heard from the machine for a while."""
+        """Return True if nothing was heard from the machine for a while."""
         return bool(self.silent([machine_id]))
 
     def silent(self, machine_ids: Iterable[str]) -> list[str]:
-        """Those of these machines of which nothing was heard for a while.
+        """Return those of these machines of which nothing was heard for a while.
 
         Of the others is forgotten how often they were asked about.
         """
@@ -129,7 +129,7 @@ class Inquiries:
         return found
 
     def is_due(self, machine_id: str, *, alone: bool) -> bool:
-        """Whether it is time to ask about a machine.
+        """Return True if it is time to ask about a machine.
 
         Args:
             alone: Its session is over, or it has none.
@@ -286,7 +286,7 @@ class Inquiries:
             self._releases.let_go(machine.id, "The session is over.")
 
     def _note(self, machine_id: str, *, alone: bool) -> None:
-        """It was asked about."""
+        """Note that it was asked about."""
         before = self._asked.get(machine_id)
         times = before.times if before is not None and before.alone == alone else 0
         pause = PAUSES[min(times, len(PAUSES) - 1)]

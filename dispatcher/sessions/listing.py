@@ -1,4 +1,4 @@
-"""Which sessions a list is of, and where its next page begins. Newest first."""
+"""Lists of sessions: their filters and their pages, newest first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CURSOR_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a session must be to be listed; None and empty ask for nothing. Times are unix seconds."""
+    """Conditions for a session to be listed; None and empty ask for nothing. Times are unix seconds."""
 
     agent: str | None = None
     states: tuple[SessionState, ...] = ()
@@ -28,7 +28,7 @@ class Filter:
     """From the start request until the bot was ready."""
     ready_after_at_most: float | None = None
     reasons: tuple[str, ...] = ()
-    """Of its end. Every session that the rest leaves is looked at."""
+    """Reasons of its end. Every session that the rest leaves is looked at."""
     other_reasons: tuple[str, ...] = ()
     """Its end has a reason, and none of these."""
     agents: frozenset[str] = frozenset()

@@ -20,7 +20,7 @@ from dispatcher.store.store import Store
 from dispatcher.tasks import Background, rest
 
 STOP_GRACE = timedelta(seconds=5)
-"""What a bot gets to say goodbye, from the stop message to the signal; and then again to the kill."""
+"""Grace for a bot to say goodbye, from the stop message to the signal; and then again to the kill."""
 
 FIRST_LOOK_SECONDS = 0.1
 """From a bot's goodbye to the first look at its machine. Each further one takes twice as long, which makes
@@ -58,20 +58,21 @@ class Releases:
         await self._ledger.end(session.id, end, by)
         self.let_go(session.machine_id, end.message)
 
-    def disown(self, session: Session, end: End) -> None:
+    def disown(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
         self._disowned.add(session.id)
-        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end)))
+        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end, by)))
         closing.add_done_callback(lambda _: self._disowned.discard(session.id))
+        return closing
 
     def is_disowned(self, session_id: str) -> bool:
-        """Whether the session is about to be closed because nobody knows of it."""
+        """Return True if the session is about to be closed because nobody knows of it."""
         return session_id in self._disowned
 
     async def close_if(
         self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER
     ) -> None:
-        """The same, if the session as it is by now gives a reason."""
+        """Close the session, if its row as it is by now gives a reason, and let its machine go."""
 
         def change(current: Session) -> Session:
             end = why(current)
@@ -95,7 +96,8 @@ class Releases:
             self._goodbyes[machine_id].set()
 
     def under_way(self, machine_id: str) -> bool:
-        """Whether the machine is being released by this dispatcher, which will note when it is gone."""
+        """Return True if the machine is being released by this dispatcher, which will note when it is
+        gone."""
         return machine_id in self._releasing or machine_id in self._under_way
 
     def abandon(self) -> None:

@@ -1,4 +1,4 @@
-"""What the machines say over their channels, and what it means for their sessions."""
+"""Messages of machines over their channels, and their meaning for sessions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from bot import versions
 from bot.protocol import (
     Acknowledge,
     Assign,
@@ -40,6 +41,9 @@ from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 100
+"""About versions, of a dispatcher: they are what machines say of themselves, which must not fill the log."""
 
 
 class Reports:
@@ -76,6 +80,8 @@ class Reports:
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
         """Machine → the phase that its last heartbeat wrote down, if it has said nothing else since."""
+        self._warned: set[tuple[str, str]] = set()
+        """Agents and versions of Pipecat that the log has a warning about."""
         self._kept_waiting: dict[str, asyncio.Task[None]] = {}
         """Machine → what tells it of its session's room once that is there."""
 
@@ -94,7 +100,16 @@ class Reports:
             await _say(connection, Stop(message="No session of this deployment runs on this machine."))
             return
         with about_session(session):
+            self._warn(session.agent, hello.versions.get("pipecat", "")[:32])
             await self._welcome_back(session, hello, connection, now)
+
+    def _warn(self, agent: str, version: str) -> None:
+        """Log once that an agent's machines have a version of Pipecat that was not tested."""
+        warning = versions.untested(version)
+        if not warning or (agent, version) in self._warned or len(self._warned) >= MOST_WARNINGS:
+            return
+        self._warned.add((agent, version))
+        log.warning("agent %s: %s", agent, warning)
 
     async def _welcome_back(
         self, session: lifecycle.Session, hello: Hello, connection: Connection, now: float
@@ -167,7 +182,7 @@ class Reports:
 
 
 def _has_room(session: lifecycle.Session) -> bool:
-    """Whether there is nothing to wait for: its room is there, or it needs none any more."""
+    """Return True if there is nothing to wait for: its room is there, or it needs none any more."""
     return session.over or session.room_state != "wanted"
 
 

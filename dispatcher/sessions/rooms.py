@@ -35,13 +35,13 @@ LOOK_SECONDS = 1.0
 """Between two looks for rooms that have to be deleted: one query, by an index."""
 
 RARE_LOOK_SECONDS = 60.0
-"""The same of a deployment that has no rooms (any more)."""
+"""Pause between two looks of a deployment that has no rooms (any more)."""
 
 AT_ONCE = 100
 """Rooms of one look."""
 
 CLOSE_SECONDS = 60.0
-"""How long deleting one room may take, with the wait for its turn."""
+"""Limit on deleting one room, with the wait for its turn."""
 
 PAUSES = (2.0, 5.0, 15.0, 30.0)
 """After looks that the service that has the rooms did not answer."""

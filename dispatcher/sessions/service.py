@@ -31,7 +31,11 @@ from dispatcher.transports.transport import Transport
 Wait = Literal["none", "started", "ready"]
 
 COME_BACK_SECONDS = 10.0
-"""How long the place in the queue of a caller with a key is kept when its connection is lost."""
+"""Time that the place in the queue of a caller with a key is kept when its connection is lost."""
+
+DISOWN_SECONDS = 5.0
+"""Limit on holding an error back until its session has ended: a client that tries again at once finds the
+capacity free, and one that calls during an outage of the store gets its answer all the same."""
 
 
 class SessionService:
@@ -78,7 +82,7 @@ class SessionService:
 
     @property
     def draining(self) -> bool:
-        """Whether new starts are refused because the dispatcher is about to exit."""
+        """True if new starts are refused because the dispatcher is about to exit."""
         return self._drained.is_set()
 
     def refuse(self) -> None:
@@ -153,15 +157,31 @@ class SessionService:
         end = End("abandoned", "The caller hung up while the session waited for a line.")
         await self._releases.close(session, end)
 
+    async def disown(self, started: Started, by: str) -> None:
+        """End a session whose caller got no answer, and wait a while for that.
+
+        A background task ends it: neither the end of the request nor an outage of the store keeps it. A
+        repeated start and one with an `Idempotency-Key` stay: their caller comes back for them.
+        """
+        if started.keyed or not started.new:
+            return
+        end = End("stopped", f"The session was stopped by {by}, who got no answer to its start.")
+        closing = self._releases.disown(started.session, end, by)
+        timer = asyncio.create_task(self._clock.sleep(DISOWN_SECONDS))
+        try:
+            await asyncio.wait((closing, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(timer)
+
     async def get(self, session_id: str, agent: str | None = None) -> Session:
-        """A session, which must be of that agent if one is named."""
+        """Return a session, which must be of that agent if one is named."""
         session = await self._store.session(session_id)
         if session is None or agent not in (None, session.agent):
             raise UnknownSession.of(session_id, agent)
         return session
 
     async def place(self, session: Session) -> Place | None:
-        """Where the session waits for a line; None if it does not."""
+        """Return the session's place in the queue; None if it does not wait."""
         return await self._queue.place(session)
 
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:

@@ -1,4 +1,4 @@
-"""What a session's machine is made from: the machine's specification, and what its bot is told."""
+"""The specification of a session's machine, and what its bot is told."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Specs:
         )
 
     def preparations(self, placement: str) -> list[Preparation]:
-        """What the machines of each agent have in common, for a placement that can get ready for them."""
+        """Return the common part of each agent's machines, for a placement that can get ready for them."""
         return [
             Preparation(
                 str(agent.bot),
@@ -82,14 +82,14 @@ class Specs:
         return {name: self._environment[name] for name in agent.env if name in self._environment}
 
     def _of_all(self, agent: AgentSettings) -> dict[str, str]:
-        """What every machine of the agent gets from us."""
-        level = {"SWITCHBOARD_LOG_LEVEL": self._settings.log_level}
+        """Return the variables that every machine of the agent gets from us."""
+        level = {"SWITCHBOARD_LOG_LEVEL": agent.log_level or self._settings.log_level}
         # A machine without a command line of its own has no variable for it.
         return level | ({BOT_ARGUMENTS_VARIABLE: json.dumps(agent.arguments)} if agent.arguments else {})
 
 
 def assignment(session: Session) -> Assignment:
-    """What the session's machine is told."""
+    """Return the assignment that the session's machine is told."""
     room = session.room or {}
     return Assignment(
         session_id=session.id,

@@ -1,4 +1,4 @@
-"""How a session begins: what is asked for is looked at, written down, and its machine asked for.
+"""The beginning of a session: a request is checked, written down, and its machine asked for.
 
 The row comes first, then the machine.
 """
@@ -9,8 +9,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
 from dispatcher.sessions import failures, idempotency, lifecycle
@@ -34,7 +32,7 @@ from dispatcher.store.store import Store
 from dispatcher.transports.errors import RoomError, Unacceptable
 from dispatcher.transports.transport import Prepared, Transport, Wanted
 
-UNHEARD = End("abandoned", "The store failed while the session was written, and its caller was told so.")
+UNHEARD = End("abandoned", "The start failed while the session was written, and its caller got no session.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,11 @@ class Start:
     body: Any = None
     wanted: Wanted = field(default_factory=Wanted)
     queue_seconds: float = 0.0
-    """How long the caller is willing to wait for a line."""
+    """Longest wait for a line that the caller accepts."""
     by: str = "its client"
-    """Who asks, for the timeline."""
+    """The caller, for the timeline."""
     owner: str | None = None
-    """Whose session it is: the name of the caller's key, if there is one."""
+    """The session's owner: the name of the caller's key, if there is one."""
     key: str | None = None
     """The `Idempotency-Key`. The same key of another owner is another key."""
     count: Callable[[], None] | None = None
@@ -66,13 +64,13 @@ class Started:
     session: Session
     client: Mapping[str, Any]
     new: bool = True
-    """Whether this request made it; False for a repeated one."""
+    """True if this request made it; False for a repeated one."""
     place: Place | None = None
-    """Where it waits for a line, if it does."""
+    """Its place in the queue, if it waits."""
     keyed: bool = False
-    """Whether its caller can come back for it."""
+    """True if its caller can come back for it."""
     mark: int | None = None
-    """Of `Changes`, from before the session was written; None if it was read, at any time."""
+    """Mark of `Changes`, from before the session was written; None if it was read, at any time."""
 
 
 class Starts:
@@ -153,7 +151,7 @@ class Starts:
             )
         except AlreadyClaimed as first:
             return await self._again(first.wanted, first.standing)
-        except SQLAlchemyError:
+        except BaseException:
             # It may have been written all the same: a caller with a key comes back for it, others do not.
             if claim is None:
                 self._releases.disown(session, UNHEARD)
@@ -167,7 +165,12 @@ class Starts:
             self._queue.nudge()
         else:
             self._launcher.launch(written, machine)
-        place = await self._queue.place(written)
+        try:
+            place = await self._queue.place(written)
+        except BaseException:
+            if claim is None:
+                self._releases.disown(written, UNHEARD)
+            raise
         return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
 
     def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:

@@ -48,7 +48,7 @@ def page(wanted: Filter, behind: Cursor | None, limit: int, offset: int) -> sa.S
 
 
 def count(wanted: Filter, at_most: int) -> sa.Select[Any]:
-    """How many sessions there are, counted no further than that number in each state."""
+    """Count sessions, no further than that number in each state."""
     counts = []
     for conditions in _parts(wanted):
         some = sa.select(sa.literal(1)).select_from(sessions).where(*conditions).limit(at_most).subquery()

@@ -1,4 +1,4 @@
-"""What is measured of a session, derived from the session as it was and as it is: values in, values out.
+"""Measures of a session, derived from the session as it was and as it is: values in, values out.
 
     asked ──queued──▶ admitted ──machine──▶ started ──boot──▶ waiting ──pipeline──▶ ready ──client──▶ active
       └─────────────────────────── a whole start ────────────────────────────────────┘
@@ -70,7 +70,7 @@ class Measured:
 
 
 def measured(before: Session | None, after: Session) -> Iterator[Measured]:
-    """What the change tells. `before` is None for a session that is new."""
+    """Yield the measures of a change. `before` is None for a session that is new."""
     if before is None:
         return
     for phase, since, until in phases(before, after):
@@ -115,7 +115,7 @@ def phase_of(session: Session) -> tuple[Phase | None, float]:
 
 
 def _ends(session: Session) -> tuple[tuple[Phase, float | None], ...]:
-    """When each phase ended, in their order."""
+    """Return the time at which each phase ended, in their order."""
     return (
         ("queued", session.admitted_at),
         ("machine", session.started_at),

@@ -1,4 +1,4 @@
-"""What is told of a call to the API that rooms come from when it has ended."""
+"""Reports on calls to the API that rooms come from, when they have ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 RoomAction = Literal["get_domain", "create_room", "get_room", "delete_room", "create_token"]
 
 RoomCallOutcome = Literal["ok", "throttled", "rejected", "unreachable", "faulty", "cancelled"]
-"""What came of a call: an answer, an error by its kind (`faulty`: one of ours), or nobody waited any more."""
+"""Outcome of a call: an answer, an error by its kind (`faulty`: one of ours), or nobody waited any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ OnRoomCall = Callable[[RoomCall], None]
 
 
 def unobserved(_call: RoomCall) -> None:
-    """Nobody is told."""
+    """Tell nobody."""
 
 
 def outcome_of(error: BaseException | None) -> RoomCallOutcome:

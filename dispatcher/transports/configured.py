@@ -52,10 +52,12 @@ async def check_daily(settings: Settings, clock: Clock) -> str:
 
     api = DailyApi(settings.daily_api_key.get_secret_value(), settings.daily_api_url, clock)
     domain = DailyDomain(api, settings.daily_domain, settings.daily_domain_id, clock)
-    # No answer: it is asked for again while the dispatcher serves.
-    with contextlib.suppress(NoAnswer, TooManyCalls):
-        await domain.look()
-    await api.close()
+    try:
+        # No answer: it is asked for again while the dispatcher serves.
+        with contextlib.suppress(NoAnswer, TooManyCalls):
+            await domain.look()
+    finally:
+        await api.close()
     return domain.wrong
 
 
@@ -69,7 +71,7 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
 
 
 def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
-    """What reads Daily's webhooks, where there are rooms at Daily."""
+    """Return the reader of Daily's webhooks, where there are rooms at Daily."""
     if settings.daily_api_key is None:
         return None
     from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CALL_SECONDS = 10.0
-"""How long one call may take."""
+"""Limit on one call."""
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """After a 429 that does not say how long. Daily counts over windows of 5 and of 30 s."""
@@ -34,16 +34,16 @@ MAX_WORDS = 300
 """Characters of what the API says that are told on."""
 
 Kind = Literal["delete", "other"]
-"""Of calls, by the rate that they share."""
+"""Kinds of calls, by the rate that they share."""
 
 
 class Request(NamedTuple):
-    """How an action is asked for."""
+    """The request of an action."""
 
     kind: Kind
     method: str
     gives: str | None = None
-    """What its answer must have: the name of a text."""
+    """A member that its answer must have: the name of a text."""
 
 
 REQUESTS: dict[RoomAction, Request] = {
@@ -60,7 +60,7 @@ RATES: dict[Kind, Rate] = {
     # Documented: 20 a second, or 100 in 5 s.
     "other": Rate(per_second=18.0, burst=10),
 }
-"""Of this process. All that use one domain share Daily's: what the others take comes back as 429."""
+"""Rates of this process. All that use one domain share Daily's: what the others take comes back as 429."""
 
 
 async def _unconfirmed() -> None:
@@ -222,7 +222,7 @@ class DailyApi:
         return Refused(f"Daily refuses: {words}", nowhere=method == "POST" and status in (401, 403))
 
     def _words(self, answer: httpx.Response) -> str:
-        """What it says for people, on one line; never with the key, should it repeat that."""
+        """Return its words for people, on one line; never with the key, should it repeat that."""
         try:
             told = json.loads(answer.content)
             parts = [str(told[name]) for name in ("error", "info") if told.get(name)]

@@ -46,7 +46,7 @@ def mismatch(found: Mapping[str, Any], domain: str, domain_id: str | None) -> st
 
 
 class DailyDomain:
-    """What is known of the domain."""
+    """The domain, as far as it is known."""
 
     def __init__(self, api: DailyApi, domain: str, domain_id: str | None, clock: Clock) -> None:
         self._api = api
@@ -55,7 +55,7 @@ class DailyDomain:
         self._clock = clock
         self._is_right = False
         self.wrong = ""
-        """What is wrong, in words that begin with the setting's name; empty if nothing is known to be."""
+        """The fault, in words that begin with the setting's name; empty if none is known."""
 
     async def look(self) -> None:
         """Ask Daily once.

@@ -1,4 +1,5 @@
-"""What a start request may say of its Daily room and of its client's token. Values in, values out.
+"""The properties of a Daily room and of a client's token that a start request may have: values in, values
+out.
 
 An allow-list: a property that is not in it is refused by its name. Left out is what would open the room
 (`privacy`, `enable_knocking`), let somebody stay longer than the session (`nbf`, every `eject…`), give the
@@ -49,7 +50,7 @@ Language = Literal[
     "tr",
     "user",
 ]
-"""Of Daily's own page; `user` is the language of the browser. Japanese is `jp` there."""
+"""Languages of Daily's own page; `user` is the language of the browser. Japanese is `jp` there."""
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 UserId = Annotated[str, Field(min_length=1, max_length=36)]
 """Daily keeps 36 characters of it."""

@@ -38,7 +38,7 @@ many milliseconds were 1973."""
 
 TEST = b'{"test":"test"}'
 TEST_BYTES = 64
-"""Of a test message, at most, with the spaces that are between its parts."""
+"""Limit on a test message, with the spaces that are between its parts."""
 
 SENTENCES = {
     "meeting.started": "Daily says that the meeting began.",
@@ -55,13 +55,13 @@ class Forged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RoomEvent:
-    """What happened in the room of a session."""
+    """An event in the room of a session."""
 
     session_id: str
     message: str
     """For people."""
     is_end: bool
-    """Whether nobody is in the room any more."""
+    """True if nobody is in the room any more."""
 
 
 def derived_secret(api_key: str) -> str:
@@ -118,7 +118,7 @@ class DailyWebhooks:
 
 
 def _is_test(body: bytes) -> bool:
-    """Whether it is the test message. It says nothing, so whether it is signed makes no difference."""
+    """Return True for the test message. It says nothing, so its signature makes no difference."""
     # By its bytes: what anybody may have sent is not parsed.
     return len(body) <= TEST_BYTES and b"".join(body.split()) == TEST
 

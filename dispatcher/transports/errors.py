@@ -1,4 +1,4 @@
-"""What can go wrong with a session's room: a closed set, because callers act on the kind.
+"""The errors of a session's room: a closed set, because callers act on the kind.
 
     RoomError
     ├── TooManyCalls    the same call may go through after `retry_after` seconds

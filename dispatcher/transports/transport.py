@@ -19,12 +19,12 @@ class Room:
     token: str = field(repr=False)
     """The bot's: good for this room alone."""
     properties: dict[str, Any] = field(default_factory=dict)
-    """What the start request wants of it, accepted by `check`."""
+    """The start request's wishes for it, accepted by `check`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known of a session's transport before there is anything."""
+    """A session's transport, as far as it is known before there is anything."""
 
     client: dict[str, Any] = field(default_factory=dict)
     """The fields of the start answer that this transport's clients read."""
@@ -36,7 +36,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the start request said to its transport."""
+    """The start request's words to its transport."""
 
     enable_default_ice_servers: bool = False
     room: Mapping[str, Any] = field(default_factory=dict)
@@ -49,11 +49,11 @@ class Transport(Protocol):
     """One way for audio to travel."""
 
     ready_needs_client: bool
-    """Whether the bot can be ready only after its client has acted on the start answer, so that the answer
+    """True if the bot can be ready only after its client has acted on the start answer, so that the answer
     cannot wait for it."""
 
     prepare_calls: bool
-    """Whether `prepare` asks others, who should not be troubled for a start that is refused anyway."""
+    """True if `prepare` asks others, who should not be troubled for a start that is refused anyway."""
 
     def check(self, wanted: Wanted, allowed: Collection[str] = ()) -> None:
         """Look at what the start request says.
@@ -67,7 +67,8 @@ class Transport(Protocol):
         ...
 
     async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:
-        """What the session and its client need, once per session; makes nothing that would have to be undone.
+        """Return what the session and its client need, once per session; make nothing that would have to be
+        undone.
 
         Args:
             until: The latest moment at which the session can live (unix seconds).

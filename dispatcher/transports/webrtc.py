@@ -10,8 +10,8 @@ from dispatcher.transports.transport import Prepared, Wanted
 from dispatcher.transports.turn import Turn
 
 DEFAULT_ICE_SERVERS: tuple[dict[str, Any], ...] = ({"urls": ["stun:stun.l.google.com:19302"]},)
-"""What a client gets that asks for the default servers where none are configured; the same server as
-Pipecat's development runner gives."""
+"""Servers for a client that asks for the default ones where none are configured; the same server as Pipecat's
+development runner gives."""
 
 
 class WebRTC:
@@ -30,7 +30,7 @@ class WebRTC:
         self._ice_servers = tuple(server.model_dump(mode="json", exclude_none=True) for server in ice_servers)
 
     def check(self, wanted: Wanted, allowed: Collection[str] = ()) -> None:
-        """What is said of rooms is for other transports, as on Pipecat Cloud."""
+        """Accept anything: what is said of rooms is for other transports, as on Pipecat Cloud."""
 
     async def prepare(self, session_id: str, wanted: Wanted, until: float, deadline: float) -> Prepared:
         servers = self._ice_servers

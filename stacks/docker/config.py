@@ -43,7 +43,7 @@ FIELDS = {
     "caddyImage": "an image's reference",
     "turnImage": "an image's reference",
 }
-"""What each key takes, in the words of a refusal."""
+"""Allowed values of each key, in the words of a refusal."""
 
 
 def _address(text: str) -> str:
@@ -80,14 +80,14 @@ IMAGE = (
 Image = Annotated[str, Field(max_length=512, pattern=f"^{IMAGE}$")]
 
 TURN_PORT = 3478
-"""Where the TURN server listens (RFC 8656)."""
+"""Port of the TURN server (RFC 8656)."""
 
 MOST_RELAYS = 1000
 """Ports of relays. The engine has a process or a rule for each, and makes them one by one."""
 
 
 class DockerConfig(BaseModel):
-    """What only a stack of the cloud `docker` has."""
+    """Keys that only a stack of the cloud `docker` has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -99,7 +99,7 @@ class DockerConfig(BaseModel):
     )
     """The engine. Not `tcp://`: who reaches such an engine owns its host."""
     address: Address = "127.0.0.1"
-    """Where the dispatcher listens on the engine's host, unless there is a domain."""
+    """Address of the dispatcher on the engine's host, unless there is a domain."""
     domain: str = Field(
         default="",
         max_length=253,
@@ -107,7 +107,8 @@ class DockerConfig(BaseModel):
     )
     """The public name: with one, Caddy takes calls on ports 80 and 443, and gets the certificate."""
     registry: str = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
-    """Where images are pushed to and pulled from by digest; without one they are loaded into the engine."""
+    """Registry that images are pushed to and pulled from by digest; without one they are loaded into the
+    engine."""
     base: str = Field(default="", max_length=512, pattern=f"^({IMAGE})?$")
     """The base of the images; by default that of the Dockerfiles."""
     models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
@@ -120,10 +121,10 @@ class DockerConfig(BaseModel):
     )
     """From whom bots and clients learn their public addresses, if clients are elsewhere. Bots ask one."""
     turn: bool = False
-    """Whether there is a TURN server, for clients whose network lets nothing else through."""
+    """True if there is a TURN server, for clients whose network lets nothing else through."""
     turn_address: Annotated[str, AfterValidator(lambda text: text and _reached(text))] = ""
     turn_ports: tuple[Port, Port] = (49160, 49223)
-    """Of relays, one or two for each call. The engine has a process or a rule for each."""
+    """Ports of relays, one or two for each call. The engine has a process or a rule for each."""
     caddy_image: Image = CADDY
     turn_image: Image = COTURN
 
@@ -147,12 +148,13 @@ class DockerConfig(BaseModel):
 
     @property
     def over_ssh(self) -> bool:
-        """Whether the engine is another machine's."""
+        """True if the engine is another machine's."""
         return self.host.startswith("ssh://")
 
 
 def why_no_image(directory: Path, checkout: Path) -> str:
-    """What a directory is, with all that lies below it, that nobody means to have in an image; or nothing."""
+    """Say what a directory is, with all that lies below it, that nobody means to have in an image; or
+    nothing."""
     home = Path(os.path.expanduser("~")).resolve()  # without an error where there is none
     if home.is_relative_to(directory):
         return "your home directory, or above it"

@@ -1,4 +1,4 @@
-"""What all containers of the stack have in common: what they may not do, how they restart and end."""
+"""The common part of the stack's containers: what they may not do, how they restart and end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Service:
     """Beside none."""
     healthcheck: docker.ContainerHealthcheckArgs | None = None
     waits: bool = False
-    """Whether an up waits until its health command is content."""
+    """True if an up waits until its health command is content."""
     tmpfs: Mapping[str, str] = field(default_factory=lambda: TMPFS)
 
 

@@ -24,7 +24,7 @@ class DispatcherArgs:
     networks: Sequence[docker.Network]
     store: docker.Volume
     address: str
-    """Where it listens on the host; empty for nowhere."""
+    """Its address on the host; empty for none."""
     port: int
     tags: Mapping[str, str]
 
@@ -37,7 +37,7 @@ class Dispatcher(pulumi.ComponentResource):
     def __init__(self, name: str, args: DispatcherArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Dispatcher", name, None, opts)
         inside = pulumi.ResourceOptions(parent=self)
-        Variables("dispatcher-variables", values=args.environment, outside=args.outside, opts=inside)
+        known = Variables("dispatcher-variables", values=args.environment, outside=args.outside, opts=inside)
         published = docker.ContainerPortArgs(internal=DISPATCHER_PORT, external=args.port, ip=args.address)
         service = Service(
             name=args.container_name,
@@ -52,5 +52,7 @@ class Dispatcher(pulumi.ComponentResource):
             tags=args.tags,
             waits=True,
         )
-        self.container = run("dispatcher", service, inside)
+        # What the variables refuse is refused before the old container goes.
+        after = pulumi.ResourceOptions(parent=self, depends_on=[known])
+        self.container = run("dispatcher", service, after)
         self.register_outputs({})

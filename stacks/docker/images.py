@@ -18,13 +18,14 @@ from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
-    *("dispatcher", "bot/__init__.py", "bot/output.py", "bot/protocol.py"),
-    "requirements-node.txt",
+    *("dispatcher", "requirements-node.txt"),
+    # Of the bots' package only what the dispatcher imports.
+    *("bot/__init__.py", "bot/output.py", "bot/protocol.py", "bot/versions.py"),
     *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
     *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
 )
 BOT_SOURCES = ("bot", "images")
-"""Of a bot's image, beside its bot directory."""
+"""Sources of a bot's image, beside its bot directory."""
 
 # The dispatcher's word for it, `dispatcher.machines.container_body.MODELS_TARGET`; a test compares them.
 MODELS_TARGET = "/mnt/models"
@@ -41,17 +42,17 @@ class ImagesArgs:
     reference: Callable[[str, str], str]
     """Name and fingerprint → reference: `registry.example.com/switchboard-prod-dispatcher:0123abcd`."""
     pushed: bool
-    """Whether to a registry; else they are loaded into the engine."""
+    """True if they are pushed to a registry; else they are loaded into the engine."""
     base: str
     vad: str
     models: bool
-    """Whether models are on a volume, and not in the bots' images."""
+    """True if models are on a volume, and not in the bots' images."""
     logins: Sequence[docker_build.RegistryArgs] = ()
     """To registries, beside the user's own (`docker login`)."""
     platforms: Sequence[docker_build.Platform] = ()
     """Without any, that of the engine."""
     dispatcher_arguments: Mapping[str, str] = field(default_factory=dict)
-    """Of the build of the dispatcher's image."""
+    """Arguments of the build of the dispatcher's image."""
 
 
 class Images(pulumi.ComponentResource):

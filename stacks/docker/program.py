@@ -173,7 +173,7 @@ def describe(environment: Environment) -> Deployment:
 
 
 def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provider]:
-    """Of the engine that the config names, whatever DOCKER_HOST of whoever runs this says."""
+    """Make the providers of the engine that the config names, whatever the caller's DOCKER_HOST says."""
     registry = config.docker.registry.partition("/")[0]
     on_engine = docker.Provider(
         "engine",
@@ -185,7 +185,7 @@ def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provi
 
 
 def _from_outside(config: StackConfig) -> dict[str, str]:
-    """What bots and traces need to know of the environment of whoever runs the engine."""
+    """Return what bots and traces need of the environment of whoever runs the engine."""
     wanted = {name for agent in config.agents.values() for name in agent.env}
     given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
     return {name: os.environ[name] for name in sorted(given)}

@@ -1,4 +1,5 @@
-"""What the stack makes up itself, once, and keeps encrypted in its state: the page's key, a shared secret."""
+"""Secrets that the stack makes up, once, and keeps encrypted in its state: the page's key, a shared
+secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the containers of the dispatcher and of the engine's proxy are told: pure, from the stack's config."""
+"""Settings of the containers of the dispatcher and of the engine's proxy: pure, from the stack's config."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ PAGE_KEY_NAME = "page"
 NOT_YET = "sha256:" + "0" * 64
 
 LATE_SECONDS = 60
-"""How much longer than its session a container may be told to live: the provider says some 30 s more."""
+"""Time beyond its session that a container may be told to live: the provider says some 30 s more."""
 
 
 LEAST_CONTAINERS = 500
-"""Of a deployment, before its proxy refuses one. One that has ended takes up to 20 MB, for its log."""
+"""Containers of a deployment before its proxy refuses one. One that has ended takes up to 20 MB, for its
+log."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is not in the config: the names of what the stack makes."""
+    """Values that are not in the config: the names of what the stack makes."""
 
     deployment: str
     network: str
@@ -106,7 +107,7 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
 
 
 def max_containers(config: StackConfig) -> int:
-    """As many as sessions may live, and as many again that have ended and are not removed yet."""
+    """Return twice the sessions that may live: as many containers may have ended and not be removed yet."""
     sessions = sum(agent.max_sessions for agent in config.agents.values())
     if config.max_sessions:
         sessions = min(sessions, config.max_sessions)
@@ -120,7 +121,7 @@ def bot_in_image(bot: Path, image: str | None) -> Path:
 
 
 def public_url(config: StackConfig) -> str | None:
-    """What clients call; None where that may be any of the host's names."""
+    """Return the URL that clients call; None where that may be any of the host's names."""
     docker = config.docker
     if docker.domain:
         return f"https://{docker.domain}"

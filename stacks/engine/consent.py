@@ -1,4 +1,4 @@
-"""What a run would take away, and whether somebody has said that it may."""
+"""Consent to a run that would take data or calls away."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CONSEQUENCES = ("update failed", "preview failed")
 
 @dataclass(frozen=True)
 class Consent:
-    """What somebody has agreed to, on the command line or at the terminal."""
+    """The consent of the command line or the terminal."""
 
     confirmed: frozenset[str] = frozenset()
     """Logical names of what holds data and may go (`CONFIRM=store`)."""
     yes: bool = False
-    """That the service may go, with the calls that are up (`YES=1`)."""
+    """True if the service may go, with the calls that are up (`YES=1`)."""
     ask: Callable[[str], str] | None = None
     """Asks a person; None where nobody sits before it."""
 

@@ -1,4 +1,4 @@
-"""What a refresh found: a line for each resource that is gone, or is not as the state has it."""
+"""The findings of a refresh: a line for each resource that is gone, or is not as the state has it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,20 +16,19 @@ from stacks import docker, fly, local
 from stacks.config import StackConfig, parse
 from stacks.deployment import refuse_missing
 from stacks.engine.consent import Consent, Loss, Preview
+from stacks.engine.deployed import Deployed, command_error
 from stacks.engine.drift import Drift
 from stacks.engine.interrupts import uninterrupted
 from stacks.engine.locks import break_dead_locks, locks
 from stacks.engine.reach import check_reachable
-from stacks.engine.report import Report, clean
+from stacks.engine.report import Report
 from stacks.engine.workspace import Workspace, prepare
 from stacks.errors import ConfigError, EngineError, LockedError
 from stacks.progress import say
-from stacks.stateful import STORE, Resource, State
+from stacks.stateful import STORE, State
 
 T = TypeVar("T")
 NO_CONSENT = Consent()
-STATE_VERSION = 3
-"""Of the format of exported states (apitype.DeploymentSchemaVersionCurrent of the engine)."""
 
 
 class Driver:
@@ -113,7 +112,8 @@ class Driver:
             self._out(f"stack {name} is not up")
             return
         stack = self._stack()
-        state, values = self._settled(stack), self._values(stack)
+        deployed = self._deployed(stack)
+        state, values = self._settled(stack), deployed.values()
         loss = Loss(name, state, throwaway=self._throwaway(values))
         kept = loss.kept_by_down(consent)
         goes = state.left_without(kept)
@@ -122,7 +122,7 @@ class Driver:
             return
         check_reachable(state, values, self.workspace.project)
         loss.ask_for_down(consent, goes, kept)
-        self._release(stack, [one for one in state.marked if one not in kept])
+        deployed.release(one for one in state.marked if one not in kept)
         report = Report(out=self._out)
         self._run(
             report,
@@ -131,8 +131,7 @@ class Driver:
             ),
         )
         if kept:
-            # What is left of the stack has no address any more.
-            self._import(stack, self._state(stack).without_outputs())
+            deployed.forget_outputs()
             self._out(f"stack {name} is down" + loss.told_of(kept))
 
     def outputs(self) -> OutputMap:
@@ -153,7 +152,7 @@ class Driver:
         config, workspace = self.config(), self.workspace
         if config is not None:
             return config
-        values = self._values(self._stack())
+        values = self._deployed(self._stack()).values()
         return parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
 
     def check(self) -> StackConfig | None:
@@ -179,10 +178,11 @@ class Driver:
         """
         if not state.marked:
             return
-        values = self._values(stack)
+        deployed = self._deployed(stack)
+        values = deployed.values()
         loss = Loss(self.workspace.stack, state, throwaway=self._throwaway(values))
         if loss.throwaway:
-            self._release(stack, state.marked)
+            deployed.release(state.marked)
             return
         self._stay_with_store(state, values)
         preview = Preview(state)
@@ -194,7 +194,7 @@ class Driver:
                 raise
         if preview.lost:
             loss.ask_for_up(consent, preview.lost)
-            self._release(stack, preview.lost)
+            deployed.release(preview.lost)
 
     def _stay_with_store(self, state: State, values: Mapping[str, str]) -> None:
         """Refuse another Docker engine. A down that kept the store has left nothing else that could."""
@@ -211,30 +211,24 @@ class Driver:
         """Whether the config lets data go. The rest of it is not read: a down needs no faultless config."""
         return values.get(f"{self.workspace.project}:throwaway") == "true"
 
-    def _values(self, stack: Stack) -> Mapping[str, str]:
-        """The config as a program gets it; what is encrypted in it, an engine decrypts."""
-        if self.workspace.values is not None:
-            return self.workspace.values
-        found = self._asked(stack.get_all_config)
-        return {name: value.value for name, value in found.items()}
-
-    def _state(self, stack: Stack) -> State:
-        return State(self._asked(stack.export_stack).deployment or {})
+    def _deployed(self, stack: Stack) -> Deployed:
+        return Deployed(stack, self.workspace)
 
     def _settled(self, stack: Stack) -> State:
         """Return the state. What a killed run had begun is in it only after a refresh."""
-        state = self._state(stack)
+        deployed = self._deployed(stack)
+        state = deployed.state()
         if not state.interrupted:
             return state
         self._out(
             f"an interrupted run had begun to change {', '.join(state.interrupted)}: looking what came of it"
         )
         self._refresh(stack, Drift(self._out))
-        return self._state(stack)
+        return deployed.state()
 
     def _tell_of_interruption(self, stack: Stack) -> None:
         """Say that the state is not whole. Nothing is mended, since nothing may be written."""
-        if begun := self._state(stack).interrupted:
+        if begun := self._deployed(stack).state().interrupted:
             self._out(
                 f"an interrupted run had begun to change {', '.join(begun)}; what came of it, the next "
                 f"`make up` looks at first (make refresh STACK={self.workspace.stack} looks now)"
@@ -244,22 +238,6 @@ class Driver:
         # A creation that was interrupted is cleared: `create` finds what it may have left by itself.
         refresh = functools.partial(stack.refresh, clear_pending_creates=True, show_secrets=False)
         self._run(report, lambda: refresh(on_event=report, color="never"))
-
-    def _release(self, stack: Stack, resources: Iterable[Resource]) -> None:
-        """Take the marks of what holds data off, in the state as it is now."""
-        if released := list(resources):
-            self._import(stack, self._state(stack).unmarked(released))
-
-    def _import(self, stack: Stack, deployment: Mapping[str, Any]) -> None:
-        state = automation.Deployment(version=STATE_VERSION, deployment=dict(deployment))
-        self._asked(lambda: stack.import_stack(state))
-
-    def _asked(self, command: Callable[[], T]) -> T:
-        """Run one of the engine's short commands. Raise EngineError with what it said."""
-        try:
-            return command()
-        except CommandError as error:
-            raise EngineError(self.workspace.explained(command_error(error))) from None
 
     def _say_drift(self, report: Drift) -> None:
         if not report.changes:
@@ -305,10 +283,3 @@ class Driver:
         except CommandError as error:
             problem = "\n".join(report.errors) or command_error(error)
             raise EngineError(self.workspace.explained(problem)) from None
-
-
-def command_error(error: CommandError) -> str:
-    """What the engine's command line said on its error output, without the dump around it."""
-    text = str(error).rpartition("stderr:")[2]
-    lines = [clean(line) for line in text.splitlines() if line.strip()]
-    return "\n".join(lines) or "the engine failed without a word"

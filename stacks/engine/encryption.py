@@ -1,4 +1,4 @@
-"""What encrypts a stack's secrets, and where it is written down.
+"""The encryption of a stack's secrets, and the place where it is written down.
 
 The engine reads it from a stack's file: a salt under `encryptionsalt`, which belongs to a passphrase, or
 `secretsprovider` with `encryptedkey` (a KMS). In the committed file it is the team's, and counts. Without it
@@ -23,15 +23,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEYS = ("secretsprovider", "encryptedkey", "encryptionsalt")
-"""What the engine writes into a stack's file, beside the config."""
+"""Keys that the engine writes into a stack's file, beside the config."""
 
 PASSPHRASE, PASSPHRASE_FILE = "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"
 
 ROUNDS = 1_000_000
-"""Of PBKDF2 with SHA-256, in the engine's `sdk/v3/go/common/resource/config/crypt.go`: some 0.25 s."""
+"""Rounds of PBKDF2 with SHA-256, in the engine's `sdk/v3/go/common/resource/config/crypt.go`: some 0.25 s."""
 
 PROOF = b"pulumi"
-"""What the engine encrypts beside a salt, to know the passphrase again."""
+"""The text that the engine encrypts beside a salt, to know the passphrase again."""
 
 
 DOCS = "docs/environments.md"
@@ -39,15 +39,15 @@ DOCS = "docs/environments.md"
 
 @dataclass(frozen=True)
 class Passphrase:
-    """What the engine would take, and where it is from."""
+    """The passphrase that the engine would take, and its source."""
 
     text: str
     origin: str
     own_file: Path | None = None
-    """Where it is, if this checkout has made it for its own state."""
+    """Its file, if this checkout has made it for its own state."""
 
     def fits(self, salt: str) -> bool:
-        """Whether a salt was made with it. One that cannot be read was not."""
+        """Return True if a salt was made with it. One that cannot be read was not."""
         try:
             _, rounds_salt, _, nonce, proof = salt.split(":")
             key = hashlib.pbkdf2_hmac(
@@ -78,7 +78,8 @@ def passphrase_for(state: Path | None, own_file: Path) -> Passphrase | None:
 
 
 def variables(passphrase: Passphrase | None) -> dict[str, str]:
-    """What makes the engine take this checkout's own passphrase; nothing for the user's, which is there."""
+    """Return variables that make the engine take this checkout's own passphrase; none for the user's, which
+    is there."""
     if passphrase is None or passphrase.own_file is None:
         return {}
     if PASSPHRASE in os.environ:
@@ -88,11 +89,11 @@ def variables(passphrase: Passphrase | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Encryption:
-    """What a run's stack file gets."""
+    """The encryption of a run's stack file."""
 
     settings: Mapping[str, str]
     ignored: bool = False
-    """Whether the committed file has a salt that is no use."""
+    """True if the committed file has a salt that is no use."""
 
 
 def choose(
@@ -122,14 +123,14 @@ def choose(
     if state is not None and (salt := salt_of_state(state)):
         return Encryption({"encryptionsalt": salt}, ignored)
     found = _of(kept)
-    # Of a passphrase that has changed since. The state has a salt of its own, which says whether it is right.
+    # The passphrase has changed since. The state has a salt of its own, which says whether it is right.
     if passphrase is not None and _is_salt(found) and not passphrase.fits(found["encryptionsalt"]):
         found = {}
     return Encryption(found, ignored)
 
 
 def ignored(file: str) -> str:
-    """What to tell of a committed salt that is no use."""
+    """Return the notice of a committed salt that is no use."""
     return (
         f"{file}: encryptionsalt is ignored: nothing in the file is encrypted, and this checkout's own state "
         f"has a passphrase of its own; remove the line, see {DOCS}"
@@ -146,7 +147,7 @@ def explained(
     backend: str,
     passphrase: Passphrase | None,
 ) -> str:
-    """What the engine said, or, of a passphrase, which file it does not fit and what to do.
+    """Return the engine's words, or, of a passphrase, which file it does not fit and what to do.
 
     Args:
         what: The stack.
@@ -189,7 +190,7 @@ def _of(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_salt(found: Mapping[str, str]) -> bool:
-    """Whether it is a passphrase's salt, and no other secrets provider's key."""
+    """Return True for a passphrase's salt without another secrets provider's key."""
     return "encryptionsalt" in found and found.get("secretsprovider") in (None, "passphrase")
 
 

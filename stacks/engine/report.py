@@ -1,4 +1,4 @@
-"""What a user sees of the engine's run: a line per resource that changes, and what went wrong."""
+"""The user's view of the engine's run: a line per resource that changes, and what went wrong."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ VERBS = {
 # Of the engine's own kinds of resource nobody wants to read.
 HIDDEN_TYPES = ("pulumi:pulumi:Stack", "pulumi:providers:")
 COLOR_MARKS = re.compile(r"<\{%[^%]*%\}>|\x1b\[[0-9;]*m")
-# What gRPC and the engine's hosts of programs and dynamic providers put before an error. The engine tells a
-# program's error twice: as the program has logged it, and as the program's end.
+# Words that gRPC and the engine's hosts of programs and dynamic providers put before an error. The engine
+# tells a program's error twice: as the program has logged it, and as the program's end.
 WRAPPINGS = re.compile(
     r"^(error: )?(an unhandled error occurred: )?(Exception calling application: )?(stacks(\.\w+)+: )?"
 )
@@ -36,7 +36,7 @@ EXPECTED_WARNINGS = ("using pulumi-resource-pulumi-python from $PATH",)
 UNCHANGING = {"same", "refresh", "read"}
 PARTS_OF = {"create-replacement": "replace", "delete-replaced": "replace"}
 TOTALLED = ("create", "update", "replace", "delete")
-# Of the cloud local: its diff looks at the process too, and no input shows what it finds.
+# A resource of the cloud local: its diff looks at the process too, and no input shows what it finds.
 PROCESS_TYPE = "pulumi-python:dynamic/switchboard:Dispatcher"
 
 
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def changes(self) -> int:
-        """How many resources change."""
+        """Number of resources that change."""
         return sum(op not in UNCHANGING for op in self._steps.values())
 
     def __call__(self, event: EngineEvent) -> None:

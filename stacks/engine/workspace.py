@@ -1,4 +1,4 @@
-"""What an engine needs around it: where state goes, the key that encrypts it, the config, the environment.
+"""The engine's surroundings: where state goes, the key that encrypts it, the config, the environment.
 
 The engine runs in a directory of its own under `.switchboard/`, with the project's file and the effective
 stack config, so that what it writes (an encryption salt) and what is set for one run (`make up BOT=…`)
@@ -39,7 +39,7 @@ class Workspace:
     backend: str | None
     """The backend's URL; None for the service where the user is logged in."""
     own_state: Path | None
-    """Where state is kept if nobody is logged in anywhere."""
+    """The directory of the state if nobody is logged in anywhere."""
     environment: Mapping[str, str]
     values: Mapping[str, str] | None
     """The config as a program gets it; None when a value is encrypted, which only the engine can read."""
@@ -48,7 +48,7 @@ class Workspace:
     passphrase: Passphrase | None
     """None if there is none, as with another secrets provider, or if it cannot be read."""
     notices: Sequence[str]
-    """What the user should know before a run."""
+    """Notices for the user before a run."""
 
     @property
     def file(self) -> str:
@@ -57,12 +57,12 @@ class Workspace:
 
     @property
     def secrets_provider(self) -> str | None:
-        """What a stack that is made now encrypts its secrets with, if its file names it."""
+        """The provider that a stack that is made now encrypts its secrets with, if its file names it."""
         return self.committed.get("secretsprovider") or None
 
     @property
     def never_up(self) -> bool:
-        """Whether it is certain, without asking an engine, that the stack does not exist."""
+        """True if it is certain, without asking an engine, that the stack does not exist."""
         return (
             self.own_state is not None and not _state_file(self.own_state, self.project, self.stack).exists()
         )
@@ -73,7 +73,7 @@ class Workspace:
         secret_keys.refuse_in_clear(config, project=self.project, stack=self.stack, place=self.file)
 
     def explained(self, problem: str) -> str:
-        """What the engine said, or, of a passphrase, which file it does not fit and what to do."""
+        """Return the engine's words, or, of a passphrase, which file it does not fit and what to do."""
         config = _config(self.committed, self.project)
         return encryption.explained(
             problem,
@@ -180,7 +180,7 @@ def _qualified(key: str, project: str) -> str:
 
 
 def _values(config: Mapping[str, Any]) -> dict[str, str] | None:
-    """What the engine would hand to a program: text, and JSON for what is not a scalar."""
+    """Return the values that the engine would hand to a program: text, and JSON for what is not a scalar."""
     values = {}
     for key, value in config.items():
         if secret_keys.encrypted(value):
@@ -210,7 +210,7 @@ def _backend(home: Path) -> tuple[str | None, Path | None]:
 
 
 def _environment(checkout: Path, own: str | None, passphrase: Passphrase | None) -> dict[str, str]:
-    """What is set for the engine and its children on top of the user's environment.
+    """Return the variables for the engine and its children on top of the user's environment.
 
     Args:
         own: The backend, if it is this checkout's own.

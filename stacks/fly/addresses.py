@@ -1,4 +1,4 @@
-"""What leads to an app from outside: its addresses, and the certificate of a name of one's own.
+"""The ways to an app from outside: its addresses, and the certificate of a name of one's own.
 
 `<app>.fly.dev` needs addresses and has a certificate of Fly's.
 """
@@ -58,7 +58,7 @@ def _path(props: dict[str, Any]) -> str:
 
 
 def type_of(assignment: dict[str, Any]) -> AddressType:
-    """Of an address as Fly lists it, which names no type. Fly's private network is fdaa::/16."""
+    """Return the type of an address as Fly lists it, which names none. Fly's private network is fdaa::/16."""
     address = ipaddress.ip_address(assignment["ip"])
     if address.version == 4:
         return "shared_v4" if assignment.get("shared") else "v4"
@@ -117,7 +117,7 @@ class CertificateProvider(Kind):
 
 
 def _told(certificate: dict[str, Any]) -> dict[str, Any]:
-    """How it stands with it, and the DNS records that it needs, a line each."""
+    """Return its status, and the DNS records that it needs, a line each."""
     needed = certificate.get("dns_requirements") or {}
     name = certificate["hostname"]
     records = [f"{name} A {address}" for address in needed.get("a") or []]

@@ -22,12 +22,12 @@ from stacks.fly.tokens import DeployToken
 class AgentAppsArgs:
     agent: str
     names: Sequence[str]
-    """Of the apps."""
+    """Names of the apps."""
     org: str
     variables: Sequence[str]
     """The agent's variables, by their names."""
     environment: Mapping[str, str]
-    """Those of them that are set here."""
+    """Those of its variables that are set here."""
     token_days: int
     token_period: str
     adopt: Mapping[str, str]

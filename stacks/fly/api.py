@@ -30,10 +30,10 @@ ANSWER_SECONDS = 70.0
 """For one answer: Fly's own longest is a wait of 60 s."""
 
 TRIES = 5
-"""Of a call that Fly does not answer, or fails."""
+"""Tries of a call that Fly does not answer, or fails."""
 
 THROTTLED_TRIES = 20
-"""Of a call that Fly throttles: an action on one machine or app may be asked once a second."""
+"""Tries of a call that Fly throttles: an action on one machine or app may be asked once a second."""
 
 ADVICE = {
     401: (
@@ -45,7 +45,7 @@ ADVICE = {
         "switchboard:fly.prefix), or the token does (switchboard:fly.org)"
     ),
 }
-"""How to mend what Fly refuses in few words."""
+"""Advice for refusals of Fly in few words."""
 
 THROTTLE_WORDS = ("rate limit exceeded", "resource_exhausted: rate limit")
 """Fly throttles in these words with other statuses than 429, too."""
@@ -71,7 +71,7 @@ class NoToken(FlyRefused):
 
 
 class FlyUnanswered(FlyError):
-    """Nobody knows whether it was done: look it up before asking again."""
+    """The outcome is unknown: look it up before asking again."""
 
 
 class FlyMisread(FlyError):
@@ -100,11 +100,11 @@ class Fly:
         self._client.close()
 
     def get(self, path: str, **query: str) -> Any:
-        """What is there; None if nothing is."""
+        """Return what is there; None if nothing is."""
         return self.ask("GET", path, query=query, absent_is_fine=True)
 
     def delete(self, path: str, headers: Mapping[str, str] | None = None, **query: str) -> None:
-        """That it is not there. What is gone already is no failure."""
+        """Delete it. What is gone already is no failure."""
         self.ask("DELETE", path, query=query, headers=headers, absent_is_fine=True)
 
     def ask(
@@ -152,7 +152,7 @@ class Fly:
             self._sleep(PAUSE_SECONDS)
 
     def accepts(self, token: str) -> bool:
-        """Whether a token is good for anything."""
+        """Return True if a token is good for anything."""
         try:
             self.ask("GET", "tokens/current", headers={"Authorization": fly_authorization(token)})
         except FlyRefused as error:
@@ -162,7 +162,8 @@ class Fly:
         return True
 
     def once_known(self, find: Callable[[], T | None], make: Callable[[], T]) -> T:
-        """What `find` finds, or else what `make` makes. What became of a lost one is looked up first."""
+        """Return what `find` finds, or else what `make` makes. What became of a lost one is looked up
+        first."""
         for tried in range(TRIES):
             if (found := find()) is not None:
                 return found
@@ -175,7 +176,7 @@ class Fly:
         raise AssertionError("unreachable")
 
     def until(self, what: str, seconds: float, ready: Callable[[], T | None]) -> T:
-        """What `ready` gives once it gives something. Raises FlyRefused after `seconds`."""
+        """Return what `ready` gives once it gives something. Raise FlyRefused after `seconds`."""
         waited, pause = 0.0, FIRST_PAUSE_SECONDS
         while (found := ready()) is None:
             if waited >= seconds:
@@ -232,7 +233,7 @@ def part(name: str) -> str:
 
 
 def whole(value: Any) -> Any:
-    """The same with 1 for 1.0: numbers come from the engine as floats, and Fly's are whole."""
+    """Return the value with 1 for 1.0: numbers come from the engine as floats, and Fly's are whole."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):

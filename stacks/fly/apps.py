@@ -15,7 +15,7 @@ from stacks.local.host import plain_errors
 from stacks.stateful import STORE
 
 NAME_TAKEN = (409, 422)
-"""How Fly answers a name that another app has, in whatever organization."""
+"""Fly's statuses for a name that another app has, in whatever organization."""
 
 PERSONAL = "personal"
 """Fly's name for the organization of the token's owner, which has a slug of its own."""

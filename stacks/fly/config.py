@@ -15,7 +15,7 @@ from dispatcher.machines.fly_sizes import KINDS
 API_URL = "https://api.machines.dev"
 
 TOKEN_VARIABLE = "FLY_API_TOKEN"  # noqa: S105 - its name
-"""Of the environment: the organization's token, where the config has none."""
+"""Variable with the organization's token, where the config has none."""
 
 LONGEST_PREFIX = 40
 """Characters. An app's name has 63 (a label of DNS, RFC 1035); ours end with the agent and a number."""
@@ -41,22 +41,22 @@ FIELDS = {
     "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
     "apiUrl": "http(s)://host or http(s)://host:port",
 }
-"""What each key takes, in the words of a refusal."""
+"""Allowed values of each key, in the words of a refusal."""
 
 CpuKind = Literal["shared", "performance"]
 Region = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
 
 class FlyConfig(BaseModel):
-    """What only a stack of the cloud `fly` has."""
+    """Keys that only a stack of the cloud `fly` has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     org: str = Field(default="personal", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     prefix: str = Field(default="", pattern=rf"^([a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}})?$")
-    """What the names of the apps begin with, by default project and stack. They are unique in all of Fly."""
+    """The beginning of the apps' names, by default project and stack. They are unique in all of Fly."""
     regions: tuple[Region, ...] = Field(default=("iad",), min_length=1)
-    """Where machines may run, in the order in which they are asked; the dispatcher is in the first."""
+    """Regions of machines, in the order in which they are asked; the dispatcher is in the first."""
     network: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
     """The private network of the dispatcher's app: name the one that its PostgreSQL is in. By default one of
     its own; each bot app has one of its own always."""
@@ -73,15 +73,16 @@ class FlyConfig(BaseModel):
     dispatcher_cpus: int = Field(default=2, ge=1, le=16)
     dispatcher_memory_mb: int = Field(default=1024, ge=256, le=131072, multiple_of=256)
     volume_gb: int = Field(default=1, ge=1, le=500)
-    """Of the store, where it is SQLite."""
+    """Size of the store's volume, where it is SQLite."""
     shards: int = Field(default=1, ge=1, le=64)
     """Apps for each agent's machines. Fly lets an app create one machine a second, and three at once."""
     draining_shards: int = Field(default=0, ge=0, le=64)
     """Apps behind those that get no new machines and are kept: they are to go once their calls have ended."""
     cpu_kind: CpuKind = "performance"
-    """Of the bots' machines. A shared CPU throttles a voice pipeline: its baseline is 5 ms in each 80 ms."""
+    """CPU of the bots' machines. A shared CPU throttles a voice pipeline: its baseline is 5 ms in each 80
+    ms."""
     token_days: int = Field(default=30, ge=2, le=365)
-    """How long the dispatcher's tokens are good; an `up` in the second half of it makes new ones."""
+    """Life of the dispatcher's tokens; an `up` in the second half of it makes new ones."""
     base: str = Field(default="", max_length=512)
     """The base of the images; by default that of the Dockerfiles."""
     vad: Literal["onnx", "torch"] = "onnx"

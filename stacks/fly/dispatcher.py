@@ -20,7 +20,7 @@ from stacks.fly.volumes import Volume
 from stacks.stateful import marked
 
 PYTHON = "/opt/venv/bin/python"
-"""Of the image (images/dispatcher.Dockerfile)."""
+"""Python in the image (images/dispatcher.Dockerfile)."""
 
 SERVE = (PYTHON, "-P", "-m", "dispatcher")
 
@@ -42,7 +42,7 @@ class DispatcherAppArgs:
     token_period: str
     adopt: Mapping[str, str]
     holds_data: bool
-    """Whether the store's volume is in it and may not go without a word."""
+    """True if the store's volume is in it and may not go without a word."""
 
 
 class DispatcherApp(pulumi.ComponentResource):
@@ -94,7 +94,7 @@ class DispatcherArgs:
     app_name: str
     region: str
     number: int
-    """Of machines."""
+    """Number of machines."""
     image: pulumi.Input[str]
     environment: Mapping[str, pulumi.Input[str]]
     secrets: Mapping[str, pulumi.Input[str]]

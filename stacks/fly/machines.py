@@ -210,7 +210,7 @@ def same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def restricted(found: Any, wanted: Any) -> Any:
-    """What Fly says of all that we have asked for. Fly adds what we left to it; that is no difference.
+    """Reduce what Fly shows to what we have asked for. Fly adds what we left to it; that is no difference.
 
     Variables are an exception: one more is one that somebody has added. And of `autostop` Fly says true or
     false.

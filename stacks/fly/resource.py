@@ -1,4 +1,4 @@
-"""What all resources of this cloud have in common.
+"""The common part of this cloud's resources.
 
 The engine's host of dynamic providers finds these classes by their names, so nothing here may be defined in
 a program's `__main__`. A provider has no fields when it is written down: what it works on is in the
@@ -57,7 +57,7 @@ class Kind(ResourceProvider):
     serialize_as_secret_always = False
 
     inputs: ClassVar[Sequence[str]] = ()
-    """What a change of means an update."""
+    """Inputs whose change means an update."""
     replaced: ClassVar[Sequence[str]] = ()
     """Those of them that Fly cannot change: what is there goes, then the new one comes."""
 

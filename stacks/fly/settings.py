@@ -1,4 +1,4 @@
-"""What a `fly` stack's apps are called, and what its dispatcher is told: pure, from the stack's config."""
+"""Names of a `fly` stack's apps, and the settings of its dispatcher: pure, from the stack's config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stacks.errors import ConfigError
 from stacks.fly.config import LONGEST_PREFIX
 
 PORT = 7860
-"""Of the dispatcher, in its machine."""
+"""Port of the dispatcher, in its machine."""
 
 DATA_DIR = Path("/data")
 
@@ -36,7 +36,7 @@ NOT_BUILT = f"not-built-yet@sha256:{'0' * 64}"
 
 @dataclass(frozen=True)
 class Names:
-    """Of the apps. They are unique in all of Fly."""
+    """Names of the apps. They are unique in all of Fly."""
 
     prefix: str
 
@@ -54,7 +54,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Known:
-    """What is not in the config, but made by the stack."""
+    """Values that are not in the config, but made by the stack."""
 
     images: Mapping[str, str]
     """Agent → the reference of its image."""
@@ -89,7 +89,7 @@ def names(config: StackConfig, project: str, stack: str) -> Names:
 
 
 def url(config: StackConfig, called: Names) -> str:
-    """Where clients and machines reach the dispatcher."""
+    """Return the URL at which clients and machines reach the dispatcher."""
     return f"https://{config.fly.domain or called.host}"
 
 

@@ -17,7 +17,7 @@ from stacks.fly.resource import FlyResource, Kind
 from stacks.local.host import plain_errors
 
 SCHEME = "FlyV1 "
-"""What Fly writes before a token."""
+"""Fly's prefix of a token."""
 
 
 class DeployTokenProvider(Kind):

@@ -56,7 +56,8 @@ def _settings(config: StackConfig) -> Settings:
 
 
 def missing_package(config: StackConfig) -> str | None:
-    """What to tell of a package that bots need and that is not installed: it is too large for everybody."""
+    """Return advice about a package that bots need and that is not installed: it is too large for
+    everybody."""
     offering = [name for name, agent in config.agents.items() if "daily" in agent.transports]
     if not offering or importlib.util.find_spec("daily") is not None:
         return None

@@ -10,10 +10,10 @@ from stacks.errors import ConfigError
 from stacks.refusals import masked
 
 OURS = ("dispatcher", "dispatcher.log")
-"""What a stack that was up has left there."""
+"""Files that a stack that was up has left there."""
 
 OF_A_DISK = ("lost+found",)
-"""What an empty disk has in its root."""
+"""Files that an empty disk has in its root."""
 
 ALLOWED = "a directory of its own: one that is not there yet, an empty one, or that of an earlier up"
 

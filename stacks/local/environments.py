@@ -1,4 +1,4 @@
-"""Environments of bots with packages of their own: made by uv, once for each content.
+"""Environments of bots with packages of their own: made once for each content.
 
 An environment is kept in the user's cache, beside the engine, under the hash of what it is made from: the
 bot's file, our pins and this Python. Stacks and checkouts share it. It has a stamp when it is whole.
@@ -30,19 +30,19 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from bot.packages import NEWEST_PIPECAT, OLDEST_PIPECAT, SUPPORTED_PIPECAT
-from stacks import bot_packages, pip_config
-from stacks.commands import run
+from bot import versions
+from stacks import bot_packages
 from stacks.config import StackConfig
 from stacks.engine.find import cache_directory
-from stacks.errors import ConfigError, SetupError
+from stacks.errors import ConfigError
+from stacks.local import packages
 from stacks.local.host import end_with_engine, plain_errors
 
 PINS = "requirements.txt"
-"""Of the checkout: the versions that a bot gets unless its own file asks for others."""
+"""Pins of the checkout: the versions that a bot gets unless its own file asks for others."""
 
 RUNTIME = ("fastapi", "httpx", "loguru", "pydantic", "setproctitle", "uvicorn", "websockets")
-"""What `python -m bot` and its template import, beside Pipecat."""
+"""Packages that `python -m bot` and its template import, beside Pipecat."""
 
 STAMP = ".switchboard"
 KEPT = 20
@@ -55,8 +55,7 @@ INPUTS = ("directory", "file", "pins", "requirements")
 def requirements(transports: Sequence[str]) -> list[str]:
     """Return what a bot's environment needs for Switchboard itself."""
     extras = ",".join(sorted({"silero", "webrtc", *(["daily"] if "daily" in transports else [])}))
-    oldest = ".".join(map(str, OLDEST_PIPECAT))
-    return [f"pipecat-ai[{extras}]>={oldest},<{NEWEST_PIPECAT[0] + 1}", *RUNTIME]
+    return [f"{versions.PACKAGE}[{extras}]{versions.REQUIREMENT}", *RUNTIME]
 
 
 def directory_of(file: Path, pins: Path, needed: Sequence[str]) -> Path:
@@ -72,45 +71,30 @@ def make(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None
     """Make the environment, unless it is there. Another `make up` that makes it is waited for.
 
     Raises:
-        SetupError: uv could not install the packages; the text names the bot's file and ends with uv's words.
+        SetupError: the packages could not be installed; the text names the bot's file.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _alone(directory.with_suffix(".lock")):
         if not (directory / STAMP).is_file():
-            _install(directory, file, pins, needed)
+            packages.install(directory, file, pins, needed)
         (directory / STAMP).touch()
     _prune(directory.parent)
 
 
-def _install(directory: Path, file: Path, pins: Path, needed: Sequence[str]) -> None:
-    shutil.rmtree(directory, ignore_errors=True)  # what a run left that was interrupted
-    tool, python = uv(), str(directory / "bin" / "python")
-    options = pip_config.parse(run([sys.executable, "-m", "pip", "config", "list"], "pip's configuration"))
-    environment = pip_config.environment(options, os.environ)
-    failure = f"the packages of {file} were not installed"
-    run([tool, "venv", "--quiet", "--python", sys.executable, str(directory)], failure, None, environment)
-    command = [
-        *(tool, "pip", "install", "--quiet", "--python", python, *pip_config.arguments(options)),
-        *("-r", str(file), *needed),
-    ]
-    try:
-        # Where it asks for versions other than ours, it gets them: only then are ours not held to.
-        run([*command, "-c", str(pins)], failure, file.parent, environment)
-    except SetupError as error:
-        if "No solution found" not in str(error):
-            raise
-        try:
-            run(command, failure, file.parent, environment)
-        except SetupError as refused:
-            raise SetupError(f"{refused}\nswitchboard: Pipecat {SUPPORTED_PIPECAT} works here") from None
+def installed_pipecat(python: Path) -> str:
+    """Return the version of Pipecat beside an interpreter; empty where none is found.
+
+    Read from the directories' names: the interpreter would take longer to start than the rest of a plan.
+    """
+    name = versions.PACKAGE.replace("-", "_")
+    found = python.parent.parent.glob(f"lib/python3*/site-packages/{name}-*.dist-info")
+    return next((path.name.removeprefix(f"{name}-").removesuffix(".dist-info") for path in found), "")
 
 
-def uv() -> str:
-    """Return the path of uv, which the setup has installed beside this Python."""
-    found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]))
-    if found is None:
-        raise SetupError("uv is missing, and a bot's own packages are installed with it; run `make setup`")
-    return found
+def warn_of(agent: str, python: Path) -> None:
+    """Say that an agent's environment has a version of Pipecat that was not tested, if it does."""
+    if warning := versions.untested(installed_pipecat(python)):
+        pulumi.log.warn(f"agent {agent}: {warning}")
 
 
 @contextlib.contextmanager
@@ -185,8 +169,9 @@ def with_environments(config: StackConfig, checkout: Path) -> tuple[StackConfig,
                 raise ConfigError(
                     f"switchboard:agents.{name}.python: {str(agent.python)!r} is not there (looked for "
                     f"{python}); allowed: a Python "
-                    f"with pipecat-ai {SUPPORTED_PIPECAT} and the bot's packages"
+                    f"with pipecat-ai {versions.SUPPORTED} and the bot's packages"
                 )
+            warn_of(name, python)
         else:
             file, needed = bot_packages.find(agent.bot, checkout), requirements(agent.transports)
             if file is None:
@@ -199,7 +184,10 @@ def with_environments(config: StackConfig, checkout: Path) -> tuple[StackConfig,
                 "pins": str(checkout / PINS),
                 "requirements": needed,
             }
-            made.append(BotEnvironment(f"{name}-packages", properties))
+            environment = BotEnvironment(f"{name}-packages", properties)
+            # Known once it is made; what the file asks for does not tell what is installed.
+            environment.id.apply(lambda _, name=name, python=python: warn_of(name, python))
+            made.append(environment)
             pulumi.log.info(f"agent {name}: its packages are those of {file}")
         agents[name] = agent.model_copy(update={"python": python})
     return config.model_copy(update={"agents": agents}), made

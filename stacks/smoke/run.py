@@ -23,7 +23,7 @@ CALLS: Mapping[str, Call] = {"daily": daily.call, "webrtc": webrtc.call}
 
 @dataclass(frozen=True)
 class Joined:
-    """What became of the session."""
+    """The outcome of the session."""
 
     session: str
     agent: str
@@ -59,17 +59,25 @@ def run(
         try:
             record = session.record()
             tell(f"session {session.id} of {record['agent']}: the start was answered after {took:.1f} s")
-            checked = calls[record["transport"]](session, tell)
+            checked = _call_of(record["transport"], calls)(session, tell)
             took = time.monotonic() - began
+            session.end()
         except SmokeError as error:
             raise session.after_end(error) from None
-        except KeyboardInterrupt:
-            session.end()
+        except BaseException as error:
+            # An interruption and a fault of ours too: the session must not run on, and cost, for it.
+            if left := session.try_end():
+                error.add_note(left)
             raise
-        session.end()
         record = session.until_over()
     machine_seconds = _between(record["admittedAt"] or record["createdAt"], record["endedAt"])
     return Joined(session.id, record["agent"], record["transport"], checked, took, machine_seconds)
+
+
+def _call_of(transport: str, calls: Mapping[str, Call]) -> Call:
+    if transport not in calls:
+        raise SmokeError(f"the session's transport is '{transport}'; known here: {', '.join(calls)}")
+    return calls[transport]
 
 
 def _between(begin: str, end: str) -> float:

@@ -31,13 +31,14 @@ DEATH_SECONDS = 15.0
 """For the dispatcher to notice that a machine is gone: three heartbeats."""
 
 PING_SECONDS = 1.0
-"""As the JavaScript client: Pipecat takes a client that was silent for 3 s for gone."""
+"""Pause between pings, as the JavaScript client's: Pipecat takes a client that was silent for 3 s for
+gone."""
 
 WATCH_SECONDS = 1.0
 """Between two looks at the session's record."""
 
 AUDIBLE = 0.01
-"""Of the loudest sample that there is."""
+"""Least loudness of a sound, as a share of the loudest sample that there is."""
 
 FRAME_SECONDS = 0.02
 PAUSE_SECONDS = 4.0

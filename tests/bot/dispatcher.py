@@ -131,14 +131,18 @@ class Dispatcher:
         assert found is not None
         return found
 
-    async def call(self, method: str, path: str, body: Any = None, **fields: Any) -> tuple[int, Any]:
-        """A call of the session API: the status and the JSON of the answer."""
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async def ask(self, method: str, path: str, body: bytes = b"", **fields: Any) -> Response:
+        """Return the answer to a call of the session API."""
         request = Request(
-            id=uuid.uuid4().hex, method=method, path=path, body=base64.b64encode(raw).decode(), **fields
+            id=uuid.uuid4().hex, method=method, path=path, body=base64.b64encode(body).decode(), **fields
         )
         await self.send(request)
-        response = await self.wait_for(Response, lambda answer: answer.id == request.id)
+        return await self.wait_for(Response, lambda answer: answer.id == request.id)
+
+    async def call(self, method: str, path: str, body: Any = None, **fields: Any) -> tuple[int, Any]:
+        """Return the status and the JSON of the answer to a call of the session API."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = await self.ask(method, path, raw, **fields)
         return response.status, json.loads(base64.b64decode(response.body))
 
     async def _authenticate(self, connection: ServerConnection, request: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from bot.command_line import RUNNER_DEFAULTS, parse
 from bot.outcome import InvalidBot
+from tests.bot.dispatcher import CHECKOUT
 
 RUNNER = """
 import json, sys
@@ -79,6 +80,63 @@ def test_main_that_was_imported_at_the_top_is_not_called(tmp_path: Path) -> None
         "    main(parser=parser)\n"
     )
     assert parsed(tmp_path, source, "--pace", "1.5")["pace"] == 1.5
+
+
+BLOCKS = {
+    "main": "from pipecat.runner.run import main\n    STATE['set'] = 1\n    main()",
+    "alias": "from pipecat.runner.run import main as go\n    STATE['set'] = 1\n    go()",
+    "module": "import pipecat.runner.run as runner\n    STATE['set'] = 1\n    runner.main()",
+    "dotted": "import pipecat.runner.run\n    STATE['set'] = 1\n    pipecat.runner.run.main()",
+    "package": "from pipecat.runner import run\n    STATE['set'] = 1\n    run.main()",
+    "route": "from pipecat.runner.run import app, main\n    STATE['set'] = app.title\n    main()",
+    "function": "from pipecat.runner.run import main\n    start(main)",
+}
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_main_block_runs_up_to_the_runners_main(tmp_path: Path, block: str, imported: bool) -> None:
+    """In a process of its own: whether the runner was imported before makes a difference."""
+    source = (
+        "STATE = {}\nasync def bot(runner_args): ...\n\ndef start(main):\n    STATE['set'] = 1\n    main()\n"
+        f"if __name__ == '__main__':\n    {BLOCKS[block]}\n    STATE['behind'] = 1\n"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    code = (
+        f"{'import pipecat.runner.run' if imported else ''}\nimport pathlib, sys\n"
+        "from bot import command_line, loader\n"
+        f"file = pathlib.Path({str(tmp_path / 'mine.py')!r})\n"
+        "_, module = loader.load(file)\nparsed = command_line.parse(file, module, [])\n"
+        "import pipecat.runner.run as runner\n"
+        "assert runner.main.__module__ == 'pipecat.runner.run' and callable(runner.runner_host)\n"
+        "assert set(module.STATE) == {'set'}, module.STATE\nassert parsed.port == 7860\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_block_before_the_imports_is_not_the_main_block(tmp_path: Path) -> None:
+    """A file of a package puts the package's directory on the path for its author, and for nobody else."""
+    source = (
+        "if __name__ == '__main__':\n    raise RuntimeError('this prepares the imports of a script')\n"
+        "async def bot(runner_args): ...\n"
+        "if __name__ == '__main__':\n    from pipecat.runner.run import main\n    main()\n"
+    )
+    assert parsed(tmp_path, source)["port"] == 7860
+
+
+def test_main_block_that_fails_ends_only_a_bot_with_arguments(tmp_path: Path) -> None:
+    source = (
+        "async def bot(runner_args): ...\n"
+        "if __name__ == '__main__':\n    from pipecat.runner.run import main\n    1 / 0\n    main()\n"
+    )
+    assert parsed(tmp_path, source)["port"] == 7860
+    with pytest.raises(
+        InvalidBot, match=r"The main block of the bot file mine\.py failed: ZeroDivisionError"
+    ):
+        parsed(tmp_path, source, "--port", "1")
 
 
 @pytest.mark.parametrize(

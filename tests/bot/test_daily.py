@@ -1,4 +1,4 @@
-"""What a listener hears of a room, by the events of Pipecat's DailyTransport in their order."""
+"""Events of a room as a listener hears them, by the events of Pipecat's DailyTransport in their order."""
 
 from __future__ import annotations
 

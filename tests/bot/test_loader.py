@@ -54,3 +54,40 @@ def test_an_import_of_the_runtime_starts_nothing_and_preloads_nothing():
         [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_bots_own_package_called_bot_has_modules_with_the_names_of_ours(tmp_path):
+    """Its relative imports find its own; a module that has a name of ours alone is there once."""
+    (tmp_path / "bot").mkdir()
+    (tmp_path / "bot" / "__init__.py").write_text("from .session import NAME\n")
+    (tmp_path / "bot" / "session.py").write_text("NAME = 'theirs'\n")
+    (tmp_path / "main.py").write_text("from bot import NAME\nasync def bot(runner_args): ...\n")
+    code = (
+        "import pathlib\nfrom bot import loader\n"
+        f"_, module = loader.load(pathlib.Path({str(tmp_path / 'main.py')!r}))\n"
+        "assert module.NAME == 'theirs'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_relative_import_with_an_alternative_does_not_import_the_package(tmp_path):
+    """`python bot.py` takes the alternative, and never runs the package's `__init__.py`."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("raise RuntimeError('no package')\n")
+    (tmp_path / "mine" / "tools.py").write_text("NAME = 'tools'\n")
+    (tmp_path / "mine" / "main.py").write_text(
+        "try:\n    from .tools import NAME\nexcept ImportError:\n    from tools import NAME\n"
+        "async def bot(runner_args): ...\n"
+    )
+    code = (
+        "import pathlib\nfrom bot import loader\n"
+        f"_, module = loader.load(pathlib.Path({str(tmp_path / 'mine' / 'main.py')!r}))\n"
+        "assert module.NAME == 'tools'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Machines as processes: how they load a bot, how they end, and what they say of it."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -547,6 +548,44 @@ def test_the_bots_own_routes_are_reached_over_the_channel(tmp_path):
     asyncio.run(scenario())
 
 
+def test_streaming_answers_are_whole_and_bounded(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            story = await served.ask("GET", "story")
+            assert (story.status, base64.b64decode(story.body)) == (200, b"once upon a time")
+            status, problem = await served.call("GET", "endless")
+            assert (status, problem["code"]) == (502, "answer-too-large")
+            assert "allowed are 3142656" in problem["detail"]
+            # The stream has ended with its answer.
+            assert await served.call("GET", "streamed") == await served.call("GET", "streamed")
+
+    asyncio.run(scenario())
+
+
+def test_redirects_and_links_of_routes_lead_into_the_session(tmp_path):
+    base = "https://calls.example.com/v1/public/echo/sessions/1"
+
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
+            await served.wait_for(Hello)
+            redirect = await served.ask("GET", "links", base=base)
+            assert (redirect.status, dict(redirect.headers)["location"]) == (307, f"{base}/links/")
+            assert await served.call("GET", "links/", base=base) == (200, {"mine": f"{base}/links/"})
+
+    asyncio.run(scenario())
+
+
+def test_websocket_routes_are_named_in_a_warning(tmp_path):
+    async def scenario():
+        async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY) as run:
+            await served.wait_for(Hello)
+            await served.call("GET", "streamed")
+            assert run.text().count("WebSocket routes cannot be reached: /deep/inside, /ears.") == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_request_that_comes_again_after_a_reconnect_is_answered_again_and_runs_once(tmp_path):
     async def scenario():
         async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
@@ -594,6 +633,17 @@ def test_an_old_pipecat_is_refused_by_name(tmp_path):
     ended, _, _ = ending(tmp_path, "tidy.py", environment=path)
     assert ended.reason == "invalid_bot"
     assert "Pipecat 1.0.0 is not supported: versions 1.7 to 1.14 are." in ended.message
+
+
+def test_newer_pipecat_than_tested_runs_with_a_warning_in_its_log(tmp_path):
+    """Its metadata alone is newer."""
+    info = tmp_path / "site" / "pipecat_ai-1.99.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pipecat-ai\nVersion: 1.99.0\n")
+    path = {"PYTHONPATH": f"{info.parent}:{CHECKOUT}"}
+    ended, _, output = ending(tmp_path, "returns.py", environment=path)
+    assert ended.reason != "invalid_bot"
+    assert output.count("Pipecat 1.99.0 is newer than the versions tested here, 1.7 to 1.14.") == 1
 
 
 def test_a_bot_without_routes_has_none(tmp_path):

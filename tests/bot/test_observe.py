@@ -1,4 +1,4 @@
-"""What the observer tells of frames, on frames as Pipecat makes them."""
+"""The observer's reports on frames, on frames as Pipecat makes them."""
 
 import asyncio
 import sys
@@ -68,7 +68,8 @@ WALL = 1_700_000_000.0
 
 
 def watched(*moments: tuple[float, Frame], wall: Callable[[float], float] | None = None) -> list[object]:
-    """What the listener hears of frames at those seconds, with Unix seconds of the system's clock at each."""
+    """Return what the listener hears of frames at those seconds, with Unix seconds of the system's clock at
+    each."""
     listener, now = Listener(), [0.0]
     wall = wall or (lambda seconds: WALL + seconds)
     observer = PipelineObserver(listener, now=lambda: now[0], wall=lambda: wall(now[0]))

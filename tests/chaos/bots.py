@@ -18,20 +18,20 @@ from tests.chaos.gate import Gate, VirtualLoop
 
 @dataclass(frozen=True)
 class Script:
-    """What one bot is going to do."""
+    """The script of one bot."""
 
     boot_seconds: float
     load_seconds: float
     dies_at_boot: bool
     talk_seconds: float
-    """How long its client stays, unless it is ended before."""
+    """Time that its client stays, unless it is ended before."""
     completes: bool
-    """Whether it ends by itself when its client has left; else it waits for another."""
+    """True if it ends by itself when its client has left; else it waits for another."""
     heeds_stop: bool
     drops: float
     """The share of messages before which its channel breaks."""
     silent_drops: bool
-    """Whether its dispatcher learns of a broken channel only after a while."""
+    """True if its dispatcher learns of a broken channel only after a while."""
 
 
 def script(rng: random.Random) -> Script:
@@ -83,7 +83,7 @@ class Line:
         self._to_dispatcher.put_nowait(message)
 
     def hang_up(self, notice_seconds: float = 0.0) -> None:
-        """It breaks; the dispatcher learns of it after so many seconds."""
+        """Break the connection; the dispatcher learns of it after so many seconds."""
         if not self.broken:
             self.broken = True
             self.to_machine.put_nowait(None)
@@ -91,7 +91,7 @@ class Line:
 
 
 class Exchange(Protocol):
-    """Where machines find a dispatcher."""
+    """The place where machines find a dispatcher."""
 
     def connect(self) -> Line:
         """Raises ChannelLost if there is none."""
@@ -99,7 +99,7 @@ class Exchange(Protocol):
 
 
 class Room(Protocol):
-    """Where bots meet their clients that do not make offers."""
+    """The place where bots meet their clients that do not make offers."""
 
     def admits(self, url: str, token: str) -> bool: ...
 
@@ -290,4 +290,4 @@ class Bot:
 
 
 CALM = Script(0.1, 0.1, False, 1.0, True, True, 0.0, False)
-"""Of bots that start when the world has calmed down."""
+"""Script of bots that start when the world has calmed down."""

@@ -12,12 +12,21 @@ Each check uses ids of its own, so one deployment serves for all of them, and st
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from dispatcher.machines.provider import MachineProvider, MachineState, ProviderError
+from dispatcher.machines.provider import (
+    LOG_BYTES,
+    KeepsLogs,
+    MachineProvider,
+    MachineState,
+    ProviderError,
+    Rejected,
+    Unreachable,
+)
 from tests.contracts.harness import Harness
 
 Check = Callable[[Harness], Coroutine[Any, Any, None]]
@@ -27,6 +36,13 @@ DEADLINE = 3.0
 """Seconds; longer than a machine needs to start on most clouds, so that the deadline is what ends it."""
 
 CONCURRENT = 8
+
+LOG_LINES = 1000
+"""The most that the HTTP interface asks for."""
+LOG_MEMORY = 8 * 2**20
+"""Memory that a provider may take to read `LOG_BYTES`: copies of them, and the buffers of its client."""
+FLOODS = {"m-floods-lines": "x" * 999 + "\n", "m-floods-one-line": "y" * 1000}
+"""Machine → what it prints without end."""
 
 CHECKS: dict[str, Check] = {}
 
@@ -200,6 +216,49 @@ async def an_answer_about_another_machine_is_not_believed(harness: Harness) -> N
         await first.create(harness.spec("m-asked-3"))
         await first.stop("m-asked-3", timedelta(0))
     assert "m-shown-1" in await harness.running(), "another machine was stopped"
+
+
+@check
+async def a_log_is_read_within_bounds_of_memory_and_time(harness: Harness) -> None:
+    provider = harness.provider()
+    if not isinstance(provider, KeepsLogs):
+        return
+    assert await _log_of(harness, provider, "m-prints-nothing") in (None, "")
+    for machine_id, unit in FLOODS.items():
+        await provider.create(harness.flooding(machine_id, unit))
+        if harness.log_is_elsewhere or not (harness.reads_endless_lines or "\n" in unit):
+            await _until_running(harness, machine_id)
+        else:
+            much = f"{machine_id} must have printed more than is given"
+            await harness.until(
+                much, lambda m=machine_id: _log_of(harness, provider, m), lambda text: _is_full(text)
+            )
+        tracemalloc.start()
+        try:
+            text = await _log_of(harness, provider, machine_id)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len((text or "").encode()) <= LOG_BYTES, "more than LOG_BYTES of a log"
+        assert peak <= LOG_MEMORY, f"a log took {peak} bytes of memory"
+        await provider.stop(machine_id, timedelta(0))
+
+
+async def _log_of(harness: Harness, provider: KeepsLogs, machine_id: str) -> str | None:
+    async with asyncio.timeout(harness.patience):
+        try:
+            part = await provider.read_log(machine_id, LOG_LINES)
+            return None if part is None else "\n".join(part.lines)
+        except Rejected:
+            assert harness.log_is_elsewhere, "a log that is kept here was refused"
+        except Unreachable:
+            assert not harness.reads_endless_lines, "a log that is kept here is unknown"
+    return None
+
+
+def _is_full(text: str | None) -> bool:
+    """Return True for a log that is cut: only the first of its lines may be a part of one."""
+    return text is not None and len(text.encode()) > LOG_BYTES * 3 // 4
 
 
 async def _must_not_be_absent(harness: Harness, provider: MachineProvider, machine_id: str) -> None:

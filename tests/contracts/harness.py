@@ -1,4 +1,4 @@
-"""What the conformance suite must know of a provider in order to test it: one small class per provider."""
+"""The suite's view of a provider under test: one small class per provider."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ class Harness(ABC):
     patience: float = 30.0
     """Seconds that anything here may take."""
     deadline_kept_by: Literal["provider", "bot", "reaper"]
-    """Who ends a machine at its deadline. The first two do it while the dispatcher is down."""
+    """The part that ends a machine at its deadline. The first two do it while the dispatcher is down."""
     tells_exit_codes: bool = True
-    """Whether the provider knows how a machine ended."""
+    """True if the provider knows how a machine ended."""
+    log_is_elsewhere: bool = False
+    """True if the provider says where a log is, and cannot read it itself."""
+
+    reads_endless_lines: bool = True
+    """False if the log of one endless line may be unknown: the engine searches for its beginning."""
 
     @abstractmethod
     def provider(self) -> MachineProvider:
@@ -31,6 +36,10 @@ class Harness(ABC):
         self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
     ) -> MachineSpec:
         """A machine that runs until it is stopped; or ends soon with that status; or has a deadline (s)."""
+
+    @abstractmethod
+    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
+        """A machine that prints `unit` again and again, as fast as it can, until it is stopped."""
 
     @abstractmethod
     async def running(self) -> list[str]:
@@ -67,7 +76,7 @@ class Harness(ABC):
         return found
 
     async def look_up(self, provider: MachineProvider, machine_id: str) -> MachineStatus | None:
-        """What the provider says of a machine once a `None` is to be believed."""
+        """Return the provider's word on a machine once a `None` is to be believed."""
         settling = provider.settling.total_seconds() if isinstance(provider, Settles) else 0.0
         settled = self.now() + settling
         while True:

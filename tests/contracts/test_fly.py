@@ -32,6 +32,7 @@ class AtFly(Harness):
     """A deployment with two apps. Calls are not limited: to keep to the limits is the fleet's part."""
 
     deadline_kept_by = "provider"
+    log_is_elsewhere = True
 
     def __init__(self, world: World | None = None, deployment: str = "calls") -> None:
         self.world = world or World(("bots-1", "bots-2"), start=start, limits=Limits(None))
@@ -61,6 +62,10 @@ class AtFly(Harness):
         arguments = (RUN, "") if exits is None else (EXIT, str(exits))
         seconds = 3600 if deadline is None else deadline
         return spec(machine_id, arguments=arguments, max_duration=timedelta(seconds=seconds))
+
+    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
+        """The fake's machines print nothing: the Machines API has no log, whatever a machine does."""
+        return self.spec(machine_id)
 
     async def running(self) -> list[str]:
         prefix = f"{self.deployment}-"

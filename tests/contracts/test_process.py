@@ -24,6 +24,12 @@ BOT = """
 import os
 from pathlib import Path
 
+floods = Path(os.environ["SWITCHBOARD_MACHINE_ID"] + ".floods")  # beside the bot file
+if floods.exists():
+    unit = floods.read_bytes() * 1000
+    while True:
+        os.write(1, unit)
+
 told = Path(os.environ["SWITCHBOARD_MACHINE_ID"] + ".exit")  # beside the bot file
 if told.exists():
     os._exit(int(told.read_text()))
@@ -32,7 +38,7 @@ if told.exists():
 async def bot(runner_args): ...
 """
 NOBODY = "http://127.0.0.1:9"
-"""Where no dispatcher is."""
+"""URL at which there is no dispatcher."""
 
 
 class FromNothing(Harness):
@@ -90,6 +96,11 @@ class FromNothing(Harness):
             memory_mb=1024,
             max_duration=timedelta(seconds=seconds),
         )
+
+    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
+        self._bot_file.with_name(f"{machine_id}.floods").write_text(unit)
+        # With a session: its bot file is imported at once.
+        return self.spec(machine_id, deadline=3600.0)
 
     async def running(self) -> list[str]:
         """The leaders, from the process table. What has just been forked still bears its parent's name."""

@@ -11,7 +11,14 @@ from datetime import timedelta
 
 import pytest
 
-from dispatcher.machines.provider import MachineState, MachineStatus, Unreachable
+from dispatcher.machines.provider import (
+    LOG_BYTES,
+    LogPart,
+    MachineState,
+    MachineStatus,
+    Rejected,
+    Unreachable,
+)
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness
 from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock, spec
@@ -54,6 +61,9 @@ class InMemory(Harness):
         how = {} if exits is None else {EXIT_AFTER: "1", EXIT_CODE: str(exits)}
         made = spec(machine_id, **how)
         return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
+
+    def flooding(self, machine_id, unit):
+        return spec(machine_id, PRINTS=unit)
 
     async def running(self):
         prefix = f"{self._deployment}-"
@@ -228,7 +238,53 @@ class TakesAnotherForNone(GoodProvider):
         return found if found is not None and found.machine_id == machine_id else None
 
 
+class Prints(GoodProvider):
+    """Keeps the contract of an API that keeps logs: of an answer it reads so much and no more."""
+
+    def __init__(self, cloud):
+        super().__init__(cloud)
+        self._units: dict[str, str] = {}
+
+    async def create(self, spec):
+        self._units[spec.id] = spec.environment.get("PRINTS", "")
+        return await super().create(spec)
+
+    async def read_log(self, machine_id, lines, after=None, *, ended=False):
+        unit = self._units.get(machine_id)
+        text = None if unit is None else self.read(unit * (LOG_BYTES // len(unit)) if unit else "")
+        return None if text is None else LogPart((text,), 1)
+
+    def read(self, printed: str) -> str | None:
+        return printed
+
+
+class GivesAllOfALog(Prints):
+    def read(self, printed):
+        return printed + printed
+
+
+class CutsALogThatItHasRead(Prints):
+    def read(self, printed):
+        return (printed * 100)[-LOG_BYTES:]
+
+
+class GivesNothingOfALog(Prints):
+    def read(self, printed):
+        return ""
+
+
+class RefusesToReadALog(Prints):
+    def read(self, printed):
+        raise Rejected("read it where it is kept")
+
+
 BROKEN = {
+    "a_log_is_read_within_bounds_of_memory_and_time": [
+        GivesAllOfALog,
+        CutsALogThatItHasRead,
+        GivesNothingOfALog,
+        RefusesToReadALog,
+    ],
     "create_twice_gives_one_machine": [CreatesTwiceIfAsked],
     "concurrent_creates_of_one_id_give_one_machine": [ChecksThenCreates],
     "a_list_contains_what_was_created_and_nothing_that_is_gone": [ListsNothing, ListsTheGone],
@@ -249,7 +305,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("kind", [GoodProvider, SettlesLate])
+@pytest.mark.parametrize("kind", [GoodProvider, SettlesLate, Prints])
 def test_a_provider_that_keeps_the_contract_passes(check, kind):
     harness = InMemory(kind)
     harness.run(CHECKS[check](harness))

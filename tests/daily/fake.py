@@ -120,9 +120,9 @@ class FakeDaily:
         self.calls: list[Call] = []
         """All others."""
         self.faults: deque[tuple[str, Fault]] = deque()
-        """What becomes of the next calls: `("POST /rooms", "lost reply")`; those of other methods pass."""
+        """Faults of the next calls: `("POST /rooms", "lost reply")`; those of other methods pass."""
         self.dark = False
-        """Whether no call is answered, and none comes through."""
+        """True if no call is answered, and none comes through."""
         self.held: asyncio.Event | None = None
         """Calls wait for it."""
         self._clock = clock
@@ -154,7 +154,7 @@ class FakeDaily:
         return [one for one in self.calls if re.match(rf"{call}(/|$)", one.words)]
 
     def admits(self, name: str, token: str) -> dict[str, Any] | None:
-        """What Daily knows of who comes to a room with this token; None for one whom it turns away."""
+        """Return Daily's view of who comes to a room with this token; None for one whom it turns away."""
         room = self.rooms.get(name)
         try:
             claims = self.read_token(token)
@@ -202,7 +202,7 @@ class FakeDaily:
         return Answer(200, "<html>") if fault == "garbage" else answer
 
     def serve(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """What comes of a call, at once and without a fault."""
+        """Answer a call, at once and without a fault."""
         call = Call(method, path, json.loads(body) if body else None, self._clock.now())
         return self._serve(call, headers, None)
 

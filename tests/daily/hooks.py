@@ -41,7 +41,7 @@ class Webhooks:
         self._post = post
         self.all: dict[str, dict[str, Any]] = {}
         self.test = TEST
-        """What is sent before a webhook is created or updated."""
+        """Message that is sent before a webhook is created or updated."""
         self.signs_test = True
 
     async def save(self, body: dict[str, Any], uuid_: str | None = None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Who is in which room of the fake Daily, and who is not let in.
+"""The meetings of the fake Daily: the people in each room, and those who are not let in.
 
 The words of a refusal are the types that Daily publishes for the event `error` (docs.daily.co, daily-js,
 "Error events"): `no-room`, `exp-room`, `exp-token`, `not-allowed`, `meeting-full`, and `ejected` of who is
@@ -37,7 +37,7 @@ class Seat:
     claims: dict[str, Any]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     news: asyncio.Queue[dict[str, str]] = field(default_factory=asyncio.Queue)
-    """What it is told: who joined, who left, that it is put out."""
+    """News for the participant: who joined, who left, that it is put out."""
 
 
 class Meetings:

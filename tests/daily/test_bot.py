@@ -37,7 +37,7 @@ class Stack:
     dispatcher: Dispatcher
     daily: FakeDaily
     url: str
-    """Where the fake is served."""
+    """URL of the fake."""
 
     def start(self, **body: Any) -> httpx.Response:
         content = {"createDailyRoom": True, "body": {"stub": STUB, "daily": self.url, **body}}

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import SecretStr
 
 from dispatcher.clock import SystemClock
+from dispatcher.settings import AgentSettings, Settings
+from dispatcher.transports.configured import check_daily
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import agents, with_daily
 from tests.daily.test_bot import BOT
@@ -66,6 +69,55 @@ def test_dispatcher_starts_when_daily_is_unreachable(tmp_path):
         assert "the Daily domain is not checked yet" in running.log.read_text()
     finally:
         running.stop()
+
+
+class Standing:
+    """A clock that stands still. The check's first sleep bounds its call, the second is between two calls."""
+
+    def __init__(self) -> None:
+        self.second_sleep = asyncio.Event()
+        self._sleeps = 0
+
+    def now(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self._sleeps += 1
+        if self._sleeps == 2:
+            self.second_sleep.set()
+        await asyncio.Event().wait()
+
+
+def test_connection_is_closed_when_the_check_is_cancelled():
+    """Daily answers 429 and keeps the connection; the check is cancelled while it waits to ask again."""
+
+    async def run():
+        clock, closed = Standing(), asyncio.Event()
+
+        async def throttle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+            await reader.read()
+            closed.set()
+            writer.close()
+
+        async with await asyncio.start_server(throttle, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()[:2]
+            settings = Settings(
+                agents={"guest": AgentSettings(bot=BOT)},
+                daily_api_key=SecretStr(API_KEY),
+                daily_domain=DOMAIN,
+                daily_api_url=f"http://{host}:{port}",
+            )
+            checking = asyncio.create_task(check_daily(settings, clock))
+            async with asyncio.timeout(30):
+                await clock.second_sleep.wait()
+                checking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await checking
+                await closed.wait()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("state", [{"hipaa": True}, {"domain_id": OTHER_ID}])

@@ -15,7 +15,7 @@ from pipecatcloud.session import Session, SessionParams
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE
 from dispatcher import new_key
-from dispatcher.keys import hash_of
+from dispatcher.keys import NAME_WORDS, hash_of
 from tests.dispatcher.command import Command
 
 SIGNING_SECRET = "a signing secret that nobody should ever read in a log"
@@ -153,16 +153,27 @@ def test_new_key_prints_a_key_and_its_entry(capsys, arguments, prefix, members):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("Web", "dispatcher: name: String should match pattern"),
-        ("web --origin https://a.example/", "dispatcher: origins.0: 'https://a.example/' is not a browser's"),
+        ("Web", f"dispatcher: NAME: 'Web' is refused; allowed: {NAME_WORDS}\n"),
+        ("web --agent BAD_NAME", f"dispatcher: --agent: 'BAD_NAME' is refused; allowed: {NAME_WORDS}\n"),
+        (f"{'x' * 64}", f"dispatcher: NAME: '{'x' * 58}… is refused; allowed: {NAME_WORDS}\n"),
+        ("web --origin https://a.example/", "dispatcher: --origin: 'https://a.example/' is not a browser's"),
         (
             "web --origin https://a.example --scope admin",
             "dispatcher: key 'web': a key with origins",
         ),
-        ("web --per-second 0", "dispatcher: rate.per_second: Input should be greater than 0"),
+        ("web --per-second 0", "dispatcher: --per-second: 0.0 is refused; allowed: greater than 0\n"),
+        ("web --per-second 1 --burst 0", "dispatcher: --burst: 0 is refused; allowed: greater than or equal"),
     ],
 )
 def test_new_key_refuses_what_no_entry_may_be(capsys, arguments, words):
     assert new_key.command(shlex.split(arguments)) == 2
     printed = capsys.readouterr()
-    assert (printed.out, words in printed.err, printed.err.count("\n")) == ("", True, 1)
+    assert words in printed.err
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_new_key_refuses_a_burst_that_would_not_count(capsys):
+    with pytest.raises(SystemExit) as ended:
+        new_key.command(["web", "--burst", "5"])
+    assert ended.value.code == 2
+    assert "--burst: 5 is refused; allowed: with --per-second only" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import sys
 import pytest
 from sqlalchemy import make_url
 
+from dispatcher.keys import NAME_WORDS
 from tests.dispatcher.command import ROOT, Command
 from tests.ports import free_port
 
@@ -23,7 +24,26 @@ def command(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"SWITCHBOARD_PORT": "seventy"}, "SWITCHBOARD_PORT: Input should be a valid integer"),
+        (
+            {"SWITCHBOARD_PORT": "seventy"},
+            "SWITCHBOARD_PORT: 'seventy' is refused; allowed: a valid integer\n",
+        ),
+        (
+            {"SWITCHBOARD_KEEP_SESSIONS_DAYS": "1000000"},
+            "SWITCHBOARD_KEEP_SESSIONS_DAYS: '1000000' is refused; allowed: less than or equal to 3650\n",
+        ),
+        (
+            {"SWITCHBOARD_AGENTS": '{"Echo": {"bot": "b.py"}}'},
+            f"SWITCHBOARD_AGENTS.Echo: 'Echo' is refused; allowed: {NAME_WORDS}\n",
+        ),
+        (
+            {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py", "env": ["sk_secret!"]}}'},
+            "SWITCHBOARD_AGENTS.echo.env.0: is refused; allowed: ",
+        ),
+        (
+            {"SWITCHBOARD_DAILY_API_KEY": "short"},
+            "SWITCHBOARD_DAILY_API_KEY: is refused; allowed: at least 8 items after validation",
+        ),
         ({"SWITCHBOARD_HOST": "0.0.0.0"}, "host '0.0.0.0' is reachable from other machines"),
         ({"SWITCHBOARD_LOG_LEVEL": "loud"}, "'debug', 'info', 'warning' or 'error'"),
         ({"SWITCHBOARD_KEYS": "{name: web}"}, 'field "keys" from source "EnvSettingsSource"; allowed: JSON'),
@@ -34,6 +54,7 @@ def test_a_bad_setting_is_one_line_and_status_2(command, environment, words):
     assert status == 2
     assert words in said
     assert said.count("\n") == 1
+    assert "sk_secret" not in said
 
 
 def test_a_taken_port_is_one_line_and_status_2(command):

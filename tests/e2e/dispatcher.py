@@ -130,10 +130,17 @@ class Dispatcher:
         return found
 
     def bot(self, session_id: str) -> psutil.Process:
-        """The process in which the bot of a session runs."""
-        found = [process for process in self.processes() if session_id in " ".join(process.cmdline())]
-        # A machine may have a process that waits for the bot's end; the bot is the one that waits for none.
-        (bot,) = [process for process in found if not process.children()]
+        """The process in which the bot of a session runs, once it has begun.
+
+        A machine is on record before its process has the name by which it is found.
+        """
+
+        def bots() -> list[psutil.Process]:
+            named = [one for one in self.processes() if session_id in " ".join(one.info["cmdline"])]
+            # A machine may have a process that waits for the bot's end: the bot is the one without children.
+            return [one for one in named if not one.children()]
+
+        (bot,) = until(bots, 10, f"the process of session {session_id}'s bot")
         return bot
 
     def templates(self) -> list[psutil.Process]:

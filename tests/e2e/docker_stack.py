@@ -46,7 +46,7 @@ class Stack:
         }
 
     def driver(self, **docker: Any) -> Driver:
-        """Of the stack, with these keys of its config changed from now on."""
+        """Return the stack's driver, with these keys of its config changed from now on."""
         self._overrides["docker"] |= docker
         return Driver(CHECKOUT, "docker", find, home=self._home, overrides=self._overrides)
 
@@ -72,7 +72,7 @@ class Stack:
             until(lambda: self.bots() == [], 60, "the end of the container")
 
     def exec(self, code: str) -> str:
-        """What Python prints in the dispatcher's container."""
+        """Run Python in the dispatcher's container; return what it prints."""
         return self.engine.docker("exec", f"{PREFIX}-dispatcher", "/opt/venv/bin/python", "-c", code)
 
     def sessions(self) -> set[str]:
@@ -97,7 +97,7 @@ class Stack:
         return self.inspect("dispatcher")["State"]["Health"]["Status"] == "healthy"
 
     def ask_engine(self, method: str, path: str, content: dict[str, Any] | None = None) -> tuple[int, str]:
-        """As somebody who has taken over the dispatcher would."""
+        """Ask the engine as somebody who has taken over the dispatcher would."""
         code = (
             "import http.client, json, sys; c = http.client.HTTPConnection('engine', 2375, timeout=10); "
             f"c.request({method!r}, {path!r}, {json.dumps(content) if content else None!r}, "

@@ -31,7 +31,7 @@ PACKAGES = CHECKOUT / "dispatcher" / "web" / "node_modules"
 
 class _Files(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+        """Drop the line: nobody reads it."""
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def name_of(file: str) -> str:
 def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
     start_dispatcher: StartDispatcher, tmp_path: Path, forks: bool
 ) -> None:
-    """Whether it comes before the import, in the middle of it, or when the session is over."""
+    """The offer comes before the import, in the middle of it, or when the session is over."""
     file = tmp_path / "quickstart.py"
     file.write_text("import deepgram_that_is_not_there\n")
     dispatcher = start_dispatcher(forks=forks, quickstart=agent(file))
@@ -86,7 +86,7 @@ def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
 
 
 async def an_offer() -> dict[str, Any]:
-    """As a client makes it, and never connects it."""
+    """Return an offer as a client makes it, and never connects it."""
     connection = RTCPeerConnection()
     connection.addTrack(AudioStreamTrack())
     await connection.setLocalDescription(await connection.createOffer())

@@ -67,11 +67,16 @@ if __name__ == "__main__":
 
 ROUTES = """
 import asyncio
+from fastapi import Request
 from pipecat.runner.run import app, main
 
 @app.get("/menu/{dish}")
 async def menu(dish: str):
     return {"dish": dish}
+
+@app.post("/orders/")
+async def order(request: Request):
+    return {"order": await request.json(), "here": str(request.url_for("order"))}
 
 async def bot(runner_args):
     await asyncio.sleep(60)
@@ -296,6 +301,16 @@ def test_route_of_the_runners_app_is_reached_in_its_session(running: Dispatcher)
 
     answer = run_beside_browser(ask())
     assert (answer.status_code, answer.json()) == (200, {"dish": "soup"})
+    running.request("DELETE", f"/sessions/{session}")
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1/public/routes"])
+def test_redirect_and_link_of_a_route_stay_in_its_session(running: Dispatcher, prefix: str) -> None:
+    session = start(running, "routes")
+    base = f"{running.url}{prefix}/sessions/{session}"
+    with httpx.Client(verify=NO_TLS, timeout=30, follow_redirects=True) as http_client:
+        answer = http_client.post(f"{base}/orders", json={"n": 1})
+    assert (answer.status_code, answer.json()) == (200, {"order": {"n": 1}, "here": f"{base}/orders/"})
     running.request("DELETE", f"/sessions/{session}")
 
 

@@ -24,8 +24,8 @@ KINDS = (app_calls, machine_calls, secret_calls, address_calls, volume_calls, pl
 """Modules with `HANDLERS`: operation id → handler."""
 
 Boot = Literal["well", "fails", "lacks image", "never"]
-"""How a machine's boot goes: it runs; it cannot be started (state `failed`), here for want of its image; or
-nothing comes of it."""
+"""A machine's boot: it runs; it cannot be started (state `failed`), here for want of its image; or nothing
+comes of it."""
 
 ORG = "tests"
 
@@ -48,7 +48,7 @@ class App:
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token may do: everything in the organisation, or all that concerns one app."""
+    """The rights of a token: everything in the organisation, or all that concerns one app."""
 
     app: str | None = None
     expires_at: float = float("inf")
@@ -134,7 +134,7 @@ class FakeFly:
         return ",".join(made)
 
     def boots(self, *fates: Boot, machine: str = "") -> None:
-        """How the next boots go; those of one machine, by its name, or of any."""
+        """Decide the next boots; those of one machine, by its name, or of any."""
         self._boots[machine].extend(fates)
 
     def living(self) -> list[Machine]:
@@ -146,7 +146,7 @@ class FakeFly:
         return [machine.name for machine in self.living() if machine.runs]
 
     def count(self, operation: str, status: int | None = None) -> int:
-        """How many calls of it there were."""
+        """Count its calls."""
         return sum(one.operation == operation and status in (None, one.status) for one in self.calls)
 
     async def close(self) -> None:

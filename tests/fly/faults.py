@@ -12,7 +12,7 @@ from tests.fly.wire import Answer
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one call.
+    """A fault of one call.
 
     Args:
         answer: Given in the place of its own, and nothing is done.
@@ -57,7 +57,7 @@ LOST_REQUEST = Fault(lose="request")
 
 @dataclass
 class Faults:
-    """Those that are ordered, by operation. Each is used up by one call."""
+    """Ordered faults, by operation. Each is used up by one call."""
 
     ordered: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
 

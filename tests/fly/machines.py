@@ -80,7 +80,7 @@ class Machine:
         return self.process is not None
 
     def shown(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the machine as the API shows it."""
         registry, _, rest = self.config["image"].partition("/")
         repository, _, digest = rest.partition("@")
         reference = {"registry": registry, "repository": repository.partition(":")[0]}
@@ -104,7 +104,7 @@ class Machine:
         }
 
     def _checks(self) -> list[dict[str, Any]]:
-        """How it stands with its health checks: those of its services have no names of their own."""
+        """Return the state of its health checks: those of its services have no names of their own."""
         services = self.config.get("services") or []
         of_services = [check for service in services for check in service.get("checks") or []]
         names = [f"servicecheck-{number:02d}" for number, _ in enumerate(of_services)]
@@ -114,7 +114,7 @@ class Machine:
         ]
 
     async def until(self, states: Collection[str], seconds: float) -> bool:
-        """Whether it came into one of these states in that time."""
+        """Return True if it came into one of these states in that time."""
         wanted = SETTLED if "settled" in states else states
         deadline = self.fake.clock.now() + seconds
         while self.state not in wanted:

@@ -20,7 +20,7 @@ ERROR = {"$ref": "#/components/schemas/ErrorResponse"}
 
 # Where the wire is not as it is described.
 STATUS_CODES = ["unknown", "insufficient_capacity", "volume_placement_capacity", "name_taken"]
-"""Of an error's `status`: fly-go/flaps/flaps_error.go knows two more than the description."""
+"""Values of an error's `status`: fly-go/flaps/flaps_error.go knows two more than the description."""
 IN_AN_ENVELOPE = ("Machines_create_lease", "Machines_show_lease", "Machines_release_lease")
 """These answer `{"status": "success", "data": …}`: so says the documentation of the Machines resource, and so
 does fly-go read it."""

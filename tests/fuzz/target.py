@@ -10,7 +10,7 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 
 from bot import protocol
-from dispatcher.machines.provider import MachineSpec, MachineStatus, NoCapacity
+from dispatcher.machines.provider import LogPart, MachineSpec, MachineStatus, NoCapacity
 from dispatcher.settings import AgentSettings
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedMachine, ScriptedProvider, deployment
@@ -19,7 +19,7 @@ FULL = "full.py"
 """The bot for which there is never a machine."""
 
 LIFE_SECONDS = 25.0
-"""How long a bot talks."""
+"""Time that a bot talks."""
 
 SPEED = 25.0
 """Seconds of the dispatcher's in one of the wall's."""
@@ -43,6 +43,11 @@ class Bots(ScriptedProvider):
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return status
+
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
+        return LogPart(("a line",)[:lines], after or 7)
 
     async def close(self) -> None:
         if self._running:

@@ -31,9 +31,10 @@ def whole_tracebacks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def closed_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close the event loops of inline programs that have failed.
+    """End what inline programs that have failed leave behind.
 
-    Pulumi's language server closes its loop unless a task raises as it is cancelled (`LanguageServer.Run`).
+    Pulumi's language server cancels its tasks and closes its loop, but stops at the first task that raises as
+    it is cancelled (`LanguageServer.Run`).
     """
     made: list[asyncio.AbstractEventLoop] = []
     new_event_loop = asyncio.new_event_loop
@@ -45,8 +46,13 @@ def closed_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("asyncio.new_event_loop", kept)
     yield
     for loop in made:
-        if not loop.is_running():
-            loop.close()
+        if loop.is_running() or loop.is_closed():
+            continue
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=30))
+        loop.close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PARTS_OF = {"create-replacement": "replace", "delete-replaced": "replace"}
 
 @dataclass
 class Steps:
-    """What becomes of the resources in one run of the engine."""
+    """The steps of the resources in one run of the engine."""
 
     done: set[tuple[str, str]] = field(default_factory=set)
     """Resource and operation, of those that change."""

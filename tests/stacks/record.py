@@ -95,7 +95,7 @@ def record(config: dict[str, str], encrypted: list[str]) -> dict[str, Any]:
 def recorded(
     config: Mapping[str, str], environment: Mapping[str, str], encrypted: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """What the program describes, as JSON has it, in a process with this environment.
+    """Return the program's resources, as JSON has them, in a process with this environment.
 
     Without a config it is that of the environment, PULUMI_CONFIG, as under the language host.
 

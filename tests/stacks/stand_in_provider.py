@@ -24,7 +24,7 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from stacks.engine.host import end_with_engine
 
 REPLACED_NOT_CHANGED = ("docker:",)
-"""Of these every change makes a new one, as with containers, networks and volumes."""
+"""Prefixes of resources of which every change makes a new one, as with containers, networks and volumes."""
 
 ENGINE = os.environ.get("STAND_IN_ENGINE", "")
 _log_lock = threading.Lock()
@@ -63,7 +63,7 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _made(operation: str, request: Any, inputs: dict[str, Any]) -> struct_pb2.Struct:
-    """What a resource is after a create or an update; in a preview, what is known of it before."""
+    """Return a resource after a create or an update; in a preview, what is known of it before."""
     if request.preview:
         return _struct(inputs)
     _note(operation, request.urn, inputs)

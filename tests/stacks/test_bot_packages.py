@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from pulumi.automation import PulumiCommand
 
-from bot.packages import unsupported
 from stacks import bot_packages
 from stacks.errors import ConfigError, SetupError
-from stacks.local import environments
+from stacks.local import environments, packages
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 from tests.stacks.test_installer import wheel
 from tests.stacks.test_whole_stack import ask, start_session
@@ -42,7 +41,9 @@ async def bot(runner_args: RunnerArguments):
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own; uv's stays, or each test would download Pipecat."""
-    kept = subprocess.run([environments.uv(), "cache", "dir"], capture_output=True, text=True, check=True)
+    tool = packages.uv()
+    assert tool is not None
+    kept = subprocess.run([tool, "cache", "dir"], capture_output=True, text=True, check=True)
     monkeypatch.setenv("UV_CACHE_DIR", kept.stdout.strip())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -124,15 +125,32 @@ def test_up_refuses_an_old_pipecat_by_name(checkout: CheckoutCopy, project: Path
     assert "Pipecat 1.7 to 1.14 works here" in text
 
 
-@pytest.mark.parametrize(
-    ("version", "refused"),
-    [("1.0.0", True), ("1.6.9", True), ("0.0.95", True), ("2.0", True), ("1.7.0", False), ("1.14.0", False)],
-)
-def test_pipecat_is_refused_outside_its_supported_versions(version: str, refused: bool) -> None:
-    said = unsupported(version)
-    assert bool(said) is refused
-    if refused:
-        assert said.startswith(f"Pipecat {version} is not supported: versions 1.7 to 1.14 are.")
+def test_up_warns_once_about_a_pipecat_newer_than_tested(
+    tmp_path: Path, project: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, cache: Path
+) -> None:
+    """Its newer Pipecat is a wheel of the test's own, without content."""
+    wheel(project / "wheels", "pipecat_ai", {}, version="1.99.0")
+    (project / "requirements.txt").write_text("--find-links wheels\npipecat-ai==1.99.0\n")
+    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    shutil.copy(REPOSITORY / "requirements.txt", checkout.root)
+    agents = {"newer": {"bot": str(project / "server/bot.py")}}
+    checkout.write_config(port=checkout.port, agents=agents)
+    try:
+        checkout.driver().up()
+        warnings = [line for line in checkout.lines if "1.99.0" in line]
+        assert len(warnings) == 1, checkout.lines
+        assert (
+            "agent newer: Pipecat 1.99.0 is newer than the versions tested here, 1.7 to 1.14." in warnings[0]
+        )
+        # An environment of the user's own is looked at too.
+        (prefix,) = (path.parent for path in (cache / "switchboard" / "environments").glob("*/bin"))
+        agents["newer"]["python"] = str(prefix / "bin" / "python")
+        checkout.write_config(port=checkout.port, agents=agents)
+        checkout.lines.clear()
+        checkout.driver().preview()
+        assert [line for line in checkout.lines if "1.99.0" in line] == warnings
+    finally:
+        checkout.driver().destroy()
 
 
 def test_find_looks_up_to_the_repositorys_root_and_not_beyond(tmp_path: Path, project: Path) -> None:
@@ -154,6 +172,35 @@ def test_find_names_a_pyproject_that_is_no_toml(tmp_path: Path, project: Path) -
     (project / "server" / "pyproject.toml").write_text("[project\n")
     with pytest.raises(ConfigError, match=r"pyproject\.toml: cannot be read"):
         bot_packages.find(project / "server" / "bot.py", tmp_path)
+
+
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+@pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml"])
+def test_packages_are_installed_with_our_pins_unless_the_bot_asks_for_others(
+    project: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, name: str
+) -> None:
+    """Where the set-up could not install uv, pip does the same."""
+    if tool == "pip":
+        monkeypatch.setattr(packages, "uv", lambda: None)
+    # Both tools take their packages from the test's directory alone.
+    monkeypatch.setenv("PIP_FIND_LINKS", str(project / "wheels"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(project / "wheels"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    hashes = wheel(project / "wheels", "voice_services", {"voice_services.py": ""}, version="1.0")
+    wheel(project / "wheels", "voice_services", {"voice_services.py": ""}, version="2.0")
+    pins = tmp_path / "pins.txt"
+    pins.write_text(f"# ours\nvoice-services==1.0 ; python_version >= '3' \\\n    --hash=sha256:{hashes}\n")
+    file = project / name
+    for wanted, got in (("voice-services", "1.0"), ("voice-services==2.0", "2.0")):
+        listed = f"[project]\nname = 'x'\nversion = '1'\ndependencies = ['{wanted}']\n"
+        file.write_text(listed if name == "pyproject.toml" else f"{wanted}\n")
+        directory = environments.directory_of(file, pins, [])
+        environments.make(directory, file, pins, [])
+        assert list(directory.glob(f"lib/python3*/site-packages/voice_services-{got}.dist-info"))
+    file.write_text(listed.replace("==2.0", "==3.0") if name == "pyproject.toml" else "voice-services==3.0\n")
+    with pytest.raises(SetupError, match=f"the packages of {file} were not installed"):
+        environments.make(environments.directory_of(file, pins, []), file, pins, [])
 
 
 def test_environment_is_another_when_an_included_file_changes(project: Path, cache: Path) -> None:

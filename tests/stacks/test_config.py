@@ -26,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def config(checkout: Path, **values: Any) -> StackConfig:
-    """As the engine hands it over: text, and JSON for what is structured."""
+    """Parse values as the engine hands them over: text, and JSON for what is structured."""
     raw = {
         f"switchboard:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in values.items()
@@ -50,6 +50,13 @@ def test_what_is_not_set_has_its_default(checkout: Path) -> None:
     found = config(checkout, agents=ECHO)
     assert (found.cloud, found.port, found.log_level) == ("local", 7860, "info")
     assert found.data_dir == checkout / ".switchboard/stacks/local"
+
+
+def test_level_of_an_agent_reaches_the_dispatcher_and_is_absent_unless_set(checkout: Path) -> None:
+    """An upgrade must not change the environment of a stack that is up."""
+    for given, level in (({"logLevel": "TRACE"}, "TRACE"), ({}, None)):
+        environment = config(checkout, **with_agent(**given)).settings().to_environment()
+        assert json.loads(environment["SWITCHBOARD_AGENTS"])["echo"].get("log_level") == level
 
 
 def test_paths_are_from_the_checkout(checkout: Path) -> None:
@@ -153,14 +160,19 @@ KEYS = (
         (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
-            "dailyAllowedProperties, cpu, memoryMb, env, arguments, python, maxSessions, maxQueued, "
-            "maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
+            "maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
             "maxDurationSeconds, placements",
         ),
         (
             with_agent(dailyAllowedProperties=["privacy"]),
             'switchboard:agents.echo.dailyAllowedProperties[0]: "privacy" is refused; '
             "allowed: a list of any of enable_dialout, enable_recording, exp",
+        ),
+        (
+            with_agent(logLevel="debug"),
+            'switchboard:agents.echo.logLevel: "debug" is refused; '
+            "allowed: TRACE, DEBUG, INFO, WARNING, ERROR",
         ),
         (
             with_agent(memoryMb=1),
@@ -464,7 +476,7 @@ def test_the_projects_schema_is_the_configs() -> None:
 
 
 def plain(value: Any) -> Any:
-    """As the engine hands it over; of a group of keys only what is set."""
+    """Return a value as the engine hands it over; of a group of keys only what is set."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return json.loads(json.dumps(value, default=lambda group: group.model_dump(exclude_unset=True)))

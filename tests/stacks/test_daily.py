@@ -43,7 +43,7 @@ def values(cloud: str, **given: Any) -> dict[str, str]:
 
 
 def described_by(cloud: str, **given: Any) -> dict[str, Any]:
-    """What the program describes."""
+    """Return the resources that the program describes."""
     return run(by_environment=False, **values(cloud, **given))
 
 

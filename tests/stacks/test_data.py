@@ -1,4 +1,4 @@
-"""What holds data goes only where somebody says so: the real Pulumi engine, with stand-ins for the clouds."""
+"""Data goes only where somebody says so: the real Pulumi engine, with stand-ins for the clouds."""
 
 from __future__ import annotations
 

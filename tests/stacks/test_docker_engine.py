@@ -78,7 +78,7 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """False: it ignores the filters of a list."""
         self.fails_always = False
         self.removing = False
-        """Whether it is removing its containers already when it is asked to."""
+        """True if it is removing its containers already when it is asked to."""
         self.newest = "1.43"
         """Version of the API that it has."""
         super().__init__(str(path), Handler)
@@ -114,7 +114,7 @@ def stack(
     checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "output.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     socket = tmp_path / "engine.sock"
     agent = {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"], "transports": ["webrtc", "daily"]}

@@ -311,8 +311,9 @@ def test_a_variable_that_is_not_set_here_is_refused_unless_it_is_meant(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     assert described() == {
-        "error": "switchboard:agents.voice.env: not set here: OPENAI_API_KEY; allowed: the value in the "
-        "environment, or UNSET=OPENAI_API_KEY (with pulumi: SWITCHBOARD_UNSET=OPENAI_API_KEY) to do without"
+        "error": "switchboard:agents.voice.env: not set here, or empty: OPENAI_API_KEY; allowed: "
+        "the value in the environment, or UNSET=OPENAI_API_KEY (with pulumi: "
+        "SWITCHBOARD_UNSET=OPENAI_API_KEY) to do without"
     }
     monkeypatch.setenv("SWITCHBOARD_UNSET", "OPENAI_KEY")
     assert described() == {"error": "UNSET: OPENAI_KEY: no agent's env names it; allowed: OPENAI_API_KEY"}

@@ -45,7 +45,8 @@ def by_hand(checkout: CheckoutCopy, *arguments: str, **environment: str) -> str:
 
 
 def of_own_state(checkout: CheckoutCopy) -> dict[str, str]:
-    """What docs/environments.md exports for a `pulumi` by hand on the checkout's own state."""
+    """Return the variables that docs/environments.md exports for a `pulumi` by hand on the checkout's own
+    state."""
     engine = checkout.root / ".switchboard" / "engine"
     return {
         "PULUMI_BACKEND_URL": (engine / "state").as_uri(),
@@ -55,7 +56,7 @@ def of_own_state(checkout: CheckoutCopy) -> dict[str, str]:
 
 @pytest.fixture
 def team(tmp_path: Path) -> dict[str, str]:
-    """Where a team's state is, and what encrypts it."""
+    """Return the variables of a team's state and its encryption."""
     directory = tmp_path / "team"
     directory.mkdir()
     return {"PULUMI_BACKEND_URL": directory.as_uri(), PASSPHRASE: "the-team's"}

@@ -50,7 +50,7 @@ def restarted(checkout: CheckoutCopy, before: psutil.Process) -> psutil.Process:
 
 
 def assert_detached(checkout: CheckoutCopy, process: psutil.Process) -> None:
-    """It gets only what it is meant to, and outlives whoever has started it."""
+    """Assert that it gets only what it is meant to, and outlives whoever has started it."""
     environment = process.environ()
     assert os.getsid(process.pid) == process.pid
     assert os.getpgid(process.pid) == process.pid
@@ -157,10 +157,11 @@ def test_from_the_first_up_to_the_end(checkout: CheckoutCopy, monkeypatch: pytes
 def test_up_and_plan_refuse_a_variable_that_is_missing_here(
     checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the stack is up or not: a shell without it is no wish to take it from running bots."""
+    """The stack may be up or not: a shell without the variable is no wish to take it from running bots."""
     monkeypatch.delenv("ECHO_KEY")
     message = (
-        "switchboard:agents.echo.env: not set here: ECHO_KEY; allowed: the value in the environment, or "
+        "switchboard:agents.echo.env: not set here, or empty: ECHO_KEY; "
+        "allowed: the value in the environment, or "
     )
     for act in (checkout.driver().up, checkout.driver().preview):
         with pytest.raises(ConfigError, match=message):
@@ -260,7 +261,7 @@ def interrupted(checkout: CheckoutCopy, interrupt: Callable[[subprocess.Popen[st
 
 
 def change_code(checkout: CheckoutCopy) -> None:
-    """What restarts a dispatcher."""
+    """Change code so that a dispatcher restarts."""
     with (checkout.root / "bot" / "agents" / "helper.py").open("a") as file:
         file.write("x = 1\n")
 

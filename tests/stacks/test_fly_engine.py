@@ -31,7 +31,7 @@ OUTSIDE = {
     "DAILY_API_KEY": "hunter2-of-daily",
     "DAILY_WEBHOOK_SECRET": "aHVudGVyMi1vZi10aGUtaG9vaw==",
 }
-"""What is secret in the environment of whoever runs the engine."""
+"""Secrets in the environment of whoever runs the engine."""
 
 
 def bots_token(fake: FakeFly) -> str:
@@ -65,14 +65,15 @@ class Stack:
         return {name: output.value for name, output in outputs.items()}
 
     def fails(self, verb: str = "up") -> str:
-        """What a run says that fails. It has a process of its own: such a one leaves its event loop open."""
+        """Return the words of a run that fails. It has a process of its own: such a one leaves its event loop
+        open."""
         run = self.checkout.command(verb, "--stack", "local")
         said = run.communicate(timeout=120)[1]
         assert run.returncode == 1
         return said
 
     def ask(self, method: str, path: str, token: str, body: dict[str, Any] | None = None) -> None:
-        """As somebody else."""
+        """Ask the fake as somebody else."""
         bearer = {"Authorization": f"Bearer {token}"}
         httpx.request(method, f"{self._url}/v1/{path}", headers=bearer, json=body).raise_for_status()
 
@@ -94,7 +95,7 @@ def prepared(tmp_path: Path, engine: PulumiCommand, monkeypatch: pytest.MonkeyPa
     checkout = CheckoutCopy(tmp_path / "checkout", engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "output.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     return checkout
 
@@ -115,7 +116,7 @@ def stack(
 
 
 def changes(fake: FakeFly, act: Callable[[], object]) -> list[str]:
-    """What Fly is asked to change meanwhile."""
+    """Return the changes that Fly is asked for meanwhile."""
     before = len(fake.calls)
     act()
     reading = ("show", "list", "get", "wait")
@@ -124,7 +125,7 @@ def changes(fake: FakeFly, act: Callable[[], object]) -> list[str]:
 
 
 def drifted(stack: Stack, look: Callable[[], int]) -> int:
-    """How many resources are found gone or changed, in the right words."""
+    """Count resources that are found gone or changed, in the right words."""
     stack.checkout.lines.clear()
     number = look()
     found = [line.strip() for line in stack.checkout.lines]
@@ -168,7 +169,7 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
 
     # A scheduled run that lacks what the bots have, and what the dispatcher has, takes neither away.
     for name, refused in {
-        "ECHO_KEY": "switchboard:agents.echo.env: not set here: ECHO_KEY; allowed: the value",
+        "ECHO_KEY": "switchboard:agents.echo.env: not set here, or empty: ECHO_KEY; allowed: the value",
         "DAILY_WEBHOOK_SECRET": "DAILY_WEBHOOK_SECRET: is not set here, and app voice has it; allowed: ",
     }.items():
         with pytest.MonkeyPatch.context() as patch:

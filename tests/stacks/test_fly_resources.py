@@ -69,7 +69,7 @@ class World:
         time.sleep(min(seconds, 0.02))
 
     def kind(self, kind: type[K]) -> K:
-        """As the engine's host makes it."""
+        """Make a kind as the engine's host makes it."""
         made = kind()
         made.fly = self.fly
         return made

@@ -83,7 +83,7 @@ class Place:
         return any(self.venv.glob("lib/*/site-packages/pinned.py"))
 
     def installer(self) -> str:
-        """Who installed the package, as its metadata says (PEP 376)."""
+        """The package's installer, as its metadata says (PEP 376)."""
         (file,) = self.venv.glob("lib/*/site-packages/pinned-*.dist-info/INSTALLER")
         return file.read_text().strip()
 
@@ -169,6 +169,6 @@ def test_cause_is_one_line(text: str) -> None:
 
 
 def test_uv_has_one_pin() -> None:
-    """What installs here is what installs in the images."""
+    """One uv installs here and in the images."""
     files = [path for path in ROOT.rglob("requirements*.txt") if ".venv" not in path.parts]
     assert [path.name for path in files if "\nuv==" in "\n" + path.read_text()] == [Path(UV).name]

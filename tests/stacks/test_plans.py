@@ -54,7 +54,7 @@ class Planned:
         (self.checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
 
     def kept_to(self) -> Steps:
-        """What was planned, which is what was done."""
+        """The steps that were planned, which are those that were done."""
         planned, done = kept_to(self.checkout, self._plan)
         assert planned.done == done.done
         return planned
@@ -73,7 +73,7 @@ def prepared(
     checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
     shutil.copytree(REPOSITORY / "images", checkout.root / "images")
     shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    for name in ("__init__.py", "output.py", "protocol.py"):
+    for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     return checkout
 
@@ -127,7 +127,7 @@ def fly(prepared: CheckoutCopy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def plan(checkout: CheckoutCopy, *options: str) -> tuple[int, str, str]:
-    """What `make plan` runs: exit status, output and error output."""
+    """Run `make plan`; return its exit status, output and error output."""
     with checkout.command("preview", "--stack", "local", *options) as run:
         said, errors = run.communicate(timeout=120)
     return run.returncode, said, errors

@@ -50,15 +50,17 @@ def test_the_local_stack_is_two_resources() -> None:
 
 
 def test_variables_that_are_not_set_here_are_refused_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    agents = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY", "SET", "B_KEY"]}}
-    monkeypatch.setenv("SET", "")
+    agents = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY", "SET", "B_KEY", "EMPTY"]}}
+    monkeypatch.setenv("SET", "1")
+    monkeypatch.setenv("EMPTY", "")
     for name in ("A_KEY", "B_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert run(agents=json.dumps(agents)) == {
-        "error": "switchboard:agents.echo.env: not set here: A_KEY, B_KEY; allowed: the value in the "
-        "environment, or UNSET=A_KEY,B_KEY (with pulumi: SWITCHBOARD_UNSET=A_KEY,B_KEY) to do without"
+        "error": "switchboard:agents.echo.env: not set here, or empty: A_KEY, B_KEY, EMPTY; allowed: the "
+        "value in the environment, or UNSET=A_KEY,B_KEY,EMPTY (with pulumi: "
+        "SWITCHBOARD_UNSET=A_KEY,B_KEY,EMPTY) to do without"
     }
-    monkeypatch.setenv("SWITCHBOARD_UNSET", "A_KEY, B_KEY")
+    monkeypatch.setenv("SWITCHBOARD_UNSET", "A_KEY, B_KEY EMPTY")
     assert "resources" in run(agents=json.dumps(agents))
     monkeypatch.setenv("B_KEY", "set")
     assert run(agents=json.dumps(agents)) == {

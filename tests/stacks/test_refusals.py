@@ -28,7 +28,7 @@ def aliases(model: Any) -> list[str]:
 
 
 def faults(values: dict[str, Any]) -> str:
-    """What a plan says of this config before an engine runs."""
+    """Return a plan's words on this config before an engine runs."""
     text = {
         f"switchboard:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in values.items()

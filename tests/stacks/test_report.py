@@ -1,4 +1,4 @@
-"""What of the engine's events a user reads."""
+"""The part of the engine's events that a user reads."""
 
 from __future__ import annotations
 

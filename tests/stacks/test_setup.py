@@ -54,7 +54,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 
 def steps(checkout: Checkout) -> list[str]:
-    """What was run since the last call, by program and last argument; checks of the venv are not counted.
+    """Return the runs since the last call, by program and last argument; checks of the venv are not counted.
 
     Sorted, since npm runs beside the others.
     """

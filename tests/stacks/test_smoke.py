@@ -15,7 +15,7 @@ from bot import protocol
 from dispatcher.keys import KeySettings, hash_of
 from dispatcher.machines.provider import NoCapacity
 from stacks.config import parse
-from stacks.errors import SmokeError
+from stacks.errors import SmokeError, exit_status
 from stacks.prices import Price, price_of
 from stacks.smoke import daily
 from stacks.smoke.http import Session
@@ -25,6 +25,14 @@ from tests.stacks.test_program import REPOSITORY
 
 KEY = "pk_for-the-smoke-test"
 KEYS = (KeySettings(name="smoke", hash=hash_of(KEY), scope="start"),)
+RECORD = {
+    "agent": "echo",
+    "transport": "webrtc",
+    "state": "ended",
+    "reason": "stopped",
+    "message": "",
+    **dict.fromkeys(("createdAt", "admittedAt", "endedAt"), "2026-01-01T00:00:00.000+00:00"),
+}
 
 
 async def machine_that_works(running: Deployment) -> None:
@@ -104,11 +112,31 @@ def test_a_dispatcher_that_does_not_answer_is_told() -> None:
 
 
 class Faulty:
-    """A dispatcher with one session, at which something goes wrong."""
+    """A dispatcher with one session, at which something goes wrong.
 
-    def __init__(self, *, lost_starts: int = 0, refused: tuple[str, ...] = ()) -> None:
+    Args:
+        lost_starts: Starts whose answer is lost.
+        refused: Methods that are answered with 500.
+        failed_starts: Starts that are written, and answered with 503.
+        strange_starts: Starts whose answer is this text, with the status 200.
+        record: The session's record.
+    """
+
+    def __init__(
+        self,
+        *,
+        lost_starts: int = 0,
+        refused: tuple[str, ...] = (),
+        failed_starts: int = 0,
+        strange_starts: tuple[str, ...] = (),
+        record: dict[str, Any] | None = None,
+    ) -> None:
         self.lost_starts = lost_starts
         self.refused = refused
+        self.failed_starts = failed_starts
+        self.strange_starts = list(strange_starts)
+        self.record = RECORD if record is None else record
+        self.interrupted = False
         self.sessions: dict[str, str] = {}
         """Idempotency key → session."""
         self.deleted: list[str] = []
@@ -120,17 +148,31 @@ class Faulty:
             if self.lost_starts:
                 self.lost_starts -= 1
                 raise httpx.ReadTimeout("timed out", request=request)
+            if self.failed_starts:
+                self.failed_starts -= 1
+                return httpx.Response(503, json={"detail": "The store does not answer."})
+            if self.interrupted:
+                self.interrupted = False
+                raise KeyboardInterrupt
+            if self.strange_starts:
+                return httpx.Response(200, text=self.strange_starts.pop())
             return httpx.Response(200, json={"sessionId": session, "sessionToken": f"token-of-{session}"})
         if request.method in self.refused:
             return httpx.Response(500, json={"detail": f"broken {request.method}"})
         session = request.url.path.rpartition("/")[2]
         assert request.headers["authorization"] == f"Bearer token-of-{session}"
+        if request.method == "GET":
+            return httpx.Response(200, json=self.record)
         self.deleted.append(session)
         return httpx.Response(200, json={})
 
+    def run(self, call: Callable[..., str] = heard) -> Joined:
+        http = httpx.Client(transport=httpx.MockTransport(self.answer))
+        return run("http://d", KEY, client=http, calls={"webrtc": call}, out=lambda _line: None)
+
     def fails(self) -> str:
         with pytest.raises(SmokeError) as raised:
-            run("http://d", KEY, client=httpx.Client(transport=httpx.MockTransport(self.answer)))
+            self.run()
         return str(raised.value)
 
 
@@ -140,6 +182,78 @@ def test_a_session_whose_answer_was_lost_is_ended() -> None:
     assert faulty.deleted == ["s-0"]
     assert len(faulty.sessions) == 1
     assert Faulty(lost_starts=2).fails().count("timed out") == 2
+
+
+def test_session_is_ended_when_its_start_fails_at_the_dispatcher() -> None:
+    faulty = Faulty(failed_starts=1)
+    assert faulty.fails() == "no bot joined: 503 The store does not answer. (POST http://d/start)"
+    assert faulty.deleted == ["s-0"]
+
+
+def test_session_is_ended_when_its_start_is_interrupted() -> None:
+    faulty = Faulty()
+    faulty.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        faulty.run()
+    assert (len(faulty.sessions), faulty.deleted) == (1, ["s-0"])
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", '"started"', '{"sessionId": "s-0"}', '{"iceConfig": []}'])
+def test_session_is_ended_when_the_answer_to_its_start_is_strange(answer: str) -> None:
+    faulty = Faulty(strange_starts=(answer,))
+    assert faulty.fails().startswith("POST http://d")
+    assert faulty.deleted == ["s-0"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("sdp"),
+        httpx.InvalidURL("no host"),
+        RuntimeError("a fault"),
+        KeyboardInterrupt(),
+        SystemExit(1),
+    ],
+)
+def test_session_is_ended_when_its_call_raises_anything(error: BaseException) -> None:
+    def fails(session: Session, tell: Callable[[str], None]) -> str:
+        raise error
+
+    faulty = Faulty()
+    with pytest.raises(type(error)):
+        faulty.run(fails)
+    assert faulty.deleted == ["s-0"]
+
+
+def test_error_of_the_call_is_kept_when_the_session_does_not_end() -> None:
+    def fails(session: Session, tell: Callable[[str], None]) -> str:
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault") as raised:
+        Faulty(refused=("DELETE",)).run(fails)
+    (note,) = raised.value.__notes__
+    assert note.startswith("its session may run on until its deadline: 500 broken DELETE")
+
+
+def test_interruption_says_what_may_run_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(session: Session, tell: Callable[[str], None]) -> str:
+        raise KeyboardInterrupt
+
+    assert exit_status(lambda: Faulty(refused=("DELETE",)).run(interrupted)) == 130
+    assert capsys.readouterr().err.startswith("interrupted; its session may run on until its deadline: 500 ")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (RECORD | {"transport": "websocket"}, "the session's transport is 'websocket'; known here: webrtc"),
+        ({"agent": "echo"}, "the answer has no transport, state, "),
+    ],
+)
+def test_session_is_ended_when_its_record_is_strange(record: dict[str, Any], words: str) -> None:
+    faulty = Faulty(record=record)
+    assert words in faulty.fails()
+    assert faulty.deleted == ["s-0"]
 
 
 def test_a_session_that_does_not_end_hides_no_earlier_error() -> None:

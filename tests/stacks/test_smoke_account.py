@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dispatcher.clock import SystemClock
 from dispatcher.transports.daily_webhooks import derived_secret
 from stacks.errors import SmokeError
 from stacks.smoke import daily_account
-from stacks.smoke.daily_account import Account, Limits, check, check_stack
+from stacks.smoke.daily_account import Account, Checks, Limits, check, check_stack
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import KEYS, agents
 from tests.dispatcher.harness import ManualClock, deployment
@@ -32,9 +33,17 @@ def stand_in_for_daily_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daily: FakeDaily, domain_id: str | None = DOMAIN_ID
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    daily: FakeDaily,
+    domain_id: str | None = DOMAIN_ID,
+    url: str | None = None,
 ) -> tuple[dict[str, str], str]:
-    """What each check says, and what the whole of them raises."""
+    """Return what each check says, and what the whole of them raises.
+
+    Args:
+        url: In the place of the dispatcher's.
+    """
     lines: list[str] = []
 
     async def run(api: str) -> str:
@@ -45,7 +54,7 @@ def lines_of(
         async with deployment(tmp_path, clock=clock, **settings) as running:
             account = Account(API_KEY, DOMAIN, domain_id, f"{api}/v1", derived_secret(API_KEY))
             try:
-                await asyncio.to_thread(check, account, running.url, lines.append, LIMITS)
+                await asyncio.to_thread(check, account, url or running.url, lines.append, LIMITS)
             except SmokeError as error:
                 return str(error)
         return ""
@@ -107,3 +116,49 @@ def test_joins_are_not_checked_without_daily_python(tmp_path, monkeypatch):
     said, raised = lines_of(tmp_path, monkeypatch, FakeDaily(SystemClock()))
     assert raised == ""
     assert said["joins with signed tokens"].startswith("not checked; ")
+
+
+@pytest.fixture
+def without_daily_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("without_daily_python")
+def test_room_is_deleted_when_the_answer_to_its_creation_is_lost(tmp_path, monkeypatch):
+    daily = FakeDaily(SystemClock())
+    daily.fail("POST /rooms", "lost reply")
+    said, raised = lines_of(tmp_path, monkeypatch, daily)
+    assert raised == "1 of the checks of Daily failed", said
+    assert said["a room's config"] == "FAILED: POST /rooms: 502, and no JSON"
+    assert daily.rooms == {}
+
+
+@pytest.mark.usefixtures("without_daily_python")
+@pytest.mark.parametrize("fault", ["failed", "lost request", "garbage"])
+def test_room_that_is_not_deleted_is_named(tmp_path, monkeypatch, fault):
+    daily = FakeDaily(SystemClock())
+    daily.fail("DELETE /rooms", fault)
+    said, raised = lines_of(tmp_path, monkeypatch, daily)
+    assert raised == "1 of the checks of Daily failed", said
+    assert "left behind: room switchboard-smoke-" in said["deletes beyond the rate"]
+
+
+@pytest.mark.usefixtures("without_daily_python")
+def test_checks_go_on_when_the_proxy_does_not_answer(tmp_path, monkeypatch):
+    daily = FakeDaily(SystemClock())
+    said, raised = lines_of(tmp_path, monkeypatch, daily, url="http://127.0.0.1:1")
+    assert raised == "1 of the checks of Daily failed", said
+    assert said["a webhook through the stack's proxy"].startswith(
+        "FAILED: http://127.0.0.1:1/webhooks/daily: no"
+    )
+    assert "deletes beyond the rate" in said
+    assert daily.rooms == {}
+
+
+def test_checks_go_on_when_answers_are_of_another_form():
+    lines: list[str] = []
+    http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=[])))
+    account = Account(API_KEY, DOMAIN, DOMAIN_ID, "https://daily", derived_secret(API_KEY))
+    assert Checks(account, "https://voice.example", None, LIMITS, http).run(lines.append) > 2
+    assert lines[0].startswith("  daily: domain and id: FAILED: what came is not as documented: ")
+    assert lines[-1] == "  daily: deletes beyond the rate: all 60 were answered"

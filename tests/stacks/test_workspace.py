@@ -1,4 +1,4 @@
-"""Where state goes, what encrypts it, and which config counts; no committed file is changed by a run."""
+"""State, encryption and config of a run: where each is, and that no committed file is changed."""
 
 from __future__ import annotations
 

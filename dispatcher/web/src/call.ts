@@ -18,6 +18,7 @@ import {
   type SessionRecord,
   type SessionState,
 } from "./dispatcher.ts";
+import type { Conversation } from "./conversation.ts";
 import { LevelMeter } from "./levels.ts";
 import { Microphone, microphoneIsCertain } from "./microphone.ts";
 import type { Timeline } from "./timeline.ts";
@@ -89,25 +90,29 @@ export class Call {
   /**
    * @param ready Nothing begins before it.
    * @param open Gives the session: a new one, or one that somebody else started.
+   * @param conversation What it shows besides its levels.
    */
   constructor(
     private readonly ready: Promise<void>,
     private readonly open: () => Promise<Session>,
     private readonly timeline: Timeline,
+    private readonly conversation: Conversation,
     private readonly onChange: (state: CallState) => void,
   ) {
     this.#transport = new SmallWebRTCTransport({ mediaManager: this.#microphone });
     this.#client = new PipecatClient({
       transport: this.#transport,
       callbacks: {
+        ...conversation.callbacks,
         onConnected: () => this.#onConnected(),
         onBotReady: () => this.timeline.mark("bot-ready"),
         onTrackStarted: (track, participant) => {
-          if (track.kind !== "audio") return;
           if (this.#closed) track.stop();
+          else if (track.kind !== "audio") conversation.onVideo(track);
           else if (participant?.local) this.#listenToYou(track);
           else this.#listenToBot(track);
         },
+        onTrackStopped: (track) => conversation.onTrackStopped(track),
         onUserStartedSpeaking: () => this.#set({ you: true }),
         onUserStoppedSpeaking: () => this.#set({ you: false }),
         onDisconnected: () => void this.#onDisconnected(),
@@ -115,6 +120,10 @@ export class Call {
       },
     });
     this.#client.setLogLevel(LogLevel.WARN);
+  }
+
+  get session(): Session | undefined {
+    return this.#session;
   }
 
   /** 0 to 1, for the meters. */
@@ -289,6 +298,7 @@ export class Call {
     this.#botMeter?.close();
     this.#youMeter?.close();
     this.#audio.srcObject = null;
+    this.conversation.end();
     void this.#context.close();
     this.#onAdmitted();
     const { session } = this.state;

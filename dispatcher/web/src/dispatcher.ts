@@ -43,6 +43,17 @@ export interface Agents {
   defaultAgent: string | null;
 }
 
+/** Lines of what a session's bot printed. */
+export interface LogPart {
+  lines: string[];
+  /** Where the next part begins. */
+  next: string;
+  /** Before these lines, and not among them; null where nobody counted. */
+  skippedBytes: number | null;
+  /** The machine is gone: nothing comes after these lines. */
+  ended: boolean;
+}
+
 /** The dispatcher answered, but not with what was asked for. */
 export class Refused extends Error {
   constructor(
@@ -80,6 +91,12 @@ export function getAgents(key: string | undefined): Promise<Agents> {
 
 export function getSession(session: Session): Promise<SessionRecord> {
   return getJson<SessionRecord>(`/sessions/${session.sessionId}`, session.sessionToken);
+}
+
+/** What the bot printed after `after`, the last 1,000 lines of it. No session's token is good for that. */
+export function getLog({ sessionId }: Session, key: string | undefined, after: string | undefined): Promise<LogPart> {
+  const from = after === undefined ? "" : `&after=${after}`;
+  return getJson<LogPart>(`/v1/sessions/${sessionId}/logs?tail=1000${from}`, key);
 }
 
 /**

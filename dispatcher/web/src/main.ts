@@ -3,15 +3,41 @@
 import { TransportStartError } from "@pipecat-ai/client-js";
 import { BEFORE, Call, type CallState, isBusy } from "./call.ts";
 import { type Agent, getAgents, getSession, isOver, Refused, type Session, startSession } from "./dispatcher.ts";
+import { Conversation } from "./conversation.ts";
 import { faultOf, takeEntry } from "./entry.ts";
 import { Lanes } from "./lanes.ts";
+import { Metrics } from "./metrics.ts";
+import { Picture } from "./picture.ts";
+import { SessionView } from "./session-view.ts";
 import { Timeline } from "./timeline.ts";
+import { Transcript } from "./transcript.ts";
 import { BROKEN_LINK, STALE_LINK, troubleOf, troubleOfLink } from "./trouble.ts";
-import { View } from "./view.ts";
+import { element, View } from "./view.ts";
 
 const view = new View();
 const lanes = new Lanes(view.lanes);
 const timeline = new Timeline();
+const transcript = new Transcript(element("transcript", HTMLElement));
+const metrics = new Metrics(element("metrics-rows", HTMLTableSectionElement), element("metrics-empty", HTMLElement));
+const picture = new Picture(
+  element("picture", HTMLElement),
+  element("picture-video", HTMLVideoElement),
+  element("picture-enlarge", HTMLButtonElement),
+);
+const sessionView = new SessionView({
+  dialog: element("session-view", HTMLDialogElement),
+  close: element("session-close", HTMLButtonElement),
+  name: element("session-name", HTMLElement),
+  state: element("session-state", HTMLElement),
+  agent: element("session-agent", HTMLElement),
+  message: element("session-message", HTMLElement),
+  record: element("session-record", HTMLAnchorElement),
+  note: element("log-note", HTMLElement),
+  lines: element("log-lines", HTMLElement),
+  newest: element("log-newest", HTMLButtonElement),
+});
+/** In the tab's storage: whether the metrics are shown. */
+const METRICS = "switchboard:metrics";
 const entry = takeEntry();
 let call: Call | undefined;
 let liveSince: number | undefined;
@@ -24,6 +50,8 @@ let agent: Agent | null = null;
 let entered: Promise<void> = Promise.resolve();
 /** Of the agent that the page talks to, as far as it is known. */
 let name: string | null = null;
+/** Whether the dispatcher shows a session's record to whoever follows a link, which sends no key. */
+let linksRecords = entry.session === undefined;
 
 function isRunning(): boolean {
   return call !== undefined && isBusy(call.state.phase);
@@ -59,14 +87,15 @@ function talk(): void {
   timeline.begin();
   liveSince = undefined;
   view.showDuration(undefined);
-  const next = new Call(entered, open, timeline, onChange);
+  view.showTranscript(false);
+  const next = new Call(entered, open, timeline, new Conversation(transcript, metrics, picture), onChange);
   call = next;
   lanes.start(() => next.levels);
   void next.run();
 }
 
 /** Says of a link, before anybody has clicked, why it leads to no call. */
-function closeLink(why: Pick<CallState, "phase" | "trouble" | "ending">): void {
+function closeLink(why: Pick<CallState, "phase"> & Partial<CallState>): void {
   view.show({ ...BEFORE, ...why }, name, timeline);
   view.endOfLink();
 }
@@ -102,21 +131,37 @@ function showAgents(found: readonly Agent[], standard: string | null): void {
   name = agent?.name ?? null;
   view.showAgents(agents.map((one) => one.name), name ?? "");
   view.otherKey.hidden = key === undefined;
-  view.linksRecords = key === undefined;
+  linksRecords = key === undefined;
   if (call === undefined || (key !== undefined && !isRunning())) view.show(null, name, timeline);
 }
 
 /** Looks at the session of a link before anybody clicks: it may be over. */
 async function look(session: Session): Promise<void> {
-  view.linksRecords = false;
   try {
     const record = await getSession(session);
     name = record.agent;
     if (isRunning()) return;
-    if (isOver(record.state)) closeLink({ phase: "ended", ending: record.message ?? "" });
-    else view.show(null, name, timeline);
+    if (isOver(record.state)) closeLink({ phase: "ended", ending: record.message ?? "", sessionId: session.sessionId });
+    else view.show(null, name, timeline, session.sessionId);
   } catch (error) {
     if (!isRunning()) closeLink({ phase: "failed", trouble: troubleOfLink(error) });
+  }
+}
+
+/** A browser may refuse its storage, which costs no more than this. */
+function remember(shown: boolean): void {
+  try {
+    sessionStorage.setItem(METRICS, String(shown));
+  } catch (error) {
+    console.info("The browser remembers nothing for this tab", error);
+  }
+}
+
+function remembered(): boolean {
+  try {
+    return sessionStorage.getItem(METRICS) === "true";
+  } catch {
+    return false;
   }
 }
 
@@ -128,6 +173,16 @@ view.agent.addEventListener("change", () => {
   view.show(null, name, timeline);
 });
 view.otherKey.addEventListener("click", () => askForKey());
+view.session.addEventListener("click", () => {
+  const session = call?.session ?? entry.session;
+  if (session) sessionView.open(session, key, linksRecords);
+});
+view.metricsToggle.addEventListener("click", () => {
+  const shown = view.metricsToggle.ariaPressed !== "true";
+  view.showMetrics(shown);
+  remember(shown);
+});
+transcript.onBegin = () => view.showTranscript(true);
 view.onKey((given) => {
   entered = enter(given);
 });
@@ -144,6 +199,7 @@ addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof TransportStartError && !isRunning()) event.preventDefault();
 });
 
+view.showMetrics(remembered());
 view.show(null, name, timeline);
 if (entry.broken) closeLink({ phase: "failed", trouble: BROKEN_LINK });
 else if (entry.session) void look(entry.session);

@@ -4,7 +4,7 @@ import { type CallState, isBusy, type Phase } from "./call.ts";
 import type { Timeline } from "./timeline.ts";
 import { NEEDS_KEY, wordsFor } from "./words.ts";
 
-function element<T extends HTMLElement>(id: string, type: new () => T): T {
+export function element<T extends HTMLElement>(id: string, type: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof type)) throw new Error(`index.html has no ${type.name} with id ${id}`);
   return found;
@@ -26,12 +26,13 @@ const LABELS: Partial<Record<Phase | "idle", string>> = {
 };
 
 export class View {
-  /** Whether the dispatcher shows a session's record to whoever follows a link. */
-  linksRecords = true;
   readonly call = element("call", HTMLButtonElement);
   readonly mute = element("mute", HTMLButtonElement);
   readonly agent = element("agent", HTMLSelectElement);
   readonly otherKey = element("other-key", HTMLButtonElement);
+  /** Shows the session; there is something to show once it has a name. */
+  readonly session = element("session", HTMLButtonElement);
+  readonly metricsToggle = element("metrics-toggle", HTMLButtonElement);
   readonly lanes = { bot: element("lane-bot", HTMLCanvasElement), you: element("lane-you", HTMLCanvasElement) };
   readonly #root = element("page", HTMLElement);
   readonly #title = element("title", HTMLElement);
@@ -41,7 +42,8 @@ export class View {
   readonly #announcement = element("announcement", HTMLElement);
   readonly #callLabel = element("call-label", HTMLElement);
   readonly #muteLabel = element("mute-label", HTMLElement);
-  readonly #session = element("session", HTMLAnchorElement);
+  readonly #aside = element("aside", HTMLElement);
+  readonly #metrics = element("metrics", HTMLElement);
   readonly #keyForm = element("key-form", HTMLFormElement);
   readonly #key = element("key", HTMLInputElement);
   readonly #keyFault = element("key-fault", HTMLElement);
@@ -59,7 +61,8 @@ export class View {
     element("agent-field", HTMLElement).hidden = names.length < 2;
   }
 
-  show(state: CallState | null, agent: string | null, timeline: Timeline): void {
+  /** @param sessionId The session that a link leads to, while no call has one. */
+  show(state: CallState | null, agent: string | null, timeline: Timeline, sessionId?: string): void {
     const words = wordsFor(state, agent);
     const { phase } = state ?? { phase: "idle" as const };
     const busy = isBusy(phase);
@@ -76,7 +79,7 @@ export class View {
     this.mute.setAttribute("aria-pressed", String(state?.muted ?? false));
     write(this.#muteLabel, state?.muted ? "Unmute" : "Mute");
     this.agent.disabled = this.otherKey.disabled = busy;
-    this.#showSession(state?.sessionId);
+    this.#showSession(state?.sessionId ?? sessionId);
     write(this.#facts.started, seconds(timeline.since("started")));
     write(this.#facts.connected, seconds(timeline.since("connected")));
     write(this.#facts.firstWord, seconds(timeline.since("first-sound")));
@@ -114,6 +117,22 @@ export class View {
     this.#controls.hidden = true;
   }
 
+  /** Begins to show what is said; before that there is nothing beside the call. */
+  showTranscript(shown: boolean): void {
+    element("talk", HTMLElement).hidden = !shown;
+    this.#showAside();
+  }
+
+  showMetrics(shown: boolean): void {
+    this.#metrics.hidden = !shown;
+    this.metricsToggle.setAttribute("aria-pressed", String(shown));
+    this.#showAside();
+  }
+
+  #showAside(): void {
+    this.#aside.hidden = this.#metrics.hidden && element("talk", HTMLElement).hidden;
+  }
+
   #showForm(shown: boolean): void {
     this.#keyForm.hidden = !shown;
     this.#controls.hidden = this.#figures.hidden = shown;
@@ -126,14 +145,11 @@ export class View {
   }
 
   #showSession(sessionId: string | undefined): void {
-    this.#session.hidden = sessionId === undefined;
+    this.session.hidden = sessionId === undefined;
     if (sessionId === undefined) return;
     this.#root.dataset.session = sessionId;
-    // A link sends no key: where one is needed, it would lead to a refusal.
-    if (this.linksRecords) this.#session.href = `/sessions/${sessionId}`;
-    else this.#session.removeAttribute("href");
-    write(this.#session, `Session ${sessionId.slice(0, 8)}`);
-    this.#session.title = `The dispatcher's record of session ${sessionId}`;
+    write(this.session, `Session ${sessionId.slice(0, 8)}`);
+    this.session.title = `State and log of session ${sessionId}`;
   }
 }
 

@@ -1,4 +1,4 @@
-"""What each route is, and who may do what: pure."""
+"""The action of each route, and the callers who may take it: pure."""
 
 import pytest
 from fastapi.routing import APIRoute, APIWebSocketRoute

@@ -1,4 +1,4 @@
-"""Who may call."""
+"""Authentication over HTTP: keys, tokens, hosts and origins."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -2,12 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dispatcher.keys import hash_of
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import LOG_BYTES, Rejected, Unreachable
+from dispatcher.machines.provider import LOG_BYTES, LogPart, Rejected, Unreachable
 from tests.dispatcher.harness import ScriptedProvider, deployment
 
 SCRIPT = "#!/bin/sh\n%s\n"
@@ -23,9 +24,11 @@ def printing(directory: Path, script: str) -> ProcessProvider:
 class Logged(ScriptedProvider):
     """Keeps a log, or raises what it is given."""
 
-    said: str | Exception | None = None
+    said: LogPart | Exception | None = None
 
-    async def read_log(self, machine_id: str, lines: int) -> str | None:
+    async def read_log(
+        self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
+    ) -> LogPart | None:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
@@ -70,6 +73,52 @@ def test_log_is_bounded_when_the_bot_prints_without_end(tmp_path):
     assert len(answer.content) < LOG_BYTES + 1000
 
 
+def test_follower_gets_what_is_new_and_hears_of_the_end(tmp_path):
+    """Two looks at a bot that prints in between, and one when its machine is gone."""
+    more = tmp_path / "more"
+    wait = f"while [ ! -e {more} ]; do sleep 0.05; done"
+    provider: Any = printing(tmp_path, f"echo first; printf 'not yet'; {wait}; echo ' done'; printf last")
+
+    async def run():
+        async with deployment(tmp_path, provider=provider) as running, asyncio.timeout(30):
+            path = f"/v1/sessions/{await started(running)}/logs"
+
+            async def read(after, wanted):
+                while True:
+                    answer = await running.http.get(path, params={"after": after} if after else {})
+                    if answer.status_code == 200 and wanted(answer.json()):
+                        return answer.json()
+                    await running.look(0.1)
+
+            first = await read(None, lambda part: "first" in part["lines"])
+            nothing = await read(first["next"], lambda part: True)
+            more.touch()
+            # The machine ends with its shell.
+            rest = await read(first["next"], lambda part: part["ended"])
+            return first, nothing, rest, await read(rest["next"], lambda part: True)
+
+    first, nothing, rest, nothing_more = asyncio.run(run())
+    assert (first["lines"], first["skippedBytes"], first["ended"]) == (["first"], 0, False)
+    assert (nothing["lines"], nothing["next"]) == ([], first["next"])
+    assert (rest["lines"], rest["skippedBytes"]) == (["not yet done", "last"], 0)
+    assert (nothing_more["lines"], nothing_more["next"], nothing_more["ended"]) == ([], rest["next"], True)
+
+
+def test_follower_is_told_how_much_it_missed(tmp_path):
+    provider = printing(tmp_path, "seq 1 500; exec sleep 60")
+    answer = answer_of(tmp_path, provider, "?tail=2&after=4", says("500"))
+    # 1 to 2 are before it, 3 to 498 are not among the last two.
+    assert answer.json()["skippedBytes"] == len("".join(f"{number}\n" for number in range(3, 499)))
+    assert answer.json()["lines"] == ["499", "500"]
+
+
+@pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 26])
+def test_after_is_refused_by_name_when_it_is_no_place(tmp_path, after):
+    answer = answer_of(tmp_path, Logged(), f"?after={after}")
+    assert answer.status_code == 400
+    assert "after" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("tail", ["0", "1001", "x"])
 def test_tail_is_refused_by_name_when_out_of_range(tmp_path, tail):
     answer = answer_of(tmp_path, Logged(), f"?tail={tail}")
@@ -111,7 +160,7 @@ def test_log_of_no_session_is_404(tmp_path):
 @pytest.mark.parametrize(("scope", "status"), [("read", 200), ("admin", 200), ("start", 403)])
 def test_log_is_for_keys_that_read(tmp_path, scope, status):
     provider = Logged()
-    provider.said = "line"
+    provider.said = LogPart(("line",), 5)
     keys = [
         {"name": "backend", "hash": hash_of("sk_backend"), "scope": "start"},
         {"name": "other", "hash": hash_of("sk_other"), "scope": scope},

@@ -226,3 +226,41 @@ def test_a_restarted_dispatcher_learns_from_hello_what_runs(tmp_path):
             assert active["timings"] == {"pipeline": 700, "client": 800}
 
     asyncio.run(run())
+
+
+def test_untested_pipecat_is_logged_once_for_an_agent(tmp_path, caplog):
+    async def run():
+        async with deployment(tmp_path) as running:
+            for version in ("1.99.0", "1.99.0", "1.14.0"):
+                session_id = (await running.start())["sessionId"]
+                machine = await running.machine_of(session_id)
+                await machine.hello("waiting", versions={"pipecat": version})
+                await running.in_phase(session_id, "waiting")
+
+    asyncio.run(run())
+    said = [
+        record.getMessage() for record in caplog.records if "newer than the versions" in record.getMessage()
+    ]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "agent echo: Pipecat 1.99.0 is newer than the versions tested here, 1.7 to 1.14."
+    )
+
+
+def test_warnings_about_versions_have_a_limit(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("dispatcher.sessions.reports.MOST_WARNINGS", 1)
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            for minor in (98, 99):
+                machine = await running.machine_of(session_id)
+                await machine.hello("waiting", versions={"pipecat": f"1.{minor}.0"})
+                await running.in_phase(session_id, "waiting")
+                await running.settle()
+
+    asyncio.run(run())
+    said = [
+        record.getMessage() for record in caplog.records if "newer than the versions" in record.getMessage()
+    ]
+    assert len(said) == 1

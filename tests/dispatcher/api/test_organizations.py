@@ -12,8 +12,10 @@ import pytest
 
 from bot import protocol
 from dispatcher.api.organizations import REASONS
+from dispatcher.machines.provider import LogPart, Rejected
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.api.test_auth import SECRETS, bearer, keyed, start
+from tests.dispatcher.api.test_logs import Logged
 from tests.dispatcher.harness import Deployment, deployment
 
 PIPECAT = Path(sys.executable).parent / "pipecat"
@@ -35,7 +37,7 @@ class Done:
 async def pipecat(
     running: Deployment, directory: Path, *arguments: str, mode: str = "json", token: str = "any"
 ) -> Done:
-    """What `pipecat cloud …` answers, told of nothing but the dispatcher and a key."""
+    """Return the answer of `pipecat cloud …`, told of nothing but the dispatcher and a key."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(directory),
@@ -193,8 +195,40 @@ def test_logs_are_the_timelines_of_sessions(tmp_path):
             assert {over, other} == {line["log"].split()[1] for line in lines}
             assert lines == sorted(lines, key=lambda line: line["timestamp"])
             of_one = await running.http.get(f"{SERVICES}/echo/logs", params={"sessionId": over, "limit": 2})
-            assert [line["log"].split()[1] for line in of_one.json()["logs"]] == [over, over]
+            last, printed = (line["log"] for line in of_one.json()["logs"])
+            assert last.split()[1] == over
+            assert printed.startswith(f"ERROR The log of machine m-{over} cannot be read here")
             of_none = await running.http.get(f"{SERVICES}/echo/logs", params={"deploymentId": "another"})
             assert of_none.json() == {"logs": []}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            LogPart(("2026-01-01 00:00:00.000 INFO hello", "world"), 1),
+            ["2026-01-01 00:00:00.000 INFO hello", "world"],
+        ),
+        (None, []),
+        (Rejected("kept by Fly"), ["cannot be read here: kept by Fly"]),
+    ],
+)
+def test_the_command_line_shows_what_a_sessions_bot_printed(tmp_path, said, shown):
+    async def run():
+        provider = Logged()
+        provider.said = said
+        async with deployment(tmp_path, provider=provider) as running:
+            over = await completed(running)
+            logs = await pipecat(running, tmp_path, "agent", "logs", "echo", "--session-id", over)
+            lines = [line["log"] for line in logs.json["logs"]]
+            assert f"INFO {over} ended: The bot said goodbye." in lines
+            printed = [line for line in lines if not line.startswith(f"INFO {over} ")]
+            assert len(printed) == len(shown)
+            assert all(line.endswith(words) for line, words in zip(printed, shown, strict=True))
+            command = ("agent", "logs", "echo", "--limit", "1", "--session-id", over)
+            last = await pipecat(running, tmp_path, *command)
+            assert len(last.json["logs"]) == 1
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import uuid
 
+import httpx
 import pytest
 
 from bot import protocol
@@ -272,7 +273,7 @@ PASSED_ON = {
 }
 KEPT_BACK = (
     *("Set-Cookie", "Strict-Transport-Security", "NEL", "Report-To", "Clear-Site-Data", "Alt-Svc"),
-    *("Service-Worker-Allowed", "X-Accel-Redirect", "X-Sendfile", "Fly-Replay", "Location", "Link"),
+    *("Service-Worker-Allowed", "X-Accel-Redirect", "X-Sendfile", "Fly-Replay", "Link"),
     *("Access-Control-Allow-Origin", "Content-Security-Policy"),
 )
 
@@ -291,6 +292,32 @@ def test_only_headers_of_the_list_pass_from_a_bot_to_its_client(tmp_path):
             assert {name: answer.headers.get(name) for name in PASSED_ON} == PASSED_ON
             assert not [name for name in KEPT_BACK if name in answer.headers]
             assert "the bot's" not in answer.headers.values()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("location", "reaches"),
+    [
+        ("{base}/next", True),
+        ("next?a=1", True),
+        ("https://elsewhere.example/next", False),
+        ("//elsewhere.example/next", False),
+        ("/next", False),
+        ("../../start", False),
+    ],
+)
+def test_redirect_of_a_bot_reaches_its_client_where_it_stays_in_the_session(tmp_path, location, reaches):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            path = f"/sessions/{session_id}"
+            to = location.format(base=str(running.http.base_url.join(path)))
+            calling = asyncio.create_task(running.http.get(f"{path}/here", follow_redirects=False))
+            await machine.answer({}, 307, location=to)
+            assert (await calling).headers.get("location") == (to if reaches else None)
 
     asyncio.run(run())
 
@@ -369,14 +396,14 @@ def test_a_method_that_is_not_served_is_told_which_are(tmp_path, method, path, a
 
 
 @pytest.mark.parametrize(
-    ("path", "size", "status"),
+    ("path", "size", "limit"),
     [
-        ("files", 1_900_000, 200),
-        ("files", 2 * 1024 * 1024 + 1, 413),
-        ("other", 1_900_000, 413),
+        ("files", 1_900_000, None),
+        ("files", 50 * 1024 * 1024 + 65_537, "52494336"),
+        ("other", 1_900_000, "1048576"),
     ],
 )
-def test_an_upload_may_be_larger_than_other_calls(tmp_path, path, size, status):
+def test_an_upload_may_be_larger_than_other_calls(tmp_path, path, size, limit):
     async def run():
         async with deployment(tmp_path) as running:
             started = await running.start()
@@ -386,9 +413,116 @@ def test_an_upload_may_be_larger_than_other_calls(tmp_path, path, size, status):
             await machine.hello("ready")
             url = f"/sessions/{session_id}/{path}"
             calling = asyncio.create_task(running.http.post(url, content=b"x" * size))
-            if status == 200:
+            if limit is None:
                 request = await machine.answer({"name": "x"})
                 assert (request.path, len(base64.b64decode(request.body))) == ("files", size)
-            assert (await calling).status_code == status
+            answer = await calling
+            assert answer.status_code == (413 if limit else 200)
+            assert limit is None or f"larger than {limit} bytes" in answer.json()["detail"]
+
+    asyncio.run(run())
+
+
+async def acknowledge(machine, request: protocol.Request, size: int, status: int = 202) -> None:
+    await machine.send(protocol.Response(id=request.id, status=status, size=size))
+
+
+def test_large_upload_goes_in_pieces_each_after_the_answer_to_the_one_before(tmp_path):
+    contents = bytes(range(256)) * 12_000  # not quite three pieces
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            url = f"/sessions/{session_id}/files"
+            calling = asyncio.create_task(running.http.post(url, content=contents))
+            taken = b""
+            while True:
+                request = await machine.receive()
+                assert isinstance(request, protocol.Request)
+                assert request.piece is not None
+                assert (request.method, request.path, request.piece.offset) == ("PUT", "files", len(taken))
+                body = base64.b64decode(request.body)
+                assert 0 < len(body) <= protocol.PIECE_BYTES
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await machine.connection.recv()
+                taken += body
+                if request.piece.is_last:
+                    break
+                await acknowledge(machine, request, len(taken))
+            await acknowledge(machine, request, len(taken), status=200)
+            assert (await calling).status_code == 200
+            assert taken == contents
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("size", "status", "said"), [(None, 404, "larger than 2097152 bytes"), (0, 429, None)]
+)
+def test_large_upload_ends_with_the_first_piece_that_is_not_taken(tmp_path, size, status, said):
+    """A machine of before knows of no pieces, and answers as to any other call."""
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            url = f"/sessions/{session_id}/files"
+            calling = asyncio.create_task(running.http.post(url, content=b"x" * 5_000_000))
+            request = await machine.receive()
+            assert isinstance(request, protocol.Request)
+            await machine.send(protocol.Response(id=request.id, status=status, size=size))
+            answer = await calling
+            assert answer.status_code == (413 if said else status)
+            assert said is None or said in answer.json()["detail"]
+
+    asyncio.run(run())
+
+
+def piece(request: protocol.Request, body: bytes, size: int | None) -> protocol.Response:
+    encoded = base64.b64encode(body).decode()
+    headers = (("content-type", "text/plain"),)
+    return protocol.Response(id=request.id, status=200, headers=headers, body=encoded, size=size)
+
+
+@pytest.mark.parametrize("pieces", [True, False])
+def test_download_is_passed_on_in_pieces_or_whole(tmp_path, pieces):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/files/a.txt"))
+            for start in (0, 3, 6) if pieces else (0,):
+                request = await machine.receive()
+                assert isinstance(request, protocol.Request)
+                assert request.start == start
+                if pieces:
+                    await machine.send(piece(request, b"abcdefgh"[start : start + 3], 8))
+                else:
+                    await machine.send(piece(request, b"abcdefgh", None))
+            answer = await calling
+            assert (answer.status_code, answer.content) == (200, b"abcdefgh")
+            assert (answer.headers["content-length"], answer.headers["content-type"]) == ("8", "text/plain")
+
+    asyncio.run(run())
+
+
+def test_download_that_changes_on_its_way_breaks_off(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("ready")
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/files/a.txt"))
+            for start, size in ((0, 8), (3, 9)):
+                request = await machine.receive()
+                assert isinstance(request, protocol.Request)
+                await machine.send(piece(request, b"abcdefgh"[start : start + 3], size))
+            with pytest.raises(httpx.RemoteProtocolError):
+                await calling
 
     asyncio.run(run())

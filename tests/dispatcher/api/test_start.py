@@ -97,6 +97,17 @@ def test_the_bot_sees_only_the_variables_that_its_agent_names(tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("level", "given"), [({}, "warning"), ({"log_level": "DEBUG"}, "DEBUG")])
+def test_machine_gets_the_level_of_its_agent_before_the_dispatchers(tmp_path, level, given):
+    async def run():
+        async with deployment(tmp_path, agents=agents(**level), log_level="warning") as running:
+            started = await running.start()
+            seen = running.provider.specs[f"m-{started['sessionId']}"].whole_environment
+            assert seen["SWITCHBOARD_LOG_LEVEL"] == given
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("path", "content", "status", "words"),
     [

@@ -109,7 +109,7 @@ def test_a_refusal_is_permanent_to_the_fleet(tmp_path: Path) -> None:
 
 
 def test_a_container_that_the_host_has_no_memory_for(tmp_path: Path) -> None:
-    """Of 8 GiB nine tenths are for machines. What has ended takes none."""
+    """Nine tenths of 8 GiB are for machines. One that has ended takes none."""
 
     async def run() -> None:
         async with world(tmp_path) as proxy:

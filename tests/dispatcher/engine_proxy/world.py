@@ -42,7 +42,7 @@ FACTS = Facts("m-1", IMAGE, 500_000_000, 512, 3630, ("--session-id", "1"), ("HOM
 
 
 def wanted(facts: Facts = FACTS) -> dict[str, Any]:
-    """What the provider sends."""
+    """Return the provider's create request."""
     return body(Place("calls", "machines"), facts)
 
 
@@ -60,15 +60,15 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
         self.listed: list[dict[str, Any]] = []
-        """What it has of this deployment's, but for the one that it can show."""
+        """Containers of this deployment, but for the one that it can show."""
         self.creates = asyncio.Event()
-        """Whether it answers creates."""
+        """Set if it answers creates."""
         self.creates.set()
         self.listings = asyncio.Event()
-        """Whether it answers listings."""
+        """Set if it answers listings."""
         self.listings.set()
         self.looks = asyncio.Event()
-        """Whether it answers what it is asked of one container."""
+        """Set if it answers what it is asked of one container."""
         self.looks.set()
         self.mixed_up: dict[str, str] = {}
         """Name of a container → name of the one of this deployment that it shows in its place."""
@@ -78,13 +78,13 @@ class RecordingEngine:
         self.newest = "1.41"
         """Version of the API that it has."""
         self.refuses = ""
-        """What it says to any call in a version, where it does."""
+        """Its words to any call in a version, where it refuses them."""
         self.lacks: set[str] = set()
         """Images that it does not have, until it has pulled them."""
         self.cuts = False
-        """Whether it breaks off in the middle of a pull."""
+        """True if it breaks off in the middle of a pull."""
         self.starts = asyncio.Event()
-        """Whether it answers starts."""
+        """Set if it answers starts."""
         self.starts.set()
         self.status = "created"
 
@@ -177,7 +177,7 @@ class World:
 
     @property
     def changed(self) -> list[tuple[str, str]]:
-        """What the engine was asked but for look-ups."""
+        """Calls that the engine was asked but for look-ups."""
         return [(method, path) for method, path, _ in self.engine.asked if method != "GET"]
 
     async def call(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,20 +89,20 @@ class PullingEngine:
 
     def __init__(self, room_for: float = 8, pull_fails: str = "") -> None:
         self.room_for = room_for
-        """How many machines its host's memory is enough for."""
+        """Number of machines that its host's memory is enough for."""
         self.pull_fails = pull_fails
-        """What a pull says after its first step, where it fails."""
+        """Words of a pull after its first step, where it fails."""
         self.listed: list[dict[str, Any]] = []
-        """What it has of this deployment's containers."""
+        """Containers of this deployment."""
         self.changes: list[str] = []
         self.begins = False
-        """Whether a pull tells of its first step before it may end."""
+        """True if a pull tells of its first step before it may end."""
         self.pulls = asyncio.Event()
         """Set while a pull goes on, or has ended."""
         self.pulled = asyncio.Event()
-        """Whether pulls end."""
+        """Set if pulls end."""
         self.breaks_off = False
-        """Whether pulls end in the middle, without a word."""
+        """True if pulls end in the middle, without a word."""
         self._has_image = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -148,11 +149,11 @@ class EngineWithTheUnstarted:
         self.state = "created"
         """Empty once it is removed."""
         self.fails = fails
-        """What it does not do, of `create`, `look`, `start` and `remove` → the status and the words for it.
+        """Calls that it refuses, of `create`, `look`, `start` and `remove` → the status and the words for it.
         Without any it refuses a create because of the name.
         """
         self.never_answers = ""
-        """Of the same, what it is asked for in vain."""
+        """The one of these calls that it never answers."""
         self.asked: list[str] = []
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -184,7 +185,7 @@ class EngineWithTheDead:
     def __init__(self) -> None:
         self.states = {"m-over": "exited", "m-runs": "running"}
         self.fails = False
-        """Whether it can remove no container and read no log."""
+        """True if it can remove no container and read no log."""
         self.answers_logs = True
         self.answers_removals = asyncio.Event()
         self.answers_removals.set()
@@ -222,6 +223,39 @@ class EngineWithTheDead:
 
     def _one(self, machine_id: str) -> dict[str, Any]:
         return listed(machine_id, {MEMORY_LABEL: "64"}, self.states[machine_id])
+
+
+class EngineWithLines:
+    """Has a container that runs, with what it has printed.
+
+    After Docker Engine's API (docs.docker.com/reference/api/engine), `ContainerLogs` and, for the stream's
+    format, `ContainerAttach`. `tail` counts before `since` does, and `since` takes lines of its moment.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+        """Nanoseconds since 1970, and what was printed."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not versionless(request).endswith("/logs"):
+            return web.json_response(shown("m-1", Status="running"))
+        seconds, _, nanoseconds = request.query["since"].partition(".")
+        since = int(seconds) * 10**9 + int(nanoseconds)
+        assert request.query["timestamps"].lower() in ("1", "true")
+        return web.Response(
+            body=b"".join(
+                _frame(moment, text)
+                for moment, text in self.lines[-int(request.query["tail"]) :]
+                if moment >= since
+            ),
+            content_type="application/vnd.docker.multiplexed-stream",
+        )
+
+
+def _frame(moment: int, text: str) -> bytes:
+    at = datetime.fromtimestamp(moment // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    payload = f"{at}.{moment % 10**9:09}Z {text}".encode()
+    return struct.pack(">BxxxL", 2, len(payload)) + payload
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the provider makes of an engine's answers, where they matter and no engine is needed."""
+"""The provider's reading of an engine's answers, where they matter and no engine is needed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.dispatcher.machines.engines import (
 from tests.engine_api import DOCKER_20, DOCKER_29, Versioned
 
 Again = Callable[[ContainerProvider], Awaitable[MachineStatus]]
-"""How a container that is there is asked for again."""
+"""A way to ask again for a container that is there."""
 
 AGAIN = pytest.mark.parametrize(
     "again", [lambda one: one.start("m-1"), lambda one: one.create(SPEC)], ids=["start", "create"]

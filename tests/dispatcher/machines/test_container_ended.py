@@ -1,4 +1,4 @@
-"""What becomes of containers that have ended: who is told how, and when they are removed."""
+"""Containers that have ended: who is told how, and when they are removed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from dispatcher.clock import SystemClock
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
+from dispatcher.machines.container_logs import PIECES
 from dispatcher.machines.container_removal import UNASKED_LISTINGS
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
+from dispatcher.machines.provider import LogPart, MachineState, MachineStatus, ProviderError
 from tests.dispatcher.harness import eventually
-from tests.dispatcher.machines.engines import EngineWithTheDead, provider_of
+from tests.dispatcher.machines.engines import EngineWithLines, EngineWithTheDead, provider_of
 
 T = TypeVar("T")
 
@@ -155,3 +156,22 @@ def test_log_of_a_container_is_none_when_it_is_gone_and_unknown_when_the_engine_
                 await provider.read_log("m-runs", 10)
 
     asyncio.run(run())
+
+
+def test_follower_of_a_containers_log_gets_each_line_once(tmp_path: Path) -> None:
+    async def run() -> list[LogPart | None]:
+        engine = EngineWithLines()
+        engine.lines = [(1_700_000_000 * 10**9 + number, f"{number}\n") for number in range(5)]
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+            first = await provider.read_log("m-1", 2)
+            assert first is not None
+            none = await provider.read_log("m-1", 2, first.next)
+            engine.lines.append((1_700_000_001 * 10**9, "5\n"))
+            return [first, none, await provider.read_log("m-1", 2, first.next)]
+
+    last = (1_700_000_000 * 10**9 + 4) * PIECES + 1
+    assert asyncio.run(run()) == [
+        LogPart(("3", "4"), last, None),
+        LogPart((), last),
+        LogPart(("5",), 1_700_000_001 * 10**9 * PIECES + 1),
+    ]

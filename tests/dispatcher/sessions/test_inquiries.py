@@ -1,4 +1,4 @@
-"""What providers are asked about machines that are silent, and what comes of the answers."""
+"""Probes of machines that are silent: the questions to providers, and what comes of the answers."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.dispatcher.sessions.looks import dies, end_of, limits, look_once
 
 
 async def nothing(*_where: object, **_which: object) -> Page:
-    """Of what lives, as `Store.live_machines`."""
+    """List no machine that lives, as `Store.live_machines` does."""
     return Page((), (), (), None)
 
 
@@ -169,7 +169,7 @@ def test_a_machine_that_cannot_be_asked_about_is_ended_all_the_same(tmp_path, mo
 
 
 def test_a_machine_is_missing_as_of_when_it_was_asked_about(tmp_path, monkeypatch):
-    """Of one that started just now a provider may know nothing yet, however late it says so."""
+    """A provider may know nothing yet of a machine that started just now, however late it says so."""
 
     async def run():
         async with deployment(tmp_path) as running:
