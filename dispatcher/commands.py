@@ -17,10 +17,11 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
+from dispatcher.admissions import Admissions
 from dispatcher.app import Dispatcher, build
 from dispatcher.channel_socket import ChannelSocket
 from dispatcher.clock import SystemClock
-from dispatcher.limits import LimitedProtocol
+from dispatcher.limits import limited
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.lifecycle import End
 from dispatcher.settings import Settings
@@ -54,7 +55,7 @@ def serve(settings: Settings) -> int:
         Unusable: the port, the directory, the database, or the Daily domain.
         InvalidExport: an `OTEL_…` variable.
     """
-    _raise_descriptor_limit()
+    descriptors = _raise_descriptor_limit()
     with _listener(settings) as listener, contextlib.ExitStack() as held:
         with _data_dir(settings):
             held.enter_context(_lock(settings))
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> int:
         server = Server(
             uvicorn.Config(
                 dispatcher.app,
-                http=LimitedProtocol,
+                http=limited(Admissions(descriptors, dispatcher.metrics.connection_refused)),
                 ws=ChannelSocket,
                 log_config=None,
                 access_log=settings.log_level == "debug",
@@ -84,16 +85,18 @@ def serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of file descriptors as far as the hard one allows."""
+def _raise_descriptor_limit() -> int:
+    """Raise the soft limit of file descriptors as far as the hard one allows. Return how many to use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
+        return wanted
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError) as error:  # macOS has a bound of its own below the hard limit
         log.warning("the limit of %d file descriptors cannot be raised to %d: %s", soft, wanted, error)
+        return soft
+    return wanted
 
 
 def stop_machines(settings: Settings) -> int:

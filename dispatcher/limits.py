@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import enum
 import fcntl
+import functools
 import http
 import socket
 import sys
 import termios
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dispatcher.admissions import Admissions
+from dispatcher.api.auth import ADMIT
 from dispatcher.api.problems import problem
 
 MAX_URL_BYTES = 8192
@@ -52,8 +55,15 @@ class _Part(enum.Enum):
     body = enum.auto()
 
 
+class _Refused(Exception):
+    """Raise in a callback of the parser: it reads nothing after the request that was refused."""
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1 connection, with limits."""
+
+    admissions: ClassVar[Admissions | None] = None
+    """Counts the connections; None where nothing is counted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,11 +83,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        if self.admissions is not None:
+            self.admissions.opened(self, self.client[0] if self.client else "")
         self._read_within(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._read_timer = _cancelled(self._read_timer)
         self._write_timer = _cancelled(self._write_timer)
+        if self.admissions is not None:
+            self.admissions.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -117,6 +131,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self._watch_reader()
 
+    def abort(self) -> None:
+        self.transport.abort()
+
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
@@ -139,12 +156,14 @@ class LimitedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) > MAX_URL_BYTES or size > MAX_HEAD_BYTES:
             self._refuse_head()
-            return
+            raise _Refused
         if b"%00" in self.url:
             # PostgreSQL takes it in no text: what it says to that would look like an outage of the store.
             self._refuse(400, "The URL has a NUL character in it (%00).")
-            return
+            raise _Refused
         super().on_headers_complete()
+        if self.admissions is not None:
+            self.scope.setdefault("state", {})[ADMIT] = functools.partial(self.admissions.admit, self)
         self._part = _Part.body
         if self.parser is None or not self.parser.should_upgrade():
             return
@@ -169,6 +188,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         if not self._refused:
             self._upgraded = True
+            if self.admissions is not None:
+                self.admissions.closed(self)
             super().handle_websocket_upgrade()
 
     # The limits.
@@ -274,6 +295,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._part is _Part.body:
             return not self.cycle.response_started and not self.pipeline
         return self.cycle is None or self.cycle.response_complete
+
+
+def limited(admissions: Admissions) -> type[LimitedProtocol]:
+    """Return the protocol of a server whose connections are counted there."""
+    return type("CountedProtocol", (LimitedProtocol,), {"admissions": admissions})
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:

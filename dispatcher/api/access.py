@@ -140,6 +140,8 @@ class Caller:
     """The agents that it is good for; empty for all."""
     session_id: str | None = None
     """The one session that a session's token is good for."""
+    public: bool = False
+    """Predicate: browsers hold its key, so that many people are this one caller."""
 
     @property
     def sees_all_sessions(self) -> bool:

@@ -35,6 +35,13 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - its name
 """Parameter with the session's token for a browser's EventSource, which cannot send headers."""
 
 
+ADMIT = "admit"
+"""Of a request's state: counts its connection as an authenticated client's (`Admissions.admit`)."""
+
+UNAUTHENTICATED = (Action.open, Action.channel, Action.notify)
+"""What is done without a key, or with a secret of another kind."""
+
+
 class Refused(Exception):
     """The request must not come in."""
 
@@ -101,7 +108,7 @@ class Keys:
             raise Refused(401, f"The key '{key.name}' has expired.", "key_expired")
         if origin is not None and origin not in key.origins:
             raise Refused(403, f"The key '{key.name}' may not be used by pages of the origin '{origin}'.")
-        return Caller(key.name, key.scope, key.name, frozenset(key.agents))
+        return Caller(key.name, key.scope, key.name, frozenset(key.agents), public=bool(key.origins))
 
     def _holder_of(self, token: str) -> Caller:
         try:
@@ -161,7 +168,11 @@ class Gate:
             if foreign is not None and preflighted is not None:
                 await preflight(headers)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = self._caller(asked, headers, token, foreign)
+            state = scope.setdefault("state", {})
+            state["caller"] = self._caller(asked, headers, token, foreign)
+            admit = state.get(ADMIT)
+            if asked.action not in UNAUTHENTICATED and admit is not None and not admit():
+                raise Refused(503, "The dispatcher has as many connections as it can hold.", "busy")
         except Refused as refused:
             await _refuse(refused, scope, receive, send)
             return
@@ -188,7 +199,7 @@ class Gate:
         return origin
 
     def _caller(self, asked: Asked, headers: Headers, token: str | None, foreign: str | None) -> Caller:
-        if not self._keys.needed or asked.action in (Action.open, Action.channel, Action.notify):
+        if not self._keys.needed or asked.action in UNAUTHENTICATED:
             return access.LOCAL
         try:
             bearer = bearer_of(headers)
@@ -260,12 +271,15 @@ def _take_token(scope: Scope, asked: Asked) -> str | None:
     return unquote(tokens[0].decode("latin-1")) if asked.action is Action.follow else None
 
 
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}
+
+
 async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 4403, "reason": refused.reason[:100]})
         return
-    headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+    headers = _HEADERS.get(refused.status, {})
     await problem(refused.status, refused.reason, code=refused.code, headers=headers)(scope, receive, send)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urljoin
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 
 from bot import protocol
 from dispatcher.api import files
@@ -43,6 +44,28 @@ NOT_FORWARDED = frozenset(
 CORS_PREFIX = "access-control-"
 """Prefix of headers that say which sites may read an answer: the dispatcher's to say, not the bot's."""
 
+ANSWERED = frozenset(
+    {
+        *("content-type", "content-encoding", "content-disposition", "content-language", "vary"),
+        *("cache-control", "etag", "last-modified", "retry-after"),
+    }
+)
+"""Headers of a bot's answer that reach the client, beside those of its own (`x-…`) and redirects
+in its session.
+
+All others speak for the whole site or to the proxies in front of it: a bot must not set its cookies, its
+transport security or its service workers, nor have a proxy answer with another file or from another app."""
+
+OWN_PREFIX = "x-"
+PROXY_PREFIXES = ("x-accel-", "x-sendfile", "x-lighttpd-")
+"""Prefixes of headers with which nginx, Apache and lighttpd are told what to do."""
+
+MAX_HEADERS = 100
+"""Limit of a bot's answer: Apache's default (LimitRequestFields). A frame of 330,000 took the loop 15 s."""
+
+NO_CONTENT = frozenset({204, 205, 304})
+"""Statuses whose answers have no body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
+
 
 def router(service: SessionService) -> APIRouter:
     """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
@@ -72,11 +95,11 @@ def router(service: SessionService) -> APIRouter:
             method=request.method,
             path=path,
             query=request.url.query,
-            headers=_forwarded(request.headers.items()),
+            headers=_forwarded(request.headers),
             base=_base(request, path),
         )
         if files.is_upload(request.method, path):
-            return response_of(await files.upload(service, session_id, agent, message, request))
+            return response_of(await files.upload(service, session_id, agent, message, request), message.base)
         body = base64.b64encode(await read_body(request)).decode()
         message = message.model_copy(update={"body": body})
         if files.is_download(request.method, path):
@@ -84,21 +107,31 @@ def router(service: SessionService) -> APIRouter:
             whole = response_of(first)
             return whole if first.size is None else files.streamed(first, whole, rest)
         answer = await unless_gone(request, service.call(session_id, message, agent))
-        return Response(status_code=HUNG_UP) if answer is None else response_of(answer)
+        return Response(status_code=HUNG_UP) if answer is None else response_of(answer, message.base)
 
     return routes
 
 
-def response_of(answer: protocol.Response) -> Response:
-    """The bot's answer, as the client gets it."""
+def response_of(answer: protocol.Response, base: str | None = None) -> Response:
+    """Return the bot's answer, as the client gets it.
+
+    Args:
+        base: Where the session's paths begin; a redirect that leaves them has no `Location`.
+    """
     try:
         if not 200 <= answer.status <= 599:
             raise ValueError(f"status {answer.status}")
-        response = Response(base64.b64decode(answer.body, validate=True), answer.status)
-        for name, value in _forwarded(answer.headers):
+        if len(answer.headers) > MAX_HEADERS:
+            raise ValueError(f"{len(answer.headers)} headers; allowed are {MAX_HEADERS}")
+        body = base64.b64decode(answer.body, validate=True)
+        if body and answer.status in NO_CONTENT:
+            raise ValueError(f"status {answer.status} with a body of {len(body)} bytes")
+        response = Response(body, answer.status)
+        for name, value in answer.headers:
             if not HEADER.fullmatch(f"{name}: {value}"):
                 raise ValueError(f"header {name!r}")
-            response.headers.append(name, value)
+            if _is_answered(name.lower()) or (base and _stays_in(base, name, value)):
+                response.headers.append(name, value)
     except ValueError as error:
         log.warning("a bot's answer is no HTTP: %s", error)
         raise StartFailed("The bot's answer is not valid HTTP.", code="bad_answer") from error
@@ -138,9 +171,20 @@ def describe(session: Session) -> dict[str, Any]:
     }
 
 
-def _forwarded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _forwarded(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The caller's headers that its bot gets; those that `Connection` names are for this connection alone."""
+    named = ",".join(headers.getlist("connection")).split(",")
+    dropped = NOT_FORWARDED | {name.strip().lower() for name in named}
     return tuple(
         (name, value)
-        for name, value in headers
-        if name.lower() not in NOT_FORWARDED and not name.lower().startswith(CORS_PREFIX)
+        for name, value in headers.items()
+        if name not in dropped and not name.startswith(CORS_PREFIX)
     )
+
+
+def _stays_in(base: str, name: str, value: str) -> bool:
+    return name.lower() == "location" and urljoin(f"{base}/", value).startswith(f"{base}/")
+
+
+def _is_answered(name: str) -> bool:
+    return name in ANSWERED or (name.startswith(OWN_PREFIX) and not name.startswith(PROXY_PREFIXES))

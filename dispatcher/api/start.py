@@ -22,7 +22,7 @@ from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
 from dispatcher.sessions.errors import InvalidRequest, SessionError
-from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key
+from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
 from dispatcher.sessions.starts import Start, Started
 from dispatcher.sessions.tokens import SessionTokens
@@ -72,7 +72,8 @@ _DESCRIBED: dict[str, Any] = {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "The same key with the same request is the same session, for 24 h.",
+                "description": "The same key with the same request is the same session, for 24 h."
+                " With a key that browsers hold it must be a random UUID (version 4 or 7).",
                 "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
             }
         ],
@@ -135,7 +136,7 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             queue_seconds=queue,
             by=caller.by,
             owner=caller.owner,
-            key=_idempotency_key(request),
+            key=_idempotency_key(request, caller),
             traceparent=served.traceparent,
         )
         started = await starter.start(caller, start, served)
@@ -202,7 +203,7 @@ async def _read(request: Request) -> StartRequest:
     return wanted
 
 
-def _idempotency_key(request: Request) -> str | None:
+def _idempotency_key(request: Request, caller: Caller) -> str | None:
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None
@@ -210,4 +211,10 @@ def _idempotency_key(request: Request) -> str | None:
         given = "more than one" if len(keys) > 1 else f"{len(keys[0])} characters: {keys[0][:40]!r}"
         allowed = f"one of 1 to {MAX_KEY_LENGTH} visible ASCII characters"
         raise InvalidRequest(f"Idempotency-Key: allowed is {allowed}, not {given}.")
+    if caller.public and not is_random(keys[0]):
+        # All who open the page are one caller: whoever guessed a key would get the session of another.
+        raise InvalidRequest(
+            f"Idempotency-Key: allowed with the key '{caller.by}', which browsers hold, is a random UUID "
+            f"(crypto.randomUUID()), not {keys[0][:40]!r}."
+        )
     return keys[0]

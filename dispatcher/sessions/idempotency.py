@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,15 @@ class AlreadyClaimed(Exception):
 def is_key(key: str) -> bool:
     """Whether it is 1 to 255 visible ASCII characters."""
     return 1 <= len(key) <= MAX_KEY_LENGTH and all("!" <= character <= "~" for character in key)
+
+
+def is_random(key: str) -> bool:
+    """Predicate: it is a UUID of version 4 or 7, of which at least 62 bits are random (RFC 9562)."""
+    try:
+        parsed = uuid.UUID(key)
+    except ValueError:
+        return False
+    return str(parsed) == key.lower() and parsed.version in (4, 7)
 
 
 def claim_id(scope: str, key: str) -> str:

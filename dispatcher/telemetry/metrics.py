@@ -17,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from dispatcher.admissions import Limit
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.sessions.lifecycle import Session
 from dispatcher.store.database import Access
@@ -92,6 +93,9 @@ class Metrics:
             "store_seconds", "Reads and transactions of the store.", STORE_BUCKETS, "access"
         )
         self._store_errors = counter("store_errors", "Those that the database did not answer.", "access")
+        self._connections_refused = counter(
+            "connections_refused", "HTTP connections beyond a limit: closed, or answered 503.", "limit"
+        )
         info = Gauge(
             "build_info", "1, with what runs as labels.", ("version", "python"),
             namespace=PREFIX, registry=registry,
@@ -106,6 +110,9 @@ class Metrics:
     def refused(self, agent: str, transport: str, outcome: str) -> None:
         """A start was refused before there was a session."""
         self._starts.labels(agent, transport, outcome).inc()
+
+    def connection_refused(self, limit: Limit) -> None:
+        self._connections_refused.labels(limit).inc()
 
     def provider_called(self, call: ProviderCall) -> None:
         self._calls.labels(call.placement, call.action, call.outcome).observe(call.seconds)

@@ -81,11 +81,16 @@ class Command:
 
     @contextlib.contextmanager
     def serving(
-        self, log: int | IO[str] = subprocess.DEVNULL, **environment: str
+        self,
+        log: int | IO[str] = subprocess.DEVNULL,
+        descriptors: int | None = None,
+        **environment: str,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dispatcher"], cwd=ROOT, env=self.environment | environment, stderr=log
-        )
+        """Serve until the block ends, with a hard limit of file descriptors where one is given."""
+        command = [sys.executable, "-m", "dispatcher"]
+        if descriptors is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment | environment, stderr=log)
         self.served = True
         try:
             self.until_ready(process)

@@ -177,6 +177,33 @@ def test_no_url_has_a_nul_character(tmp_path, url):
     asyncio.run(run())
 
 
+REFUSED = {
+    "NUL": b"GET /%00 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "URL": b"GET /" + b"u" * MAX_URL_BYTES + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    "headers": b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n",
+    "body": CHUNKED + b"no size\r\n",
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
+def test_next_request_of_a_connection_does_not_run_after_a_refusal(tmp_path, caplog, refused):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session = (await running.start("/start?wait=none"))["sessionId"]
+            second = b"DELETE /sessions/" + session.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+            reader, writer = await opened(running)
+            writer.write(refused + second)
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 4")
+            assert answer.count(b"content-length:") == 1
+            assert (await running.http.get(f"/sessions/{session}")).json()["state"] != "ended"
+
+    asyncio.run(run())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_trailers_are_bounded_and_are_no_headers(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:

@@ -443,7 +443,7 @@ def test_timelines_say_which_key_it_was(tmp_path):
 def test_an_idempotency_key_is_the_callers_own(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:
-            same = {"Idempotency-Key": "call-1"}
+            same = {"Idempotency-Key": "8c7e2f9a-3b1d-4c5e-9f60-1a2b3c4d5e6f"}
             first = await start(running, "page", **same)
             assert await start(running, "page", **same) == first
             assert (await start(running, "backend", **same))["sessionId"] != first["sessionId"]

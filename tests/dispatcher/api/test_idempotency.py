@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import sqlite3
+import uuid
 from pathlib import Path
 
 import pytest
 
 from bot import protocol
+from dispatcher.keys import KeySettings, hash_of, new_key
 from dispatcher.machines.provider import NoCapacity
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import AN_EXIT_AND_MORE, Deployment, ScriptedProvider, deployment, eventually
@@ -176,5 +178,32 @@ def test_a_key_that_is_none_is_refused(tmp_path, key):
             assert not running.provider.specs
             longest = {"Idempotency-Key": "k" * 255}
             assert (await running.http.post("/start", headers=longest)).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_key_that_browsers_hold_takes_only_random_idempotency_keys(tmp_path):
+    async def run():
+        page, server = new_key(public=True), new_key(public=False)
+        keys = (
+            KeySettings(name="page", hash=hash_of(page), scope="start", origins=("https://a.example",)),
+            KeySettings(name="server", hash=hash_of(server), scope="start"),
+        )
+        async with deployment(tmp_path, keys=keys) as running:
+
+            async def start(key: str, name: str):
+                headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": name}
+                return await running.http.post("/start?wait=none", headers=headers)
+
+            for guessable in ("order-1001", str(uuid.uuid1()), str(uuid.UUID(int=1)), uuid.uuid4().hex):
+                refused = await start(page, guessable)
+                assert refused.status_code == 400
+                assert f"random UUID (crypto.randomUUID()), not '{guessable}'" in refused.json()["detail"]
+            assert not running.provider.specs
+            name = str(uuid.uuid4())
+            first, again = await start(page, name), await start(page, name.upper())
+            assert (first.status_code, again.status_code) == (200, 200)
+            assert (await start(page, name)).json()["sessionId"] == first.json()["sessionId"]
+            assert (await start(server, "order-1001")).status_code == 200, "a server's key is one caller's"
 
     asyncio.run(run())

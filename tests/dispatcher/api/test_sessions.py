@@ -243,7 +243,9 @@ def test_a_held_call_is_sent_away_when_the_dispatcher_exits(tmp_path):
         {"status": 99999},
         {"status": 200, "headers": (("x", "a\r\nSet-Cookie: b"),)},
         {"status": 200, "headers": (("bad name", "a"),)},
+        {"status": 200, "headers": (("x-many", "1"),) * 101},
         {"status": 200, "body": "not base64!"},
+        *({"status": status, "body": "e30="} for status in (204, 205, 304)),
     ],
 )
 def test_an_answer_that_is_no_http_is_the_bots_fault_in_words(tmp_path, answer):
@@ -258,6 +260,82 @@ def test_an_answer_that_is_no_http_is_the_bots_fault_in_words(tmp_path, answer):
             await machine.send(protocol.Response(id=request.id, **answer))
             refused = await calling
             assert (refused.status_code, refused.json()["code"]) == (502, "bad_answer")
+
+    asyncio.run(run())
+
+
+PASSED_ON = {
+    "content-encoding": "identity",
+    "content-disposition": "inline",
+    "cache-control": "no-store",
+    "etag": '"1"',
+    "x-turn": "3",
+}
+KEPT_BACK = (
+    *("Set-Cookie", "Strict-Transport-Security", "NEL", "Report-To", "Clear-Site-Data", "Alt-Svc"),
+    *("Service-Worker-Allowed", "X-Accel-Redirect", "X-Sendfile", "Fly-Replay", "Link"),
+    *("Access-Control-Allow-Origin", "Content-Security-Policy"),
+)
+
+
+def test_only_headers_of_the_list_pass_from_a_bot_to_its_client(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            said = PASSED_ON | dict.fromkeys((*KEPT_BACK, "Date", "Server"), "the bot's")
+            await machine.answer({}, 200, **said)
+            answer = await calling
+            assert answer.status_code == 200
+            assert {name: answer.headers.get(name) for name in PASSED_ON} == PASSED_ON
+            assert not [name for name in KEPT_BACK if name in answer.headers]
+            assert "the bot's" not in answer.headers.values()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("location", "reaches"),
+    [
+        ("{base}/next", True),
+        ("next?a=1", True),
+        ("https://elsewhere.example/next", False),
+        ("//elsewhere.example/next", False),
+        ("/next", False),
+        ("../../start", False),
+    ],
+)
+def test_redirect_of_a_bot_reaches_its_client_where_it_stays_in_the_session(tmp_path, location, reaches):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            path = f"/sessions/{session_id}"
+            to = location.format(base=str(running.http.base_url.join(path)))
+            calling = asyncio.create_task(running.http.get(f"{path}/here", follow_redirects=False))
+            await machine.answer({}, 307, location=to)
+            assert (await calling).headers.get("location") == (to if reaches else None)
+
+    asyncio.run(run())
+
+
+def test_headers_that_connection_names_do_not_reach_the_bot(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            headers = {"Connection": "keep-alive, X-Hop", "X-Hop": "1", "X-End": "2"}
+            path = f"/sessions/{session_id}/status"
+            calling = asyncio.create_task(running.http.get(path, headers=headers))
+            request = await machine.answer({})
+            assert (await calling).status_code == 200
+            names = {name for name, _ in request.headers}
+            assert "x-end" in names
+            assert not names & {"x-hop", "connection", "keep-alive"}
 
     asyncio.run(run())
 
