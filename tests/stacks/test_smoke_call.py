@@ -78,7 +78,8 @@ def test_call_hears_the_echo_bot_and_tells_each_step(dispatcher: Dispatcher) -> 
     ]
     # The dispatcher saw a client as well, and what the bot sent to it.
     record = dispatcher.session(joined.session)
-    assert (record["state"], record["reason"]) == ("ended", "stopped")
+    # The caller hangs up, which ends the echo bot, and then ends the session: either may come first.
+    assert (record["state"], record["reason"]) in {("ended", "stopped"), ("ended", "completed")}
     events = [
         event["event"]
         for event in dispatcher.request("GET", f"/v1/sessions/{joined.session}/events")["events"]
