@@ -125,7 +125,7 @@ def reaper_does_not_re_read() -> Any:
     return mock.patch.object(releases.Releases, "close_if", close)
 
 
-@variant("no internal errors")
+@variant("answers", "no internal errors")
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
@@ -254,7 +254,7 @@ def queue_admits_twice() -> Any:
 @variant("hang-ups")
 def hang_up_keeps_the_place() -> Any:
     """A caller who is gone goes on waiting for a line."""
-    return mock.patch.object(service.SessionService, "hang_up", _async())
+    return mock.patch.object(service.SessionService, "hang_up", _async(True))
 
 
 @variant("settles")
