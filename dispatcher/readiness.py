@@ -29,6 +29,11 @@ DESCRIPTORS = 8
 """A start takes some: its request's connection, its machine's channel, a pipe or two for a process."""
 
 
+BUS_GRACE_SECONDS = 10.0
+"""How long the bus may be away: replicas lose it together, in a failover of the database, and answer by polling
+meanwhile. Two attempts to open it again fit (`LONGEST_BACKOFF_SECONDS`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unready:
     """Something is missing: a stable code, and a sentence for people."""
@@ -87,7 +92,9 @@ class Readiness:
             await within(self._clock, TRIAL_SECONDS, self._store.ping(), late)
         except (SQLAlchemyError, TimeoutError):
             return Unready("store_down", "The store does not answer.")
-        if not self._bus.stands:
+        down_since = self._bus.down_since
+        # A clock that was set back is no reason to wait longer.
+        if down_since is not None and not 0 <= self._clock.now() - down_since <= BUS_GRACE_SECONDS:
             return Unready("bus_down", "The dispatcher is cut off from the other replicas: its bus is down.")
         return None
 
