@@ -30,8 +30,8 @@ DESCRIPTORS = 8
 
 
 BUS_GRACE_SECONDS = 10.0
-"""How long the bus may be away: replicas lose it together, in a failover of the database, and answer by polling
-meanwhile. Two attempts to open it again fit (`LONGEST_BACKOFF_SECONDS`)."""
+"""How long the bus may be away: replicas lose it together, in a failover of the database, and answer by
+polling meanwhile. Two attempts to open it again fit (`LONGEST_BACKOFF_SECONDS`)."""
 
 
 @dataclass(frozen=True, slots=True)
