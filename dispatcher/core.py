@@ -167,7 +167,7 @@ def wire(
         daily: Answers in the place of Daily's API.
     """
     metrics = Metrics()
-    store = Store(settings.store_url, runner, metrics.store_used)
+    store = Store(settings.store_url, runner, metrics.store_used, settings.ending_seconds)
     spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
     traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
 

@@ -57,6 +57,7 @@ ENGINE_NAMESPACE = "pulumi"
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
     *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds", "unresponsive_seconds"),
+    "ending_seconds",
 )
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
@@ -86,6 +87,9 @@ class StackConfig(BaseModel):
     unresponsive_seconds: int = Field(default=120, ge=30, le=86_400)
     """Longest time without a report of the machine of a bot that was ready: it is ended then, although its
     provider says that it runs."""
+    ending_seconds: int = Field(default=60, ge=0, le=3600)
+    """Longest time that a session which is over counts against `max_sessions` because its machine is not known
+    to be gone."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """Limit on a client's request to a running bot."""
     ice_servers: tuple[IceServerConfig, ...] = ()

@@ -27,7 +27,7 @@ class Load:
     """The sessions of an agent."""
 
     live: int = 0
-    """Admitted, and not over."""
+    """Admitted, and not over; or over, and their machines are ending."""
     queued: int = 0
 
 

@@ -36,10 +36,15 @@ class Ledger:
         self._changes = changes
         self._clock = clock
         self._observers = list(observers)
+        self._on_gone: list[Callable[[], None]] = []
 
     def observe(self, observer: Observer) -> None:
         """Tell one more of every change."""
         self._observers.append(observer)
+
+    def observe_gone(self, observer: Callable[[], None]) -> None:
+        """Tell one more of every machine that this dispatcher writes down as gone: a line may be free."""
+        self._on_gone.append(observer)
 
     async def add(
         self,
@@ -127,6 +132,8 @@ class Ledger:
         if machine is not None and machine.session_id is not None:
             code = status.exit_code if status is not None else None
             await self.change(machine.session_id, lambda session: lifecycle.exited(session, code))
+        for observer in self._on_gone:
+            observer()
 
     async def orphan_stopped(self, machine_id: str, placement: str) -> None:
         """A machine without an owner is being ended: on record, if a session bears its name."""

@@ -34,7 +34,7 @@ class SessionState(StrEnum):
 
 LIVE = (SessionState.queued, SessionState.starting, SessionState.ready, SessionState.active)
 ADMITTED = (SessionState.starting, SessionState.ready, SessionState.active)
-"""The live ones that count against `max_sessions`."""
+"""The live ones that count against `max_sessions`, as `has_line` does those whose machines are ending."""
 
 OVER = (SessionState.ended, SessionState.failed)
 
@@ -100,6 +100,13 @@ class Session:
     room: dict[str, Any] | None = field(default=None, repr=False)
     """Its `Room`, with the bot's token, if its transport has rooms."""
     room_state: RoomState | None = None
+    line_until: float | None = None
+    """Its line is taken until then: it is over, and its machine is not known to be gone."""
+
+    @property
+    def has_line(self) -> bool:
+        """True if the session counts against `max_sessions`."""
+        return self.state in ADMITTED or self.line_until is not None
 
     @property
     def over(self) -> bool:
@@ -207,6 +214,20 @@ def over(session: Session, end: End, now: float) -> Session:
         # Of a session that never had a line no room was asked for.
         room_state="closed" if session.room_state and session.admitted_at is None else session.room_state,
     )
+
+
+def ending(before: Session, after: Session, machine: Machine | None, grace_seconds: float) -> Session:
+    """A session that is over by this change keeps its line, if its machine may be there."""
+    if before.state not in ADMITTED or after.ended_at is None or grace_seconds <= 0:
+        return after
+    if machine is None or machine.placement is None or machine.state is MachineState.gone:
+        return after
+    return replace(after, line_until=after.ended_at + grace_seconds)
+
+
+def line_free(session: Session) -> Session:
+    """The machine of a session that is over is gone, or the grace for that is over."""
+    return session if session.line_until is None else replace(session, line_until=None)
 
 
 def exited(session: Session, exit_code: int | None) -> Session:

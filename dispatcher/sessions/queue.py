@@ -54,6 +54,7 @@ class Queue:
         """Whether somebody gave up a place, so that all behind it have moved."""
         self._closed = False
         ledger.observe(self._observe)
+        ledger.observe_gone(self.nudge)
 
     def nudge(self) -> None:
         """A line may have become free."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dispatcher.sessions import lifecycle
 from dispatcher.sessions.admission import Limits, Load, has_line, is_admitted, is_full
-from dispatcher.sessions.lifecycle import ADMITTED, Session, SessionState
+from dispatcher.sessions.lifecycle import Session, SessionState
 from dispatcher.store import rows
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import loads, sessions
@@ -34,6 +35,12 @@ TAKE_LINE = Statement(_TAKE_LINE)
 TAKEN_LINE = _TAKE_LINE.returning(loads.c.agent)
 """The same, as part of a larger statement."""
 WAITING = Statement(sa.select(loads.c.agent).where(loads.c.queued > 0))
+
+
+_OVERDUE = sa.select(sessions.c.id).where(sessions.c.line_until <= sa.bindparam("now")).limit(1)
+
+MOST_OVERDUE = 100
+"""Lines that are given back in one transaction; the next look finds the rest."""
 
 
 class Full(Exception):
@@ -63,10 +70,30 @@ def of_line(agent: str, limits: Limits) -> dict[str, Any]:
 
 def moved(connection: sa.Connection, before: Session, after: Session) -> None:
     """Count a session that changed where it belongs now."""
-    live = int(after.state in ADMITTED) - int(before.state in ADMITTED)
+    live = int(after.has_line) - int(before.has_line)
     queued = int(after.state is SessionState.queued) - int(before.state is SessionState.queued)
     if live or queued:
         _add(connection, after.agent, live=live, queued=queued)
+
+
+def free_overdue(connection: sa.Connection, now: float) -> None:
+    """Give back the lines of sessions whose machines had their grace to be gone."""
+    if connection.scalar(_OVERDUE, {"now": now}) is None:
+        return
+    query = rows.select(Session).where(sessions.c.line_until <= now).order_by(sessions.c.id)
+    for session in rows.many(
+        connection, Session, query.limit(MOST_OVERDUE).with_for_update(skip_locked=True)
+    ):
+        free(connection, session)
+
+
+def free(connection: sa.Connection, session: Session) -> Session:
+    """Give back the line of a session that is over, which this transaction has locked."""
+    updated = rows.change(connection, Session, session.id, lifecycle.line_free)
+    if updated is None:
+        return session
+    moved(connection, *updated)
+    return updated[1]
 
 
 def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:

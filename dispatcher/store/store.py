@@ -15,6 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle, timeline
 from dispatcher.sessions.admission import Limits, Load
 from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
@@ -31,6 +32,9 @@ from dispatcher.store.tables import claims, events, messages, sessions
 RECENT = 20
 """From so many of its last sessions an agent's waiting times are estimated."""
 
+ENDING_SECONDS = 60.0
+"""How long a session that is over keeps its line at most, by default (`Settings.ending_seconds`)."""
+
 MESSAGES_KEPT_SECONDS = 60.0
 """A replica reads a message within milliseconds, or has lost it."""
 
@@ -40,6 +44,10 @@ class Store:
 
     Every method may raise SQLAlchemyError: the database does not answer. A write that raised it may have been
     kept; to repeat it is safe.
+
+    Args:
+        ending_seconds: How long a session that is over keeps its line at most, while its machine is not known
+            to be gone.
     """
 
     def __init__(
@@ -47,7 +55,9 @@ class Store:
         url: str | sa.URL,
         runner: Runner | None = None,
         on_transaction: OnTransaction = unobserved,
+        ending_seconds: float = ENDING_SECONDS,
     ) -> None:
+        self._ending_seconds = ending_seconds
         self._database = Database(url, runner, on_transaction)
 
     async def open(self) -> None:
@@ -122,11 +132,12 @@ class Store:
         """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
 
         def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
+            lines.free_overdue(connection, now)
             waiting = lines.next_in_line(connection, limits, now)
             if waiting is None:
                 return None
             change = lambda current: lifecycle.admitted(current, now)  # noqa: E731 - it has one use
-            updated = _update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
+            updated = self._update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
             machine = rows.change(
                 connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine)
             )
@@ -296,12 +307,35 @@ class Store:
                 wanted = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
                 if current is None or wanted is None or wanted.launcher != launcher:
                     return None if current is None else (current, current)
-            updated = _update_session(connection, session_id, change, cause)
+            updated = self._update_session(connection, session_id, change, cause)
             if updated is not None and machine is not None:
-                _update_machine(connection, updated[1].machine_id, machine, updated[1], cause)
+                before, after = updated
+                _update_machine(connection, after.machine_id, machine, after, cause)
+                return before, rows.one(connection, Session, rows.ONE[Session], session_id) or after
             return updated
 
         return await self._database.write(write, quick=True)
+
+    def _update_session(
+        self,
+        connection: sa.Connection,
+        session_id: str,
+        change: Callable[[Session], Session],
+        cause: Cause,
+    ) -> tuple[Session, Session] | None:
+        def changed(current: Session) -> Session:
+            after = change(current)
+            if not after.over or current.over:
+                return after
+            # Read under the session's lock, as who writes that it is gone has it.
+            machine = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
+            return lifecycle.ending(current, after, machine, self._ending_seconds)
+
+        updated = rows.change(connection, Session, session_id, changed)
+        if updated is not None:
+            rows.note(connection, session_id, timeline.changed(*updated, cause))
+            lines.moved(connection, *updated)
+        return updated
 
     async def update_machine(
         self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
@@ -337,16 +371,6 @@ class Store:
         )
 
 
-def _update_session(
-    connection: sa.Connection, session_id: str, change: Callable[[Session], Session], cause: Cause
-) -> tuple[Session, Session] | None:
-    updated = rows.change(connection, Session, session_id, change)
-    if updated is not None:
-        rows.note(connection, session_id, timeline.changed(*updated, cause))
-        lines.moved(connection, *updated)
-    return updated
-
-
 def _update_machine(
     connection: sa.Connection,
     machine_id: str,
@@ -357,6 +381,8 @@ def _update_machine(
     updated = rows.change(connection, Machine, machine_id, change)
     if updated is not None and session is not None:
         rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
+        if updated[1].state is MachineState.gone and session.line_until is not None:
+            lines.free(connection, session)
     return updated
 
 

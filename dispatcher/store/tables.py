@@ -60,8 +60,11 @@ sessions = sa.Table(
     sa.Column("room_state", sa.String(16)),
     # From when on its room has to be deleted, derived from the others whenever they are written.
     sa.Column("room_due_at", sa.Double),
+    # Of a session that is over, while its machine is not known to be gone.
+    sa.Column("line_until", sa.Double),
     sa.Index(None, "machine_id", unique=True),
     sa.Index(None, "room_due_at"),
+    sa.Index(None, "line_until"),
     # What the reaper searches, of those that are not over.
     sa.Index("ix_sessions_live", "machine_id", "started_at", "due_at", "room_state", "ended_at"),
     # Lists and the queue are in this order, of one agent or all, of one state or all.
@@ -131,7 +134,8 @@ messages = sa.Table(
 _unlogged = sa.DDL("ALTER TABLE messages SET UNLOGGED").execute_if(dialect="postgresql")
 event.listen(messages, "after_create", _unlogged)
 
-# How many sessions of an agent are live (admitted and not over) and queued. Kept by the transactions that
+# How many sessions of an agent have a line (admitted and not over, or their machines are ending) and are
+# queued. Kept by the transactions that
 # change sessions: a limit costs one row, however many sessions there are. The row without a name counts
 # nothing; who enforces a limit of the whole deployment locks it.
 loads = sa.Table(

@@ -99,6 +99,7 @@ KEYS = (
         "keepSessionsDays",
         "heartbeatSeconds",
         "unresponsiveSeconds",
+        "endingSeconds",
         "callTimeoutSeconds",
         "iceServers",
         "turnUrls",
