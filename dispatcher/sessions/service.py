@@ -178,10 +178,13 @@ class SessionService:
     async def disown(self, started: Started, by: str) -> None:
         """End a session whose caller got no answer, and wait a while for that.
 
-        A background task ends it: neither the end of the request nor an outage of the store keeps it. A
-        repeated start and one with an `Idempotency-Key` stay: their caller comes back for them.
+        A background task ends it: neither the end of the request nor an outage of the store keeps it. One
+        with an `Idempotency-Key` stays, for its caller comes back for it; while it is queued, only for a while.
         """
-        if started.keyed or not started.new:
+        if started.keyed:
+            self._background.spawn(self._give_up_later(started.session.id))
+            return
+        if not started.new:
             return
         end = End("stopped", f"The session was stopped by {by}, who got no answer to its start.")
         closing = self._releases.disown(started.session, end, by)
