@@ -35,7 +35,9 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.process_environment import (
     CACHE,
     PYTHONPATH,
+    SOURCE,
     environment_of,
+    runtime_path,
     template_environment,
 )
 from dispatcher.machines.process_groups import (
@@ -59,9 +61,6 @@ from dispatcher.machines.provider import (
     Unreachable,
 )
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
-
-SOURCE = Path(__file__).resolve().parents[2]
-"""The directory of the `bot` package."""
 
 POLL_SECONDS = 0.05
 """Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
@@ -301,12 +300,10 @@ class ProcessProvider:
 
     def _lay_out_root(self) -> None:
         """Make the root, with a place that has our `bot` package and nothing else of ours."""
-        package = self._root / PYTHONPATH / "bot"
+        package = runtime_path(self._root) / "bot"
         package.parent.mkdir(parents=True, exist_ok=True)
-        if not package.exists():
-            package.unlink(missing_ok=True)  # it may lead to a checkout that has moved
-            with contextlib.suppress(FileExistsError):
-                package.symlink_to(SOURCE / "bot")
+        with contextlib.suppress(FileExistsError):
+            package.symlink_to(SOURCE / "bot")
 
     def _directories(self) -> list[Path]:
         try:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Rejected, Unreachable
 from tests.dispatcher.harness import ManualClock
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 NO_GRACE = timedelta(0)
 SLEEP = "echo up; exec sleep 60"
 LONG_GRACE = timedelta(seconds=30)
@@ -523,5 +526,52 @@ def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(mac
         await provider.create(machines.spec())
         status = await until_gone(provider)
         assert (status.exit_code, status.output) == (0, "over")
+
+    asyncio.run(run())
+
+
+CREATES = """
+import asyncio, json, sys
+from datetime import timedelta
+from pathlib import Path
+from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.provider import MachineSpec
+
+root, bot_file, machine_id = sys.argv[1:]
+spec = MachineSpec(
+    id=machine_id, bot_file=bot_file, arguments=(), environment={}, cpu=1.0, memory_mb=512,
+    max_duration=timedelta(hours=1),
+)
+asyncio.run(ProcessProvider(Path(root), templates=False).create(spec))
+"""
+
+
+def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp_path):
+    checkouts = [tmp_path / "one", tmp_path / "two"]
+    for checkout in checkouts:
+        left_out = shutil.ignore_patterns("node_modules", "__pycache__", "web")
+        shutil.copytree(CHECKOUT / "dispatcher", checkout / "dispatcher", ignore=left_out)
+        shutil.copytree(CHECKOUT / "bot", checkout / "bot", ignore=left_out)
+        (checkout / "bot" / "__main__.py").write_text(
+            "import importlib, time\n"
+            "print('of', __file__, flush=True)\n"
+            "while not __import__('os').path.exists('go'): time.sleep(0.01)\n"
+            "print('later', importlib.import_module('bot.late').__file__, flush=True)\n"
+        )
+        (checkout / "bot" / "late.py").write_text("")
+
+    async def run():
+        for number, checkout in enumerate([*checkouts, checkouts[0]]):
+            creating = [sys.executable, "-c", CREATES, str(machines.root), str(machines.bot_file)]
+            subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=60)
+            await until_printed(machines, "of ", f"m-{number}")
+        for number, checkout in enumerate([*checkouts, checkouts[0]]):
+            (machines.root / f"m-{number}" / "work" / "go").touch()
+            await until_printed(machines, "later ", f"m-{number}")
+            said = [line.split() for line in machines.output(f"m-{number}").splitlines()]
+            assert [Path(file).resolve() for _, file in said] == [
+                checkout / "bot" / "__main__.py",
+                checkout / "bot" / "late.py",
+            ]
 
     asyncio.run(run())
