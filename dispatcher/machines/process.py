@@ -49,6 +49,7 @@ from dispatcher.machines.process_groups import (
     read_tail,
 )
 from dispatcher.machines.process_logs import read_log
+from dispatcher.machines.process_room import free_room
 from dispatcher.machines.provider import (
     LOG_BYTES,
     LogPart,
@@ -192,6 +193,7 @@ class ProcessProvider:
             while await asyncio.to_thread(group.runs):
                 await asyncio.to_thread(group.kill)
                 await self._clock.sleep(POLL_SECONDS)
+            await asyncio.to_thread(free_room, self._root / machine_id)
 
     # From here on synchronous: files and the process table, off the event loop.
 

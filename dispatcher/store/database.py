@@ -16,6 +16,7 @@ Where another process has the lock, the thread waits for it. However many wait i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from dispatcher.store import engines
+from dispatcher.store.ballast import Ballast
 from dispatcher.store.checkpoints import Checkpoints
 from dispatcher.store.on_loop import OnLoop
 from dispatcher.store.outage import Outage
@@ -115,6 +117,8 @@ class Database:
         self._writing: set[asyncio.Future[Any]] = set()
         """What the thread for SQLite's writes does, and has to do."""
         self._file: tuple[int, int] | None = None
+        database = self._engine.url.database
+        self.ballast = Ballast(None if self.is_postgres or not database else Path(f"{database}.ballast"))
 
     @property
     def is_postgres(self) -> bool:
@@ -175,19 +179,36 @@ class Database:
         began, answered = time.perf_counter(), True
         until = began + engines.BUSY_TIMEOUT_SECONDS
         try:
-            if quick and self._on_loop is not None:
-                result = await self._at_once(self._on_loop, work, writes=writes, until=until)
-            else:
-                result = await self._in_thread(work, writes=writes, until=until)
-            self._outage.answered()
+            try:
+                result = await self._once(work, writes=writes, quick=quick, until=until)
+            except OperationalError as error:
+                if not writes or not engines.is_full(error):
+                    raise
+                await self._make_room()
+                result = await self._once(work, writes=writes, quick=False, until=until)
+            self._outage.answered(writes=writes)
             return result
         except SQLAlchemyError as error:
             # A constraint that refuses is an answer.
             answered = isinstance(error, IntegrityError)
-            self._outage.failed(error)
+            self._outage.failed(error, writes=writes)
             raise
         finally:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
+
+    async def _once(
+        self, work: Callable[[sa.Connection], T], *, writes: bool, quick: bool, until: float
+    ) -> T:
+        if quick and self._on_loop is not None:
+            return await self._at_once(self._on_loop, work, writes=writes, until=until)
+        return await self._in_thread(work, writes=writes, until=until)
+
+    async def _make_room(self) -> None:
+        """Give the ballast up, and have SQLite's log begin anew: its file has its room already."""
+        if await asyncio.to_thread(self.ballast.give_up):
+            log.error("the disk of the database is full: what was kept free there goes to ends of sessions")
+        with contextlib.suppress(SQLAlchemyError):
+            await self._checkpoint("RESTART")
 
     async def _at_once(
         self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool, until: float

@@ -49,6 +49,8 @@ class Store:
         on_transaction: OnTransaction = unobserved,
     ) -> None:
         self._database = Database(url, runner, on_transaction)
+        self.ballast = self._database.ballast
+        """Room that is kept on the disk of the database."""
 
     async def open(self) -> None:
         """Make the database if there is none, and migrate it to the newest revision."""
