@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -60,3 +62,31 @@ class Disk:
             except OSError:
                 self._was_full = False
         return self._was_full
+
+
+def why_not(directory: Path) -> str:
+    """Try to write a page in a directory. Return why that fails, and what to do; nothing if it does not."""
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            file.write(bytes(_PAGE_BYTES))
+    except OSError as error:
+        return in_words(error)
+    return ""
+
+
+def in_words(error: OSError) -> str:
+    """Return the system's error with what to do about it, where that is known."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{error}; {remedy}" if remedy else str(error)
+
+
+_PAGE_BYTES = 65536
+"""More than a file takes within its directory's entry."""
+
+_REMEDIES = {
+    errno.ENOSPC: "free some of the disk, or name another directory",
+    errno.EDQUOT: "free some of this user's quota, or name another directory",
+    errno.EROFS: "mount it to be written, or name another directory",
+    errno.EACCES: "let this user write there, or name another directory",
+    errno.EPERM: "let this user write there, or name another directory",
+}

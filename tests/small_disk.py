@@ -38,3 +38,13 @@ def small_disk(directory: Path, megabytes: int, options: str = "") -> Iterator[P
 def free(directory: Path) -> int:
     """Bytes that may still be written there."""
     return shutil.disk_usage(directory).free
+
+
+def fill(directory: Path) -> None:
+    """Write there until nothing more goes in."""
+    with contextlib.suppress(OSError), (directory / "filled").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
+    with contextlib.suppress(OSError), (directory / "filled").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(2**10))

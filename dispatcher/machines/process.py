@@ -311,7 +311,7 @@ class ProcessProvider:
         try:
             with os.scandir(self._root) as entries:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [self._root / name for name in names if name not in (PYTHONPATH, CACHE)]
 

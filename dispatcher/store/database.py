@@ -116,9 +116,10 @@ class Database:
         self._outage = Outage()
         self._writing: set[asyncio.Future[Any]] = set()
         """What the thread for SQLite's writes does, and has to do."""
-        self._file: tuple[int, int] | None = None
+        self._opened: tuple[int, int] | None = None
         database = self._engine.url.database
-        self.ballast = Ballast(None if self.is_postgres or not database else Path(f"{database}.ballast"))
+        self.file = Path(database) if database and not self.is_postgres else None
+        self.ballast = Ballast(None if self.file is None else Path(f"{self.file}.ballast"))
 
     @property
     def is_postgres(self) -> bool:
@@ -145,25 +146,29 @@ class Database:
 
     async def migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         """Make the database's directory if there is none, and run `upgrade` while nobody else does."""
-        database = self._engine.url.database
-        if not self.is_postgres and database:
-            Path(database).parent.mkdir(parents=True, exist_ok=True)
-        await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
-        self._file = self._identity()
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
+        except OperationalError as error:
+            # A dispatcher that was killed has left its ballast.
+            if not engines.is_full(error) or not await asyncio.to_thread(self.ballast.give_up):
+                raise
+            await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
+        self._opened = self._identity()
 
     def lost_file(self) -> Path | None:
         """SQLite's file, if it is no longer the one that was opened: what is written goes nowhere."""
-        if self._file is None or self._identity() == self._file:
+        if self._opened is None or self._identity() == self._opened:
             return None
-        return Path(self._engine.url.database or "")
+        return self.file
 
     def _identity(self) -> tuple[int, int] | None:
         """SQLite's file as the system knows it; None if there is none."""
-        database = self._engine.url.database
-        if self.is_postgres or not database:
+        if self.file is None:
             return None
         try:
-            found = Path(database).stat()
+            found = self.file.stat()
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino

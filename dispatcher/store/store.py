@@ -63,6 +63,11 @@ class Store:
         """Write a row. Raises what the database raises if it cannot be written."""
         await self._database.write(lines.write_one)
 
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None for another database, and for one in memory."""
+        return self._database.file
+
     def lost_file(self) -> Path | None:
         """SQLite's file, if it is no longer the one that was opened."""
         return self._database.lost_file()
