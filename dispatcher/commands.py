@@ -7,10 +7,13 @@ import contextlib
 import errno
 import fcntl
 import logging
+import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import uvicorn
@@ -48,6 +51,10 @@ DESCRIPTORS = 65536
 programs that use `select`, and more to whoever asks."""
 
 
+PRIVATE_UMASK = 0o077
+"""Whatever the dispatcher makes is its user's alone, however it was started."""
+
+
 class Unusable(Exception):
     """A setting names a thing that cannot be used. The text begins with the setting's name."""
 
@@ -59,6 +66,7 @@ def serve(settings: Settings) -> int:
         Unusable: the port, the directory, the database, or the Daily domain.
         InvalidExport: an `OTEL_…` variable.
     """
+    os.umask(PRIVATE_UMASK)
     descriptors = _raise_descriptor_limit()
     with _listener(settings) as listener, contextlib.ExitStack() as held:
         with _data_dir(settings):
@@ -209,6 +217,7 @@ def _lock(settings: Settings) -> IO[bytes]:
     Replicas on one host share it, with the machines that run there: their reaper is found in the database.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _close_to_others(settings.data_dir)
     lock = (settings.data_dir / "lock").open("ab")
     kind = fcntl.LOCK_SH if settings.has_replicas else fcntl.LOCK_EX
     try:
@@ -217,6 +226,13 @@ def _lock(settings: Settings) -> IO[bytes]:
         lock.close()
         raise OSError("another dispatcher uses it") from None
     return lock
+
+
+def _close_to_others(data_dir: Path) -> None:
+    """Take from others what an earlier release let them read: a store of calls' data, logs, keys."""
+    for path in (data_dir, *(one for one in data_dir.iterdir() if one.is_file() and not one.is_symlink())):
+        if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o066 and path.stat().st_uid == os.geteuid():
+            path.chmod(mode & ~0o066)
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -30,13 +30,19 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
+from bot.protocol import (
+    MACHINE_TOKEN_VARIABLE,
+    PRIVATE_ARGUMENTS_VARIABLE,
+    TRACEPARENT_VARIABLE,
+    Launch,
+)
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.process_environment import (
     CACHE,
     PYTHONPATH,
     SOURCE,
     environment_of,
+    in_private,
     runtime_path,
     template_environment,
 )
@@ -75,7 +81,7 @@ NEVER_RAN_SECONDS = 3600.0
 FULL = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """The system has no more processes, memory, disk or file descriptors: later it may."""
 
-OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE)
+OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, PRIVATE_ARGUMENTS_VARIABLE)
 """The variables that differ from machine to machine of an agent: a template has none of them."""
 
 # The outer shell only starts the leader and writes down its pid: the leader is nobody's child, so it is
@@ -213,7 +219,7 @@ class ProcessProvider:
                 if (known := self._recorded(directory)) is not None:
                     return known
                 work = _lay_out(directory, bot_file)
-                self._launch(spec, directory, work, bot_file)
+                self._launch(in_private(spec), directory, work, bot_file)
         except OSError as error:
             if error.errno in FULL:
                 raise NoCapacity(f"this host cannot start another process: {error}") from error

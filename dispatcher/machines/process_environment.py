@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from bot.protocol import BOT_FILE_VARIABLE
+from bot.protocol import BOT_FILE_VARIABLE, PRIVATE_ARGUMENTS, PRIVATE_ARGUMENTS_VARIABLE
 from dispatcher.machines.process_groups import DIRECTORY_VARIABLE, MACHINE_VARIABLE
 from dispatcher.machines.provider import MachineSpec, thread_variables
 
@@ -45,6 +48,22 @@ def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) ->
         DIRECTORY_VARIABLE: str(work.parent.resolve()),
         **spec.whole_environment,
     }
+
+
+def in_private(spec: MachineSpec) -> MachineSpec:
+    """Move the arguments that are secret or personal into the machine's environment."""
+    shown: list[str] = []
+    private: list[str] = []
+    arguments = iter(spec.arguments)
+    for argument in arguments:
+        if argument in PRIVATE_ARGUMENTS:
+            private += [argument, *itertools.islice(arguments, 1)]
+        else:
+            (private if argument.partition("=")[0] in PRIVATE_ARGUMENTS else shown).append(argument)
+    if not private:
+        return spec
+    environment = {**spec.environment, PRIVATE_ARGUMENTS_VARIABLE: json.dumps(private)}
+    return replace(spec, arguments=tuple(shown), environment=environment)
 
 
 def template_environment(root: Path, bot_file: Path, environment: Mapping[str, str]) -> dict[str, str]:

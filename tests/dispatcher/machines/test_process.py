@@ -16,8 +16,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bot.arguments import parse, pop_private
+from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, IceServer, entrypoint_arguments
 from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Rejected, Unreachable
+from dispatcher.machines.process_environment import in_private
+from dispatcher.machines.provider import (
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    Preparation,
+    Rejected,
+    Unreachable,
+)
+from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -575,3 +586,70 @@ def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp
             ]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "forks", [False, pytest.param(True, marks=pytest.mark.skipif(not SUPPORTED, reason="Linux"))]
+)
+def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, forks):
+    bot_file = tmp_path / "bot.py"
+    bot_file.write_text(
+        "import json\n"
+        "async def bot(runner_args):\n"
+        "    print('told', json.dumps(runner_args.body), flush=True)\n"
+        "    await __import__('asyncio').Event().wait()\n"
+    )
+    session = Assignment(
+        session_id="s-1",
+        agent="echo",
+        transport="webrtc",
+        body={"patient": "Ada Lovelace"},
+        ice_servers=(IceServer(urls=("turn:host",), username="u", credential="hunter2"),),
+        token="room-token",
+        max_duration_seconds=3600,
+    )
+    spec = MachineSpec(
+        id="m-1",
+        bot_file=str(bot_file),
+        arguments=tuple(entrypoint_arguments("m-1", "http://127.0.0.1:9", session)),
+        environment={MACHINE_TOKEN_VARIABLE: "token"},
+        cpu=1.0,
+        memory_mb=1024,
+        max_duration=timedelta(hours=1),
+    )
+    root = tmp_path / "machines"
+
+    def shown() -> list[str]:
+        """The command lines of the machine's processes."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = " ".join(process.cmdline())
+                if str(root) in words or "--session-id s-1" in words:
+                    found.append(words)
+        return found
+
+    async def run():
+        provider = ProcessProvider(root, templates=forks)
+        try:
+            if forks:
+                await provider.prepare([Preparation(str(bot_file), {})])
+                template = next(iter(provider._templates.values()))
+                async with asyncio.timeout(30):
+                    while not template.ready:
+                        await asyncio.sleep(0.05)
+            await provider.create(spec)
+            async with asyncio.timeout(30):
+                while not any("--session-id s-1" in words for words in shown()):
+                    await asyncio.sleep(0.05)
+            assert not [
+                words for words in shown() if "Ada" in words or "hunter2" in words or "room-token" in words
+            ]
+        finally:
+            await provider.stop("m-1", NO_GRACE)
+            await provider.close()
+
+    asyncio.run(run())
+    assert parse([*in_private(spec).arguments, *pop_private(dict(in_private(spec).environment))]) == parse(
+        spec.arguments
+    )
