@@ -29,6 +29,7 @@ from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.starts import Start, Started, Starts
 from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store.outage import is_outage
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
 from dispatcher.transports.transport import Transport
@@ -179,7 +180,7 @@ class SessionService:
         """End a session whose caller got no answer, and wait a while for that.
 
         A background task ends it: neither the end of the request nor an outage of the store keeps it. One
-        with an `Idempotency-Key` stays, for its caller comes back for it; while it is queued, only for a while.
+        with an `Idempotency-Key` stays, for its caller comes back for it; in the queue, only for a while.
         """
         if started.keyed:
             self._background.spawn(self._give_up_later(started.session.id))
@@ -206,9 +207,19 @@ class SessionService:
         return await self._queue.place(session)
 
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:
-        """End a session. Ending one that is over is fine, and changes nothing."""
+        """End a session. Ending one that is over is fine, and changes nothing.
+
+        Where the store takes no writes, the machine is ended at once and the row is closed later.
+        """
         session = await self.get(session_id, agent)
-        await self._releases.close(session, End("stopped", f"The session was stopped by {by}."), by)
+        end = End("stopped", f"The session was stopped by {by}.")
+        try:
+            await self._releases.close(session, end, by)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            # The store is read and cannot be written, as on a full disk: no end is refused for that.
+            self._releases.close_later(session, end, by)
         return await self.get(session_id)
 
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
