@@ -147,7 +147,7 @@ class Core:
             await self.channels.close()
             await self.bus.close()
             # The next one takes it again, and may need the room to start.
-            await asyncio.to_thread(self.store.ballast.give_up)
+            await self.store.ballast.give_up()
             await self.store.close()
             if self.spans is not None:
                 await export.close(self.spans)

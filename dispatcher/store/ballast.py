@@ -36,12 +36,13 @@ class Ballast:
             await asyncio.to_thread(self._take, self._file)
             await clock.sleep(LOOK_SECONDS)
 
-    def give_up(self) -> bool:
+    async def give_up(self) -> bool:
         """Give the room back. True if there was any; whoever asks next finds none."""
-        if self._file is None:
-            return False
+        return self._file is not None and await asyncio.to_thread(self._remove, self._file)
+
+    def _remove(self, file: Path) -> bool:
         try:
-            self._file.unlink()
+            file.unlink()
         except OSError:
             return False
         return True

@@ -119,7 +119,9 @@ class Database:
         self._opened: tuple[int, int] | None = None
         database = self._engine.url.database
         self.file = Path(database) if database and not self.is_postgres else None
-        self.ballast = Ballast(None if self.file is None else Path(f"{self.file}.ballast"))
+        # Who brings a runner has no threads: a simulation, whose clock would not wait for them.
+        has_ballast = self.file is not None and runner is None
+        self.ballast = Ballast(Path(f"{self.file}.ballast") if has_ballast else None)
 
     @property
     def is_postgres(self) -> bool:
@@ -152,7 +154,7 @@ class Database:
             await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
         except OperationalError as error:
             # A dispatcher that was killed has left its ballast.
-            if not engines.is_full(error) or not await asyncio.to_thread(self.ballast.give_up):
+            if not engines.is_full(error) or not await self.ballast.give_up():
                 raise
             await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
         self._opened = self._identity()
@@ -210,7 +212,7 @@ class Database:
 
     async def _make_room(self) -> None:
         """Give the ballast up, and have SQLite's log begin anew: its file has its room already."""
-        if await asyncio.to_thread(self.ballast.give_up):
+        if await self.ballast.give_up():
             log.error("the disk of the database is full: what was kept free there goes to ends of sessions")
         with contextlib.suppress(SQLAlchemyError):
             await self._checkpoint("RESTART")
