@@ -14,7 +14,8 @@ import pytest
 
 from bot import protocol
 from dispatcher.bus import Bus, LocalBus
-from dispatcher.readiness import BUS_GRACE_SECONDS, LEAST_FREE_BYTES, Readiness
+from dispatcher.disk import LEAST_FREE_BYTES, Disk
+from dispatcher.readiness import BUS_GRACE_SECONDS, Readiness
 from dispatcher.sessions.changes import POLL_SECONDS
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
@@ -103,14 +104,10 @@ def test_a_replica_whose_bus_is_down_is_not_ready_after_a_grace_and_answers_all_
 async def readiness(directory: Path, free: int, bus: Bus | None = None) -> AsyncIterator[Readiness]:
     store = Store(f"sqlite:///{directory / 'store.sqlite'}")
     await store.open()
+    clock = ManualClock()
+    disk = Disk([directory], clock, lambda _: free)
     try:
-        yield Readiness(
-            store=store,
-            bus=bus or LocalBus(),
-            clock=ManualClock(),
-            directories=[directory],
-            free=lambda _: free,
-        )
+        yield Readiness(store=store, bus=bus or LocalBus(), clock=clock, disk=disk)
     finally:
         await store.close()
 
