@@ -194,8 +194,8 @@ class Settings(BaseSettings):
     """Longest time without a report of the machine of a bot that was ready: it is ended then, although its
     provider says that it runs."""
     ending_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """Longest time that a session which is over counts against `max_sessions` because its machine is not known
-    to be gone; 0 to count sessions alone."""
+    """Longest time that a session which is over counts against `max_sessions`, because its machine is not
+    known to be gone; 0 to count sessions alone."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
     """Limit on a client's request to a running bot."""
     ice_servers: tuple[IceServer, ...] = ()

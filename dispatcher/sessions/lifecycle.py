@@ -217,7 +217,7 @@ def over(session: Session, end: End, now: float) -> Session:
 
 
 def ending(before: Session, after: Session, machine: Machine | None, grace_seconds: float) -> Session:
-    """A session that is over by this change keeps its line, if its machine may be there."""
+    """Keep the line of a session that is over by this change, if its machine may be there."""
     if before.state not in ADMITTED or after.ended_at is None or grace_seconds <= 0:
         return after
     if machine is None or machine.placement is None or machine.state is MachineState.gone:
@@ -226,7 +226,7 @@ def ending(before: Session, after: Session, machine: Machine | None, grace_secon
 
 
 def line_free(session: Session) -> Session:
-    """The machine of a session that is over is gone, or the grace for that is over."""
+    """Free the line of a session that is over: its machine is gone, or had its grace."""
     return session if session.line_until is None else replace(session, line_until=None)
 
 

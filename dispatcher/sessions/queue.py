@@ -106,6 +106,9 @@ class Queue:
         return admitted is not None
 
     def _observe(self, before: Session | None, after: Session) -> None:
-        if after.over and before is not None and not before.over:
-            self._left = self._left or before.state is SessionState.queued
+        if before is None:
+            return
+        left = before.state is SessionState.queued and after.over
+        self._left = self._left or left
+        if left or (before.has_line and not after.has_line):
             self.nudge()

@@ -35,12 +35,11 @@ TAKE_LINE = Statement(_TAKE_LINE)
 TAKEN_LINE = _TAKE_LINE.returning(loads.c.agent)
 """The same, as part of a larger statement."""
 WAITING = Statement(sa.select(loads.c.agent).where(loads.c.queued > 0))
-
-
-_OVERDUE = sa.select(sessions.c.id).where(sessions.c.line_until <= sa.bindparam("now")).limit(1)
+_OVERDUE = sessions.c.line_until <= sa.bindparam("now")
+OVERDUE = Statement(sa.select(sessions.c.agent).where(_OVERDUE).limit(1))
 
 MOST_OVERDUE = 100
-"""Lines that are given back in one transaction; the next look finds the rest."""
+"""Lines that are given back in one transaction."""
 
 
 class Full(Exception):
@@ -76,24 +75,29 @@ def moved(connection: sa.Connection, before: Session, after: Session) -> None:
         _add(connection, after.agent, live=live, queued=queued)
 
 
-def free_overdue(connection: sa.Connection, now: float) -> None:
-    """Give back the lines of sessions whose machines had their grace to be gone."""
-    if connection.scalar(_OVERDUE, {"now": now}) is None:
-        return
-    query = rows.select(Session).where(sessions.c.line_until <= now).order_by(sessions.c.id)
-    for session in rows.many(
-        connection, Session, query.limit(MOST_OVERDUE).with_for_update(skip_locked=True)
-    ):
-        free(connection, session)
+def overdue(connection: sa.Connection, now: float) -> str | None:
+    """Return an agent with a line whose grace is over, or None."""
+    found = OVERDUE.rows(connection, {"now": now})
+    return found[0][0] if found else None
 
 
-def free(connection: sa.Connection, session: Session) -> Session:
-    """Give back the line of a session that is over, which this transaction has locked."""
-    updated = rows.change(connection, Session, session.id, lifecycle.line_free)
-    if updated is None:
-        return session
-    moved(connection, *updated)
-    return updated[1]
+def free_overdue(connection: sa.Connection, agent: str, now: float) -> int:
+    """Free the agent's lines whose grace is over, and return how many.
+
+    One agent in a transaction: rows of `loads` are locked in one order.
+    """
+    query = sa.select(sessions.c.id).where(sessions.c.agent == agent, _OVERDUE).limit(MOST_OVERDUE)
+    found = connection.scalars(query.with_for_update(skip_locked=True), {"now": now}).all()
+    for session_id in found:
+        free(connection, session_id)
+    return len(found)
+
+
+def free(connection: sa.Connection, session_id: str) -> None:
+    """Free the line of a session that is over, and that this transaction has locked."""
+    updated = rows.change(connection, Session, session_id, lifecycle.line_free)
+    if updated is not None:
+        moved(connection, *updated)
 
 
 def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:

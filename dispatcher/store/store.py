@@ -139,7 +139,6 @@ class Store:
         """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
 
         def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
-            lines.free_overdue(connection, now)
             waiting = lines.next_in_line(connection, limits, now)
             if waiting is None:
                 return None
@@ -151,6 +150,19 @@ class Store:
             return (updated[1], machine[1]) if updated is not None and machine is not None else None
 
         return await self._database.write(write)
+
+    async def free_lines(self, now: float) -> int:
+        """Free the lines of sessions whose machines had their grace to be gone, and return how many."""
+        freed = 0
+        while agent := await self._database.read(lambda connection: lines.overdue(connection, now)):
+            number = await self._database.write(
+                lambda connection, agent=agent: lines.free_overdue(connection, agent, now)
+            )
+            if number == 0:
+                # Others hold their rows locked, perhaps to write that the machines are gone.
+                break
+            freed += number
+        return freed
 
     async def place(self, session: Session) -> tuple[int, list[float]]:
         """A waiting session's place in its agent's queue (1 is next), and how long its last ones took."""
@@ -314,12 +326,14 @@ class Store:
                 wanted = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
                 if current is None or wanted is None or wanted.launcher != launcher:
                     return None if current is None else (current, current)
-            updated = self._update_session(connection, session_id, change, cause)
-            if updated is not None and machine is not None:
-                before, after = updated
-                _update_machine(connection, after.machine_id, machine, after, cause)
-                return before, rows.one(connection, Session, rows.ONE[Session], session_id) or after
-            return updated
+            updated = self._update_session(connection, session_id, change, cause, machine)
+            if updated is None or machine is None:
+                return updated
+            before, after = updated
+            moved = _update_machine(connection, after.machine_id, machine, after, cause)
+            if moved is not None and moved[1].state is MachineState.gone:
+                after = lifecycle.line_free(after)
+            return before, after
 
         return await self._database.write(write, quick=True)
 
@@ -329,13 +343,22 @@ class Store:
         session_id: str,
         change: Callable[[Session], Session],
         cause: Cause,
+        of_machine: Callable[[Machine], Machine] | None = None,
     ) -> tuple[Session, Session] | None:
+        """Change a session and count its line.
+
+        Args:
+            of_machine: What becomes of its machine in the same transaction.
+        """
+
         def changed(current: Session) -> Session:
             after = change(current)
             if not after.over or current.over:
                 return after
-            # Read under the session's lock, as who writes that it is gone has it.
+            # No machine becomes gone meanwhile: that is written under the lock of its session.
             machine = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
+            if machine is not None and of_machine is not None:
+                machine = of_machine(machine)
             return lifecycle.ending(current, after, machine, self._ending_seconds)
 
         updated = rows.change(connection, Session, session_id, changed)
@@ -389,7 +412,7 @@ def _update_machine(
     if updated is not None and session is not None:
         rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
         if updated[1].state is MachineState.gone and session.line_until is not None:
-            lines.free(connection, session)
+            lines.free(connection, session.id)
     return updated
 
 

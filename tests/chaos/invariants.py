@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Invariants:
         sites: Mapping[str, Site],
         rooms: Service,
         limits: Limits,
+        ending_seconds: float,
         record: Record,
         now: Callable[[], float],
         violated: Callable[[str, str], None],
@@ -75,12 +76,15 @@ class Invariants:
         self._sites = sites
         self._rooms = rooms
         self._limits = limits
+        self._ending_seconds = ending_seconds
         self._record = record
         self._now = now
         self._violated = violated
         self._live: dict[str, Row] = {}
         self._over: dict[str, Row] = {}
         self._machines: dict[str, Row] = {}
+        self._ending: list[Row] = []
+        """Sessions that are over and have their lines still."""
         self._version = -1
 
     def close(self) -> None:
@@ -105,7 +109,8 @@ class Invariants:
             row["id"]: row for row in self.rows(f"SELECT * FROM sessions WHERE state IN ({marks})", *LIVE)
         }
         ended = [self._session(session_id) for session_id in self._live if session_id not in live]
-        self._limits_hold(live)
+        ending = self.rows("SELECT * FROM sessions WHERE line_until IS NOT NULL")
+        self._limits_hold(live, ending)
         for session_id, row in live.items():
             self._moved(self._live.get(session_id), row)
         for row in ended:
@@ -115,23 +120,29 @@ class Invariants:
             self._moved(self._live[row["id"]], row)
             self._has_its_reason(row)
             self._over[row["id"]] = row
-        before, self._live = self._live, live
-        self._first_come_first_served(before)
+        taken = self._lines(self._live, self._ending)
+        before, self._live, self._ending = self._live, live, ending
+        self._first_come_first_served(before, taken)
         self._machines_are_as_written()
 
-    def _limits_hold(self, live: Mapping[str, Row]) -> None:
+    def _lines(self, live: Mapping[str, Row], ending: Sequence[Row]) -> Counter[str]:
+        """Agent → its lines that are taken on record."""
         admitted = Counter(row["agent"] for row in live.values() if row["state"] in ADMITTED)
+        return admitted + Counter(row["agent"] for row in ending)
+
+    def _limits_hold(self, live: Mapping[str, Row], ending: Sequence[Row]) -> None:
+        admitted = self._lines(live, ending)
         queued = Counter(row["agent"] for row in live.values() if row["state"] == "queued")
         for agent, limit in self._limits.agents.items():
             if admitted[agent] > limit:
                 self._violated(
-                    "limits", f"{admitted[agent]} sessions of {agent} are admitted; allowed: {limit}"
+                    "limits", f"{admitted[agent]} sessions of {agent} have lines; allowed: {limit}"
                 )
             if queued[agent] > self._limits.queues[agent]:
                 self._violated("limits", f"{queued[agent]} sessions of {agent} are queued")
         whole = self._limits.deployment
         if whole is not None and admitted.total() > whole:
-            self._violated("limits", f"{admitted.total()} sessions are admitted; allowed: {whole}")
+            self._violated("limits", f"{admitted.total()} sessions have lines; allowed: {whole}")
         for row in self.rows("SELECT * FROM loads WHERE agent <> ''"):
             counted = (admitted[row["agent"]], queued[row["agent"]])
             if (row["live"], row["queued"]) != counted:
@@ -151,7 +162,7 @@ class Invariants:
             if before[column] is not None and before[column] != after[column]:
                 self._violated("lifecycle", f"session {name}: {column} changed")
 
-    def _first_come_first_served(self, before: Mapping[str, Row]) -> None:
+    def _first_come_first_served(self, before: Mapping[str, Row], taken: Mapping[str, int]) -> None:
         new = [
             row
             for name, row in self._live.items()
@@ -163,19 +174,19 @@ class Invariants:
                 if (
                     still is None
                     or still["state"] != "queued"
-                    or not self._waits_for_line_of(row, other, before)
+                    or not self._waits_for_line_of(row, other, taken)
                 ):
                     continue
                 if (other["created_at"], other["id"]) < (row["created_at"], row["id"]):
                     self._violated("first come, first served", f"{row['id']} overtook {other['id']}")
 
-    def _waits_for_line_of(self, row: Row, other: Row, before: Mapping[str, Row]) -> bool:
+    def _waits_for_line_of(self, row: Row, other: Row, taken: Mapping[str, int]) -> bool:
         if self._now() > other["created_at"] + other["queue_seconds"] - MARGIN:
             return False
         if other["agent"] == row["agent"]:
             return True
-        taken = sum(one["agent"] == other["agent"] and one["state"] in ADMITTED for one in before.values())
-        return self._limits.deployment is not None and taken < self._limits.agents[other["agent"]]
+        agent = other["agent"]
+        return self._limits.deployment is not None and taken.get(agent, 0) < self._limits.agents[agent]
 
     def _has_its_reason(self, row: Row) -> None:
         """A session ended for a reason that was one."""
@@ -230,6 +241,23 @@ class Invariants:
             )
         elif row["session_id"] in self._live and self._live[row["session_id"]]["state"] == "queued":
             self._violated("limits", f"{instance.id} is created for a session that waits for a line")
+        self._machines_keep_the_limits()
+
+    def _machines_keep_the_limits(self) -> None:
+        """Machines that are there, but for those whose sessions ended longer ago than the grace."""
+        there = {one.id for site in self._sites.values() for one in site.instances if one.here}
+        alive: Counter[str] = Counter()
+        for machine_id in there:
+            of_machine = "SELECT agent, ended_at FROM sessions WHERE machine_id = ?"
+            for row in self.rows(of_machine, machine_id):
+                if row["ended_at"] is None or self._now() < row["ended_at"] + self._ending_seconds:
+                    alive[row["agent"]] += 1
+        for agent, limit in self._limits.agents.items():
+            if alive[agent] > limit:
+                self._violated("machines", f"{alive[agent]} machines of {agent} are alive; allowed: {limit}")
+        whole = self._limits.deployment
+        if whole is not None and alive.total() > whole:
+            self._violated("machines", f"{alive.total()} machines are alive; allowed: {whole}")
 
     def room_changed(self, what: str, name: str) -> None:
         """A room came into being, or was deleted."""
@@ -298,14 +326,17 @@ class Invariants:
                     self._violated("answers", f"{attempt.marker} was refused, and has a session")
 
     def line_is_free(self) -> bool:
-        """Whether somebody waits although there is a line."""
-        loads = {
-            agent: Load(
-                sum(row["agent"] == agent and row["state"] in ADMITTED for row in self._live.values()),
-                0,
-            )
-            for agent in self._limits.agents
-        }
+        """Whether somebody waits although there is a line.
+
+        A session that is over has none once its machine is gone on record, or its grace is over.
+        """
+        ending = [
+            row
+            for row in self._ending
+            if row["machine_id"] in self._machines and self._now() < row["ended_at"] + self._ending_seconds
+        ]
+        taken = self._lines(self._live, ending)
+        loads = {agent: Load(taken[agent], 0) for agent in self._limits.agents}
         return any(
             row["state"] == "queued"
             and self._now() < row["created_at"] + row["queue_seconds"]
@@ -322,6 +353,7 @@ class Invariants:
         for site in self._sites.values():
             left += [f"machine {one.id} runs at {site.name}" for one in site.instances if one.here]
         left += [f"room {name} is there" for name in self._rooms.fake.rooms]
+        left += [f"session {row['id']} is over, and has its line" for row in self._ending]
         wanted = self.rows("SELECT id, room_state FROM sessions WHERE room_due_at IS NOT NULL")
         return left + [f"the room of session {row['id']} is {row['room_state']} on record" for row in wanted]
 

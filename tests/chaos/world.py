@@ -93,7 +93,10 @@ class World:
         self.seed = seed
         self.loop = VirtualLoop()
         rng = self._rng("plan")
-        self.settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory))
+        settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory))
+        # Drawn from numbers of its own, so that what it was added to stayed as it was.
+        grace = self._rng("grace").choice([3.0, 20.0, 60.0])
+        self.settings = settings.model_copy(update={"ending_seconds": grace})
         self.replicas = rng.choice([1, 1, 2])
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
@@ -117,6 +120,7 @@ class World:
             self.sites,
             self.rooms,
             limits_of(self.settings),
+            self.settings.ending_seconds,
             self.record,
             lambda: self.loop.now,
             self.violate,
