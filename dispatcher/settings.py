@@ -223,6 +223,9 @@ class Settings(BaseSettings):
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     process_templates: bool = True
     """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
+    process_isolation: Literal["auto", "off", "required"] = "auto"
+    """Keep machines that are processes from each other and from `data_dir`: `auto` with what this host has,
+    `required` or no such machine starts."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """Number of directories of machines that are gone that are kept, for their logs."""
     log_format: LogFormat | None = None

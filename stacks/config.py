@@ -38,7 +38,7 @@ STRUCTURED = (
 )
 
 ONLY_WITH = {
-    "dataDir": "local",
+    **dict.fromkeys(("dataDir", "processIsolation"), "local"),
     "docker": "docker",
     **dict.fromkeys(("fly", "flyApiToken", "databaseUrl"), "fly"),
 }
@@ -57,6 +57,7 @@ ENGINE_NAMESPACE = "pulumi"
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
     *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds", "unresponsive_seconds"),
+    "process_isolation",
 )
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
@@ -88,6 +89,8 @@ class StackConfig(BaseModel):
     provider says that it runs."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """Limit on a client's request to a running bot."""
+    process_isolation: Literal["auto", "off", "required"] = "auto"
+    """Keep bots from each other and from `data_dir`; of the cloud local."""
     ice_servers: tuple[IceServerConfig, ...] = ()
     """STUN and TURN servers for bots and clients, behind those that the stack has itself."""
     turn_urls: tuple[TurnUrl, ...] = ()
@@ -197,6 +200,8 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
             raw[key] = _structure(raw[key])
     cloud = raw.get("cloud", "local")
     _refuse_unknown_namespaces(values, project, cloud)
+    if raw.get("processIsolation") == "auto":  # the engine hands over every default of Pulumi.yaml
+        del raw["processIsolation"]
     for key, of in ONLY_WITH.items():
         if raw.get(key) and cloud in get_args(Cloud) and cloud != of:
             raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {of}")

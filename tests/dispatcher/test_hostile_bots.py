@@ -25,7 +25,10 @@ def test_a_bot_that_spoils_its_files_is_ended_by_a_dispatcher_that_goes_on(
     tmp_path: Path, forks: bool
 ) -> None:
     dispatcher = Dispatcher(
-        tmp_path, {"hostile": agent(BOTS / "spoils_its_files.py", startTimeoutSeconds=600)}, forks=forks
+        tmp_path,
+        {"hostile": agent(BOTS / "spoils_its_files.py", startTimeoutSeconds=600)},
+        forks=forks,
+        more={"PROCESS_ISOLATION": "off"},  # or it could not
     )
 
     def healthy() -> bool:

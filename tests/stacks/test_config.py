@@ -100,6 +100,7 @@ KEYS = (
         "heartbeatSeconds",
         "unresponsiveSeconds",
         "callTimeoutSeconds",
+        "processIsolation",
         "iceServers",
         "turnUrls",
         "turnSecret",

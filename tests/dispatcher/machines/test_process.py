@@ -73,7 +73,7 @@ class _Machines:
 
     def leaders(self) -> list[str]:
         return [
-            process.cmdline()[4] for process in self.processes() if "switchboard-machine" in process.cmdline()
+            process.cmdline()[5] for process in self.processes() if "switchboard-machine" in process.cmdline()
         ]
 
     def kill_all(self) -> None:
@@ -296,7 +296,7 @@ def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines,
 
 def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
     async def run():
-        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}")
+        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}", isolation="off")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         assert (await provider.get("m-1")).state is MachineState.started
@@ -309,7 +309,7 @@ def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
 
 def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
     async def run():
-        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 60")
+        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 60", isolation="off")
         await provider.create(machines.spec())
         async with asyncio.timeout(10):
             while (machines.root / "m-1").exists():
@@ -325,7 +325,7 @@ def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
 
 def test_a_bot_that_writes_an_exit_status_and_runs_on_is_not_gone(machines):
     async def run():
-        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}")
+        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}", isolation="off")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         assert (await provider.get("m-1")).state is MachineState.started
