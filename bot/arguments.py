@@ -19,6 +19,7 @@ from bot.protocol import (
     BOT_ARGUMENTS_VARIABLE,
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
+    PRIVATE_ARGUMENTS_VARIABLE,
     PROTOCOL_VERSION,
     TRACEPARENT_VARIABLE,
     Assignment,
@@ -115,6 +116,19 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
         environment.get(TRACEPARENT_VARIABLE),
         _health_file(environment),
     )
+
+
+def pop_private(environment: MutableMapping[str, str]) -> list[str]:
+    """Take the arguments out of the environment that are not on the command line.
+
+    Raises:
+        UsageError: they are not what they must be.
+    """
+    text = environment.pop(PRIVATE_ARGUMENTS_VARIABLE, "[]")
+    try:
+        return TypeAdapter(list[str]).validate_json(text)
+    except ValidationError:
+        raise UsageError(f"variable {PRIVATE_ARGUMENTS_VARIABLE} must be a JSON list of texts") from None
 
 
 def is_hosted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:

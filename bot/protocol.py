@@ -44,6 +44,12 @@ TRACEPARENT_VARIABLE = "TRACEPARENT"
 BOT_ARGUMENTS_VARIABLE = "SWITCHBOARD_BOT_ARGUMENTS"
 """The bot's own command line, a JSON list."""
 
+PRIVATE_ARGUMENTS_VARIABLE = "SWITCHBOARD_PRIVATE_ARGUMENTS"
+"""Arguments of `python -m bot` that other users of a host must not see, a JSON list. The command line of a
+process is every user's to read, and its environment its own user's."""
+
+PRIVATE_ARGUMENTS = ("--body", "--room-url", "--token", "--ice-servers")
+
 BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
 """The path of the bot file inside the machine; `/app/bot.py` in the images."""
 

@@ -27,6 +27,7 @@ from bot.arguments import (
     Variables,
     is_hosted,
     parse,
+    pop_private,
     read_host_variables,
     read_variables,
 )
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, limits: Limits | None = None) -
     try:
         if is_hosted(given, os.environ):
             host(read_host_variables(os.environ), limits or Limits())
-        parsed = parse(given)
+        parsed = parse([*given, *pop_private(os.environ)])
         variables = read_variables(os.environ)
     except UsageError as error:
         print(f"python -m bot: {error}", file=sys.stderr)

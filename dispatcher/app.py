@@ -78,7 +78,7 @@ def build(
     core = wire(
         settings,
         clock=clock,
-        providers=providers or _providers(settings),
+        providers=providers or providers_of(settings),
         bus=_bus(settings, clock),
         environment=environment,
         tracer_provider=tracer_provider,
@@ -141,7 +141,7 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
     return LocalBus(replica)
 
 
-def _providers(settings: Settings) -> dict[str, MachineProvider]:
+def providers_of(settings: Settings) -> dict[str, MachineProvider]:
     return {name: _provider(settings, placement) for name, placement in settings.placements.items()}
 
 

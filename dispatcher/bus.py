@@ -39,6 +39,11 @@ class Bus(Protocol):
         """Whether messages go through, as far as this replica knows."""
         ...
 
+    @property
+    def down_since(self) -> float | None:
+        """When messages ceased to go through, in unix seconds; None while they do."""
+        ...
+
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Hear what is published under a topic; a word without spaces, one subscriber each."""
         ...
@@ -83,6 +88,10 @@ class LocalBus:
     @property
     def stands(self) -> bool:
         return True
+
+    @property
+    def down_since(self) -> float | None:
+        return None
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         self._subscribers[topic] = subscriber

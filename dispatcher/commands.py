@@ -7,10 +7,13 @@ import contextlib
 import errno
 import fcntl
 import logging
+import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import uvicorn
@@ -18,14 +21,18 @@ from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.admissions import Admissions
-from dispatcher.app import Dispatcher, build
+from dispatcher.app import Dispatcher, build, providers_of
 from dispatcher.channel_socket import ChannelSocket
 from dispatcher.clock import SystemClock
+from dispatcher.disk import in_words, why_not
 from dispatcher.limits import limited
+from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process_isolation import Isolation
+from dispatcher.machines.provider import ProviderError
 from dispatcher.placements import ProcessPlacement
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.lifecycle import End
+from dispatcher.sessions.releases import STOP_GRACE
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
@@ -46,6 +53,10 @@ DESCRIPTORS = 65536
 programs that use `select`, and more to whoever asks."""
 
 
+PRIVATE_UMASK = 0o077
+"""Whatever the dispatcher makes is its user's alone, however it was started."""
+
+
 class Unusable(Exception):
     """A setting names a thing that cannot be used. The text begins with the setting's name."""
 
@@ -57,6 +68,7 @@ def serve(settings: Settings) -> int:
         Unusable: the port, the directory, the database, or the Daily domain.
         InvalidExport: an `OTEL_…` variable.
     """
+    os.umask(PRIVATE_UMASK)
     descriptors = _raise_descriptor_limit()
     isolation = _isolation(settings)
     with _listener(settings) as listener, contextlib.ExitStack() as held:
@@ -141,9 +153,15 @@ def stop_machines(settings: Settings) -> int:
         Unusable: the directory or the database.
         InvalidExport: an `OTEL_…` variable.
     """
-    with _data_dir(settings):
-        dispatcher = build(settings)
-    return 0 if asyncio.run(_stop_machines(dispatcher)) else 1
+    try:
+        with _data_dir(settings):
+            dispatcher = build(settings)
+        return 0 if asyncio.run(_stop_machines(dispatcher)) else 1
+    except Unusable as error:
+        # Providers know their machines without the store.
+        if ended := asyncio.run(_stop_without_store(settings)):
+            raise Unusable(f"{error} (ended all the same: {', '.join(ended)})") from error
+        raise
 
 
 async def _stop_machines(dispatcher: Dispatcher) -> bool:
@@ -166,15 +184,43 @@ async def _stop_machines(dispatcher: Dispatcher) -> bool:
     return all(ended)
 
 
+async def _stop_without_store(settings: Settings) -> list[str]:
+    """Stop what the providers list. Return the ids of the machines that were ended."""
+    fleet = Fleet(providers_of(settings), SystemClock(), lambda _: None)
+    ended: list[str] = []
+    try:
+        for placement in fleet.placements:
+            try:
+                running = [status.id async for status in fleet.list(placement)]
+                for machine_id in running:
+                    log.info("stopping machine %s", machine_id)
+                    await fleet.stop(placement, machine_id, STOP_GRACE)
+                    ended.append(machine_id)
+            except ProviderError as error:
+                log.warning("placement %s: machines may be left: %s", placement, error)
+    finally:
+        await fleet.close()
+    return ended
+
+
 async def _open_store(dispatcher: Dispatcher) -> None:
+    """Open the store and write to it once: a store that is only read serves nobody.
+
+    Raises:
+        Unusable: It cannot be used.
+    """
     try:
         await dispatcher.store.open()
+        await dispatcher.store.ping()
     except (DBAPIError, NotMigrated, OSError) as error:
         await dispatcher.store.close()
         reason = error.orig if isinstance(error, DBAPIError) else error
         setting = "database_url" if dispatcher.settings.database_url else "data_dir"
         # In one line, and without the URL's password.
         words = logs.masked(" ".join(str(reason).split()))
+        file = dispatcher.store.file
+        if file is not None and (why := why_not(file.parent)):
+            words += f": {why}"
         raise Unusable(f"{setting}: the store cannot be used: {words}") from error
 
 
@@ -194,7 +240,8 @@ def _data_dir(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (OSError, InvalidSecret) as error:
-        raise Unusable(f"data_dir: {settings.data_dir} cannot be used: {error}") from error
+        words = in_words(error) if isinstance(error, OSError) else str(error)
+        raise Unusable(f"data_dir: {settings.data_dir} cannot be used: {words}") from error
 
 
 def _lock(settings: Settings) -> IO[bytes]:
@@ -203,6 +250,7 @@ def _lock(settings: Settings) -> IO[bytes]:
     Replicas on one host share it, with the machines that run there: their reaper is found in the database.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _close_to_others(settings.data_dir)
     lock = (settings.data_dir / "lock").open("ab")
     kind = fcntl.LOCK_SH if settings.has_replicas else fcntl.LOCK_EX
     try:
@@ -211,6 +259,13 @@ def _lock(settings: Settings) -> IO[bytes]:
         lock.close()
         raise OSError("another dispatcher uses it") from None
     return lock
+
+
+def _close_to_others(data_dir: Path) -> None:
+    """Take from others what an earlier release let them read: a store of calls' data, logs, keys."""
+    for path in (data_dir, *(one for one in data_dir.iterdir() if one.is_file() and not one.is_symlink())):
+        if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o066 and path.stat().st_uid == os.geteuid():
+            path.chmod(mode & ~0o066)
 
 
 def _listener(settings: Settings) -> socket.socket:

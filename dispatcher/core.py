@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
+from dispatcher.disk import Disk
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
@@ -122,6 +123,7 @@ class Core:
         keeping = asyncio.create_task(self.lease.run())
         others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run, self.rooms.check)]
         others.append(asyncio.create_task(self.changes.poll(self.clock)))
+        others.append(asyncio.create_task(self.store.ballast.keep(self.clock)))
         try:
             yield
         finally:
@@ -144,6 +146,8 @@ class Core:
             await self.fleet.close()
             await self.channels.close()
             await self.bus.close()
+            # The next one takes it again, and may need the room to start.
+            await self.store.ballast.give_up()
             await self.store.close()
             if self.spans is not None:
                 await export.close(self.spans)
@@ -166,7 +170,7 @@ def wire(
         runner: Runs the store's transactions, in the place of threads.
         daily: Answers in the place of Daily's API.
     """
-    metrics = Metrics()
+    metrics, disk = Metrics(), Disk(_directories(settings), clock)
     store = Store(settings.store_url, runner, metrics.store_used)
     spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
     traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
@@ -236,6 +240,7 @@ def wire(
         transports=transports,
         changes=changes,
         clock=clock,
+        disk=disk,
     )
     service = SessionService(
         settings=settings,
@@ -317,7 +322,7 @@ def wire(
         bus=bus,
         store=store,
         changes=changes,
-        readiness=Readiness(store=store, bus=bus, clock=clock, directories=_directories(settings)),
+        readiness=Readiness(store=store, bus=bus, clock=clock, disk=disk),
         fleet=fleet,
         channels=channels,
         service=service,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
+from dispatcher.disk import LEAST_FREE_BYTES, Disk
 from dispatcher.store.store import Store
 from dispatcher.tasks import within
 
@@ -22,11 +20,13 @@ log = logging.getLogger(__name__)
 TRIAL_SECONDS = 8.0
 """How long a trial may take. Load balancers wait for 5 to 10 s; a database that hangs says so after 10 s."""
 
-LEAST_FREE_BYTES = 64 * 1024 * 1024
-"""Of each directory that is written. SQLite's log takes that much until it is copied (`checkpoints`)."""
-
 DESCRIPTORS = 8
 """A start takes some: its request's connection, its machine's channel, a pipe or two for a process."""
+
+
+BUS_GRACE_SECONDS = 10.0
+"""How long the bus may be away: replicas lose it together, in a failover of the database, and answer by
+polling meanwhile. Two attempts to open it again fit (`LONGEST_BACKOFF_SECONDS`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +38,13 @@ class Unready:
 
 
 class Readiness:
-    """Tries whether this dispatcher can take starts.
+    """Tries whether this dispatcher can take starts."""
 
-    Args:
-        directories: What is written on this host's disks.
-        free: How many bytes may still be written there.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        bus: Bus,
-        clock: Clock,
-        directories: Iterable[Path],
-        free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
-    ) -> None:
+    def __init__(self, *, store: Store, bus: Bus, clock: Clock, disk: Disk) -> None:
         self._store = store
         self._bus = bus
         self._clock = clock
-        self._directories = tuple(directories)
-        self._free = free
+        self._disk = disk
         self._known: str | None = None
 
     async def missing(self) -> Unready | None:
@@ -87,7 +73,9 @@ class Readiness:
             await within(self._clock, TRIAL_SECONDS, self._store.ping(), late)
         except (SQLAlchemyError, TimeoutError):
             return Unready("store_down", "The store does not answer.")
-        if not self._bus.stands:
+        down_since = self._bus.down_since
+        # A clock that was set back is no reason to wait longer.
+        if down_since is not None and not 0 <= self._clock.now() - down_since <= BUS_GRACE_SECONDS:
             return Unready("bus_down", "The dispatcher is cut off from the other replicas: its bus is down.")
         return None
 
@@ -99,11 +87,11 @@ class Readiness:
         if (path := self._store.lost_file()) is not None:
             words = f"The store's file {path} was deleted or replaced. Restore it and restart."
             return Unready("store_lost", words)
-        for directory in self._directories:
-            if (free := self._free(directory)) < LEAST_FREE_BYTES:
-                least = LEAST_FREE_BYTES // (1024 * 1024)
-                words = f"{directory} has {free // (1024 * 1024)} MB left; at least {least} MB are needed."
-                return Unready("disk_full", words)
+        if (shortage := self._disk.shortage()) is not None:
+            directory, free = shortage
+            least = LEAST_FREE_BYTES // (1024 * 1024)
+            words = f"{directory} has {free // (1024 * 1024)} MB left; at least {least} MB are needed."
+            return Unready("disk_full", words)
         return None
 
 

@@ -34,12 +34,20 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, Launch
+from bot.protocol import (
+    MACHINE_TOKEN_VARIABLE,
+    PRIVATE_ARGUMENTS_VARIABLE,
+    TRACEPARENT_VARIABLE,
+    Launch,
+)
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.process_environment import (
     CACHE,
     PYTHONPATH,
+    SOURCE,
     environment_of,
+    in_private,
+    runtime_path,
     template_environment,
 )
 from dispatcher.machines.process_groups import (
@@ -53,6 +61,7 @@ from dispatcher.machines.process_groups import (
 )
 from dispatcher.machines.process_isolation import Isolation, Mode
 from dispatcher.machines.process_logs import read_log
+from dispatcher.machines.process_room import free_room
 from dispatcher.machines.provider import (
     LOG_BYTES,
     LogPart,
@@ -66,9 +75,6 @@ from dispatcher.machines.provider import (
 )
 from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
-SOURCE = Path(__file__).resolve().parents[2]
-"""The directory of the `bot` package."""
-
 POLL_SECONDS = 0.05
 """Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
 
@@ -81,7 +87,7 @@ NEVER_RAN_SECONDS = 3600.0
 FULL = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """The system has no more processes, memory, disk or file descriptors: later it may."""
 
-OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE)
+OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, PRIVATE_ARGUMENTS_VARIABLE)
 """The variables that differ from machine to machine of an agent: a template has none of them."""
 
 FORCE_SECONDS = 3.0
@@ -186,6 +192,7 @@ class ProcessProvider:
                 late = self._clock.now() >= deadline + FORCE_SECONDS
                 await asyncio.to_thread(group.kill if late else group.end)
                 await self._clock.sleep(POLL_SECONDS)
+            await asyncio.to_thread(free_room, self._root / machine_id)
 
     # From here on synchronous: files and the process table, off the event loop.
 
@@ -205,7 +212,7 @@ class ProcessProvider:
                 if (known := self._recorded(directory)) is not None:
                     return known
                 work = _lay_out(directory, bot_file)
-                self._launch(spec, directory, work, bot_file)
+                self._launch(in_private(spec), directory, work, bot_file)
         except OSError as error:
             if error.errno in FULL:
                 raise NoCapacity(f"this host cannot start another process: {error}") from error
@@ -301,18 +308,16 @@ class ProcessProvider:
 
     def _lay_out_root(self) -> None:
         """Make the root, with a place that has our `bot` package and nothing else of ours."""
-        package = self._root / PYTHONPATH / "bot"
+        package = runtime_path(self._root) / "bot"
         package.parent.mkdir(parents=True, exist_ok=True)
-        if not package.exists():
-            package.unlink(missing_ok=True)  # it may lead to a checkout that has moved
-            with contextlib.suppress(FileExistsError):
-                package.symlink_to(SOURCE / "bot")
+        with contextlib.suppress(FileExistsError):
+            package.symlink_to(SOURCE / "bot")
 
     def _directories(self) -> list[Path]:
         try:
             with os.scandir(self._root) as entries:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [self._root / name for name in names if name not in (PYTHONPATH, CACHE)]
 

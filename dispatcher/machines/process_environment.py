@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from bot.protocol import BOT_FILE_VARIABLE
+from bot.protocol import BOT_FILE_VARIABLE, PRIVATE_ARGUMENTS, PRIVATE_ARGUMENTS_VARIABLE
 from dispatcher.machines.process_groups import DIRECTORY_VARIABLE, MACHINE_VARIABLE
 from dispatcher.machines.provider import MachineSpec, thread_variables
+
+SOURCE = Path(__file__).resolve().parents[2]
+"""The directory of the `bot` package."""
 
 PYTHONPATH = ".pythonpath"
 """The directory under `root` in which machines find our `bot` package, and nothing else of the checkout."""
@@ -20,6 +26,14 @@ CACHE = ".cache"
 
 CACHES = {"XDG_CACHE_HOME": ".", "HF_HOME": "huggingface", "TORCH_HOME": "torch", "NLTK_DATA": "nltk_data"}
 """Variable → its place in a bot file's cache, as XDG, Hugging Face's hub, PyTorch and NLTK document them."""
+
+
+def runtime_path(root: Path) -> Path:
+    """Return the directory with a link to this checkout's `bot` package; each checkout has one of its own.
+
+    A machine imports from it as long as it runs: the next checkout must not exchange the package under it.
+    """
+    return root / PYTHONPATH / hashlib.sha256(os.fsencode(SOURCE)).hexdigest()[:16]
 
 
 def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
@@ -34,6 +48,22 @@ def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) ->
         DIRECTORY_VARIABLE: str(work.parent.resolve()),
         **spec.whole_environment,
     }
+
+
+def in_private(spec: MachineSpec) -> MachineSpec:
+    """Move the arguments that are secret or personal into the machine's environment."""
+    shown: list[str] = []
+    private: list[str] = []
+    arguments = iter(spec.arguments)
+    for argument in arguments:
+        if argument in PRIVATE_ARGUMENTS:
+            private += [argument, *itertools.islice(arguments, 1)]
+        else:
+            (private if argument.partition("=")[0] in PRIVATE_ARGUMENTS else shown).append(argument)
+    if not private:
+        return spec
+    environment = {**spec.environment, PRIVATE_ARGUMENTS_VARIABLE: json.dumps(private)}
+    return replace(spec, arguments=tuple(shown), environment=environment)
 
 
 def template_environment(root: Path, bot_file: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -61,7 +91,7 @@ def _base_environment(root: Path, cpu: float, python: str | None) -> dict[str, s
         "PATH": os.pathsep.join([beside, os.environ.get("PATH") or os.defpath]),
         **{name: os.environ[name] for name in ("TZ",) if name in os.environ},
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(root / PYTHONPATH),
+        "PYTHONPATH": str(runtime_path(root)),
         "PYTHONUNBUFFERED": "1",
         **thread_variables(cpu),
         # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.

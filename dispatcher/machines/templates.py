@@ -18,6 +18,7 @@ from typing import IO
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from bot.output import SEGMENT_BYTES
 from bot.protocol import Launch, Launched
 from dispatcher.machines.provider import NoCapacity
 
@@ -54,6 +55,8 @@ class Template:
         self._lock = threading.Lock()
         self._ready = False
         self._mourned = False
+        if log_file.exists() and log_file.stat().st_size > SEGMENT_BYTES:
+            log_file.replace(log_file.with_suffix(".1.log"))
         with log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 [python, "-P", "-m", "bot.template", str(bot_file)],

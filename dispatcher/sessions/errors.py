@@ -11,6 +11,7 @@
     ├── TooManyCalls         429  too many calls wait for their bots; retry helps
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
+    ├── DiskFull             503  the dispatcher's disk has no room; retry helps once it has
     ├── Restarting           503  the dispatcher is about to exit; retry reaches the next one
     └── TookTooLong          504  no answer from the bot in time
 
@@ -93,6 +94,12 @@ class NotStarted(SessionError):
     status = 503
     code = "no_capacity"
     retry_after = 5.0
+
+
+class DiskFull(SessionError):
+    status = 503
+    code = "disk_full"
+    retry_after = 30.0
 
 
 class Restarting(SessionError):

@@ -61,6 +61,11 @@ class Releases:
         await self._ledger.end(session.id, end, by)
         self.let_go(session.machine_id, end.message)
 
+    def close_later(self, session: Session, end: End, by: str) -> None:
+        """End the session's machine now, and close its row once the store can be written."""
+        self._background.spawn(self._patience.persist(lambda: self.close(session, end, by)))
+        self.let_go(session.machine_id, end.message)
+
     def disown(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
         self._disowned.add(session.id)

@@ -29,6 +29,7 @@ from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.starts import Start, Started, Starts
 from dispatcher.settings import AgentSettings, Settings
+from dispatcher.store.outage import is_outage
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
 from dispatcher.transports.transport import Transport
@@ -178,10 +179,13 @@ class SessionService:
     async def disown(self, started: Started, by: str) -> None:
         """End a session whose caller got no answer, and wait a while for that.
 
-        A background task ends it: neither the end of the request nor an outage of the store keeps it. A
-        repeated start and one with an `Idempotency-Key` stay: their caller comes back for them.
+        A background task ends it: neither the end of the request nor an outage of the store keeps it. One
+        with an `Idempotency-Key` stays, for its caller comes back for it; in the queue, only for a while.
         """
-        if started.keyed or not started.new:
+        if started.keyed:
+            self._background.spawn(self._give_up_later(started.session.id))
+            return
+        if not started.new:
             return
         end = End("stopped", f"The session was stopped by {by}, who got no answer to its start.")
         closing = self._releases.disown(started.session, end, by)
@@ -203,9 +207,19 @@ class SessionService:
         return await self._queue.place(session)
 
     async def stop(self, session_id: str, by: str, agent: str | None = None) -> Session:
-        """End a session. Ending one that is over is fine, and changes nothing."""
+        """End a session. Ending one that is over is fine, and changes nothing.
+
+        Where the store takes no writes, the machine is ended at once and the row is closed later.
+        """
         session = await self.get(session_id, agent)
-        await self._releases.close(session, End("stopped", f"The session was stopped by {by}."), by)
+        end = End("stopped", f"The session was stopped by {by}.")
+        try:
+            await self._releases.close(session, end, by)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            # The store is read and cannot be written, as on a full disk: no end is refused for that.
+            self._releases.close_later(session, end, by)
         return await self.get(session_id)
 
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:

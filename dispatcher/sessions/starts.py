@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dispatcher.clock import Clock
+from dispatcher.disk import Disk
 from dispatcher.sessions import failures, idempotency, lifecycle
 from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.errors import (
     AtCapacity,
+    DiskFull,
     InvalidRequest,
     KeyReused,
     UnknownAgent,
@@ -88,6 +90,7 @@ class Starts:
         transports: Mapping[str, Transport],
         changes: Changes,
         clock: Clock,
+        disk: Disk,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -98,6 +101,7 @@ class Starts:
         self._transports = transports
         self._changes = changes
         self._clock = clock
+        self._disk = disk
 
     async def start(self, start: Start) -> Started:
         """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
@@ -110,6 +114,8 @@ class Starts:
         claim = self._claim(start, name, session_id)
         if claim is not None and (known := await self._store.claim(claim.id, self._clock.now())):
             return await self._again(claim, known)
+        if self._disk.is_full():
+            raise DiskFull("The dispatcher's disk is full: free some of it, and try again.")
         if start.count is not None:
             start.count()
         spends = self._transports[transport_name].prepare_calls

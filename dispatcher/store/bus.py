@@ -117,6 +117,10 @@ class PostgresBus:
     def stands(self) -> bool:
         return self._stands
 
+    @property
+    def down_since(self) -> float | None:
+        return self._down_since
+
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         self._subscribers[topic] = subscriber
 

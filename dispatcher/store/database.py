@@ -16,6 +16,7 @@ Where another process has the lock, the thread waits for it. However many wait i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from dispatcher.store import engines
+from dispatcher.store.ballast import Ballast
 from dispatcher.store.checkpoints import Checkpoints
 from dispatcher.store.on_loop import OnLoop
 from dispatcher.store.outage import Outage
@@ -114,7 +116,12 @@ class Database:
         self._outage = Outage()
         self._writing: set[asyncio.Future[Any]] = set()
         """What the thread for SQLite's writes does, and has to do."""
-        self._file: tuple[int, int] | None = None
+        self._opened: tuple[int, int] | None = None
+        database = self._engine.url.database
+        self.file = Path(database) if database and not self.is_postgres else None
+        # Who brings a runner has no threads: a simulation, whose clock would not wait for them.
+        has_ballast = self.file is not None and runner is None
+        self.ballast = Ballast(Path(f"{self.file}.ballast") if has_ballast else None)
 
     @property
     def is_postgres(self) -> bool:
@@ -141,25 +148,29 @@ class Database:
 
     async def migrate(self, upgrade: Callable[[sa.Connection], None]) -> None:
         """Make the database's directory if there is none, and run `upgrade` while nobody else does."""
-        database = self._engine.url.database
-        if not self.is_postgres and database:
-            Path(database).parent.mkdir(parents=True, exist_ok=True)
-        await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
-        self._file = self._identity()
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
+        except OperationalError as error:
+            # A dispatcher that was killed has left its ballast.
+            if not engines.is_full(error) or not await self.ballast.give_up():
+                raise
+            await self._runner.run(lambda: self._again(self._migrate, upgrade), writes=True)
+        self._opened = self._identity()
 
     def lost_file(self) -> Path | None:
         """SQLite's file, if it is no longer the one that was opened: what is written goes nowhere."""
-        if self._file is None or self._identity() == self._file:
+        if self._opened is None or self._identity() == self._opened:
             return None
-        return Path(self._engine.url.database or "")
+        return self.file
 
     def _identity(self) -> tuple[int, int] | None:
         """SQLite's file as the system knows it; None if there is none."""
-        database = self._engine.url.database
-        if self.is_postgres or not database:
+        if self.file is None:
             return None
         try:
-            found = Path(database).stat()
+            found = self.file.stat()
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
@@ -175,19 +186,36 @@ class Database:
         began, answered = time.perf_counter(), True
         until = began + engines.BUSY_TIMEOUT_SECONDS
         try:
-            if quick and self._on_loop is not None:
-                result = await self._at_once(self._on_loop, work, writes=writes, until=until)
-            else:
-                result = await self._in_thread(work, writes=writes, until=until)
-            self._outage.answered()
+            try:
+                result = await self._once(work, writes=writes, quick=quick, until=until)
+            except OperationalError as error:
+                if not writes or not engines.is_full(error):
+                    raise
+                await self._make_room()
+                result = await self._once(work, writes=writes, quick=False, until=until)
+            self._outage.answered(writes=writes)
             return result
         except SQLAlchemyError as error:
             # A constraint that refuses is an answer.
             answered = isinstance(error, IntegrityError)
-            self._outage.failed(error)
+            self._outage.failed(error, writes=writes)
             raise
         finally:
             self._on_transaction("write" if writes else "read", answered, time.perf_counter() - began)
+
+    async def _once(
+        self, work: Callable[[sa.Connection], T], *, writes: bool, quick: bool, until: float
+    ) -> T:
+        if quick and self._on_loop is not None:
+            return await self._at_once(self._on_loop, work, writes=writes, until=until)
+        return await self._in_thread(work, writes=writes, until=until)
+
+    async def _make_room(self) -> None:
+        """Give the ballast up, and have SQLite's log begin anew: its file has its room already."""
+        if await self.ballast.give_up():
+            log.error("the disk of the database is full: what was kept free there goes to ends of sessions")
+        with contextlib.suppress(SQLAlchemyError):
+            await self._checkpoint("RESTART")
 
     async def _at_once(
         self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool, until: float

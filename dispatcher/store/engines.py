@@ -107,6 +107,12 @@ def is_locked(error: OperationalError) -> bool:
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
+def is_full(error: OperationalError) -> bool:
+    """Return True if SQLite found no room on its disk, for its log or for the log's index."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
 def wait_at_most(connection: sa.Connection, seconds: float) -> None:
     """Have SQLite wait so long for what others have locked, until the connection is back in its pool."""
     _tell(connection.connection.driver_connection, connection.info, seconds)

@@ -23,23 +23,27 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Outage:
-    """Whether the database answers, by its last transaction."""
+    """Whether the database answers, by its last transactions."""
 
     def __init__(self) -> None:
         self._down = False
+        self._for_writes = False
+        """It refuses what writes; on a full disk, and a PostgreSQL standby, it may still be read."""
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, *, writes: bool) -> None:
         if not is_outage(error):
             # A constraint that refuses is an answer. The rest is a fault of ours, which who comes back to
             # the store again and again must not pass over as an outage.
             if not isinstance(error, IntegrityError):
                 log.error("the database refused a transaction", exc_info=error)
-        elif not self._down:
+            return
+        self._for_writes = self._for_writes or writes
+        if not self._down:
             self._down = True
             reason = str(getattr(error, "orig", None) or error).strip()
             log.error("the store does not answer: %s", reason)
 
-    def answered(self) -> None:
-        if self._down:
-            self._down = False
+    def answered(self, *, writes: bool) -> None:
+        if self._down and (writes or not self._for_writes):
+            self._down = self._for_writes = False
             log.warning("the store answers again")

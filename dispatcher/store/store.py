@@ -49,6 +49,8 @@ class Store:
         on_transaction: OnTransaction = unobserved,
     ) -> None:
         self._database = Database(url, runner, on_transaction)
+        self.ballast = self._database.ballast
+        """Room that is kept on the disk of the database."""
 
     async def open(self) -> None:
         """Make the database if there is none, and migrate it to the newest revision."""
@@ -60,6 +62,11 @@ class Store:
     async def ping(self) -> None:
         """Write a row. Raises what the database raises if it cannot be written."""
         await self._database.write(lines.write_one)
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None for another database, and for one in memory."""
+        return self._database.file
 
     def lost_file(self) -> Path | None:
         """SQLite's file, if it is no longer the one that was opened."""

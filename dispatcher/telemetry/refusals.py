@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dispatcher.sessions.errors import (
     AtCapacity,
+    DiskFull,
     InvalidRequest,
     KeyReused,
     NotStarted,
@@ -16,6 +17,7 @@ from dispatcher.sessions.errors import (
 
 OUTCOMES: dict[type[SessionError], str] = {
     AtCapacity: "at_capacity",
+    DiskFull: "disk_full",
     InvalidRequest: "invalid",
     KeyReused: "key_reused",
     RateExceeded: "rate_limited",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pulumi
 from pulumi.dynamic import CreateResult, ReadResult
 
-from stacks.fly.api import FlyRefused, mapping, part, rows
+from stacks.fly.api import FlyMisread, FlyRefused, mapping, part, rows
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 
@@ -113,7 +113,10 @@ class CertificateProvider(Kind):
 
     def _get(self, app: str, hostname: str) -> dict[str, Any] | None:
         path = f"apps/{part(app)}/certificates/{part(hostname)}"
-        return mapping(self.fly.get(path), f"GET {path}", "hostname")
+        found = mapping(self.fly.get(path), f"GET {path}", "hostname")
+        if found is not None and str(found["hostname"]).lower() != hostname.lower():
+            raise FlyMisread(f"Fly's answer to GET {path} is about another name, {found['hostname']}")
+        return found
 
 
 def _told(certificate: dict[str, Any]) -> dict[str, Any]:

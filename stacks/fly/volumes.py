@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, UpdateResult
 
-from stacks.fly.api import FlyRefused, mapping, part, rows, whole
+from stacks.fly.api import FlyMisread, FlyRefused, mapping, part, rows, whole
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
 from stacks.stateful import STORE
@@ -104,7 +104,10 @@ class VolumeProvider(Kind):
 
     def _get(self, props: dict[str, Any], id_: str) -> dict[str, Any] | None:
         path = f"{_path(props)}/{part(id_)}"
-        return mapping(self.fly.get(path), f"GET {path}", *NEEDED)
+        found = mapping(self.fly.get(path), f"GET {path}", *NEEDED)
+        if found is not None and found["id"] != id_:
+            raise FlyMisread(f"Fly's answer to GET {path} is about another volume, {found['id']}")
+        return found
 
 
 def _path(props: dict[str, Any]) -> str:

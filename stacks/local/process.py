@@ -67,6 +67,7 @@ def spawn(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
+        os.fchmod(output.fileno(), 0o600)  # it has callers' addresses and bots' last words
         process = subprocess.Popen(
             list(command),
             cwd=cwd,

@@ -112,20 +112,21 @@ def unknown_is_taken_for_a_no() -> Any:
     return mock.patch.object(failover, "may_go_on", return_value=True)
 
 
-@variant("reasons", first_seed=3420)
+@variant("reasons")
 def reaper_does_not_re_read() -> Any:
-    """A deadline is judged by a session as it was read at the start of the round."""
+    """A deadline is judged by a session as it was read a second ago."""
 
     async def close(
         self: releases.Releases, session: lifecycle.Session, why: Any, by: str = DISPATCHER
     ) -> None:
         if (end := why(session)) is not None:
+            await self._clock.sleep(1)
             await self.close(session, end, by)
 
     return mock.patch.object(releases.Releases, "close_if", close)
 
 
-@variant("no internal errors")
+@variant("answers", "no internal errors")
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
@@ -254,7 +255,7 @@ def queue_admits_twice() -> Any:
 @variant("hang-ups")
 def hang_up_keeps_the_place() -> Any:
     """A caller who is gone goes on waiting for a line."""
-    return mock.patch.object(service.SessionService, "hang_up", _async())
+    return mock.patch.object(service.SessionService, "hang_up", _async(True))
 
 
 @variant("settles")

@@ -14,6 +14,7 @@ from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import agents, with_daily
 from tests.daily.test_bot import BOT
 from tests.dispatcher.harness import ManualClock, eventually
+from tests.e2e.browser import until
 from tests.e2e.dispatcher import CHECKOUT, Dispatcher, agent
 from tests.ports import free_port
 from tests.served import served
@@ -66,7 +67,11 @@ def test_dispatcher_starts_when_daily_is_unreachable(tmp_path):
     running = dispatcher(tmp_path, f"http://127.0.0.1:{free_port()}")
     running.start()
     try:
-        assert "the Daily domain is not checked yet" in running.log.read_text()
+        until(
+            lambda: "the Daily domain is not checked yet" in running.log.read_text(),
+            30,
+            "a warning that Daily is not reached",
+        )
     finally:
         running.stop()
 

@@ -60,6 +60,11 @@ class Command:
             timeout=60,
         )
 
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Begin to serve. Whoever calls it ends it, and its machines."""
+        serve = [sys.executable, "-m", "dispatcher"]
+        return subprocess.Popen(serve, cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL)
+
     def here(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Run it in this process, which saves its imports: the status that it ends with, and its stderr.
 

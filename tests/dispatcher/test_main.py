@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 
@@ -80,6 +81,21 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
     with command.serving():
         session = command.http.get(f"/sessions/{session_id}").json()
         assert (session["state"], session["reason"]) == ("ended", "stopped")
+
+
+def test_what_the_dispatcher_keeps_is_closed_to_other_users(command, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    # As an earlier release has left it.
+    sqlite3.connect(data / "switchboard.sqlite").close()
+    (data / "switchboard.sqlite").touch(0o644)
+    with command.serving():
+        session_id = command.http.post("/start?wait=started").json()["sessionId"]
+        made = [data, *data.glob("*"), *(data / "machines" / f"m-{session_id}").glob("*")]
+        assert len(made) > 6
+        reached = [path for path in made if path.stat().st_mode & 0o066 and not path.is_symlink()]
+        assert reached == []
 
 
 def test_a_second_dispatcher_on_the_same_port_or_directory_is_refused(command, tmp_path):

@@ -32,6 +32,19 @@ class GoesAway(Threads):
         return await super().run(work, writes=writes)
 
 
+class TakesNoWrites(Threads):
+    """Runs transactions that read; told that the disk is full, it refuses the others."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        self.full = False
+
+    async def run(self, work: Callable[[], T], *, writes: bool) -> T:
+        if self.full and writes:
+            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+        return await super().run(work, writes=writes)
+
+
 class LosesAnswers(Threads):
     """Keeps every transaction, and may say that the database is away all the same."""
 
@@ -82,6 +95,34 @@ async def says_so(running: Deployment, session_id: str) -> None:
         assert int(answer.headers["retry-after"]) > 0
     assert (await running.http.get("/healthz")).status_code == 200
     assert (await running.http.get("/metrics")).status_code == 200
+
+
+def test_a_stop_ends_the_machine_while_the_store_takes_no_writes(tmp_path, caplog):
+    runner = TakesNoWrites()
+
+    async def run():
+        async with deployment(tmp_path, runner=runner) as running:
+            machine = await active(running)
+            session_id = machine.session_id or ""
+            runner.full = True
+            for _ in range(3):
+                assert (await running.http.post("/start", json={})).json()["code"] == "store_down"
+                answer = await running.http.delete(f"/sessions/{session_id}")
+                assert (answer.status_code, answer.json()["status"]) == (200, "terminated")
+            await settled(running, lambda: asyncio.sleep(0, running.provider.running), lambda ids: not ids)
+            assert (await answered(running, session_id))["state"] == "active"
+            runner.full = False
+            over = await settled(
+                running, lambda: answered(running, session_id), lambda found: found["state"] == "ended"
+            )
+            assert over["reason"] == "stopped"
+        told = [record.message for record in caplog.records if record.name == "dispatcher.store.outage"]
+        assert told == [
+            "the store does not answer: database or disk is full",
+            "the store answers again",
+        ]
+
+    asyncio.run(run())
 
 
 def test_what_a_machine_says_meanwhile_is_kept_in_order_and_its_channel_stays_open(tmp_path):
@@ -352,13 +393,19 @@ def test_a_place_in_the_queue_is_given_back_when_its_caller_goes_while_the_store
             else:
                 # As when the bus stands again: whoever waits reads.
                 running.dispatcher.changes.resumed()
-                assert (await waiting).status_code == 503
-            await asyncio.wait([waiting])
+
+            async def is_answered():
+                return waiting.done()
+
+            await settled(running, is_answered, bool)
+            assert hangs_up or waiting.result().status_code == 503
             runner.away = False
             found = await settled(
-                running, lambda: running.session(session_id), lambda found: found["state"] == "failed"
+                running,
+                lambda: running.session(session_id),
+                lambda found: found["state"] in ("ended", "failed"),
             )
-            assert found["reason"] == "abandoned"
+            assert found["reason"] == ("abandoned" if hangs_up else "stopped")
 
     asyncio.run(run())
 

@@ -14,7 +14,8 @@ import pytest
 
 from bot import protocol
 from dispatcher.bus import Bus, LocalBus
-from dispatcher.readiness import LEAST_FREE_BYTES, Readiness
+from dispatcher.disk import LEAST_FREE_BYTES, Disk
+from dispatcher.readiness import BUS_GRACE_SECONDS, Readiness
 from dispatcher.sessions.changes import POLL_SECONDS
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
@@ -71,7 +72,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_a_replica_whose_bus_is_down_is_not_ready_and_answers_all_the_same(
+def test_a_replica_whose_bus_is_down_is_not_ready_after_a_grace_and_answers_all_the_same(
     tmp_path, postgres_url, monkeypatch
 ):
     async def run():
@@ -79,6 +80,10 @@ def test_a_replica_whose_bus_is_down_is_not_ready_and_answers_all_the_same(
         replicas = {"clock": clock, "provider": provider, "database_url": postgres_url}
         with cut_off(monkeypatch):
             async with deployment(tmp_path, **replicas) as a, deployment(tmp_path, **replicas) as b:
+                assert await problem_of(a) is None
+                clock.advance(BUS_GRACE_SECONDS)
+                assert await problem_of(a) is None, "a blip takes no replica out"
+                clock.advance(1)
                 assert await problem_of(a) == await problem_of(b) == "bus_down"
                 waiting = asyncio.create_task(a.http.post("/start?wait=ready", json={"transport": "webrtc"}))
                 await eventually(lambda: asyncio.sleep(0, list(provider.specs)), bool)
@@ -99,14 +104,10 @@ def test_a_replica_whose_bus_is_down_is_not_ready_and_answers_all_the_same(
 async def readiness(directory: Path, free: int, bus: Bus | None = None) -> AsyncIterator[Readiness]:
     store = Store(f"sqlite:///{directory / 'store.sqlite'}")
     await store.open()
+    clock = ManualClock()
+    disk = Disk([directory], clock, lambda _: free)
     try:
-        yield Readiness(
-            store=store,
-            bus=bus or LocalBus(),
-            clock=ManualClock(),
-            directories=[directory],
-            free=lambda _: free,
-        )
+        yield Readiness(store=store, bus=bus or LocalBus(), clock=clock, disk=disk)
     finally:
         await store.close()
 

@@ -22,6 +22,7 @@ import httpx
 import psutil
 
 import dispatcher.__main__
+from dispatcher.machines.process_environment import runtime_path
 from tests.ports import free_port
 from tests.postgres import die_with_the_parent
 
@@ -87,7 +88,7 @@ class Dispatcher:
 
     def environment(self) -> dict[str, str]:
         # The machines' packages: our runtime, then the stand-ins, which are found before what is installed.
-        packages = f"{self.data}/machines/.pythonpath{os.pathsep}{STAND_IN}"
+        packages = f"{runtime_path(Path(self.data) / 'machines')}{os.pathsep}{STAND_IN}"
         common = {"bot": str(BOT), "env": ["PYTHONPATH", "LOAD_BIRTHS"]}
         settings = {
             "port": self.port,

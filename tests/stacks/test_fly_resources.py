@@ -673,6 +673,29 @@ def test_an_answer_about_another_machine_is_not_acted_on(app: World) -> None:
     assert app.fake.count("Machines_stop") == app.fake.count("Machines_delete") == 0
 
 
+def test_an_answer_about_another_volume_is_not_acted_on(app: World) -> None:
+    id_, outs = app.create(VolumeProvider, VOLUME)
+    (mine,) = app.fake.apps["voice"].volumes.values()
+    other = faults.Fault(Answer(200, {**mine, "id": "vol_somebody"}))
+    larger = {**VOLUME, "sizeGb": 3.0}
+    for act in (
+        lambda: app.update(VolumeProvider, id_, outs, larger),
+        lambda: app.kind(VolumeProvider).read(id_, outs),
+    ):
+        app.fake.faults.order("Volumes_get_by_id", other)
+        with pytest.raises(FlyMisread, match="is about another volume, vol_somebody"):
+            act()
+    assert app.fake.count("Volumes_extend") == 0
+
+
+def test_records_of_another_name_are_not_told(app: World) -> None:
+    outs = app.create(CertificateProvider, {"app": "voice", "hostname": "voice.example.com"})[1]
+    other = faults.Fault(Answer(200, {"hostname": "shop.example.com"}))
+    app.fake.faults.order("App_Certificates_show", other)
+    with pytest.raises(FlyMisread, match=r"is about another name, shop\.example\.com"):
+        app.kind(CertificateProvider).read("voice.example.com", outs)
+
+
 def test_a_throttle_is_known_by_its_words_whatever_its_status(world: World) -> None:
     world.fake.faults.order("Apps_create", faults.THROTTLED_IN_WORDS, times=2)
     world.create(AppProvider, APP)

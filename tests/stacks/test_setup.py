@@ -165,12 +165,13 @@ def test_a_venv_whose_python_is_gone_is_made_anew(
 
 def test_packages_that_fail_end_npm(checkout: Checkout) -> None:
     """Nothing of a setup that has failed goes on."""
-    ended = checkout.root.parent / "ended"
-    program(
-        checkout.root.parent / "bin/npm", f"trap 'touch {ended}; exit 1' TERM; while :; do sleep 0.05; done"
-    )
+    begun, ended = checkout.root.parent / "begun", checkout.root.parent / "ended"
+    npm = f"trap 'touch {ended}; exit 1' TERM; touch {begun}; while :; do sleep 0.05; done"
+    program(checkout.root.parent / "bin/npm", npm)
+    # npm is told to end only when it can write down that it was.
+    fails = f"until [ -e {begun} ]; do sleep 0.05; done; echo no index; exit 1"
     for name in ("python", "uv"):
-        program(checkout.venv / "bin" / name, '[ "$2" = "import pip" ] && exit 0; echo no index; exit 1')
+        program(checkout.venv / "bin" / name, f'[ "$2" = "import pip" ] && exit 0; {fails}')
     with pytest.raises(
         SetupError, match=r"^the packages of requirements\.txt were not installed:\nno index$"
     ):

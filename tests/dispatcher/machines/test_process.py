@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -14,10 +16,22 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bot.arguments import parse, pop_private
+from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, IceServer, entrypoint_arguments
 from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Rejected, Unreachable
+from dispatcher.machines.process_environment import in_private
+from dispatcher.machines.provider import (
+    MachineSpec,
+    MachineState,
+    MachineStatus,
+    Preparation,
+    Rejected,
+    Unreachable,
+)
+from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 NO_GRACE = timedelta(0)
 SLEEP = "echo up; exec sleep 60"
 LONG_GRACE = timedelta(seconds=30)
@@ -525,3 +539,117 @@ def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(mac
         assert (status.exit_code, status.output) == (0, "over")
 
     asyncio.run(run())
+
+
+CREATES = """
+import asyncio, json, sys
+from datetime import timedelta
+from pathlib import Path
+from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.provider import MachineSpec
+
+root, bot_file, machine_id = sys.argv[1:]
+spec = MachineSpec(
+    id=machine_id, bot_file=bot_file, arguments=(), environment={}, cpu=1.0, memory_mb=512,
+    max_duration=timedelta(hours=1),
+)
+asyncio.run(ProcessProvider(Path(root), templates=False).create(spec))
+"""
+
+
+def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp_path):
+    checkouts = [tmp_path / "one", tmp_path / "two"]
+    for checkout in checkouts:
+        left_out = shutil.ignore_patterns("node_modules", "__pycache__", "web")
+        shutil.copytree(CHECKOUT / "dispatcher", checkout / "dispatcher", ignore=left_out)
+        shutil.copytree(CHECKOUT / "bot", checkout / "bot", ignore=left_out)
+        (checkout / "bot" / "__main__.py").write_text(
+            "import importlib, time\n"
+            "print('of', __file__, flush=True)\n"
+            "while not __import__('os').path.exists('go'): time.sleep(0.01)\n"
+            "print('later', importlib.import_module('bot.late').__file__, flush=True)\n"
+        )
+        (checkout / "bot" / "late.py").write_text("")
+
+    async def run():
+        for number, checkout in enumerate([*checkouts, checkouts[0]]):
+            creating = [sys.executable, "-c", CREATES, str(machines.root), str(machines.bot_file)]
+            subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=60)
+            await until_printed(machines, "of ", f"m-{number}")
+        for number, checkout in enumerate([*checkouts, checkouts[0]]):
+            (machines.root / f"m-{number}" / "work" / "go").touch()
+            await until_printed(machines, "later ", f"m-{number}")
+            said = [line.split() for line in machines.output(f"m-{number}").splitlines()]
+            assert [Path(file).resolve() for _, file in said] == [
+                checkout / "bot" / "__main__.py",
+                checkout / "bot" / "late.py",
+            ]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "forks", [False, pytest.param(True, marks=pytest.mark.skipif(not SUPPORTED, reason="Linux"))]
+)
+def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, forks):
+    bot_file = tmp_path / "bot.py"
+    bot_file.write_text(
+        "import json\n"
+        "async def bot(runner_args):\n"
+        "    print('told', json.dumps(runner_args.body), flush=True)\n"
+        "    await __import__('asyncio').Event().wait()\n"
+    )
+    session = Assignment(
+        session_id="s-1",
+        agent="echo",
+        transport="webrtc",
+        body={"patient": "Ada Lovelace"},
+        ice_servers=(IceServer(urls=("turn:host",), username="u", credential="hunter2"),),
+        token="room-token",
+        max_duration_seconds=3600,
+    )
+    spec = MachineSpec(
+        id="m-1",
+        bot_file=str(bot_file),
+        arguments=tuple(entrypoint_arguments("m-1", "http://127.0.0.1:9", session)),
+        environment={MACHINE_TOKEN_VARIABLE: "token"},
+        cpu=1.0,
+        memory_mb=1024,
+        max_duration=timedelta(hours=1),
+    )
+    root = tmp_path / "machines"
+
+    def shown() -> list[str]:
+        """The command lines of the machine's processes."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = " ".join(process.cmdline())
+                if str(root) in words or "--session-id s-1" in words:
+                    found.append(words)
+        return found
+
+    async def run():
+        provider = ProcessProvider(root, templates=forks)
+        try:
+            if forks:
+                await provider.prepare([Preparation(str(bot_file), {})])
+                template = next(iter(provider._templates.values()))
+                async with asyncio.timeout(30):
+                    while not template.ready:
+                        await asyncio.sleep(0.05)
+            await provider.create(spec)
+            async with asyncio.timeout(30):
+                while not any("--session-id s-1" in words for words in shown()):
+                    await asyncio.sleep(0.05)
+            assert not [
+                words for words in shown() if "Ada" in words or "hunter2" in words or "room-token" in words
+            ]
+        finally:
+            await provider.stop("m-1", NO_GRACE)
+            await provider.close()
+
+    asyncio.run(run())
+    assert parse([*in_private(spec).arguments, *pop_private(dict(in_private(spec).environment))]) == parse(
+        spec.arguments
+    )

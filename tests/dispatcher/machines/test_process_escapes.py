@@ -224,10 +224,10 @@ def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
         "a link": "ln SECRET here",
     }
     script = "\n".join(f"({attempt}) >/dev/null 2>&1 && echo 'got {name}'" for name, attempt in tries.items())
-    may = "echo yes > own && echo yes > $TMPDIR/own && mkdir $XDG_CACHE_HOME/$SWITCHBOARD_MACHINE_ID && echo its own"
+    may = "echo yes > own && echo yes > $TMPDIR/own && mkdir $XDG_CACHE_HOME/$SWITCHBOARD_MACHINE_ID"
 
     async def run() -> None:
-        provider = host.provider(f"{may}; {script}\necho done; exec sleep 60")
+        provider = host.provider(f"{may} && echo its own; {script}\necho done; exec sleep 60")
         for machine_id in ("m-0", "m-1"):
             await provider.create(host.spec(machine_id))
             text = await host.until_printed("done", machine_id)

@@ -150,7 +150,7 @@ def test_a_placement_that_cannot_be_listed_does_not_keep_the_others_from_it(tmp_
 
 def test_a_silent_machine_that_the_listing_does_not_have_is_asked_for_at_once(tmp_path):
     async def run():
-        async with deployment(tmp_path) as running:
+        async with deployment(tmp_path, unresponsive_seconds=86_400) as running:
             session_id, machine = await running.reported("active")
             await machine.connection.close()
             # Asked about again and again, it is asked about ever more rarely.

@@ -1,0 +1,40 @@
+"""Frees room on a full disk: deletes what a machine that is gone wrote beside its record and its logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from bot.output import BEFORE, HEAD, NEWEST, SEGMENT_BYTES
+from dispatcher.disk import LEAST_FREE_BYTES, free_bytes
+
+log = logging.getLogger(__name__)
+
+_KEPT = ("pid", "exit", HEAD, BEFORE, NEWEST)
+_LARGEST = 2 * SEGMENT_BYTES
+"""A larger one is not ours: the bot can write these files as well."""
+
+
+def free_room(directory: Path) -> None:
+    """Delete a gone machine's files, where the disk has too little room for starts.
+
+    Raises:
+        OSError: The directory cannot be looked at.
+    """
+    try:
+        before = free_bytes(directory)
+        if before >= LEAST_FREE_BYTES:
+            return
+        with os.scandir(directory) as found:
+            entries = list(found)
+    except FileNotFoundError:  # the bot has removed it
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif entry.name not in _KEPT or entry.stat(follow_symlinks=False).st_size > _LARGEST:
+            os.unlink(entry.path)
+    freed = (free_bytes(directory) - before) // 2**20
+    log.warning("the disk is full: %d MB of files of machine %s were deleted", freed, directory.name)
