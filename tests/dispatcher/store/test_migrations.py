@@ -90,6 +90,28 @@ def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DELETE FROM alembic_version", "it has the tables .*sessions.*, and no revision in alembic_version"),
+        ("DROP TABLE alembic_version", "it has the tables .*sessions.*, and no revision in alembic_version"),
+        ("ALTER TABLE sessions DROP COLUMN body", f"its revision is {NEWEST}, and it has no sessions.body"),
+        ("DROP TABLE claims", f"its revision is {NEWEST}, and it has no claims:"),
+    ],
+)
+def test_a_database_that_no_release_has_made_is_refused_by_name(url, change, words):
+    with_store(url, lambda store: store.ping())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(change))
+        before = described(connection)
+    with pytest.raises(NotMigrated, match=f"{words}.* restore a backup"):
+        with_store(url, lambda store: store.ping())
+    with engine.connect() as connection:
+        assert described(connection) == before
+    engine.dispose()
+
+
 def test_a_migration_may_take_longer_than_other_statements(postgres_url):
     def patience(connection: sa.Connection) -> str:
         return connection.scalar(sa.text("SHOW statement_timeout"))
