@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -68,7 +69,12 @@ def spoil(disk: Path, words: str) -> None:
         (disk / "switchboard.sqlite.ballast").unlink(missing_ok=True)
         fill(disk)
     else:
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
+        # The system refuses for as long as a file there is open to be written.
+        until(lambda: _run("mount", "-o", "remount,ro", str(disk)) == 0, 30, "a disk that is read alone")
+
+
+def _run(*command: str) -> int:
+    return subprocess.run(command, capture_output=True, timeout=30).returncode
 
 
 @pytest.fixture
@@ -83,6 +89,8 @@ def command(tmp_path: Path):
 def test_a_disk_that_cannot_be_written_at_start_is_one_line(tmp_path, command, before, words) -> None:
     with small_disk(tmp_path / "data", MEGABYTES) as disk:
         session_id = kill_one(command) if before == "was killed" else None
+        if session_id is not None and words == READ_ONLY:
+            end_machines(session_id)
         spoil(disk, words)
         status, said = command.here()
         assert status == 2
@@ -140,6 +148,16 @@ def kill_one(command: Command) -> str:
     finally:
         process.kill()
         process.wait()
+
+
+def end_machines(session_id: str) -> None:
+    def kill() -> bool:
+        for process in (found := machines(session_id)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not found
+
+    until(kill, 30, "the end of the machine")
 
 
 def answers(command: Command, path: str) -> bool:
