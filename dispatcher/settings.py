@@ -228,6 +228,8 @@ class Settings(BaseSettings):
     `required` or no such machine starts."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """Number of directories of machines that are gone that are kept, for their logs."""
+    log_file: Path | None = None
+    """Where a dispatcher that serves writes its log, in the place of stderr: 10 MiB, and two older files."""
     log_format: LogFormat | None = None
     """Format of log lines; by default text on loopback, where a person reads them, and JSON elsewhere, where
     a collector does."""
