@@ -77,8 +77,10 @@ def stack(directory: Path, daily: FakeDaily | None = None, **settings: Any) -> I
 
 @pytest.mark.parametrize("padding", [0, 5000], ids=["in arguments", "over the channel"])
 def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding):
+    # Not beside the dispatcher's data, where a bot makes no files.
+    seen = tmp_path / "seen" / "seen.json"
+    seen.parent.mkdir()
     with stack(tmp_path) as running:
-        seen = tmp_path / "seen.json"
         answer = running.start(seen=str(seen), padding="x" * padding)
         assert answer.status_code == 200, answer.text
         started, daily = answer.json(), running.daily

@@ -51,7 +51,7 @@ class CheckoutCopy:
             *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
-        for name in ("__init__.py", "protocol.py", "versions.py"):
+        for name in ("__init__.py", "confinement.py", "leader.py", "protocol.py", "versions.py"):
             shutil.copy(REPOSITORY / "bot" / name, root / "bot" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
