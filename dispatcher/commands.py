@@ -90,6 +90,8 @@ def serve(settings: Settings) -> int:
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 server_header=False,
             ),
+            drain_seconds=settings.drained_seconds,
+            on_drain=dispatcher.drain,
             on_exit=dispatcher.refuse,
         )
         # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.

@@ -82,6 +82,10 @@ ADDRESS = re.compile(
 SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
 """A secret that a header takes. With spaces in it, because `fly tokens create` prints `FlyV1 fm2_…`."""
 
+DRAIN_SECONDS = 5.0
+"""How long a dispatcher that others reach goes on answering: a load balancer that asks every second or two
+has seen by then that it is not ready."""
+
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
 
@@ -221,6 +225,9 @@ class Settings(BaseSettings):
     apps a JSON object of app → token. All placements at Fly share it."""
     fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
+    drain_seconds: float | None = Field(default=None, ge=0, le=20)
+    """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
+    default 0 on loopback, where nobody balances, and 5 elsewhere."""
     process_templates: bool = True
     """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
     process_isolation: Literal["auto", "off", "required"] = "auto"
@@ -396,6 +403,13 @@ class Settings(BaseSettings):
     def start_agent(self) -> str:
         """The agent of `POST /start`."""
         return self.default_agent or next(iter(self.agents))
+
+    @property
+    def drained_seconds(self) -> float:
+        """How long to go on answering after being told to exit."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        return 0.0 if is_loopback(self.host) else DRAIN_SECONDS
 
     @property
     def log_lines(self) -> LogFormat:

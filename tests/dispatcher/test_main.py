@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 
+import httpx
 import pytest
 from sqlalchemy import make_url
 
 from dispatcher.keys import NAME_WORDS
 from tests.dispatcher.command import ROOT, Command
+from tests.e2e.browser import until
 from tests.ports import free_port
 
 
@@ -81,6 +83,33 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
     with command.serving():
         session = command.http.get(f"/sessions/{session_id}").json()
         assert (session["state"], session["reason"]) == ("ended", "stopped")
+
+
+def test_a_dispatcher_that_is_told_to_exit_goes_on_answering_until_it_is_told_again(command):
+    def code(method: str, path: str) -> tuple[int, str]:
+        answer = command.http.request(method, path)
+        return answer.status_code, answer.json().get("code", "")
+
+    with command.serving(SWITCHBOARD_DRAIN_SECONDS="20") as process:
+        session_id = command.http.post("/start?wait=none").json()["sessionId"]
+        process.send_signal(signal.SIGTERM)
+        until(lambda: code("GET", "/readyz") == (503, "draining"), 10, "a dispatcher that drains")
+        assert code("POST", "/start") == (503, "draining")
+        assert command.http.post("/start").headers["retry-after"] == "2"
+        assert code("GET", "/healthz") == (200, "")
+        # Whoever has a session goes on with it.
+        assert code("GET", f"/sessions/{session_id}") == (200, "")
+        assert code("DELETE", f"/sessions/{session_id}") == (200, "")
+        with httpx.Client(base_url=command.url, trust_env=False, verify=False) as newcomer:
+            assert newcomer.post("/start").json()["code"] == "draining"
+
+
+def test_a_dispatcher_that_drains_closes_once_its_time_is_over(command):
+    with command.serving(SWITCHBOARD_DRAIN_SECONDS="0.5") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    with pytest.raises(httpx.ConnectError):
+        command.http.get("/readyz")
 
 
 def test_what_the_dispatcher_keeps_is_closed_to_other_users(command, tmp_path):

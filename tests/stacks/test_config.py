@@ -100,6 +100,7 @@ KEYS = (
         "heartbeatSeconds",
         "unresponsiveSeconds",
         "callTimeoutSeconds",
+        "drainSeconds",
         "processIsolation",
         "iceServers",
         "turnUrls",
@@ -298,6 +299,10 @@ KEYS = (
         (
             {"agents": ECHO, "cloud": "docker", "dataDir": "here"},
             "switchboard:dataDir: is there, and cloud is docker; allowed: only with local",
+        ),
+        (
+            {"agents": ECHO, "drainSeconds": 3},
+            "switchboard:drainSeconds: is there, and cloud is local; allowed: only with docker and fly",
         ),
     ],
 )
