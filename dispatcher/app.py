@@ -108,7 +108,7 @@ def _app(core: Core) -> FastAPI:
     settings = core.settings
     keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
     rates = StartRates(settings.keys, core.clock)
-    starter = start.Starter(core.service, rates, core.metrics.refused)
+    starter = start.Starter(core.service, rates, settings.max_start_body_bytes, core.metrics.refused)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)

@@ -225,6 +225,8 @@ class Settings(BaseSettings):
     apps a JSON object of app → token. All placements at Fly share it."""
     fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
+    max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    """Size of a start's request. It is kept until the session ends, and read on the event loop."""
     drain_seconds: float | None = Field(default=None, ge=0, le=20)
     """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
     default 0 on loopback, where nobody balances, and 5 elsewhere."""

@@ -58,7 +58,7 @@ ENGINE_NAMESPACE = "pulumi"
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
     *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds", "unresponsive_seconds"),
-    *("process_isolation", "drain_seconds"),
+    *("process_isolation", "drain_seconds", "max_start_body_bytes"),
 )
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
@@ -90,6 +90,8 @@ class StackConfig(BaseModel):
     provider says that it runs."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """Limit on a client's request to a running bot."""
+    max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    """Size of a start's request."""
     drain_seconds: int = Field(default=5, ge=0, le=20)
     """How long a dispatcher that is told to exit goes on answering; on the cloud local not at all."""
     process_isolation: Literal["auto", "off", "required"] = "auto"

@@ -8,6 +8,7 @@ set back that moment may be hours ahead: the bucket begins anew, and forgets wha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from dispatcher.clock import was_set_back
@@ -37,7 +38,9 @@ class Bucket:
         interval = 1 / self.rate.per_second if self.rate else 0.0
         ahead = (self.rate.burst - 1) * interval if self.rate else 0.0
         at = max(now, self.held_until, self.full_at - ahead)
-        wait = at - now
+        # Unix time has steps of 0.24 µs, and a burst adds them up: what is no further ahead is now.
+        steps = math.ulp(at) * self.rate.burst if self.rate else 0.0
+        wait = at - now if at - now > steps else 0.0
         if wait > patience:
             return self, wait, False
         return replace(self, full_at=max(self.full_at, at) + interval, since=now), wait, True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import random
+import sqlite3
 import tempfile
 import uuid
 from collections import Counter
@@ -32,7 +34,7 @@ from tests.chaos.clients import Attempt, Client, ConnectionLost, Plan, Record, p
 from tests.chaos.cloud import Instance, Site
 from tests.chaos.gate import CrashPoint, VirtualLoop
 from tests.chaos.incarnation import Incarnation
-from tests.chaos.invariants import Invariants, Violation
+from tests.chaos.invariants import MARKERS, Invariants, Violation
 
 T = TypeVar("T")
 
@@ -415,6 +417,8 @@ def _empty_store() -> bytes:
         with engine.connect() as connection:
             migrate.upgrade(connection)
         engine.dispose()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript(MARKERS)
         return path.read_bytes()
 
 

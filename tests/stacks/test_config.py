@@ -100,6 +100,7 @@ KEYS = (
         "heartbeatSeconds",
         "unresponsiveSeconds",
         "callTimeoutSeconds",
+        "maxStartBodyBytes",
         "drainSeconds",
         "processIsolation",
         "iceServers",

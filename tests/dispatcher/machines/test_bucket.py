@@ -28,6 +28,16 @@ def turns(bucket: Bucket, asked: list[tuple[float, float]]) -> list[tuple[float,
     return given
 
 
+@pytest.mark.parametrize("per_second", [0.3, 3, 5, 7])
+def test_a_burst_is_whole_at_the_times_of_today(per_second):
+    bucket = Bucket(Rate(per_second, 100))
+    taken = []
+    for _ in range(101):
+        bucket, _, took = bucket.reserve(1_790_000_000.123, 0)
+        taken.append(took)
+    assert taken == [True] * 100 + [False]
+
+
 @given(rates, asks)
 def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
     at = [turn for _, turn in turns(Bucket(rate), asked)]

@@ -224,6 +224,23 @@ def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
     with_database(tmp_path, use)
 
 
+def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
+    """Large bodies make a long log of few transactions."""
+    monkeypatch.setattr(checkpoints, "LOG_BYTES", 200_000)
+
+    async def use(notes: Database, path: Path):
+        log = path.with_name(f"{path.name}-wal")
+        longest = 0
+        async with asyncio.timeout(60):
+            while log.stat().st_size >= longest:
+                longest = log.stat().st_size
+                await notes.write(write, quick=True)
+        assert longest >= 200_000
+        assert log.stat().st_size < 200_000
+
+    with_database(tmp_path, use)
+
+
 def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatch):
     """A backup may read for minutes. SQLite has all writers wait for it at the end of a copy of the log."""
     monkeypatch.setattr(checkpoints, "WRITES", 5)
