@@ -100,6 +100,7 @@ class World:
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
         self.store_blinks = True
+        self.bus_down_since: float | None = None
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
         self.violation: Violation | None = None
@@ -151,6 +152,7 @@ class World:
         ]
         watching = asyncio.ensure_future(self._watch_lines())
         outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
+        cut = asyncio.ensure_future(self._cut_off(self._rng("bus")))
         clients = [
             asyncio.create_task(
                 Client(
@@ -167,7 +169,7 @@ class World:
             for plan in self._over_transports(plans(rng, list(self.settings.agents), HORIZON))
         ]
         await asyncio.sleep(HORIZON)
-        await outage
+        await asyncio.gather(outage, cut)
         self._calm = True
         self.store_blinks = False
         self.tell("the world calms down")
@@ -262,10 +264,27 @@ class World:
             self.tell("the store is down")
             await asyncio.sleep(self._plan.random() * 6)
             self.store_down = False
-            for life in self.lives:
-                if life.serving:
-                    life.bus.resume()
+            self._resume_bus()
             self.tell("the store is back")
+
+    async def _cut_off(self, rng: random.Random) -> None:
+        """The bus fails alone, where there is one: the store answers all the while."""
+        if self.hub is None or rng.random() < 0.5:
+            return
+        await asyncio.sleep(rng.random() * HORIZON * 0.6)
+        self.bus_down_since = self.loop.now
+        self.tell("the bus is down")
+        await asyncio.sleep(rng.random() * HORIZON * 0.4)
+        self.bus_down_since = None
+        self._resume_bus()
+        self.tell("the bus is back")
+
+    def _resume_bus(self) -> None:
+        if self.store_down or self.bus_down_since is not None:
+            return
+        for life in self.lives:
+            if life.serving:
+                life.bus.resume()
 
     # What the parts need of the world.
 
