@@ -125,6 +125,9 @@ class AgentSettings(BaseModel):
     """Longest wait that a caller may ask for."""
     start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
     """From admission (without a queue: the start request) until the machine can take its client."""
+    max_start_delay_seconds: float = Field(default=5.0, ge=0, le=600)
+    """Longest wait for a machines API's rate: a start that would wait longer is refused at once, so that all
+    others are served soon. A caller's own `queue` counts where it is longer."""
     client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
     """From a machine that can take its client until the client is there."""
     idle_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)

@@ -41,6 +41,8 @@ def test_a_full_disk_refuses_starts_and_ends_the_bot_that_filled_it(tmp_path: Pa
             session_id = ask("POST", "/start?wait=started").raise_for_status().json()["sessionId"]
             # It takes what is kept back as well: the dispatcher writes every few seconds.
             until(lambda: not ballast.exists() and not free(disk), 60, "a disk that is full")
+            # Starts look at the disk once a second; one that comes before finds that no process can be made.
+            until(lambda: ask("POST", "/start").json()["code"] == "disk_full", 30, "a dispatcher that looks")
             refused = [ask("POST", "/start") for _ in range(50)]
             assert {(one.status_code, one.json()["code"]) for one in refused} == {(503, "disk_full")}
             assert "Retry-After" in refused[0].headers

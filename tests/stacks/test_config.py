@@ -172,7 +172,8 @@ KEYS = (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
             "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
-            "maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "maxQueued, maxQueueSeconds, startTimeoutSeconds, maxStartDelaySeconds, clientTimeoutSeconds, "
+            "idleTimeoutSeconds, "
             "maxDurationSeconds, placements",
         ),
         (

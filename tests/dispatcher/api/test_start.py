@@ -267,6 +267,46 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(
     asyncio.run(run())
 
 
+def test_a_start_that_would_wait_too_long_for_a_machines_api_is_refused_without_a_session(tmp_path, caplog):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.fault = Throttled("rate exceeded", 60)
+            assert (await running.http.post("/start")).status_code == 503
+            running.provider.fault = None
+            for _ in range(10):
+                answer = await running.http.post("/start?wait=none", headers={"Idempotency-Key": "the-same"})
+                assert (answer.status_code, answer.json()["code"]) == (503, "throttled")
+                assert answer.headers["retry-after"] == "60"
+            listed = (await running.http.get("/v1/sessions")).json()["sessions"]
+            assert (len(listed), running.provider.asked) == (1, 1), "only the first was written and asked for"
+            said = (await running.http.get("/metrics")).text
+            counted = 'switchboard_starts_total{agent="echo",outcome="throttled",transport="webrtc"} 11.0'
+            assert counted in said
+            # A caller who accepts to wait does; others may once it is at most 5 s.
+            assert await running.start("/start?wait=none&queue=60")
+            running.clock.advance(55)
+            headers = {"Idempotency-Key": "the-same"}
+            assert (await running.http.post("/start?wait=none", headers=headers)).status_code == 200
+
+    asyncio.run(run())
+    told = [one.getMessage() for one in caplog.records if "throttled" in one.getMessage()]
+    assert len(told) == 1, told
+
+
+def test_an_agent_says_how_long_its_starts_may_wait_for_a_machines_api(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents(max_start_delay_seconds=20)) as running:
+            running.provider.fault = Throttled("rate exceeded", 60)
+            await running.http.post("/start")
+            running.provider.fault = None
+            running.clock.advance(39)
+            assert (await running.http.post("/start?wait=none")).status_code == 503
+            running.clock.advance(1)
+            assert (await running.http.post("/start?wait=none")).status_code == 200
+
+    asyncio.run(run())
+
+
 def test_who_repeats_a_start_that_failed_is_not_told_to_repeat_it_again(tmp_path):
     """Its key stands for the failed session, at any replica: only a new key can help."""
 

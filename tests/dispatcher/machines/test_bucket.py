@@ -53,6 +53,16 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for(rate, asked):
     assert all(later >= turn - EPSILON for turn, later in pairwise(at))
 
 
+@given(rates, asks)
+def test_the_wait_that_is_told_is_the_wait_that_comes(rate, asked):
+    bucket, now = Bucket(rate), 0.0
+    for pause, patience in asked:
+        now += pause
+        told = bucket.wait(now)
+        bucket, wait, _ = bucket.reserve(now, patience)
+        assert wait == told
+
+
 @given(rates, st.floats(0, 1000))
 def test_after_a_rest_a_whole_burst_goes_out_at_once_and_not_one_more(rate, now):
     bucket = Bucket(rate)
