@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import gc
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from typing import TypeVar
 import uvicorn
 
 from dispatcher import watchdog
-from dispatcher.clock import Clock, SystemClock
-from dispatcher.tasks import rest
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,34 +45,35 @@ def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which ends the process if the event loop hangs, and which drains before it exits.
+    """Uvicorn, which drains before it exits, and ends the process if the event loop hangs.
 
-    Told to exit, it goes on answering for `drain_seconds`: a load balancer sees by `/readyz` that it is to
-    ask another, and who comes meanwhile hears when to come back. Another signal ends that at once. It says
-    that it is about to exit before it waits for the answers in flight: held calls and streams would otherwise
-    hold every exit until uvicorn's own limit, and be cut.
+    Load balancers learn from a failing readiness probe that a server is about to exit, and send it requests
+    until then: the listener stays open for `drain_seconds` after the first signal. A second signal closes it
+    at once; one more SIGINT exits without waiting for anything, as uvicorn does.
 
     Args:
-        on_drain: Called before it drains; not at all if it does not.
-        on_exit: Called before it closes.
+        on_drain: Called at the first signal; new work is refused from then on.
+        on_exit: Called before answers in flight are waited for. Held calls and streams would otherwise hold
+            every exit until uvicorn's own limit, and be cut.
+        elapsed: Returns the seconds that have passed since any moment.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
         *,
+        on_drain: Callable[[], None],
         on_exit: Callable[[], None],
-        drain_seconds: float = 0.0,
-        on_drain: Callable[[], None] = lambda: None,
-        clock: Clock | None = None,
+        drain_seconds: float,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(config)
-        self._drain_seconds = drain_seconds
         self._on_drain = on_drain
         self._on_exit = on_exit
-        self._clock = clock or SystemClock()
-        self._draining = False
-        self._hurry: Callable[[], object] = lambda: None
+        self._drain_seconds = drain_seconds
+        self._elapsed = elapsed
+        self._drain_ends: float | None = None
+        self._drained = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         async with watchdog.watching():
@@ -86,22 +87,23 @@ class Server(uvicorn.Server):
         gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._draining:
-            self._draining = False
-            # From a signal's handler, which by itself does not wake the loop.
-            self._hurry()
-            return
-        super().handle_exit(sig, frame)
+        if self.should_exit and not self._drained:
+            self._drained = True
+        else:
+            super().handle_exit(sig, frame)
 
-    async def main_loop(self) -> None:
-        await super().main_loop()
-        if self._drain_seconds > 0:
-            hurried, loop = asyncio.Event(), asyncio.get_running_loop()
-            self._hurry = lambda: loop.call_soon_threadsafe(hurried.set)
-            self._draining = True
+    async def on_tick(self, counter: int) -> bool:
+        # The main loop goes on while requests are answered: it keeps their `Date` right.
+        if not await super().on_tick(counter):
+            return False
+        if self._drain_ends is None:
             self._on_drain()
-            await rest(self._clock, self._drain_seconds, hurried)
-            self._draining = False
+            self._drain_ends = self._elapsed() + self._drain_seconds
+            if self._drain_seconds:
+                log.info("draining for %g s; a second signal ends that", self._drain_seconds)
+        if self._elapsed() >= self._drain_ends:
+            self._drained = True
+        return self._drained
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_exit()

@@ -230,7 +230,7 @@ class Settings(BaseSettings):
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
     """Size of a start's request. It is kept until the session ends, and read on the event loop."""
-    drain_seconds: float | None = Field(default=None, ge=0, le=20)
+    drain_seconds: float | None = Field(default=None, ge=0, le=60)
     """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
     default 0 on loopback, where nobody balances, and 5 elsewhere."""
     process_templates: bool = True

@@ -99,7 +99,6 @@ class SessionService:
 
     def drain(self) -> None:
         """Take no new starts. Who waits goes on waiting."""
-        log.info("about to exit: new starts are refused from now on")
         self._draining = True
 
     def refuse(self) -> None:

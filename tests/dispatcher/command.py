@@ -105,11 +105,17 @@ class Command:
             assert process.wait(30) == 0
 
     def until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        self._until_readyz(process, 200)
+
+    def until_draining(self, process: subprocess.Popen[bytes]) -> None:
+        self._until_readyz(process, 503)
+
+    def _until_readyz(self, process: subprocess.Popen[bytes], status: int) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             assert process.poll() is None
             with contextlib.suppress(httpx.TransportError):
-                if self.http.get("/readyz").status_code == 200:
+                if self.http.get("/readyz").status_code == status:
                     return
             time.sleep(0.05)
         raise TimeoutError(self.url)

@@ -297,7 +297,7 @@ async def deployment(
         log_config=None,
         timeout_graceful_shutdown=1,
     )
-    server = Server(config, on_exit=dispatcher.refuse)
+    server = Server(config, on_drain=dispatcher.drain, on_exit=dispatcher.refuse, drain_seconds=0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -13,7 +13,6 @@ from sqlalchemy import make_url
 
 from dispatcher.keys import NAME_WORDS
 from tests.dispatcher.command import ROOT, Command
-from tests.e2e.browser import until
 from tests.ports import free_port
 
 
@@ -85,31 +84,23 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
         assert (session["state"], session["reason"]) == ("ended", "stopped")
 
 
-def test_a_dispatcher_that_is_told_to_exit_goes_on_answering_until_it_is_told_again(command):
-    def code(method: str, path: str) -> tuple[int, str]:
-        answer = command.http.request(method, path)
-        return answer.status_code, answer.json().get("code", "")
-
-    with command.serving(SWITCHBOARD_DRAIN_SECONDS="20") as process:
-        session_id = command.http.post("/start?wait=none").json()["sessionId"]
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_dispatcher_that_drains_refuses_starts_and_serves_the_rest_until_a_second_signal(command, second):
+    # So long that only the second signal ends it within the test's patience.
+    with command.serving(SWITCHBOARD_DRAIN_SECONDS="60") as process:
+        session_id = command.http.post("/start?wait=started").json()["sessionId"]
         process.send_signal(signal.SIGTERM)
-        until(lambda: code("GET", "/readyz") == (503, "draining"), 10, "a dispatcher that drains")
-        assert code("POST", "/start") == (503, "draining")
-        assert command.http.post("/start").headers["retry-after"] == "2"
-        assert code("GET", "/healthz") == (200, "")
-        # Whoever has a session goes on with it.
-        assert code("GET", f"/sessions/{session_id}") == (200, "")
-        assert code("DELETE", f"/sessions/{session_id}") == (200, "")
-        with httpx.Client(base_url=command.url, trust_env=False, verify=False) as newcomer:
-            assert newcomer.post("/start").json()["code"] == "draining"
-
-
-def test_a_dispatcher_that_drains_closes_once_its_time_is_over(command):
-    with command.serving(SWITCHBOARD_DRAIN_SECONDS="0.5") as process:
-        process.send_signal(signal.SIGTERM)
+        command.until_draining(process)
+        ready = command.http.get("/readyz")
+        assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        # As a caller who comes only now, on a connection of its own.
+        refused = httpx.post(f"{command.url}/start", trust_env=False)
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert refused.headers["retry-after"] == "2"
+        assert command.http.get(f"/sessions/{session_id}").json()["state"] == "starting"
+        assert command.http.delete(f"/sessions/{session_id}").status_code == 200
+        process.send_signal(second)
         assert process.wait(30) == 0
-    with pytest.raises(httpx.ConnectError):
-        command.http.get("/readyz")
 
 
 def test_what_the_dispatcher_keeps_is_closed_to_other_users(command, tmp_path):
