@@ -14,6 +14,7 @@ from bot import protocol
 from dispatcher.sessions.watch import PAGE_EVENTS
 from dispatcher.store import rows
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.patience import PATIENCE
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -27,7 +28,7 @@ class Frames:
     async def next(self) -> dict[str, Any] | None:
         """The next frame, or None at the end of the stream."""
         frame: dict[str, Any] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for line in self._lines:
                 if not line:
                     return frame
@@ -192,7 +193,7 @@ def test_an_exit_ends_the_streams_at_once(tmp_path):
             async with deployment(tmp_path) as running:
                 session_id = (await running.start())["sessionId"]
                 http = await stack.enter_async_context(
-                    httpx.AsyncClient(base_url=running.url, timeout=30, trust_env=False)
+                    httpx.AsyncClient(base_url=running.url, timeout=PATIENCE, trust_env=False)
                 )
                 path = f"/v1/sessions/{session_id}/events"
                 answer = await stack.enter_async_context(http.stream("GET", path, headers=STREAM))

@@ -19,10 +19,11 @@ from bot.confinement import FIRST_USER, SIGNALS_ABI, USABLE_ABI, USERS, landlock
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.process_isolation import Mode
 from dispatcher.machines.provider import MachineSpec, MachineState
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has orphans adopted")
 
-LONG_GRACE = timedelta(seconds=30)
+LONG_GRACE = timedelta(hours=1)
 HERE = Path(tempfile.gettempdir())
 ESCAPES = {
     "a new session": "cd / && setsid env -i sleep MARK &",
@@ -89,18 +90,18 @@ class _Host:
         return found
 
     async def until_printed(self, words: str, machine_id: str = "m-1") -> str:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while words not in (text := (self.root / machine_id / "output.log").read_text()):
                 await asyncio.sleep(0.01)
         return text
 
     async def until_escaped(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not self.escaped():
                 await asyncio.sleep(0.01)
 
     async def until_gone(self, provider: ProcessProvider) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while (await provider.get("m-1")).state is not MachineState.gone:  # pyright: ignore
                 await asyncio.sleep(0.01)
 
@@ -128,7 +129,7 @@ ISOLATED = pytest.mark.parametrize("host", [AS_ROOT, LANDLOCK], indirect=True)
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=list(ESCAPES))
 def test_what_escapes_is_ended_by_a_restarted_dispatcher(host: _Host, escape: str) -> None:
     async def run() -> None:
-        await host.provider(f"{escape}\nexec sleep 60").create(host.spec())
+        await host.provider(f"{escape}\nexec sleep 3600").create(host.spec())
         await host.until_escaped()
         await host.provider().stop("m-1", timedelta(seconds=0.1))
         assert host.escaped() == []
@@ -158,9 +159,9 @@ def test_a_fork_bomb_is_ended(host: _Host) -> None:
     async def run() -> None:
         # 2^8 shells, each with children of its own, in a session of their own.
         bomb = "b() { [ $1 -gt 0 ] || exec sleep MARK; b $(($1 - 1)) & b $(($1 - 1)) & wait; }"
-        provider = host.provider(f"(cd /; {bomb}; b 7) & exec sleep 60")
+        provider = host.provider(f"(cd /; {bomb}; b 7) & exec sleep 3600")
         await provider.create(host.spec())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while len(host.escaped()) < 64:
                 await asyncio.sleep(0.05)
         await provider.stop("m-1", timedelta(0))
@@ -174,7 +175,7 @@ def test_a_bot_cannot_kill_its_leader(host: _Host) -> None:
     async def run() -> None:
         kill = "kill -9 $(cut -d ' ' -f 1 $SWITCHBOARD_MACHINE_DIR/pid) || echo refused"
         provider = host.provider(
-            f"kill -9 $PPID || echo refused\n{kill}\n{ESCAPES['two forks']}\nexec sleep 60"
+            f"kill -9 $PPID || echo refused\n{kill}\n{ESCAPES['two forks']}\nexec sleep 3600"
         )
         await provider.create(host.spec())
         await host.until_escaped()
@@ -189,7 +190,7 @@ def test_a_bot_cannot_kill_its_leader(host: _Host) -> None:
 @pytest.mark.parametrize("host", [AS_ROOT], indirect=True)
 def test_what_escapes_is_ended_when_somebody_else_has_killed_the_leader(host: _Host) -> None:
     async def run() -> None:
-        await host.provider(f"{ESCAPES['two forks']}\nexec sleep 60").create(host.spec())
+        await host.provider(f"{ESCAPES['two forks']}\nexec sleep 3600").create(host.spec())
         await host.until_escaped()
         os.kill(host.leader(), 9)
         restarted = host.provider()
@@ -216,7 +217,7 @@ def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
     may = "echo yes > own && echo yes > $TMPDIR/own && mkdir $XDG_CACHE_HOME/$SWITCHBOARD_MACHINE_ID"
 
     async def run() -> None:
-        provider = host.provider(f"{may} && echo its own; {script}\necho done; exec sleep 60")
+        provider = host.provider(f"{may} && echo its own; {script}\necho done; exec sleep 3600")
         for machine_id in ("m-0", "m-1"):
             await provider.create(host.spec(machine_id))
             text = await host.until_printed("done", machine_id)
@@ -231,7 +232,7 @@ def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
 @pytest.mark.parametrize("host", [AS_ROOT], indirect=True)
 def test_each_machine_of_root_has_a_user_of_its_own(host: _Host) -> None:
     async def run() -> None:
-        provider = host.provider("id -u; id -G; grep NoNewPrivs /proc/self/status; exec sleep 60")
+        provider = host.provider("id -u; id -G; grep NoNewPrivs /proc/self/status; exec sleep 3600")
         found = []
         for machine_id in ("m-1", "m-2"):
             await provider.create(host.spec(machine_id))
@@ -256,7 +257,7 @@ def test_a_bot_that_a_user_of_its_own_cannot_read_runs_as_root_and_says_so(
     host: _Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        provider = host.provider("id -u; echo done; exec sleep 60")
+        provider = host.provider("id -u; echo done; exec sleep 3600")
         await provider.create(host.spec())
         assert (await host.until_printed("done")).splitlines() == ["0", "done"]
         await provider.stop("m-1", timedelta(0))

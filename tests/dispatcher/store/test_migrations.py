@@ -24,6 +24,7 @@ from dispatcher.store.store import Store
 from dispatcher.store.tables import metadata
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.store.stores import with_store
+from tests.patience import PATIENCE
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
 
@@ -238,7 +239,7 @@ def test_a_migration_that_waits_for_a_vacuum_keeps_nobody_from_writing(postgres_
         with engine.connect() as connection:
             connection.execute(sa.text("SET statement_timeout = 0"))
             connection.commit()
-            upgrade(connection, sleep=lambda _seconds: gone.wait(60))
+            upgrade(connection, sleep=lambda _seconds: gone.wait(PATIENCE))
             return connection.scalar(sa.text("SELECT * FROM alembic_version"))
 
     with ThreadPoolExecutor(1) as threads:
@@ -253,7 +254,7 @@ def test_a_migration_that_waits_for_a_vacuum_keeps_nobody_from_writing(postgres_
             finally:
                 vacuum.rollback()
                 gone.set()
-        assert migrating.result(60) == NEWEST
+        assert migrating.result(PATIENCE) == NEWEST
     engine.dispose()
     assert "attempt 1 of 60, CREATE INDEX ix_sessions_live ON sessions" in caplog.text
 

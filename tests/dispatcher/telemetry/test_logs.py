@@ -19,6 +19,7 @@ from dispatcher.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.context import about, current
 from tests.dispatcher.harness import ScriptedProvider, deployment
+from tests.patience import PATIENCE
 
 CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = CLICK.split("-")[1]
@@ -216,7 +217,7 @@ os.write(1, b"printed by a library")
 def test_a_log_file_is_bounded_and_has_what_libraries_print(tmp_path):
     file = tmp_path / "log"
     done = subprocess.run(
-        [sys.executable, "-c", FLOOD, str(file)], capture_output=True, timeout=120, check=True
+        [sys.executable, "-c", FLOOD, str(file)], capture_output=True, timeout=PATIENCE, check=True
     )
     assert done.stdout + done.stderr == b""
     kept = sorted(tmp_path.iterdir())
