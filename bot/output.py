@@ -8,8 +8,7 @@ A bot prints into a pipe, and its leader moves that into the files: without the 
 without end filled the disk. The pipe is always emptied, also when the disk takes nothing more, so that no
 bot waits for its log.
 
-`python -I -S bot/output.py DIRECTORY COMMAND…` runs a command like this and ends as it did. It imports the
-standard library alone: it runs once for each machine without a template.
+It imports the standard library alone: it runs in each machine's leader.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ import contextlib
 import os
 import select
 import signal
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 SEGMENT_BYTES = 2**20
 """Size of one file; the directory has three at the most."""
@@ -29,9 +26,6 @@ NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
 
 CUT = f"[switchboard: %d bytes were cut between {HEAD} and {BEFORE}]\n"
 """First line of the newest file, where something was cut: it gives the file's place in the log."""
-
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The whole group gets these; whoever waits for the bot outlives it."""
 
 _CHUNK = 2**16
 _PIPE_BYTES = 2**20
@@ -100,14 +94,19 @@ class Output:
 
 
 class Child:
-    """Tells that a child has ended, to a poll. Make it before the child."""
+    """Tells that a child has ended or shall end, to a poll. Make it before the child."""
 
     def __init__(self) -> None:
+        self.shall_end = False
         self.read, self._write = os.pipe()
         os.set_blocking(self.read, False)
         os.set_blocking(self._write, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+    def end(self) -> None:
+        """Have the child killed. To be called in a signal's handler: the signal ends the poll."""
+        self.shall_end = True
 
     def forget(self) -> None:
         """Undo it, in the child itself."""
@@ -120,13 +119,14 @@ class Child:
 def keep(pipe: int, output: Output, pid: int, child: Child) -> int:
     """Move what comes through the pipe into the files until the process has ended; return its wait status.
 
-    What the process left running may still hold the pipe: nobody waits for that.
+    What the process left running may still hold the pipe: nobody waits for that. Other children are reaped.
     """
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.register(child.read, select.POLLIN)
-    ended, status = os.waitpid(pid, os.WNOHANG)
-    while not ended:
+    while (status := _reap(pid)) is None:
+        if child.shall_end:
+            os.kill(pid, signal.SIGKILL)
         for ready, _ in poll.poll():
             if ready == pipe:
                 if data := os.read(pipe, _CHUNK):
@@ -136,10 +136,19 @@ def keep(pipe: int, output: Output, pid: int, child: Child) -> int:
                 continue
             with contextlib.suppress(BlockingIOError):
                 os.read(child.read, _CHUNK)
-            ended, status = os.waitpid(pid, os.WNOHANG)
     _drain(pipe, output)
     output.close()
     return status
+
+
+def _reap(wanted: int) -> int | None:
+    """Collect the children that have ended. Return the wait status of this one, if it is among them."""
+    pid = -1
+    while pid != 0:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == wanted:
+            return status
+    return None
 
 
 def _drain(pipe: int, output: Output) -> None:
@@ -150,32 +159,3 @@ def _drain(pipe: int, output: Output) -> None:
         while left > 0 and (data := os.read(pipe, min(left, _CHUNK))):
             output.write(data)
             left -= len(data)
-
-
-def main() -> NoReturn:
-    """Run the command, keep what it prints, and exit with its status; 128 + n for signal n."""
-    directory, command = Path(sys.argv[1]), sys.argv[2:]
-    for number in FORWARDED:  # a handler is not inherited by the command, and ignoring would be
-        signal.signal(number, lambda *_: None)
-    read, write = os.pipe()
-    output, child = Output(directory), Child()
-    pid = os.fork()
-    if pid == 0:
-        _run(command, write)
-    os.close(write)
-    status = os.waitstatus_to_exitcode(keep(read, output, pid, child))
-    os._exit(status if status >= 0 else 128 - status)
-
-
-def _run(command: list[str], write: int) -> NoReturn:
-    try:
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        os.execv(command[0], command)  # noqa: S606 - without a shell, and as the provider says
-    except OSError as error:
-        os.write(2, f"{command[0]}: {error}\n".encode())
-    os._exit(127)
-
-
-if __name__ == "__main__":
-    main()

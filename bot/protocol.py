@@ -15,8 +15,8 @@ The machine opens `{dispatcher}/v1/machines/channel` with `Authorization: Bearer
 
 A machine reconnects with backoff and says `hello` again with the phase it is in, so that a dispatcher that
 was restarted learns what runs without asking. A request that is not answered yet may come again then; the
-machine knows it by its id, and does not run it again. This module imports pydantic and nothing of ours: it is
-the only one that the dispatcher shares with the bot.
+machine knows it by its id, and does not run it again. This module imports pydantic, and of ours what
+a process's order names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from bot.confinement import Confinement
 
 PROTOCOL_VERSION = 3
 """Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
@@ -327,6 +329,8 @@ class Launch(Message):
     """Limit on private memory (RLIMIT_DATA)."""
     cpu_seconds: int
     """Limit on CPU time (RLIMIT_CPU)."""
+    confinement: Confinement = Confinement()
+    """What the machine may reach of this host."""
 
 
 class Launched(Message):

@@ -5,14 +5,13 @@
 runs a line of the user's own code, so a bot file that was edited is read anew by the next machine. When its
 standard input ends, it ends; its machines go on.
 
-A machine of a template is two processes in a group of their own: the bot, and its leader, which waits for it
-and writes down how it ended. Linux only: other systems' libraries do not stand a fork.
+A machine of a template is two processes in a group of their own: the bot, and its leader (see `leader.py`),
+which waits for it and writes down how it ended. Linux only: other systems' libraries do not stand a fork.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import gc
 import importlib
 import importlib.machinery
@@ -30,8 +29,8 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from bot import lazy
-from bot.output import FORWARDED, Child, Output, keep
+from bot import lazy, leader
+from bot.confinement import confine
 from bot.preload import preload
 from bot.protocol import Launch, Launched
 
@@ -92,80 +91,29 @@ def _reply(replies: int, launched: Launched) -> None:
 
 def _fork(launch: Launch, replies: int) -> Launched:
     """Fork a machine's leader, and wait until the machine is on record."""
-    done, tell = os.pipe()
-    try:
-        if os.fork() == 0:
-            os.close(done)
-            os.close(replies)
-            _lead(launch, tell)
-    except OSError as error:
-        os.close(done)
-        os.close(tell)
-        return Launched(error=str(error))
-    os.close(tell)
-    with open(done) as told:
-        said = told.read()
-    return Launched() if said == "ok" else Launched(error=said or "the machine's leader died at once")
 
-
-def _lead(launch: Launch, tell: int) -> NoReturn:
-    """Be the leader of a new group: run the bot, wait for it, write down how it ended."""
-    directory = Path(launch.directory)
-    try:
-        os.setsid()
-        for number in FORWARDED:  # the bot gets them too, and the leader outlives it
-            signal.signal(number, lambda *_: None)
+    def settle() -> None:
+        os.close(replies)
         setproctitle(f"{LEADER_TITLE} {launch.machine_id} {launch.directory}")
-        printed, write = os.pipe()
-        output, child = Output(directory), Child()
-        _redirect(write)
-        # On record before it runs: a machine without a record could never be stopped.
-        (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
-        bot = os.fork()
-        if bot == 0:
-            os.close(tell)
-            os.close(printed)
-            output.close()
-            child.forget()
-            _run(launch)
-        # Its own ends of the pipe are what it would wait for.
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
-        os.write(tell, b"ok")
-    except OSError as error:
-        os.write(tell, str(error).encode())
-        os._exit(1)
-    os.close(tell)
-    status = os.waitstatus_to_exitcode(keep(printed, output, bot, child))
-    with contextlib.suppress(OSError):  # without it, nobody knows how the bot ended
-        _record_exit(directory, status if status >= 0 else 128 - status)
-    os._exit(0)
 
-
-def _record_exit(directory: Path, status: int) -> None:
-    """Write the exit status in the place of whatever the bot put there: a FIFO would keep the leader."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(directory / "exit")
-    with open(directory / "exit", "x") as file:
-        file.write(f"{status}\n")
+    directory, user = Path(launch.directory), launch.confinement.user
+    wrong = leader.begin(directory, user, lambda: _run(launch), settle)
+    return Launched(error=wrong or None)
 
 
 def _run(launch: Launch) -> NoReturn:
     """Be the bot, as `python -m bot` would be in this environment."""
     code = 1
     try:
-        for number in FORWARDED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(launch.environment)
         os.chdir(Path(launch.directory) / "work")
         tempfile.tempdir = None  # it is looked up anew, in the machine's own TMPDIR
         setproctitle(f"python -m bot {' '.join(launch.arguments)}")
-        _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
-        _limit(resource.RLIMIT_CPU, launch.cpu_seconds)
+        leader.limit(resource.RLIMIT_CORE, 0)
+        leader.limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
+        leader.limit(resource.RLIMIT_CPU, launch.cpu_seconds)
+        confine(launch.confinement)
         _seed()
         # Processes that multiprocessing spawns import the main module again, unless it is a package's.
         sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("bot.__main__", None)
@@ -177,21 +125,6 @@ def _run(launch: Launch) -> NoReturn:
     except BaseException:  # noqa: BLE001 - a fork must never go on as the template
         traceback.print_exc()
     os._exit(code)
-
-
-def _redirect(write: int) -> None:
-    """Let what is printed go into the pipe, and nothing be read."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(write, 1)
-    os.dup2(write, 2)
-    os.close(nothing)
-    os.close(write)
-
-
-def _limit(kind: int, value: int) -> None:
-    with contextlib.suppress(ValueError, OSError):  # a limit that the system refuses is left out
-        resource.setrlimit(kind, (value, value))
 
 
 def _seed() -> None:

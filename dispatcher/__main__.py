@@ -40,7 +40,11 @@ def main() -> int:
     except SettingsError as error:
         # Its text names the field, and not the value, which may be a secret.
         return _fail(f"{error}; allowed: JSON")
-    logs.configure(settings.log_level, settings.log_lines)
+    try:
+        file = settings.log_file if command == "serve" else None
+        logs.configure(settings.log_level, settings.log_lines, file=file)
+    except OSError as error:
+        return _fail(f"log_file: {settings.log_file} cannot be opened: {error.strerror}")
     # Imported for good settings alone, and with nobody looking for garbage: what a module makes stays, and to
     # go through all of it again and again takes a tenth of the time.
     gc.disable()

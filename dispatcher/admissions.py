@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from dispatcher.telemetry.repeated import Repeated
+
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 60.0
@@ -50,8 +52,9 @@ class Admissions:
         self._strangers: dict[Connection, str] = {}
         self._of_address: dict[str, dict[Connection, None]] = {}
         self._authenticated: set[Connection] = set()
-        self._refused = 0
-        self._logged_at: float | None = None
+        self._told = Repeated(
+            log, "too many connections: %d refused since the last line like this: %s", LOG_SECONDS
+        )
 
     def opened(self, connection: Connection, host: str) -> None:
         """Count a new connection. Close the oldest that has not authenticated if there are too many."""
@@ -96,16 +99,11 @@ class Admissions:
 
     def _tell(self, limit: Limit) -> None:
         self._on_refused(limit)
-        self._refused += 1
-        now = self._now()
-        if self._logged_at is not None and now - self._logged_at < LOG_SECONDS:
-            return
-        log.warning(
-            "too many connections (%s): %d refused since the last line like this; allowed are %d that have "
-            "not authenticated, %d of them from one address, and %d others",
-            *(limit, self._refused, self.max_strangers, self.max_of_address, self.max_authenticated),
+        words = (
+            f"{limit}; allowed are {self.max_strangers} that have not authenticated, "
+            f"{self.max_of_address} of them from one address, and {self.max_authenticated} others"
         )
-        self._refused, self._logged_at = 0, now
+        self._told.warn(self._now(), words)
 
 
 def _address(host: str) -> str:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -107,7 +108,7 @@ def _app(core: Core) -> FastAPI:
     settings = core.settings
     keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
     rates = StartRates(settings.keys, core.clock)
-    starter = start.Starter(core.service, rates, core.metrics.refused)
+    starter = start.Starter(core.service, rates, settings.max_start_body_bytes, core.metrics.refused)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)
@@ -144,6 +145,14 @@ def providers_of(settings: Settings) -> dict[str, MachineProvider]:
     return {name: _provider(settings, placement) for name, placement in settings.placements.items()}
 
 
+def _private(settings: Settings) -> list[Path]:
+    """Return what no machine may read: the data directory, and the store's files beside one of SQLite."""
+    url = sa.make_url(settings.store_url)
+    database = url.database if url.get_backend_name() == "sqlite" else None
+    files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []
+    return [settings.data_dir, *files]
+
+
 def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvider:
     match placement:
         case ProcessPlacement():
@@ -152,6 +161,8 @@ def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvid
                 python=sys.executable,
                 keep=settings.keep_machine_dirs,
                 templates=settings.process_templates,
+                isolation=settings.process_isolation,
+                private=_private(settings),
             )
         case ContainerPlacement():
             # Its client is a sixth of the time of a dispatcher's imports; most deployments have no engine.

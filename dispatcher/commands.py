@@ -27,11 +27,13 @@ from dispatcher.clock import SystemClock
 from dispatcher.disk import in_words, why_not
 from dispatcher.limits import limited
 from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.process_isolation import Isolation
 from dispatcher.machines.provider import ProviderError
+from dispatcher.placements import ProcessPlacement
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.lifecycle import End
 from dispatcher.sessions.releases import STOP_GRACE
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
 from dispatcher.telemetry import export, logs
@@ -68,6 +70,7 @@ def serve(settings: Settings) -> int:
     """
     os.umask(PRIVATE_UMASK)
     descriptors = _raise_descriptor_limit()
+    isolation = _isolation(settings)
     with _listener(settings) as listener, contextlib.ExitStack() as held:
         with _data_dir(settings):
             held.enter_context(_lock(settings))
@@ -87,14 +90,46 @@ def serve(settings: Settings) -> int:
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 server_header=False,
             ),
+            drain_seconds=settings.drained_seconds,
+            on_drain=dispatcher.drain,
             on_exit=dispatcher.refuse,
         )
         # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        if isolation is not None:
+            _tell(isolation, settings)
         log.info("serving %s as replica %s", settings.url, dispatcher.replica)
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _isolation(settings: Settings) -> Isolation | None:
+    """Return how machines that are processes are kept apart, where there are any.
+
+    Raises:
+        Unusable: Nothing keeps them apart, and something must.
+    """
+    if not any(isinstance(placement, ProcessPlacement) for placement in settings.placements.values()):
+        return None
+    isolation = Isolation(settings.process_isolation, settings.data_dir, ())
+    if isolation.weak and settings.process_isolation == "required":
+        raise Unusable(
+            "process_isolation: 'required', and nothing on this host keeps machines apart; allowed: 'auto', "
+            "'off'; a dispatcher that is root; Linux 5.19 or later with Landlock"
+        )
+    return isolation
+
+
+def _tell(isolation: Isolation, settings: Settings) -> None:
+    level = logging.WARNING if isolation.weak else logging.INFO
+    log.log(level, "what keeps machines that are processes apart: %s", isolation.describe())
+    others_call = settings.keys and (settings.allowed_hosts or not is_loopback(settings.host))
+    if others_call and not isolation.users:
+        log.warning(
+            "callers from other hosts start bots that run as the dispatcher's user: a bot that is taken over "
+            "has that user's files. Use containers, or see docs/security.md"
+        )
 
 
 def _raise_descriptor_limit() -> int:

@@ -103,6 +103,10 @@ class Core:
         """This process, among the replicas of its deployment."""
         return self.bus.replica
 
+    def drain(self) -> None:
+        """The dispatcher exits in a while: take no new starts, and serve everything else."""
+        self.service.drain()
+
     def refuse(self) -> None:
         """The dispatcher is about to exit: send away who waits, each with a way to come back."""
         self.service.refuse()

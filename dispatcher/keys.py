@@ -80,6 +80,10 @@ class KeyRate(BaseModel):
     burst: int = Field(default=1, ge=1, le=100_000)
 
 
+PUBLIC_RATE = KeyRate(per_second=5, burst=20)
+"""Rate of a key with origins that has none of its own: all who open a page share it, and may mean harm."""
+
+
 class KeySettings(BaseModel):
     """A key that callers send as `Authorization: Bearer`. `make key NAME=…` makes one."""
 
@@ -104,7 +108,7 @@ class KeySettings(BaseModel):
     origins: tuple[Origin, ...] = ()
     """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
     rate: KeyRate | None = None
-    """Rate of its starts; by default as often as there is room."""
+    """Rate of its starts; by default as often as there is room, and with origins `PUBLIC_RATE`."""
     expires_at: AwareDatetime | None = None
 
     @model_validator(mode="after")
@@ -115,6 +119,11 @@ class KeySettings(BaseModel):
                 f"'{self.scope}'; allowed: start"
             )
         return self
+
+    @property
+    def start_rate(self) -> KeyRate | None:
+        """Rate of its starts; None: as often as there is room."""
+        return PUBLIC_RATE if self.rate is None and self.origins else self.rate
 
 
 def _distinct(keys: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:

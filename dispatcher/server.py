@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import socket
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TypeVar
 
 import uvicorn
 
 from dispatcher import watchdog
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,16 +45,35 @@ def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which ends the process if the event loop hangs.
+    """Uvicorn, which drains before it exits, and ends the process if the event loop hangs.
 
-    And it says that it is about to exit before it waits for the answers in flight.
+    Load balancers learn from a failing readiness probe that a server is about to exit, and send it requests
+    until then: the listener stays open for `drain_seconds` after the first signal. A second signal closes it
+    at once; one more SIGINT exits without waiting for anything, as uvicorn does.
 
-    Held calls and streams would otherwise hold every exit until uvicorn's own limit, and be cut.
+    Args:
+        on_drain: Called at the first signal; new work is refused from then on.
+        on_exit: Called before answers in flight are waited for. Held calls and streams would otherwise hold
+            every exit until uvicorn's own limit, and be cut.
+        elapsed: Returns the seconds that have passed since any moment.
     """
 
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_drain: Callable[[], None],
+        on_exit: Callable[[], None],
+        drain_seconds: float,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(config)
+        self._on_drain = on_drain
         self._on_exit = on_exit
+        self._drain_seconds = drain_seconds
+        self._elapsed = elapsed
+        self._drain_ends: float | None = None
+        self._drained = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         async with watchdog.watching():
@@ -62,6 +85,25 @@ class Server(uvicorn.Server):
         # in which nobody is answered. What is garbage already would stay with them.
         gc.collect()
         gc.freeze()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and not self._drained:
+            self._drained = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        # The main loop goes on while requests are answered: it keeps their `Date` right.
+        if not await super().on_tick(counter):
+            return False
+        if self._drain_ends is None:
+            self._on_drain()
+            self._drain_ends = self._elapsed() + self._drain_seconds
+            if self._drain_seconds:
+                log.info("draining for %g s; a second signal ends that", self._drain_seconds)
+        if self._elapsed() >= self._drain_ends:
+            self._drained = True
+        return self._drained
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_exit()

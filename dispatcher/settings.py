@@ -82,6 +82,10 @@ ADDRESS = re.compile(
 SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
 """A secret that a header takes. With spaces in it, because `fly tokens create` prints `FlyV1 fm2_…`."""
 
+DRAIN_SECONDS = 5.0
+"""How long a dispatcher that others reach goes on answering: a load balancer that asks every second or two
+has seen by then that it is not ready."""
+
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
 
@@ -121,6 +125,9 @@ class AgentSettings(BaseModel):
     """Longest wait that a caller may ask for."""
     start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
     """From admission (without a queue: the start request) until the machine can take its client."""
+    max_start_delay_seconds: float = Field(default=5.0, ge=0, le=600)
+    """Longest wait for a machines API's rate: a start that would wait longer is refused at once, so that all
+    others are served soon. A caller's own `queue` counts where it is longer."""
     client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
     """From a machine that can take its client until the client is there."""
     idle_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
@@ -224,10 +231,20 @@ class Settings(BaseSettings):
     apps a JSON object of app → token. All placements at Fly share it."""
     fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
     """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
+    max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    """Size of a start's request. It is kept until the session ends, and read on the event loop."""
+    drain_seconds: float | None = Field(default=None, ge=0, le=60)
+    """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
+    default 0 on loopback, where nobody balances, and 5 elsewhere."""
     process_templates: bool = True
     """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
+    process_isolation: Literal["auto", "off", "required"] = "auto"
+    """Keep machines that are processes from each other and from `data_dir`: `auto` with what this host has,
+    `required` or no such machine starts."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """Number of directories of machines that are gone that are kept, for their logs."""
+    log_file: Path | None = None
+    """Where a dispatcher that serves writes its log, in the place of stderr: 10 MiB, and two older files."""
     log_format: LogFormat | None = None
     """Format of log lines; by default text on loopback, where a person reads them, and JSON elsewhere, where
     a collector does."""
@@ -394,6 +411,13 @@ class Settings(BaseSettings):
     def start_agent(self) -> str:
         """The agent of `POST /start`."""
         return self.default_agent or next(iter(self.agents))
+
+    @property
+    def drained_seconds(self) -> float:
+        """How long to go on answering after being told to exit."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        return 0.0 if is_loopback(self.host) else DRAIN_SECONDS
 
     @property
     def log_lines(self) -> LogFormat:

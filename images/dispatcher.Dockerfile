@@ -54,7 +54,7 @@ RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,tar
 FROM ${BASE} AS service
 ARG SOURCE_DATE_EPOCH=0
 COPY images/finish.py /build/
-COPY bot/__init__.py bot/output.py bot/protocol.py bot/versions.py /out/opt/switchboard/bot/
+COPY bot/__init__.py bot/confinement.py bot/leader.py bot/output.py bot/protocol.py bot/versions.py /out/opt/switchboard/bot/
 COPY dispatcher /out/opt/switchboard/dispatcher
 RUN rm -rf /out/opt/switchboard/dispatcher/web
 COPY --from=page /web/dist /out/opt/switchboard/dispatcher/web/dist

@@ -38,11 +38,12 @@ STRUCTURED = (
 )
 
 ONLY_WITH = {
-    "dataDir": "local",
-    "docker": "docker",
-    **dict.fromkeys(("fly", "flyApiToken", "databaseUrl"), "fly"),
+    **dict.fromkeys(("dataDir", "processIsolation"), ("local",)),
+    "drainSeconds": ("docker", "fly"),
+    "docker": ("docker",),
+    **dict.fromkeys(("fly", "flyApiToken", "databaseUrl"), ("fly",)),
 }
-"""Keys that only one cloud has."""
+"""Keys that only some clouds have."""
 
 NAMESPACES: Mapping[str, tuple[str, ...]] = {
     "local": (),
@@ -58,6 +59,7 @@ PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
     *("keep_sessions_days", "heartbeat_seconds", "call_timeout_seconds", "unresponsive_seconds"),
     "ending_seconds",
+    *("process_isolation", "drain_seconds", "max_start_body_bytes"),
 )
 """Fields that the dispatcher has under the same names, with the same defaults."""
 
@@ -92,6 +94,12 @@ class StackConfig(BaseModel):
     to be gone."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """Limit on a client's request to a running bot."""
+    max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
+    """Size of a start's request."""
+    drain_seconds: int = Field(default=5, ge=0, le=20)
+    """How long a dispatcher that is told to exit goes on answering; on the cloud local not at all."""
+    process_isolation: Literal["auto", "off", "required"] = "auto"
+    """Keep bots from each other and from `data_dir`; of the cloud local."""
     ice_servers: tuple[IceServerConfig, ...] = ()
     """STUN and TURN servers for bots and clients, behind those that the stack has itself."""
     turn_urls: tuple[TurnUrl, ...] = ()
@@ -201,9 +209,13 @@ def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str
             raw[key] = _structure(raw[key])
     cloud = raw.get("cloud", "local")
     _refuse_unknown_namespaces(values, project, cloud)
-    for key, of in ONLY_WITH.items():
-        if raw.get(key) and cloud in get_args(Cloud) and cloud != of:
-            raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {of}")
+    defaults = {field.alias: str(field.default) for field in StackConfig.model_fields.values()}
+    for key, clouds in ONLY_WITH.items():
+        # The engine hands over every default of Pulumi.yaml.
+        given = raw.get(key) and raw[key] != defaults[key]
+        if given and cloud in get_args(Cloud) and cloud not in clouds:
+            allowed = " and ".join(clouds)
+            raise ConfigError(f"{prefix}{key}: is there, and cloud is {cloud}; allowed: only with {allowed}")
     raw["dataDir"] = _data_dir(raw.get("dataDir") or f".switchboard/stacks/{stack}", prefix, checkout)
     try:
         config = StackConfig.model_validate(raw)

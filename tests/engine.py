@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.postgres import die_with_the_parent
 
 SECONDS = 60.0
@@ -287,7 +288,7 @@ def find(clients: Sequence[str] = CLIENTS) -> _Programs:
 
 def _answers(client: str) -> bool:
     command = [client, "--host", f"unix://{DEFAULT_SOCKET}", "version"]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
 
 def _take_turn(path: Path) -> int:

@@ -22,6 +22,7 @@ import pytest
 
 from tests.base_image import NoBase, base_archive
 from tests.engine import Missing, run_client
+from tests.patience import PATIENCE
 from tests.postgres import die_with_the_parent
 
 SECONDS = 30.0
@@ -129,7 +130,7 @@ class Podman:
         self._log.close()
         for point in _mounts_below(self._directory):
             # What Podman keeps mounted as long as the machine runs.
-            subprocess.run(["umount", str(point)], check=True, capture_output=True, timeout=60)
+            subprocess.run(["umount", str(point)], check=True, capture_output=True, timeout=PATIENCE)
         shutil.rmtree(self._directory)
 
     def _command(self) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 
 @contextlib.contextmanager
 def small_disk(directory: Path, megabytes: int, options: str = "") -> Iterator[Path]:
@@ -24,7 +26,7 @@ def small_disk(directory: Path, megabytes: int, options: str = "") -> Iterator[P
         ["mount", "-t", "tmpfs", "-o", given, "switchboard-test", str(directory)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     if mounted.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
@@ -32,7 +34,7 @@ def small_disk(directory: Path, megabytes: int, options: str = "") -> Iterator[P
         yield directory
     finally:
         # Lazily: whoever still has a file open there must not keep the test's end.
-        subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=30)
+        subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=PATIENCE)
 
 
 def free(directory: Path) -> int:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.engine import DockerError, Engine, Missing, find
+from tests.patience import PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -76,7 +77,7 @@ def test_a_killed_test_run_leaves_no_engine_behind(engine: Engine) -> None:
         run.send_signal(signal.SIGKILL)
         run.wait()
         run.stdout.close()
-        _, alive = psutil.wait_procs([dockerd, *children], timeout=30)
+        _, alive = psutil.wait_procs([dockerd, *children], timeout=PATIENCE)
         assert alive == []
     finally:
         engine.start()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.engine import Missing
+from tests.patience import PATIENCE
 from tests.podman import Podman
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -165,7 +166,7 @@ def test_its_service_dies_with_the_tests(fake: Fake) -> None:
     tests.send_signal(signal.SIGKILL)
     tests.wait()
     tests.stdout.close()
-    assert psutil.wait_procs([service], timeout=30)[1] == []
+    assert psutil.wait_procs([service], timeout=PATIENCE)[1] == []
 
 
 @pytest.mark.parametrize("program", ["podman", "runc"])

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from tests.patience import PATIENCE
 from tests.postgres import Missing, Postgres, StopMode, find
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def test_it_dies_with_the_process_that_started_it():
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     starter.stdout.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while server.is_running() and server.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the server outlived its starter"
         time.sleep(0.05)

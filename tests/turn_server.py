@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from aioice import turn
 
+from tests.patience import PATIENCE
+
 
 @contextmanager
 def coturn(directory: Path, port: int, configuration: Sequence[str]) -> Iterator[None]:
@@ -26,7 +28,7 @@ def coturn(directory: Path, port: int, configuration: Sequence[str]) -> Iterator
     with log.open("wb") as output:
         process = subprocess.Popen([program, "-c", str(config)], stdout=output, stderr=output, cwd=directory)
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while not _listens(port):
             said = log.read_text(errors="replace")
             assert process.poll() is None, said
@@ -35,7 +37,7 @@ def coturn(directory: Path, port: int, configuration: Sequence[str]) -> Iterator
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def _listens(port: int) -> bool:

@@ -194,12 +194,12 @@ class TimelineEvent(BaseModel):
 
 
 class Timeline(BaseModel):
-    """The events after the one that was asked about, oldest first."""
+    """The events after the one that was asked about, oldest first: 200 at most."""
 
     sessionId: str
     state: SessionState
     over: bool
-    """True if the session is over; then only its machine's end can still follow."""
+    """True if its end is among these events or before them; then only its machine's end can still follow."""
     queue: QueuePlace | None
     """The session's place in the queue, if it waits. A stream tells of every step as an event `queue`."""
     events: list[TimelineEvent]

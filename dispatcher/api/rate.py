@@ -19,7 +19,7 @@ class StartRates:
 
     def __init__(self, keys: Iterable[KeySettings], clock: Clock) -> None:
         self._clock = clock
-        rates = {key.name: key.rate for key in keys if key.rate is not None}
+        rates = {key.name: rate for key in keys if (rate := key.start_rate) is not None}
         self._buckets = {name: Bucket(Rate(rate.per_second, rate.burst)) for name, rate in rates.items()}
         self._under_way: set[tuple[str, str]] = set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,7 +89,10 @@ OnRefused = Callable[[str, str, str], None]
 class Starter:
     """Starts sessions for callers: no more often than their keys may, and every refusal is counted."""
 
-    def __init__(self, service: SessionService, rates: StartRates, on_refused: OnRefused) -> None:
+    def __init__(
+        self, service: SessionService, rates: StartRates, max_body_bytes: int, on_refused: OnRefused
+    ) -> None:
+        self.max_body_bytes = max_body_bytes
         self._service = service
         self._rates = rates
         self._on_refused = on_refused
@@ -122,7 +126,7 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
     async def answer(
         agent: str | None, request: Request, wait: Wait, queue: float, served: Served
     ) -> Response:
-        caller, wanted = caller_of(request), await _read(request)
+        caller, wanted = caller_of(request), await _read(request, starter.max_body_bytes)
         start = Start(
             agent=agent,
             # The older way of asking for Daily, which clients still use.
@@ -191,8 +195,19 @@ def _labels(service: SessionService, start: Start) -> tuple[str, str]:
     return name, transport if transport in agent.transports else ""
 
 
-async def _read(request: Request) -> StartRequest:
-    raw = await read_body(request)
+TOO_LARGE = "More is allowed by switchboard:maxStartBodyBytes (SWITCHBOARD_MAX_START_BODY_BYTES)."
+
+
+ON_LOOP_BYTES = 64 * 1024
+"""A larger request is read in a thread: a MiB of numbers takes a tenth of a second."""
+
+
+async def _read(request: Request, limit: int) -> StartRequest:
+    raw = await read_body(request, limit, TOO_LARGE)
+    return _parsed(raw) if len(raw) <= ON_LOOP_BYTES else await asyncio.to_thread(_parsed, raw)
+
+
+def _parsed(raw: bytes) -> StartRequest:
     try:
         wanted = StartRequest.model_validate_json(raw) if raw.strip() else StartRequest()
         json.dumps(wanted.body, allow_nan=False)

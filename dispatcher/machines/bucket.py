@@ -8,6 +8,7 @@ set back that moment may be hours ahead: the bucket begins anew, and forgets wha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from dispatcher.clock import was_set_back
@@ -34,16 +35,28 @@ class Bucket:
         """
         if was_set_back(now, self.since):
             return Bucket(self.rate).reserve(now, patience)
-        interval = 1 / self.rate.per_second if self.rate else 0.0
-        ahead = (self.rate.burst - 1) * interval if self.rate else 0.0
-        at = max(now, self.held_until, self.full_at - ahead)
-        wait = at - now
+        wait = self.wait(now)
         if wait > patience:
             return self, wait, False
-        return replace(self, full_at=max(self.full_at, at) + interval, since=now), wait, True
+        full_at = max(self.full_at, now + wait) + self._interval
+        return replace(self, full_at=full_at, since=now), wait, True
+
+    def wait(self, now: float) -> float:
+        """Return in how many seconds a turn would come."""
+        if was_set_back(now, self.since):
+            return 0.0
+        ahead = (self.rate.burst - 1) * self._interval if self.rate else 0.0
+        at = max(now, self.held_until, self.full_at - ahead)
+        # Unix time has steps of 0.24 µs, and a burst adds them up: what is no further ahead is now.
+        steps = math.ulp(at) * self.rate.burst if self.rate else 0.0
+        return at - now if at - now > steps else 0.0
 
     def hold(self, now: float, seconds: float) -> Bucket:
         """Let nobody through for so long: the API itself said so."""
         if was_set_back(now, self.since):
             return Bucket(self.rate).hold(now, seconds)
         return replace(self, held_until=max(self.held_until, now + seconds), since=now)
+
+    @property
+    def _interval(self) -> float:
+        return 1 / self.rate.per_second if self.rate else 0.0

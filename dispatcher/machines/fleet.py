@@ -8,6 +8,7 @@ Where a machine may be is written down before its placement is asked (`Place`), 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
@@ -31,6 +32,7 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from dispatcher.telemetry.repeated import Repeated
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Fleet:
             name: Placement(name, provider, clock, on_call) for name, provider in providers.items()
         }
         self._clock = clock
+        self._throttled = Repeated(log, "throttled: %d starts refused since the last line like this; %s")
 
     @property
     def placements(self) -> tuple[str, ...]:
@@ -103,20 +106,40 @@ class Fleet:
             if isinstance(placement.provider, Prepares):
                 await placement.provider.close()
 
+    def check_delay(self, machine_id: str, names: Sequence[str], most: float) -> None:
+        """Refuse a machine for which no placement could be asked within `most` seconds.
+
+        Raises:
+            Throttled: the rates of all placements let it wait for longer.
+        """
+        waits = {one.name: one.delay(machine_id) for one in self._order(names) if not one.avoided}
+        if not waits or min(waits.values()) <= most:
+            return
+        words = "; ".join(f"{name}: the next one may be made in {wait:.1f} s" for name, wait in waits.items())
+        self._throttled.warn(self._clock.now(), words)
+        raise Throttled(words, min(waits.values()))
+
     async def create(
-        self, spec: MachineSpec, names: Sequence[str], deadline: float, place: Place
+        self,
+        spec: MachineSpec,
+        names: Sequence[str],
+        deadline: float,
+        place: Place,
+        max_delay: float = math.inf,
     ) -> MachineStatus:
         """Get a machine from the first of these placements that has one.
 
         Args:
             names: The agent's placements; all of the deployment's, if none are named.
             deadline: In unix seconds. Nobody is being asked any more when it has passed.
+            max_delay: Longest wait for the placements' rates, in seconds.
 
         Raises:
             NoMachine: no placement gave one.
             NotWanted: `place` said so.
         """
         failures: list[Failure] = []
+        turn_by = self._clock.now() + max_delay
         for placement in self._order(names):
             if self._clock.now() >= deadline:
                 late = Throttled("the deadline came before it could be asked", retry_after=0)
@@ -124,7 +147,10 @@ class Fleet:
                 break
             try:
                 placement.enter()
-                return await self._create_at(placement, spec, deadline, place)
+                return await self._create_at(placement, spec, deadline, turn_by, place)
+            except Throttled as error:
+                self._throttled.warn(self._clock.now(), f"{placement.name}: {error}")
+                failures.append(Failure(placement.name, error))
             except ProviderError as error:
                 log.warning("machine %s: not from %s: %s", spec.id, placement.name, error)
                 failures.append(Failure(placement.name, error))
@@ -133,7 +159,13 @@ class Fleet:
         raise NoMachine(failover.verdict(failures), failover.nowhere(failures))
 
     async def resume(
-        self, spec: MachineSpec, names: Sequence[str], deadline: float, place: Place, at: str
+        self,
+        spec: MachineSpec,
+        names: Sequence[str],
+        deadline: float,
+        place: Place,
+        at: str,
+        max_delay: float = math.inf,
     ) -> MachineStatus:
         """Go on with a `create` of somebody who died over it: it may have worked.
 
@@ -149,7 +181,9 @@ class Fleet:
             found = await self._look_up(self._at(at), spec.id, deadline, place, lost)
         except ProviderError as error:
             raise NoMachine(Abandoned(f"{at}: {error}"), nowhere=False) from error
-        return found if found is not None else await self.create(spec, names, deadline, place)
+        if found is not None:
+            return found
+        return await self.create(spec, names, deadline, place, max_delay)
 
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
         """Return the placement's view of the machine. None also where no placement was asked for it yet."""
@@ -171,7 +205,7 @@ class Fleet:
         return self._at(placement).list()
 
     async def _create_at(
-        self, placement: Placement, spec: MachineSpec, deadline: float, place: Place
+        self, placement: Placement, spec: MachineSpec, deadline: float, turn_by: float, place: Place
     ) -> MachineStatus:
         """Ask one placement, again after a lost answer. Its errors other than `Unknown` mean: none here."""
 
@@ -184,7 +218,7 @@ class Fleet:
             try:
                 # Again after a wait, of which a throttled call has many seconds: by then another dispatcher
                 # may have taken the machine for left, and have one.
-                status = await placement.create(spec, deadline, confirm)
+                status = await placement.create(spec, deadline, confirm, turn_by)
             except Unreachable as error:
                 if not isinstance(error, CutShort):
                     placement.failed()

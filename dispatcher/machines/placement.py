@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -113,17 +115,28 @@ class Placement:
         if self._breaker.tripped:
             log.warning("placement %s does not answer: it is skipped for a while", self.name)
 
+    def delay(self, machine_id: str) -> float:
+        """Return in how many seconds the provider could be asked to create this machine."""
+        return self._bucket("create", self._lane(machine_id)).wait(self._clock.now())
+
     async def create(
-        self, spec: MachineSpec, deadline: float, confirm: Callable[[], Awaitable[None]]
+        self,
+        spec: MachineSpec,
+        deadline: float,
+        confirm: Callable[[], Awaitable[None]],
+        turn_by: float = math.inf,
     ) -> MachineStatus:
-        """Create a machine as the provider does, and never beyond the deadline (unix seconds).
+        """Create a machine as the provider does, and never beyond the deadline.
 
         Args:
+            deadline: In Unix seconds.
             confirm: Called after every wait, before the provider is asked: what it raises ends the call.
+            turn_by: In Unix seconds. A turn that comes later is not waited for.
         """
         lane = self._lane(spec.id)
         limit = CREATE_SECONDS
-        return await self._call("create", lane, lambda: self.provider.create(spec), limit, deadline, confirm)
+        call = functools.partial(self.provider.create, spec)
+        return await self._call("create", lane, call, limit, deadline, turn_by, confirm)
 
     async def start(self, machine_id: str, deadline: float) -> MachineStatus:
         """Start a machine that the provider has left, and never beyond the deadline (unix seconds)."""
@@ -158,7 +171,7 @@ class Placement:
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine here. It takes as long as its pages take: each comes within a call's time."""
-        await self._turn("list", "", self._clock.now() + PATIENCE_SECONDS)
+        await self._turn("list", "", self._clock.now() + PATIENCE_SECONDS - LEAST_CALL_SECONDS)
         listing = Listing(self.provider.list())
         began_at, error = self._clock.now(), None
         try:
@@ -180,6 +193,7 @@ class Placement:
         call: Callable[[], Awaitable[T]],
         limit: float,
         deadline: float | None,
+        turn_by: float = math.inf,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
         """Make a call in its turn, and again if it was throttled, as long as the deadline allows."""
@@ -187,7 +201,7 @@ class Placement:
             deadline = self._clock.now() + PATIENCE_SECONDS + limit
         words, waited = "", False
         while True:
-            if await self._turn(action, lane, deadline, words):
+            if await self._turn(action, lane, min(deadline - LEAST_CALL_SECONDS, turn_by), words):
                 waited = True
                 if confirm is not None:
                     await confirm()
@@ -205,11 +219,11 @@ class Placement:
                 bucket, seconds = self._bucket(action, lane), max(error.retry_after, LEAST_HOLD_SECONDS)
                 self._buckets[action, lane] = bucket.hold(self._clock.now(), seconds)
 
-    async def _turn(self, action: Action, lane: str, deadline: float, words: str = "") -> bool:
-        """Return when its turn has come; whether that took a wait."""
+    async def _turn(self, action: Action, lane: str, turn_by: float, words: str = "") -> bool:
+        """Return when its turn has come, by `turn_by` (Unix seconds); True if that took a wait."""
         now = self._clock.now()
         bucket = self._bucket(action, lane)
-        patience = max(0.0, deadline - now - LEAST_CALL_SECONDS)
+        patience = max(0.0, turn_by - now)
         self._buckets[action, lane], wait, taken = bucket.reserve(now, patience)
         if not taken:
             because = words or f"no more '{action}' calls are allowed"

@@ -6,12 +6,14 @@ A machine's directory under `root` is its record, so the truth survives the disp
     <root>/<machine id>/exit     the bot's exit status, written by the leader when the bot ended
     <root>/<machine id>/output.log, and two more at the most (see `bot/output.py`)
     <root>/<machine id>/work/    the working directory, with links to the bot file's neighbours
+    <root>/<machine id>/tmp/     its TMPDIR
 
 Beside them lies `.cache/<bot file>/`: what the machines of a bot file download, shared by all of them.
 
-The leader is a small shell that outlives its bot by a moment: only a parent learns an exit status, and the
-dispatcher may not be there. A recycled pid is never taken for a machine, because the leader carries
-the machine's id among its arguments.
+The leader (`bot/leader.py`) outlives its bot by a moment: only a parent learns an exit status, and the
+dispatcher may not be there. It is nobody's child, so it is the same to a dispatcher that started it and to
+one that came later. A recycled pid is never taken for a machine, because the leader carries the machine's id
+among its arguments.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,12 +52,14 @@ from dispatcher.machines.process_environment import (
 )
 from dispatcher.machines.process_groups import (
     LEADER_NAME,
+    TAIL_BYTES,
     Group,
     find_groups,
     read_exit_code,
     read_group,
     read_tail,
 )
+from dispatcher.machines.process_isolation import Isolation, Mode
 from dispatcher.machines.process_logs import read_log
 from dispatcher.machines.process_room import free_room
 from dispatcher.machines.provider import (
@@ -84,27 +90,8 @@ FULL = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, er
 OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, PRIVATE_ARGUMENTS_VARIABLE)
 """The variables that differ from machine to machine of an agent: a template has none of them."""
 
-# The outer shell only starts the leader and writes down its pid: the leader is nobody's child, so it is
-# the same to a dispatcher that started it and to one that came later. RLIMIT_DATA counts a process's
-# private writable memory (Linux 4.7 and later); RLIMIT_AS would count the gigabytes that runtimes reserve
-# and never touch. A limit that the system refuses is left out. The traps keep the leader alive through a
-# signal to the group; a handler is not inherited by the bot.
-LAUNCH = """
-machine_dir=$2; memory_kib=$3; cpu_seconds=$4; shift 4
-{
-    trap : TERM INT HUP
-    ulimit -c 0
-    ulimit -d "$memory_kib" 2>/dev/null
-    ulimit -t "$cpu_seconds" 2>/dev/null
-    "$@"
-    status=$?
-    # A bot that put a FIFO there would keep its leader.
-    rm -rf "$machine_dir/exit"
-    echo $status > "$machine_dir/exit"
-} &
-# A machine without a record could never be stopped.
-echo "$! $$" > "$machine_dir/pid" || kill -9 -- -$$
-"""
+FORCE_SECONDS = 3.0
+"""Time that a leader gets to kill what its bot started; then it is killed itself."""
 
 
 class ProcessProvider:
@@ -117,6 +104,8 @@ class ProcessProvider:
         python: The interpreter that runs the bot.
         keep: How many directories of machines that are gone are kept, for their logs.
         templates: Whether machines are forked from templates, where the system allows it.
+        isolation: How machines are kept from each other and from what is private.
+        private: What no machine may read; by default `root`.
     """
 
     name = "process"
@@ -131,9 +120,12 @@ class ProcessProvider:
         python: str = sys.executable,
         keep: int = 100,
         templates: bool = True,
+        isolation: Mode = "auto",
+        private: Sequence[Path] = (),
         clock: Clock | None = None,
     ) -> None:
         self._root = root.resolve()
+        self._isolation = Isolation(isolation, self._root, private or (self._root,))
         self._python = python
         self._keep = keep
         self._forks = templates and SUPPORTED
@@ -197,7 +189,8 @@ class ProcessProvider:
                 await self._clock.sleep(POLL_SECONDS)
             # Also if the bot is gone: what it started and left behind goes with it.
             while await asyncio.to_thread(group.runs):
-                await asyncio.to_thread(group.kill)
+                late = self._clock.now() >= deadline + FORCE_SECONDS
+                await asyncio.to_thread(group.kill if late else group.end)
                 await self._clock.sleep(POLL_SECONDS)
             await asyncio.to_thread(free_room, self._root / machine_id)
 
@@ -224,42 +217,49 @@ class ProcessProvider:
             if error.errno in FULL:
                 raise NoCapacity(f"this host cannot start another process: {error}") from error
             raise Rejected(f"the machine's process cannot be started: {error}") from error
-        except (ValueError, subprocess.CalledProcessError) as error:
-            # A NUL or bytes that are not UTF-8 in an argument or variable; a disk too full for the record.
+        except ValueError as error:  # a NUL in an argument or variable
             raise Rejected(f"the machine's process cannot be started: {error}") from error
         return MachineStatus(spec.id, MachineState.started)
 
     def _launch(self, spec: MachineSpec, directory: Path, work: Path, bot_file: Path) -> None:
         environment = environment_of(spec, self._root, work, bot_file)
-        memory_kib = spec.memory_mb * 1024
-        cpu_seconds = math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60))
+        python = spec.python or self._python
         launch = Launch(
             machine_id=spec.id,
             directory=str(directory),
             arguments=spec.arguments,
             environment=environment,
-            memory_kib=memory_kib,
-            cpu_seconds=cpu_seconds,
+            memory_kib=spec.memory_mb * 1024,
+            cpu_seconds=math.ceil(spec.cpu * (spec.max_duration.total_seconds() + 60)),
+            confinement=self._isolation.confine(directory, python, bot_file, environment),
         )
         template = self._template(spec)
         if template is not None and template.launch(launch):
             return
         if self._recorded(directory) is not None:
             return  # the template died after the fork, and the machine is on record
-        shell = ["/bin/sh", "-c", LAUNCH, LEADER_NAME, spec.id, str(directory)]
-        keep = [sys.executable, "-I", "-S", str(SOURCE / "bot" / "output.py"), str(directory)]
-        bot = [spec.python or self._python, "-P", "-m", "bot", *spec.arguments]
-        (directory / "output.log").touch(0o600)
-        subprocess.run(
-            [*shell, str(memory_kib), str(cpu_seconds), *keep, *bot],
-            check=True,
+        order = {
+            "command": [python, "-P", "-m", "bot", *spec.arguments],
+            "memory_kib": launch.memory_kib,
+            "cpu_seconds": launch.cpu_seconds,
+            "confinement": asdict(launch.confinement),
+        }
+        if any("\0" in argument for argument in order["command"]):
+            raise ValueError("an argument has a NUL")
+        leader = [sys.executable, "-I", "-S", str(SOURCE / "bot" / "leader.py"), LEADER_NAME]
+        started = subprocess.run(
+            [*leader, spec.id, str(directory)],
+            check=False,
             cwd=work,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=json.dumps(order).encode(),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        if started.returncode != 0:
+            why = started.stderr.decode(errors="replace").strip()[-TAIL_BYTES:]
+            raise NoCapacity(f"this host cannot start another process: {why}")
 
     def _template(self, spec: MachineSpec) -> Template | None:
         """The template for this machine, if one is ready; one that died is started anew behind the scenes."""

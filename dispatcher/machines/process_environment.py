@@ -71,10 +71,15 @@ def template_environment(root: Path, bot_file: Path, environment: Mapping[str, s
     return {**_base_environment(root, 1.0, None), **_caches(root, bot_file), **environment}
 
 
+def cache_directory(root: Path, bot_file: Path) -> Path:
+    """Return the directory of what the machines of a bot file download."""
+    name = f"{bot_file.stem}-{hashlib.sha256(str(bot_file).encode()).hexdigest()[:8]}"
+    return root / CACHE / name
+
+
 def _caches(root: Path, bot_file: Path) -> dict[str, str]:
     """Variables that lead downloads to the cache of the bot file. Its processes share it and may write it."""
-    name = f"{bot_file.stem}-{hashlib.sha256(str(bot_file).encode()).hexdigest()[:8]}"
-    cache = root / CACHE / name
+    cache = cache_directory(root, bot_file)
     cache.mkdir(parents=True, exist_ok=True)
     return {variable: str(cache / place) for variable, place in CACHES.items()}
 

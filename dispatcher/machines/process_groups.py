@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from bot import leader
+from bot.confinement import FIRST_USER, USERS
 from bot.output import NEWEST
 from dispatcher.machines.bot_files import read_end
 
@@ -27,7 +31,7 @@ DIRECTORY_VARIABLE = "SWITCHBOARD_MACHINE_DIR"
 moves to; and no other deployment of this host has the same, whatever its machines are called."""
 
 LEADER_NAME = "switchboard-machine"
-"""First of three arguments of a leader; its machine's id and directory follow."""
+"""An argument of a leader; its machine's id and directory follow."""
 
 TAIL_BYTES = 2000
 """Part of a machine's output that goes into its last status: a traceback's worth."""
@@ -61,10 +65,26 @@ class Group:
         if self.leads():
             self._signal(signal.SIGTERM)
 
+    def end(self) -> None:
+        """Have the leader kill all of the machine: it is the parent of what the bot let out of the group."""
+        if not self.leads():
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.leader, leader.END_SIGNAL)
+            os.kill(self.leader, signal.SIGCONT)
+
     def kill(self) -> None:
         """Send SIGKILL to the group, and to what the bot started and let out of it."""
         if self.leads():
+            # The leader last: what it is the parent of is known to be the machine's.
+            for pid in leader.descendants(self.leader):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._signal(signal.SIGKILL)
+        if (user := machine_user(self.directory)) is not None:
+            end_user = [sys.executable, "-I", "-S", leader.__file__, leader.END_USER, str(user)]
+            subprocess.run(end_user, check=True, stdin=subprocess.DEVNULL)
         for process in self._left_behind():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -75,16 +95,19 @@ class Group:
             os.killpg(os.getpgid(self.leader), number)
 
     def _left_behind(self) -> Iterator[psutil.Process]:
+        user = machine_user(self.directory)
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process):
+                if process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process, user):
                     yield process
             except (psutil.Error, ProcessLookupError, FileNotFoundError, PermissionError):
                 continue  # it is gone meanwhile, or another user's
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_ours(self, process: psutil.Process, user: int | None) -> bool:
         if process.pid == self.leader:
             return False
+        if user is not None:  # nobody else's processes have it, and none of its processes has another
+            return process.uids().real == user
         if process.environ().get(DIRECTORY_VARIABLE) == str(self.directory):
             return True
         # A process that was forked and not started shows the environment of a template.
@@ -111,12 +134,25 @@ def find_groups() -> dict[Path, Group]:
             if (directory := _led_by(process)) is not None:
                 found[process.pid] = (directory, process.ppid())
     groups: dict[Path, Group] = {}
-    for leader, (directory, parent) in found.items():
+    for pid, (directory, parent) in found.items():
         # A process that was forked and not started shows the arguments of its parent.
         if parent not in found:
             with contextlib.suppress(ProcessLookupError):
-                groups[directory] = Group(directory, leader, os.getpgid(leader))
+                groups[directory] = Group(directory, pid, os.getpgid(pid))
     return groups
+
+
+def machine_user(directory: Path) -> int | None:
+    """Return the user that is the machine's own; None: it runs as the dispatcher's."""
+    try:
+        owner = os.stat(directory / "work", follow_symlinks=False).st_uid
+    except FileNotFoundError:
+        return None
+    return owner if is_machines_user(owner) else None
+
+
+def is_machines_user(user: int) -> bool:
+    return FIRST_USER <= user < FIRST_USER + USERS
 
 
 def read_exit_code(directory: Path) -> int | None:
@@ -135,9 +171,14 @@ def _led_by(process: psutil.Process) -> Path | None:
     """Return the directory of the machine whose leader this process is."""
     arguments = process.cmdline()
     # A leader from a template has its title in the place of its arguments, and nothing in those that follow.
-    shell = len(arguments) > 5 and arguments[3] == LEADER_NAME
-    title = arguments[3:6] if shell else " ".join(arguments).rstrip().split(" ", 2)
+    if LEADER_NAME in arguments:
+        begin = arguments.index(LEADER_NAME)
+        title = arguments[begin : begin + 3]
+    else:
+        title = " ".join(arguments).rstrip().split(" ", 2)
     if len(title) != 3 or title[0] != LEADER_NAME or process.status() == psutil.STATUS_ZOMBIE:
+        return None
+    if is_machines_user(process.uids().real):  # a bot that passes itself off as a leader
         return None
     directory = Path(title[2])
     return directory if directory.name == title[1] else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.sessions.ends import end_by_room
+from dispatcher.machines.provider import Throttled
+from dispatcher.sessions.ends import end_by_provider, end_by_room
 from dispatcher.sessions.errors import AtCapacity, NotStarted, SessionOver, StartFailed
 from dispatcher.sessions.lifecycle import Session, SessionState
 from dispatcher.transports.errors import RoomError
@@ -49,6 +50,12 @@ def over(session: Session, *, was_over: bool) -> SessionOver | StartFailed:
 def in_words(session: Session) -> str:
     """Return the reason why a session is over, for people."""
     return session.message or f"The session is {session.state}."
+
+
+def no_machine(error: Throttled) -> NotStarted:
+    """The answer to a start that was refused before there was a session."""
+    end = end_by_provider(error)
+    return NotStarted(end.message, code=end.reason, retry_after=end.retry_after)
 
 
 def no_room(error: RoomError) -> NotStarted | StartFailed:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from dispatcher.clock import Clock
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
-from dispatcher.machines.provider import MachineState, MachineStatus
-from dispatcher.sessions import lifecycle
+from dispatcher.machines.provider import MachineState, MachineStatus, Throttled
+from dispatcher.sessions import failures, lifecycle
 from dispatcher.sessions.ends import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
 from dispatcher.sessions.ledger import Ledger
@@ -19,7 +19,7 @@ from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
-from dispatcher.settings import Settings
+from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
@@ -80,6 +80,21 @@ class Launcher:
         agent = self._settings.agents[session.agent]
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
         return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
+
+    def check_delay(self, machine_id: str, agent: AgentSettings, accepted: float) -> None:
+        """Refuse a start whose machine could not be asked for soon enough.
+
+        Args:
+            accepted: Seconds that its caller accepts to wait; more than the agent's own limit counts.
+
+        Raises:
+            NotStarted: the rates of the machines APIs let it wait for longer.
+        """
+        most = max(agent.max_start_delay_seconds, accepted)
+        try:
+            self._fleet.check_delay(machine_id, agent.placements, most)
+        except Throttled as error:
+            raise failures.no_machine(error) from error
 
     def launch(self, session: Session, machine: Machine) -> None:
         """Ask for the machine of a session that was admitted, in the background; once, whoever says it again.
@@ -162,11 +177,14 @@ class Launcher:
         try:
             spec = self._specs.of(session)
             place = self._places(session, machine, fresh=fresh)
+            # A caller who accepts a place in the queue accepts to wait for a rate as long.
+            accepted = session.created_at + session.queue_seconds - self._clock.now()
+            max_delay = max(agent.max_start_delay_seconds, accepted)
             wanted = (spec, agent.placements, deadline(machine), place)
             if resumed and machine.placement is not None:
-                status = await self._fleet.resume(*wanted, at=machine.placement)
+                status = await self._fleet.resume(*wanted, at=machine.placement, max_delay=max_delay)
             else:
-                status = await self._fleet.create(*wanted)
+                status = await self._fleet.create(*wanted, max_delay=max_delay)
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
             self._launches.lost(machine.id)
@@ -174,7 +192,9 @@ class Launcher:
         except NotWanted:
             return lambda: self._nowhere(session, None)
         except NoMachine as none:
-            log.warning("session %s: no machine: %s", session.id, none)
+            # Throttled starts come by the thousand: the fleet logs how many.
+            level = logging.DEBUG if isinstance(none.error, Throttled) else logging.WARNING
+            log.log(level, "session %s: no machine: %s", session.id, none)
             end = end_by_provider(none.error)
             if none.nowhere:
                 return lambda: self._nowhere(session, end)

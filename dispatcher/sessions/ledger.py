@@ -103,6 +103,9 @@ class Ledger:
             if before.state is not after.state:
                 why = f": {after.message}" if after.message else ""
                 level = logging.WARNING if after.state is SessionState.failed else logging.INFO
+                if after.reason == "throttled":
+                    # The fleet logs how many there are: thousands of them are no news one by one.
+                    level = logging.DEBUG
                 with about_session(after):
                     log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
             self._tell(before, after)

@@ -198,7 +198,7 @@ def turn(session: Session, milliseconds: float, now: float) -> Session:
 
 
 def over(session: Session, end: End, now: float) -> Session:
-    """The session is over, for this reason."""
+    """The session is over, for this reason. What its caller gave for the bot alone is forgotten."""
     if session.over:
         return session
     state = SessionState.ended if end.reason in GOOD_ENDS else SessionState.failed
@@ -206,6 +206,8 @@ def over(session: Session, end: End, now: float) -> Session:
         session,
         state=state,
         ended_at=now,
+        body=None,
+        ice_servers=[],
         reason=end.reason,
         message=_text(end.message)[:MAX_MESSAGE_LENGTH],
         detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,

@@ -76,6 +76,7 @@ class SessionService:
         self._clock = clock
         self._background = background
         self._holders: Counter[str] = Counter()
+        self._draining = False
         self._drained = asyncio.Event()
         self.held_calls = HeldCalls()
 
@@ -94,7 +95,11 @@ class SessionService:
     @property
     def draining(self) -> bool:
         """True if new starts are refused because the dispatcher is about to exit."""
-        return self._drained.is_set()
+        return self._draining or self._drained.is_set()
+
+    def drain(self) -> None:
+        """Take no new starts. Who waits goes on waiting."""
+        self._draining = True
 
     def refuse(self) -> None:
         """The dispatcher is about to exit: take no new starts, and let nobody wait any longer.
@@ -111,7 +116,7 @@ class SessionService:
         Raises:
             SessionError: no session was started.
         """
-        if self._drained.is_set():
+        if self.draining:
             raise Restarting()
         return await self._starts.start(start)
 

@@ -116,6 +116,8 @@ class Starts:
             return await self._again(claim, known)
         if self._disk.is_full():
             raise DiskFull("The dispatcher's disk is full: free some of it, and try again.")
+        machine_id = f"m-{session_id}"
+        self._launcher.check_delay(machine_id, agent, start.queue_seconds)
         if start.count is not None:
             start.count()
         spends = self._transports[transport_name].prepare_calls
@@ -129,7 +131,7 @@ class Starts:
             transport=transport_name,
             body=start.body,
             ice_servers=list(prepared.ice_servers),
-            machine_id=f"m-{session_id}",
+            machine_id=machine_id,
             state=SessionState.queued,
             start_timeout_seconds=agent.start_timeout_seconds,
             client_timeout_seconds=agent.client_timeout_seconds,

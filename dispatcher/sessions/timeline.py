@@ -48,6 +48,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ENDS: frozenset[Kind] = frozenset({"ended", "failed"})
 """The last of a session's own events; only what becomes of its machines and its room can follow."""
 
+REPEATED: frozenset[Kind] = frozenset({"phase", "client-connected", "client-disconnected", "room-event"})
+"""What bots and clients can have happen as often as they like."""
+
 DISPATCHER = "dispatcher"
 PROVIDER = "provider"
 MACHINE = "machine"

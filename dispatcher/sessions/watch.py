@@ -15,6 +15,9 @@ from dispatcher.sessions.timeline import ENDS, Event
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks, rest
 
+PAGE_EVENTS = 200
+"""Events of one answer; some 50 KB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -24,12 +27,14 @@ class Seen:
     events: Sequence[Event]
     place: Place | None = None
     """Where the session waits for a line, if it does."""
+    more: bool = False
+    """True if there are events behind these."""
 
     @property
     def over(self) -> bool:
         """Whether the session's own last event is among these or before them."""
         # The events are read after the session and may know more.
-        return self.session.over or any(event.kind in ENDS for event in self.events)
+        return (self.session.over and not self.more) or any(event.kind in ENDS for event in self.events)
 
 
 class Watch:
@@ -51,12 +56,13 @@ class Watch:
         self._stopped.set()
 
     async def read(self, session_id: str, after: int = 0) -> Seen | None:
-        """What happened after that event so far; None if there is no such session."""
+        """What happened after that event so far, a page of it; None if there is no such session."""
         session = await self._store.session(session_id)
         if session is None:
             return None
-        events = await self._store.events(session_id, after)
-        return Seen(session, events, await self._queue.place(session))
+        events = await self._store.events(session_id, after, PAGE_EVENTS + 1)
+        more = len(events) > PAGE_EVENTS
+        return Seen(session, events[:PAGE_EVENTS], await self._queue.place(session), more)
 
     async def rest(self, seconds: float) -> None:
         """Return after so many seconds, or when the dispatcher is told to exit."""

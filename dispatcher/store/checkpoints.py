@@ -20,15 +20,24 @@ copied once, and the end of a copy keeps all writers waiting for the disk, some 
 every 2.5 s, which is less than one start in a hundred."""
 
 
+LOOK_WRITES = 10
+"""Between two looks at how long the log is; one takes 2 µs."""
+
+LOG_BYTES = 64 * 1024 * 1024
+"""A log that is longer, after starts with large bodies, is copied at once and cut off."""
+
+
 class Checkpoints:
-    """Counts transactions, and has the log copied from time to time.
+    """Counts transactions, and has the log copied from time to time, or when it is long.
 
     Args:
         run: Copies it, in one of SQLite's modes, off the event loop. Gives whether it came to its end.
+        size: Returns how many bytes the log has.
     """
 
-    def __init__(self, run: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(self, run: Callable[[str], Awaitable[bool]], size: Callable[[], int]) -> None:
         self._run = run
+        self._size = size
         self._grows = False
         """Whether the last copy did not come to its end, which was told then."""
         self._writes = 0
@@ -37,7 +46,10 @@ class Checkpoints:
     def written(self) -> None:
         """A transaction was kept that does not care for the log's length."""
         self._writes += 1
-        if self._writes >= WRITES and (self._running is None or self._running.done()):
+        # What could not be copied a moment ago cannot be now, and all writers wait for each attempt.
+        looks = not self._grows and self._writes % LOOK_WRITES == 0
+        is_due = self._writes >= WRITES or (looks and self._size() > LOG_BYTES)
+        if is_due and (self._running is None or self._running.done()):
             self._writes = 0
             self._running = asyncio.create_task(self._copy())
 
@@ -51,7 +63,8 @@ class Checkpoints:
             # Most of it while others write, then the rest while nobody does: else it would never begin anew.
             # With a reader of an older state, such as a backup, it does not, and grows until the next time.
             await self._run("PASSIVE")
-            held_by = None if await self._run("RESTART") else "somebody else writes, or reads an older state"
+            end = "TRUNCATE" if self._size() > LOG_BYTES else "RESTART"
+            held_by = None if await self._run(end) else "somebody else writes, or reads an older state"
         except SQLAlchemyError as error:
             held_by = str(error)
         if held_by is None and self._grows:

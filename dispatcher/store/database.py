@@ -111,7 +111,7 @@ class Database:
         if runner is None and not self.is_postgres:
             self._on_loop = OnLoop(sa.make_url(url))
         self._runner = runner or _threads(self.is_postgres)
-        self._checkpoints = Checkpoints(self._checkpoint)
+        self._checkpoints = Checkpoints(self._checkpoint, self._log_bytes)
         self._on_transaction = on_transaction
         self._outage = Outage()
         self._writing: set[asyncio.Future[Any]] = set()
@@ -278,6 +278,13 @@ class Database:
                 connection.invalidate(error)
                 raise
             return result
+
+    def _log_bytes(self) -> int:
+        """Size of SQLite's log; 0 if there is none."""
+        try:
+            return os.stat(f"{self.file}-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     async def _checkpoint(self, mode: str) -> bool:
         def run() -> bool:

@@ -47,8 +47,11 @@ LOCK_NOT_AVAILABLE = "55P03"
 """PostgreSQL's lock_not_available: `lock_timeout` is over."""
 
 
+_REMEDY = "no release has made this database: name another one, or restore a backup"
+
+
 class NotMigrated(Exception):
-    """The database's revision is none of ours (a later release has migrated it), or a table stays locked."""
+    """The database is none that this release or one before it has made, or a table stays locked."""
 
 
 def upgrade(
@@ -60,7 +63,8 @@ def upgrade(
         sleep: Waits for that many seconds, before a lock that was not to be had is asked for again.
 
     Raises:
-        NotMigrated: its own revision is not known, or others held a table for ten minutes.
+        NotMigrated: its own revision is not known, its tables are not what its revision says, or others held
+            a table for ten minutes.
     """
     tables = sa.inspect(connection).get_table_names()
     if not tables and revision == NEWEST:
@@ -70,14 +74,30 @@ def upgrade(
         connection.commit()
         return
     current = connection.scalars(sa.select(_REVISIONS)).all() if _REVISIONS.name in tables else []
+    if not current and (known := [name for name in metadata.tables if name in tables]):
+        raise NotMigrated(
+            f"it has the tables {', '.join(known)}, and no revision in {_REVISIONS.name}: {_REMEDY}"
+        )
     # Alembic begins a transaction of its own.
     connection.rollback()
-    if current == [revision]:
-        return
-    if connection.dialect.name == "postgresql":
-        _migrate_unlocked(connection, revision, sleep)
-    else:
-        _migrate(connection, revision)
+    if current != [revision]:
+        if connection.dialect.name == "postgresql":
+            _migrate_unlocked(connection, revision, sleep)
+        else:
+            _migrate(connection, revision)
+    if revision == NEWEST:
+        _compare(connection)
+
+
+def _compare(connection: sa.Connection) -> None:
+    """Look whether the tables are there with all columns: a revision is only what somebody wrote down."""
+    found = sa.inspect(connection).get_multi_columns()
+    connection.rollback()
+    for table in metadata.sorted_tables:
+        there = {column["name"] for column in found.get((None, table.name), ())}
+        if missing := [column.name for column in table.columns if column.name not in there]:
+            what = f"{table.name}.{missing[0]}" if there else table.name
+            raise NotMigrated(f"its revision is {NEWEST}, and it has no {what}: {_REMEDY}")
 
 
 def _migrate_unlocked(connection: sa.Connection, revision: str, sleep: Callable[[float], object]) -> None:

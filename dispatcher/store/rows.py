@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dispatcher.machines.provider import MachineState
 from dispatcher.sessions import lifecycle, room_lifecycle
 from dispatcher.sessions.lifecycle import Machine, Session, SessionState
-from dispatcher.sessions.timeline import Event
+from dispatcher.sessions.timeline import REPEATED, Event
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import events, machines, sessions
 
@@ -34,12 +34,27 @@ def select(kind: type[Session | Machine | Event]) -> sa.Select[Any]:
     return sa.select(*(TABLES[kind].c[name] for name in FIELDS[kind]))
 
 
+MAX_EVENTS = 1000
+"""Of a session. What a bot or its client can have happen again and again is not written beyond it."""
+
+LAST_EVENT = " What is like this is not written any more: the session has too many events."
+
+_ALL_EVENTS = 2**31 - 1
+
+
 def _number_next() -> sa.Insert:
-    """An event, with the number that comes after the last one of its session."""
+    """An event, with the number that comes after the last one of its session, unless it has too many."""
     names = ("session_id", *EVENT_FIELDS)
-    given = [sa.bindparam(f"new_{name}", type_=events.c[name].type) for name in names]
-    last = sa.func.coalesce(sa.func.max(events.c.number), 0)
-    numbered = sa.select(*given, last + 1).where(events.c.session_id == sa.bindparam("new_session_id"))
+    given: dict[str, sa.ColumnElement[Any]] = {
+        name: sa.bindparam(f"new_{name}", type_=events.c[name].type) for name in names
+    }
+    of_session = sa.select(sa.func.coalesce(sa.func.max(events.c.number), 0)).where(
+        events.c.session_id == sa.bindparam("new_session_id")
+    )
+    last, most = of_session.scalar_subquery(), sa.bindparam("most", type_=sa.Integer)
+    message = given["message"]
+    given["message"] = sa.case((last + 1 == most, message.concat(LAST_EVENT)), else_=message)
+    numbered = sa.select(*given.values(), last + 1).where(last < most)
     return sa.insert(events).from_select([*names, "number"], numbered)
 
 
@@ -98,6 +113,7 @@ def note(connection: sa.Connection, session_id: str, new: Iterable[Event]) -> No
     """Write events at the end of a session's timeline, whose session is locked by this transaction."""
     for event in new:
         given = {f"new_{name}": value for name, value in event_values(event, session_id).items()}
+        given["most"] = MAX_EVENTS if event.kind in REPEATED else _ALL_EVENTS
         INSERT_EVENT.run(connection, given)
 
 

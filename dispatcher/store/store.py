@@ -393,9 +393,10 @@ class Store:
 
         return await self._database.write(write)
 
-    async def events(self, session_id: str, after: int = 0) -> Sequence[Event]:
-        """A session's timeline from the event after that number on, oldest first."""
+    async def events(self, session_id: str, after: int = 0, most: int | None = None) -> Sequence[Event]:
+        """A session's timeline from the event after that number on, oldest first; so many at most."""
         query = rows.select(Event).where(events.c.session_id == session_id, events.c.number > after)
+        query = query.limit(most)
         return await self._database.read(
             lambda connection: rows.many(connection, Event, query.order_by(events.c.number))
         )

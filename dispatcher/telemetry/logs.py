@@ -19,6 +19,8 @@ import re
 import socket
 import sys
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from types import TracebackType
 from typing import IO
 
@@ -41,9 +43,40 @@ _SECRETS = (
 the line, and there are five for every line."""
 
 
-def configure(level: LogLevel, form: LogFormat, stream: IO[str] | None = None) -> None:
-    """Send all lines of this process, the server's and the libraries' too, to the stream, else to stderr."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+FILE_BYTES = 10 * 1024 * 1024
+"""Size at which a log file is renamed, and a new one begun."""
+
+OLD_FILES = 2
+
+
+class _BoundedFile(RotatingFileHandler):
+    """A file that this process's stdout and stderr lead to as well: what a library prints counts too."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
+        self._lead()
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        self._lead()
+
+    def _lead(self) -> None:
+        stream = self.stream or self._open()
+        os.fchmod(stream.fileno(), 0o600)  # it has callers' addresses and bots' last words
+        for printed in (1, 2):
+            os.dup2(stream.fileno(), printed)
+
+
+def configure(
+    level: LogLevel, form: LogFormat, stream: IO[str] | None = None, file: Path | None = None
+) -> None:
+    """Send all lines of this process, the server's and the libraries' too, to the file or the stream, else to
+    stderr.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr) if file is None else _BoundedFile(file)
     handler.setFormatter(JsonLines(replica()) if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Ours and the server's are what somebody looks for; this says a line per migration.

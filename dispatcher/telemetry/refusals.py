@@ -28,11 +28,13 @@ OUTCOMES: dict[type[SessionError], str] = {
 ROOMS = frozenset({"room_rejected", "room_throttled", "room_unreachable"})
 """The reasons for which a start may have no room, already before there is a session."""
 
+THROTTLED = "throttled"
+
 STORE_DOWN = "store_down"
 
 
 def outcome(error: SessionError) -> str | None:
     """None if the error is about a session: its end counts then."""
-    if isinstance(error, (NotStarted, StartFailed)) and error.code in ROOMS:
+    if isinstance(error, (NotStarted, StartFailed)) and (error.code in ROOMS or error.code == THROTTLED):
         return error.code
     return next((OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES), None)

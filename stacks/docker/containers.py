@@ -11,7 +11,7 @@ import pulumi_docker as docker
 TMPFS = {"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"}  # noqa: S108 - its own
 
 STOP_SECONDS = 20
-"""Between a container's SIGTERM and its end. The dispatcher gives answers in flight 10 s."""
+"""Between a container's SIGTERM and its end."""
 
 WAIT_SECONDS = 120
 """For a new container to be healthy."""
@@ -40,6 +40,8 @@ class Service:
     waits: bool = False
     """True if an up waits until its health command is content."""
     tmpfs: Mapping[str, str] = field(default_factory=lambda: TMPFS)
+    stop_seconds: int = STOP_SECONDS
+    """Between its SIGTERM and its end."""
 
 
 def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> docker.Container:
@@ -66,8 +68,8 @@ def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> do
         security_opts=["no-new-privileges:true"],
         init=True,
         restart="unless-stopped",
-        stop_timeout=STOP_SECONDS,
-        destroy_grace_seconds=STOP_SECONDS,
+        stop_timeout=service.stop_seconds,
+        destroy_grace_seconds=service.stop_seconds,
         log_driver="json-file",
         log_opts={"max-size": "10m", "max-file": "5"},
         labels=[docker.ContainerLabelArgs(label=name, value=value) for name, value in service.tags.items()],

@@ -20,7 +20,8 @@ from stacks.docker.revision import revision
 DISPATCHER_SOURCES = (
     *("dispatcher", "requirements-node.txt"),
     # Of the bots' package only what the dispatcher imports.
-    *("bot/__init__.py", "bot/output.py", "bot/protocol.py", "bot/versions.py"),
+    *("bot/__init__.py", "bot/confinement.py", "bot/leader.py", "bot/output.py", "bot/protocol.py"),
+    "bot/versions.py",
     *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
     *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
 )

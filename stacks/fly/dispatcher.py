@@ -162,7 +162,6 @@ def machine_config(args: DispatcherArgs, volume: pulumi.Input[str] | None) -> di
         "init": {"entrypoint": [*(UNPRIVILEGED if volume is not None else ()), *SERVE]},
         "guest": {"cpu_kind": args.cpu_kind, "cpus": args.cpus, "memory_mb": args.memory_mb},
         "restart": {"policy": "always"},
-        # It gives answers in flight 10 s.
         "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_SECONDS}s"},
         "metadata": dict(args.tags),
         "services": [

@@ -15,8 +15,9 @@ ENDED = ("stopped", "failed", "launch_failed", *GONE)
 
 DELETE_SECONDS = 60
 
-STOP_SECONDS = 30
-"""For a machine to end after its SIGTERM; the dispatcher gives answers in flight 10 s."""
+STOP_SECONDS = 45
+"""For a machine to end after its SIGTERM: a dispatcher drains for 20 s at the most, gives answers in flight
+10 s, and what it does itself 15 s."""
 
 GRACE_SECONDS = 10
 """Between a bot's SIGTERM and its end: it says its last word, and leaves its room."""

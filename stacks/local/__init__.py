@@ -51,8 +51,12 @@ def _service_dir(config: StackConfig) -> Path:
     return config.data_dir / "dispatcher"
 
 
+def _log_file(config: StackConfig) -> Path:
+    return config.data_dir / "dispatcher.log"
+
+
 def _settings(config: StackConfig) -> Settings:
-    return config.settings(host=HOST, data_dir=_service_dir(config))
+    return config.settings(host=HOST, data_dir=_service_dir(config), log_file=_log_file(config))
 
 
 def missing_package(config: StackConfig) -> str | None:
@@ -74,7 +78,7 @@ def deploy(environment: Environment) -> Deployment:
     settings = _settings(config)
     data_dir.check(config.data_dir, checkout)
     variables = settings.to_environment()
-    log_file = config.data_dir / "dispatcher.log"
+    log_file = _log_file(config)
     secrets = {**daily.secret_variables(config), **ice.secret_variables(config, settings)}
     if missing := missing_package(config):
         pulumi.log.warn(missing)

@@ -9,7 +9,7 @@ from stacks.docker.config import why_no_image
 from stacks.errors import ConfigError
 from stacks.refusals import masked
 
-OURS = ("dispatcher", "dispatcher.log")
+OURS = ("dispatcher", "dispatcher.log", "dispatcher.log.1", "dispatcher.log.2")
 """Files that a stack that was up has left there."""
 
 OF_A_DISK = ("lost+found",)

@@ -7,8 +7,9 @@ token, list machines, create a machine, wait for it, get a token). Machines boot
 same for both.
 
 Then how many starts there are under Fly's published limits, with few bot apps and with many, and what callers
-are told when they ask for more. A caller asks once, waits for its machine to start, and hangs up after a
-while.
+are told when they ask for 1.2, 2 and 3 times as many: with the default `maxStartDelaySeconds`, and with one
+that is longer than the start's deadline, which fills the waiting room. A caller asks once, waits for its
+machine to start, and hangs up after a while.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
@@ -30,7 +32,7 @@ from dispatcher.app import build
 from dispatcher.clock import SystemClock
 from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fly import FlyProvider
-from dispatcher.settings import Settings
+from dispatcher.settings import AgentSettings, Settings
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, InPlaceOfTheNetwork
 from tests.fly.fake import FakeFly, bearer
 from tests.fly.rates import Limits
@@ -46,6 +48,12 @@ PAUSE_SECONDS = 1.0
 TALK_SECONDS = 10.0
 """After so long a caller hangs up."""
 
+LOADS = (0.75, 1.0, 1.2, 2.0, 3.0)
+"""Starts that are asked for, by those that can be had: one a second in each app."""
+
+DEFAULT_DELAY = AgentSettings.model_fields["max_start_delay_seconds"].default
+DELAYS = (DEFAULT_DELAY, 600.0)
+
 SMALL_CALL_SECONDS, BOOT_SECONDS = 0.05, 0.5
 """Of the second table: an outside call, and a machine's boot."""
 
@@ -57,9 +65,11 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=60, help="of asking, in each row of table 2")
+    parser.add_argument("--rates-only", action="store_true", help="leave table 1 out")
     wanted = parser.parse_args()
-    asyncio.run(print_starts())
-    print()
+    if not wanted.rates_only:
+        asyncio.run(print_starts())
+        print()
     asyncio.run(print_rates(wanted.seconds))
     return 0
 
@@ -142,17 +152,20 @@ class Asked:
 
 
 async def print_rates(seconds: float) -> None:
-    heads = ["bot apps", "asked per s", "started", "per s", "p50", "p99", "turned away", "with", "after"]
-    heads.append("told to retry in")
+    heads = ["bot apps", "longest delay", "asked per s", "started", "per s", "p50", "p99"]
+    heads += ["turned away", "with", "after", "told to retry in"]
     print(f"| {' | '.join(heads)} |")
-    print("|---:" * 7 + "|---|---:|---:|")
-    for apps, rate in ((1, 1), (1, 3), (8, 6), (8, 8), (8, 24)):
-        asked = await ask(apps, rate, seconds)
+    print("|---:" * 8 + "|---|---:|---:|")
+    for apps, load, delay in itertools.product((1, 8), LOADS, DELAYS):
+        if load <= 1 and delay != DEFAULT_DELAY:
+            continue
+        rate = apps * load
+        asked = await ask(apps, rate, seconds, delay)
         started = [one for one in asked if one.status == 200]
         away = [one for one in asked if one.status != 200]
         span = max(one.at + one.seconds for one in started)
         times = sorted(one.seconds for one in started)
-        cells = [str(apps), str(rate), str(len(started)), f"{len(started) / span:.1f}"]
+        cells = [str(apps), f"{delay:g} s", f"{rate:.3g}", str(len(started)), f"{len(started) / span:.1f}"]
         cells += [f"{at(times, 0.5):.1f} s", f"{at(times, 0.99):.1f} s", str(len(away))]
         said = Counter(f"{one.status} `{one.code}`" for one in away)
         cells.append(", ".join(words for words, _ in said.most_common()))
@@ -166,14 +179,14 @@ def at(times: Sequence[float], share: float) -> float:
     return times[min(len(times) - 1, int(share * len(times)))]
 
 
-async def ask(apps: int, rate: float, seconds: float) -> list[Asked]:
+async def ask(apps: int, rate: float, seconds: float, delay: float) -> list[Asked]:
     """Callers at even intervals, for so long."""
     fly = FakeFly(SystemClock())
     names = tuple(f"bots-{number}" for number in range(apps))
     for name in names:
         fly.app(name)
     fly.latency, fly.boot_seconds = SMALL_CALL_SECONDS, BOOT_SECONDS
-    async with dispatcher(fly, names) as client:
+    async with dispatcher(fly, names, delay=delay) as client:
         began = time.perf_counter()
 
         async def call(number: int) -> Asked:
@@ -194,7 +207,7 @@ async def ask(apps: int, rate: float, seconds: float) -> list[Asked]:
 
 @contextlib.asynccontextmanager
 async def dispatcher(
-    fly: FakeFly, apps: tuple[str, ...], daily: FakeDaily | None = None
+    fly: FakeFly, apps: tuple[str, ...], daily: FakeDaily | None = None, delay: float = DEFAULT_DELAY
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A whole dispatcher in this process, and a client of it. There is no network at all."""
     provider = FlyProvider(
@@ -205,7 +218,7 @@ async def dispatcher(
         transport=InProcess(fly),
     )
     with tempfile.TemporaryDirectory() as directory:
-        agent = {"bot": "/app/bot.py", "image": IMAGE, "maxSessions": 10_000}
+        agent = {"bot": "/app/bot.py", "image": IMAGE, "maxSessions": 10_000, "maxStartDelaySeconds": delay}
         transports = {} if daily is None else {"transports": ["daily"]}
         settings = Settings.model_validate(
             {

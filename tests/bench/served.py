@@ -69,7 +69,8 @@ def main() -> None:
     )
     heard = mock.patch.object(Channels, "last_heard", _just_now)
     with heard if sys.argv[1:] == ["heard"] else contextlib.nullcontext():
-        Server(config, on_exit=dispatcher.refuse).run(sockets=[listener])
+        server = Server(config, on_drain=dispatcher.drain, on_exit=dispatcher.refuse, drain_seconds=0)
+        server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import numpy as np
 from aiortc import AudioStreamTrack, MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from av import AudioFrame
 
-from tests.bot.dispatcher import PATIENCE, Dispatcher
+from tests.bot.dispatcher import Dispatcher
+from tests.patience import PATIENCE
 
 
 class Client:

@@ -38,12 +38,11 @@ from bot.protocol import (
     entrypoint_arguments,
     parse_from_machine,
 )
+from tests.patience import PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOTS = Path(__file__).parent / "bots"
 TOKEN = "token-of-the-machine"
-PATIENCE = 20.0
-"""Seconds for anything that a process does; a machine that imports without bytecode needs two of them."""
 
 M = TypeVar("M", bound=Message)
 

@@ -19,7 +19,8 @@ from bot.protocol import (
     Stop,
     Timings,
 )
-from tests.bot.dispatcher import PATIENCE, TOKEN, Dispatcher, dispatcher
+from tests.bot.dispatcher import TOKEN, Dispatcher, dispatcher
+from tests.patience import PATIENCE
 
 
 class Time:

@@ -14,6 +14,7 @@ import pytest
 from bot.command_line import RUNNER_DEFAULTS, parse
 from bot.outcome import InvalidBot
 from tests.bot.dispatcher import CHECKOUT
+from tests.patience import PATIENCE
 
 RUNNER = """
 import json, sys
@@ -33,7 +34,7 @@ def runner(*arguments: str) -> dict[str, object]:
     """Give what the runner's own `main` makes of a command line."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPECAT_")}
     command = [sys.executable, "-c", RUNNER, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -112,7 +113,7 @@ def test_main_block_runs_up_to_the_runners_main(tmp_path: Path, block: str, impo
         "assert set(module.STATE) == {'set'}, module.STATE\nassert parsed.port == 7860\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 

@@ -14,7 +14,8 @@ from bot.files import MAX_DOWNLOAD_BYTES, MAX_UPLOADS
 from bot.pieces import IDLE_SECONDS, MOST_ARRIVING, Arriving
 from bot.problems import Problem
 from bot.protocol import PIECE_BYTES, PIECE_TAKEN, Ended, Hello, Piece, Request, Response, Stop
-from tests.bot.dispatcher import PATIENCE, Dispatcher, assignment, dispatcher, machine
+from tests.bot.dispatcher import Dispatcher, assignment, dispatcher, machine
+from tests.patience import PATIENCE
 
 DAILY = assignment("daily", room_url="https://x.daily.co/r", token="room-token")
 """A session that needs no client's offer."""

@@ -22,7 +22,8 @@ from websockets.exceptions import InvalidStatus
 from bot.hosted_routes import add_routes
 from bot.protocol import MACHINE_TOKEN_VARIABLE
 from tests.bot.client import client
-from tests.bot.dispatcher import PATIENCE, Machine, machine
+from tests.bot.dispatcher import Machine, machine
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 SESSION = {"x-daily-session-id": "s-1"}

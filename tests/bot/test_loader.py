@@ -8,6 +8,7 @@ import threading
 
 from bot.loader import as_main_thread
 from tests.bot.dispatcher import CHECKOUT
+from tests.patience import PATIENCE
 
 
 def test_a_thread_that_passes_for_the_main_one_sets_signal_handlers():
@@ -51,7 +52,7 @@ def test_an_import_of_the_runtime_starts_nothing_and_preloads_nothing():
     )
     environment = {"PYTHONPATH": str(CHECKOUT), "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 
@@ -68,7 +69,7 @@ def test_bots_own_package_called_bot_has_modules_with_the_names_of_ours(tmp_path
         "assert module.NAME == 'theirs'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 
@@ -88,6 +89,6 @@ def test_relative_import_with_an_alternative_does_not_import_the_package(tmp_pat
         "assert module.NAME == 'tools'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr

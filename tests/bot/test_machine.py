@@ -23,7 +23,8 @@ from bot.protocol import (
     Stop,
     entrypoint_arguments,
 )
-from tests.bot.dispatcher import BOTS, CHECKOUT, PATIENCE, TOKEN, assignment, dispatcher, machine
+from tests.bot.dispatcher import BOTS, CHECKOUT, TOKEN, assignment, dispatcher, machine
+from tests.patience import PATIENCE
 
 DAILY = assignment("daily", room_url="https://x.daily.co/r", token="room-token", body={"a": [1, "ü"]})
 """A session that needs no client's offer."""

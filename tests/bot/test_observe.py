@@ -29,6 +29,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from bot.observe import PipelineObserver
 from bot.watch import Watch
+from tests.patience import PATIENCE
 
 
 class Listener:
@@ -216,7 +217,7 @@ def test_a_watch_cancels_the_pipelines_that_run():
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         running = asyncio.create_task(runner.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not watch.can_cancel:
                 await asyncio.sleep(0)
             await watch.cancel("the test is over")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.versions import NEWEST, OLDEST, unsupported, untested
+from tests.patience import PATIENCE
 from tests.stacks.checkouts import REPOSITORY
 
 NEWER = f"{NEWEST[0]}.{NEWEST[1] + 1}.0"
@@ -40,7 +41,7 @@ def checked(directory: Path, version: str) -> tuple[int, str]:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pipecat-ai\nVersion: {version}\n")
     command = [sys.executable, str(REPOSITORY / "bot" / "versions.py")]
     environment = {"PYTHONPATH": str(directory)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stderr.strip()
 
 

@@ -19,7 +19,8 @@ from bot.protocol import (
     Stop,
 )
 from tests.bot.client import client
-from tests.bot.dispatcher import PATIENCE, Dispatcher, assignment, dispatcher, machine
+from tests.bot.dispatcher import Dispatcher, assignment, dispatcher, machine
+from tests.patience import PATIENCE
 
 CANDIDATE = "candidate:1 1 udp 2130706431 127.0.0.1 9 typ host generation 0 ufrag x network-id 1"
 

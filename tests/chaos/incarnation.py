@@ -44,6 +44,8 @@ class Outside(Protocol):
     hub: Hub | None
     store_down: bool
     store_blinks: bool
+    bus_down_since: float | None
+    """In unix seconds; the store's outages are the bus's too."""
 
     def crashed(self, life: Incarnation, where: str) -> None: ...
 
@@ -262,7 +264,7 @@ def _no_answer() -> OperationalError:
 
 
 class Bus(LocalBus):
-    """A bus between dispatchers that takes its time, and loses what is said while the store is down.
+    """A bus between dispatchers that takes its time, and loses what is said while it or the store is down.
 
     A dead one's messages are not heard.
     """
@@ -275,13 +277,17 @@ class Bus(LocalBus):
 
     @property
     def stands(self) -> bool:
-        return not self._world.store_down
+        return not self._world.store_down and self._world.bus_down_since is None
+
+    @property
+    def down_since(self) -> float | None:
+        return self._world.bus_down_since
 
     def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
         hub = self._world.hub
         if not self._gate.alive or hub is None:
             return False
-        if self._world.store_down:
+        if not self.stands:
             return False
         loop = self._world.loop
         # In the order in which they were said.
@@ -296,6 +302,6 @@ class Bus(LocalBus):
             super()._receive(sender, topic, payload)
 
     def resume(self) -> None:
-        """The store is back: messages may have been lost."""
+        """It stands again: messages may have been lost."""
         for subscriber in self._subscribers.values():
             subscriber.resumed()

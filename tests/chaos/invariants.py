@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +50,15 @@ class Violation:
     invariant: str
     words: str
     at: float
+
+
+MARKERS = """
+CREATE TABLE markers (id TEXT PRIMARY KEY, marker TEXT);
+CREATE TRIGGER mark AFTER INSERT ON sessions BEGIN
+    INSERT INTO markers VALUES (new.id, json_extract(new.body, '$.marker'));
+END;
+"""
+"""Keeps whose request each session is: at its end the dispatcher forgets its body."""
 
 
 class Invariants:
@@ -119,6 +127,8 @@ class Invariants:
                 continue
             self._moved(self._live[row["id"]], row)
             self._has_its_reason(row)
+            if row["body"] is not None:
+                self._violated("forgotten", f"session {row['id']} is over, and its body is there")
             self._over[row["id"]] = row
         taken = self._lines(self._live, self._ending)
         before, self._live, self._ending = self._live, live, ending
@@ -373,7 +383,7 @@ class Invariants:
                 heard = [event for event in seen if event[1] not in OF_MACHINES]
                 if heard != timeline:
                     self._violated("followers", f"session {session_id}: {heard} is not {timeline}")
-        markers = Counter(json.loads(row["body"])["marker"] for row in sessions)
+        markers = Counter(row["marker"] for row in self.rows("SELECT marker FROM markers"))
         for marker, number in markers.items():
             if number > 1:
                 self._violated("one session", f"request {marker} has {number} sessions")
@@ -423,7 +433,7 @@ class Invariants:
         return next(iter(self.rows("SELECT * FROM sessions WHERE id = ?", session_id)), None)
 
     def _by_marker(self, marker: str) -> list[Row]:
-        return self.rows("SELECT * FROM sessions WHERE json_extract(body, '$.marker') = ?", marker)
+        return self.rows("SELECT * FROM sessions JOIN markers USING (id) WHERE marker = ?", marker)
 
 
 def _short(row: Row) -> dict[str, Any]:

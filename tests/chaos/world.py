@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import random
+import sqlite3
 import tempfile
 import uuid
 from collections import Counter
@@ -32,7 +34,7 @@ from tests.chaos.clients import Attempt, Client, ConnectionLost, Plan, Record, p
 from tests.chaos.cloud import Instance, Site
 from tests.chaos.gate import CrashPoint, VirtualLoop
 from tests.chaos.incarnation import Incarnation
-from tests.chaos.invariants import Invariants, Violation
+from tests.chaos.invariants import MARKERS, Invariants, Violation
 
 T = TypeVar("T")
 
@@ -101,6 +103,7 @@ class World:
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
         self.store_blinks = True
+        self.bus_down_since: float | None = None
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
         self.violation: Violation | None = None
@@ -153,6 +156,7 @@ class World:
         ]
         watching = asyncio.ensure_future(self._watch_lines())
         outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
+        cut = asyncio.ensure_future(self._cut_off(self._rng("bus")))
         clients = [
             asyncio.create_task(
                 Client(
@@ -169,7 +173,7 @@ class World:
             for plan in self._over_transports(plans(rng, list(self.settings.agents), HORIZON))
         ]
         await asyncio.sleep(HORIZON)
-        await outage
+        await asyncio.gather(outage, cut)
         self._calm = True
         self.store_blinks = False
         self.tell("the world calms down")
@@ -264,10 +268,27 @@ class World:
             self.tell("the store is down")
             await asyncio.sleep(self._plan.random() * 6)
             self.store_down = False
-            for life in self.lives:
-                if life.serving:
-                    life.bus.resume()
+            self._resume_bus()
             self.tell("the store is back")
+
+    async def _cut_off(self, rng: random.Random) -> None:
+        """The bus fails alone, where there is one: the store answers all the while."""
+        if self.hub is None or rng.random() < 0.5:
+            return
+        await asyncio.sleep(rng.random() * HORIZON * 0.6)
+        self.bus_down_since = self.loop.now
+        self.tell("the bus is down")
+        await asyncio.sleep(rng.random() * HORIZON * 0.4)
+        self.bus_down_since = None
+        self._resume_bus()
+        self.tell("the bus is back")
+
+    def _resume_bus(self) -> None:
+        if self.store_down or self.bus_down_since is not None:
+            return
+        for life in self.lives:
+            if life.serving:
+                life.bus.resume()
 
     # What the parts need of the world.
 
@@ -419,6 +440,8 @@ def _empty_store() -> bytes:
         with engine.connect() as connection:
             migrate.upgrade(connection)
         engine.dispose()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript(MARKERS)
         return path.read_bytes()
 
 

@@ -24,6 +24,7 @@ from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
 from tests.contracts.mixed_up_engine import MixedUpEngine
 from tests.engine import Engine
+from tests.patience import PATIENCE
 from tests.podman import Podman
 from tests.ports import free_port
 
@@ -233,7 +234,7 @@ def engine_proxy(mixed_up_engine: MixedUpEngine, stub_image: str) -> Iterator[st
         [sys.executable, "-m", "dispatcher.engine_proxy"], env=os.environ | settings.to_environment()
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not _serves(port):
             assert process.poll() is None
             assert time.monotonic() < deadline, "a proxy that answers"
@@ -241,7 +242,7 @@ def engine_proxy(mixed_up_engine: MixedUpEngine, stub_image: str) -> Iterator[st
         yield f"tcp://127.0.0.1:{port}"
     finally:
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def _serves(port: int) -> bool:

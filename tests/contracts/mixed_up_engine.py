@@ -13,6 +13,8 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from tests.patience import PATIENCE
+
 LIST = re.compile(r"(/v[0-9.]+)?/containers/json")
 LOOK = re.compile(r"((?:/v[0-9.]+)?/containers/)([^/]+)(/json)")
 PER_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length")
@@ -46,11 +48,11 @@ class MixedUpEngine:
         serves = threading.Event()
         served = asyncio.run_coroutine_threadsafe(self._serve(over, serves), loop)
         try:
-            assert serves.wait(10), "it does not serve"
+            assert serves.wait(PATIENCE), "it does not serve"
             yield self
         finally:
             loop.call_soon_threadsafe(over.set)
-            served.result(30)
+            served.result(PATIENCE)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(30)
             loop.close()

@@ -351,6 +351,8 @@ def app(daily: FakeDaily) -> Callable[..., Any]:
         body, more = b"", True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return  # a client that is gone before its request was whole has asked for nothing
             body, more = body + message.get("body", b""), message.get("more_body", False)
         if scope["path"] == "/join":
             await attend(daily.meetings, receive, send, json.loads(body))

@@ -19,6 +19,7 @@ from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import room_of
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import Dispatcher, agent
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.served import served
 
@@ -41,7 +42,7 @@ class Stack:
 
     def start(self, **body: Any) -> httpx.Response:
         content = {"createDailyRoom": True, "body": {"stub": STUB, "daily": self.url, **body}}
-        return httpx.post(f"{self.dispatcher.url}/start", json=content, timeout=130)
+        return httpx.post(f"{self.dispatcher.url}/start", json=content, timeout=PATIENCE)
 
     def only_session(self) -> dict[str, Any]:
         (listed,) = self.dispatcher.request("GET", "/v1/sessions")["sessions"]
@@ -51,7 +52,7 @@ class Stack:
     def client(self, started: dict[str, Any]) -> Iterator[None]:
         """The session's client is in its room."""
         body = {"room": room_of(started["sessionId"]), "token": started["dailyToken"]}
-        with httpx.stream("POST", f"{self.url}/join", json=body, timeout=30) as answer:
+        with httpx.stream("POST", f"{self.url}/join", json=body, timeout=PATIENCE) as answer:
             assert "joined" in json.loads(next(answer.iter_lines()))
             yield
 
@@ -77,8 +78,10 @@ def stack(directory: Path, daily: FakeDaily | None = None, **settings: Any) -> I
 
 @pytest.mark.parametrize("padding", [0, 5000], ids=["in arguments", "over the channel"])
 def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding):
+    # Not beside the dispatcher's data, where a bot makes no files.
+    seen = tmp_path / "seen" / "seen.json"
+    seen.parent.mkdir()
     with stack(tmp_path) as running:
-        seen = tmp_path / "seen.json"
         answer = running.start(seen=str(seen), padding="x" * padding)
         assert answer.status_code == 200, answer.text
         started, daily = answer.json(), running.daily
@@ -95,8 +98,8 @@ def test_an_unmodified_daily_bot_gets_its_room_as_its_argument(tmp_path, padding
         assert client is not None
         assert (bot["is_owner"], client["is_owner"]) == (True, False)
 
-        httpx.delete(f"{running.dispatcher.url}/sessions/{started['sessionId']}", timeout=30)
-        until(lambda: not daily.rooms, 30, "the room is deleted")
+        httpx.delete(f"{running.dispatcher.url}/sessions/{started['sessionId']}", timeout=PATIENCE)
+        until(lambda: not daily.rooms, PATIENCE, "the room is deleted")
         assert API_KEY not in running.dispatcher.log.read_text()
 
 
@@ -111,15 +114,15 @@ def test_join_is_refused_at_once_when_account_has_no_card(tmp_path):
         assert session["message"] == "Daily refused the bot's join: account-missing-payment-method."
         assert "add a card" in session["detail"]
         assert "Before the first call" in session["detail"]
-        until(lambda: not running.daily.rooms, 30, "the room is deleted")
+        until(lambda: not running.daily.rooms, PATIENCE, "the room is deleted")
 
 
 def test_join_is_refused_when_tokens_are_another_domains(tmp_path):
     daily = FakeDaily(SystemClock())
     with stack(tmp_path, daily) as running:
         # The account's domain changes after the dispatcher looked: that look is answered before ours.
-        until(lambda: daily.looks, 20, "the dispatcher looks")
-        httpx.get(f"{running.url}/v1/", timeout=30)
+        until(lambda: daily.looks, PATIENCE, "the dispatcher looks")
+        httpx.get(f"{running.url}/v1/", timeout=PATIENCE)
         daily.domain_id = "11111111-9123-452a-8723-ff58322d09c5"
         answer = running.start()
         assert (answer.status_code, answer.json()["code"]) == (502, "join_refused")
@@ -151,7 +154,9 @@ def test_idle_timeout_ends_session_when_client_left_the_room(tmp_path):
         session_id = started["sessionId"]
         with running.client(started):
             until(
-                lambda: running.dispatcher.session(session_id)["state"] == "active", 20, "the client is seen"
+                lambda: running.dispatcher.session(session_id)["state"] == "active",
+                PATIENCE,
+                "a client",
             )
         with running.client(started):
             pass

@@ -16,6 +16,7 @@ from tests.daily.test_bot import BOT
 from tests.dispatcher.harness import ManualClock, eventually
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import CHECKOUT, Dispatcher, agent
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.served import served
 
@@ -54,7 +55,7 @@ def test_dispatcher_refuses_to_start_when_domain_is_wrong(tmp_path, what):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.returncode == 2
@@ -115,7 +116,7 @@ def test_connection_is_closed_when_the_check_is_cancelled():
                 daily_api_url=f"http://{host}:{port}",
             )
             checking = asyncio.create_task(check_daily(settings, clock))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await clock.second_sleep.wait()
                 checking.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from dispatcher.__main__ import main
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ class Command:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # No TLS: to load the certificates takes as long as a start of the dispatcher in ten requests.
-        self.http = httpx.Client(base_url=self.url, trust_env=False, verify=False)
+        self.http = httpx.Client(base_url=self.url, trust_env=False, verify=False, timeout=PATIENCE)
         self.environment = {
             "PATH": os.environ["PATH"],
             "SWITCHBOARD_PORT": str(self.port),
@@ -57,7 +58,7 @@ class Command:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def begin(self) -> subprocess.Popen[bytes]:
@@ -102,14 +103,20 @@ class Command:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
 
     def until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + 30
+        self._until_readyz(process, 200)
+
+    def until_draining(self, process: subprocess.Popen[bytes]) -> None:
+        self._until_readyz(process, 503)
+
+    def _until_readyz(self, process: subprocess.Popen[bytes], status: int) -> None:
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             assert process.poll() is None
             with contextlib.suppress(httpx.TransportError):
-                if self.http.get("/readyz").status_code == 200:
+                if self.http.get("/readyz").status_code == status:
                     return
             time.sleep(0.05)
         raise TimeoutError(self.url)

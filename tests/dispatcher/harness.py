@@ -30,6 +30,7 @@ from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.database import Runner
 from tests.dispatcher import contract
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -130,7 +131,7 @@ class ScriptedMachine:
         await self.connection.send(message.model_dump_json())
 
     async def receive(self) -> protocol.FromDispatcher:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return protocol.parse_from_dispatcher(await self.connection.recv())
 
     async def hello(self, phase: protocol.Phase = "waiting", **known: Any) -> protocol.FromDispatcher:
@@ -238,7 +239,7 @@ passes in 10 ms, for as long as a busy machine takes to end a server."""
 
 async def eventually(read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
     """Read until it is as it must be: a real server takes milliseconds, and seconds on a busy machine."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not reached(found := await read()):
             await asyncio.sleep(0.005)
     return found
@@ -297,7 +298,7 @@ async def deployment(
         log_config=None,
         timeout_graceful_shutdown=1,
     )
-    server = Server(config, on_exit=dispatcher.refuse)
+    server = Server(config, on_drain=dispatcher.drain, on_exit=dispatcher.refuse, drain_seconds=0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -307,7 +308,7 @@ async def deployment(
         async with httpx.AsyncClient(
             base_url=url,
             headers=headers,
-            timeout=30,
+            timeout=PATIENCE,
             trust_env=False,
             verify=False,
             event_hooks=hooks,

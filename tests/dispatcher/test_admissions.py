@@ -8,6 +8,7 @@ import pytest
 
 from dispatcher.admissions import LOG_SECONDS, Admissions
 from tests.dispatcher.command import Command
+from tests.patience import PATIENCE
 
 
 class Held:
@@ -101,7 +102,7 @@ def test_half_sent_requests_do_not_take_all_file_descriptors(tmp_path):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nX: half")
         # Without keys everybody here is a client: another address than theirs is not needed.
         assert command.http.get("/v1/agents", timeout=10).status_code == 200
-        started = command.http.post("/start?wait=none", timeout=20)
+        started = command.http.post("/start?wait=none", timeout=PATIENCE)
         assert started.status_code == 200
         metrics = command.http.get("/metrics", timeout=10).text
     refused = 'switchboard_connections_refused_total{limit="address"} '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dispatcher.machines import templates
 from tests.dispatcher.command import Command
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import BOTS, NO_TLS, Dispatcher, agent
+from tests.patience import PATIENCE
 from tests.small_disk import fill, free, small_disk
 
 MEGABYTES = 100
@@ -30,7 +32,7 @@ def test_a_full_disk_refuses_starts_and_ends_the_bot_that_filled_it(tmp_path: Pa
         ballast = disk / "switchboard.sqlite.ballast"
 
         def ask(method: str, path: str) -> httpx.Response:
-            return httpx.request(method, f"{dispatcher.url}{path}", json={}, timeout=30, verify=NO_TLS)
+            return httpx.request(method, f"{dispatcher.url}{path}", json={}, timeout=PATIENCE, verify=NO_TLS)
 
         dispatcher.start()
         try:
@@ -39,7 +41,13 @@ def test_a_full_disk_refuses_starts_and_ends_the_bot_that_filled_it(tmp_path: Pa
             assert ballast.stat().st_blocks * 512 >= ballast.stat().st_size > 0
             session_id = ask("POST", "/start?wait=started").raise_for_status().json()["sessionId"]
             # It takes what is kept back as well: the dispatcher writes every few seconds.
-            until(lambda: not ballast.exists() and not free(disk), 60, "a disk that is full")
+            until(lambda: not ballast.exists() and not free(disk), PATIENCE, "a disk that is full")
+            # Starts look at the disk once a second; one that comes before finds that no process can be made.
+            until(
+                lambda: ask("POST", "/start").json()["code"] == "disk_full",
+                PATIENCE,
+                "a look at the disk",
+            )
             refused = [ask("POST", "/start") for _ in range(50)]
             assert {(one.status_code, one.json()["code"]) for one in refused} == {(503, "disk_full")}
             assert "Retry-After" in refused[0].headers
@@ -48,10 +56,10 @@ def test_a_full_disk_refuses_starts_and_ends_the_bot_that_filled_it(tmp_path: Pa
             dispatcher.wait_until_no_machine(30)
             over = dispatcher.wait_until_over(session_id)
             assert over["state"] == "ended"
-            until(lambda: free(disk) >= LEAST_FREE_BYTES, 30, "room on the disk")
+            until(lambda: free(disk) >= LEAST_FREE_BYTES, PATIENCE, "room on the disk")
             assert (disk / "machines" / f"m-{session_id}" / "output.log").exists()
-            until(lambda: ask("GET", "/readyz").status_code == 200, 30, "a dispatcher that takes starts")
-            until(ballast.exists, 30, "room that is kept back again")
+            until(lambda: ask("GET", "/readyz").status_code == 200, PATIENCE, "a ready dispatcher")
+            until(ballast.exists, PATIENCE, "room that is kept back again")
             lines = dispatcher.log.read_text().splitlines()
             assert len([line for line in lines if " ERROR " in line]) <= 6, lines
             assert not [line for line in lines if "Traceback" in line]
@@ -68,7 +76,12 @@ def spoil(disk: Path, words: str) -> None:
         (disk / "switchboard.sqlite.ballast").unlink(missing_ok=True)
         fill(disk)
     else:
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
+        # The system refuses for as long as a file there is open to be written.
+        until(lambda: _run("mount", "-o", "remount,ro", str(disk)) == 0, PATIENCE, "a read-only disk")
+
+
+def _run(*command: str) -> int:
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode
 
 
 @pytest.fixture
@@ -83,6 +96,8 @@ def command(tmp_path: Path):
 def test_a_disk_that_cannot_be_written_at_start_is_one_line(tmp_path, command, before, words) -> None:
     with small_disk(tmp_path / "data", MEGABYTES) as disk:
         session_id = kill_one(command) if before == "was killed" else None
+        if session_id is not None and words == READ_ONLY:
+            end_machines(session_id)
         spoil(disk, words)
         status, said = command.here()
         assert status == 2
@@ -101,13 +116,13 @@ def test_a_dispatcher_that_was_killed_starts_on_a_full_disk_and_ends_its_session
         assert (disk / "switchboard.sqlite.ballast").exists()
         served = command.begin()
         try:
-            until(lambda: answers(command, "/healthz"), 30, "a dispatcher that answers")
+            until(lambda: answers(command, "/healthz"), PATIENCE, "a dispatcher that answers")
             assert command.http.post("/start").json()["code"] == "disk_full"
             assert command.http.delete(f"/sessions/{session_id}").json()["status"] == "terminated"
-            until(lambda: not machines(session_id), 30, "the end of the machine")
+            until(lambda: not machines(session_id), PATIENCE, "the end of the machine")
         finally:
             served.terminate()
-            assert served.wait(30) == 0
+            assert served.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("wrong", ["corrupt", "full"])
@@ -135,11 +150,21 @@ def kill_one(command: Command) -> str:
     process = command.begin()
     try:
         command.until_ready(process)
-        until(ballast.exists, 30, "room that is kept back")
+        until(ballast.exists, PATIENCE, "room that is kept back")
         return command.http.post("/start?wait=started").json()["sessionId"]
     finally:
         process.kill()
         process.wait()
+
+
+def end_machines(session_id: str) -> None:
+    def kill() -> bool:
+        for process in (found := machines(session_id)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not found
+
+    until(kill, PATIENCE, "the end of the machine")
 
 
 def answers(command: Command, path: str) -> bool:

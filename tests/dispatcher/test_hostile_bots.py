@@ -14,6 +14,7 @@ from dispatcher.commands import DESCRIPTORS
 from dispatcher.machines import templates
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import BOTS, NO_TLS, Dispatcher, agent
+from tests.patience import PATIENCE
 
 FORKED = pytest.param(
     True, marks=pytest.mark.skipif(not templates.SUPPORTED, reason="machines are forked on Linux alone")
@@ -25,7 +26,10 @@ def test_a_bot_that_spoils_its_files_is_ended_by_a_dispatcher_that_goes_on(
     tmp_path: Path, forks: bool
 ) -> None:
     dispatcher = Dispatcher(
-        tmp_path, {"hostile": agent(BOTS / "spoils_its_files.py", startTimeoutSeconds=600)}, forks=forks
+        tmp_path,
+        {"hostile": agent(BOTS / "spoils_its_files.py", startTimeoutSeconds=600)},
+        forks=forks,
+        more={"PROCESS_ISOLATION": "off"},  # or it could not
     )
 
     def healthy() -> bool:
@@ -38,12 +42,12 @@ def test_a_bot_that_spoils_its_files_is_ended_by_a_dispatcher_that_goes_on(
         answer = httpx.post(
             f"{dispatcher.url}/start?wait=started",
             json={"transport": "webrtc"},
-            timeout=30,
+            timeout=PATIENCE,
             verify=NO_TLS,
         )
         session_id = answer.raise_for_status().json()["sessionId"]
         spoilt = dispatcher.directory / "data" / "machines" / f"m-{session_id}" / "spoilt"
-        until(spoilt.exists, 30, "the bot's harm")
+        until(spoilt.exists, PATIENCE, "the bot's harm")
         # The next one finds the machine in its store, and asks the provider about it.
         dispatcher.kill()
         dispatcher.start()
@@ -66,7 +70,7 @@ def test_a_live_session_outlives_a_dispatcher_that_is_out_of_descriptors(tmp_pat
         answer = httpx.post(
             f"{dispatcher.url}/start?wait=started",
             json={"transport": "webrtc"},
-            timeout=30,
+            timeout=PATIENCE,
             verify=NO_TLS,
         )
         session_id = answer.raise_for_status().json()["sessionId"]

@@ -28,6 +28,7 @@ from dispatcher.limits import (
     LimitedProtocol,
 )
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.patience import PATIENCE
 
 KEEP_ALIVE_SECONDS = 5
 """Uvicorn's own default."""
@@ -48,7 +49,7 @@ async def said(running: Deployment, *chunks: bytes) -> tuple[int, dict]:
         for chunk in chunks:
             writer.write(chunk)
             await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.read()
     finally:
         writer.close()
@@ -100,7 +101,7 @@ def test_headers_that_do_not_come_end_the_connection(tmp_path, monkeypatch):
             assert (status, body["status"]) == (408, 408)
             reader, writer = await opened(running)
             writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert b'"ok"' in await reader.readuntil(b"}")
                 writer.write(b"GET /healthz HTTP/1.1\r\nX: slow")
                 assert (await reader.read()).startswith(b"HTTP/1.1 408"), (
@@ -108,7 +109,7 @@ def test_headers_that_do_not_come_end_the_connection(tmp_path, monkeypatch):
                 )
             writer.close()
             reader, writer = await opened(running)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert await reader.read() == b"", "a connection without a request is closed in silence"
             writer.close()
 
@@ -193,7 +194,7 @@ def test_next_request_of_a_connection_does_not_run_after_a_refusal(tmp_path, cap
             second = b"DELETE /sessions/" + session.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n"
             reader, writer = await opened(running)
             writer.write(refused + second)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 answer = await reader.read()
             writer.close()
             assert answer.startswith(b"HTTP/1.1 4")
@@ -215,7 +216,7 @@ def test_trailers_are_bounded_and_are_no_headers(tmp_path):
             # As a header, this key would be refused for its space.
             writer.write(CHUNKED.replace(b"/start", b"/start?wait=none"))
             writer.write(b"2\r\n{}\r\n0\r\nIdempotency-Key: a b\r\n\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
             writer.close()
 
@@ -229,7 +230,7 @@ def test_an_answer_that_is_on_its_way_is_not_broken_by_a_refusal(tmp_path):
             reader, writer = await opened(running)
             path = f"/v1/sessions/{started['sessionId']}/events".encode()
             writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"Accept: text/event-stream\r\n\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await reader.readuntil(b"event: queued")
                 writer.write(b"what is no HTTP\r\n\r\n")
                 assert b"HTTP/1.1" not in await reader.read()
@@ -248,7 +249,7 @@ def test_a_wish_for_another_protocol_is_declined(tmp_path):
                 b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
             )
             writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 answer = await reader.read()
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"connection: close" in answer.lower()

@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 
+import httpx
 import pytest
 from sqlalchemy import make_url
 
 from dispatcher.keys import NAME_WORDS
 from tests.dispatcher.command import ROOT, Command
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 
@@ -81,6 +83,25 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
     with command.serving():
         session = command.http.get(f"/sessions/{session_id}").json()
         assert (session["state"], session["reason"]) == ("ended", "stopped")
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_dispatcher_that_drains_refuses_starts_and_serves_the_rest_until_a_second_signal(command, second):
+    # The longest that is allowed: it ends before, by the second signal alone.
+    with command.serving(SWITCHBOARD_DRAIN_SECONDS="60") as process:
+        session_id = command.http.post("/start?wait=started").json()["sessionId"]
+        process.send_signal(signal.SIGTERM)
+        command.until_draining(process)
+        ready = command.http.get("/readyz")
+        assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        # As a caller who comes only now, on a connection of its own.
+        refused = httpx.post(f"{command.url}/start", trust_env=False, timeout=PATIENCE)
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert refused.headers["retry-after"] == "2"
+        assert command.http.get(f"/sessions/{session_id}").json()["state"] == "starting"
+        assert command.http.delete(f"/sessions/{session_id}").status_code == 200
+        process.send_signal(second)
+        assert process.wait(50) == 0
 
 
 def test_what_the_dispatcher_keeps_is_closed_to_other_users(command, tmp_path):
@@ -209,7 +230,7 @@ def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):
         env=command.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
@@ -218,7 +239,7 @@ def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):
 def test_a_dispatcher_that_hangs_ends(command, tmp_path):
     hangs = (
         "import signal, sys, time; from dispatcher import __main__, watchdog; watchdog.HANG_SECONDS = 2.0\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: time.sleep(60))\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))\n"
         "sys.argv = ['dispatcher']; sys.exit(__main__.main())"
     )
     with (tmp_path / "log").open("w") as log:
@@ -228,5 +249,5 @@ def test_a_dispatcher_that_hangs_ends(command, tmp_path):
     command.served = True
     command.until_ready(process)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE) == 1
     assert "Timeout" in (tmp_path / "log").read_text()

@@ -14,6 +14,7 @@ from bot import protocol
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Database, Threads
 from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment, eventually
+from tests.patience import PATIENCE
 from tests.postgres import Postgres
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ async def active(running: Deployment) -> ScriptedMachine:
 
 async def settled(running: Deployment, read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
     """What is read once it is as it must be; time passes meanwhile, for who waits for the store."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not reached(found := await read()):
             running.clock.advance(0.5)
             await asyncio.sleep(0.01)

@@ -21,6 +21,7 @@ from tests.dispatcher.harness import (
     deployment,
     eventually,
 )
+from tests.patience import PATIENCE
 from tests.postgres import Postgres
 
 
@@ -94,7 +95,7 @@ def test_a_stream_at_one_replica_tells_what_the_machine_says_at_the_other(tmp_pa
             await b.until(session_id, "active")
             await machine.send(protocol.Ended(reason="completed", message="Done."))
             assert isinstance(await machine.receive(), protocol.Acknowledge)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 kinds = await following
             assert [kind for kind in kinds if kind in ("ready", "active", "ended")] == [
                 "ready",

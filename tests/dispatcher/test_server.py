@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import signal
 import socket
 import weakref
 
@@ -45,11 +46,9 @@ class Node:
 
 
 def test_what_is_garbage_when_the_server_starts_is_not_kept_for_ever():
-    async def nothing(*_) -> None: ...
-
     async def run() -> None:
         config = uvicorn.Config(nothing, port=free_port(), lifespan="off", log_config=None)
-        server = Server(config, on_exit=lambda: None)
+        server = Server(config, on_drain=lambda: None, on_exit=lambda: None, drain_seconds=0)
         node = weakref.ref(Node())
         assert node() is not None
         server.should_exit = True
@@ -61,3 +60,52 @@ def test_what_is_garbage_when_the_server_starts_is_not_kept_for_ever():
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+class Draining:
+    """A server that was told to exit, on a clock of the test's. It serves nobody."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 1000.0
+        self.told: list[str] = []
+        self.server = Server(
+            uvicorn.Config(nothing, port=free_port(), lifespan="off", log_config=None),
+            on_drain=lambda: self.told.append("drain"),
+            on_exit=lambda: self.told.append("exit"),
+            drain_seconds=seconds,
+            elapsed=lambda: self.now,
+        )
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.server.handle_exit(number, None)
+
+    def is_over(self) -> bool:
+        return asyncio.run(self.server.on_tick(1))
+
+
+async def nothing(*_) -> None: ...
+
+
+def test_a_drain_ends_when_its_time_is_over():
+    draining = Draining(5)
+    assert not draining.is_over()
+    draining.now += 4.9
+    assert not draining.is_over()
+    draining.now += 0.1
+    assert draining.is_over()
+    assert draining.told == ["drain"], "once, and the exit is not yet"
+
+
+def test_a_drain_of_no_seconds_is_none():
+    assert Draining(0).is_over()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_drain_and_a_third_the_wait_for_answers(number):
+    draining = Draining(5)
+    draining.signal(number)
+    assert draining.is_over()
+    assert not draining.server.force_exit
+    draining.signal(signal.SIGINT)
+    assert draining.server.force_exit

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from tests.patience import PATIENCE
+
 HANG = """
 import asyncio, sys, time
 from dispatcher import watchdog
@@ -15,7 +17,7 @@ async def work():
         await asyncio.sleep(3.0)
         print("alive", flush=True)
         if sys.argv[1] == "hang":
-            time.sleep(60)
+            time.sleep(3600)
     # Nobody watches any more.
     time.sleep(2.5)
     print("done", flush=True)
@@ -26,7 +28,11 @@ asyncio.run(work())
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", HANG, *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", HANG, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from playwright.sync_api import Browser, Page, Playwright, expect
 
+from tests.patience import PATIENCE
+
 from .sound import Sound
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -47,7 +49,7 @@ def launch_with_voice(playwright: Playwright, wav: Path) -> Browser:
 def run_beside_browser(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run it in a thread of its own: while Playwright is up, the main thread has a running loop."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result(timeout=120)
+        return thread.submit(asyncio.run, coroutine).result(timeout=PATIENCE)
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
@@ -97,18 +99,18 @@ class VoicePage:
     def click(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 
-    def talk(self, seconds: float = 20) -> str:
+    def talk(self, seconds: float = PATIENCE) -> str:
         """Press the button and wait until the call stands; answers the session's id."""
         self.click("Talk")
         self.reach("live", seconds)
         return self.session_id
 
-    def reach(self, phase: str, seconds: float = 20) -> None:
+    def reach(self, phase: str, seconds: float = PATIENCE) -> None:
         """Wait until the page is in a phase; a failure that was not asked for is shown at once."""
         until(lambda: self.phase in (phase, "failed"), seconds, f"phase {phase}")
         assert self.phase == phase, f"the page is in phase {self.phase}: {self.title}: {self.text}"
 
-    def reads(self, text: str, seconds: float = 10) -> None:
+    def reads(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until `text` stands on the page."""
         expect(self.page.locator("main")).to_contain_text(text, timeout=seconds * 1000)
 
@@ -149,10 +151,10 @@ class VoicePage:
             self.page.evaluate("milliseconds => probe.level(milliseconds)", milliseconds) > AUDIBLE_DECIBELS
         )
 
-    def wait_for_sound(self, seconds: float = 10) -> None:
+    def wait_for_sound(self, seconds: float = PATIENCE) -> None:
         until(self.hears_something, seconds, "a sound from the bot")
 
-    def wait_for_silence(self, seconds: float = 15, of: float = 0.8) -> None:
+    def wait_for_silence(self, seconds: float = PATIENCE, of: float = 0.8) -> None:
         """Wait until nothing was heard for `of` seconds: the bot has said what it had to say."""
         until(lambda: not self.hears_something(of * 1000), seconds, f"{of} s of silence")
 

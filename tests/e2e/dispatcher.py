@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from dispatcher.keys import hash_of, new_key
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 from .browser import until
@@ -89,7 +90,7 @@ class Dispatcher:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._is_ready, 30, "a dispatcher that takes calls")
+        until(self._is_ready, PATIENCE, "a dispatcher that takes calls")
 
     def _is_ready(self) -> bool:
         assert self.process is not None
@@ -110,10 +111,10 @@ class Dispatcher:
     def request(self, method: str, path: str) -> dict[str, Any]:
         """The answer to a request by somebody who may do everything."""
         headers = {"Authorization": f"Bearer {_TESTS_KEY}"}
-        answer = httpx.request(method, f"{self.url}{path}", headers=headers, timeout=5, verify=NO_TLS)
+        answer = httpx.request(method, f"{self.url}{path}", headers=headers, timeout=PATIENCE, verify=NO_TLS)
         return answer.raise_for_status().json()
 
-    def wait_until_over(self, session_id: str, seconds: float = 15) -> dict[str, Any]:
+    def wait_until_over(self, session_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The record of a session once it is closed."""
         until(lambda: self.session(session_id)["state"] in OVER, seconds, f"the end of session {session_id}")
         return self.session(session_id)
@@ -140,7 +141,7 @@ class Dispatcher:
             # A machine may have a process that waits for the bot's end: the bot is the one without children.
             return [one for one in named if not one.children()]
 
-        (bot,) = until(bots, 10, f"the process of session {session_id}'s bot")
+        (bot,) = until(bots, PATIENCE, f"the process of session {session_id}'s bot")
         return bot
 
     def templates(self) -> list[psutil.Process]:
@@ -154,7 +155,7 @@ class Dispatcher:
         self.helpers.update(found)
         return found
 
-    def wait_for_templates(self, seconds: float = 30) -> None:
+    def wait_for_templates(self, seconds: float = PATIENCE) -> None:
         """Wait until each agent's machines are forked, where the system can fork them (Linux)."""
         if sys.platform != "linux":
             return
@@ -171,9 +172,9 @@ class Dispatcher:
         ended = self.templates()
         for process in ended:
             process.kill()
-        until(lambda: not _running(ended), 10, "the end of the templates")
+        until(lambda: not _running(ended), PATIENCE, "the end of the templates")
 
-    def wait_until_no_machine(self, seconds: float = 15) -> None:
+    def wait_until_no_machine(self, seconds: float = PATIENCE) -> None:
         until(lambda: not self.processes(), seconds, "the end of every machine")
 
     def kill(self) -> None:
@@ -190,7 +191,7 @@ class Dispatcher:
             if self.processes():
                 self._stop_machines()
                 self.wait_until_no_machine()
-            until(lambda: not _running(self.helpers), 10, "the end of every template")
+            until(lambda: not _running(self.helpers), PATIENCE, "the end of every template")
             assert status == 0, f"the dispatcher ended with status {status}:\n{self.log_tail()}"
         finally:
             self._destroy()
@@ -200,12 +201,12 @@ class Dispatcher:
             return 0
         self.templates()
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=15)
+        return self.process.wait(timeout=PATIENCE)
 
     def _stop_machines(self) -> None:
         command = [sys.executable, "-m", "dispatcher", "stop-machines"]
         done = subprocess.run(
-            command, cwd=CHECKOUT, env=self.environment(), capture_output=True, text=True, timeout=60
+            command, cwd=CHECKOUT, env=self.environment(), capture_output=True, text=True, timeout=PATIENCE
         )
         said = done.stdout + done.stderr
         assert done.returncode == 0, f"stop-machines ended with status {done.returncode}:\n{said}"

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from tests.engine import Engine
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks import hands, stand_in_provider
 
@@ -69,7 +70,7 @@ class Stack:
         with visit(browser, self.url, scripted=True) as voice:
             voice.talk()
             voice.click("Hang up")
-            until(lambda: self.bots() == [], 60, "the end of the container")
+            until(lambda: self.bots() == [], PATIENCE, "the end of the container")
 
     def exec(self, code: str) -> str:
         """Run Python in the dispatcher's container; return what it prints."""
@@ -88,7 +89,7 @@ class Stack:
         """Run shell commands as a person does, with this engine."""
         client = Path(hands.CLIENT).parent
         environment = {"PATH": f"{client}:{os.environ['PATH']}", "DOCKER_HOST": self.engine.url}
-        subprocess.run(["sh", "-euc", commands], cwd=directory, env=environment, check=True, timeout=120)
+        subprocess.run(["sh", "-euc", commands], cwd=directory, env=environment, check=True, timeout=PATIENCE)
 
     def inspect(self, name: str) -> dict[str, Any]:
         return json.loads(self.engine.docker("inspect", f"{PREFIX}-{name}"))[0]

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser
 from dispatcher.keys import hash_of, new_key
 from tests.engine import Engine
 from tests.images import conftest as images
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 from .browser import until, visit
@@ -109,7 +110,7 @@ def test_a_browser_talks_with_a_bot_in_a_container(
         voice.click("Hang up")
         record = dispatcher.wait_until_over(session_id)
         assert record["state"] == "ended"
-        until(lambda: running(engine) == [], 30, "the end of the container")
+        until(lambda: running(engine) == [], PATIENCE, "the end of the container")
 
 
 def test_a_call_needs_nothing_but_the_dispatcher(
@@ -127,7 +128,7 @@ def test_a_call_needs_nothing_but_the_dispatcher(
         assert engine.docker("inspect", "--format", NETWORKS, bot).split() == [cut_off]
         voice.wait_for_silence()
         voice.say(FOX)
-        voice.wait_for_sound(seconds=20)
+        voice.wait_for_sound(seconds=PATIENCE)
         voice.click("Hang up")
         assert dispatcher.wait_until_over(session_id)["state"] == "ended"
 
@@ -143,10 +144,10 @@ def test_a_call_goes_on_without_its_dispatcher(
         dispatcher.kill()
         assert len(running(engine)) == 1
         dispatcher.start()
-        until(lambda: dispatcher.session(session_id)["state"] == "active", 15, "the bot to be back")
+        until(lambda: dispatcher.session(session_id)["state"] == "active", PATIENCE, "the bot to be back")
         voice.click("Hang up")
         assert dispatcher.wait_until_over(session_id)["state"] == "ended"
-        until(lambda: running(engine) == [], 30, "the end of the container")
+        until(lambda: running(engine) == [], PATIENCE, "the end of the container")
 
 
 def test_the_death_of_the_engine_is_the_end_of_a_call_and_is_told(
@@ -159,6 +160,6 @@ def test_the_death_of_the_engine_is_the_end_of_a_call_and_is_told(
         voice.wait_for_sound()
         engine.kill()
         engine.start()
-        record = dispatcher.wait_until_over(session_id, seconds=60)
+        record = dispatcher.wait_until_over(session_id, seconds=PATIENCE)
         assert record["state"] in ("ended", "failed")
         assert record["message"]

@@ -8,6 +8,8 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
 
+from tests.patience import PATIENCE
+
 from .browser import AUDIBLE_DECIBELS, VoicePage, launch_with_voice, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, CHECKOUT, Dispatcher, agent
@@ -34,7 +36,7 @@ def loop(sentence: Sound, directory: Path) -> Path:
     return path
 
 
-def hear(voice: VoicePage, sentence: Sound, since: float = 0, seconds: float = 45) -> None:
+def hear(voice: VoicePage, sentence: Sound, since: float = 0, seconds: float = PATIENCE) -> None:
     """Wait until the page has received `sentence`; where it does not, the error says what came instead."""
     heard = silence(0, sentence.rate)
 
@@ -106,7 +108,7 @@ def test_a_conversation(start_dispatcher: StartDispatcher, playwright: Playwrigh
             record = dispatcher.wait_until_over(session_id)
             assert record["state"] == "ended", record
             assert record["durationSeconds"] > 0
-            bot.wait(timeout=10)
+            bot.wait(timeout=PATIENCE)
             assert not psutil.pid_exists(bot.pid)
     finally:
         browser.close()
@@ -199,7 +201,7 @@ def test_a_person_picks_an_agent(start_dispatcher: StartDispatcher, browser: Bro
         voice.reads("Talk to start-parrot")
         # By keyboard, and with what a screen reader hears.
         voice.page.get_by_role("button", name="Talk").press("Enter")
-        expect(voice.page.get_by_role("status")).to_have_text("Connected.", timeout=20_000)
+        expect(voice.page.get_by_role("status")).to_have_text("Connected.", timeout=PATIENCE * 1000)
         session_id = voice.session_id
         assert dispatcher.session(session_id)["agent"] == "start-parrot"
         voice.click("Hang up")
@@ -218,7 +220,7 @@ def test_hanging_up_while_the_machine_starts(start_dispatcher: StartDispatcher, 
     dispatcher = start_dispatcher(echo=agent(ECHO))
     with visit(browser, dispatcher.url, scripted=True) as voice:
         voice.click("Talk")
-        until(lambda: voice.session_id, 10, "a session")
+        until(lambda: voice.session_id, PATIENCE, "a session")
         voice.click("Hang up")
         voice.reach("ended")
         assert_ended(dispatcher, voice.session_id)

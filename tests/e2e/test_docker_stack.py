@@ -13,6 +13,7 @@ from playwright.sync_api import Browser
 
 from dispatcher.machines.container_body import Facts, Place, body
 from tests.engine import DockerError, Engine
+from tests.patience import PATIENCE
 
 from .browser import until, visit
 from .dispatcher import CHECKOUT
@@ -44,7 +45,7 @@ def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
         inspected = json.loads(stack.engine.docker("inspect", bot))[0]
         assert set(inspected["NetworkSettings"]["Networks"]) == {f"{PREFIX}-machines"}
         voice.click("Hang up")
-        until(lambda: stack.bots() == [], 60, "the end of the container")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
 def a_bots_body(stack: Stack) -> dict[str, Any]:
@@ -124,13 +125,13 @@ def test_a_call_outlives_an_upgrade_and_the_next_one_has_the_new_image(
         assert stack.bots() == [bot]
         assert voice.phase == "live"
         voice.click("Hang up")
-        until(lambda: stack.bots() == [], 60, "the end of the container")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
     with visit(browser, stack.url, scripted=True) as voice:
         voice.talk()
         (newer,) = stack.images_of_bots()
         assert newer != older
         voice.click("Hang up")
-        until(lambda: stack.bots() == [], 60, "the end of the container")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
 def test_a_copy_of_the_store_is_restored_as_documented(
@@ -146,7 +147,7 @@ def test_a_copy_of_the_store_is_restored_as_documented(
     assert len(stack.sessions()) == len(kept) + 1
     stack.exec("import os; os.remove('/data/machine-token.key')")
     stack.run(restore, tmp_path)
-    until(stack.is_healthy, 60, "a healthy dispatcher")
+    until(stack.is_healthy, PATIENCE, "a healthy dispatcher")
     assert stack.sessions() == kept
     restored = stack.exec("print(open('/data/machine-token.key', 'rb').read().hex())")
     assert restored == key.hex()
@@ -162,7 +163,7 @@ def test_a_call_outlives_a_new_dispatcher_and_ends_with_the_stack(stack: Stack, 
         before = stack.inspect("dispatcher")["Id"]
         assert len(stack.bots()) == 1
         stack.engine.docker("restart", f"{PREFIX}-dispatcher")
-        until(stack.is_healthy, 60, "a healthy dispatcher")
+        until(stack.is_healthy, PATIENCE, "a healthy dispatcher")
         assert stack.inspect("dispatcher")["Id"] == before
         assert len(stack.bots()) == 1
         stack.driver().destroy()

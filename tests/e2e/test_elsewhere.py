@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Request
 
 from dispatcher.keys import hash_of, new_key
+from tests.patience import PATIENCE
 
 from .browser import VoicePage, visit
 from .conftest import StartDispatcher
@@ -47,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "NODE_PATH": str(PACKAGES), "PATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"the site was not built:\n{done.stdout}{done.stderr}"
     return built

@@ -10,6 +10,7 @@ import httpx
 from playwright.sync_api import Browser, Route, expect
 
 from dispatcher.keys import hash_of, new_key
+from tests.patience import PATIENCE
 
 from .browser import VoicePage, until, visit
 from .conftest import StartDispatcher
@@ -37,7 +38,11 @@ def start_and_stop(dispatcher: Dispatcher, key: str) -> None:
     """A start that uses up the key's rate, and leaves the line free."""
     bearer = {"Authorization": f"Bearer {key}"}
     url = dispatcher.url
-    started = httpx.post(f"{url}/start?wait=none", headers=bearer, json={}).raise_for_status().json()
+    started = (
+        httpx.post(f"{url}/start?wait=none", headers=bearer, json={}, timeout=PATIENCE)
+        .raise_for_status()
+        .json()
+    )
     httpx.delete(f"{url}/sessions/{started['sessionId']}", headers=bearer).raise_for_status()
 
 
@@ -62,7 +67,7 @@ def test_a_click_before_the_agents_are_known_talks_to_the_one_of_the_address(
         voice.page.route("**/v1/agents", lambda route: held.append(route))
         voice.page.reload()
         voice.click("Talk")
-        until(lambda: voice.phase == "microphone" and held, 10, "a call that waits for the agents")
+        until(lambda: voice.phase == "microphone" and held, PATIENCE, "a call that waits for the agents")
         held[0].continue_()
         voice.reach("live")
         assert dispatcher.session(voice.session_id)["agent"] == "other"
@@ -115,7 +120,7 @@ def test_a_page_without_a_key_asks_for_one_and_talks_with_it(
         record = dispatcher.wait_until_over(session_id)
         # With the session's own token, not with the key that started it; before the bot sees its client go.
         assert (record["state"], record["message"]) == ("ended", "The session was stopped by its client.")
-        times = until(lambda: voice.hung_up(session_id), 10, "a closed connection")
+        times = until(lambda: voice.hung_up(session_id), PATIENCE, "a closed connection")
         assert times["answered"] <= times["left"]
         assert_secret(dispatcher, voice, KEY, EXPIRED, READER, SLOW)
         assert not [url for url in asked if "pk_" in url or "token" in url]
@@ -126,7 +131,11 @@ def test_a_link_to_a_session_that_a_backend_started(
 ) -> None:
     dispatcher = start_dispatcher(keys=KEYS, echo=agent(ECHO))
     bearer = {"Authorization": f"Bearer {BACKEND}"}
-    started = httpx.post(f"{dispatcher.url}/start", headers=bearer, json={}).raise_for_status().json()
+    started = (
+        httpx.post(f"{dispatcher.url}/start", headers=bearer, json={}, timeout=PATIENCE)
+        .raise_for_status()
+        .json()
+    )
     session_id, token = started["sessionId"], started["sessionToken"]
     link = urlencode(
         {"session": session_id, "token": token, "iceConfig": json.dumps({"iceServers": []})}, quote_via=quote
@@ -181,7 +190,9 @@ def test_callers_wait_in_a_line_see_it_move_and_may_give_up(
         late.reads("You are number 2 in the line.")
         # So does closing the tab.
         late.page.goto(f"{dispatcher.url}/healthz")
-        gone = until(lambda: _queued_besides(dispatcher, third.session_id) == [], 10, "a place that is free")
+        gone = until(
+            lambda: _queued_besides(dispatcher, third.session_id) == [], PATIENCE, "a place that is free"
+        )
         assert gone
         first.click("Hang up")
         third.reach("live", 20)

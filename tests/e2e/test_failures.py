@@ -11,6 +11,8 @@ import pytest
 from aiortc import AudioStreamTrack, RTCPeerConnection
 from playwright.sync_api import Browser, Playwright
 
+from tests.patience import PATIENCE
+
 from .browser import FAKE_MICROPHONE, launch, run_beside_browser, until, visit
 from .conftest import StartDispatcher
 from .dispatcher import BOTS, Dispatcher, agent
@@ -68,7 +70,7 @@ def test_an_offer_to_a_bot_that_cannot_be_imported_gets_one_answer(
     if forks:
         dispatcher.wait_for_templates()
     offer = run_beside_browser(an_offer())
-    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=30) as http:
+    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=PATIENCE) as http:
         answers = []
         for wait in ("none", "started", "over"):
             query = "" if wait == "over" else f"?wait={wait}"
@@ -149,9 +151,13 @@ def test_a_dispatcher_that_is_killed_during_a_call(
         assert voice.phase == "live"
 
         dispatcher.start()
-        until(lambda: dispatcher.session(session_id)["state"] == "active", 20, "the session known again")
+        until(lambda: dispatcher.session(session_id)["state"] == "active", PATIENCE, "an active session")
         assert dispatcher.bot(session_id) == bot
-        until(lambda: "does not answer" not in voice.text, 10, "the page in touch with the dispatcher again")
+        until(
+            lambda: "does not answer" not in voice.text,
+            PATIENCE,
+            "a page in touch again",
+        )
         voice.click("Hang up")
         assert dispatcher.wait_until_over(session_id)["state"] == "ended"
         dispatcher.wait_until_no_machine()
@@ -234,7 +240,7 @@ def test_a_call_after_a_failed_one(start_dispatcher: StartDispatcher, playwright
             voice.reach("failed")
             assert voice.title == "The microphone is blocked"
             voice.click("Try again")
-            until(lambda: voice.phase == "live", 20, "a call at the second try")
+            until(lambda: voice.phase == "live", PATIENCE, "a call at the second try")
             voice.wait_for_sound()
     finally:
         browser.close()

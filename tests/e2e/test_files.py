@@ -6,6 +6,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.patience import PATIENCE
+
 from .conftest import StartDispatcher
 from .dispatcher import agent
 
@@ -15,7 +17,7 @@ BOT = Path(__file__).parent.parent / "bot" / "bots" / "reads_files.py"
 def test_an_upload_reaches_the_bot_and_is_gone_with_its_session(start_dispatcher: StartDispatcher) -> None:
     dispatcher = start_dispatcher(reads=agent(BOT))
     picture = bytes(range(256)) * 6_000
-    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=PATIENCE) as http:
         started = http.post("/start", json={"transport": "webrtc"}).json()
         answer = http.post(started["fileUploadUrl"], files={"file": ("cat.png", picture)})
         assert answer.status_code == 200, answer.text
@@ -33,7 +35,7 @@ def test_files_of_many_megabytes_reach_the_bot_and_its_client(start_dispatcher: 
     dispatcher = start_dispatcher(returns=agent(BOT.with_name("returns_files.py")))
     limit = 50 * 1024 * 1024
     film = bytes(range(256)) * (limit // 256)
-    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=120) as http:
+    with httpx.Client(base_url=dispatcher.url, trust_env=False, timeout=PATIENCE) as http:
         started = http.post("/start", json={"transport": "webrtc"}).json()
         url = started["fileUploadUrl"]
         answer = http.post(url, files={"file": ("film.mp4", film)})

@@ -13,6 +13,7 @@ from tests.fly.fake import FakeFly
 from tests.fly.processes import OfThisHost
 from tests.fly.wire import served
 from tests.fly.world import IMAGE
+from tests.patience import PATIENCE
 
 from .browser import until
 from .dispatcher import CHECKOUT, Dispatcher, agent
@@ -53,7 +54,7 @@ def dispatcher(fly: FakeFly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_session_gets_a_machine_at_fly_and_leaves_nothing_there(
     dispatcher: Dispatcher, fly: FakeFly
 ) -> None:
-    answer = httpx.post(f"{dispatcher.url}/start?wait=ready", json={}, timeout=60)
+    answer = httpx.post(f"{dispatcher.url}/start?wait=ready", json={}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text + dispatcher.log_tail()
     session_id = answer.json()["sessionId"]
     assert fly.running() == [f"switchboard-m-{session_id}"]
@@ -63,9 +64,9 @@ def test_a_session_gets_a_machine_at_fly_and_leaves_nothing_there(
     (bot,) = [one for one in dispatcher.processes() if "timeout" in one.cmdline()[0]]
     assert bot.environ()["GREETING"] == "hello"
 
-    httpx.delete(f"{dispatcher.url}/sessions/{session_id}", timeout=30).raise_for_status()
+    httpx.delete(f"{dispatcher.url}/sessions/{session_id}", timeout=PATIENCE).raise_for_status()
     record = dispatcher.wait_until_over(session_id)
     assert record["state"] == "ended"
-    until(lambda: fly.living() == [], 15, "the end of the machine")
+    until(lambda: fly.living() == [], PATIENCE, "the end of the machine")
     dispatcher.wait_until_no_machine()
     assert fly.violations == []

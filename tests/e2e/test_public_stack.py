@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Playwright
 from dispatcher.keys import hash_of, new_key
 from stacks.docker.config import TURN_PORT
 from tests.engine import Engine
+from tests.patience import PATIENCE
 
 from .browser import FAKE_MICROPHONE, launch, until, visit
 from .docker_stack import PREFIX, Stack, stack_up
@@ -66,7 +67,7 @@ def stack(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFact
     }
     key = {"name": "page", "hash": hash_of(KEY), "scope": "start", "origins": [f"https://{DOMAIN}"]}
     with stack_up(engine, tmp_path_factory.mktemp("public-stack"), docker=docker, keys=[key]) as made:
-        until(answers, 60, f"an answer at {made.url}")
+        until(answers, PATIENCE, f"an answer at {made.url}")
         yield made
 
 
@@ -90,7 +91,7 @@ def test_a_browser_talks_with_a_bot_by_the_public_name(stack: Stack, caller: Bro
         voice.talk()
         voice.wait_for_sound()
         voice.click("Hang up")
-        until(lambda: stack.bots() == [], 60, "the end of the container")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
     assert ask("http").headers["location"] == f"https://{DOMAIN}/healthz"
 
 
@@ -102,7 +103,7 @@ def test_a_call_that_nothing_but_the_turn_server_lets_through(stack: Stack, call
         # This browser does not send datagrams to a name of its own machine.
         assert set(voice.routes()) == {"tcp"}
         voice.click("Hang up")
-        until(lambda: stack.bots() == [], 60, "the end of the container")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
 def test_the_services_run_without_what_they_do_not_need(stack: Stack) -> None:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.bot.client import client
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 from .browser import run_beside_browser, until
@@ -180,7 +181,7 @@ async def bot(runner_args):
     heard = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, heard.set)
     os.kill(os.getpid(), signal.SIGUSR2)
-    await asyncio.wait_for(heard.wait(), 10)
+    await asyncio.wait_for(heard.wait(), PATIENCE)
     report(before=before == signal.SIG_DFL)
 """
 
@@ -319,7 +320,10 @@ def call(url: str, start: str, file: Path) -> dict[str, Any]:
     file.unlink(missing_ok=True)
 
     async def connect() -> None:
-        async with client() as caller, httpx.AsyncClient(base_url=url, verify=NO_TLS, timeout=60) as http:
+        async with (
+            client() as caller,
+            httpx.AsyncClient(base_url=url, verify=NO_TLS, timeout=PATIENCE) as http,
+        ):
             started = await http.post(start, json={"transport": "webrtc", "body": {"a": 1}})
             session = started.json()["sessionId"]
             answer = await http.post(f"/sessions/{session}/api/offer", json=await caller.offer())
@@ -354,7 +358,7 @@ def on_the_runner(project: Path, name: str) -> dict[str, Any]:
             return False
 
     try:
-        until(ready, 60, "a runner that takes calls")
+        until(ready, PATIENCE, "a runner that takes calls")
         return call(f"{url}:{port}", "/start", project / f"{name}.json")
     finally:
         os.killpg(runner.pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.bot.client import client
+from tests.patience import PATIENCE
 
 from .browser import run_beside_browser
 from .dispatcher import NO_TLS, Dispatcher, agent
@@ -244,7 +245,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterato
 
 def start(running: Dispatcher, name: str) -> str:
     url = f"{running.url}/v1/public/{name}/start"
-    return httpx.post(url, json={"transport": "webrtc"}, timeout=30, verify=NO_TLS).json()["sessionId"]
+    return httpx.post(url, json={"transport": "webrtc"}, timeout=PATIENCE, verify=NO_TLS).json()["sessionId"]
 
 
 def call(running: Dispatcher, name: str) -> dict[str, Any]:
@@ -252,7 +253,7 @@ def call(running: Dispatcher, name: str) -> dict[str, Any]:
     session = start(running, name)
 
     async def connect() -> None:
-        async with client() as caller, httpx.AsyncClient(verify=NO_TLS, timeout=30) as http_client:
+        async with client() as caller, httpx.AsyncClient(verify=NO_TLS, timeout=PATIENCE) as http_client:
             url = f"{running.url}/sessions/{session}/api/offer"
             answer = await http_client.post(url, json=await caller.offer())
             assert answer.status_code == 200, answer.text
@@ -296,7 +297,7 @@ def test_route_of_the_runners_app_is_reached_in_its_session(running: Dispatcher)
     session = start(running, "routes")
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(verify=NO_TLS, timeout=30) as http_client:
+        async with httpx.AsyncClient(verify=NO_TLS, timeout=PATIENCE) as http_client:
             return await http_client.get(f"{running.url}/sessions/{session}/menu/soup")
 
     answer = run_beside_browser(ask())
@@ -308,7 +309,7 @@ def test_route_of_the_runners_app_is_reached_in_its_session(running: Dispatcher)
 def test_redirect_and_link_of_a_route_stay_in_its_session(running: Dispatcher, prefix: str) -> None:
     session = start(running, "routes")
     base = f"{running.url}{prefix}/sessions/{session}"
-    with httpx.Client(verify=NO_TLS, timeout=30, follow_redirects=True) as http_client:
+    with httpx.Client(verify=NO_TLS, timeout=PATIENCE, follow_redirects=True) as http_client:
         answer = http_client.post(f"{base}/orders", json={"n": 1})
     assert (answer.status_code, answer.json()) == (200, {"order": {"n": 1}, "here": f"{base}/orders/"})
     running.request("DELETE", f"/sessions/{session}")

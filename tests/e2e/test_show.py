@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from dispatcher.keys import hash_of, new_key
+from tests.patience import PATIENCE
 
 from .browser import VoicePage, until, visit
 from .conftest import StartDispatcher
@@ -35,7 +36,7 @@ class Stage:
         for name in names:
             cue = self._directory / name
             cue.touch()
-            until(lambda cue=cue: not cue.exists(), 10, f"the bot hearing the cue {name}")
+            until(lambda cue=cue: not cue.exists(), PATIENCE, f"the bot hearing the cue {name}")
 
 
 @pytest.fixture
@@ -126,7 +127,11 @@ def test_picture_comes_and_goes_with_its_track_and_moves_nothing(
         before = [one.bounding_box() for one in fixed]
         stage.cue("video")
         expect(picture).to_be_visible()
-        until(lambda: picture.evaluate("video => video.videoWidth") == 320, 10, "a picture of the bot's size")
+        until(
+            lambda: picture.evaluate("video => video.videoWidth") == 320,
+            PATIENCE,
+            "a picture of its size",
+        )
         shown = picture.evaluate("video => video.getVideoPlaybackQuality().totalVideoFrames")
         until(
             lambda: picture.evaluate("video => video.getVideoPlaybackQuality().totalVideoFrames") > shown,
@@ -232,7 +237,7 @@ def test_session_view_follows_the_log_in_a_call_and_to_its_end(
         open_session(voice)
         expect(view).to_contain_text("ended (stopped)")
         expect(view).to_contain_text("The session was stopped by its client.")
-        expect(log_lines(voice).last).to_have_text("Its machine is gone.", timeout=20_000)
+        expect(log_lines(voice).last).to_have_text("Its machine is gone.", timeout=PATIENCE * 1000)
 
 
 class Watched:
@@ -242,7 +247,11 @@ class Watched:
         self.voice = voice
         self.asked: list[str] = []
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        started = httpx.post(f"{dispatcher.url}/start", headers=headers, json={}).raise_for_status().json()
+        started = (
+            httpx.post(f"{dispatcher.url}/start", headers=headers, json={}, timeout=PATIENCE)
+            .raise_for_status()
+            .json()
+        )
         self.session_id = started["sessionId"]
         link = urlencode({"session": self.session_id, "token": started["sessionToken"]})
         page = voice.page
@@ -311,7 +320,7 @@ def test_log_is_asked_for_once_a_second_at_most_and_not_while_nobody_looks(
             watched.pass_time(1_000)
             return gone.count() == 1
 
-        until(has_ended, 20, "the end of the log")
+        until(has_ended, PATIENCE, "the end of the log")
         asked = len(watched.asked)
         watched.pass_time(60_000)
         assert len(watched.asked) == asked
@@ -324,7 +333,7 @@ def test_closed_view_asks_for_nothing(
     with visit(browser, dispatcher.url, scripted=True) as voice:
         watched = Watched(voice, dispatcher)
         open_session(voice)
-        until(lambda: len(watched.asked) == 1, 10, "the first look")
+        until(lambda: len(watched.asked) == 1, PATIENCE, "the first look")
         session_view(voice).get_by_role("button", name="Close").click()
         expect(session_view(voice)).to_be_hidden()
         asked = len(watched.asked)

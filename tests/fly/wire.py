@@ -107,10 +107,13 @@ class Application:
         self._fake = fake
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        content = b""
-        while (message := await receive()).get("more_body"):
+        content, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return  # a client that was killed before its request was whole has asked for nothing
             content += message.get("body", b"")
-        content += message.get("body", b"")
+            more = message.get("more_body", False)
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
         call = _call(scope["method"], scope["path"], scope["query_string"].decode(), headers, content)
         try:

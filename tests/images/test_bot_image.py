@@ -22,6 +22,7 @@ from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import DockerError, Engine
 from tests.images.conftest import CHECKOUT, CLOUD_BOT, DAILY, Build
 from tests.images.test_layers import tree
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 MEGABYTE = 1_000_000
@@ -79,7 +80,7 @@ async def container(engine: Engine, image: str, url: str, assigned: Assignment |
 
 
 async def exit_code(engine: Engine, started: str) -> int:
-    return int(await asyncio.to_thread(engine.docker, "wait", started, timeout=30))
+    return int(await asyncio.to_thread(engine.docker, "wait", started, timeout=PATIENCE))
 
 
 def test_what_bots_import_is_there(engine: Engine, bot_image: str) -> None:
@@ -270,7 +271,7 @@ async def hosted(engine: Engine, image: str, tmp_path: Path) -> AsyncIterator[tu
     )
     try:
         address = f"127.0.0.1:{port}"
-        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient(trust_env=False) as http:
             while True:
                 try:
                     await http.get(f"http://{address}/readyz")
@@ -297,7 +298,7 @@ def test_it_serves_a_room_as_pipecat_cloud_asks_for_it(
     async def scenario() -> dict[str, Any]:
         async with (
             hosted(engine, probe_image, tmp_path) as (started, address),
-            httpx.AsyncClient(trust_env=False, timeout=60) as http,
+            httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http,
         ):
             start = asyncio.create_task(http.post(f"http://{address}/bot", json={"a": 1}, headers=headers))
             while not (tmp_path / "seen.json").exists():
@@ -339,7 +340,7 @@ def test_it_answers_an_offer_as_pipecat_cloud_passes_it_on(
     async def scenario() -> int:
         async with (
             hosted(engine, bot_image, tmp_path) as (started, address),
-            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=60) as http,
+            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=PATIENCE) as http,
             client() as caller,
         ):
             answer = await http.post("/api/offer", json=await caller.offer())

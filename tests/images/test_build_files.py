@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from stacks.docker.images import DISPATCHER_SOURCES
 from tests.images.conftest import CHECKOUT
+from tests.patience import PATIENCE
 
 IMAGES = CHECKOUT / "images"
 GROUPS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["dependency-groups"]
@@ -90,6 +91,6 @@ for module in pkgutil.walk_packages(dispatcher.__path__, "dispatcher."):
         importlib.import_module(module.name)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.images.conftest import CHECKOUT
+from tests.patience import PATIENCE
 
 DETECTOR = """\
 import socket
@@ -35,7 +36,7 @@ def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

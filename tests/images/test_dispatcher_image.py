@@ -14,9 +14,9 @@ from tests.engine import DockerError, Engine
 from tests.images.conftest import Build
 from tests.images.test_bot_image import CONFINED, MEGABYTE, python, shell
 from tests.images.test_layers import layers, tree
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
-PATIENCE = 30.0
 KEY = "a-key-of-the-tests"
 SETTINGS = {
     "AGENTS": json.dumps({"echo": {"bot": "/app/bot.py"}}),

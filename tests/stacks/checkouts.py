@@ -17,6 +17,7 @@ import yaml
 from pulumi.automation import PulumiCommand
 
 from stacks.engine.drive import Driver
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,9 +26,9 @@ AGENTS = {"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}}
 
 def until(what: str, condition: Callable[[], bool]) -> None:
     """Wait for other processes to get there."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.05)
 
 
@@ -51,7 +52,7 @@ class CheckoutCopy:
             *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
-        for name in ("__init__.py", "protocol.py", "versions.py"):
+        for name in ("__init__.py", "confinement.py", "leader.py", "protocol.py", "versions.py"):
             shutil.copy(REPOSITORY / "bot" / name, root / "bot" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
@@ -124,4 +125,4 @@ class CheckoutCopy:
     def kill_all(self) -> None:
         for process in self.processes():
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE)

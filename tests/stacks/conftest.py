@@ -9,6 +9,7 @@ import pytest
 from pulumi.automation import PulumiCommand
 
 from stacks.engine.find import find
+from tests.patience import PATIENCE
 from tests.stacks.checkouts import CheckoutCopy
 
 
@@ -51,7 +52,7 @@ def closed_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.wait(tasks, timeout=30))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
         loop.close()
 
 

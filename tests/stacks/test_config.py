@@ -101,6 +101,9 @@ KEYS = (
         "unresponsiveSeconds",
         "endingSeconds",
         "callTimeoutSeconds",
+        "maxStartBodyBytes",
+        "drainSeconds",
+        "processIsolation",
         "iceServers",
         "turnUrls",
         "turnSecret",
@@ -170,7 +173,8 @@ KEYS = (
             with_agent(memory=512),
             "switchboard:agents.echo.memory: is not a key; allowed: bot, image, transports, "
             "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
-            "maxQueued, maxQueueSeconds, startTimeoutSeconds, clientTimeoutSeconds, idleTimeoutSeconds, "
+            "maxQueued, maxQueueSeconds, startTimeoutSeconds, maxStartDelaySeconds, clientTimeoutSeconds, "
+            "idleTimeoutSeconds, "
             "maxDurationSeconds, placements",
         ),
         (
@@ -298,6 +302,10 @@ KEYS = (
         (
             {"agents": ECHO, "cloud": "docker", "dataDir": "here"},
             "switchboard:dataDir: is there, and cloud is docker; allowed: only with local",
+        ),
+        (
+            {"agents": ECHO, "drainSeconds": 3},
+            "switchboard:drainSeconds: is there, and cloud is local; allowed: only with docker and fly",
         ),
     ],
 )

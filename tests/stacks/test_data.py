@@ -13,6 +13,7 @@ import yaml
 from stacks.engine.consent import Consent
 from stacks.errors import ConfigError, EngineError, LossError
 from stacks.stateful import State
+from tests.patience import PATIENCE
 from tests.stacks.checkouts import AGENTS, CheckoutCopy
 from tests.stacks.test_docker_engine import Stack as DockerStack
 from tests.stacks.test_docker_engine import stack as docker_stack
@@ -166,10 +167,13 @@ def test_up_refuses_another_cloud_and_another_engine_for_a_docker_stack(
 
     configure(stack, docker={"host": "unix:///elsewhere.sock", "turn": True, "turnAddress": "203.0.113.7"})
     run = stack.checkout.command("up")
-    assert "switchboard:docker.host: 'unix:///elsewhere.sock' is refused; " in run.communicate(timeout=120)[1]
+    assert (
+        "switchboard:docker.host: 'unix:///elsewhere.sock' is refused; "
+        in run.communicate(timeout=PATIENCE)[1]
+    )
     stack.checkout.write_config(throwaway=False, port=stack.checkout.port, agents=AGENTS)
     run = stack.checkout.command("up")
-    said = run.communicate(timeout=120)[1]
+    said = run.communicate(timeout=PATIENCE)[1]
     assert said.startswith(
         "error: switchboard:cloud: 'local' is refused, since the stack is up in another cloud"
     )

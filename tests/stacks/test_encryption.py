@@ -14,6 +14,7 @@ import yaml
 from pulumi.automation import PulumiCommand
 
 from stacks.errors import EngineError
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks import vault
 from tests.stacks.checkouts import AGENTS, CheckoutCopy
@@ -38,7 +39,7 @@ def by_hand(checkout: CheckoutCopy, *arguments: str, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return run.stdout + run.stderr
@@ -228,7 +229,7 @@ def test_a_secret_in_clear_is_refused_before_anything_runs(checkout: CheckoutCop
     checkout.write_config(port=checkout.port, agents=AGENTS, dailyApiKey="hunter2-of-daily")
     for arguments in (["up"], ["preview"]):
         with checkout.command(*arguments) as run:
-            said, errors = run.communicate(timeout=60)
+            said, errors = run.communicate(timeout=PATIENCE)
         assert run.returncode == 1
         assert errors == (
             "error: switchboard:dailyApiKey: is in clear in stacks/Pulumi.local.yaml, and would be in the "

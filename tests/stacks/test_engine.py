@@ -20,6 +20,7 @@ from stacks.engine.__main__ import next_steps
 from stacks.errors import ConfigError, LockedError
 from stacks.local import server
 from stacks.local.process import identify
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks.checkouts import AGENTS, CheckoutCopy, until
 
@@ -133,7 +134,7 @@ def test_from_the_first_up_to_the_end(checkout: CheckoutCopy, monkeypatch: pytes
     assert checkout.lines == ["  - dispatcher: found gone"]
     assert "dispatcher" in checkout.state()
     with checkout.command("drift") as run:
-        assert "- dispatcher: found gone" in run.communicate(timeout=60)[0]
+        assert "- dispatcher: found gone" in run.communicate(timeout=PATIENCE)[0]
     assert run.returncode == 2, "1 is an error's"
     checkout.lines.clear()
     assert driver().refresh() == 1
@@ -168,7 +169,7 @@ def test_up_and_plan_refuse_a_variable_that_is_missing_here(
             act()
     assert not (checkout.state_dir / "stacks").exists()
     with checkout.command("up", "--unset", "ECHO_KEY") as run:
-        assert "is up" in run.communicate(timeout=60)[0]
+        assert "is up" in run.communicate(timeout=PATIENCE)[0]
     assert "ECHO_KEY" not in only_process(checkout).environ()
     checkout.driver().destroy()
 
@@ -185,7 +186,7 @@ def test_a_run_that_does_not_get_to_its_end_leaves_nothing_that_stops_the_next(
     """A start that fails, Ctrl-C, SIGTERM, SIGKILL and a lost state, each on what the one before has left."""
     checkout.fault("dies")
     with checkout.command("up") as run:
-        said, errors = run.communicate(timeout=60)
+        said, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == 1
     assert errors.startswith("error: the dispatcher ended while it started; the end of ")
     assert errors.endswith("first line\nport 7 is cursed\n")
@@ -251,7 +252,7 @@ def interrupted(checkout: CheckoutCopy, interrupt: Callable[[subprocess.Popen[st
     with checkout.command("up") as run:
         wait_for_other_process(checkout, *before)
         interrupt(run)
-        said, errors = run.communicate(timeout=60)
+        said, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
     assert "interrupted: the engine finishes what it has begun" in said
     assert "Traceback" not in said + errors
@@ -267,7 +268,7 @@ def change_code(checkout: CheckoutCopy) -> None:
 
 
 def wait_for_other_process(checkout: CheckoutCopy, *before: int) -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for process in checkout.processes():
             if process.pid not in before:
@@ -320,7 +321,7 @@ def test_a_lock_of_the_living_is_never_broken(checkout: CheckoutCopy) -> None:
 
 def test_up_prints_how_to_start_a_session_and_then_the_address(checkout: CheckoutCopy) -> None:
     with checkout.command("up") as run:
-        said, errors = run.communicate(timeout=60)
+        said, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, errors
     *_, title, command, address = said.splitlines()
     assert (title, address) == ("start a session:", f"http://127.0.0.1:{checkout.port}")

@@ -13,6 +13,7 @@ import pytest
 
 from stacks.engine import build, find
 from stacks.errors import EngineError
+from tests.patience import PATIENCE
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nothing listens
 
@@ -108,7 +109,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_counts(tmp_path: Path) -> No
     with subprocess.Popen(
         [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL
     ) as run:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not (tmp_path / "begun").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -21,6 +21,7 @@ from tests.fly.fake import FakeFly
 from tests.fly.machines import Machine
 from tests.fly.rates import Limits
 from tests.fly.wire import served
+from tests.patience import PATIENCE
 from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
 
@@ -68,14 +69,16 @@ class Stack:
         """Return the words of a run that fails. It has a process of its own: such a one leaves its event loop
         open."""
         run = self.checkout.command(verb, "--stack", "local")
-        said = run.communicate(timeout=120)[1]
+        said = run.communicate(timeout=PATIENCE)[1]
         assert run.returncode == 1
         return said
 
     def ask(self, method: str, path: str, token: str, body: dict[str, Any] | None = None) -> None:
         """Ask the fake as somebody else."""
         bearer = {"Authorization": f"Bearer {token}"}
-        httpx.request(method, f"{self._url}/v1/{path}", headers=bearer, json=body).raise_for_status()
+        httpx.request(
+            method, f"{self._url}/v1/{path}", headers=bearer, json=body, timeout=PATIENCE
+        ).raise_for_status()
 
     def machine(self, name: str = "voice-0") -> Machine:
         (found,) = (one for one in self.fake.living() if one.name == name)
@@ -241,7 +244,7 @@ def test_the_token_of_the_config_goes_before_that_of_the_environment(
             cwd=checkout.root,
             env={**os.environ, "PULUMI_BACKEND_URL": scratch.as_uri()},
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
             capture_output=True,
         )
     theirs = os.environ["FLY_API_TOKEN"]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fly import faults
 from tests.fly.machines import Lease
+from tests.patience import PATIENCE
 from tests.stacks.checkouts import until
 from tests.stacks.test_fly_engine import Stack
 from tests.stacks.test_fly_engine import stack as stack  # a fixture
@@ -37,9 +38,10 @@ def killed_at(stack: Stack, *operations: str) -> str:
 
     try:
         with stack.checkout.command("up", "--stack", "local") as run:
-            until(f"one of {operations} was called", lambda: called() != [])
+            until(f"one of {operations} was called", lambda: called() != [] or run.poll() is not None)
+            assert called() != [], run.communicate(timeout=PATIENCE)
             os.killpg(run.pid, signal.SIGKILL)
-            run.communicate(timeout=60)
+            run.communicate(timeout=PATIENCE)
         fake.faults.clear()
         until("nothing of the killed run is left", lambda: stack.checkout.everything() == [])
     finally:

@@ -20,6 +20,7 @@ from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.fly.dispatcher import machine_config
 from stacks.fly.settings import NOT_BUILT, Known, dispatcher, names
+from tests.patience import PATIENCE
 from tests.stacks.test_program import REPOSITORY, run
 
 KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
@@ -267,7 +268,7 @@ def test_whoever_starts_as_root_is_nobody_special_afterwards() -> None:
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=True,
         )
         assert said.stdout.split() == ["10001", "10001"]

@@ -29,6 +29,7 @@ from tests.fly.fake import FakeFly
 from tests.fly.machines import Machine
 from tests.fly.processes import Launch, OfThisHost
 from tests.fly.wire import served
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.served import served as served_app
 from tests.stacks.checkouts import REPOSITORY, until
@@ -125,7 +126,7 @@ def test_a_deployed_dispatcher_opens_a_room_and_a_machine_and_nothing_is_left(
             params={"wait": "started"},
             headers={"Authorization": f"Bearer {KEY}"},
             json={"transport": "daily"},
-            timeout=30,
+            timeout=PATIENCE,
         )
         assert answer.status_code == 200, answer.text
         joined = answer.json()
@@ -152,7 +153,7 @@ def test_a_deployed_dispatcher_opens_a_room_and_a_machine_and_nothing_is_left(
         assert API_KEY not in str(machine.shown())
 
         own = {"Authorization": f"Bearer {joined['sessionToken']}"}
-        stopped = httpx.delete(f"{hosts.url}/sessions/{joined['sessionId']}", headers=own, timeout=30)
+        stopped = httpx.delete(f"{hosts.url}/sessions/{joined['sessionId']}", headers=own, timeout=PATIENCE)
         assert stopped.status_code == 200, stopped.text
         until("the machine is gone", lambda: machine.gone)
         until("the room is deleted", lambda: daily.rooms == {})

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.patience import PATIENCE
 from tests.stacks.checkouts import REPOSITORY, until
 
 LAUNCHER = REPOSITORY / "stacks" / "engine" / "bin" / "pulumi-resource-pulumi-python"
@@ -56,4 +57,4 @@ def test_host_ends_when_engine_was_gone_before_it_began(environment: dict[str, s
     with subprocess.Popen([LAUNCHER, "127.0.0.1:9"], stdout=subprocess.PIPE, env=environment) as host:
         assert host.stdout is not None
         host.stdout.close()
-        assert host.wait(timeout=30) == 1
+        assert host.wait(timeout=PATIENCE) == 1

@@ -12,6 +12,7 @@ import pytest
 
 from stacks.errors import SetupError
 from stacks.packages import OURS, find_browser, install_engine
+from tests.patience import PATIENCE
 
 PACKAGES = (
     *("docker.io", "docker-registry", "iptables", "debootstrap", "coturn", "podman", "runc", "catatonit"),
@@ -209,7 +210,7 @@ def test_two_setups_install_one_after_the_other(debian: Debian, monkeypatch: pyt
 
     monkeypatch.setattr(fcntl, "flock", flock)
     second.start()
-    assert waits.wait(20)
+    assert waits.wait(PATIENCE)
     debian.has(*(f"usr/sbin/{name}" for name in everything))
     debian.has("usr/libexec/podman/catatonit", "usr/lib/cni/bridge")
     assert debian.policy.exists()

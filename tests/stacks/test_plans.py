@@ -18,6 +18,7 @@ from stacks.engine.differences import UNKNOWN
 from tests.fly.fake import FakeFly
 from tests.fly.rates import Limits
 from tests.fly.wire import served
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
@@ -129,7 +130,7 @@ def fly(prepared: CheckoutCopy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def plan(checkout: CheckoutCopy, *options: str) -> tuple[int, str, str]:
     """Run `make plan`; return its exit status, output and error output."""
     with checkout.command("preview", "--stack", "local", *options) as run:
-        said, errors = run.communicate(timeout=120)
+        said, errors = run.communicate(timeout=PATIENCE)
     return run.returncode, said, errors
 
 

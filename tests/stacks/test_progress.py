@@ -8,13 +8,14 @@ import time
 import pytest
 
 from stacks.progress import duration, step
+from tests.patience import PATIENCE
 
 
 class Shown(io.StringIO):
     """Lets a test wait until the first line is written."""
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not self.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -14,6 +14,7 @@ from stacks.smoke.run import Joined, run
 from stacks.smoke.webrtc import Limits
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import CHECKOUT, Dispatcher, agent
+from tests.patience import PATIENCE
 
 SILENT = """\
 from pipecat.pipeline.pipeline import Pipeline
@@ -104,7 +105,7 @@ def test_call_fails_when_nobody_answers_its_offer(dispatcher: Dispatcher) -> Non
     def stop_machine(line: str) -> None:
         lines.append(line)
         session = line.split()[1]
-        until(lambda: bool(dispatcher.session(session)["startedAt"]), 10, "a machine that runs")
+        until(lambda: bool(dispatcher.session(session)["startedAt"]), PATIENCE, "a machine that runs")
         dispatcher.bot(session).suspend()
 
     with pytest.raises(SmokeError, match=r"^the bot did not answer the offer: 502 |: start_timeout: "):

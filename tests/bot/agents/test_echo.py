@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bot.agents import echo
+from tests.patience import PATIENCE
 
 from .caller import ON_THE_WAY, SAMPLE_RATE, Caller, Samples, call, likeness, recording
 
@@ -134,7 +135,7 @@ async def development_runner(bot_file: Path) -> AsyncIterator[str]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(20):
+        async with httpx.AsyncClient() as client, asyncio.timeout(PATIENCE):
             while True:
                 try:
                     await client.get(f"http://127.0.0.1:{port}/openapi.json")

@@ -10,6 +10,7 @@ from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
 from bot.agents import voice
 from bot.agents.voice import Misconfigured, Services
+from tests.patience import PATIENCE
 
 from .caller import ON_THE_WAY, call, likeness
 from .endpoint import Endpoint, serving
@@ -83,7 +84,7 @@ def test_a_refused_key_ends_the_bot_and_is_named(monkeypatch: pytest.MonkeyPatch
             monkeypatch.setenv("OPENAI_API_KEY", "another-key")
             monkeypatch.setenv("OPENAI_BASE_URL", served.url)
             with pytest.raises(RuntimeError, match=r"OpenAITTSService.*Incorrect API key provided"):
-                async with call(voice.bot) as session, asyncio.timeout(10):
+                async with call(voice.bot) as session, asyncio.timeout(PATIENCE):
                     await session.bot
 
     asyncio.run(scenario())

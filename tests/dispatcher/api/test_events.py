@@ -11,7 +11,10 @@ import httpx
 import pytest
 
 from bot import protocol
+from dispatcher.sessions.watch import PAGE_EVENTS
+from dispatcher.store import rows
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.patience import PATIENCE
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -25,7 +28,7 @@ class Frames:
     async def next(self) -> dict[str, Any] | None:
         """The next frame, or None at the end of the stream."""
         frame: dict[str, Any] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for line in self._lines:
                 if not line:
                     return frame
@@ -190,7 +193,7 @@ def test_an_exit_ends_the_streams_at_once(tmp_path):
             async with deployment(tmp_path) as running:
                 session_id = (await running.start())["sessionId"]
                 http = await stack.enter_async_context(
-                    httpx.AsyncClient(base_url=running.url, timeout=30, trust_env=False)
+                    httpx.AsyncClient(base_url=running.url, timeout=PATIENCE, trust_env=False)
                 )
                 path = f"/v1/sessions/{session_id}/events"
                 answer = await stack.enter_async_context(http.stream("GET", path, headers=STREAM))
@@ -267,5 +270,41 @@ def test_an_unknown_session_has_no_timeline(tmp_path, headers):
             for query in ("", "?wait=10"):
                 path = f"/v1/sessions/{uuid.uuid4()}/events{query}"
                 assert (await running.http.get(path, headers=headers)).status_code == 404
+
+    asyncio.run(run())
+
+
+def test_a_bot_that_flips_its_client_fills_no_timeline_and_its_end_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MAX_EVENTS", 300)
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            await machine.hello("active")
+            for _ in range(200):
+                await machine.send(protocol.ClientDisconnected())
+                await machine.send(protocol.ClientConnected(timings=protocol.Timings()))
+            await machine.send(protocol.Ended(reason="completed", message="Bye."))
+            await running.until(session_id, "ended")
+
+            pages, after, over = [], 0, False
+            while not over:
+                path = f"/v1/sessions/{session_id}/events?after={after}"
+                page = (await running.http.get(path)).json()
+                over, after = page["over"], page["events"][-1]["id"]
+                pages.append(page["events"])
+            assert [len(page) for page in pages[:-1]] == [PAGE_EVENTS]
+            events = [event for page in pages for event in page]
+            assert [event["id"] for event in events] == list(range(1, len(events) + 1))
+            (told,) = [event for event in events if event["message"].endswith(rows.LAST_EVENT)]
+            assert told["id"] == 300
+            repeated = ("client-connected", "client-disconnected", "phase")
+            assert next(event["event"] for event in events if event["id"] > 300) == "ended"
+            assert not [event for event in events if event["id"] > 300 and event["event"] in repeated]
+
+            async with stream(running, session_id) as frames:
+                streamed = [int(frame["id"]) for frame in await frames.rest() if "id" in frame]
+            assert streamed == [event["id"] for event in events]
 
     asyncio.run(run())

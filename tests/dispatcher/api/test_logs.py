@@ -10,6 +10,7 @@ from dispatcher.keys import hash_of
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import LOG_BYTES, LogPart, Rejected, Unreachable
 from tests.dispatcher.harness import ScriptedProvider, deployment
+from tests.patience import PATIENCE
 
 SCRIPT = "#!/bin/sh\n%s\n"
 
@@ -44,7 +45,7 @@ def answer_of(tmp_path, provider, query="", until=lambda answer: True):
     async def run():
         async with deployment(tmp_path, provider=provider) as running:
             session_id = await started(running)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     answer = await running.http.get(f"/v1/sessions/{session_id}/logs{query}")
                     if until(answer):
@@ -61,14 +62,14 @@ def says(words: str):
 
 
 def test_log_of_a_process_has_its_last_lines(tmp_path):
-    provider = printing(tmp_path, "seq 1 500; exec sleep 60")
+    provider = printing(tmp_path, "seq 1 500; exec sleep 3600")
     answer = answer_of(tmp_path, provider, "?tail=3", says("500"))
     assert answer.json()["lines"] == ["498", "499", "500"]
     assert answer.headers["cache-control"] == "no-store"
 
 
 def test_log_is_bounded_when_the_bot_prints_without_end(tmp_path):
-    provider = printing(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo last; exec sleep 60")
+    provider = printing(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo last; exec sleep 3600")
     answer = answer_of(tmp_path, provider, "?tail=1000", says("last"))
     assert len(answer.content) < LOG_BYTES + 1000
 
@@ -80,7 +81,7 @@ def test_follower_gets_what_is_new_and_hears_of_the_end(tmp_path):
     provider: Any = printing(tmp_path, f"echo first; printf 'not yet'; {wait}; echo ' done'; printf last")
 
     async def run():
-        async with deployment(tmp_path, provider=provider) as running, asyncio.timeout(30):
+        async with deployment(tmp_path, provider=provider) as running, asyncio.timeout(PATIENCE):
             path = f"/v1/sessions/{await started(running)}/logs"
 
             async def read(after, wanted):
@@ -105,7 +106,7 @@ def test_follower_gets_what_is_new_and_hears_of_the_end(tmp_path):
 
 
 def test_follower_is_told_how_much_it_missed(tmp_path):
-    provider = printing(tmp_path, "seq 1 500; exec sleep 60")
+    provider = printing(tmp_path, "seq 1 500; exec sleep 3600")
     answer = answer_of(tmp_path, provider, "?tail=2&after=4", says("500"))
     # 1 to 2 are before it, 3 to 498 are not among the last two.
     assert answer.json()["skippedBytes"] == len("".join(f"{number}\n" for number in range(3, 499)))

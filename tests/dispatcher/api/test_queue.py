@@ -15,6 +15,7 @@ from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Threads
 from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually, pass_time
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ def test_held_starts_are_answered_when_the_dispatcher_exits_and_their_sessions_g
             waiting = asyncio.create_task(running.start("/start?queue=60"))
             await queued(running)
             running.dispatcher.refuse()
-            answer = await asyncio.wait_for(waiting, 30)
+            answer = await asyncio.wait_for(waiting, PATIENCE)
             assert answer["queue"] == {"place": 1, "estimatedWaitSeconds": None}
             assert answer["sessionToken"]
             assert (await running.session(answer["sessionId"]))["state"] == "queued", "it keeps its place"
@@ -139,7 +140,7 @@ def test_who_gives_up_lets_all_behind_move_and_they_are_told(tmp_path):
             third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
             path, headers = f"/v1/sessions/{third}/events", {"Accept": "text/event-stream"}
             places = []
-            async with asyncio.timeout(30), running.http.stream("GET", path, headers=headers) as answer:
+            async with asyncio.timeout(PATIENCE), running.http.stream("GET", path, headers=headers) as answer:
                 async for line in answer.aiter_lines():
                     if line.startswith('data: {"place":'):
                         places.append(json.loads(line.removeprefix("data: "))["place"])
@@ -171,7 +172,7 @@ def test_a_stream_tells_of_every_step_in_the_queue(tmp_path):
                             seen.set()
 
             async def told(of: str) -> None:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE):
                     while of not in frames:
                         seen.clear()
                         await seen.wait()
@@ -362,7 +363,7 @@ def test_a_place_given_up_while_the_store_fails_is_told_to_those_behind_it(tmp_p
 
 
 async def _until_place(lines: AsyncIterator[str], place: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for line in lines:
             if line.startswith("data: ") and json.loads(line.removeprefix("data: ")).get("place") == place:
                 return

@@ -1,9 +1,12 @@
 """How often a key may start sessions."""
 
 import asyncio
+from pathlib import Path
 
-from dispatcher.keys import KeyRate, new_key
+from dispatcher.keys import PUBLIC_RATE, KeyRate, new_key
+from dispatcher.settings import AgentSettings
 from tests.dispatcher.api.test_auth import bearer, entry, keyed
+from tests.dispatcher.harness import deployment
 
 LIMITED, NEWER, FREE = (new_key(public=False) for _ in range(3))
 RATE = KeyRate(per_second=0.5, burst=2)
@@ -29,6 +32,28 @@ def test_a_burst_and_then_the_rate(tmp_path):
             assert len(running.provider.specs) == 2, "what is refused costs no machine"
             running.clock.advance(float(refused.headers["retry-after"]))
             assert [(await start(running, LIMITED)).status_code for _ in range(2)] == [200, 429]
+
+    asyncio.run(run())
+
+
+def test_a_public_key_has_a_rate_unless_its_entry_says_otherwise(tmp_path):
+    site, other = (new_key(public=True) for _ in range(2))
+    keys = (
+        entry("site", "start", site, origins=("https://app.example",)),
+        entry("other", "start", other, origins=("https://app.example",), rate=KeyRate(per_second=1, burst=1)),
+    )
+
+    agents = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), max_sessions=PUBLIC_RATE.burst + 3)}
+
+    async def run():
+        async with deployment(tmp_path, agents=agents, keys=keys) as running:
+            origin = {"Origin": "https://app.example"}
+            allowed = [(await start(running, site, **origin)).status_code for _ in range(PUBLIC_RATE.burst)]
+            assert set(allowed) == {200}
+            assert (await start(running, site, **origin)).status_code == 429
+            running.clock.advance(1)
+            assert (await start(running, site, **origin)).status_code == 200
+            assert [(await start(running, other, **origin)).status_code for _ in range(2)] == [200, 429]
 
     asyncio.run(run())
 

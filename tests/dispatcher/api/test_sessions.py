@@ -216,6 +216,25 @@ def test_a_call_that_was_held_is_given_up_on_after_the_bot_was_ready(tmp_path):
     asyncio.run(run())
 
 
+def test_a_held_call_is_served_while_the_dispatcher_drains(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            calling = asyncio.create_task(running.http.get(f"/sessions/{session_id}/status"))
+            machine = await running.machine_of(session_id)
+            await machine.hello()
+            request = await machine.receive()
+            assert isinstance(request, protocol.Request)
+            running.dispatcher.drain()
+            for method, path in (("POST", "/start"), ("GET", "/readyz")):
+                answer = await running.http.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+            await machine.send(protocol.Response(id=request.id, status=200, body="e30="))
+            assert (await calling).status_code == 200
+
+    asyncio.run(run())
+
+
 def test_a_held_call_is_sent_away_when_the_dispatcher_exits(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:

@@ -150,17 +150,65 @@ def test_bad_requests_are_told_what_is_allowed(tmp_path, path, content, status, 
     asyncio.run(run())
 
 
-def test_a_body_over_a_megabyte_is_refused(tmp_path):
+@pytest.mark.parametrize("limit", [None, 1024 * 1024])
+def test_a_request_over_the_limit_is_refused_by_the_limits_name(tmp_path, limit):
+    given = {} if limit is None else {"max_start_body_bytes": limit}
+    allowed = limit or 65536
+
     async def run():
-        async with deployment(tmp_path) as running:
-            declared = await running.http.post("/start", content=b"x" * (1024 * 1024 + 1))
+        async with deployment(tmp_path, **given) as running:
+            declared = await running.http.post("/start", content=b"x" * (allowed + 1))
 
             async def chunks():
-                for _ in range(17):
-                    yield b"x" * 65536
+                for _ in range(allowed // 4096 + 1):
+                    yield b"x" * 4096
 
             undeclared = await running.http.post("/start", content=chunks())
-            assert (declared.status_code, undeclared.status_code) == (413, 413)
+            for answer in (declared, undeclared):
+                assert answer.status_code == 413
+                assert f"larger than {allowed} bytes" in answer.json()["detail"]
+                assert "switchboard:maxStartBodyBytes" in answer.json()["detail"]
+            just = b'{"body": {"text": "%s"}}'
+            just %= b"x" * (allowed - len(just) + 2)
+            assert len(just) == allowed
+            session_id = (await running.http.post("/start", content=just)).json()["sessionId"]
+            found = await running.dispatcher.service.get(session_id)
+            assert len(found.body["text"]) > allowed - 100
+
+    asyncio.run(run())
+
+
+def test_nested_too_deep_is_no_request(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            for depth in (300, 30_000):
+                answer = await running.http.post(
+                    "/start", content=b'{"body": ' + b"[" * depth + b"]" * depth + b"}"
+                )
+                assert answer.status_code == 400
+                assert "recursion limit exceeded" in answer.json()["detail"]
+            assert not running.provider.specs
+
+    asyncio.run(run())
+
+
+def test_what_a_caller_gave_is_forgotten_when_its_session_ends(tmp_path):
+    async def run():
+        key = {"Idempotency-Key": "call-1"}
+        async with deployment(tmp_path) as running:
+            request = {"body": {"secret": "tell nobody"}}
+            first = await running.http.post("/start", json=request, headers=key)
+            session_id = first.json()["sessionId"]
+            get = running.dispatcher.service.get
+            assert (await get(session_id)).body == request["body"]
+            await running.http.delete(f"/sessions/{session_id}")
+            session = await get(session_id)
+            assert (session.over, session.body, session.ice_servers) == (True, None, [])
+            # The key stands for the same request all the same.
+            again = await running.http.post("/start", json=request, headers=key)
+            assert (again.status_code, again.json()) == (200, first.json())
+            other = await running.http.post("/start", json={"body": {}}, headers=key)
+            assert other.json()["code"] == "idempotency_key_reused"
 
     asyncio.run(run())
 
@@ -215,6 +263,46 @@ def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_session(
             await running.dispatcher.background.settle()
             assert not (await running.dispatcher.store.live_machines()).ids
             assert running.provider.stopped == [], "there was nothing to stop"
+
+    asyncio.run(run())
+
+
+def test_a_start_that_would_wait_too_long_for_a_machines_api_is_refused_without_a_session(tmp_path, caplog):
+    async def run():
+        async with deployment(tmp_path) as running:
+            running.provider.fault = Throttled("rate exceeded", 60)
+            assert (await running.http.post("/start")).status_code == 503
+            running.provider.fault = None
+            for _ in range(10):
+                answer = await running.http.post("/start?wait=none", headers={"Idempotency-Key": "the-same"})
+                assert (answer.status_code, answer.json()["code"]) == (503, "throttled")
+                assert answer.headers["retry-after"] == "60"
+            listed = (await running.http.get("/v1/sessions")).json()["sessions"]
+            assert (len(listed), running.provider.asked) == (1, 1), "only the first was written and asked for"
+            said = (await running.http.get("/metrics")).text
+            counted = 'switchboard_starts_total{agent="echo",outcome="throttled",transport="webrtc"} 11.0'
+            assert counted in said
+            # A caller who accepts to wait does; others may once it is at most 5 s.
+            assert await running.start("/start?wait=none&queue=60")
+            running.clock.advance(55)
+            headers = {"Idempotency-Key": "the-same"}
+            assert (await running.http.post("/start?wait=none", headers=headers)).status_code == 200
+
+    asyncio.run(run())
+    told = [one.getMessage() for one in caplog.records if "throttled" in one.getMessage()]
+    assert len(told) == 1, told
+
+
+def test_an_agent_says_how_long_its_starts_may_wait_for_a_machines_api(tmp_path):
+    async def run():
+        async with deployment(tmp_path, agents=agents(max_start_delay_seconds=20)) as running:
+            running.provider.fault = Throttled("rate exceeded", 60)
+            await running.http.post("/start")
+            running.provider.fault = None
+            running.clock.advance(39)
+            assert (await running.http.post("/start?wait=none")).status_code == 503
+            running.clock.advance(1)
+            assert (await running.http.post("/start?wait=none")).status_code == 200
 
     asyncio.run(run())
 

@@ -24,6 +24,7 @@ from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, 
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.doubles import VirtualClock
+from tests.patience import PATIENCE
 
 SPEC = MachineSpec(
     id="m-1",
@@ -61,7 +62,7 @@ PULL = f"/v1.41/images/create?fromImage={quote_plus(IMAGE)}"
 
 def test_the_provider_pulls_through_it(tmp_path: Path) -> None:
     async def run() -> None:
-        async with world(tmp_path) as proxy, asyncio.timeout(30):
+        async with world(tmp_path) as proxy, asyncio.timeout(PATIENCE):
             provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
             proxy.engine.lacks.add(IMAGE)
             await provider.prepare([Preparation(bot_file="bot.py", environment={}, image=IMAGE)])
@@ -166,7 +167,7 @@ def test_creates_at_the_same_time_have_no_memory_twice(tmp_path: Path) -> None:
                 )
                 for one in facts
             ]
-            first, _ = await asyncio.wait(creates, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            first, _ = await asyncio.wait(creates, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
             assert [create.result()[0] for create in first] == [503], "while the others are under way"
             proxy.engine.creates.set()
             answers = await asyncio.gather(*creates)
@@ -185,7 +186,7 @@ def of_machine(number: int, memory_mb: int = 512) -> tuple[str, str, dict[str, A
 
 def test_a_listing_that_is_never_answered_holds_no_later_create(tmp_path: Path) -> None:
     async def run() -> None:
-        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(30):
+        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(PATIENCE):
             proxy.engine.listings.clear()
             status, answer = await proxy.call(*of_machine(1))
             assert (status, answer["message"]) == (504, "the engine did not answer: it takes too long")
@@ -211,7 +212,7 @@ def test_nothing_is_sent_for_a_caller_who_hung_up(tmp_path: Path) -> None:
     """The provider counts on it: what it gave up is settled after a while."""
 
     async def run() -> None:
-        async with world(tmp_path) as proxy, asyncio.timeout(30):
+        async with world(tmp_path) as proxy, asyncio.timeout(PATIENCE):
             engine = proxy.engine
             engine.listings.clear()
             listings = "/v1.41/containers/json"
@@ -236,7 +237,7 @@ LOOK = "/v1.41/containers/calls-m-1/json"
 def test_no_start_is_sent_for_a_caller_who_hung_up(tmp_path: Path) -> None:
     async def run() -> None:
         # The look is given up because of him, not because it takes too long.
-        async with world(tmp_path, call_seconds=60) as proxy, asyncio.timeout(15):
+        async with world(tmp_path, call_seconds=3600) as proxy, asyncio.timeout(PATIENCE):
             engine = proxy.engine
             engine.looks.clear()
             await proxy.leave_after("POST", START, None, lambda: ("GET", LOOK, b"") in engine.asked)
@@ -255,7 +256,7 @@ def test_who_waits_for_the_look_of_another_starts_nothing_twice(tmp_path: Path) 
     """It ends as soon as it is started: what the second sees is of then."""
 
     async def run() -> None:
-        async with world(tmp_path) as proxy, asyncio.timeout(30):
+        async with world(tmp_path) as proxy, asyncio.timeout(PATIENCE):
             proxy.engine.looks.clear()
             starts = [asyncio.ensure_future(proxy.call("POST", START)) for _ in range(3)]
             while ("GET", LOOK, b"") not in proxy.engine.asked:
@@ -269,7 +270,7 @@ def test_who_waits_for_the_look_of_another_starts_nothing_twice(tmp_path: Path) 
 
 def test_a_look_that_is_never_answered_holds_no_later_start(tmp_path: Path) -> None:
     async def run() -> None:
-        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(30):
+        async with world(tmp_path, call_seconds=1) as proxy, asyncio.timeout(PATIENCE):
             proxy.engine.looks.clear()
             status, answer = await proxy.call("POST", START)
             assert (status, answer["message"]) == (504, "the engine did not answer: it takes too long")
@@ -283,7 +284,7 @@ def test_a_create_that_was_sent_keeps_its_room_when_its_caller_leaves(tmp_path: 
     """The engine goes on creating: whoever hangs up each time would get any number of containers."""
 
     async def run() -> None:
-        async with world(tmp_path) as proxy, asyncio.timeout(30):
+        async with world(tmp_path) as proxy, asyncio.timeout(PATIENCE):
             proxy.engine.creates.clear()
             for number in range(1, 4):
                 sent = ("POST", of_machine(number)[1])
@@ -323,7 +324,7 @@ def test_only_a_container_that_never_ran_is_started(tmp_path: Path, status: str)
 
 def test_starts_at_the_same_time_are_one(tmp_path: Path) -> None:
     async def run() -> None:
-        async with world(tmp_path) as proxy, asyncio.timeout(30):
+        async with world(tmp_path) as proxy, asyncio.timeout(PATIENCE):
             proxy.engine.starts.clear()
             await proxy.leave_after("POST", START, None, lambda: bool(proxy.changed))
             second = asyncio.ensure_future(proxy.call("POST", START))
@@ -388,7 +389,7 @@ def test_an_answer_that_the_engine_breaks_off_breaks_off(tmp_path: Path) -> None
             proxy.engine.cuts = True
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(f"POST /v1.41/images/create?fromImage={IMAGE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 answer = await reader.read()
             writer.close()
             assert answer.startswith(b"HTTP/1.1 200 ")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.dispatcher.engine_proxy.world import CREATE, wanted, world
+from tests.patience import PATIENCE
 
 
 def chunked(content: bytes, part_bytes: int = 2**20, size: str = "{:x}") -> bytes:
@@ -31,7 +32,7 @@ async def status_of_create(port: int, lengths: str, content: bytes) -> int:
     writer.write(
         f"POST {CREATE} HTTP/1.1\r\nHost: x\r\n{lengths}\r\nConnection: close\r\n\r\n".encode() + content
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         answer = await reader.read()
     writer.close()
     return int(answer.split()[1])

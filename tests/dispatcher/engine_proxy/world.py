@@ -23,6 +23,7 @@ from dispatcher.machines.container_body import (
     body,
 )
 from tests.engine_api import versionless
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 CREATE = "/v1.41/containers/create?name=calls-m-1"
@@ -191,7 +192,7 @@ class World:
         writer.write(
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not seen():
                 await self.call("GET", "/_ping")
         writer.close()

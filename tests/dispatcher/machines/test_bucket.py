@@ -28,6 +28,16 @@ def turns(bucket: Bucket, asked: list[tuple[float, float]]) -> list[tuple[float,
     return given
 
 
+@pytest.mark.parametrize("per_second", [0.3, 3, 5, 7])
+def test_a_burst_is_whole_at_the_times_of_today(per_second):
+    bucket = Bucket(Rate(per_second, 100))
+    taken = []
+    for _ in range(101):
+        bucket, _, took = bucket.reserve(1_790_000_000.123, 0)
+        taken.append(took)
+    assert taken == [True] * 100 + [False]
+
+
 @given(rates, asks)
 def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
     at = [turn for _, turn in turns(Bucket(rate), asked)]
@@ -41,6 +51,16 @@ def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
 def test_turns_come_in_the_order_in_which_they_were_asked_for(rate, asked):
     at = [turn for _, turn in turns(Bucket(rate), asked)]
     assert all(later >= turn - EPSILON for turn, later in pairwise(at))
+
+
+@given(rates, asks)
+def test_the_wait_that_is_told_is_the_wait_that_comes(rate, asked):
+    bucket, now = Bucket(rate), 0.0
+    for pause, patience in asked:
+        now += pause
+        told = bucket.wait(now)
+        bucket, wait, _ = bucket.reserve(now, patience)
+        assert wait == told
 
 
 @given(rates, st.floats(0, 1000))

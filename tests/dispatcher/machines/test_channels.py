@@ -17,6 +17,7 @@ from dispatcher.sessions.changes import Changes
 from dispatcher.store.bus import PostgresBus
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import ManualClock, eventually
+from tests.patience import PATIENCE
 from tests.postgres import Postgres, StopMode
 
 HEARTBEAT = 5.0
@@ -514,7 +515,7 @@ def test_calls_and_answers_of_any_size_cross_postgres(database: str, size: int):
             # What a machine makes up as an id must not bring down the bus.
             a.channels.answered(MACHINE, answer("x" * 5000))
             a.channels.answered(MACHINE, answer(request_id, "a" * size))
-            assert (await asyncio.wait_for(calling, 30)).body == "a" * size
+            assert (await asyncio.wait_for(calling, PATIENCE)).body == "a" * size
 
     asyncio.run(run())
 
@@ -548,13 +549,13 @@ def test_a_call_and_a_wait_outlive_an_outage_of_the_database(
             assert not waiting.done()
             before = len(wire.requests)
             await asyncio.to_thread(postgres.start)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while len(wire.requests) == before:
                     clock.advance(0.2)
                     await asyncio.sleep(0.01)
             assert set(wire.requests) == {request_id}
             a.channels.answered(MACHINE, answer(request_id, "late"))
-            assert (await asyncio.wait_for(calling, 30)).body == "late"
-            assert await asyncio.wait_for(waiting, 30) == "ready"
+            assert (await asyncio.wait_for(calling, PATIENCE)).body == "late"
+            assert await asyncio.wait_for(waiting, PATIENCE) == "ready"
 
     asyncio.run(run())

@@ -37,6 +37,7 @@ from tests.dispatcher.machines.engines import (
     provider_of,
 )
 from tests.engine_api import DOCKER_20, DOCKER_29, Versioned
+from tests.patience import PATIENCE
 
 Again = Callable[[ContainerProvider], Awaitable[MachineStatus]]
 """A way to ask again for a container that is there."""
@@ -66,7 +67,7 @@ def test_who_has_a_taken_name_is_looked_for_no_longer_than_settling_allows(
     monkeypatch.setattr(container, "VISIBLE_SECONDS", 0.05)
 
     async def run() -> None:
-        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(PATIENCE):
             with pytest.raises(Unreachable, match="the name calls-m-1 is taken"):
                 await provider.create(SPEC)
 
@@ -180,8 +181,7 @@ def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_m
     async def run() -> None:
         engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
         engine.never_answers = "remove"
-        # One call alone may take twice as long.
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             # The host has room for one of them.
             for machine_id in ("m-1", "m-2"):
                 with pytest.raises(Unreachable, match=r"OCI runtime .* nor removed: the engine did not"):
@@ -201,7 +201,7 @@ def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
     async def run() -> None:
         engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
         engine.never_answers = "remove"
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             with pytest.raises(Unreachable, match="the engine did not answer"):
                 await call(provider)
             assert engine.asked[-1] == "remove"
@@ -217,10 +217,9 @@ def test_stops_that_take_their_time_keep_no_other_call_waiting(tmp_path: Path) -
         engine.states |= dict.fromkeys(many, "running")
         engine.answers_stops.clear()
         async with provider_of(engine, tmp_path) as provider:
-            stops = asyncio.gather(*(provider.stop(machine_id, timedelta(seconds=60)) for machine_id in many))
+            stops = asyncio.gather(*(provider.stop(machine_id, timedelta(hours=1)) for machine_id in many))
             await eventually(lambda: asyncio.sleep(0, engine.stops), lambda stops: stops == len(many))
-            # One call alone may take twice as long.
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert [status.id async for status in provider.list()] == ["m-runs", *many]
                 assert await provider.get("m-runs") == MachineStatus("m-runs", MachineState.started)
             assert not stops.done()
@@ -255,7 +254,7 @@ def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path:
 
     async def run() -> None:
         engine, clock = EngineWithTheUnstarted(), SystemClock()
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             fleet = Fleet({"engine": provider}, clock)
             status = await fleet.resume(SPEC, (), clock.now() + 27, place, "engine")
             assert status == MachineStatus("m-1", MachineState.started)
@@ -350,7 +349,7 @@ def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
     async def run() -> None:
         engine = PullingEngine()
         engine.begins = begins
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             with monkeypatch.context() as patch:
                 patch.setattr(container_images, "SILENCE_SECONDS", 0.3)
                 with pytest.raises(NoCapacity, match="image bot could not be pulled: the engine did not"):

@@ -18,6 +18,7 @@ from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import LogPart, MachineState, MachineStatus, ProviderError
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.machines.engines import EngineWithLines, EngineWithTheDead, provider_of
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def test_no_listing_waits_for_a_removal_and_no_removal_for_a_listing(tmp_path: P
             for machine_id in engine.states:
                 await placement.get(machine_id)
             # One call alone may take twice as long.
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert await listed(placement) == ["m-runs"]
                 await until(lambda: engine.removals, 1)
                 assert await listed(placement) == ["m-runs"]
@@ -139,7 +140,7 @@ def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_re
         engine = EngineWithTheDead()
         engine.fails, engine.answers_logs = True, answers
         # Half of what the fleet gives it.
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             assert await provider.get("m-over") == MachineStatus("m-over", MachineState.gone, 3, "")
             assert "machine m-over: its last lines cannot be read: " in caplog.text
 
@@ -149,7 +150,7 @@ def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot_be_re
 def test_log_of_a_container_is_none_when_it_is_gone_and_unknown_when_the_engine_fails(tmp_path: Path) -> None:
     async def run() -> None:
         engine = EngineWithTheDead()
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             assert await provider.read_log("m-runs", 10) is None
             engine.fails = True
             with pytest.raises(ProviderError):
@@ -162,7 +163,7 @@ def test_follower_of_a_containers_log_gets_each_line_once(tmp_path: Path) -> Non
     async def run() -> list[LogPart | None]:
         engine = EngineWithLines()
         engine.lines = [(1_700_000_000 * 10**9 + number, f"{number}\n") for number in range(5)]
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(5):
+        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
             first = await provider.read_log("m-1", 2)
             assert first is not None
             none = await provider.read_log("m-1", 2, first.next)

@@ -14,6 +14,7 @@ from dispatcher.machines.failover import Abandoned, Failure, Faulty, Unknown
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.placement import CREATE_SECONDS
 from dispatcher.machines.provider import (
+    Action,
     MachineProvider,
     MachineState,
     MachineStatus,
@@ -49,6 +50,7 @@ from tests.doubles import (
 )
 
 BUDGET = 27.0
+MAX_DELAY = 5.0
 
 
 class World:
@@ -174,6 +176,74 @@ def test_a_throttled_caller_holds_the_others_back(world):
     world.clock.run(run())
     assert world.machines() == (5, 0)
     assert world.near.calls["create"] == 6, "only the first was throttled"
+
+
+def test_starts_that_would_wait_too_long_are_refused_at_once_and_the_others_served_soon(world):
+    began = world.clock.now()
+    provider = HasRates(world.near, {"create": Rate(per_second=1)})
+    fleet = world.fleet(provider)
+    refused: list[tuple[float, NoMachine]] = []
+
+    async def create(number: int) -> None:
+        try:
+            await fleet.create(
+                spec(f"m-{number}"), ("near",), began + BUDGET, world.place, max_delay=MAX_DELAY
+            )
+        except NoMachine as none:
+            refused.append((world.clock.now(), none))
+
+    async def run():
+        await asyncio.gather(*(create(number) for number in range(30)))
+
+    world.clock.run(run())
+    assert [at - began for at in provider.created_at] == [0, 1, 2, 3, 4, 5]
+    assert [at for at, _ in refused] == [began] * 24
+    assert all(isinstance(none.error, Throttled) and none.nowhere for _, none in refused)
+
+
+def test_a_start_that_an_api_throttles_for_long_goes_on_to_the_next_placement(world):
+    before = world.clock.now()
+    fleet = world.fleet(ThrottlesFirst(world.near, times=1, retry_after=6))
+    world.clock.run(fleet.create(spec(), (), before + BUDGET, world.place, max_delay=MAX_DELAY))
+    assert (world.machines(), world.clock.now()) == ((0, 1), before)
+
+
+def test_an_api_that_throttles_again_and_again_holds_a_start_no_longer_than_its_delay(world):
+    before = world.clock.now()
+    fleet = world.fleet(ThrottlesFirst(world.near, times=10**6, retry_after=2))
+    with pytest.raises(NoMachine):
+        world.clock.run(fleet.create(spec(), ("near",), before + BUDGET, world.place, max_delay=MAX_DELAY))
+    assert world.clock.now() - before == 4, "the next turn would come after 6 s"
+
+
+def test_a_delay_is_refused_only_when_no_placement_is_sooner(world):
+    rates: dict[Action, Rate] = {"create": Rate(per_second=0.1)}
+    near, far = HasRates(world.near, rates), HasRates(world.far, rates)
+    fleet = world.fleet(near, far)
+    for name in ("near", "far"):
+        fleet.check_delay("m-9", (), MAX_DELAY)
+        world.clock.run(world.create(fleet, f"m-{name}", (name,)))
+    with pytest.raises(Throttled, match=r"near: .* in 10\.0 s; far: .* in 10\.0 s") as refused:
+        fleet.check_delay("m-9", (), MAX_DELAY)
+    assert refused.value.retry_after == 10
+    fleet.check_delay("m-9", (), 10)
+
+
+def test_throttled_starts_are_logged_once_a_second(world, caplog):
+    provider = HasRates(world.near, {"create": Rate(per_second=0.01)})
+    fleet = world.fleet(provider)
+    world.clock.run(world.create(fleet, names=("near",)))
+
+    async def run():
+        for _ in range(3):
+            for number in range(100):
+                with pytest.raises(NoMachine):
+                    await world.create(fleet, f"m-{number + 2}", ("near",))
+            await world.clock.sleep(1)
+
+    world.clock.run(run())
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.split(" starts")[0] for line in lines] == [f"throttled: {times}" for times in (1, 100, 100)]
 
 
 def test_calls_stay_under_the_published_rate(world):

@@ -30,11 +30,12 @@ from dispatcher.machines.provider import (
 )
 from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
+from tests.patience import PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NO_GRACE = timedelta(0)
-SLEEP = "echo up; exec sleep 60"
-LONG_GRACE = timedelta(seconds=30)
+SLEEP = "echo up; exec sleep 3600"
+LONG_GRACE = timedelta(hours=1)
 GONE = MachineStatus("m-1", MachineState.gone)
 """As good as no word of a machine whose record its bot has spoilt."""
 
@@ -87,7 +88,7 @@ class _Machines:
 
     def leaders(self) -> list[str]:
         return [
-            process.cmdline()[4] for process in self.processes() if "switchboard-machine" in process.cmdline()
+            process.cmdline()[5] for process in self.processes() if "switchboard-machine" in process.cmdline()
         ]
 
     def kill_all(self) -> None:
@@ -97,7 +98,7 @@ class _Machines:
 
 
 async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             status = await provider.get(machine_id)
             assert status is not None
@@ -107,7 +108,7 @@ async def until_gone(provider: ProcessProvider, machine_id: str = "m-1"):
 
 
 async def until_printed(machines: _Machines, words: str, machine_id: str = "m-1") -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while words not in machines.output(machine_id):
             await asyncio.sleep(0.01)
 
@@ -168,7 +169,7 @@ def test_the_exit_status_outlives_the_bot_and_the_dispatcher(machines, script, e
 
 def test_a_leader_that_was_killed_leaves_no_exit_status_and_no_bot(machines):
     async def run():
-        provider = machines.provider("echo up; sleep 61; true")
+        provider = machines.provider("echo up; sleep 3661; true")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         os.kill(int((machines.root / "m-1" / "pid").read_text().split()[0]), signal.SIGKILL)
@@ -202,7 +203,7 @@ def test_stop_asks_first_and_forces_after_the_grace(machines):
 
 def test_what_the_bot_leaves_in_its_group_is_ended_with_it(machines):
     async def run():
-        provider = machines.provider("sleep 62 & exit 0")
+        provider = machines.provider("sleep 3662 & exit 0")
         await provider.create(machines.spec())
         await provider.stop("m-1", LONG_GRACE)
         assert machines.processes() == []
@@ -227,17 +228,17 @@ def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbage):
 
 
 @pytest.mark.parametrize(
-    "escape", ["setsid sleep 63 &", "(cd / && exec sleep 63) &"], ids=["session", "child"]
+    "escape", ["setsid sleep 3663 &", "(cd / && exec sleep 3663) &"], ids=["session", "child"]
 )
 def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
     async def run():
-        provider = machines.provider(f"{escape}\necho up; exec sleep 64")
+        provider = machines.provider(f"{escape}\necho up; exec sleep 3664")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         await provider.stop("m-1", NO_GRACE)
         # A process that was killed as it became another program is that for a moment yet.
-        async with asyncio.timeout(10):
-            while any("63" in _arguments(process) for process in psutil.process_iter()):
+        async with asyncio.timeout(PATIENCE):
+            while any("3663" in _arguments(process) for process in psutil.process_iter()):
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())
@@ -297,7 +298,7 @@ def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines,
         await until_printed(machines, "up")
         (machines.root / "m-1" / name).unlink(missing_ok=True)
         put(machines.root / "m-1" / name)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             for again in (provider, machines.provider()):
                 assert (await again.get("m-1")).state is MachineState.started
                 assert [status.id async for status in again.list()] == ["m-1"]
@@ -310,7 +311,7 @@ def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines,
 
 def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
     async def run():
-        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}")
+        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}", isolation="off")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         assert (await provider.get("m-1")).state is MachineState.started
@@ -323,9 +324,9 @@ def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
 
 def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
     async def run():
-        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 60")
+        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 3600", isolation="off")
         await provider.create(machines.spec())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (machines.root / "m-1").exists():
                 await asyncio.sleep(0.01)
         assert (await provider.get("m-1")).state is MachineState.started
@@ -339,7 +340,7 @@ def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
 
 def test_a_bot_that_writes_an_exit_status_and_runs_on_is_not_gone(machines):
     async def run():
-        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}")
+        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}", isolation="off")
         await provider.create(machines.spec())
         await until_printed(machines, "up")
         assert (await provider.get("m-1")).state is MachineState.started
@@ -473,7 +474,7 @@ def test_a_missing_interpreter_is_an_exit_status_that_says_so(machines):
 
 def test_old_directories_go_and_running_machines_stay(machines):
     async def run():
-        provider = machines.provider("echo up; exec sleep 60", keep=2)
+        provider = machines.provider("echo up; exec sleep 3600", keep=2)
         await provider.create(machines.spec("m-live"))
         await until_printed(machines, "up", "m-live")
         machines.provider("exit 0")
@@ -533,7 +534,7 @@ def test_a_bot_that_prints_without_end_fills_no_disk(machines):
 
 def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(machines):
     async def run():
-        provider = machines.provider("sleep 60 & echo over; exit 0")
+        provider = machines.provider("sleep 3600 & echo over; exit 0")
         await provider.create(machines.spec())
         status = await until_gone(provider)
         assert (status.exit_code, status.output) == (0, "over")
@@ -574,7 +575,7 @@ def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp
     async def run():
         for number, checkout in enumerate([*checkouts, checkouts[0]]):
             creating = [sys.executable, "-c", CREATES, str(machines.root), str(machines.bot_file)]
-            subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=60)
+            subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=PATIENCE)
             await until_printed(machines, "of ", f"m-{number}")
         for number, checkout in enumerate([*checkouts, checkouts[0]]):
             (machines.root / f"m-{number}" / "work" / "go").touch()
@@ -635,11 +636,11 @@ def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, fo
             if forks:
                 await provider.prepare([Preparation(str(bot_file), {})])
                 template = next(iter(provider._templates.values()))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE):
                     while not template.ready:
                         await asyncio.sleep(0.05)
             await provider.create(spec)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while not any("--session-id s-1" in words for words in shown()):
                     await asyncio.sleep(0.05)
             assert not [

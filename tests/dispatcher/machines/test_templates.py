@@ -16,6 +16,7 @@ from dispatcher.clock import NANOSECONDS, SystemClock
 from dispatcher.machines import templates
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, MachineState, Preparation
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     not templates.SUPPORTED, reason="other systems' libraries do not stand a fork"
@@ -82,14 +83,14 @@ async def host(directory: Path):
 
 
 async def until(read):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (found := read()) is None:
             await asyncio.sleep(0.01)
     return found
 
 
 async def until_gone(provider: ProcessProvider, machine_id: str):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (status := await provider.get(machine_id)) is None or status.state is not MachineState.gone:
             await asyncio.sleep(0.01)
     return status
@@ -161,7 +162,7 @@ def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_pat
             first = await here.create()
             template = here.templates()[0]
             template.kill()
-            template.wait(10)
+            template.wait(PATIENCE)
             second = await here.create("m-2")
             assert not is_from_template(second)
             assert "ended with status" in caplog.text
@@ -176,7 +177,7 @@ def test_a_template_that_died_is_started_again_where_the_clock_was_set_back(tmp_
         async with host(tmp_path) as here:
             template = here.templates()[0]
             template.kill()
-            template.wait(10)
+            template.wait(PATIENCE)
             # The first finds out.
             await here.create()
             here.set_by = -600 * NANOSECONDS

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, ScriptedMachine, eventually
+from tests.patience import PATIENCE
 
 
 async def end_of(running: Deployment, session_id: str, after: float) -> dict:
@@ -25,7 +26,7 @@ async def dies(running: Deployment, machine: ScriptedMachine) -> None:
 
 async def look_once(running: Deployment) -> None:
     """A look of the reaper, which must not wait for a provider."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await running.dispatcher.reaper.tick()
 
 

@@ -12,6 +12,7 @@ from dispatcher import channel_socket
 from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Unreachable
 from dispatcher.sessions import lifecycle
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
+from tests.patience import PATIENCE
 
 
 class Counting(ScriptedProvider):
@@ -222,7 +223,7 @@ def test_a_machine_is_ended_by_its_provider_when_it_does_not_read_its_channel(tm
             assert {(await call).status_code for call in calls} == {410}
             assert machine.id in running.provider.running
             # The server's own pings would break the connection after 40 s.
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await running.settle()
             assert running.provider.stopped == [machine.id]
             await gone(running, machine)
@@ -252,7 +253,7 @@ def test_a_new_connection_is_served_while_the_one_before_is_not_read(tmp_path):
             machine, calls = await deafened(running)
             again = await running.connect(machine.id, machine.session_id)
             assert isinstance(await again.hello("ready", opened_at=1.0), protocol.Welcome)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while not isinstance(await again.receive(), protocol.Request):
                     pass
             await running.http.delete(f"/sessions/{machine.session_id}")

@@ -12,6 +12,7 @@ import pytest
 
 from dispatcher.store.bus import WAITING_MESSAGES, PostgresBus
 from tests.dispatcher.harness import ManualClock, eventually
+from tests.patience import PATIENCE
 from tests.postgres import Postgres, StopMode
 
 TOPIC = "news"
@@ -52,7 +53,7 @@ class Replicas:
 
     async def pass_time(self, *listeners: Listener, resumptions: int) -> None:
         """Let the time of the backoffs pass until these were told that they resume, so many times in all."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while any(listener.resumptions < resumptions for listener in listeners):
                 self.clock.advance(1)
                 await asyncio.sleep(0.01)

@@ -24,6 +24,7 @@ from dispatcher.store.store import Store
 from dispatcher.store.tables import metadata
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.store.stores import with_store
+from tests.patience import PATIENCE
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
 
@@ -87,6 +88,28 @@ def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
         with_store(url, lambda store: store.ping())
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == "9999"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DELETE FROM alembic_version", "it has the tables .*sessions.*, and no revision in alembic_version"),
+        ("DROP TABLE alembic_version", "it has the tables .*sessions.*, and no revision in alembic_version"),
+        ("ALTER TABLE sessions DROP COLUMN body", f"its revision is {NEWEST}, and it has no sessions.body"),
+        ("DROP TABLE claims", f"its revision is {NEWEST}, and it has no claims:"),
+    ],
+)
+def test_a_database_that_no_release_has_made_is_refused_by_name(url, change, words):
+    with_store(url, lambda store: store.ping())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(change))
+        before = described(connection)
+    with pytest.raises(NotMigrated, match=f"{words}.* restore a backup"):
+        with_store(url, lambda store: store.ping())
+    with engine.connect() as connection:
+        assert described(connection) == before
     engine.dispose()
 
 
@@ -216,7 +239,7 @@ def test_a_migration_that_waits_for_a_vacuum_keeps_nobody_from_writing(postgres_
         with engine.connect() as connection:
             connection.execute(sa.text("SET statement_timeout = 0"))
             connection.commit()
-            upgrade(connection, sleep=lambda _seconds: gone.wait(60))
+            upgrade(connection, sleep=lambda _seconds: gone.wait(PATIENCE))
             return connection.scalar(sa.text("SELECT * FROM alembic_version"))
 
     with ThreadPoolExecutor(1) as threads:
@@ -231,7 +254,7 @@ def test_a_migration_that_waits_for_a_vacuum_keeps_nobody_from_writing(postgres_
             finally:
                 vacuum.rollback()
                 gone.set()
-        assert migrating.result(60) == NEWEST
+        assert migrating.result(PATIENCE) == NEWEST
     engine.dispose()
     assert "attempt 1 of 60, CREATE INDEX ix_sessions_live ON sessions" in caplog.text
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from dispatcher.store import checkpoints, database, engines
 from dispatcher.store.database import Database, OnTransaction, unobserved
+from tests.patience import PATIENCE
 
 
 def where(_: sa.Connection) -> str:
@@ -86,7 +87,7 @@ def test_what_finds_the_thread_writing_waits_for_it_and_runs_on_the_loop(tmp_pat
         def hold(connection: sa.Connection) -> None:
             write(connection)
             begun.set()
-            assert may_end.wait(10)
+            assert may_end.wait(PATIENCE)
 
         holding = asyncio.create_task(notes.write(hold))
         await asyncio.to_thread(begun.wait, 10)
@@ -214,12 +215,29 @@ def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
     async def use(notes: Database, path: Path):
         log = path.with_name(f"{path.name}-wal")
         beginnings, written = set(), 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while len(beginnings) < 5:
                 await notes.write(write, quick=True)
                 written += 1
                 beginnings.add(salts_of(log))
         assert await notes.read(count) == written
+
+    with_database(tmp_path, use)
+
+
+def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
+    """Large bodies make a long log of few transactions."""
+    monkeypatch.setattr(checkpoints, "LOG_BYTES", 200_000)
+
+    async def use(notes: Database, path: Path):
+        log = path.with_name(f"{path.name}-wal")
+        longest = 0
+        async with asyncio.timeout(PATIENCE):
+            while log.stat().st_size >= longest:
+                longest = log.stat().st_size
+                await notes.write(write, quick=True)
+        assert longest >= 200_000
+        assert log.stat().st_size < 200_000
 
     with_database(tmp_path, use)
 
@@ -235,7 +253,7 @@ def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatc
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM notes").fetchone() == (0,)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 for _ in range(20):
                     await notes.write(write, quick=True)
                     # In the thread that copies the log.
@@ -253,7 +271,7 @@ def test_a_log_that_cannot_begin_anew_is_told_of_once_until_it_does(tmp_path, mo
     async def use(notes: Database, path: Path):
         async def told() -> list[str]:
             caplog.clear()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while not caplog.messages:
                     await notes.write(write, quick=True)
                     await notes.write(write)
@@ -284,7 +302,7 @@ def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
 
         def fail(_: sa.Connection) -> None:
             begun.set()
-            assert may_fail.wait(10)
+            assert may_fail.wait(PATIENCE)
             raise ValueError
 
         caller = asyncio.create_task(notes.write(fail))

@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import re
+import stat
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -16,6 +19,7 @@ from dispatcher.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.context import about, current
 from tests.dispatcher.harness import ScriptedProvider, deployment
+from tests.patience import PATIENCE
 
 CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = CLICK.split("-")[1]
@@ -196,6 +200,33 @@ KEY = {"name": "backend", "hash": f"sha256:{'0' * 64}", "scope": "start"}
 )
 def test_lines_are_text_where_a_person_reads_them(given, lines):
     assert Settings.model_validate({"agents": {"echo": {"bot": "b.py"}}, **given}).log_lines == lines
+
+
+FLOOD = """
+import logging, os, sys
+from pathlib import Path
+from dispatcher.telemetry import logs
+
+logs.configure("info", "text", file=Path(sys.argv[1]))
+for number in range(40_000):
+    logging.info("%06d %s", number, "x" * 1000)
+os.write(1, b"printed by a library")
+"""
+
+
+def test_a_log_file_is_bounded_and_has_what_libraries_print(tmp_path):
+    file = tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", FLOOD, str(file)], capture_output=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout + done.stderr == b""
+    kept = sorted(tmp_path.iterdir())
+    assert [one.name for one in kept] == ["log", "log.1", "log.2"]
+    assert all(stat.S_IMODE(one.stat().st_mode) == 0o600 for one in kept)
+    assert all(one.stat().st_size <= logs.FILE_BYTES + 2048 for one in kept)
+    text = file.read_text()
+    assert "039999 x" in text
+    assert text.endswith("printed by a library")
 
 
 FORGED = "over\n2026-11-21 10:54:38,123 ERROR root: forged\r\x1b[31mred\x9b2J\u2028\u202eno"

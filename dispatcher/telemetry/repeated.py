@@ -1,0 +1,30 @@
+"""A log line about something that may happen thousands of times a second."""
+
+from __future__ import annotations
+
+import logging
+
+
+class Repeated:
+    """Warns now and then, with the number of times since the last line.
+
+    Args:
+        message: Takes that number and the words of the last time.
+        seconds: Between two lines.
+    """
+
+    def __init__(self, log: logging.Logger, message: str, seconds: float = 1.0) -> None:
+        self._log = log
+        self._message = message
+        self._seconds = seconds
+        self._times = 0
+        self._logged_at: float | None = None
+
+    def warn(self, now: float, words: str) -> None:
+        """Count once more, at `now` (seconds of any clock), and log it if the last line is old enough."""
+        self._times += 1
+        # A clock that was set back is no reason for silence.
+        if self._logged_at is not None and 0 <= now - self._logged_at < self._seconds:
+            return
+        self._log.warning(self._message, self._times, words)
+        self._times, self._logged_at = 0, now
