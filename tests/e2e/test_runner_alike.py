@@ -181,7 +181,7 @@ async def bot(runner_args):
     heard = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, heard.set)
     os.kill(os.getpid(), signal.SIGUSR2)
-    await asyncio.wait_for(heard.wait(), PATIENCE)
+    await asyncio.wait_for(heard.wait(), 60)
     report(before=before == signal.SIG_DFL)
 """
 
@@ -329,7 +329,7 @@ def call(url: str, start: str, file: Path) -> dict[str, Any]:
             answer = await http.post(f"/sessions/{session}/api/offer", json=await caller.offer())
             assert answer.status_code == 200, answer.text
             await caller.accept(answer.json())
-            await asyncio.to_thread(until, file.exists, 30, f"the report {file.name}")
+            await asyncio.to_thread(until, file.exists, PATIENCE, f"the report {file.name}")
 
     run_beside_browser(connect())
     return json.loads(file.read_text())
