@@ -90,8 +90,8 @@ class StackConfig(BaseModel):
     """Longest time without a report of the machine of a bot that was ready: it is ended then, although its
     provider says that it runs."""
     ending_seconds: int = Field(default=60, ge=0, le=3600)
-    """Longest time that a session which is over counts against `max_sessions` because its machine is not known
-    to be gone."""
+    """Longest time that a session which is over counts against `max_sessions`, because its machine is not
+    known to be gone."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
     """Limit on a client's request to a running bot."""
     max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)

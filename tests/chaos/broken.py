@@ -106,7 +106,7 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
-@variant("one machine", "gone is gone", first_seed=305)
+@variant("one machine", "gone is gone", first_seed=119)
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
     return mock.patch.object(failover, "may_go_on", return_value=True)
@@ -215,6 +215,12 @@ def limit_counted_outside_the_transaction() -> Any:
     return _all(
         mock.patch.object(store.Store, "add", add_later), mock.patch.object(lines, "enter", enter_as_seen)
     )
+
+
+@variant("machines")
+def line_is_free_before_its_machine_is_gone() -> Any:
+    """A session that is over counts no more, although its machine is still there."""
+    return mock.patch.object(lifecycle, "ending", lambda _, after, *__: after)
 
 
 @variant("counters", "limits")

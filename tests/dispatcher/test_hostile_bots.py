@@ -61,6 +61,48 @@ def test_a_bot_that_spoils_its_files_is_ended_by_a_dispatcher_that_goes_on(
         dispatcher.stop()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot be asked for its words")
+def test_no_more_machines_run_than_sessions_are_allowed_although_bots_do_not_end(tmp_path: Path) -> None:
+    bot = agent(BOTS / "will_not_end.py", startTimeoutSeconds=600, maxSessions=2)
+    dispatcher = Dispatcher(tmp_path, {"hangs": bot}, forks=False)
+    sessions: list[str] = []
+
+    def start(query: str) -> int:
+        url = f"{dispatcher.url}/start?wait=started{query}"
+        answer = httpx.post(url, json={}, timeout=PATIENCE, verify=NO_TLS)
+        if answer.status_code == 200:
+            sessions.append(answer.json()["sessionId"])
+        return answer.status_code
+
+    def machines() -> set[str]:
+        """The sessions of which a process is there, as the system says."""
+        return {
+            one for one in sessions for process in dispatcher.processes() if one in str(process.cmdline())
+        }
+
+    def stands_still() -> bool:
+        log = dispatcher.directory / "data" / "machines" / f"m-{sessions[-1]}" / "output.log"
+        return log.exists() and "it stays" in log.read_text()
+
+    dispatcher.start()
+    try:
+        for _ in range(2):
+            assert start("") == 200
+            until(stands_still, PATIENCE, "a bot that stands still")
+        for session_id in sessions:
+            dispatcher.request("DELETE", f"/sessions/{session_id}")
+            assert dispatcher.wait_until_over(session_id)["reason"] == "stopped"
+        assert machines() == set(sessions)
+        assert start("") == 429
+        assert start("&queue=60") == 200
+        assert len(machines()) <= 2
+        assert sessions[-1] in machines()
+        dispatcher.request("DELETE", f"/sessions/{sessions[-1]}")
+        dispatcher.wait_until_no_machine()
+    finally:
+        dispatcher.stop()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="another process's limits can be set on Linux alone")
 def test_a_live_session_outlives_a_dispatcher_that_is_out_of_descriptors(tmp_path: Path) -> None:
     bot = agent(BOTS / "hangs_at_import.py", startTimeoutSeconds=600)

@@ -11,10 +11,18 @@ import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from dispatcher.machines.provider import MachineState
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Threads
-from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually, pass_time
+from tests.dispatcher.harness import (
+    Deployment,
+    ManualClock,
+    ScriptedProvider,
+    deployment,
+    eventually,
+    pass_time,
+)
 from tests.patience import PATIENCE
 
 T = TypeVar("T")
@@ -26,6 +34,14 @@ ONE_LINE: dict[str, Any] = {
 
 async def end(running: Deployment, session_id: str) -> None:
     assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+
+
+async def machine_gone(running: Deployment, session_id: str) -> None:
+    """Return once it is on record that the session's machine is gone."""
+    await eventually(
+        lambda: running.dispatcher.store.machine(f"m-{session_id}"),
+        lambda machine: machine is not None and machine.state is MachineState.gone,
+    )
 
 
 async def waits(running: Deployment, session_id: str) -> Any:
@@ -97,6 +113,7 @@ def test_places_and_estimates_count_down_for_those_who_only_asked(tmp_path):
             first = (await running.start())["sessionId"]
             running.clock.advance(40)
             await end(running, first)
+            await machine_gone(running, first)
             second = (await running.start())["sessionId"]
             third = await running.start("/start?queue=600&wait=none")
             running.clock.advance(0.001)
@@ -110,6 +127,39 @@ def test_places_and_estimates_count_down_for_those_who_only_asked(tmp_path):
             await end(running, second)
             await eventually(lambda: waits(running, fourth["sessionId"]), lambda found: found["place"] == 1)
             await running.until(third["sessionId"], "starting")
+
+    asyncio.run(run())
+
+
+def test_a_line_is_taken_until_its_machine_is_gone_or_had_its_time(tmp_path, monkeypatch):
+    """As with a bot that ignores that it is to end."""
+    may_stop = asyncio.Event()
+    stop = ScriptedProvider.stop
+
+    async def stop_late(self, machine_id, grace):
+        await may_stop.wait()
+        await stop(self, machine_id, grace)
+
+    monkeypatch.setattr(ScriptedProvider, "stop", stop_late)
+
+    async def run():
+        async with deployment(tmp_path, ending_seconds=600.0, **ONE_LINE) as running:
+            first = (await running.start())["sessionId"]
+            await end(running, first)
+            refused = await running.http.post("/start", json={})
+            assert (refused.status_code, refused.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
+            second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            assert (await running.session(second))["state"] == "queued"
+            assert len(running.provider.specs) == 1
+            may_stop.set()
+            await running.until(second, "starting")
+            may_stop.clear()
+            await end(running, second)
+            third = (await running.start("/start?queue=600&wait=none"))["sessionId"]
+            await running.until(third, "queued")
+            running.clock.advance(600)
+            await running.until(third, "starting")
+            may_stop.set()
 
     asyncio.run(run())
 
@@ -419,13 +469,16 @@ def test_who_waits_survives_a_restart_in_order(tmp_path):
 
 def test_a_line_is_handed_on_after_a_restart_whether_or_not_the_provider_answers(tmp_path, monkeypatch):
     async def run():
-        async with deployment(tmp_path, **ONE_LINE) as running:
+        clock = ManualClock()
+        async with deployment(tmp_path, clock=clock, **ONE_LINE) as running:
             first = (await running.start())["sessionId"]
             second = (await running.start("/start?queue=600&wait=none"))["sessionId"]
             running.dispatcher.queue.close()
             await end(running, first)
             provider = running.provider
-        async with deployment(tmp_path, provider=provider, **ONE_LINE) as running:
+        # The machine that nobody can ask about has had its time to be gone.
+        clock.advance(60)
+        async with deployment(tmp_path, provider=provider, clock=clock, **ONE_LINE) as running:
             await running.until(second, "starting")
 
     never = asyncio.Event().wait

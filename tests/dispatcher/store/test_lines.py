@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -29,6 +29,10 @@ END = End("stopped", "Enough.")
 
 def wanted(machine: Machine) -> Machine:
     return lifecycle.wanted(machine, "process", "process", 2000.0, "a-replica")
+
+
+def gone(machine: Machine) -> Machine:
+    return lifecycle.machine_gone(machine, None, 1006.0)
 
 
 class Callers:
@@ -56,8 +60,9 @@ class Callers:
 
     async def end(self, session_id: str) -> None:
         self._held.discard(session_id)
-        store = random.choice(self._stores)
+        store, other = random.choice(self._stores), random.choice(self._stores)
         await store.update_session(session_id, lambda one: lifecycle.over(one, END, 1005.0), CAUSE)
+        await other.update_machine(f"m-{session_id}", gone, CAUSE)
 
     async def hand_on(self, store: Store) -> bool:
         """Give a line to who has waited longest, and end that session; whether somebody got one."""
@@ -154,6 +159,46 @@ def test_replicas_never_exceed_a_limit_together_and_count_every_session(postgres
             assert callers.handed_on + last.handed_on >= MOST_WAITING
             assert callers.hung_up > 0
         check(postgres_url)
+
+    asyncio.run(run())
+
+
+def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_over(url):
+    limits = Limits({"echo": 1}, {"echo": 0}, None)
+
+    async def run():
+        store = Store(url, ending_seconds=10.0)
+        await store.open()
+        try:
+            callers = Callers([store], limits)
+
+            async def starts(session_id: str) -> bool:
+                return await callers.start(store, session_id) is not None
+
+            async def over(session_id: str, machine: Callable[[Machine], Machine] | None = None) -> None:
+                close = lambda one: lifecycle.over(one, END, 1005.0)  # noqa: E731 - it has one use
+                await store.update_session(session_id, close, CAUSE, machine)
+
+            assert await starts("a")
+            await over("a")
+            assert not await starts("b"), "its machine is ending"
+            await store.update_machine("m-a", gone, CAUSE)
+            await store.update_machine("m-a", gone, CAUSE)
+            assert await starts("c"), "it is gone"
+            assert not await starts("d"), "it gave back one line"
+            await over("c")
+            assert await store.free_lines(1014.9) == 0
+            assert not await starts("e")
+            assert await store.free_lines(1015.0) == 1
+            assert await store.free_lines(1015.0) == 0
+            assert await starts("f"), "it had its grace"
+            assert not await starts("g")
+            await store.update_machine("m-c", gone, CAUSE)
+            assert not await starts("h"), "its line was given back before"
+            await over("f", gone)
+            assert await starts("i"), "both became known at once"
+        finally:
+            await store.close()
 
     asyncio.run(run())
 
