@@ -126,7 +126,7 @@ def reaper_does_not_re_read() -> Any:
     return mock.patch.object(releases.Releases, "close_if", close)
 
 
-@variant("answers", "no internal errors")
+@variant("answers", "no internal errors", first_seed=12)
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
@@ -149,7 +149,7 @@ def silence_is_taken_for_death() -> Any:
     return mock.patch.object(inquiries.Inquiries, "_is_lost", return_value=True)
 
 
-@variant("reasons")
+@variant("reasons", first_seed=118)
 def gone_counts_while_it_is_asked_for() -> Any:
     """What a host shows as gone is believed before its create was answered: another may have room."""
 
