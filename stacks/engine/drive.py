@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pulumi import automation
 from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
+from pulumi.runtime import _grpc_settings
 
 from stacks import docker, fly, local
 from stacks.config import StackConfig, parse
@@ -29,6 +30,10 @@ from stacks.stateful import STORE, State
 
 T = TypeVar("T")
 NO_CONSENT = Consent()
+
+# Each run of the engine listens on a port of its own, and gRPC lets the channels of one process share what
+# it knows of an address: a run whose engine got the port of an earlier one's was told "Connection refused".
+_grpc_settings._GRPC_CHANNEL_OPTIONS.append(("grpc.use_local_subchannel_pool", 1))
 
 
 class Driver:
