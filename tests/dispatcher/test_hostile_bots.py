@@ -15,6 +15,7 @@ from dispatcher.machines import templates
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import BOTS, NO_TLS, Dispatcher, agent
 from tests.patience import PATIENCE
+from tests.processes import title_of
 
 FORKED = pytest.param(
     True, marks=pytest.mark.skipif(not templates.SUPPORTED, reason="machines are forked on Linux alone")
@@ -76,9 +77,7 @@ def test_no_more_machines_run_than_sessions_are_allowed_although_bots_do_not_end
 
     def machines() -> set[str]:
         """The sessions of which a process is there, as the system says."""
-        return {
-            one for one in sessions for process in dispatcher.processes() if one in str(process.cmdline())
-        }
+        return {one for one in sessions for process in dispatcher.processes() if one in title_of(process)}
 
     def stands_still() -> bool:
         log = dispatcher.directory / "data" / "machines" / f"m-{sessions[-1]}" / "output.log"

@@ -17,6 +17,7 @@ from bot.protocol import MACHINE_TOKEN_VARIABLE
 from dispatcher import new_key
 from dispatcher.keys import NAME_WORDS, hash_of
 from tests.dispatcher.command import Command
+from tests.processes import words_of
 
 SIGNING_SECRET = "a signing secret that nobody should ever read in a log"
 
@@ -75,7 +76,7 @@ def test_no_log_has_a_key_or_a_token(keyed, tmp_path):
         machine = next(
             one.environ()[MACHINE_TOKEN_VARIABLE]
             for one in psutil.process_iter()
-            if session in " ".join(_words(one)) and MACHINE_TOKEN_VARIABLE in _environment(one)
+            if session in " ".join(words_of(one)) and MACHINE_TOKEN_VARIABLE in _environment(one)
         )
         stream = {"Accept": "text/event-stream"}
         statuses = [
@@ -99,13 +100,6 @@ def test_no_log_has_a_key_or_a_token(keyed, tmp_path):
         for where in (logged, measured, said):
             assert secret not in where
             assert secret.rpartition(".")[2] not in where, "nor a token's signature"
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

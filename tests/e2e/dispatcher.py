@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import psutil
 from dispatcher.keys import hash_of, new_key
 from tests.patience import PATIENCE
 from tests.ports import free_port
+from tests.processes import title_of
 
 from .browser import until
 
@@ -139,7 +141,9 @@ class Dispatcher:
         def bots() -> list[psutil.Process]:
             named = [one for one in self.processes() if session_id in " ".join(one.info["cmdline"])]
             # A machine may have a process that waits for the bot's end: the bot is the one without children.
-            return [one for one in named if not one.children()]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return [one for one in named if not one.children()]
+            return []
 
         (bot,) = until(bots, PATIENCE, f"the process of session {session_id}'s bot")
         return bot
@@ -149,7 +153,7 @@ class Dispatcher:
         assert self.process is not None
         found = []
         for child in psutil.Process(self.process.pid).children():
-            title = " ".join(child.cmdline())
+            title = title_of(child)
             if "bot.template" in title or title.startswith(TEMPLATE_TITLE):
                 found.append(child)
         self.helpers.update(found)
@@ -164,7 +168,7 @@ class Dispatcher:
 
     def ready_templates(self) -> int:
         """How many templates can fork now."""
-        return sum(" ".join(process.cmdline()).startswith(TEMPLATE_TITLE) for process in self.templates())
+        return sum(title_of(process).startswith(TEMPLATE_TITLE) for process in self.templates())
 
     def end_templates(self) -> None:
         """From here on every machine is started from nothing: a template that died must cost time only."""
@@ -215,8 +219,14 @@ class Dispatcher:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         for process in [*self.processes(), *_running(self.helpers)]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found

@@ -14,6 +14,7 @@ from tests.fly.processes import OfThisHost
 from tests.fly.wire import served
 from tests.fly.world import IMAGE
 from tests.patience import PATIENCE
+from tests.processes import title_of
 
 from .browser import until
 from .dispatcher import CHECKOUT, Dispatcher, agent
@@ -61,7 +62,7 @@ def test_a_session_gets_a_machine_at_fly_and_leaves_nothing_there(
     (machine,) = fly.living()
     # Its token is its own; what the agent names is the app's, and in no machine's configuration.
     assert "GREETING" not in machine.config["env"], "not even what the dispatcher's own environment has"
-    (bot,) = [one for one in dispatcher.processes() if "timeout" in one.cmdline()[0]]
+    (bot,) = [one for one in dispatcher.processes() if "timeout" in title_of(one)]
     assert bot.environ()["GREETING"] == "hello"
 
     httpx.delete(f"{dispatcher.url}/sessions/{session_id}", timeout=PATIENCE).raise_for_status()

@@ -115,8 +115,10 @@ class CheckoutCopy:
         found = []
         for process in psutil.process_iter():
             try:
-                places = [process.cwd(), *process.cmdline(), *process.environ().values()]
-                if process.status() != psutil.STATUS_ZOMBIE and any(str(self.root) in one for one in places):
+                words = process.cmdline()
+                places = [process.cwd(), *words, *process.environ().values()]
+                # One that is exiting still has a directory, but no memory and so no words.
+                if words and any(str(self.root) in one for one in places):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue

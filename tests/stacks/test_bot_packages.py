@@ -5,6 +5,7 @@ Its package is a wheel that the test makes; Pipecat comes from where pip takes i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from pulumi.automation import PulumiCommand
 
 from stacks import bot_packages
 from stacks.errors import ConfigError, SetupError
 from stacks.local import environments, packages
+from tests.processes import title_of
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 from tests.stacks.test_installer import wheel
 from tests.stacks.test_whole_stack import ask, start_session
@@ -79,11 +82,13 @@ def checkout(
 
 def has_template(checkout: CheckoutCopy, prefix: str) -> bool:
     """Look for a template that is ready and has loaded libraries of this environment."""
-    return any(
-        process.cmdline()[0].startswith("switchboard-template")
-        and any(mapped.path.startswith(prefix) for mapped in process.memory_maps())
-        for process in checkout.everything()
-    )
+    for process in checkout.everything():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if title_of(process).startswith("switchboard-template") and any(
+                mapped.path.startswith(prefix) for mapped in process.memory_maps()
+            ):
+                return True
+    return False
 
 
 def test_quickstart_runs_with_its_own_packages_and_plans_no_change(

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from pulumi.automation import PulumiCommand
 
+from tests.processes import words_of
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 
 BOT = """\
@@ -76,7 +77,7 @@ def test_after_a_destroy_no_process_is_left(checkout: CheckoutCopy, killed: bool
 
 
 def is_server(process: psutil.Process) -> bool:
-    return process.cmdline()[1:] == ["-m", "dispatcher"]
+    return words_of(process)[1:] == ["-m", "dispatcher"]
 
 
 def test_a_session_lives_through_a_restart_of_the_dispatcher_with_another_secret(

@@ -31,6 +31,7 @@ from dispatcher.machines.provider import (
 from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
 from tests.patience import PATIENCE
+from tests.processes import words_of
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NO_GRACE = timedelta(0)
@@ -82,14 +83,14 @@ class _Machines:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if Path(process.cwd()).is_relative_to(self.root.parent):
+                # One that is exiting still has a directory, but no memory and so no words.
+                if Path(process.cwd()).is_relative_to(self.root.parent) and process.cmdline():
                     found.append(process)
         return found
 
     def leaders(self) -> list[str]:
-        return [
-            process.cmdline()[5] for process in self.processes() if "switchboard-machine" in process.cmdline()
-        ]
+        told = [words_of(process) for process in self.processes()]
+        return [words[5] for words in told if "switchboard-machine" in words]
 
     def kill_all(self) -> None:
         for process in self.processes():
@@ -238,7 +239,7 @@ def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
         await provider.stop("m-1", NO_GRACE)
         # A process that was killed as it became another program is that for a moment yet.
         async with asyncio.timeout(PATIENCE):
-            while any("3663" in _arguments(process) for process in psutil.process_iter()):
+            while any("3663" in words_of(process) for process in psutil.process_iter()):
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())
@@ -446,7 +447,7 @@ def test_a_machine_of_the_same_id_of_another_deployment_is_let_alone(machines, t
         status = await provider.get("m-1")
         assert status is not None
         assert status.state is MachineState.started
-        assert [bot for bot in machines.processes() if "sleep" in bot.cmdline()]
+        assert [bot for bot in machines.processes() if "sleep" in words_of(bot)]
 
     asyncio.run(run())
 
@@ -505,12 +506,6 @@ def test_a_directory_in_which_no_machine_ran_goes_by_the_files_clock(machines, d
         assert left == {"m-under-way", "m-1"}
 
     asyncio.run(run())
-
-
-def _arguments(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):
-        return process.cmdline()
-    return []
 
 
 FLOOD = "echo first words; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last words"

@@ -20,6 +20,7 @@ from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.process_isolation import Mode
 from dispatcher.machines.provider import MachineSpec, MachineState
 from tests.patience import PATIENCE
+from tests.processes import words_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has orphans adopted")
 
@@ -269,5 +270,5 @@ def test_a_bot_that_a_user_of_its_own_cannot_read_runs_as_root_and_says_so(
 
 
 def _bot_of(leader: int) -> int:
-    (bot,) = [child.pid for child in psutil.Process(leader).children() if "sleep" not in child.cmdline()[:1]]
+    (bot,) = [child.pid for child in psutil.Process(leader).children() if "sleep" not in words_of(child)[:1]]
     return bot

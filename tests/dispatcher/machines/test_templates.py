@@ -221,10 +221,11 @@ async def until_said(here: Host, machine_id: str, words: str) -> None:
 
 def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
     (tmp_path / "bot.py").write_text(
+        "import os, time\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\n"
         "print('first words')\n"
         "for _ in range(5000): print('x' * 4000)\n"
         "print('last words', flush=True)\n"
-        "import os\n"
         "os._exit(3)\n"
     )
 
@@ -232,6 +233,7 @@ def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
         async with host(tmp_path) as here:
             assert is_from_template(await here.create())
             directory = here.root / "m-1"
+            (directory / "work" / "go").touch()
             status = directory / "exit"
             assert await until(lambda: (status.exists() and status.read_text()) or None) == "3\n"
             files = sorted(directory.glob("output*.log"))
