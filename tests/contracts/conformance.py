@@ -244,6 +244,25 @@ async def a_log_is_read_within_bounds_of_memory_and_time(harness: Harness) -> No
         await provider.stop(machine_id, timedelta(0))
 
 
+@check
+async def a_hostile_machine_ends_and_keeps_nobody_waiting(harness: Harness) -> None:
+    provider = harness.provider()
+    await provider.create(harness.spec("m-peaceful-1"))
+    await provider.create(harness.hostile("m-hostile-1"))
+    await harness.until("the harm must be done", lambda: harness.harms("m-hostile-1"), bool)
+    for again in (provider, harness.provider()):
+        await _until_listed(harness, again, "m-hostile-1", "m-peaceful-1")
+        await _must_not_be_absent(harness, again, "m-hostile-1")
+        await _must_not_be_absent(harness, again, "m-peaceful-1")
+    await provider.create(harness.spec("m-peaceful-2"))
+    await provider.stop("m-hostile-1", GRACE)
+    await _until_running(harness, "m-peaceful-1", "m-peaceful-2")
+    await _until_gone(harness, provider, "m-hostile-1")
+    await harness.until(
+        "nothing of it must be left", lambda: harness.harms("m-hostile-1"), lambda harms: not harms
+    )
+
+
 async def _log_of(harness: Harness, provider: KeepsLogs, machine_id: str) -> str | None:
     async with asyncio.timeout(harness.patience):
         try:

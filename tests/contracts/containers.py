@@ -22,6 +22,7 @@ from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
+from tests.contracts.hostile import Harm
 from tests.contracts.mixed_up_engine import MixedUpEngine
 from tests.engine import Engine
 from tests.patience import PATIENCE
@@ -95,6 +96,7 @@ class AnyContainers(Harness):
         self.image = image
         self._deployment = deployment
         self._made: list[ContainerProvider] = []
+        self._harm = Harm()
         self._runner = asyncio.Runner()
 
     def provider(self) -> ContainerProvider:
@@ -142,6 +144,12 @@ class AnyContainers(Harness):
     def flooding(self, machine_id: str, unit: str) -> MachineSpec:
         code = f"while True: sys.stdout.write({unit!r} * 1000)"
         return replace(self.spec(machine_id), arguments=("run", code))
+
+    def hostile(self, machine_id: str) -> MachineSpec:
+        return replace(self.spec(machine_id), arguments=("run", self._harm.code(machine_id)))
+
+    async def harms(self, machine_id: str) -> bool:
+        return await asyncio.to_thread(self._harm.is_there, machine_id)
 
     async def running(self) -> list[str]:
         found = await asyncio.to_thread(

@@ -42,6 +42,14 @@ class Harness(ABC):
         """A machine that prints `unit` again and again, as fast as it can, until it is stopped."""
 
     @abstractmethod
+    def hostile(self, machine_id: str) -> MachineSpec:
+        """A machine whose bot does what it can: `hostile.py`, or what stands for it in a fake."""
+
+    @abstractmethod
+    async def harms(self, machine_id: str) -> bool:
+        """True while something that a hostile machine does is there, found out without the provider."""
+
+    @abstractmethod
     async def running(self) -> list[str]:
         """The ids of the machines that really run, found out without the provider. Twice: two machines."""
 

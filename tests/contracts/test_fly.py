@@ -20,11 +20,13 @@ from tests.fly.world import World, spec
 
 T = TypeVar("T")
 
-RUN, EXIT = "run", "exit"
+RUN, EXIT, STAYS = "run", "exit", "stays"
 
 
 def start(launch: Launch, clock: Clock) -> Scripted:
     word, value = launch.command[-2:]
+    if word == STAYS:
+        return Scripted(launch, clock, ignores_term=True)
     return Scripted(launch, clock) if word == RUN else Scripted(launch, clock, 1, Exit(int(value)))
 
 
@@ -66,6 +68,13 @@ class AtFly(Harness):
     def flooding(self, machine_id: str, unit: str) -> MachineSpec:
         """The fake's machines print nothing: the Machines API has no log, whatever a machine does."""
         return self.spec(machine_id)
+
+    def hostile(self, machine_id: str) -> MachineSpec:
+        """The fake's machines have no files and no children; nothing but SIGKILL ends this one."""
+        return spec(machine_id, arguments=(STAYS, ""))
+
+    async def harms(self, machine_id: str) -> bool:
+        return machine_id in await self.running()
 
     async def running(self) -> list[str]:
         prefix = f"{self.deployment}-"

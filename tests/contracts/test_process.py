@@ -19,6 +19,7 @@ from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, Preparation
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness
+from tests.contracts.hostile import Harm
 
 BOT = """
 import os
@@ -29,6 +30,10 @@ if floods.exists():
     unit = floods.read_bytes() * 1000
     while True:
         os.write(1, unit)
+
+hostile = Path(os.environ["SWITCHBOARD_MACHINE_ID"] + ".hostile")  # beside the bot file
+if hostile.exists():
+    exec(hostile.read_text())
 
 told = Path(os.environ["SWITCHBOARD_MACHINE_ID"] + ".exit")  # beside the bot file
 if told.exists():
@@ -50,6 +55,7 @@ class FromNothing(Harness):
     def __init__(self, directory: Path) -> None:
         self._root = directory / "machines"
         self._bot_file = directory / "bot.py"
+        self._harm = Harm()
         self._bot_file.write_text(BOT)
 
     def provider(self) -> ProcessProvider:
@@ -101,6 +107,13 @@ class FromNothing(Harness):
         self._bot_file.with_name(f"{machine_id}.floods").write_text(unit)
         # With a session: its bot file is imported at once.
         return self.spec(machine_id, deadline=3600.0)
+
+    def hostile(self, machine_id: str) -> MachineSpec:
+        self._bot_file.with_name(f"{machine_id}.hostile").write_text(self._harm.code(machine_id))
+        return self.spec(machine_id, deadline=3600.0)
+
+    async def harms(self, machine_id: str) -> bool:
+        return self._harm.is_there(machine_id)
 
     async def running(self) -> list[str]:
         """The leaders, from the process table. What has just been forked still bears its parent's name."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -64,6 +65,12 @@ class InMemory(Harness):
 
     def flooding(self, machine_id, unit):
         return spec(machine_id, PRINTS=unit)
+
+    def hostile(self, machine_id):
+        return spec(machine_id, HOSTILE="1")
+
+    async def harms(self, machine_id):
+        return machine_id in await self.running()
 
     async def running(self):
         prefix = f"{self._deployment}-"
@@ -278,7 +285,48 @@ class RefusesToReadALog(Prints):
         raise Rejected("read it where it is kept")
 
 
+class MeetsHostile(GoodProvider):
+    """Knows which of its machines are hostile."""
+
+    hostile: ClassVar[set[str]] = set()
+
+    async def create(self, spec):
+        if "HOSTILE" in spec.environment:
+            self.hostile.add(spec.id)
+        return await super().create(spec)
+
+
+class OnlyAsksToEnd(MeetsHostile):
+    """Leaves alone what does not end when it is asked to."""
+
+    async def stop(self, machine_id, grace):
+        if machine_id not in self.hostile or grace == timedelta(0):
+            await super().stop(machine_id, grace)
+
+
+class StumblesOverOne(MeetsHostile):
+    """Fails to list all machines because of one."""
+
+    async def list(self):
+        if any(self.cloud.running(machine_id) for machine_id in self.hostile):
+            raise Unreachable("the record of a machine cannot be read")
+        async for status in super().list():
+            yield status
+
+
+class TakesAFaultForAbsence(MeetsHostile):
+    """Says that there is no machine where it cannot find out."""
+
+    async def get(self, machine_id):
+        return None if machine_id in self.hostile else await super().get(machine_id)
+
+
 BROKEN = {
+    "a_hostile_machine_ends_and_keeps_nobody_waiting": [
+        OnlyAsksToEnd,
+        StumblesOverOne,
+        TakesAFaultForAbsence,
+    ],
     "a_log_is_read_within_bounds_of_memory_and_time": [
         GivesAllOfALog,
         CutsALogThatItHasRead,
