@@ -58,6 +58,10 @@ class Owner(Protocol):
 
     def heartbeat(self) -> Heartbeat: ...
 
+    def is_alive(self) -> bool:
+        """Return False if a heartbeat that is due now would be a lie."""
+        ...
+
     def received(self, message: FromDispatcher) -> None: ...
 
     def unconnected(self, seconds: float) -> None:
@@ -233,7 +237,7 @@ class Channel:
         while True:
             await self._sleep(seconds)
             # Behind messages that the network does not take, heartbeats would only pile up.
-            if not self._waiting:
+            if not self._waiting and self._owner.is_alive():
                 self.send(self._owner.heartbeat())
 
 

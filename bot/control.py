@@ -1,9 +1,10 @@
 """The control thread: the channel, the timers and the end of a machine, whatever its bot is doing.
 
 The bot has the main thread, as under `python bot.py`. Code of the bot that blocks (`time.sleep`, an import
-that hangs) blocks that thread only: heartbeats go on, `stop` and the maximum duration are kept, and the last
-word is said from here. What even this thread cannot survive, a bot that never lets go of Python's lock,
-ends by `faulthandler`, which needs none.
+that hangs) blocks that thread only: `stop` and the maximum duration are kept, and the last word is said from
+here. Heartbeats go on while a bot starts. During a call they say that the bot's event loop runs: a bot that
+blocks it for long is as good as dead, and the dispatcher ends it as `unresponsive`. What even this thread
+cannot survive, a bot that never lets go of Python's lock, ends by `faulthandler`, which needs none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import faulthandler
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +52,7 @@ from bot.protocol import (
 INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h: the runtime itself is broken."""
 
+_IN_A_CALL: tuple[Phase, ...] = ("ready", "active")
 _BEFORE_A_CALL: tuple[Phase, ...] = ("booting", "idle", "loading", "waiting")
 
 
@@ -83,6 +86,10 @@ class Commands(Protocol):
 
     def stop(self) -> None: ...
 
+    def run_soon(self, tell: Callable[[], None]) -> None:
+        """Have the bot's event loop run this."""
+        ...
+
 
 class Control:
     """Public methods may be called from any thread, and return at once."""
@@ -110,6 +117,7 @@ class Control:
         self._thread = threading.Thread(target=self._run, name="switchboard-control", daemon=True)
         self._answers = Answers()
         self._phase: Phase = "booting"
+        self._bot_ran = True
         self._timings = Timings()
         self._requested: Outcome | None = None
         self._outcome: Outcome | None = None
@@ -171,6 +179,13 @@ class Control:
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(phase=self._phase, rss_bytes=rss_bytes(), cpu_seconds=cpu_seconds())
 
+    def is_alive(self) -> bool:
+        ran = self._bot_ran
+        if ran:  # or what the event loop was asked to do the last time still waits there
+            self._bot_ran = False
+            self._commands.run_soon(self._note_that_the_bot_ran)
+        return ran or self._phase not in _IN_A_CALL
+
     def received(self, message: FromDispatcher) -> None:
         match message:
             case Welcome(protocol=protocol):
@@ -201,6 +216,9 @@ class Control:
         self._give_up_on_dispatcher(
             f"the dispatcher at {self._dispatcher} was not reachable for {seconds:.0f} s"
         )
+
+    def _note_that_the_bot_ran(self) -> None:
+        self._bot_ran = True
 
     # All below runs on the control thread.
 

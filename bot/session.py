@@ -7,7 +7,7 @@ import contextlib
 import gc
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,9 @@ class Session:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def run_soon(self, tell: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(tell)
 
     # On the bot's event loop.
 

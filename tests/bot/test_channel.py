@@ -55,6 +55,9 @@ class Owner:
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(phase=self.phase, rss_bytes=1, cpu_seconds=0.5)
 
+    def is_alive(self) -> bool:
+        return True
+
     def received(self, message: FromDispatcher) -> None:
         self.messages.append(message)
 

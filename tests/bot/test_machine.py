@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,25 @@ def test_a_bot_that_cannot_be_stopped_is_ended(tmp_path, bot_file, how):
             if bot_file != "hangs_at_import.py":
                 assert ended.detail == "The bot did not stop within 0.3 s."
             assert await run.exit_code() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_bot_that_blocks_its_event_loop_in_a_call_has_no_heartbeats(tmp_path):
+    async def scenario():
+        async with (
+            dispatcher(heartbeat_seconds=0.05) as served,
+            machine(tmp_path, "blocks_in_a_call.py", served.url, DAILY),
+        ):
+            await served.wait_for(Heartbeat, lambda beat: beat.phase == "active")
+            before = len(served.heard)
+            (tmp_path / "block").touch()
+            start = (await served.wait_for(Heartbeat, after=before)).cpu_seconds
+            await served.wait_for(Heartbeat, lambda beat: beat.cpu_seconds > start + 0.9)
+            (tmp_path / "leave").touch()
+            assert (await served.wait_for(Ended)).reason == "completed"
+            beats = [beat.cpu_seconds for beat in served.heard[before:] if isinstance(beat, Heartbeat)]
+            assert max(later - earlier for earlier, later in pairwise(beats)) > 0.7
 
     asyncio.run(scenario())
 
