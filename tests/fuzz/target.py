@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
@@ -17,6 +18,19 @@ from tests.dispatcher.harness import Deployment, ManualClock, ScriptedMachine, S
 
 FULL = "full.py"
 """The bot for which there is never a machine."""
+
+HOSTILE = "hostile.py"
+"""The bot whose answers are what no bot should give."""
+
+HEADERS = {
+    "Set-Cookie": "session=theirs; Path=/",
+    "Strict-Transport-Security": "max-age=0",
+    "Clear-Site-Data": '"*"',
+    "Content-Length": "7",
+    "Transfer-Encoding": "chunked",
+    "Connection": "close",
+}
+FORGED = "goodbye\r\n1970-01-01 INFO all is well\x1b[2K\x00"
 
 LIFE_SECONDS = 25.0
 """Time that a bot talks."""
@@ -59,25 +73,87 @@ class Bots(ScriptedProvider):
         with contextlib.suppress(ConnectionClosed):
             machine = await self.deployment.connect(spec.id, spec.id.removeprefix("m-"))
             await machine.hello("waiting")
-            serving = asyncio.create_task(_serve(machine))
+            harms = itertools.cycle(HARMS) if spec.bot_file == HOSTILE else None
+            serving = asyncio.create_task(_serve(machine, harms))
             timer = asyncio.create_task(self.deployment.clock.sleep(LIFE_SECONDS))
             await asyncio.wait((serving, timer), return_when=asyncio.FIRST_COMPLETED)
             told = serving.done()
             await end_tasks(serving, timer)
             reason = "stopped" if told else "completed"
-            await machine.send(protocol.Ended(reason=reason, message="The bot said goodbye."))
+            message = "The bot said goodbye." if harms is None else FORGED
+            await machine.send(protocol.Ended(reason=reason, message=message))
             while not isinstance(await machine.receive(), protocol.Acknowledge):
                 pass
             await machine.connection.close()
         self.die(spec.id, 0)
 
 
-async def _serve(machine: ScriptedMachine) -> None:
-    """Answer calls until told to stop."""
+Harm = Callable[[ScriptedMachine, protocol.Request], Awaitable[None]]
+
+
+async def _answer_oddly(machine: ScriptedMachine, call: protocol.Request) -> None:
+    """A status without a body, with one, and headers that are not a bot's to set."""
+    await machine.respond(call, {"odd": True}, 204, **HEADERS)
+
+
+async def _answer_with_no_status(machine: ScriptedMachine, call: protocol.Request) -> None:
+    await machine.respond(call, {"odd": True}, 7)
+
+
+async def _answer_with_many_headers(machine: ScriptedMachine, call: protocol.Request) -> None:
+    headers = {f"x-{number}": "y" * 100 for number in range(2000)}
+    await machine.respond(call, {"odd": True}, 200, **headers)
+
+
+async def _answer_with_broken_headers(machine: ScriptedMachine, call: protocol.Request) -> None:
+    headers = {"x-\r\ninjected": "1", "x-line": "1\r\nx-injected: 2"}
+    await machine.respond(call, {"odd": True}, 200, **headers)
+
+
+async def _answer_without_base64(machine: ScriptedMachine, call: protocol.Request) -> None:
+    await machine.send(protocol.Response(id=call.id, status=200, body="no base64 at all \u2603"))
+
+
+async def _flip_its_client(machine: ScriptedMachine, call: protocol.Request) -> None:
+    for _ in range(100):
+        await machine.send(protocol.ClientConnected(timings=protocol.Timings()))
+        await machine.send(protocol.ClientDisconnected())
+    await machine.respond(call, {"odd": True})
+
+
+async def _answer_everybody(machine: ScriptedMachine, call: protocol.Request) -> None:
+    """Answers to calls that were not made, then the right one twice."""
+    for other in ("", "other", call.id, call.id):
+        await machine.send(protocol.Response(id=other, status=200, body="e30="))
+
+
+async def _break_off(machine: ScriptedMachine, call: protocol.Request) -> None:
+    """Say what is no message, in the place of an answer."""
+    await machine.connection.send('{"type": "no such thing"}')
+    await machine.connection.send("[" * 10_000)
+
+
+HARMS: tuple[Harm, ...] = (
+    _answer_oddly,
+    _answer_with_no_status,
+    _answer_with_many_headers,
+    _answer_with_broken_headers,
+    _answer_without_base64,
+    _flip_its_client,
+    _answer_everybody,
+    _break_off,
+)
+
+
+async def _serve(machine: ScriptedMachine, harms: Iterator[Harm] | None) -> None:
+    """Answer calls until told to stop; with `harms`, one after the other."""
     while not isinstance(
         message := protocol.parse_from_dispatcher(await machine.connection.recv()), protocol.Stop
     ):
         if not isinstance(message, protocol.Request):
+            continue
+        if harms is not None:
+            await next(harms)(machine, message)
             continue
         if message.path == "api/offer":
             await machine.send(protocol.Ready(timings=protocol.Timings()))
@@ -90,8 +166,8 @@ async def _serve(machine: ScriptedMachine) -> None:
 
 @contextlib.asynccontextmanager
 async def target(directory: Path) -> AsyncIterator[Deployment]:
-    """A dispatcher with an agent that works, one that never gets a machine, and little room."""
-    agents = {"echo": _agent("echo.py"), "full": _agent(FULL)}
+    """A dispatcher with little room. An agent works, one never gets a machine, one is hostile."""
+    agents = {"echo": _agent("echo.py"), "full": _agent(FULL), "hostile": _agent(HOSTILE)}
     bots = Bots()
     async with deployment(directory, provider=bots, agents=agents, call_timeout_seconds=600) as running:
         bots.deployment = running
