@@ -78,7 +78,7 @@ test-containers: setup-dev ## the tests of images and containers alone, with tho
 	@$(RUN) -m tests.images
 	@$(PYTEST) -m containers
 
-load: setup-dev ## kill dispatchers, bots and PostgreSQL under load, with real processes: some 3 minutes
+load: setup-dev ## kill, starve and harm what serves under load, with real processes: some 5 minutes
 	@$(RUN) -m pytest -q -s tests/load
 
 lint: style

@@ -14,6 +14,9 @@ import pytest
 
 from tests.patience import PATIENCE
 
+FILLED = "filled"
+"""The file by which `fill` fills it."""
+
 
 @contextlib.contextmanager
 def small_disk(directory: Path, megabytes: int, options: str = "") -> Iterator[Path]:
@@ -44,9 +47,9 @@ def free(directory: Path) -> int:
 
 def fill(directory: Path) -> None:
     """Write there until nothing more goes in."""
-    with contextlib.suppress(OSError), (directory / "filled").open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), (directory / FILLED).open("wb", buffering=0) as file:
         while True:
             file.write(bytes(2**20))
-    with contextlib.suppress(OSError), (directory / "filled").open("ab", buffering=0) as file:
+    with contextlib.suppress(OSError), (directory / FILLED).open("ab", buffering=0) as file:
         while True:
             file.write(bytes(2**10))

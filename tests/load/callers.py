@@ -58,12 +58,14 @@ class Callers:
         dispatchers: A caller whose dispatcher does not answer goes on to the next one.
         agents: Whom they call.
         seconds: How long a conversation may take that ends by itself, from the shortest to the longest.
+        harms: What a bot may do beside: names in `bots/brief.py`. Each is as often as any other end.
     """
 
     dispatchers: Sequence[Dispatcher]
     agents: Sequence[str]
     random: random.Random
     seconds: tuple[float, float] = (0.2, 1.5)
+    harms: Sequence[str] = ()
     book: Book = field(default_factory=Book)
 
     def __post_init__(self) -> None:
@@ -89,19 +91,21 @@ class Callers:
     async def call(self) -> None:
         """One session, from its start to its end."""
         key, agent = uuid.uuid4().hex, self.random.choice(self.agents)
-        seconds = self.random.uniform(*self.seconds)
+        body: dict[str, Any] = {"seconds": self.random.uniform(*self.seconds)}
         end = self._next_end()
-        if end != self._be_left:
-            seconds = 60.0  # longer than the test: something else ends it
+        if end == self._suffer:
+            body["harm"] = self.random.choice(self.harms)
+        elif end != self._be_left:
+            body["seconds"] = 60.0  # longer than the test: something else ends it
         wait = self.random.choice(["none", "started", "ready"])
         queue = self.random.choice([0, 0, 3])
         start = f"/v1/public/{agent}/start?wait={wait}&queue={queue}"
-        session_id = await self._start(key, start, seconds)
+        session_id = await self._start(key, start, body)
         if session_id is None:
             return
         await end(session_id)
         await self.see_the_end(session_id)
-        if self.random.random() < 0.3 and await self._start(key, start, seconds) is not None:
+        if self.random.random() < 0.3 and await self._start(key, start, body) is not None:
             self.book.answers["the same key, once more"] += 1
 
     def _next_end(self) -> Callable[[str], Awaitable[None]]:
@@ -109,22 +113,21 @@ class Callers:
         if not self._ends:
             self._ends += [self._join_and_stop] * 3 + [self._be_left] * 4 + [self._kill] * 2
             self._ends += [self._never_join] + [self.stop] * 2
+            self._ends += [self._suffer] * len(self.harms)
             self.random.shuffle(self._ends)
         return self._ends.pop()
 
     async def start_one(self) -> str:
         """A session with its client, which goes on."""
         path = f"/v1/public/{self.random.choice(self.agents)}/start"
-        session_id = await self._start(uuid.uuid4().hex, path, self.seconds[1])
+        session_id = await self._start(uuid.uuid4().hex, path, {"seconds": self.seconds[1]})
         assert session_id is not None
         assert await self._join(session_id)
         return session_id
 
-    async def _start(self, key: str, path: str, seconds: float) -> str | None:
+    async def _start(self, key: str, path: str, body: dict[str, Any]) -> str | None:
         """The session, or None if it is one that failed before it could be answered."""
-        answer = await self._ask(
-            "POST", path, json={"body": {"seconds": seconds}}, headers={"Idempotency-Key": key}
-        )
+        answer = await self._ask("POST", path, json={"body": body}, headers={"Idempotency-Key": key})
         if answer.status_code == 200:
             session_id = answer.json()["sessionId"]
             self.book.sessions.setdefault(key, set()).add(session_id)
@@ -136,7 +139,8 @@ class Callers:
         """Be the session's client. False if it was over before."""
         answer = await self._ask("POST", f"/sessions/{session_id}/api/offer", json=OFFER)
         # 409: the answer to an earlier offer was lost, and this is the same client.
-        self._check(answer, (200, 409, 410, 502), "offer")
+        # 504: the bot hangs.
+        self._check(answer, (200, 409, 410, 502, *([504] if self.harms else [])), "offer")
         return answer.status_code in (200, 409)
 
     async def _join_and_stop(self, session_id: str) -> None:
@@ -165,6 +169,15 @@ class Callers:
             return
         if joined:
             await self.stop(session_id)  # the bot ended before it could be killed
+
+    async def _suffer(self, session_id: str) -> None:
+        """Meet a bot that does harm; half of them are left to the dispatcher."""
+        await self._join(session_id)
+        await asyncio.sleep(self.random.uniform(0, 1))
+        if self.random.random() < 0.5:
+            self.book.ends["left to a bot that does harm"] += 1
+        else:
+            await self.stop(session_id)
 
     async def _never_join(self, session_id: str) -> None:
         self.book.ends["never joined"] += 1

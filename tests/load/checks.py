@@ -51,9 +51,13 @@ class Store:
 
 @dataclass
 class Limits:
-    """Sampled while the load goes on: how many sessions are admitted, and whether they are counted right."""
+    """Sampled while the load goes on: how many sessions have a line and how many bots live, and whether the
+    lines are counted right.
+    """
 
     store: Store
+    bots: Callable[[], set[str]]
+    """Gives the machines whose bot lives, by the process table."""
     agents: Mapping[str, int]
     deployment: int
     samples: int = 0
@@ -68,19 +72,25 @@ class Limits:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def sample(self) -> None:
+        bots = self.bots()
         rows, counted = self.store.rows(sessions, loads)
         self.samples += 1
-        live = Counter(row["agent"] for row in rows if row["state"] in ADMITTED)
+        live = Counter(
+            row["agent"] for row in rows if row["state"] in ADMITTED or row["line_until"] is not None
+        )
+        # Who was asked for the bots first finds each one's session in the rows.
+        alive = Counter(row["agent"] for row in rows if row["machine_id"] in bots)
         self.most |= live
         self.most |= Counter({"": live.total()})
         for agent, limit in {**self.agents, "": self.deployment}.items():
-            number = live[agent] if agent else live.total()
-            if number > limit:
-                self.wrong.append(f"{agent or 'the deployment'} has {number} sessions; allowed are {limit}")
+            for what, found in (("lines", live), ("bots", alive)):
+                number = found[agent] if agent else found.total()
+                if number > limit:
+                    self.wrong.append(f"{agent or 'the deployment'} has {number} {what}; allowed are {limit}")
         for row in counted:
             agent = row["agent"]
             if agent and row["live"] != live[agent]:
-                self.wrong.append(f"{agent} has {live[agent]} sessions, and {row['live']} are counted")
+                self.wrong.append(f"{agent} has {live[agent]} lines, and {row['live']} are counted")
 
 
 def check_rows(store: Store, book: Book, reasons: frozenset[str]) -> Counter[str]:

@@ -6,13 +6,14 @@ fifty starts would else take two minutes of importing, and kills would hit littl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -133,6 +134,24 @@ class Dispatcher:
         born = {int(entry.suffix[1:]) for entry in self.births.glob(f"{machine_id}.*")}
         # A number may have been given to another process meanwhile.
         return _find(lambda process: process.pid in born and machine_id in _words(process))
+
+    def living(self) -> set[str]:
+        """The machines of the test whose bot lives."""
+        born = {int(entry.suffix[1:]): entry.stem for entry in self.births.iterdir()}
+        found = _find(lambda process: process.pid in born and born[process.pid] in _words(process))
+        return {born[process.pid] for process in found}
+
+    @contextlib.contextmanager
+    def without_descriptors(self) -> Iterator[None]:
+        """What it has open stays open, and it can open nothing more."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        limits = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            yield
+        finally:
+            process.rlimit(psutil.RLIMIT_NOFILE, limits)
 
     async def answers(self) -> bool:
         """Whether it takes calls."""

@@ -40,18 +40,23 @@ class Load:
 
     Args:
         number: How many callers there are at a time.
+        harms: What bots may do, beside what they are for (`Callers`).
+        reasons: For which sessions may end here, beside those of any load.
     """
 
     store: Store
     dispatchers: Sequence[Dispatcher]
     chance: random.Random
     number: int = 12
+    harms: Sequence[str] = ()
+    reasons: frozenset[str] = frozenset()
     _enough: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
-        self.callers = Callers(self.dispatchers, list(AGENTS), random.Random(self.chance.random()))
-        self.limits = Limits(self.store, AGENTS, DEPLOYMENT)
+        chance = random.Random(self.chance.random())
+        self.callers = Callers(self.dispatchers, list(AGENTS), chance, harms=self.harms)
+        self.limits = Limits(self.store, self.dispatchers[0].living, AGENTS, DEPLOYMENT)
         self._calling = asyncio.create_task(self.callers.keep_calling(self.number, self._enough))
         self._watching = asyncio.create_task(self.limits.watch())
 
@@ -76,7 +81,7 @@ class Load:
         book = self.callers.book
         assert book.wrong == []
         assert self.limits.wrong == []
-        ended = check_rows(self.store, book, REASONS)
+        ended = check_rows(self.store, book, REASONS | self.reasons)
         machines = check_births(self.dispatchers[0])
         # It was a load: sessions came through.
         assert {"completed", "stopped"} <= set(ended)
