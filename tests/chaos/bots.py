@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,8 @@ class Script:
     """The share of messages before which its channel breaks."""
     silent_drops: bool
     """True if its dispatcher learns of a broken channel only after a while."""
+    hangs_after: float | None = None
+    """Time from its boot until it stands still without dying; None: it never does."""
 
 
 def script(rng: random.Random) -> Script:
@@ -98,6 +100,12 @@ class Exchange(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Whoever is to know what became of machines."""
+
+    def hung(self, instance: Instance) -> None: ...
+
+
 class Room(Protocol):
     """The place where bots meet their clients that do not make offers."""
 
@@ -118,6 +126,7 @@ class Bot:
         rng: random.Random,
         exit_: Callable[[Instance, int], None],
         room: Room,
+        watch: Watch,
     ) -> None:
         self._instance = instance
         self._script = script
@@ -126,6 +135,7 @@ class Bot:
         self._rng = rng
         self._exit = exit_
         self._room = room
+        self._watch = watch
         self._seat: tuple[str, str] | None = None
         """Room and token, of a session that has a room."""
         arguments = dict(zip(instance.spec.arguments, instance.spec.arguments[1:], strict=False))
@@ -154,7 +164,9 @@ class Bot:
             for work in (self._connect(), self._beat(), self._work(), self._listen_to_signals())
         ]
         try:
-            await asyncio.wait([tasks[2]], timeout=None)
+            await asyncio.wait([tasks[2]], timeout=self._script.hangs_after)
+            if not tasks[2].done():
+                await self._hang(tasks)
             tasks[2].result()
             # The last word is worth waiting for, but not for ever.
             await asyncio.wait([asyncio.ensure_future(self._acknowledged.wait())], timeout=5.0)
@@ -164,6 +176,13 @@ class Bot:
             if self._line is not None:
                 self._line.hang_up()
         self._exit(self._instance, 0)
+
+    async def _hang(self, tasks: Iterable[asyncio.Future[None]]) -> None:
+        """Say, hear and do nothing any more, until the machine is killed. The connection stands."""
+        for task in tasks:
+            task.cancel()
+        self._watch.hung(self._instance)
+        await asyncio.Event().wait()
 
     async def _listen_to_signals(self) -> None:
         await self._instance.told_to_stop.wait()
@@ -287,6 +306,11 @@ class Bot:
     def _become(self, phase: protocol.Phase) -> None:
         self._phase = phase
         self._say(protocol.Heartbeat(phase=phase, rss_bytes=1, cpu_seconds=1))
+
+
+def hangs(rng: random.Random) -> float | None:
+    """Draw when a bot stands still, if it does."""
+    return rng.random() * 8.0 if rng.random() < 0.2 else None
 
 
 CALM = Script(0.1, 0.1, False, 1.0, True, True, 0.0, False)

@@ -319,6 +319,12 @@ def answered_before_it_is_written() -> Any:
     return mock.patch.object(Ledger, "add", add)
 
 
+@variant("silence", first_seed=130)
+def the_silent_are_left() -> Any:
+    """A machine that says nothing more keeps its session for as long as it runs."""
+    return mock.patch.object(inquiries.Inquiries, "_is_unresponsive", return_value=False)
+
+
 @variant("answers")
 def nobody_waits_for_the_start() -> Any:
     """`wait` is ignored."""

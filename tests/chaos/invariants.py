@@ -37,6 +37,10 @@ ROOM_SECONDS = 100.0
 """So long after its session's end, in a calm world, a room may be there: until no call that was lost can
 bring it back, a dead reaper's lease has run out, and the pause after an outage has passed."""
 
+NOTICED_SECONDS = 60.0
+"""So long after its time, in a calm world, a hung machine's session may be live: until a dead reaper's lease
+has run out, and the longest pause between two looks at the machine has passed."""
+
 MARGIN = 1.5
 """Seconds within which two sides may see a moment differently: reads and writes take their time."""
 
@@ -75,6 +79,7 @@ class Invariants:
         rooms: Service,
         limits: Limits,
         ending_seconds: float,
+        unresponsive_seconds: float,
         record: Record,
         now: Callable[[], float],
         violated: Callable[[str, str], None],
@@ -85,6 +90,9 @@ class Invariants:
         self._rooms = rooms
         self._limits = limits
         self._ending_seconds = ending_seconds
+        self._unresponsive_seconds = unresponsive_seconds
+        self._hung: dict[str, float] = {}
+        """Machine → when it began to stand still."""
         self._record = record
         self._now = now
         self._violated = violated
@@ -218,7 +226,8 @@ class Invariants:
                 asked_for = any(site.is_asked_for(row["machine_id"]) for site in self._sites.values())
                 early = bool(self.running(row["machine_id"])) or (row["started_at"] is None and asked_for)
             case "unresponsive":
-                early = row["ready_at"] is None or not self.running(row["machine_id"])
+                since = row["ready_at"] or at
+                early = not self.running(row["machine_id"]) or at < since + self._unresponsive_seconds
             case "stopped":
                 machines = [one for site in self._sites.values() for one in site.instances]
                 told = any(one.id == row["machine_id"] and one.told_to_stop.is_set() for one in machines)
@@ -289,6 +298,19 @@ class Invariants:
             since = None if row is None else row["ended_at"]
             if since is not None and self._now() > max(since, calm_at) + ROOM_SECONDS:
                 self._violated("rooms", f"room {name} is still there, and its session ended long ago")
+
+    def machine_hung(self, instance: Instance) -> None:
+        """It stands still from now on."""
+        self._hung[instance.id] = self._now()
+
+    def the_hung_are_ended(self, calm_at: float) -> None:
+        """Sessions whose bots were ready, by now."""
+        for row in self._live.values():
+            since = self._hung.get(row["machine_id"])
+            if since is None or row["ready_at"] is None:
+                continue
+            if self._now() > max(since, calm_at) + self._unresponsive_seconds + NOTICED_SECONDS:
+                self._violated("silence", f"session {row['id']} is live, and its machine hangs since {since}")
 
     # At every answer to a start.
 

@@ -98,7 +98,8 @@ class World:
         settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory))
         # Drawn from numbers of its own, so that what it was added to stayed as it was.
         grace = self._rng("grace").choice([3.0, 20.0, 60.0])
-        self.settings = settings.model_copy(update={"ending_seconds": grace})
+        silence = self._rng("silence").choice([6.0, 15.0])
+        self.settings = settings.model_copy(update={"ending_seconds": grace, "unresponsive_seconds": silence})
         self.replicas = rng.choice([1, 1, 2])
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
@@ -124,6 +125,7 @@ class World:
             self.rooms,
             limits_of(self.settings),
             self.settings.ending_seconds,
+            self.settings.unresponsive_seconds,
             self.record,
             lambda: self.loop.now,
             self.violate,
@@ -195,6 +197,7 @@ class World:
         while True:
             await asyncio.sleep(1.0)
             self.invariants.rooms_are_deleted(calm_at)
+            self.invariants.the_hung_are_ended(calm_at)
             left = self.invariants.unsettled()
             left += [f"client {client.get_name()} has no answer" for client in clients if not client.done()]
             if not left:
@@ -333,6 +336,11 @@ class World:
     def machine_gone(self, instance: Instance) -> None:
         pass
 
+    def hung(self, instance: Instance) -> None:
+        self.tell(f"machine {instance.id} hangs")
+        self.counts["hung"] += 1
+        self.invariants.machine_hung(instance)
+
     def _room_changed(self, what: str, name: str) -> None:
         self.tell(f"room {name} is {what}")
         self.counts[f"rooms {what}"] += 1
@@ -350,12 +358,13 @@ class World:
 
     def boot(self, instance: Instance) -> asyncio.Task[None]:
         script = bots.script(self._bot_rng)
+        # Drawn from numbers of its own, so that what it was added to stayed as it was.
+        script = replace(script, hangs_after=bots.hangs(self._rng(f"hang {instance.id}")))
         if self._calm:
             script = bots.CALM
+        exchange, rng = _Exchange(self, instance), self._rng(f"bot {instance.id}")
         end = self.sites[instance.site].end
-        bot = Bot(
-            instance, script, _Exchange(self, instance), self.loop, self._rng(f"bot {instance.id}"), end, self
-        )
+        bot = Bot(instance, script, exchange, self.loop, rng, end, self, self)
         return asyncio.ensure_future(bot.run())
 
     def connect(self, instance: Instance) -> Line:
