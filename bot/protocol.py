@@ -22,6 +22,7 @@ a process's order names.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -48,14 +49,17 @@ PRIVATE_ARGUMENTS_VARIABLE = "SWITCHBOARD_PRIVATE_ARGUMENTS"
 """Arguments of `python -m bot` that other users of a host must not see, a JSON list. The command line of a
 process is every user's to read, and its environment its own user's."""
 
+_SESSION_ID = "--session-id"
+"""The first of those that tell of a session."""
+
 PRIVATE_ARGUMENTS = ("--body", "--room-url", "--token", "--ice-servers")
 
 BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
 """The path of the bot file inside the machine; `/app/bot.py` in the images."""
 
 MAX_ARGUMENT_BODY_BYTES = 4096
-"""A larger `body` of a start request travels in `assign`, not in the entrypoint's arguments: ECS allows
-8192 characters of overrides in all, and arguments show in consoles and process lists."""
+"""A larger `body` of a start request travels in `assign`, with any provider: of a process, the environment
+has a limit too."""
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """The largest frame that either side accepts: a 1 MB body, base64 and JSON around it, and room to spare."""
@@ -127,7 +131,7 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
     if assignment is None:
         return arguments
     arguments += [
-        *("--session-id", assignment.session_id),
+        *(_SESSION_ID, assignment.session_id),
         *("--agent", assignment.agent),
         *("--transport", assignment.transport),
         *("--max-duration", str(assignment.max_duration_seconds)),
@@ -143,6 +147,16 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
         servers = [server.model_dump(exclude_none=True) for server in assignment.ice_servers]
         arguments += ["--ice-servers", json.dumps(servers, separators=(",", ":"))]
     return arguments
+
+
+def without_secrets(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments for where others can read them: without the session, if some of it is private.
+
+    The machine then gets its session over the channel, as every version can.
+    """
+    if any(argument.partition("=")[0] in PRIVATE_ARGUMENTS for argument in arguments):
+        return tuple(arguments[: arguments.index(_SESSION_ID)])
+    return tuple(arguments)
 
 
 LONGEST_MILLISECONDS = 604_800_000.0

@@ -259,8 +259,13 @@ class Session:
         with as_main_thread(self._loop):
             try:
                 packages.check_pipecat()
-                self._load_transport()
+                # Which transport it is may come over the channel, meanwhile.
+                is_known = self._assignment.done()
+                if is_known:
+                    self._load_transport()
                 _import_pipecat()
+                if not is_known:
+                    self._load_transport()
                 self._report.mark("imported")
                 # With a session to serve, only what the bot file itself asks for is worth its time.
                 if not self._assignment.done():

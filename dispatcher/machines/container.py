@@ -22,7 +22,7 @@ import aiodocker
 import aiohttp
 from aiodocker.containers import DockerContainer
 
-from bot.protocol import BOT_FILE_VARIABLE
+from bot.protocol import BOT_FILE_VARIABLE, without_secrets
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
     MACHINE_LABEL,
@@ -331,7 +331,7 @@ class ContainerProvider:
             nano_cpus=round(spec.cpu * 1e9),
             memory_mb=spec.memory_mb,
             seconds=seconds,
-            arguments=tuple(spec.arguments),
+            arguments=without_secrets(spec.arguments),
             environment=tuple(f"{name}={value}" for name, value in environment.items()),
         )
         return body(self._place, facts)

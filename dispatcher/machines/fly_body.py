@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from bot.protocol import BOT_FILE_VARIABLE
+from bot.protocol import BOT_FILE_VARIABLE, without_secrets
 from dispatcher.machines.deadline import command
 from dispatcher.machines.fly_sizes import CpuKind, guest
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
@@ -67,7 +67,7 @@ def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
         # Nobody is billed for what is left of it, and nobody has to tidy up.
         "auto_destroy": True,
         "restart": {"policy": "no"},
-        "init": {"entrypoint": command(seconds), "cmd": list(spec.arguments)},
+        "init": {"entrypoint": command(seconds), "cmd": list(without_secrets(spec.arguments))},
         "guest": asdict(size),
         "env": {
             "HOME": "/tmp",  # noqa: S108 - its own

@@ -12,6 +12,7 @@ from bot.protocol import (
     PROTOCOL_VERSION,
     IceServer,
     entrypoint_arguments,
+    without_secrets,
 )
 from tests.bot.dispatcher import CHECKOUT, assignment
 
@@ -38,6 +39,22 @@ def test_everything_that_a_dispatcher_writes_is_read_back(assigned):
     assert parsed.machine_id == "m-1"
     assert parsed.dispatcher == URL
     assert parsed.assignment == assigned
+
+
+@pytest.mark.parametrize(
+    ("assigned", "is_private"),
+    [
+        (None, False),
+        (assignment(), False),
+        (assignment(body={"a": 1}), True),
+        (assignment("daily", room_url="https://x.daily.co/r", token="eyJ-token"), True),
+        (assignment(ice_servers=(IceServer(urls=("turn:a",), username="u", credential="c"),)), True),
+    ],
+)
+def test_a_session_with_something_private_is_left_to_the_channel(assigned, is_private):
+    shown = without_secrets(entrypoint_arguments("m-1", URL, assigned))
+
+    assert list(shown) == entrypoint_arguments("m-1", URL, None if is_private else assigned)
 
 
 @pytest.mark.parametrize(

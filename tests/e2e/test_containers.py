@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser
 
@@ -17,7 +18,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 
 from .browser import until, visit
-from .dispatcher import Dispatcher, agent
+from .dispatcher import NO_TLS, Dispatcher, agent
 from .test_conversation import FOX
 
 KEY = new_key(public=True)
@@ -110,6 +111,21 @@ def test_a_browser_talks_with_a_bot_in_a_container(
         voice.click("Hang up")
         record = dispatcher.wait_until_over(session_id)
         assert record["state"] == "ended"
+        until(lambda: running(engine) == [], PATIENCE, "the end of the container")
+
+
+def test_what_is_private_is_in_no_containers_configuration(dispatcher: Dispatcher, engine: Engine) -> None:
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE, verify=NO_TLS) as http:
+        private = {"body": {"name": "hunter2-of-the-caller"}}
+        started = http.post(f"{dispatcher.url}/v1/public/echo/start?wait=started", json=private)
+        session_id = started.raise_for_status().json()["sessionId"]
+        (bot,) = running(engine)
+        inspected = engine.docker("inspect", bot)
+        assert session_id in inspected
+        assert "hunter2" not in inspected
+        until(lambda: dispatcher.session(session_id)["phase"] == "waiting", PATIENCE, "a bot that was told")
+        http.delete(f"{dispatcher.url}/sessions/{session_id}").raise_for_status()
+        dispatcher.wait_until_over(session_id)
         until(lambda: running(engine) == [], PATIENCE, "the end of the container")
 
 

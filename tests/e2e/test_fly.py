@@ -21,6 +21,7 @@ from .dispatcher import CHECKOUT, Dispatcher, agent
 
 ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 APPS = ("bots-1", "bots-2")
+PRIVATE = {"body": {"name": "hunter2-of-the-caller"}}
 
 
 @pytest.fixture
@@ -55,13 +56,14 @@ def dispatcher(fly: FakeFly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_session_gets_a_machine_at_fly_and_leaves_nothing_there(
     dispatcher: Dispatcher, fly: FakeFly
 ) -> None:
-    answer = httpx.post(f"{dispatcher.url}/start?wait=ready", json={}, timeout=PATIENCE)
+    answer = httpx.post(f"{dispatcher.url}/start?wait=ready", json=PRIVATE, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text + dispatcher.log_tail()
     session_id = answer.json()["sessionId"]
     assert fly.running() == [f"switchboard-m-{session_id}"]
     (machine,) = fly.living()
     # Its token is its own; what the agent names is the app's, and in no machine's configuration.
     assert "GREETING" not in machine.config["env"], "not even what the dispatcher's own environment has"
+    assert "hunter2" not in json.dumps(machine.config), "what is private goes over the channel"
     (bot,) = [one for one in dispatcher.processes() if "timeout" in title_of(one)]
     assert bot.environ()["GREETING"] == "hello"
 
