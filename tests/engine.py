@@ -99,8 +99,8 @@ class Engine:
         """The end of what the engine has printed."""
         return self._log_path.read_text(errors="replace")[-4000:] if self._log_path.exists() else ""
 
-    def start(self) -> None:
-        """Start the engine and return once it answers. Fine if it runs."""
+    def start(self, *options: str) -> None:
+        """Start the engine, with options of `dockerd`, and return once it answers. Fine if it runs."""
         if self.running:
             return
         with self._log_path.open("ab") as log:
@@ -110,6 +110,7 @@ class Engine:
                     *(self._programs.engine, "--host", self.url, "--data-root", str(self._data_root)),
                     *("--exec-root", str(self.directory / "exec")),
                     *("--pidfile", str(self.directory / "dockerd.pid")),
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -35,6 +35,7 @@ from dispatcher.machines.container_capacity import Capacity, state_of
 from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
 from dispatcher.machines.container_errors import is_taken_name
 from dispatcher.machines.container_frames import UNREAD, Printed, read_pieces
+from dispatcher.machines.container_host import HostAddress
 from dispatcher.machines.container_images import Images
 from dispatcher.machines.container_logs import part_of, since
 from dispatcher.machines.container_removal import Removal
@@ -101,6 +102,7 @@ class ContainerProvider:
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
         self._waiting: Counter[str] = Counter()
         """Machine that is being created → how many callers wait for it."""
+        self._host = HostAddress(self._engine, network)
         self._images = Images(self._engine)
         self._capacity = Capacity(self._info, self._containers)
         self._removal = Removal(self._remove)
@@ -166,7 +168,8 @@ class ContainerProvider:
             await (await self._container(machine_id)).stop(t=seconds, timeout=timeout)
 
     async def _create(self, spec: MachineSpec) -> MachineStatus:
-        config, name = self._config(spec), self._name(spec.id)
+        name = self._name(spec.id)
+        config = self._config(spec, await self._host.find())
         with self._engine.translated():
             for attempt in (1, 2):
                 await self._capacity.take(spec.id, spec.memory_mb)
@@ -316,7 +319,7 @@ class ContainerProvider:
         with self._engine.translated():
             return await (await self._engine.docker()).system.info()
 
-    def _config(self, spec: MachineSpec) -> dict[str, Any]:
+    def _config(self, spec: MachineSpec, host: str) -> dict[str, Any]:
         seconds = math.ceil((spec.max_duration + self._late).total_seconds())
         environment = {
             "HOME": "/tmp",  # noqa: S108 - its own, not the host's
@@ -333,6 +336,7 @@ class ContainerProvider:
             seconds=seconds,
             arguments=without_secrets(spec.arguments),
             environment=tuple(f"{name}={value}" for name, value in environment.items()),
+            host=host,
         )
         return body(self._place, facts)
 

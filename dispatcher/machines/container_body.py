@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.protocol import TRACEPARENT_VARIABLE
+from dispatcher.machines.container_host import ASK_THE_ENGINE
 from dispatcher.machines.deadline import command
 from dispatcher.settings import ENVIRONMENT_PREFIX
 
@@ -34,7 +35,7 @@ MODELS_TARGET = "/mnt/models"
 OWN_VARIABLES = frozenset({"HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", TRACEPARENT_VARIABLE})
 """Variables that machines get beside what their agents name, and beside names that only our runtime reads."""
 
-ENGINE = "host.docker.internal:host-gateway"
+HOST_NAME = "host.docker.internal"
 """A name for the host, for a dispatcher that runs beside the engine and not in a container."""
 
 
@@ -64,6 +65,8 @@ class Facts:
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     """Variables, each as `NAME=value`."""
+    host: str = ASK_THE_ENGINE
+    """The address of the dispatcher's host."""
 
 
 def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str, str] | None) -> str:
@@ -88,7 +91,7 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
     memory = facts.memory_mb * 2**20
     host: dict[str, Any] = {
         "NetworkMode": place.network,
-        "ExtraHosts": [ENGINE],
+        "ExtraHosts": [f"{HOST_NAME}:{facts.host}"],
         "NanoCpus": facts.nano_cpus,
         "Memory": memory,
         "MemorySwap": memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -231,3 +232,28 @@ def test_an_engine_that_is_gone_is_unreachable_and_one_that_is_back_is_used(cont
         assert await containers.running() == ["after"]
 
     containers.run(run())
+
+
+FINDS_ITS_HOST = "import socket; print('found', socket.gethostbyname('host.docker.internal'), flush=True)"
+
+
+def test_a_machine_finds_its_host_after_a_restart_that_kept_the_containers(containers: Containers) -> None:
+    engine = containers.engine
+
+    async def run() -> str:
+        provider = containers.provider()
+        await provider.create(of(containers, "before"))
+        engine.stop()
+        engine.start("--live-restore")
+        assert await containers.running() == ["before"]
+        await provider.create(of(containers, "after", "run", FINDS_ITS_HOST))
+        return (await gone(containers, provider, "after")).output
+
+    engine.stop()
+    engine.start("--live-restore")
+    try:
+        said = containers.run(run())
+    finally:
+        engine.stop()
+        engine.start()
+    assert re.search(r"^found \d+\.\d+", said), said
