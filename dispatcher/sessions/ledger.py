@@ -133,8 +133,7 @@ class Ledger:
             machine_id, lambda current: lifecycle.machine_gone(current, status, now), PROVIDER
         )
         if machine is not None and machine.session_id is not None:
-            code = status.exit_code if status is not None else None
-            await self.change(machine.session_id, lambda session: lifecycle.exited(session, code))
+            await self.change(machine.session_id, lambda session: lifecycle.exited(session, status))
         for observer in self._on_gone:
             observer()
 

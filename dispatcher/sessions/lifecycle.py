@@ -133,6 +133,10 @@ class Machine:
     """The replica that asks for it, and for its session's room."""
 
 
+_OF_SILENCE = ("start_timeout", "unresponsive")
+"""Reasons of sessions whose bot said nothing, or not enough: its log may say why."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """Why a session is over: a stable code, a sentence for people, and what else is known."""
@@ -232,11 +236,15 @@ def line_free(session: Session) -> Session:
     return session if session.line_until is None else replace(session, line_until=None)
 
 
-def exited(session: Session, exit_code: int | None) -> Session:
-    """How the bot ended became known after the session was over."""
-    if not session.over or session.exit_code is not None:
+def exited(session: Session, status: MachineStatus | None) -> Session:
+    """How the bot ended became known after the session was over, and its last words if it was silent."""
+    if not session.over or status is None:
         return session
-    return replace(session, exit_code=exit_code)
+    if session.exit_code is None:
+        session = replace(session, exit_code=status.exit_code)
+    if session.detail is None and session.reason in _OF_SILENCE and status.output:
+        session = replace(session, detail=_text(status.output)[-MAX_DETAIL_LENGTH:])
+    return session
 
 
 def machine_started(machine: Machine) -> Machine:

@@ -16,6 +16,11 @@ from tests.dispatcher.rows import rows
 NEW, _ = rows("s")
 ORDER = list(SessionState)
 
+
+def gone(exit_code: int, output: str = "") -> MachineStatus:
+    return MachineStatus("m-s", MachineState.gone, exit_code, output)
+
+
 events = st.one_of(
     st.just(lifecycle.admitted),
     st.just(lifecycle.started),
@@ -23,7 +28,7 @@ events = st.one_of(
         lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)
     ),
     st.just(lifecycle.client_left),
-    st.integers(0, 255).map(lambda code: lambda session, now: lifecycle.exited(session, code)),
+    st.integers(0, 255).map(lambda code: lambda session, now: lifecycle.exited(session, gone(code))),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
     st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error", "machine_lost"]).map(
@@ -174,6 +179,17 @@ def test_what_bots_write_is_bounded_and_an_exit_code_may_come_late():
     session = lifecycle.over(NEW, End("bot_error", "x" * 5000, "y" * 50_000), 1001.0)
     assert len(session.message or "") == lifecycle.MAX_MESSAGE_LENGTH
     assert len(session.detail or "") == lifecycle.MAX_DETAIL_LENGTH
-    assert lifecycle.exited(session, 137).exit_code == 137
-    assert lifecycle.exited(lifecycle.exited(session, 137), 0).exit_code == 137
-    assert lifecycle.exited(NEW, 137).exit_code is None
+    assert lifecycle.exited(session, gone(137)).exit_code == 137
+    assert lifecycle.exited(lifecycle.exited(session, gone(137)), gone(0)).exit_code == 137
+    assert lifecycle.exited(NEW, gone(137)).exit_code is None
+
+
+@pytest.mark.parametrize("reason", ["start_timeout", "unresponsive"])
+def test_a_silent_bots_last_words_are_its_sessions_detail(reason):
+    silent = lifecycle.over(NEW, End(reason, "It said nothing."), 1001.0)
+    told = lifecycle.exited(silent, gone(1, "Name or\0 service not known"))
+    assert told.detail == "Name or service not known"
+    assert lifecycle.exited(told, gone(1, "other words")).detail == told.detail
+    assert lifecycle.exited(silent, None) == silent
+    stopped = lifecycle.over(NEW, End("stopped", "It was stopped."), 1001.0)
+    assert lifecycle.exited(stopped, gone(1, "words")).detail is None
