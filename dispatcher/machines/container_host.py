@@ -45,7 +45,9 @@ class HostAddress:
             log.debug("network %s cannot be looked at: %s", self._network, error)
             self._is_refused = True
             return ""
-        return next((one["Gateway"] for one in found["IPAM"]["Config"] or () if one.get("Gateway")), "")
+        # The engine's proxy, an old engine or another program may leave any of it out.
+        pools = (found.get("IPAM") or {}).get("Config") or ()
+        return next((one["Gateway"] for one in pools if one.get("Gateway")), "")
 
 
 def _is_of_this_computer(address: str) -> bool:
