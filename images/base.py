@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -66,6 +67,9 @@ PACKAGES_LEFT_OUT = (
 )
 """Of which `LEFT_OUT` leaves nothing that runs."""
 
+SET_ID = stat.S_ISUID | stat.S_ISGID
+"""Programs that change the user or group of whoever runs them (`su`, `mount`): nobody does in a container."""
+
 
 def copy(root: Path, out: Path) -> None:
     """Copy `root` to `out`; neither devices nor other file systems have a part in it."""
@@ -86,6 +90,8 @@ def copy(root: Path, out: Path) -> None:
         if (status.st_uid, status.st_gid) != (0, 0):
             os.lchown(path, status.st_uid, status.st_gid)
             path.chmod(status.st_mode & 0o7777)
+        if stat.S_ISREG(status.st_mode) and status.st_mode & SET_ID:
+            path.chmod(status.st_mode & 0o7777 & ~SET_ID)
 
 
 def list_packages(status: Path) -> None:

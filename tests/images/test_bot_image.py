@@ -137,6 +137,10 @@ def test_it_runs_as_nobody_in_particular_and_writes_nowhere(engine: Engine, bot_
     assert python(engine, bot_image, code).splitlines() == ["10001 10001 switchboard /tmp", "[]"]
 
 
+def test_no_program_changes_its_user_or_group(engine: Engine, bot_image: str) -> None:
+    assert shell(engine, bot_image, "find / -xdev -type f -perm /6000 2>/dev/null; true") == ""
+
+
 def test_no_tools_of_builders_and_no_traces_of_the_build(engine: Engine, bot_image: str) -> None:
     tools = "cc gcc g++ ld as make pip pip3 uv apt apt-get dpkg perl git curl npm node"
     assert shell(engine, bot_image, f"for t in {tools}; do command -v $t; done; true") == ""
