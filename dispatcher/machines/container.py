@@ -300,11 +300,9 @@ class ContainerProvider:
         except ProviderError as error:
             # Its exit code is known all the same.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
-        if state.get("OOMKilled"):
-            limit = found["HostConfig"]["Memory"] // 2**20
-            printed += f"The machine was ended because it used all of its memory, {limit} MiB.\n"
+        limit = found["HostConfig"]["Memory"] // 2**20 if state.get("OOMKilled") else None
         self._removal.told(machine_id)
-        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], printed)
+        return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], printed, limit)
 
     async def _containers(self) -> list[Mapping[str, Any]]:
         with self._engine.translated():

@@ -39,11 +39,8 @@ def status_of(machine_id: str, machine: Mapping[str, Any]) -> MachineStatus:
             "" if has_run(machine) else f"Fly never started the machine; its events: {history(machine)}\n"
         )
         return MachineStatus(machine_id, state, output=output)
-    output = ""
-    if ended.get("oom_killed"):
-        memory = config_of(machine).get("guest", {}).get("memory_mb")
-        output = f"The machine was ended because it used all of its memory, {memory} MiB.\n"
-    return MachineStatus(machine_id, state, _exit_code(ended), output)
+    memory = config_of(machine).get("guest", {}).get("memory_mb") if ended.get("oom_killed") else None
+    return MachineStatus(machine_id, state, _exit_code(ended), out_of_memory_mb=memory)
 
 
 def has_run(machine: Mapping[str, Any]) -> bool:

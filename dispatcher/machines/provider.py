@@ -106,6 +106,8 @@ class MachineStatus:
     n."""
     output: str = ""
     """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
+    out_of_memory_mb: int | None = None
+    """The memory that the machine had, in MiB, where it was ended for using all of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -335,6 +335,9 @@ def end_by_loss(status: MachineStatus | None) -> End:
     """The machine is gone and had not said why."""
     if status is None:
         return End("machine_lost", "The machine is gone, and the provider has no record of it.")
+    if status.out_of_memory_mb is not None:
+        message = f"The bot used all of its machine's memory, {status.out_of_memory_mb} MiB, and was ended."
+        return End("out_of_memory", message, status.output or None, status.exit_code)
     if status.exit_code is None:
         message = "The machine is gone; its bot's exit status is not known."
         return End("machine_lost", message, status.output or None)

@@ -41,6 +41,7 @@ END_REASONS = frozenset(
         "never_ready",
         "no_capacity",
         "no_client",
+        "out_of_memory",
         "queue_timeout",
         "quota_reached",
         "rejected",

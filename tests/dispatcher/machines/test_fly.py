@@ -127,7 +127,7 @@ def test_a_bot_that_needs_too_much_memory_is_said_to(world: World):
         status = await provider.get("m-1")
         assert status is not None
         assert (status.state, status.exit_code) == (MachineState.gone, 137)
-        assert status.output == "The machine was ended because it used all of its memory, 2048 MiB.\n"
+        assert status.out_of_memory_mb == 2048
 
     world.run(scenario())
 

@@ -94,6 +94,13 @@ def test_only_good_reasons_end_well(reason, state):
     assert lifecycle.over(NEW, End(reason, "Why."), 1001.0).state == state
 
 
+def test_a_machine_that_used_all_of_its_memory_is_told_as_that():
+    status = MachineStatus("m-s", MachineState.gone, 137, "its last words", out_of_memory_mb=512)
+    end = lifecycle.end_by_loss(status)
+    assert (end.reason, end.detail, end.exit_code) == ("out_of_memory", "its last words", 137)
+    assert end.message == "The bot used all of its machine's memory, 512 MiB, and was ended."
+
+
 def test_the_first_reason_stays():
     failed = lifecycle.over(NEW, End("bot_error", "It raised."), 1001.0)
     assert lifecycle.over(failed, End("stopped", "Stopped."), 1002.0) is failed

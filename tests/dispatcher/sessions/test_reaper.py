@@ -42,6 +42,22 @@ def test_a_machine_that_dies_without_a_word_is_found_out(tmp_path, exit_code, re
     asyncio.run(run())
 
 
+def test_a_machine_that_used_all_of_its_memory_is_told_as_that(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id, machine = await running.reported("active")
+            running.provider.die(machine.id, 137)
+            running.provider.gone[machine.id] = replace(
+                running.provider.gone[machine.id], out_of_memory_mb=512
+            )
+            await machine.connection.close()
+            failed = await running.until(session_id, "failed")
+            assert (failed["reason"], failed["exitCode"]) == ("out_of_memory", 137)
+            assert "512 MiB" in failed["message"]
+
+    asyncio.run(run())
+
+
 def test_of_very_many_machines_each_look_searches_some(tmp_path, monkeypatch):
     async def run():
         async with deployment(tmp_path, agents=limits(client_timeout_seconds=2.0)) as running:
