@@ -20,7 +20,7 @@ from stacks.engine.consent import Consent, Loss, Preview
 from stacks.engine.deployed import Deployed, command_error
 from stacks.engine.drift import Drift
 from stacks.engine.interrupts import uninterrupted
-from stacks.engine.locks import break_dead_locks, locks
+from stacks.engine.locks import break_dead_locks, drop_broken_attributes, locks
 from stacks.engine.reach import check_reachable
 from stacks.engine.report import Report
 from stacks.engine.workspace import Workspace, prepare
@@ -253,6 +253,7 @@ class Driver:
         for notice in workspace.notices:
             self._out(notice)
         break_dead_locks(workspace.backend or "", workspace.project, workspace.stack)
+        drop_broken_attributes(workspace.backend or "")
         file = str(workspace.checkout / "__main__.py")
 
         def program() -> None:

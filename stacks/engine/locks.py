@@ -1,4 +1,4 @@
-"""Locks that interrupted runs left in a file backend.
+"""What interrupted runs left in a file backend: locks, and attributes that were half-written.
 
 A backend in files has no server that could tell a dead run from a living one: a run that is killed leaves its
 lock file, and every later run refuses. The file names pid and host, so that can be told here.
@@ -98,3 +98,29 @@ def break_dead_locks(backend: str, project: str, stack: str) -> None:
     for lock in found:
         say(f"an interrupted run left its lock: {lock} is not alive any more; going on")
         lock.file.unlink(missing_ok=True)
+
+
+def drop_broken_attributes(backend: str) -> None:
+    """Remove attributes of state files that a run was writing when it was killed.
+
+    A backend in files keeps a content type and a checksum beside each file, in one of its name with `.attrs`.
+    The file itself is replaced as a whole; this one is written in place, and an empty one makes the state
+    unreadable ("failed to load checkpoint: EOF"). None is as good as a right one.
+    """
+    url = urlparse(backend)
+    if url.scheme != "file":
+        return
+    root = Path(unquote(url.netloc + url.path)).expanduser() / ".pulumi"
+    for file in [*root.glob("*.attrs"), *(root / "stacks").rglob("*.attrs")]:
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_json(file):
+                say(f"an interrupted run left {file} half-written; it holds no state and is removed")
+                file.unlink()
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return True

@@ -328,6 +328,23 @@ def test_up_prints_how_to_start_a_session_and_then_the_address(checkout: Checkou
     assert command.startswith(f"  curl --fail-with-body -X POST {address}/start ")
 
 
+def test_a_run_that_was_killed_as_it_wrote_the_state_keeps_no_later_one_from_it(
+    checkout: CheckoutCopy,
+) -> None:
+    checkout.driver().preview()
+    state = checkout.state_dir / "stacks" / "switchboard" / "local.json"
+    attributes = state.with_name(f"{state.name}.attrs")
+    before = state.read_bytes()
+    attributes.write_bytes(b"")
+    checkout.lines.clear()
+
+    checkout.driver().preview()
+
+    assert state.read_bytes() == before
+    assert not attributes.exists() or attributes.read_bytes() != b""
+    assert any("create" in line for line in checkout.lines), checkout.lines
+
+
 def test_dns_records_are_printed_when_a_stack_needs_some() -> None:
     records = ["voice.example.com A 192.0.2.1", "voice.example.com AAAA 2001:db8::1"]
     assert next_steps({"records": OutputValue(records, False)}) == [
