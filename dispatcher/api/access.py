@@ -205,7 +205,7 @@ def _abilities(kind: Kind) -> str:
         case "start":
             return "start sessions, and show, follow, stop and call its own"
         case "read":
-            return "list, show and follow sessions, and read the metrics"
+            return "list, show and follow sessions, and read their logs and the metrics"
         case "session":
             return "show, follow, stop and call its session"
         case _:

@@ -286,6 +286,8 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) 
 def _split(url: str) -> SplitResult:
     """The parts of a URL; of what is none, empty parts, which are nobody's."""
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port  # Python reads it only when it is asked for: `localhost:80.evil.example` is no name
+        return parts
     except ValueError:
         return SplitResult("", "", "", "", "")
