@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,36 @@ from bot.protocol import Ended, EndReason
 
 _MESSAGE_CHARACTERS = 500
 _DETAIL_CHARACTERS = 8000
-NO_CARD = (
-    "Daily lets nobody join a room of an account without a payment method, though it makes rooms and tokens: "
-    "add a card at https://dashboard.daily.co under Billing. See 'Before the first call' in docs/daily.md."
-)
-REFUSED_JOIN = (
-    "If Daily refuses every join: daily.domainId may not be the id of the API key's domain, with which the "
-    "dispatcher signs tokens (`GET https://api.daily.co/v1/` tells it). See 'Before the first call' in "
-    "docs/daily.md."
-)
-"""Advice about a refused join, for the session's detail."""
+_SEE = " See 'Before the first call' in docs/daily.md."
+_JOIN_ADVICE: dict[tuple[str, ...], str] = {
+    ("missing-payment-method",): (
+        "Daily lets nobody join a room of an account without a payment method, though it makes rooms and "
+        "tokens: add a card at https://dashboard.daily.co under Billing." + _SEE
+    ),
+    ("not-allowed", "not allowed"): (
+        "Daily did not take the token. If it refuses every join, daily.domainId is not the id of the API "
+        "key's domain, with which the dispatcher signs tokens (`GET https://api.daily.co/v1/` tells it)."
+        + _SEE
+    ),
+    ("meeting-full", "meeting is full"): (
+        "As many are in the room as `max_participants` lets in, or as the account's plan does; the bot is "
+        "one of them."
+    ),
+    ("exp-room", "nbf-room", "no-room"): (
+        "The room was over, or was deleted, before the bot was there. If no room can be joined, see whether "
+        "the dispatcher's clock is right: a room's `exp` is the end of its session."
+    ),
+    ("exp-token", "nbf-token"): "The dispatcher signs tokens by its clock: see whether that is right.",
+    ("lookup", "connection"): (
+        "The bot's machine could not reach Daily: it needs DNS and a way out to *.daily.co and "
+        "*.wss.daily.co, port 443."
+    ),
+}
+"""What to do about a refused join, by parts of Daily's words in lower case; the first that fits counts.
+
+The words are the types of the event `error` (docs.daily.co, daily-js, "Error events"), and those of
+daily-python where it reaches nobody.
+"""
 
 _OURS = Path(__file__).resolve().parent
 
@@ -36,6 +57,10 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
+        """Exit status of a machine whose end nobody put on record."""
+        if self.reason == "machine_stopped":
+            # As of a process that handles no signals: a dispatcher that hears no last word sees what it was.
+            return 128 + signal.SIGTERM
         return 0 if self.reason in ("completed", "stopped") else 1
 
     def to_message(self) -> Ended:
@@ -93,7 +118,8 @@ def join_refused(words: str) -> Outcome:
     Args:
         words: Its own.
     """
-    advice = NO_CARD if "missing-payment-method" in words else REFUSED_JOIN
+    known = (told for parts, told in _JOIN_ADVICE.items() if any(part in words.lower() for part in parts))
+    advice = next(known, "Words that this release does not know." + _SEE)
     return Outcome("join_refused", f"Daily refused the bot's join: {_sentence(words)}", advice)
 
 

@@ -34,6 +34,7 @@ from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.patience import Backlog, Patience
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.room_lifecycle import end_at_exp
 from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
@@ -177,7 +178,8 @@ class Reports:
             await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
     async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
-        await self._releases.close_by_report(session, lifecycle.end_by_report(message))
+        end = end_at_exp(session, lifecycle.end_by_report(message), self._clock.now())
+        await self._releases.close_by_report(session, end)
         await self._channels.send(session.machine_id, Acknowledge())
 
 

@@ -12,10 +12,18 @@ not there may be there a moment later: it is deleted again when that has passed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from dispatcher.sessions.lifecycle import DEADLINE_GRACE_SECONDS, Session
+from dispatcher.sessions.lifecycle import DEADLINE_GRACE_SECONDS, End, Session
 from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+
+CLOCKS_APART_SECONDS = 5.0
+"""How much sooner, by our clock, a room's service may close it at its `exp`."""
+
+LEAST_SECONDS = 1.0
+"""Duration of a session whose room's `exp` passes while it is being written."""
 
 
 def opened(session: Session, *, certain: bool) -> Session:
@@ -46,6 +54,25 @@ def deleted(session: Session, before: Session, asked: float) -> Session:
 def closes_at(session: Session) -> float:
     """When the room of an admitted session closes by itself (unix seconds): its latest possible end."""
     return (session.admitted_at or session.created_at) + session.max_duration_seconds + DEADLINE_GRACE_SECONDS
+
+
+def allowed_seconds(longest: float, wanted: Mapping[str, Any], now: float) -> float:
+    """Maximum duration of a session whose start request wants such a room.
+
+    Args:
+        longest: The agent's limit, in seconds.
+        wanted: The room's properties; `exp` is the unix time at which it closes.
+    """
+    return min(longest, max(wanted["exp"] - now, LEAST_SECONDS)) if "exp" in wanted else longest
+
+
+def end_at_exp(session: Session, end: End, now: float) -> End:
+    """The end of a session by its bot's report: a bot fails when its room closes as the start asked for."""
+    exp = (session.room or {}).get("properties", {}).get("exp")
+    if end.reason != "bot_error" or exp is None or now < exp - CLOCKS_APART_SECONDS:
+        return end
+    why = "The room closed at its `exp`, as the start request asked for."
+    return End("max_duration", why, f"{end.message}\n{end.detail or ''}".strip(), end.exit_code)
 
 
 def due(session: Session) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dispatcher.agent_images import AgentImages
 from dispatcher.clock import Clock
 from dispatcher.disk import Disk
 from dispatcher.sessions import failures, idempotency, lifecycle
@@ -20,6 +21,7 @@ from dispatcher.sessions.errors import (
     DiskFull,
     InvalidRequest,
     KeyReused,
+    NoImage,
     UnknownAgent,
     UnknownSession,
 )
@@ -29,6 +31,7 @@ from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.room_lifecycle import allowed_seconds
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.errors import RoomError, Unacceptable
@@ -89,12 +92,14 @@ class Starts:
         queue: Queue,
         transports: Mapping[str, Transport],
         changes: Changes,
+        images: AgentImages,
         clock: Clock,
         disk: Disk,
     ) -> None:
         self._settings = settings
         self._store = store
         self._ledger = ledger
+        self._images = images
         self._launcher = launcher
         self._releases = releases
         self._queue = queue
@@ -116,6 +121,8 @@ class Starts:
             return await self._again(claim, known)
         if self._disk.is_full():
             raise DiskFull("The dispatcher's disk is full: free some of it, and try again.")
+        if name in self._images.missing:
+            raise NoImage(f"The image of {name}'s machines is not known yet: `make up` is not over.")
         machine_id = f"m-{session_id}"
         self._launcher.check_delay(machine_id, agent, start.queue_seconds)
         if start.count is not None:
@@ -124,7 +131,8 @@ class Starts:
         if spends and await self._queue.would_refuse(name, start.queue_seconds):
             raise self._at_capacity(name, agent, start)
         prepared = await self._prepare(session_id, agent, transport_name, start)
-        room = prepared.room
+        room, now = prepared.room, self._clock.now()
+        longest = agent.max_duration_seconds
         session = Session(
             id=session_id,
             agent=name,
@@ -135,10 +143,10 @@ class Starts:
             state=SessionState.queued,
             start_timeout_seconds=agent.start_timeout_seconds,
             client_timeout_seconds=agent.client_timeout_seconds,
-            max_duration_seconds=agent.max_duration_seconds,
+            max_duration_seconds=allowed_seconds(longest, room.properties, now) if room else longest,
             idle_timeout_seconds=agent.idle_timeout_seconds,
             queue_seconds=start.queue_seconds,
-            created_at=self._clock.now(),
+            created_at=now,
             traceparent=start.traceparent,
             owner=start.owner,
             room=None if room is None else asdict(room),

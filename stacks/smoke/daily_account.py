@@ -32,6 +32,9 @@ from stacks.errors import SmokeError
 DELETES = 60
 """More than Daily documents to take in 30 s: 50."""
 
+NO_WAY = ("lookup", "connection", "timed out")
+"""Parts of daily-python's words, in lower case, for a join that did not reach Daily."""
+
 INSTALL = "`.venv/bin/python -m pip install -r images/requirements-bot-daily.txt` installs daily-python"
 
 
@@ -198,12 +201,9 @@ class Checks:
             "enable_prejoin_ui": False,
         }
         room = self._open(self._name, asked)
-        # An answer leaves out what is as the domain's default.
-        other = {
-            name: room["config"][name]
-            for name in asked
-            if room["config"].get(name, asked[name]) != asked[name]
-        }
+        # An answer leaves out what is as the domain's default, and no domain has a default of `exp`.
+        got = {"eject_at_room_exp": True, "enable_prejoin_ui": False, **room["config"]}
+        other = {name: got.get(name) for name in asked if got.get(name) != asked[name]}
         if other or room["privacy"] != "private" or room["url"] != self._address(self._name):
             raise _Failed(
                 f"asked for {asked}, private, at {self._address(self._name)}; got {json.dumps(room)}"
@@ -229,10 +229,13 @@ class Checks:
         return f"bot {took[0]}, client {took[1]}"
 
     def _refused(self, token: str | None) -> str:
+        self._in_call()  # else it would be refused for another reason, such as no way to Daily
         person, began = self._person(), time.monotonic()
         words = person.join(self._address(self._name), token, self._limits.join)
         if not words:
             raise _Failed("Daily let it in")
+        if any(part in words.lower() for part in NO_WAY):
+            raise _Failed(f"it had no answer of Daily's: {words}")
         return f"refused after {time.monotonic() - began:.1f} s: {words}"
 
     def _leaves(self) -> str:
@@ -249,7 +252,10 @@ class Checks:
         self._expect(200, "DELETE", f"/rooms/{self._name}")
         self._rooms.remove(self._name)
         if not bot.saw("state left", self._limits.event):
-            return f"who is in it stays for {self._limits.event:.0f} s at least"
+            return (
+                f"who is in it stays for {self._limits.event:.0f} s at least: a client that does not leave "
+                f"by itself may stay until its room's exp, the session's latest end"
+            )
         return f"who was in it is out after {time.monotonic() - began:.1f} s"
 
     def _expires(self) -> str:

@@ -100,6 +100,7 @@ class FakeDaily:
         card: Whether the account has a payment method: without one nobody joins, and there are no webhooks.
         paid: Whether its plan lets rooms limit their participants.
         hipaa: Whether the domain is a HIPAA one, which names its rooms itself.
+        forgets: Properties that its rooms never have, whatever is asked for.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class FakeDaily:
     ) -> None:
         self.card = self.paid = True
         self.hipaa = False
+        self.forgets: frozenset[str] = frozenset()
         self.domain_id = DOMAIN_ID
         self.meetings = Meetings(self)
         self.webhooks = Webhooks(clock.now, post)
@@ -310,7 +312,7 @@ class FakeDaily:
             "privacy": body.get("privacy", "public"),
             "url": f"https://{DOMAIN}.daily.co/{name}",
             "created_at": "2026-01-01T00:00:00.000Z",
-            "config": dict(properties),
+            "config": {name: value for name, value in properties.items() if name not in self.forgets},
         }
         self._on_change("created", name)
         return Answer(200, self._rooms[name])

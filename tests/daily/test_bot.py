@@ -1,9 +1,9 @@
 """A real dispatcher, machines as processes, Pipecat's own DailyTransport, and Daily's API on loopback."""
 
-import asyncio
 import contextlib
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bot.protocol import JOIN_REFUSED_SINCE, Ended
+from bot import outcome
 from dispatcher.clock import SystemClock
-from tests.bot.dispatcher import assignment, dispatcher, machine
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import room_of
 from tests.e2e.browser import until
@@ -40,8 +39,9 @@ class Stack:
     url: str
     """URL of the fake."""
 
-    def start(self, **body: Any) -> httpx.Response:
-        content = {"createDailyRoom": True, "body": {"stub": STUB, "daily": self.url, **body}}
+    def start(self, room: dict[str, Any] | None = None, **body: Any) -> httpx.Response:
+        asked = {} if room is None else {"dailyRoomProperties": room}
+        content = {"createDailyRoom": True, **asked, "body": {"stub": STUB, "daily": self.url, **body}}
         return httpx.post(f"{self.dispatcher.url}/start", json=content, timeout=PATIENCE)
 
     def only_session(self) -> dict[str, Any]:
@@ -53,7 +53,9 @@ class Stack:
         """The session's client is in its room."""
         body = {"room": room_of(started["sessionId"]), "token": started["dailyToken"]}
         with httpx.stream("POST", f"{self.url}/join", json=body, timeout=PATIENCE) as answer:
-            assert "joined" in json.loads(next(answer.iter_lines()))
+            # An iterator that nobody holds closes the answer, and with it the client is out of its room.
+            lines = answer.iter_lines()
+            assert "joined" in json.loads(next(lines))
             yield
 
 
@@ -131,33 +133,21 @@ def test_join_is_refused_when_tokens_are_another_domains(tmp_path):
         assert "daily.domainId" in session["detail"]
 
 
-@pytest.mark.parametrize(
-    ("protocol", "reason"), [(JOIN_REFUSED_SINCE, "join_refused"), (JOIN_REFUSED_SINCE - 1, "bot_error")]
-)
-def test_older_dispatcher_is_told_reason_it_knows_when_join_is_refused(tmp_path, protocol, reason):
-    async def ending(url: str) -> Ended:
-        room = f"https://{DOMAIN}.daily.co/{room_of('1')}"
-        assigned = assignment("daily", room_url=room, token="t", body={"stub": STUB, "daily": url})
-        async with dispatcher(protocol=protocol) as of, machine(tmp_path, str(BOT), of.url, assigned) as run:
-            ended = await of.wait_for(Ended)
-            await run.exit_code()
-            return ended
-
-    with served(app(FakeDaily(SystemClock()))) as url:
-        ended = asyncio.run(ending(url))
-    assert (ended.reason, ended.message) == (reason, "Daily refused the bot's join: no-room.")
-
-
 def test_idle_timeout_ends_session_when_client_left_the_room(tmp_path):
     with stack(tmp_path, idleTimeoutSeconds=2) as running:
         started = running.start().json()
         session_id = started["sessionId"]
+        room = room_of(session_id)
         with running.client(started):
             until(
                 lambda: running.dispatcher.session(session_id)["state"] == "active",
                 PATIENCE,
                 "a client",
             )
+            # As long as the timeout is, and longer: nobody is idle while the client is there.
+            time.sleep(3)
+            assert len(running.daily.meetings.of(room)) == 2
+            assert running.dispatcher.session(session_id)["state"] == "active"
         with running.client(started):
             pass
         record = running.dispatcher.wait_until_over(session_id, 30)
@@ -176,6 +166,36 @@ def test_session_ends_when_bot_is_put_out_of_its_room(tmp_path):
         record = running.dispatcher.wait_until_over(started["sessionId"], 20)
         assert (record["state"], record["reason"]) == ("failed", "bot_error")
         assert record["message"].startswith("Daily ended the bot's call")
+
+
+def test_session_has_its_length_when_room_closes_at_the_exp_that_was_asked_for(tmp_path):
+    with stack(tmp_path, dailyAllowedProperties=["exp"]) as running:
+        exp = time.time() + 20
+        started = running.start(room={"exp": exp}).json()
+        record = running.dispatcher.wait_until_over(started["sessionId"], 60)
+        assert (record["state"], record["reason"]) == ("failed", "max_duration")
+        assert record["message"] == "The room closed at its `exp`, as the start request asked for."
+        assert record["detail"].startswith("Daily ended the bot's call")
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("meeting-full", "max_participants"),
+        ("Meeting is full", "max_participants"),
+        ("exp-token", "clock"),
+        ("exp-room", "over"),
+        ("not-allowed", "daily.domainId"),
+        ("account-missing-payment-method", "add a card"),
+        ("Connection failure: RoomLookup(error sending request)", "DNS"),
+        ("words of next year", "Before the first call"),
+    ],
+)
+def test_refused_joins_advice_fits_its_words(words, advice):
+    told = outcome.join_refused(words)
+    assert told.message == f"Daily refused the bot's join: {words}."
+    assert advice in told.detail
+    assert ("domainId" in told.detail) == (words == "not-allowed")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("daily") is None, reason="daily-python is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stacks.smoke import daily
 from stacks.smoke.http import Session
 from stacks.smoke.run import Joined, run, summary
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.patience import PATIENCE
 from tests.stacks.test_program import REPOSITORY
 
 KEY = "pk_for-the-smoke-test"
@@ -35,7 +37,7 @@ RECORD = {
 }
 
 
-async def machine_that_works(running: Deployment) -> None:
+async def machine_that_works(running: Deployment, here: threading.Event) -> None:
     """The session's machine takes its client, and ends when it is told to."""
 
     async def asked_for() -> list[str]:
@@ -45,6 +47,7 @@ async def machine_that_works(running: Deployment) -> None:
     machine = await running.connect(machine_id, machine_id.removeprefix("m-"))
     running.clock.advance(20)
     await machine.hello("waiting")
+    here.set()
     assert isinstance(await machine.receive(), protocol.Stop)
     await machine.send(protocol.Ended(reason="stopped", message="It was told to."))
 
@@ -54,18 +57,29 @@ def heard(session: Session, tell: Callable[[str], None]) -> str:
     return "a caller heard the bot"
 
 
+def heard_once(here: threading.Event) -> Callable[[Session, Callable[[str], None]], str]:
+    """The same of a session whose machine is there by then."""
+
+    def call(session: Session, tell: Callable[[str], None]) -> str:
+        assert here.wait(PATIENCE), "its machine"
+        return heard(session, tell)
+
+    return call
+
+
 def smoke(tmp_path: Path, key: str = KEY, **more: Any) -> tuple[Joined, list[str]]:
     """With a machine that works, unless `more` says otherwise."""
     lines: list[str] = []
-    fault = more.pop("fault", None)
+    fault, here = more.pop("fault", None), threading.Event()
+    calls = {"webrtc": heard_once(here)}
 
     async def play() -> Joined:
         async with deployment(tmp_path, key=KEY, keys=KEYS, **more) as running:
             running.provider.fault = fault
             caller = asyncio.create_task(
-                asyncio.to_thread(run, running.url, key, "echo", lines.append, calls={"webrtc": heard})
+                asyncio.to_thread(run, running.url, key, "echo", lines.append, calls=calls)
             )
-            machine = asyncio.create_task(machine_that_works(running))
+            machine = asyncio.create_task(machine_that_works(running, here))
             try:
                 while not caller.done():
                     await asyncio.wait([caller], timeout=0.01)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +21,7 @@ from stacks.smoke import daily_account
 from stacks.smoke.daily_account import Account, Checks, Limits, check, check_stack
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import KEYS, agents
+from tests.daily.meetings import JoinRefused, Meetings
 from tests.dispatcher.harness import ManualClock, deployment
 from tests.served import served
 from tests.stacks.test_daily_webhook import Stack
@@ -98,6 +102,43 @@ def test_account_is_refused_by_check_that_fails(tmp_path, monkeypatch, state, do
     assert said[what].startswith("FAILED")
     assert words in said[what]
     assert daily.rooms == {}
+
+
+def test_refused_joins_say_nothing_when_no_join_is_let_in(tmp_path, monkeypatch):
+    daily = FakeDaily(SystemClock())
+    daily.card = False
+    said, raised = lines_of(tmp_path, monkeypatch, daily)
+    assert raised
+    for what in ("a join without a token", "a join with another room's token"):
+        assert said[what] == "FAILED: bot and client are not in the room"
+
+
+def test_join_that_daily_did_not_refuse_itself_is_no_refusal(tmp_path, monkeypatch):
+    monkeypatch.setattr(Meetings, "_admit", lost_after(Meetings._admit, joins=2))
+    said, raised = lines_of(tmp_path, monkeypatch, FakeDaily(SystemClock()))
+    assert raised
+    assert said["joins with signed tokens"].startswith("bot")
+    assert said["a join without a token"].startswith("FAILED: it had no answer of Daily's: Connection")
+
+
+def lost_after(admit: Callable[..., Any], joins: int) -> Callable[..., Any]:
+    """Admit so many participants; of every other one daily-python says that it reaches nobody."""
+    left = itertools.count(joins, -1)
+
+    def admitted(meetings: Meetings, name: str, token: str | None) -> Any:
+        if next(left) <= 0:
+            raise JoinRefused("Connection failure: RoomLookup(error sending request)")
+        return admit(meetings, name, token)
+
+    return admitted
+
+
+def test_room_without_the_exp_that_was_asked_for_is_named(tmp_path, monkeypatch):
+    daily = FakeDaily(SystemClock())
+    daily.forgets = frozenset({"exp"})
+    said, raised = lines_of(tmp_path, monkeypatch, daily)
+    assert raised
+    assert said["a room's config"].startswith("FAILED: asked for {'exp': ")
 
 
 @pytest.mark.parametrize(("transports", "is_checked"), [(["webrtc"], False), (["daily"], True)])

@@ -100,3 +100,29 @@ def test_a_room_that_closes_by_itself_settles_with_that():
     brief = session("doubted", max_duration_seconds=5)
     assert room_lifecycle.due(brief) == room_lifecycle.closes_at(brief) == ADMITTED_AT + 20
     assert room_lifecycle.closes_at(session("open")) == CLOSES_AT
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seconds"),
+    [({}, 7200), ({"exp": ADMITTED_AT + 600}, 600), ({"exp": ADMITTED_AT + 9e9}, 7200), ({"exp": 1.0}, 1.0)],
+)
+def test_session_is_no_longer_than_its_room(wanted, seconds):
+    assert room_lifecycle.allowed_seconds(7200, wanted, ADMITTED_AT) == seconds
+
+
+@pytest.mark.parametrize(
+    ("reason", "now", "told"),
+    [
+        ("bot_error", ADMITTED_AT + 600, "max_duration"),
+        ("bot_error", ADMITTED_AT + 300, "bot_error"),
+        ("completed", ADMITTED_AT + 600, "completed"),
+    ],
+)
+def test_bot_that_fails_as_its_room_closes_has_reached_its_maximum(reason, now, told):
+    room = {"url": "https://x", "token": "t", "properties": {"exp": ADMITTED_AT + 600}}
+    end = End(reason, "Words.", "Detail.", 1)
+    seen = room_lifecycle.end_at_exp(session("open", over=False, room=room), end, now)
+    assert seen.reason == told
+    assert "Words." in f"{seen.message}{seen.detail}"
+    assert seen.exit_code == 1
+    assert room_lifecycle.end_at_exp(session("open", over=False), end, now) == end
