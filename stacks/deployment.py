@@ -50,6 +50,8 @@ class Deployment:
     """Where the dispatcher's log is: a file, or a command that shows it."""
     data: pulumi.Input[str]
     """Where the store is: a directory, or a volume."""
+    bots: Sequence[str] = ()
+    """Where bots are whose lines that command's tool shows: the label of their containers, or their apps."""
     records: pulumi.Input[Sequence[str]] | None = None
     """DNS records that have to be there, if there are any."""
 
@@ -60,6 +62,8 @@ class Deployment:
         pulumi.export("start", start)
         pulumi.export("log", self.log)
         pulumi.export("data", self.data)
+        if self.bots:
+            pulumi.export("bots", list(self.bots))
         # As it is deployed: who reads it needs no config, which may have changed, or be encrypted.
         pulumi.export(
             "prices", {name: price_of(config, agent).shown() for name, agent in config.agents.items()}

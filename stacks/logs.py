@@ -1,7 +1,6 @@
 """`python -m stacks.logs --stack STACK`: follow the logs of a stack that is up.
 
-On `local` these are files. Elsewhere the stack's output `log` is a command that shows the dispatcher's; a
-bot's lines come from `GET /v1/sessions/{id}/logs`, or from where that says they are.
+On `local` these are files; elsewhere what the cloud's own tool shows, see `stacks.log_commands`.
 """
 
 from __future__ import annotations
@@ -9,9 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,14 +20,15 @@ from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from stacks.errors import StackError, exit_status
+from stacks.log_commands import DISPATCHER, no_log_of, show_commands, tool_of
 
-DISPATCHER = "dispatcher"
 POLL_SECONDS = 0.25
 CHUNK = 64 * 1024
 BEGIN_BYTES = 4096
 """Part of the dispatcher's file that is shown of what was there before."""
 
 RESET, DIM = "\x1b[0m", "\x1b[2m"
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LEVELS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": DIM, "TRACE": DIM}
 _LEVEL = re.compile(rf"^\S+ \S+ ({'|'.join(_LEVELS)})\b")
 _SOURCES = ("\x1b[36m", "\x1b[35m", "\x1b[32m", "\x1b[34m", "\x1b[96m", "\x1b[95m")
@@ -102,12 +100,17 @@ class Files:
 
     def __init__(self, log: Path, machines: Path, session: str) -> None:
         self._machines = machines
-        self._session = session
+        self.session = session
         self._followed: dict[str, Followed] = {}
         # To see what bots printed before, name a session.
         for name, path in self._there():
             self._followed[name] = Followed(path, last=None if session else 0)
-        self._dispatcher = Followed(log, last=BEGIN_BYTES)
+        self._dispatcher = Followed(log, last=None if session else BEGIN_BYTES)
+
+    @property
+    def lacks_session(self) -> bool:
+        """Whether a session was named that has no machine's file."""
+        return bool(self.session) and not self._followed
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield source and line of what has come since."""
@@ -118,7 +121,7 @@ class Files:
             if name not in self._followed:
                 self._followed[name] = Followed(path)
         for line in self._dispatcher.lines():
-            if self._session in line:
+            if self.session in line:
                 yield DISPATCHER, line
         for name, followed in sorted(self._followed.items()):
             for line in followed.lines():
@@ -129,7 +132,7 @@ class Files:
             followed.close()
 
     def _there(self) -> Iterator[tuple[str, Path]]:
-        wanted = f"m-{self._session}" if self._session else ""
+        wanted = f"m-{self.session}" if self.session else ""
         try:
             with os.scandir(self._machines) as entries:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -150,6 +153,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(options: argparse.Namespace) -> None:
+    if options.session and not _ID.fullmatch(options.session):
+        raise StackError(
+            f"SESSION: '{escaped(options.session)}' is no session's id; allowed: the `sessionId` of a "
+            f"start's answer, as in 5f0c1d2e-0a1b-4c2d-8e3f-405162738495"
+        )
     outputs = Driver(CHECKOUT, options.stack, find).outputs()
     if "log" not in outputs:
         raise StackError(f"stack {options.stack} is not up; `make up STACK={options.stack}` brings it up")
@@ -158,15 +166,23 @@ def _show(options: argparse.Namespace) -> None:
         machines = Path(str(outputs["data"].value)) / "dispatcher" / "machines"
         show_files(Files(Path(log), machines, options.session), once=options.once)
     else:
-        show_command(command(log, once=options.once), options.session)
+        bots = outputs["bots"].value if "bots" in outputs else []
+        tool = tool_of(log, bots)
+        show_commands(tool, options.session, say, once=options.once)
 
 
 def show_files(files: Files, *, once: bool) -> None:
-    """Print the lines as they come, until interrupted."""
+    """Print the lines as they come, until interrupted.
+
+    Raises:
+        StackError: a session was named, and nothing is there of it.
+    """
     try:
+        if files.lacks_session:
+            raise StackError(no_log_of(files.session))
         while True:
             for source, line in files.lines():
-                print(formatted(source, line, colors=sys.stdout.isatty()), flush=True)
+                say(source, line)
             if once:
                 return
             time.sleep(POLL_SECONDS)
@@ -174,29 +190,9 @@ def show_files(files: Files, *, once: bool) -> None:
         files.close()
 
 
-def command(log: str, *, once: bool) -> list[str]:
-    """Return the command of a stack's output `log`, which then follows, or does not."""
-    words = shlex.split(log)
-    if words[0] == "fly":  # follows by itself
-        return [*words, *(["--no-tail"] if once else [])]
-    return [*words[:-1], *([] if once else ["--follow"]), words[-1]]
-
-
-def show_command(words: list[str], session: str) -> None:
-    """Print the lines that a command shows, until it ends."""
-    try:
-        shown = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except OSError as error:
-        raise StackError(f"{words[0]} cannot be run: {error}; it shows this stack's log") from error
-    with shown:
-        if shown.stdout is None:
-            raise AssertionError("it was asked for")
-        for line in shown.stdout:
-            text = line.decode(errors="replace").rstrip("\r\n")
-            if session in text:
-                print(formatted(DISPATCHER, text, colors=sys.stdout.isatty()), flush=True)
-    if shown.returncode:
-        raise StackError(f"`{shlex.join(words)}` ended with status {shown.returncode}")
+def say(source: str, line: str) -> None:
+    """Print a line."""
+    print(formatted(source, line, colors=sys.stdout.isatty()), flush=True)
 
 
 if __name__ == "__main__":

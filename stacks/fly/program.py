@@ -143,6 +143,7 @@ def describe(environment: Environment) -> Deployment:
         url=settings.url(config, called),
         log=f"fly logs --app {called.dispatcher}",
         data=f"volume store of {called.dispatcher}" if on_volume else "the database of databaseUrl",
+        bots=[called.bots(name, shard) for name in config.agents for shard in range(fly.apps)],
         records=front.records,
     )
 

@@ -154,6 +154,7 @@ def test_from_a_failed_up_to_the_end(stack: Stack) -> None:
     outputs = stack.up()
     assert outputs["url"] == "https://voice.fly.dev"
     assert outputs["log"] == "fly logs --app voice"
+    assert outputs["bots"] == ["voice-echo-0"]
     assert set(fake.apps) == {"voice", "voice-echo-0"}
     assert set(fake.apps["voice"].volumes) == made
     machine = stack.machine()

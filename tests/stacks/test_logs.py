@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from stacks.errors import StackError
-from stacks.logs import Files, command, formatted, show_command
+from stacks.log_commands import show_commands, tool_of
+from stacks.logs import Files, formatted, main, show_files
 
 
 @pytest.fixture
@@ -77,24 +78,134 @@ def test_files_wait_for_no_fifo_and_follow_no_link(tmp_path, files):
 
 
 @pytest.mark.parametrize(
-    ("log", "once", "words"),
-    [
-        ("docker --host ssh://h logs c", False, ["docker", "--host", "ssh://h", "logs", "--follow", "c"]),
-        ("docker --host ssh://h logs c", True, ["docker", "--host", "ssh://h", "logs", "c"]),
-        ("fly logs --app a", False, ["fly", "logs", "--app", "a"]),
-        ("fly logs --app a", True, ["fly", "logs", "--app", "a", "--no-tail"]),
-    ],
+    "session", ["nonsense", "", "5f0c1d2e-0a1b-4c2d-8e3f-40516273849", "../../etc/passwd"]
 )
-def test_command_follows_as_the_tool_does(log, once, words):
-    assert command(log, once=once) == words
+def test_a_session_that_is_none_is_refused_by_name(session, capsys):
+    assert main(["--stack", "s", "--session", session or " "]) == 1
+    assert "is no session's id; allowed: the `sessionId`" in capsys.readouterr().err
 
 
-def test_command_shows_a_session_alone(capfd):
-    show_command([sys.executable, "-c", "print('of abc'); print('of d')"], "abc")
-    assert capfd.readouterr().out == "dispatcher | of abc\n"
+def test_files_of_a_session_that_is_not_there_are_refused(tmp_path, files):
+    printed(tmp_path, f"m-{SESSION}", "here\n")
+    show_files(files(SESSION), once=True)
+    with pytest.raises(StackError, match=f"session {OTHER} has no log on this stack"):
+        show_files(files(OTHER), once=True)
 
 
-@pytest.mark.parametrize("words", [["/nowhere/docker"], [sys.executable, "-c", "raise SystemExit(3)"]])
-def test_command_that_fails_is_an_error(words):
-    with pytest.raises(StackError, match=r"cannot be run|status 3"):
-        show_command(words, "")
+SESSION, OTHER = "5f0c1d2e-0a1b-4c2d-8e3f-405162738495", "5f0c1d2e-0a1b-4c2d-8e3f-000000000000"
+
+DOCKER = """#!{python}
+import sys, time
+words = sys.argv[1:]
+assert words[:2] == ["--host", "ssh://h"], words
+if words[2] == "ps":
+    label = "label=switchboard.deployment=voice"
+    assert words[3:6] == ["--all", "--filter", label], words
+    if any("{other}" in word for word in words):
+        sys.exit()
+    print("m-{session} voice-1")
+elif words[-1] == "dispatcher":
+    print("session {session}: begins", flush=True)
+    print("session {other}: begins", flush=True)
+    if "--follow" in words:
+        time.sleep({seconds})
+else:
+    assert words[-1] == "voice-1", words
+    print("hello", words[3:-1], flush=True)
+    print("its last word", file=sys.stderr, flush=True)
+sys.exit({status})
+"""
+
+FLY = """#!{python}
+import json, sys
+words = sys.argv[1:]
+if words[:2] == ["machine", "list"]:
+    assert words[2] == "--app" and words[4:] == ["--json"], words
+    own = {{"id": "e1", "config": {{"metadata": {{"switchboard_machine": "m-{session}"}}}}}}
+    print(json.dumps([{{"id": "e0", "config": {{}}}}, own] if words[3] == "voice-b" else []))
+    sys.exit()
+assert words[:2] == ["logs", "--app"], words
+print(words[2], "session {session}" if words[2] == "voice" else words[3:])
+"""
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def put(name, text, **more):
+        given = {"python": sys.executable, "session": SESSION, "other": OTHER, "seconds": 0, "status": 0}
+        path = tmp_path / name
+        path.write_text(text.format(**{**given, **more}))
+        path.chmod(0o755)
+
+    return put
+
+
+def shown(log, bots, session="", once=True):
+    seen = []
+    show_commands(tool_of(log, bots), session, lambda *line: seen.append(line), once=once)
+    return sorted(seen)
+
+
+DOCKER_LOG = "docker --host ssh://h logs dispatcher"
+
+
+def test_docker_shows_dispatcher_and_bots(tools):
+    tools("docker", DOCKER)
+    assert shown(DOCKER_LOG, ["voice"]) == [
+        ("dispatcher", f"session {OTHER}: begins"),
+        ("dispatcher", f"session {SESSION}: begins"),
+        (f"m-{SESSION}", "hello []"),
+        (f"m-{SESSION}", "its last word"),
+    ]
+
+
+def test_docker_follows_what_bots_print_from_now_on(tools):
+    tools("docker", DOCKER, seconds=2)
+    seen = shown(DOCKER_LOG, ["voice"], once=False)
+    assert (f"m-{SESSION}", "hello ['--follow', '--tail', '0']") in seen
+    assert len(seen) == 4, "a bot is followed once"
+
+
+def test_docker_shows_one_session_from_its_beginning(tools):
+    tools("docker", DOCKER, seconds=1)
+    assert shown(DOCKER_LOG, ["voice"], SESSION, once=False) == [
+        ("dispatcher", f"session {SESSION}: begins"),
+        (f"m-{SESSION}", "hello ['--follow']"),
+        (f"m-{SESSION}", "its last word"),
+    ]
+    with pytest.raises(StackError, match="has no log on this stack"):
+        shown(DOCKER_LOG, ["voice"], OTHER, once=False)
+
+
+def test_fly_shows_every_app_or_the_machine_of_a_session(tools):
+    tools("fly", FLY)
+    assert shown("fly logs --app voice", ["voice-a", "voice-b"]) == [
+        ("dispatcher", f"voice session {SESSION}"),
+        ("voice-a", "voice-a ['--no-tail']"),
+        ("voice-b", "voice-b ['--no-tail']"),
+    ]
+    assert shown("fly logs --app voice", ["voice-a", "voice-b"], SESSION) == [
+        ("dispatcher", f"voice session {SESSION}"),
+        (f"m-{SESSION}", "voice-b ['--machine', 'e1', '--no-tail']"),
+    ]
+    with pytest.raises(StackError, match="has no log on this stack"):
+        shown("fly logs --app voice", ["voice-a", "voice-b"], OTHER)
+
+
+def test_command_that_cannot_be_run_or_fails_is_an_error(tools):
+    with pytest.raises(StackError, match="/nowhere/docker cannot be run"):
+        shown("/nowhere/docker --host ssh://h logs d", ["voice"])
+    tools("docker", DOCKER, status=3)
+    with pytest.raises(StackError, match="status 3"):
+        shown(DOCKER_LOG, ["voice"])
+    tools("docker", DOCKER, status=4)
+    with pytest.raises(StackError, match="`docker --host ssh://h logs dispatcher` ended with status 4"):
+        shown(DOCKER_LOG, [])
+
+
+def test_fly_that_answers_something_else_is_an_error(tools):
+    tools("fly", "#!/bin/sh\necho nothing\n")
+    with pytest.raises(StackError, match="answers something else"):
+        shown("fly logs --app voice", ["voice-a"], SESSION)
