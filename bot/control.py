@@ -27,7 +27,7 @@ from bot.logs import logger
 from bot.outcome import Outcome
 from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
 from bot.protocol import (
-    JOIN_REFUSED_SINCE,
+    MACHINE_STOPPED_SINCE,
     PROTOCOL_VERSION,
     Acknowledge,
     Assign,
@@ -64,6 +64,9 @@ class Limits:
     """For a bot that is told to stop."""
     acknowledge: float = 10.0
     """For the dispatcher to take down the last word."""
+    acknowledge_stopped: float = 2.0
+    """The same of a machine that its host stops: Docker ends it 10 s after SIGTERM, and may have stopped the
+    dispatcher too."""
     unreachable: float = 120.0
     """For the dispatcher, when the machine has no call and so nothing to do without it."""
     room: float = 3.0
@@ -153,7 +156,8 @@ class Control:
         self._post(self._send, message)
 
     def stop(self, message: str) -> None:
-        self._post(self._stop, "stopped", message)
+        """End the session, because the machine's host ends the machine."""
+        self._post(self._stop, "machine_stopped", message)
 
     def finish(self, outcome: Outcome) -> int:
         """Report how the bot ended, wait until that is on record, and return the exit status.
@@ -314,14 +318,17 @@ class Control:
             self._leave(1)
             return
         self._say_ended()
-        self._loop.call_later(self._limits.acknowledge, self._leave, outcome.exit_code)
+        limits = self._limits
+        by_host = outcome.reason == "machine_stopped"
+        wait = limits.acknowledge_stopped if by_host else limits.acknowledge
+        self._loop.call_later(wait, self._leave, outcome.exit_code)
 
     def _say_ended(self) -> None:
         if self._outcome is None or not self._channel.connected:
             return
         ended = self._outcome.to_message()
-        if ended.reason == "join_refused" and self._protocol < JOIN_REFUSED_SINCE:
-            ended = ended.model_copy(update={"reason": "bot_error"})
+        if ended.reason == "machine_stopped" and self._protocol < MACHINE_STOPPED_SINCE:
+            ended = ended.model_copy(update={"reason": "stopped"})
         self._channel.send(ended)
 
     def _leave(self, code: int) -> None:

@@ -29,14 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bot.confinement import Confinement
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
 one after the other, and a session outlives a deployment: each side works with the version before its own and
 with the one after. The older side passes over what it does not know of the newer one; the newer side, which
 learns the other's version from `hello` or `welcome`, asks of it nothing that it cannot know."""
 
-JOIN_REFUSED_SINCE = 3
-"""The version from which on a dispatcher knows the reason `join_refused`."""
+MACHINE_STOPPED_SINCE = 4
+"""The version from which on a dispatcher knows the reason `machine_stopped`."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
@@ -82,11 +82,18 @@ imported), `waiting` (for its client's offer), `starting` (the bot runs, its pip
 `ready` (pipeline started), `active` (a client is connected), `ending`."""
 
 EndReason = Literal[
-    "completed", "stopped", "max_duration", "bot_error", "invalid_bot", "never_ready", "join_refused"
+    "completed",
+    "stopped",
+    "machine_stopped",
+    "max_duration",
+    "bot_error",
+    "invalid_bot",
+    "never_ready",
+    "join_refused",
 ]
-"""Why a machine ended: the bot returned; it was told to stop; its time was up; it raised; its file could
-not be imported or has no `async def bot(runner_args)`; it returned before its pipeline had started; it was
-not let into its room."""
+"""Why a machine ended: the bot returned; the dispatcher told it to stop; its host did; its time was up; it
+raised; its file could not be imported or has no `async def bot(runner_args)`; it returned before its pipeline
+had started; it was not let into its room."""
 
 
 class Message(BaseModel):

@@ -12,6 +12,7 @@
     ├── StartFailed          502  the machine or the bot failed before the request could be served
     ├── NotStarted           503  the provider has no machine now; retry helps
     ├── DiskFull             503  the dispatcher's disk has no room; retry helps once it has
+    ├── NoImage              503  the agent's image is not known yet; retry helps once a stack has said it
     ├── Restarting           503  the dispatcher is about to exit; retry reaches the next one
     └── TookTooLong          504  no answer from the bot in time
 
@@ -100,6 +101,12 @@ class DiskFull(SessionError):
     status = 503
     code = "disk_full"
     retry_after = 30.0
+
+
+class NoImage(SessionError):
+    status = 503
+    code = "no_images"
+    retry_after = 5.0
 
 
 class Restarting(SessionError):

@@ -349,6 +349,9 @@ def end_by_loss(status: MachineStatus | None) -> End:
             status.output or None,
             exit_code=status.exit_code,
         )
+    if number == signal.SIGTERM:
+        message = "The machine was stopped from outside: its host or engine ended it, or somebody did."
+        return End("machine_stopped", message, status.output or None, status.exit_code)
     name = signal.Signals(number).name
     message = f"The bot's process was killed with signal {number} ({name})."
     if name == "SIGKILL":

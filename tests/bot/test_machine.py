@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.protocol import (
+    MACHINE_STOPPED_SINCE,
     PROTOCOL_VERSION,
     Assign,
     ClientConnected,
@@ -175,7 +176,7 @@ def test_a_signal_stops_the_bot_as_stop_does(tmp_path, number):
             await served.wait_for(Heartbeat, lambda beat: beat.phase == "starting")
             os.kill(run.process.pid, number)
             ended = await served.wait_for(Ended)
-            assert ended.reason == "stopped"
+            assert ended.reason == "machine_stopped"
             assert number.name in ended.message
             assert await run.exit_code() == 0
 
@@ -183,7 +184,27 @@ def test_a_signal_stops_the_bot_as_stop_does(tmp_path, number):
     assert (tmp_path / "goodbye").exists()
 
 
-@pytest.mark.parametrize("how", ["stop", "signal", "deadline"])
+@pytest.mark.parametrize(
+    ("protocol", "reason"),
+    [(MACHINE_STOPPED_SINCE, "machine_stopped"), (MACHINE_STOPPED_SINCE - 1, "stopped")],
+)
+def test_an_older_dispatcher_is_told_a_reason_that_it_knows(tmp_path, protocol, reason):
+    async def scenario():
+        async with (
+            dispatcher(protocol=protocol) as served,
+            machine(tmp_path, "tidy.py", served.url, DAILY) as run,
+        ):
+            await served.wait_for(Heartbeat, lambda beat: beat.phase == "starting")
+            os.kill(run.process.pid, signal.SIGTERM)
+            assert (await served.wait_for(Ended)).reason == reason
+
+    asyncio.run(scenario())
+
+
+OF_STOPS = {"stop": "stopped", "signal": "machine_stopped", "deadline": "max_duration"}
+
+
+@pytest.mark.parametrize("how", OF_STOPS)
 @pytest.mark.parametrize("bot_file", ["stubborn.py", "blocks.py", "hangs_at_import.py"])
 def test_a_bot_that_cannot_be_stopped_is_ended(tmp_path, bot_file, how):
     limits = "grace=0.3, acknowledge=5, exit_hooks=0.2"
@@ -203,7 +224,7 @@ def test_a_bot_that_cannot_be_stopped_is_ended(tmp_path, bot_file, how):
             elif how == "signal":
                 os.kill(run.process.pid, signal.SIGTERM)
             ended = await served.wait_for(Ended)
-            assert ended.reason == ("max_duration" if how == "deadline" else "stopped")
+            assert ended.reason == OF_STOPS[how]
             if how == "deadline":
                 assert ended.message == "The session reached its maximum duration of 1.5 s."
             if bot_file != "hangs_at_import.py":

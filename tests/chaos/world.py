@@ -24,6 +24,7 @@ from dispatcher.bus import Hub
 from dispatcher.core import Core
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.provider import MachineState
+from dispatcher.placements import ProcessPlacement
 from dispatcher.sessions import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings
@@ -37,6 +38,9 @@ from tests.chaos.incarnation import Incarnation
 from tests.chaos.invariants import MARKERS, Invariants, Violation
 
 T = TypeVar("T")
+
+AT_HAND = ProcessPlacement(provider="process")
+"""Settings of the simulation's placements, of which nothing is read but that they need no image."""
 
 HORIZON = 25.0
 """Seconds of faults. Then the world calms down."""
@@ -489,4 +493,4 @@ def _settings(rng: random.Random, directory: Path) -> Settings:
         heartbeat_seconds=2.0,
         call_timeout_seconds=5.0,
     )
-    return settings.model_copy(update={"placements": dict.fromkeys(placements)})
+    return settings.model_copy(update={"placements": dict.fromkeys(placements, AT_HAND)})

@@ -21,8 +21,9 @@ TIMES = 3
 CALL_SECONDS = 600.0
 MEGABYTES = 100
 
-FULL = frozenset({"no_capacity"})
-"""What a start is told that comes before the dispatcher's next look at the disk."""
+FULL = frozenset({"no_capacity", "machine_lost"})
+"""What a start is told that comes before the dispatcher's next look at the disk; and the end of a bot whose
+exit status could not be written."""
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of others are set on Linux alone")

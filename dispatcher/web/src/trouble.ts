@@ -112,6 +112,8 @@ const NO_MACHINE = "No machine is free now";
 /** Reason → title; all others are failures of the bot. */
 const TITLES: Record<string, string> = {
   queue_timeout: "No line came free",
+  out_of_memory: "The bot ran out of memory",
+  machine_stopped: "The bot's machine was stopped",
   no_capacity: NO_MACHINE,
   quota_reached: NO_MACHINE,
   throttled: NO_MACHINE,

@@ -94,6 +94,11 @@ def test_only_good_reasons_end_well(reason, state):
     assert lifecycle.over(NEW, End(reason, "Why."), 1001.0).state == state
 
 
+def test_a_machine_that_was_told_to_end_by_its_host_was_stopped():
+    end = lifecycle.end_by_loss(MachineStatus("m-s", MachineState.gone, 143, "its last words"))
+    assert (end.reason, end.detail, end.exit_code) == ("machine_stopped", "its last words", 143)
+
+
 def test_a_machine_that_used_all_of_its_memory_is_told_as_that():
     status = MachineStatus("m-s", MachineState.gone, 137, "its last words", out_of_memory_mb=512)
     end = lifecycle.end_by_loss(status)
