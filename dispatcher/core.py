@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from dispatcher.agent_images import AgentImages
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
 from dispatcher.disk import Disk
@@ -77,6 +78,7 @@ class Core:
     channels: Channels
     service: SessionService
     queue: Queue
+    images: AgentImages
     specs: Specs
     launcher: Launcher
     releases: Releases
@@ -122,10 +124,12 @@ class Core:
         await self.lease.keep()
         # Whoever is the reaper: a dispatcher that crashes again and again never is, and admits at once.
         await self.background.spawn(self.reaper.end_overdue())
+        await self.images.load()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
         keeping = asyncio.create_task(self.lease.run())
         others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run, self.rooms.check)]
+        others.append(asyncio.create_task(self.images.run()))
         others.append(asyncio.create_task(self.changes.poll(self.clock)))
         others.append(asyncio.create_task(self.store.ballast.keep(self.clock)))
         try:
@@ -147,6 +151,7 @@ class Core:
             await self.patience.close()
             await self.rooms.close()
             await self.lease.release()
+            await self.readiness.close()
             await self.fleet.close()
             await self.channels.close()
             await self.bus.close()
@@ -212,7 +217,8 @@ def wire(
         patience=patience,
         replica=bus.replica,
     )
-    specs = Specs(settings, tokens, environment, _url_for_machines(settings))
+    images = AgentImages(settings, fleet, clock)
+    specs = Specs(settings, images, tokens, environment, _url_for_machines(settings))
     launcher = Launcher(
         settings=settings,
         store=store,
@@ -243,6 +249,7 @@ def wire(
         queue=queue,
         transports=transports,
         changes=changes,
+        images=images,
         clock=clock,
         disk=disk,
     )
@@ -326,11 +333,12 @@ def wire(
         bus=bus,
         store=store,
         changes=changes,
-        readiness=Readiness(store=store, bus=bus, clock=clock, disk=disk),
+        readiness=Readiness(store=store, bus=bus, fleet=fleet, images=images, clock=clock, disk=disk),
         fleet=fleet,
         channels=channels,
         service=service,
         queue=queue,
+        images=images,
         specs=specs,
         launcher=launcher,
         releases=releases,

@@ -1,4 +1,4 @@
-"""What serving needs, tried out: a write, the bus, room on the disk, file descriptors."""
+"""What serving needs, tried out: a write, the bus, room on the disk, descriptors, a machines API."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dispatcher.agent_images import AgentImages
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
 from dispatcher.disk import LEAST_FREE_BYTES, Disk
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import Unreachable
 from dispatcher.store.store import Store
-from dispatcher.tasks import within
+from dispatcher.tasks import end_tasks, within
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +43,14 @@ class Unready:
 class Readiness:
     """Tries whether this dispatcher can take starts."""
 
-    def __init__(self, *, store: Store, bus: Bus, clock: Clock, disk: Disk) -> None:
+    def __init__(
+        self, *, store: Store, bus: Bus, fleet: Fleet, images: AgentImages, clock: Clock, disk: Disk
+    ) -> None:
         self._store = store
         self._bus = bus
+        self._fleet = fleet
+        self.images = images
+        self._asking: asyncio.Task[None] | None = None
         self._clock = clock
         self._disk = disk
         self._known: str | None = None
@@ -68,6 +76,9 @@ class Readiness:
             return Unready("disk_unusable", f"The dispatcher's data directory cannot be used: {error}.")
         if found is not None:
             return found
+        if lacking := self.images.missing:
+            names = ", ".join(lacking)
+            return Unready("no_images", f"The images of these agents' machines are not known yet: {names}.")
         late = TimeoutError()
         try:
             await within(self._clock, TRIAL_SECONDS, self._store.ping(), late)
@@ -77,7 +88,25 @@ class Readiness:
         # A clock that was set back is no reason to wait longer.
         if down_since is not None and not 0 <= self._clock.now() - down_since <= BUS_GRACE_SECONDS:
             return Unready("bus_down", "The dispatcher is cut off from the other replicas: its bus is down.")
+        try:
+            await within(self._clock, TRIAL_SECONDS, asyncio.shield(self._ask_fleet()), late)
+        except TimeoutError:
+            return Unready("no_placement", f"No placement answered within {TRIAL_SECONDS:g} s.")
+        except Unreachable as error:
+            return Unready("no_placement", f"No placement can be asked for a machine: {error}.")
         return None
+
+    def _ask_fleet(self) -> asyncio.Task[None]:
+        """Ask whether there can be machines: one question at a time, however many want to know."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._fleet.check())
+            self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._asking
+
+    async def close(self) -> None:
+        """Wait no more for what was asked."""
+        if self._asking is not None:
+            await end_tasks(self._asking)
 
     def _try_system(self) -> Unready | None:
         try:

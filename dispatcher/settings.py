@@ -178,6 +178,9 @@ class Settings(BaseSettings):
     images: dict[AgentName, Image] = {}
     """Agent → the image of its machines; goes before the agent's own `image`. A stack gives the images here:
     it knows them last, and a plan shows the rest of the agents."""
+    images_file: Path | None = None
+    """A file with agents' images, as `images` has them; goes before that. It may change at any time, and
+    is used once the placements have the images."""
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -341,7 +344,8 @@ class Settings(BaseSettings):
                 self._check_tokens(name, of)
         for name, agent in self.agents.items():
             for placement in agent.placements or self.placements:
-                if self.placements[placement].provider != "process" and agent.image is None:
+                in_file = self.images_file is not None and self.placements[placement].provider == "container"
+                if self.placements[placement].provider != "process" and agent.image is None and not in_file:
                     raise ValueError(
                         f"agent '{name}': image is missing, and placement '{placement}' runs images; "
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
@@ -468,7 +472,9 @@ class Settings(BaseSettings):
             elif name == "agents":
                 value = {
                     key: agent.model_dump(
-                        mode="json", exclude_unset=True, exclude={"image"} if key in self.images else None
+                        mode="json",
+                        exclude_unset=True,
+                        exclude={"image"} if key in self.images or self.images_file else None,
                     )
                     for key, agent in value.items()
                 }

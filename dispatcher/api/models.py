@@ -32,6 +32,11 @@ class Status(BaseModel):
     status: str
 
 
+class ReadyStatus(Status):
+    images: str | None = None
+    """What tells the table of agents' images that is in use from others, where a stack gives one."""
+
+
 class Agent(BaseModel):
     name: str
     transports: list[TransportName]

@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dispatcher.api.auth import caller_of
-from dispatcher.api.models import Agents, Status
+from dispatcher.api.models import Agents, ReadyStatus, Status
 from dispatcher.api.problems import STORE_DOWN_HEADERS, problem
 from dispatcher.readiness import Readiness
 from dispatcher.sessions.service import SessionService
@@ -55,13 +55,14 @@ def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> API
         return JSONResponse({"status": "ok"})
 
     @routes.head("/readyz", response_class=Response)
-    @routes.get("/readyz", response_model=Status)
+    @routes.get("/readyz", response_model=ReadyStatus)
     async def readyz() -> JSONResponse:
         if service.draining:
             return problem(503, "The dispatcher is about to exit.", code="draining")
         if (missing := await readiness.missing()) is not None:
             return problem(503, missing.message, code=missing.code, headers=STORE_DOWN_HEADERS)
-        return JSONResponse({"status": "ok"})
+        mark = readiness.images.mark
+        return JSONResponse({"status": "ok"} if mark is None else {"status": "ok", "images": mark})
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})
     async def metrics(request: Request) -> Response:

@@ -43,7 +43,8 @@ REASONS: dict[EndState, tuple[str, ...]] = {
     "agent_start_timeout": ("start_timeout", "queue_timeout"),
     "agent_error": (
         *("bot_error", "invalid_bot", "never_ready"),
-        *("machine_killed", "machine_exited", "machine_lost", "out_of_memory", "unresponsive"),
+        *("machine_killed", "machine_exited", "machine_lost", "machine_stopped"),
+        *("out_of_memory", "unresponsive"),
     ),
 }
 """Pipecat Cloud's word for an end → our reasons. `active` has none yet, and all others are `unknown`."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from dispatcher.clock import Clock
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Ask, Rules
 from dispatcher.machines import container_version
@@ -31,12 +30,6 @@ T = TypeVar("T")
 CALL_SECONDS = 10.0
 """Limit on one answer of the engine, pulls and the grace of a stop not counted. The provider waits as long
 for the whole of its call (`container.CALL_SECONDS`): for longer there is no caller."""
-
-ASK_SECONDS = 15.0
-"""Between two looks whether the engine is there."""
-
-LOST_AFTER = 4
-"""Looks in a row without an answer."""
 
 CHUNK_BYTES = 64 * 1024
 
@@ -66,19 +59,6 @@ async def serving(
         finally:
             await runner.cleanup()
             await proxy.close()
-
-
-async def until_lost(answers: Callable[[], Awaitable[bool]], clock: Clock) -> None:
-    """Return once the engine has not answered LOST_AFTER times in a row.
-
-    The socket in our container is the one that the engine had as the container was started. An engine that is
-    started again while its containers go on (`live-restore`) has another, which a new start of ours finds.
-    """
-    missed = 0
-    while missed < LOST_AFTER:
-        await clock.sleep(ASK_SECONDS)
-        missed = 0 if await answers() else missed + 1
-    log.error("the engine has not answered for %.0f s: ending, to be started again", LOST_AFTER * ASK_SECONDS)
 
 
 class Proxy:
@@ -126,13 +106,6 @@ class Proxy:
             why = f"the engine did not answer: {str(error) or 'it takes too long'}"
             log.warning("%s", why)
             return _json({"message": why}, status=504 if isinstance(error, TimeoutError) else 502)
-
-    async def engine_answers(self) -> bool:
-        try:
-            async with self._ask(self._rules.ping()) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
 
     async def close(self) -> None:
         """Wait no more for what the engine has not answered."""

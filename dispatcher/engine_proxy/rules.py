@@ -26,7 +26,7 @@ from dispatcher.engine_proxy.reading import (
     texts,
     within,
 )
-from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.engine_proxy.settings import ProxySettings, full_name, repository_of
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
     MACHINE_LABEL,
@@ -48,6 +48,9 @@ TARGET = re.compile(
 
 MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
 """A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
+VERSION = re.compile(r"(?=[:@])(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?")
+"""The part of an image's name after its repository."""
+
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NOT_IN_OURS = re.compile(r"[\x00-\x1f\x7f]")
 NOT_IN_AGENTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -95,6 +98,7 @@ class Rules:
     """The rules of one deployment."""
 
     def __init__(self, settings: ProxySettings) -> None:
+        self._repositories = {full_name(one) for one in settings.repositories}
         self._settings = settings
         self._place = Place(settings.deployment, settings.network, settings.models)
 
@@ -211,8 +215,13 @@ class Rules:
         return Ask("POST", "images/create", {"fromImage": image, **tag}, waits=None)
 
     def _image(self, image: str) -> str:
-        if image not in self._settings.images:
-            raise Refused(f"Image: {image[:200]!r} is refused; allowed: {', '.join(self._settings.images)}")
+        repository = repository_of(image)
+        named = full_name(repository) in self._repositories and repository != "sha256"
+        known = named and VERSION.fullmatch(image, len(repository))
+        if not known and image not in self._settings.images:
+            some = [f"{one}:… or @sha256:…" for one in self._settings.repositories]
+            allowed = ", ".join([*self._settings.images, *some])
+            raise Refused(f"Image: {image[:200]!r} is refused; allowed: {allowed}")
         return image
 
     def _machine_of(self, name: str) -> str:

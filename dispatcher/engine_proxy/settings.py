@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dispatcher.settings import EnvironmentName, LogFormat, LogLevel, PlacementName, variables
 
 PROXY_PREFIX = "SWITCHBOARD_PROXY_"
+
+
+def repository_of(image: str) -> str:
+    """Return an image's name without tag and digest."""
+    name = image.partition("@")[0]
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}"
+
+
+def full_name(repository: str) -> str:
+    """Return a repository with its registry, as Docker reads it: `bots/echo` is `docker.io/bots/echo`."""
+    first, slash, _ = repository.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return repository
+    return f"docker.io/{repository}" if slash else f"docker.io/library/{repository}"
+
+
+def _repository(name: str) -> str:
+    if repository_of(name) != name or name == "sha256":
+        raise ValueError("allowed: an image's name without tag and digest")
+    return name
+
+
+Repository = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=512), AfterValidator(_repository)
+]
 
 
 class ProxySettings(BaseSettings):
@@ -18,7 +45,8 @@ class ProxySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PROXY_PREFIX, extra="forbid", frozen=True)
 
     socket: Path = Path("/var/run/docker.sock")
-    """The engine's."""
+    """The engine's. In a container, its directory is mounted: an engine that is started again makes another
+    socket, which a mount of the old one alone would not show."""
     host: str = "0.0.0.0"  # noqa: S104 - in a network of its own, with the dispatcher alone
     port: int = Field(default=2375, ge=1, le=65535)
     deployment: PlacementName
@@ -27,8 +55,11 @@ class ProxySettings(BaseSettings):
     """The network that containers are in."""
     models: str = ""
     """What they see at /mnt/models: a volume's name, or a directory of the host."""
-    images: tuple[str, ...] = Field(min_length=1)
-    """What they may run."""
+    images: tuple[str, ...] = ()
+    """What they may run, to the letter."""
+    repositories: tuple[Repository, ...] = ()
+    """They may run any image of these, too, by its tag or digest: a new one of a bot needs no new proxy. Who
+    puts images there has the bots in any case."""
     variables: tuple[EnvironmentName, ...] = ()
     """Names of the variables that agents' `env` hands to bots. A container gets these, with any value, the
     provider's own and no others. What a bot does with a variable stays in its container, and what bots do, a

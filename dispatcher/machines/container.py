@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -112,6 +112,12 @@ class ContainerProvider:
         for image in {preparation.image for preparation in preparations if preparation.image}:
             self._images.prepare(image)
 
+    async def fetch(self, image: str) -> None:
+        await self._images.have(image)
+
+    async def check(self) -> None:
+        await self._engine.ping()
+
     async def close(self) -> None:
         """End what goes on behind the scenes. Machines are not touched."""
         for task in self._creating.values():
@@ -155,6 +161,13 @@ class ContainerProvider:
         for machine_id, state in found.items():
             if state is not MachineState.gone:
                 yield MachineStatus(machine_id, state)
+
+    @property
+    def ended(self) -> Collection[str]:
+        return self._removal.ended
+
+    def recorded(self, machine_ids: Iterable[str]) -> None:
+        self._removal.told(machine_ids)
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         seconds = math.ceil(grace.total_seconds())
@@ -301,7 +314,7 @@ class ContainerProvider:
             # Its exit code is known all the same.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
         limit = found["HostConfig"]["Memory"] // 2**20 if state.get("OOMKilled") else None
-        self._removal.told(machine_id)
+        self._removal.told([machine_id])
         return MachineStatus(machine_id, MachineState.gone, state["ExitCode"], printed, limit)
 
     async def _containers(self) -> list[Mapping[str, Any]]:

@@ -41,12 +41,19 @@ class EngineClient:
             self._docker = self._new()
         docker = self._docker
         if not self._version_known:
-            with self.translated():
-                async with docker._query(container_version.PING, versioned_api=False) as answer:
-                    newest = answer.headers.get(container_version.HEADER)
-            docker.api_version = container_version.chosen(newest)
+            docker.api_version = container_version.chosen(await self._ping(docker))
             self._version_known = True
         return docker
+
+    async def ping(self) -> None:
+        """Return if the engine answers; raise a ProviderError if not."""
+        await self._ping(await self.docker())
+
+    async def _ping(self, docker: aiodocker.Docker) -> str | None:
+        """Return the newest version that the engine has."""
+        with self.translated():
+            async with docker._query(container_version.PING, versioned_api=False) as answer:
+                return answer.headers.get(container_version.HEADER)
 
     def _new(self) -> aiodocker.Docker:
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)

@@ -7,9 +7,10 @@ Where a machine may be is written down before its placement is asked (`Place`), 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from dispatcher.clock import Clock
@@ -19,6 +20,8 @@ from dispatcher.machines.calls import OnCall, unobserved
 from dispatcher.machines.failover import Abandoned, CutShort, Failure, Faulty, Unknown
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import (
+    Fetches,
+    KeepsEnded,
     LogPart,
     MachineProvider,
     MachineSpec,
@@ -32,6 +35,7 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from dispatcher.tasks import end_tasks
 from dispatcher.telemetry.repeated import Repeated
 
 log = logging.getLogger(__name__)
@@ -88,6 +92,47 @@ class Fleet:
         order = self._order(names)
         placement = next((one for one in order if not one.avoided), order[0])
         return placement.name, placement.provider.name
+
+    def ended(self, placement: str) -> Collection[str]:
+        """Machines that the placement's last listing found gone, and that it keeps."""
+        provider = self._at(placement).provider
+        return provider.ended if isinstance(provider, KeepsEnded) else ()
+
+    def recorded(self, placement: str, machine_ids: Iterable[str]) -> None:
+        """The placement need not keep these, which have ended, any longer."""
+        provider = self._at(placement).provider
+        if isinstance(provider, KeepsEnded):
+            provider.recorded(machine_ids)
+
+    async def fetch(self, image: str, names: Sequence[str] = ()) -> None:
+        """Get an image to these placements; to all of the deployment's, if none are named.
+
+        Raises:
+            ProviderError: one could not get it.
+        """
+        for placement in self._order(names):
+            if isinstance(placement.provider, Fetches):
+                await placement.provider.fetch(image)
+
+    async def check(self) -> None:
+        """Return if a placement can be asked for machines, as far as that can be told.
+
+        Raises:
+            Unreachable: none can; with the words of each.
+        """
+        checks = [asyncio.create_task(placement.check()) for placement in self._placements.values()]
+        failures = list[str]()
+        try:
+            for answer in asyncio.as_completed(checks):
+                try:
+                    await answer
+                except ProviderError as error:
+                    failures.append(str(error))
+                else:
+                    return
+        finally:
+            await end_tasks(*checks)
+        raise Unreachable("; ".join(failures))
 
     def settling(self, placement: str | None) -> float:
         """Seconds after the end of a create from which on `None` from `get` is to be believed."""

@@ -18,6 +18,7 @@ from dispatcher.machines.failover import CutShort, Faulty
 from dispatcher.machines.listing import Listing
 from dispatcher.machines.provider import (
     Action,
+    Answers,
     HasLanes,
     KeepsLogs,
     LogPart,
@@ -104,6 +105,14 @@ class Placement:
                 f"did not answer {self._breaker.failures} times in a row, "
                 f"and is not asked for another {self._breaker.shut_until - now:.0f} s"
             )
+
+    async def check(self) -> None:
+        """Return if the provider can be asked, or if that is not to be told; raise Unreachable if not."""
+        if isinstance(self.provider, Answers):
+            try:
+                await self.provider.check()
+            except ProviderError as error:
+                raise Unreachable(f"{self.name}: {error}") from error
 
     def worked(self) -> None:
         """The placement answered a start, be it with a no."""

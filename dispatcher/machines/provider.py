@@ -11,7 +11,7 @@ ProviderError
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -232,6 +232,38 @@ class HasLanes(Protocol):
 
     def lane(self, machine_id: str) -> str:
         """The part that a machine is in, or would be."""
+        ...
+
+
+@runtime_checkable
+class KeepsEnded(Protocol):
+    """A provider that keeps machines that have ended, for whoever asks how."""
+
+    @property
+    def ended(self) -> Collection[str]:
+        """Those that the last `list` found."""
+        ...
+
+    def recorded(self, machine_ids: Iterable[str]) -> None:
+        """How these ended is on record, or nobody will ask: they need not be kept any longer."""
+        ...
+
+
+@runtime_checkable
+class Fetches(Protocol):
+    """A provider whose host has to have an image before a machine can run it."""
+
+    async def fetch(self, image: str) -> None:
+        """Get the image, unless it is there; raise a ProviderError if it cannot be had."""
+        ...
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A provider that tells at little cost whether it can be asked for machines now."""
+
+    async def check(self) -> None:
+        """Return if it can; raise `Unreachable` or what else a create would be refused with."""
         ...
 
 

@@ -117,6 +117,8 @@ class Census:
         ]
         # After the listing: the row comes before its machine, so a machine without one never had one.
         owned = await self._owned(placement, set(listed), began_at - self._fleet.settling(placement))
+        ended = self._fleet.ended(placement)
+        self._fleet.recorded(placement, [machine_id for machine_id in ended if machine_id not in owned])
         strays = [machine_id for machine_id in listed if machine_id not in owned]
         for machine_id in strays:
             stray = self._strays.setdefault((placement, machine_id), _Stray(began_at))

@@ -15,6 +15,7 @@ from bot.protocol import (
     IceServer,
     entrypoint_arguments,
 )
+from dispatcher.agent_images import AgentImages
 from dispatcher.machines.provider import MachineSpec, Preparation
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.sessions.lifecycle import Session
@@ -25,14 +26,21 @@ class Specs:
     """Specifications of machines.
 
     Args:
+        images: Agent → the image of its machines.
         environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
         dispatcher_url: Where the machines find the dispatcher.
     """
 
     def __init__(
-        self, settings: Settings, tokens: MachineTokens, environment: Mapping[str, str], dispatcher_url: str
+        self,
+        settings: Settings,
+        images: AgentImages,
+        tokens: MachineTokens,
+        environment: Mapping[str, str],
+        dispatcher_url: str,
     ) -> None:
         self._settings = settings
+        self._images = images
         self._tokens = tokens
         self._environment = environment
         self._dispatcher_url = dispatcher_url
@@ -51,7 +59,7 @@ class Specs:
         return MachineSpec(
             id=session.machine_id,
             bot_file=str(agent.bot),
-            image=agent.image or "",
+            image=self._images.of(session.agent),
             arguments=tuple(
                 entrypoint_arguments(
                     session.machine_id, self._dispatcher_url, assigned if in_arguments else None
@@ -71,10 +79,10 @@ class Specs:
             Preparation(
                 str(agent.bot),
                 {**self._of_agent(agent), **self._of_all(agent)},
-                agent.image or "",
+                self._images.of(name),
                 str(agent.python or ""),
             )
-            for agent in self._settings.agents.values()
+            for name, agent in self._settings.agents.items()
             if not agent.placements or placement in agent.placements
         ]
 

@@ -37,6 +37,7 @@ END_REASONS = frozenset(
         "machine_exited",
         "machine_killed",
         "machine_lost",
+        "machine_stopped",
         "max_duration",
         "never_ready",
         "no_capacity",

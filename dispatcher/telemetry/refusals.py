@@ -7,6 +7,7 @@ from dispatcher.sessions.errors import (
     DiskFull,
     InvalidRequest,
     KeyReused,
+    NoImage,
     NotStarted,
     RateExceeded,
     Restarting,
@@ -18,6 +19,7 @@ from dispatcher.sessions.errors import (
 OUTCOMES: dict[type[SessionError], str] = {
     AtCapacity: "at_capacity",
     DiskFull: "disk_full",
+    NoImage: "no_images",
     InvalidRequest: "invalid",
     KeyReused: "key_reused",
     RateExceeded: "rate_limited",

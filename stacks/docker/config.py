@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -138,6 +138,11 @@ class DockerConfig(BaseModel):
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(
                 "address: is there, and so is domain; allowed: one of them, since Caddy has its own"
+            )
+        if PurePosixPath(self.socket).parent == PurePosixPath("/"):
+            raise ValueError(
+                f"host: {self.host!r} is refused: the socket's directory is mounted; allowed: a socket in a "
+                "directory below /"
             )
         return self
 

@@ -13,9 +13,6 @@ TMPFS = {"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"}  # noqa: S108 - it
 STOP_SECONDS = 20
 """Between a container's SIGTERM and its end."""
 
-WAIT_SECONDS = 120
-"""For a new container to be healthy."""
-
 
 @dataclass(frozen=True)
 class Service:
@@ -37,8 +34,6 @@ class Service:
     capabilities: Sequence[str] = ()
     """Beside none."""
     healthcheck: docker.ContainerHealthcheckArgs | None = None
-    waits: bool = False
-    """True if an up waits until its health command is content."""
     tmpfs: Mapping[str, str] = field(default_factory=lambda: TMPFS)
     stop_seconds: int = STOP_SECONDS
     """Between its SIGTERM and its end."""
@@ -74,8 +69,6 @@ def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> do
         log_opts={"max-size": "10m", "max-file": "5"},
         labels=[docker.ContainerLabelArgs(label=name, value=value) for name, value in service.tags.items()],
         healthcheck=service.healthcheck,
-        wait=service.waits,
-        wait_timeout=WAIT_SECONDS,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
     )
 

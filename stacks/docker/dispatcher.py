@@ -54,7 +54,6 @@ class Dispatcher(pulumi.ComponentResource):
             ports=[published] if args.address else [],
             memory_mb=1024,
             tags=args.tags,
-            waits=True,
             stop_seconds=STOP_SECONDS,
         )
         # What the variables refuse is refused before the old container goes.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pulumi
 import pulumi_docker as docker
 
+from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from stacks.docker.containers import Service, lines, run
 from stacks.docker.settings import ENGINE_ALIAS, ENGINE_PORT
 
-SOCKET_IN_CONTAINER = "/var/run/docker.sock"
+DIRECTORY_IN_CONTAINER = "/run/engine"
+"""Where the directory of the engine's socket is. A mount of the socket alone would not show the next one, as
+of an engine that is started again under running containers (`live-restore`)."""
 
 HEALTH = (
     "import http.client as h, sys; "
@@ -40,6 +44,7 @@ class EngineProxy(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: EngineProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:EngineProxy", name, None, opts)
+        socket = PurePosixPath(args.socket)
         service = Service(
             name=args.container_name,
             image=args.image,
@@ -47,11 +52,13 @@ class EngineProxy(pulumi.ComponentResource):
             # another number on every host. Whoever may open it owns the host anyway.
             user="0:0",
             entrypoint=["/opt/venv/bin/python", "-P", "-m", "dispatcher.engine_proxy"],
-            environment=lines(args.environment),
+            environment=lines(
+                {**args.environment, f"{PROXY_PREFIX}SOCKET": f"{DIRECTORY_IN_CONTAINER}/{socket.name}"}
+            ),
             networks=[(args.network, ENGINE_ALIAS)],
             mounts=[
                 docker.ContainerMountArgs(
-                    type="bind", source=args.socket, target=SOCKET_IN_CONTAINER, read_only=True
+                    type="bind", source=str(socket.parent), target=DIRECTORY_IN_CONTAINER, read_only=True
                 )
             ],
             memory_mb=128,
@@ -63,7 +70,6 @@ class EngineProxy(pulumi.ComponentResource):
                 start_period="30s",
                 retries=2,
             ),
-            waits=True,
         )
         self.container = run("engine-proxy", service, pulumi.ResourceOptions(parent=self))
         self.register_outputs({})

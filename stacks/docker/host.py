@@ -8,6 +8,8 @@ import json
 import socket
 import subprocess
 import tempfile
+import time
+from collections.abc import Mapping
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -15,6 +17,12 @@ from dispatcher.machines import container_version
 from stacks.errors import StackError
 
 CONNECT_SECONDS = 20
+
+FRAME_BYTES = 8
+"""Head of each piece of a command's output: which of the two it is of, and its length."""
+
+ENDED_SECONDS, ENDED_LOOKS = 2.0, 20
+"""How long, and how often, the engine is asked how a command ended whose output has."""
 
 LAST_WORD_SECONDS = 1.0
 """For an ssh whose connection is over to end by itself."""
@@ -95,19 +103,83 @@ def ssh_command(host: str) -> list[str]:
     return ["ssh", *options, *port, *user, "--", name, "docker", "system", "dial-stdio"]
 
 
-def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -> Any:
+def call(host: str, method: str, path: str, /, timeout: float = 60, **query: str) -> Any:
     """One call of the engine's API, in its version; gives the JSON of its answer, None if there is none.
 
     Raises:
         EngineUnreachable, EngineFailed: as it says. What is not there is no failure.
     """
+    text = _exchange(host, method, path, timeout, query)
+    return json.loads(text) if text is not None and text.strip() else None
+
+
+def post(host: str, path: str, content: Any, /, timeout: float = 60) -> bool:
+    """Post the engine a JSON value; False if what it is for is not there. Raises as `call` does."""
+    return _exchange(host, "POST", path, timeout, {}, json.dumps(content).encode()) is not None
+
+
+def send(host: str, method: str, path: str, archive: bytes, /, timeout: float = 60, **query: str) -> bool:
+    """Send the engine a tar archive; False if what it is for is not there. Raises as `call` does."""
+    return _exchange(host, method, path, timeout, query, archive, "application/x-tar") is not None
+
+
+def fetch(host: str, path: str, /, timeout: float = 60, **query: str) -> bytes | None:
+    """Return an answer as it is; None if what is asked for is not there. Raises as `call` does."""
+    return _exchange(host, "GET", path, timeout, query)
+
+
+def execute(host: str, container: str, words: list[str], timeout: float = 60) -> tuple[int, str]:
+    """Run a command in a container; gives its exit status and what it printed.
+
+    Raises:
+        EngineUnreachable, EngineFailed: as they say; the latter for a container that does not run, too.
+    """
+    wanted = json.dumps({"AttachStdout": True, "AttachStderr": True, "Cmd": words}).encode()
+    made = _exchange(host, "POST", f"containers/{container}/exec", timeout, {}, wanted)
+    if made is None:
+        raise EngineFailed(f"the Docker engine at {host}: there is no container {container}", 404)
+    path = f"exec/{json.loads(made)['Id']}"
+    attached = json.dumps({"Detach": False, "Tty": False}).encode()
+    printed = _exchange(host, "POST", f"{path}/start", timeout, {}, attached) or b""
+    # The engine may say for a moment that a command runs whose output is at its end.
+    for _ in range(ENDED_LOOKS):
+        told = call(host, "GET", f"{path}/json") or {}
+        if not told.get("Running") and told.get("ExitCode") is not None:
+            return int(told["ExitCode"]), _unframed(printed)
+        time.sleep(ENDED_SECONDS / ENDED_LOOKS)
+    raise EngineFailed(
+        f"the Docker engine at {host}: it does not say how a command in {container} ended", 500
+    )
+
+
+def _unframed(stream: bytes) -> str:
+    """The text of a stream in which the engine tells a command's two outputs apart: 8 bytes, then so many."""
+    text = b""
+    while len(stream) >= FRAME_BYTES:
+        size = int.from_bytes(stream[4:FRAME_BYTES], "big")
+        text += stream[FRAME_BYTES : FRAME_BYTES + size]
+        stream = stream[FRAME_BYTES + size :]
+    return text.decode(errors="replace").strip()
+
+
+def _exchange(
+    host: str,
+    method: str,
+    path: str,
+    timeout: float,
+    query: Mapping[str, str],
+    content: bytes | None = None,
+    kind: str = "application/json",
+) -> bytes | None:
+    """One call of the engine's API, in its version; gives its answer, None if that is 404."""
     connection = _Connection(host, timeout)
     try:
         connection.request("GET", f"/{container_version.PING}")
         with connection.getresponse() as pong:
             pong.read()
         version = container_version.chosen(pong.getheader(container_version.HEADER))
-        connection.request(method, f"/{version}/{quote(path)}{'?' + urlencode(query) if query else ''}")
+        target = f"/{version}/{quote(path)}" + (f"?{urlencode(query)}" if query else "")
+        connection.request(method, target, content, {} if content is None else {"Content-Type": kind})
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -121,4 +193,4 @@ def call(host: str, method: str, path: str, timeout: float = 60, **query: str) -
     if answer.status >= 400:
         said = text.decode(errors="replace").strip()
         raise EngineFailed(f"the Docker engine at {host}: {said}", answer.status)
-    return json.loads(text) if text.strip() else None
+    return text

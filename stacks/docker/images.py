@@ -11,6 +11,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker_build as docker_build
 
+from dispatcher.engine_proxy.settings import repository_of
 from dispatcher.settings import AgentSettings
 from dispatcher.version import VERSION
 from stacks import bot_packages
@@ -63,11 +64,14 @@ class Images(pulumi.ComponentResource):
     """References: with a registry by digest, else by a tag that stands for one content."""
     agents: dict[str, pulumi.Output[str]]
     """Agent → reference."""
+    repositories: tuple[str, ...]
+    """The repositories of those that are built, which no change of a bot changes."""
 
     def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:docker:Images", name, None, opts)
         self._args = args
         self.built: list[docker_build.Image] = []
+        """All of them, the dispatcher's first."""
         self.dispatcher = self._build(
             "dispatcher", "dispatcher", DISPATCHER_SOURCES, args.dispatcher_arguments, "the checkout"
         )
@@ -81,6 +85,8 @@ class Images(pulumi.ComponentResource):
             else directories[agent.bot.parent]
             for agent_name, agent in args.agents.items()
         }
+        called = slugs(parents, args.checkout).values()
+        self.repositories = tuple(sorted(repository_of(args.reference(f"bot-{one}", "0")) for one in called))
         self.register_outputs({"dispatcher": self.dispatcher})
 
     def _bot(self, directory: Path, name: str) -> pulumi.Output[str]:

@@ -11,7 +11,7 @@ import pulumi_docker as docker
 import pulumi_docker_build as docker_build
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX
-from dispatcher.settings import ENVIRONMENT_PREFIX, IMAGES_VARIABLE
+from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment
@@ -23,6 +23,7 @@ from stacks.docker.edge import Edge, EdgeArgs
 from stacks.docker.engine import EngineProxy, EngineProxyArgs
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.network import Networks, NetworksArgs
+from stacks.docker.rollout import Rollout
 from stacks.docker.secret import PageKey, SharedSecret
 from stacks.docker.settings import Known
 from stacks.docker.turn import Turn, TurnArgs
@@ -67,8 +68,8 @@ def describe(environment: Environment) -> Deployment:
     page_key = None if config.keys else PageKey("page-key")
     turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
 
-    known = replace(Known.none(config), deployment=prefix)
-    made_images, network = pulumi.Output.all(**images.agents), networks.machines.name
+    known = replace(Known.none(config), deployment=prefix, repositories=images.repositories)
+    network = networks.machines.name
     page_keys = {f"{ENVIRONMENT_PREFIX}KEYS": {"page_key_hash": page_key.hash}} if page_key else {}
     proxy = EngineProxy(
         "engine-proxy-container",
@@ -78,16 +79,13 @@ def describe(environment: Environment) -> Deployment:
             environment=variables(
                 lambda known: settings.proxy(config, known).to_environment(),
                 known,
-                {
-                    f"{PROXY_PREFIX}IMAGES": {"images": made_images},
-                    f"{PROXY_PREFIX}NETWORK": {"network": network},
-                },
+                {f"{PROXY_PREFIX}NETWORK": {"network": network}},
             ),
             socket=docker_config.socket,
             network=networks.control,
             tags=tags,
         ),
-        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
+        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built[:1]),
     )
     outside = {
         **_from_outside(config),
@@ -119,7 +117,6 @@ def describe(environment: Environment) -> Deployment:
                     lambda known: settings.dispatcher(config, known).to_environment(),
                     known,
                     {
-                        IMAGES_VARIABLE: {"images": made_images},
                         f"{ENVIRONMENT_PREFIX}PLACEMENTS": {"network": network},
                         **page_keys,
                     },
@@ -134,11 +131,12 @@ def describe(environment: Environment) -> Deployment:
             tags=tags,
         ),
         opts=pulumi.ResourceOptions(
-            providers=[on_engine], depends_on=[*images.built, machines, proxy.container]
+            providers=[on_engine], depends_on=[*images.built[:1], machines, proxy.container]
         ),
     )
+    own = [dispatcher.container, proxy.container]
     if networks.edge is not None:
-        Edge(
+        edge = Edge(
             "edge",
             EdgeArgs(
                 prefix=prefix,
@@ -150,8 +148,9 @@ def describe(environment: Environment) -> Deployment:
             ),
             opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=[dispatcher.container]),
         )
+        own.append(edge.container)
     if turn_secret is not None:
-        Turn(
+        turn = Turn(
             "turn-server",
             TurnArgs(
                 prefix=prefix,
@@ -165,10 +164,21 @@ def describe(environment: Environment) -> Deployment:
             ),
             opts=pulumi.ResourceOptions(providers=[on_engine]),
         )
+        own.append(turn.container)
+    Rollout(
+        "rollout",
+        host=docker_config.host,
+        container=dispatcher.container.name,
+        images=pulumi.Output.all(**images.agents),
+        containers=[container.id for container in own],
+        pulled=bool(docker_config.registry) or any(agent.image for agent in config.agents.values()),
+        opts=pulumi.ResourceOptions(depends_on=images.built),
+    )
     return Deployment(
         url=_url(config, page_key),
         log=dispatcher.container.name.apply(lambda name: f"docker --host {docker_config.host} logs {name}"),
         data=store.name.apply(lambda name: f"volume {name}"),
+        bots=[prefix],
     )
 
 

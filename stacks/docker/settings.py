@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.engine_proxy.settings import ProxySettings, repository_of
 from dispatcher.keys import KeySettings
 from dispatcher.settings import ContainerPlacement, IceServer, Settings, is_loopback
 from stacks.config import StackConfig
 from stacks.docker.config import TURN_PORT
+from stacks.docker.rollout import DIRECTORY, FILE
 
 PLACEMENT = "docker"
 DISPATCHER_ALIAS, ENGINE_ALIAS = "dispatcher", "engine"
@@ -36,17 +36,16 @@ class Known:
 
     deployment: str
     network: str
-    images: Mapping[str, str]
-    """Agent → the reference of its image."""
+    repositories: tuple[str, ...]
+    """Of the images that the stack builds."""
     page_key_hash: str | None
     turn_secret: str
 
     @classmethod
     def none(cls, config: StackConfig) -> Known:
         """Stand-ins, for looking at the config before anything is made."""
-        images = {name: agent.image or "not-built-yet" for name, agent in config.agents.items()}
         hash_ = None if config.keys else NOT_YET
-        return cls("not-known-yet", "not-known-yet", images, hash_, "not known yet")
+        return cls("not-known-yet", "not-known-yet", ("not-known-yet",), hash_, "not known yet")
 
 
 def dispatcher(config: StackConfig, known: Known) -> Settings:
@@ -79,11 +78,11 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
         # All of its container's addresses; what of it is reachable, the stack's ports say.
         host="0.0.0.0",  # noqa: S104
         port=DISPATCHER_PORT,
-        data_dir=Path("/data"),
+        data_dir=Path(DIRECTORY),
         machine_url=f"http://{DISPATCHER_ALIAS}:{DISPATCHER_PORT}",
         placements={PLACEMENT: placement},
         agents=agents,
-        images=known.images,
+        images_file=Path(DIRECTORY) / FILE,
         **optional,
     )
 
@@ -91,11 +90,14 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
 def proxy(config: StackConfig, known: Known) -> ProxySettings:
     """The engine proxy's settings."""
     agents = config.agents.values()
+    given = [agent.image for agent in agents if agent.image is not None]
+    tagged = {image for image in given if repository_of(image) not in (image, "sha256")}
     return ProxySettings(
         deployment=known.deployment,
         network=known.network,
         models=config.docker.models,
-        images=tuple(sorted(set(known.images.values()))),
+        images=tuple(sorted({*given} - tagged)),
+        repositories=tuple(sorted({*known.repositories, *map(repository_of, tagged)})),
         variables=tuple(sorted({name for agent in agents for name in agent.env})),
         max_cpu=max(agent.cpu for agent in agents),
         max_memory_mb=max(agent.memory_mb for agent in agents),

@@ -13,12 +13,22 @@ import psycopg
 import pytest
 
 from bot import protocol
+from dispatcher.agent_images import AgentImages
 from dispatcher.bus import Bus, LocalBus
 from dispatcher.disk import LEAST_FREE_BYTES, Disk
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import Unreachable
 from dispatcher.readiness import BUS_GRACE_SECONDS, Readiness
 from dispatcher.sessions.changes import POLL_SECONDS
 from dispatcher.store.store import Store
-from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
+from tests.dispatcher.harness import (
+    Deployment,
+    ManualClock,
+    ScriptedProvider,
+    deployment,
+    eventually,
+    settings_for,
+)
 
 
 async def problem_of(running: Deployment) -> str | None:
@@ -101,13 +111,21 @@ def test_a_replica_whose_bus_is_down_is_not_ready_after_a_grace_and_answers_all_
 
 
 @contextlib.asynccontextmanager
-async def readiness(directory: Path, free: int, bus: Bus | None = None) -> AsyncIterator[Readiness]:
+async def readiness(
+    directory: Path, free: int, bus: Bus | None = None, fleet: Fleet | None = None
+) -> AsyncIterator[Readiness]:
     store = Store(f"sqlite:///{directory / 'store.sqlite'}")
     await store.open()
     clock = ManualClock()
     disk = Disk([directory], clock, lambda _: free)
     try:
-        yield Readiness(store=store, bus=bus or LocalBus(), clock=clock, disk=disk)
+        fleet = fleet or Fleet({"here": ScriptedProvider()}, clock)
+        images = AgentImages(settings_for(directory, 7860), fleet, clock)
+        trial = Readiness(
+            store=store, bus=bus or LocalBus(), fleet=fleet, images=images, clock=clock, disk=disk
+        )
+        yield trial
+        await trial.close()
     finally:
         await store.close()
 
@@ -141,5 +159,64 @@ def test_a_dispatcher_without_descriptors_is_not_ready(tmp_path):
             assert missing is not None
             assert missing.code == "no_descriptors"
             assert await trial.missing() is None
+
+    asyncio.run(run())
+
+
+class Telling(ScriptedProvider):
+    """Tells whether it can be asked."""
+
+    def __init__(self, fault: Exception | None = None, *, hangs: bool = False) -> None:
+        super().__init__()
+        self._unable = fault
+        self._hangs = hangs
+        self.checks = 0
+
+    async def check(self) -> None:
+        self.checks += 1
+        if self._hangs:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        if self._unable is not None:
+            raise self._unable
+
+
+LOST = Unreachable("the engine is away")
+
+
+@pytest.mark.parametrize(
+    ("providers", "words"),
+    [
+        ([Telling()], None),
+        ([ScriptedProvider()], None),
+        ([Telling(LOST), Telling()], None),
+        ([Telling(hangs=True), Telling()], None),
+        ([Telling(LOST)], "0: the engine is away"),
+        ([Telling(LOST), Telling(LOST)], "0: the engine is away; 1: the engine is away"),
+    ],
+)
+def test_a_dispatcher_is_not_ready_when_no_placement_can_be_asked(tmp_path, providers, words):
+    async def run():
+        named = {str(number): provider for number, provider in enumerate(providers)}
+        async with readiness(tmp_path, LEAST_FREE_BYTES, fleet=Fleet(named, ManualClock())) as trial:
+            missing = await trial.missing()
+            assert (missing and missing.code) == (words and "no_placement")
+            assert missing is None or missing.message == f"No placement can be asked for a machine: {words}."
+
+    asyncio.run(run())
+
+
+def test_many_who_ask_for_readiness_ask_a_placement_once(tmp_path):
+    async def run():
+        provider = Telling()
+        fleet = Fleet({"a": provider}, ManualClock())
+        async with readiness(tmp_path, LEAST_FREE_BYTES, fleet=fleet) as trial:
+            provider._hangs = True
+            waiting = [asyncio.create_task(trial.missing()) for _ in range(20)]
+            await eventually(lambda: asyncio.sleep(0, provider.checks), bool)
+            assert provider.checks == 1
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(run())

@@ -54,6 +54,11 @@ class Stack:
     def up(self, **docker: Any) -> None:
         self.url = self.driver(**docker).up()["url"].value
 
+    def change(self, **config: Any) -> None:
+        """Bring the stack up with these keys of its config changed from now on."""
+        self._overrides |= config
+        self.up()
+
     def containers(self, *arguments: str) -> set[str]:
         return set(self.engine.docker("ps", *arguments, "--format", "{{.Names}}").split())
 
@@ -84,6 +89,18 @@ class Stack:
                 "print(*(id for id, in store.execute('SELECT id FROM sessions')))"
             ).split()
         )
+
+    def last_end(self) -> tuple[str, str] | None:
+        """State and reason of the session that came last; None if it is not over."""
+        last = "SELECT state, reason FROM sessions ORDER BY created_at DESC LIMIT 1"
+        store = "sqlite3.connect('/data/switchboard.sqlite')"
+        code = f"import sqlite3; print(*{store}.execute({last!r}).fetchone())"
+        state, reason = self.exec(code).split()
+        return None if reason == "None" else (state, reason)
+
+    def images(self) -> dict[str, str]:
+        """The table of agents' images that the dispatcher was handed."""
+        return json.loads(self.exec("print(open('/data/images.json').read())"))
 
     def run(self, commands: str, directory: Path) -> None:
         """Run shell commands as a person does, with this engine."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser
 
 from dispatcher.machines.container_body import Facts, Place, body
+from stacks.docker.settings import DISPATCHER_PORT
 from tests.engine import DockerError, Engine
 from tests.patience import PATIENCE
 
@@ -48,12 +53,55 @@ def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
         until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
+def test_no_container_of_the_stack_can_take_all_of_the_hosts_processes(stack: Stack) -> None:
+    limits = {name: stack.inspect(name)["HostConfig"]["PidsLimit"] for name in ("dispatcher", "engine-proxy")}
+    assert limits == {"dispatcher": 512, "engine-proxy": 512}
+
+
+def readiness(address: str) -> str:
+    """The dispatcher's word for what it lacks, asked without the engine's port mappings."""
+    answer = httpx.get(f"http://{address}:{DISPATCHER_PORT}/readyz", timeout=PATIENCE)
+    return answer.json().get("code", answer.json()["status"])
+
+
+def test_calls_end_with_the_engine_and_starts_work_again_after_a_restart_under_running_containers(
+    stack: Stack, browser: Browser
+) -> None:
+    engine = stack.engine
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        voice.wait_for_sound()
+        engine.stop()
+        engine.start("--live-restore")
+    try:
+        until(stack.is_healthy, PATIENCE, "a healthy dispatcher")
+        until(lambda: stack.last_end() is not None, PATIENCE, "the call's end")
+        assert stack.last_end() == ("failed", "machine_stopped")
+        networks = stack.inspect("dispatcher")["NetworkSettings"]["Networks"]
+        address = networks[f"{PREFIX}-machines"]["IPAddress"]
+        proxy = stack.inspect("engine-proxy")["State"]["StartedAt"]
+        assert readiness(address) == "ok"
+        engine.stop()
+        assert readiness(address) == "no_placement"
+        engine.start("--live-restore")
+        until(lambda: readiness(address) == "ok", PATIENCE, "a ready dispatcher")
+        stack.call(browser)
+        assert stack.inspect("engine-proxy")["State"]["StartedAt"] == proxy, "nothing was restarted"
+    finally:
+        # An engine without that option ends what runs when it starts, and does not always start it again.
+        names = sorted(stack.containers())
+        engine.docker("stop", *names)
+        engine.stop()
+        engine.start()
+        engine.docker("start", *names)
+        until(stack.is_healthy, PATIENCE, "a healthy dispatcher")
+
+
 def a_bots_body(stack: Stack) -> dict[str, Any]:
     """What the dispatcher sends for a bot's container."""
-    variables = dict(one.split("=", 1) for one in stack.inspect("engine-proxy")["Config"]["Env"])
     facts = Facts(
         machine_id="m-1",
-        image=json.loads(variables["SWITCHBOARD_PROXY_IMAGES"])[0],
+        image=stack.images()["echo"],
         nano_cpus=100_000_000,
         memory_mb=64,
         seconds=60,
@@ -132,6 +180,50 @@ def test_a_call_outlives_an_upgrade_and_the_next_one_has_the_new_image(
         assert newer != older
         voice.click("Hang up")
         until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
+
+
+def test_no_start_is_refused_while_a_bots_new_image_is_deployed(stack: Stack) -> None:
+    """20 starts a second, of callers who would wait for a line, through an up that changes a bot's image."""
+    engine = stack.engine
+    ids = engine.docker("images", "--quiet", f"{PREFIX}-bot-bot-agents").split()
+    agent = {"bot": "/app/echo.py", "maxSessions": 1, "maxQueued": 5000, "clientTimeoutSeconds": 600}
+    for version in (1, 2):
+        engine.docker("tag", ids[0], f"switchboard-test/echo:{version}")
+    stack.change(agents={"echo": {**agent, "image": "switchboard-test/echo:1"}})
+    before = {name: stack.inspect(name)["Id"] for name in ("dispatcher", "engine-proxy")}
+
+    url, _, key = stack.url.partition("/#key=")
+    headers, over = {"Authorization": f"Bearer {key}"}, threading.Event()
+    answers: list[Future[httpx.Response]] = []
+    with ThreadPoolExecutor(40) as pool, httpx.Client(headers=headers, timeout=PATIENCE) as http:
+
+        def start() -> httpx.Response:
+            return http.post(f"{url}/start?wait=none&queue=600", json={})
+
+        def come() -> None:
+            while not over.wait(0.05):
+                answers.append(pool.submit(start))
+
+        comer = threading.Thread(target=come)
+        comer.start()
+        try:
+            stack.change(agents={"echo": {**agent, "image": "switchboard-test/echo:2"}})
+        finally:
+            over.set()
+            comer.join()
+        seen = Counter(answer.result().status_code for answer in answers)
+        # The longest-waiting one has the line: the others first, or each would get it in its turn.
+        for answer in reversed(answers):
+            http.delete(f"{url}/sessions/{answer.result().json()['sessionId']}")
+    assert set(seen) == {200}
+    assert len(answers) > 20
+    assert {name: stack.inspect(name)["Id"] for name in before} == before
+    until(lambda: stack.bots() == [], PATIENCE, "the end of the containers")
+    with httpx.Client(headers=headers, timeout=PATIENCE) as http:
+        session = http.post(f"{url}/start?wait=started", json={}).json()["sessionId"]
+        assert stack.images_of_bots() == {"switchboard-test/echo:2"}
+        http.delete(f"{url}/sessions/{session}")
+    until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
 def test_a_copy_of_the_store_is_restored_as_documented(

@@ -255,7 +255,7 @@ def test_sigterm_reaches_the_bot_as_pid_1(engine: Engine, bot_image: str) -> Non
             ended = await served.wait_for(Ended)
             return ended.reason, ended.message, await exit_code(engine, started)
 
-    assert asyncio.run(scenario()) == ("stopped", "The machine was told to stop by SIGTERM.", 0)
+    assert asyncio.run(scenario()) == ("machine_stopped", "The machine was told to stop by SIGTERM.", 0)
 
 
 def test_it_says_what_it_must_be_told(engine: Engine, bot_image: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -101,24 +100,13 @@ def _container(engine: str, left: dict[str, Any]) -> dict[str, Any]:
         words += ["--entrypoint", entrypoint[0]]
     for key, flag in FLAGS.items():
         words += flag(left.pop(key)) if key in left else []
-    waits, seconds = left.pop("wait"), left.pop("waitTimeout")
     left.pop("destroyGraceSeconds")
     docker(engine, *words, image, *entrypoint[1:], *left.pop("command", []))
     for network in networks[1:]:
         aliases = [word for alias in network["aliases"] for word in ("--alias", alias)]
         docker(engine, "network", "connect", *aliases, network["name"], name)
     docker(engine, "start", name)
-    if waits:
-        _wait_healthy(engine, name, seconds)
-    return {}
-
-
-def _wait_healthy(engine: str, name: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while (state := docker(engine, "inspect", "--format", "{{.State.Health.Status}}", name)) != "healthy":
-        if time.monotonic() > deadline or state == "unhealthy":
-            raise RuntimeError(f"{name} is {state}: {docker(engine, 'logs', '--tail', '30', name)}")
-        time.sleep(0.2)
+    return {"id": docker(engine, "inspect", "--format", "{{.Id}}", name)}
 
 
 def _each(flag: str, word: Callable[[Any], str] = str) -> Callable[[Any], list[str]]:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def Create(self, request: Any, context: Any) -> provider_pb2.CreateResponse:
         name = request.urn.rpartition("::")[2]
         properties = _made("create", request, _plain(request.properties))
-        return provider_pb2.CreateResponse(id="" if request.preview else f"{name}-id", properties=properties)
+        made = str(_plain(properties).get("id", f"{name}-{uuid.uuid4()}"))
+        return provider_pb2.CreateResponse(id="" if request.preview else made, properties=properties)
 
     def Update(self, request: Any, context: Any) -> provider_pb2.UpdateResponse:
         return provider_pb2.UpdateResponse(properties=_made("update", request, _plain(request.news)))

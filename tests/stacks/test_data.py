@@ -124,8 +124,10 @@ def test_down_of_a_docker_stack_keeps_the_store_until_it_is_confirmed(
     assert driver().outputs() == {}
     driver().destroy(YES)
     assert stack.checkout.lines[-1] == f"stack local is not up; {kept}"
-    with pytest.raises(ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere\.sock' is refused"):
-        driver(docker={"host": "unix:///elsewhere.sock"}).up()
+    with pytest.raises(
+        ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere/docker\.sock' is refused"
+    ):
+        driver(docker={"host": "unix:///elsewhere/docker.sock"}).up()
     driver().up()
     noted = stack.noted()
     assert {name for operation, name in noted if operation == "create"} >= SERVICE
@@ -165,10 +167,11 @@ def test_up_refuses_another_cloud_and_another_engine_for_a_docker_stack(
     driver().up()
     stack.noted()
 
-    configure(stack, docker={"host": "unix:///elsewhere.sock", "turn": True, "turnAddress": "203.0.113.7"})
+    elsewhere = "unix:///elsewhere/docker.sock"
+    configure(stack, docker={"host": elsewhere, "turn": True, "turnAddress": "203.0.113.7"})
     run = stack.checkout.command("up")
     assert (
-        "switchboard:docker.host: 'unix:///elsewhere.sock' is refused; "
+        "switchboard:docker.host: 'unix:///elsewhere/docker.sock' is refused; "
         in run.communicate(timeout=PATIENCE)[1]
     )
     stack.checkout.write_config(throwaway=False, port=stack.checkout.port, agents=AGENTS)

@@ -2,90 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-import socketserver
-import threading
+import tarfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pulumi.automation import PulumiCommand
 
-from stacks.docker.bots import DEPLOYMENT_LABEL
+from dispatcher.image_table import content_of, mark_of
+from stacks.docker.rollout import FILE, archive
 from stacks.errors import EngineError
 from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+from tests.stacks.stand_in_engine import StandInEngine, standing_in
 
 PREFIX = "switchboard-local"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """An engine with two bots of the deployment, of which one runs, and one of another deployment."""
-
-    def do_GET(self) -> None:
-        engine = self.server
-        assert isinstance(engine, StandInEngine)
-        given = parse_qs(urlsplit(self.path).query).get("filters", [f'{{"label": ["{DEPLOYMENT_LABEL}=x"]}}'])
-        deployment = json.loads(given[0])["label"][0].partition("=")[2]
-        bots = [("running-bot", "running", deployment), ("exited-bot", "exited", deployment)]
-        if not engine.filters:
-            bots.append(("others-bot", "running", "others"))
-        self._answer(
-            [{"Id": name, "State": state, "Labels": {DEPLOYMENT_LABEL: owner}} for name, state, owner in bots]
-        )
-
-    def do_POST(self) -> None:
-        self._answer({"StatusCode": 0} if "/wait?" in self.path else None)
-
-    def do_DELETE(self) -> None:
-        self._answer(None)
-
-    def _answer(self, content: Any) -> None:
-        engine = self.server
-        assert isinstance(engine, StandInEngine)
-        if self.path == "/_ping":
-            self.send_response(200)
-            self.send_header("Api-Version", engine.newest)
-            self.end_headers()
-            return
-        engine.asked.append((self.command, self.path))
-        status = 204 if content is None else 200
-        if engine.fails_always or (engine.fails and self.command != "GET"):
-            status, content = 500, {"message": "the disk is gone"}
-        elif self.command == "DELETE" and engine.removing:
-            status, content = 409, {"message": "removal of container running-bot is already in progress"}
-        self.send_response(status)
-        self.end_headers()
-        if content is not None:
-            self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-
-    def __init__(self, path: Path) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.fails = False
-        self.filters = True
-        """False: it ignores the filters of a list."""
-        self.fails_always = False
-        self.removing = False
-        """True if it is removing its containers already when it is asked to."""
-        self.newest = "1.43"
-        """Version of the API that it has."""
-        super().__init__(str(path), Handler)
-
-    def get_request(self) -> tuple[Any, Any]:
-        request, _ = super().get_request()
-        return request, ("engine", 0)
 
 
 class Stack:
@@ -95,6 +30,16 @@ class Stack:
         self.checkout = checkout
         self.engine = engine
         self._log = log
+
+    def table(self) -> dict[str, str]:
+        """The table that the dispatcher was handed last."""
+        assert self.engine.table is not None
+        with tarfile.open(fileobj=io.BytesIO(self.engine.table)) as files:
+            (entry,) = files.getmembers()
+            assert (entry.name, entry.mode) == (FILE, 0o644)
+            file = files.extractfile(entry)
+            assert file is not None
+            return json.load(file)
 
     def noted(self) -> list[tuple[str, str]]:
         """(operation, name) since the last call."""
@@ -125,12 +70,8 @@ def stack(
         daily={"domain": "acme"},
         docker={"host": f"unix://{socket}", "turn": True, "turnAddress": "203.0.113.7"},
     )
-    with StandInEngine(socket) as engine:
-        thread = threading.Thread(target=engine.serve_forever, daemon=True)
-        thread.start()
+    with standing_in(socket) as engine:
         yield Stack(checkout, engine, log)
-        engine.shutdown()
-        thread.join()
 
 
 def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +106,40 @@ def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch
     assert stack.checkout.driver().up()["url"].value == url, "the page's key stays"
     assert stack.noted() == []
 
+    stack.engine.asked.clear()
     (stack.checkout.root / "bot" / "agents" / "helper.py").write_text("x = 1\n")
     stack.checkout.driver().up()
     noted = stack.noted()
     assert noted[0] == ("update", "bot-bot-agents-image")
+    # No container is replaced: the dispatcher is handed a new table of images.
+    assert {name for _, name in noted} == {"bot-bot-agents-image"}
+    (handed,) = stack.engine.asked
+    assert handed == ("PUT", "/v1.41/containers/switchboard-local-dispatcher/archive?path=%2Fdata")
+    images = stack.table()
+    assert set(images) == {"echo"}
+    limited = {one: limits["PidsLimit"] for one, limits in stack.engine.updated.items()}
+    assert sorted(name.split("-")[0] for name in limited) == ["dispatcher", "engine", "turn"]
+    assert set(limited.values()) == {512}
+    probe = ["/opt/venv/bin/python", "-P", "-m", "dispatcher.probe", mark_of(images)]
+    assert stack.engine.executed[-1] == probe
+    stack.engine.asked.clear()
+
     # Names are taken: the old container goes before the new one comes. Of the bots nobody is touched.
+    (stack.checkout.root / "dispatcher" / "more.py").write_text("x = 1\n")
+    stack.checkout.driver().up()
+    noted = stack.noted()
     for name in ("engine-proxy", "dispatcher"):
         assert noted.index(("delete", name)) < noted.index(("create", name))
-    assert not {"turn", "store", "machines-network", "dispatcher-image"} & {name for _, name in noted}
-    assert stack.engine.asked == []
+    assert not {"turn", "store", "machines-network", "bot-bot-agents-image"} & {name for _, name in noted}
+    stack.engine.asked.clear()
+
+    # A table that somebody changed, as with a store of before, is seen and put right.
+    stack.engine.table = archive(content_of({"echo": "another:1"}))
+    stack.checkout.driver().refresh()
+    stack.checkout.driver().up()
+    assert stack.table() == images
+    assert stack.noted() == []
+    stack.engine.asked.clear()
 
     # A shell without a variable that is deployed takes nothing away.
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")

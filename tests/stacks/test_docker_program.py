@@ -21,6 +21,7 @@ from stacks.docker.bots import DEPLOYMENT_LABEL
 from stacks.docker.content import fingerprint
 from stacks.docker.images import MODELS_TARGET, slugs
 from stacks.docker.revision import revision
+from stacks.docker.rollout import DIRECTORY, FILE
 from stacks.docker.settings import NOT_YET, max_containers
 from stacks.errors import ConfigError
 from tests.stacks.test_program import REPOSITORY, run
@@ -115,7 +116,7 @@ def test_only_the_proxy_sees_the_engines_socket_and_only_the_dispatcher_sees_the
         for mount in inputs.get("mounts", [])
         if mount["type"] != "volume"
     }
-    assert binds == {"engine-proxy": "/var/run/docker.sock"}
+    assert binds == {"engine-proxy": "/var/run"}
     networks = {
         name: [one["name"].removeprefix("switchboard-local-") for one in inputs["networksAdvanced"]]
         for name, inputs in largest.items()
@@ -169,7 +170,7 @@ def test_the_dispatcher_starts_with_what_it_is_told(
     assert placement.provider == "container"
     assert placement.engine_url == "tcp://engine:2375"
     assert str(settings.agents["voice"].bot) == "voice.py"
-    assert settings.agents["theirs"].image == AGENTS["theirs"]["image"]
+    assert str(settings.images_file) == f"{DIRECTORY}/{FILE}"
 
 
 def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
@@ -184,7 +185,8 @@ def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
     (placement,) = settings.placements.values()
     assert placement.provider == "container"
     assert (proxy.deployment, proxy.network) == (placement.deployment, placement.network)
-    assert set(proxy.images) == {agent.image for agent in settings.agents.values()}
+    assert proxy.repositories == ("registry.example/theirs", "switchboard-local-bot-bot-agents")
+    assert proxy.images == ()
     assert (proxy.max_cpu, proxy.max_memory_mb, proxy.max_seconds) == (1.0, 2048, 7260)
     assert proxy.max_containers == 500
     assert set(proxy.variables) == {name for agent in settings.agents.values() for name in agent.env}
@@ -223,7 +225,7 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
         "VERSION": VERSION,
     }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
-    of_agents = json.loads(environment(smallest["resources"]["dispatcher"]["inputs"])["SWITCHBOARD_IMAGES"])
+    of_agents = smallest["resources"]["rollout"]["inputs"]["images"]
     assert of_agents["echo"] == of_agents["voice"] == bot["tags"][0]
 
 
@@ -282,7 +284,7 @@ def test_an_engine_over_ssh() -> None:
     assert resources["engine"]["inputs"]["host"] == resources["builds"]["inputs"]["host"] == host
     assert resources["machines"]["inputs"]["host"] == host
     (mount,) = resources["engine-proxy"]["inputs"]["mounts"]
-    assert mount["source"] == "/var/run/docker.sock"
+    assert mount["source"] == "/var/run"
     # The caller is not on the bots' machine.
     assert (
         "stun:stun.l.google.com" in environment(resources["dispatcher"]["inputs"])["SWITCHBOARD_ICE_SERVERS"]
@@ -293,6 +295,7 @@ def test_all_addresses_of_a_vm() -> None:
     outputs = described([KEY], host="ssh://deploy@vm.example", address="0.0.0.0")["outputs"]
     assert outputs["url"] == "http://vm.example:7860"
     assert outputs["log"] == "docker --host ssh://deploy@vm.example logs switchboard-local-dispatcher"
+    assert outputs["bots"] == ["switchboard-local"]
 
 
 def test_the_values_of_variables_go_to_the_dispatcher_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,3 +462,26 @@ def test_bot_directories_have_names_of_their_own_when_their_paths_read_the_same(
     # A name with its hash may be the name of another.
     taken = tmp_path / names[tmp_path / "xbots/a/b"].replace("xbots-", "xbots/", 1)
     assert len(set(slugs([*directories, taken], tmp_path).values())) == len(directories) + 1
+
+
+@pytest.mark.parametrize("image", ["registry.example/bot", f"sha256:{'4' * 64}"])
+def test_an_image_without_a_version_is_allowed_to_the_letter(
+    image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = {"theirs": {"bot": "/app/bot.py", "image": image}}
+    resources = run(cloud="docker", agents=json.dumps(agents), keys=json.dumps([KEY]))["resources"]
+    for name, value in environment(resources["engine-proxy"]["inputs"]).items():
+        monkeypatch.setenv(name, value)
+    proxy = ProxySettings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
+    assert (proxy.images, proxy.repositories) == ((image,), ())
+
+
+def test_a_changed_bot_changes_the_table_of_images_alone() -> None:
+    older, newer = (
+        run(cloud="docker", agents=json.dumps(AGENTS | {"theirs": theirs}), keys=json.dumps([KEY]))[
+            "resources"
+        ]
+        for digit in "12"
+        for theirs in [AGENTS["theirs"] | {"image": "registry.example/theirs@sha256:" + digit * 64}]
+    )
+    assert [name for name in newer if newer[name] != older[name]] == ["rollout"]

@@ -23,6 +23,7 @@ from tests.ports import free_port
 from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
 from tests.stacks.plans import Steps, kept_to
+from tests.stacks.stand_in_engine import standing_in
 
 KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
 
@@ -86,9 +87,11 @@ def local(checkout: CheckoutCopy, tmp_path: Path) -> Planned:
 
 
 @pytest.fixture
-def docker(prepared: CheckoutCopy, tmp_path: Path) -> Planned:
+def docker(prepared: CheckoutCopy, tmp_path: Path) -> Iterator[Planned]:
     """With a registry: what an image is called is known once it is pushed."""
-    return Planned(
+    socket = tmp_path / "engine.sock"
+    given = {"registry": "registry.example.com/team", "turn": True, "turnAddress": "203.0.113.7"}
+    planned = Planned(
         prepared,
         tmp_path / "plan.json",
         {
@@ -101,9 +104,11 @@ def docker(prepared: CheckoutCopy, tmp_path: Path) -> Planned:
                 }
             },
             "daily": {"domain": "acme"},
-            "docker": {"registry": "registry.example.com/team", "turn": True, "turnAddress": "203.0.113.7"},
+            "docker": {"host": f"unix://{socket}", **given},
         },
     )
+    with standing_in(socket):
+        yield planned
 
 
 @pytest.fixture
@@ -195,19 +200,17 @@ def test_a_plan_is_kept_to_when_a_local_stack_changes(local: Planned) -> None:
 def test_a_plan_is_kept_to_when_a_docker_stack_changes(docker: Planned) -> None:
     first = docker.kept_to()
     unknown = {path for path, value in first.planned("dispatcher-variables").items() if value == UNKNOWN}
-    assert unknown == {"values.SWITCHBOARD_IMAGES", "values.SWITCHBOARD_KEYS"}
+    assert unknown == {"values.SWITCHBOARD_KEYS"}
     assert first.planned("dispatcher-variables")["values.SWITCHBOARD_TURN_SECRET"] == "[secret]"
-    assert [value for value in first.planned("engine-proxy").values() if value == UNKNOWN] == [UNKNOWN] * 2
+    assert [value for value in first.planned("engine-proxy").values() if value == UNKNOWN] == [UNKNOWN]
 
     docker.code_of_a_bot()
     steps = docker.kept_to()
     assert own(steps) == {
         ("bot-bot-agents-image", "update"),
-        ("dispatcher-variables", "update"),
-        ("dispatcher", "replace"),
-        ("engine-proxy", "replace"),
+        ("rollout", "update"),
     }
-    assert steps.differing("dispatcher-variables") == {"values.SWITCHBOARD_IMAGES": UNKNOWN}
+    assert steps.differing("rollout") == {"images": UNKNOWN}
 
     changes: list[tuple[Callable[[], None], str, str]] = [
         (docker.limit_of_an_agent, "values.SWITCHBOARD_AGENTS.echo.max_sessions", "3"),

@@ -16,14 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE
-from dispatcher.engine_proxy.proxy import CALL_SECONDS, until_lost
+from dispatcher.engine_proxy.proxy import CALL_SECONDS
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
-from tests.doubles import VirtualClock
 from tests.patience import PATIENCE
 
 SPEC = MachineSpec(
@@ -397,32 +396,6 @@ def test_an_answer_that_the_engine_breaks_off_breaks_off(tmp_path: Path) -> None
             assert not answer.endswith(b"0\r\n\r\n"), "no end, which would be a pull that went well"
 
     asyncio.run(run())
-
-
-def test_the_engine_is_lost_when_it_has_not_answered_for_a_minute() -> None:
-    clock = VirtualClock()
-    answers = iter([True, False, False, False, True, *[False] * 4])
-    asked: list[float] = []
-
-    async def ask() -> bool:
-        asked.append(clock.now())
-        return next(answers)
-
-    began = clock.now()
-    clock.run(until_lost(ask, clock))
-    assert [at - began for at in asked] == [15.0 * number for number in range(1, 10)]
-
-
-@pytest.mark.parametrize("engine", ["gone", "failing", "there"])
-def test_whether_the_engine_answers(tmp_path: Path, engine: str) -> None:
-    async def run() -> bool:
-        async with world(tmp_path) as proxy:
-            proxy.engine.fails = engine == "failing"
-            if engine == "gone":
-                (tmp_path / "engine.sock").unlink()
-            return await proxy.proxy.engine_answers()
-
-    assert asyncio.run(run()) is (engine == "there")
 
 
 @pytest.mark.parametrize(("newest", "version"), [("1.41", "v1.41"), ("1.52", "v1.44")])

@@ -11,9 +11,11 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Rules
+from dispatcher.engine_proxy.settings import ProxySettings
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, SETTINGS, wanted
 
 RULES = Rules(SETTINGS)
@@ -353,3 +355,50 @@ def test_the_deployments_images_may_be_looked_up_and_pulled(image: str) -> None:
     assert RULES.read("POST", target, b"").query == wanted
     if "tag" in wanted:
         assert RULES.read("POST", f"{target}&tag=latest", b"").query == wanted
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "bots/echo:1",
+        "bots/echo:2.x-y_z",
+        f"bots/echo@sha256:{'a' * 64}",
+        f"bots/echo:1@sha256:{'0' * 64}",
+        "docker.io/bots/echo:1",
+    ],
+)
+def test_any_version_of_a_repository_may_be_run(image: str) -> None:
+    rules = Rules(SETTINGS.model_copy(update={"images": (), "repositories": ("bots/echo",)}))
+    target = f"/v1.41/images/{image}/json"
+    assert rules.read("GET", target, b"").target() == target
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "bots/echo",
+        "bots/echo:",
+        "bots/echo@",
+        "bots/echo@sha256:1",
+        "bots/echo:../x",
+        "bots/echo:1:2",
+        f"bots/echo:{'1' * 129}",
+        "bots/echo2:1",
+        "bots:1",
+        "registry.example/bots/echo:1",
+        "localhost/bots/echo:1",
+        "bots/echo/more:1",
+        f"sha256:{'a' * 64}",
+    ],
+)
+def test_no_other_image_than_a_version_of_the_repository_may_be_run(image: str) -> None:
+    rules = Rules(SETTINGS.model_copy(update={"images": (), "repositories": ("bots/echo",)}))
+    for method, target in (("GET", f"images/{image}/json"), ("POST", f"images/create?fromImage={image}")):
+        with pytest.raises(Refused):
+            rules.read(method, f"/v1.41/{target}", b"")
+
+
+@pytest.mark.parametrize("name", ["sha256", "bots/echo:1", "bots/echo@sha256:1", "", "-x"])
+def test_a_repository_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        ProxySettings.model_validate(SETTINGS.model_dump() | {"repositories": (name,)})

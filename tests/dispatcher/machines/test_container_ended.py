@@ -13,7 +13,6 @@ from dispatcher.clock import SystemClock
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_logs import PIECES
-from dispatcher.machines.container_removal import UNASKED_LISTINGS
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import LogPart, MachineState, MachineStatus, ProviderError
 from tests.dispatcher.harness import eventually
@@ -33,22 +32,18 @@ async def until(read: Callable[[], T], wanted: T) -> None:
 
 
 @pytest.mark.parametrize("word", ["exited", "stopped", "dead", "removing"])
-def test_a_container_that_has_ended_and_nobody_asks_for_is_removed_in_the_end(
-    tmp_path: Path, word: str
-) -> None:
+def test_a_container_that_has_ended_is_kept_until_its_end_is_on_record(tmp_path: Path, word: str) -> None:
     async def run() -> None:
         engine = EngineWithTheDead()
         engine.states["m-over"] = word
         async with provider_of(engine, tmp_path) as provider:
-            for _ in range(UNASKED_LISTINGS):
-                assert engine.removals == 0
+            for _ in range(30):
                 assert await listed(provider) == ["m-runs"]
+                assert list(provider.ended) == ["m-over"]
+            assert engine.removals == 0
+            provider.recorded(provider.ended)
+            assert await listed(provider) == ["m-runs"]
             await until(lambda: engine.states, {"m-runs": "running"})
-            # A machine that ends later has as much time of its own.
-            engine.states["m-runs"] = "exited"
-            for _ in range(UNASKED_LISTINGS - 1):
-                assert await listed(provider) == []
-            assert engine.removals == 1
 
     asyncio.run(run())
 
@@ -87,7 +82,7 @@ def test_no_listing_waits_for_a_removal_and_no_removal_for_a_listing(tmp_path: P
     asyncio.run(run())
 
 
-def test_a_container_that_cannot_be_removed_is_tried_again_after_as_many_listings(
+def test_a_container_that_cannot_be_removed_is_tried_again_when_it_is_told_of_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
@@ -95,14 +90,14 @@ def test_a_container_that_cannot_be_removed_is_tried_again_after_as_many_listing
         engine.states["m-over"] = "dead"
         engine.fails = True
         async with provider_of(engine, tmp_path) as provider:
-            for number in range(1, 2 * UNASKED_LISTINGS + 1):
+            for said in (1, 2):
+                provider.recorded(["m-over"])
                 assert await listed(provider) == ["m-runs"]
-                said = number // UNASKED_LISTINGS
                 await until(lambda: caplog.text.count("m-over: its container cannot be removed: "), said)
-            assert engine.removals == 2
+                await until(lambda: engine.removals, said)
             engine.fails = False
-            for _ in range(UNASKED_LISTINGS):
-                assert await listed(provider) == ["m-runs"]
+            provider.recorded(["m-over"])
+            assert await listed(provider) == ["m-runs"]
             await until(lambda: engine.states, {"m-runs": "running"})
 
     asyncio.run(run())
@@ -118,14 +113,17 @@ def test_a_removal_that_is_never_answered_is_given_up_and_the_next_one_goes_on(
         engine.states["m-next"] = "exited"
         engine.never_removes = "m-over"
         async with provider_of(engine, tmp_path) as provider:
-            for machine_id in ("m-over", "m-next"):
-                await provider.get(machine_id)
-            await eventually(lambda: listed(provider), lambda _: "m-next" not in engine.states)
+
+            async def look() -> None:
+                await listed(provider)
+                provider.recorded(provider.ended)
+
+            await eventually(look, lambda _: "m-next" not in engine.states)
             assert engine.states == {"m-over": "exited", "m-runs": "running"}
             assert "m-over: its container cannot be removed: the engine did not answer" in caplog.text
             # It is tried again.
             engine.never_removes = ""
-            await eventually(lambda: listed(provider), lambda _: engine.states == {"m-runs": "running"})
+            await eventually(look, lambda _: engine.states == {"m-runs": "running"})
 
     asyncio.run(run())
 

@@ -39,6 +39,34 @@ def test_a_machine_that_nobody_owns_is_ended_after_a_grace_and_counted(tmp_path)
     asyncio.run(run())
 
 
+class Keeping(ScriptedProvider):
+    """Keeps what has ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended: tuple[str, ...] = ()
+        self.on_record: set[str] = set()
+
+    def recorded(self, machine_ids):
+        self.on_record.update(machine_ids)
+
+
+def test_machines_that_have_ended_are_kept_only_while_a_row_waits_for_them(tmp_path):
+    provider = Keeping()
+
+    async def run():
+        async with deployment(tmp_path, agents=LONG, provider=provider) as running:
+            over, live = [(await running.start())["sessionId"] for _ in range(2)]
+            await running.http.delete(f"/sessions/{over}")
+            await running.dispatcher.background.settle()
+            # As a dispatcher finds it that takes the place of one that was killed: nobody has asked it yet.
+            provider.ended = (f"m-{over}", f"m-{live}", "m-of-a-lost-database")
+            await look(running)
+            assert provider.on_record == {f"m-{over}", "m-of-a-lost-database"}
+
+    asyncio.run(run())
+
+
 def test_a_machine_that_nobody_owns_is_ended_in_its_time_where_the_clock_was_set_back(tmp_path):
     async def run():
         async with deployment(tmp_path) as running:

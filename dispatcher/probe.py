@@ -1,0 +1,47 @@
+"""`python -m dispatcher.probe [MARK]`: whether the dispatcher of this container would take a start.
+
+With a mark it also has to use the table of agents' images that `dispatcher.image_table.mark_of` gives that
+for. If it is not so, the exit status is 1 and what is missing is printed. A stack runs this in the container.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+
+DEFAULT_PORT = 7860
+SECONDS = 10.0
+"""Limit on the answer: readiness tries the store, and a placement."""
+
+
+def missing(port: int, mark: str) -> str:
+    """Return what keeps it from starts; nothing if nothing does."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"it does not answer: {error or type(error).__name__}"
+    finally:
+        connection.close()
+    if answer.status != 200:
+        return str(told.get("detail", told))
+    if mark and told.get("images") != mark:
+        return "it does not use the new images yet; its log says why, if it cannot have them"
+    return ""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; gives the exit status."""
+    port = int(os.environ.get("SWITCHBOARD_PORT", DEFAULT_PORT))
+    if found := missing(port, arguments[0] if arguments else ""):
+        print(found)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

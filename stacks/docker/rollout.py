@@ -1,0 +1,167 @@
+"""Hands the running dispatcher its agents' images, and waits until it takes starts.
+
+A bot's new image replaces no container: the table of images is a file in the dispatcher's volume, which it
+looks at every second. So no caller is refused while bots are deployed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import (
+    CheckResult,
+    ConfigureRequest,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
+
+from dispatcher.image_table import content_of, mark_of
+from stacks.docker import host
+from stacks.docker.host import EngineFailed
+from stacks.errors import StackError
+from stacks.local.host import end_with_engine, plain_errors
+
+DIRECTORY, FILE = "/data", "images.json"
+"""The table, in the dispatcher's container."""
+
+MOST_PROCESSES = 512
+"""Of each of the stack's own containers, its threads counted. Dispatchers have some 50, coturn two for each
+of the host's CPUs; without a limit, one that goes wrong takes the host's."""
+
+PROBE = ("/opt/venv/bin/python", "-P", "-m", "dispatcher.probe")
+
+READY_SECONDS = 120.0
+"""For a dispatcher to take starts; not counted, what the engine has to pull."""
+
+PULL_SECONDS = 900.0
+"""For an engine to pull new images, and for the dispatcher to use them."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks whether it does."""
+
+REFRESH = "make refresh, and then make up, makes it anew"
+
+INPUTS = ("host", "container", "images", "containers", "pulled")
+
+
+class RolloutProvider(ResourceProvider):
+    """Give a running dispatcher its table of images."""
+
+    serialize_as_secret_always = False
+
+    def configure(self, req: ConfigureRequest) -> None:
+        end_with_engine()
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        return CheckResult(news, [])
+
+    @plain_errors
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        roll_out(props)
+        return CreateResult(props["container"], {key: props[key] for key in INPUTS})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in INPUTS))
+
+    @plain_errors
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        roll_out(_news)
+        return UpdateResult({key: _news[key] for key in INPUTS})
+
+    @plain_errors
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Return the table as it is there: a store that was restored may have another one, or none."""
+        return ReadResult(id_, {**props, "images": table_of(props["host"], props["container"])})
+
+
+class Rollout(Resource, module="switchboard", name="Rollout"):
+    """The images of a running dispatcher's agents.
+
+    Args:
+        container: The dispatcher's name.
+        images: Agent → reference.
+        containers: Ids of the stack's own containers, which get their limit of processes. If one of them is
+            new, the dispatcher is waited for.
+        pulled: Whether the engine gets images from a registry.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str,
+        container: pulumi.Input[str],
+        images: pulumi.Input[dict[str, str]],
+        containers: list[pulumi.Input[str]],
+        pulled: bool,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        properties = {
+            "host": host,
+            "container": container,
+            "images": images,
+            "containers": containers,
+            "pulled": pulled,
+        }
+        super().__init__(RolloutProvider(), name, properties, opts)
+
+
+def roll_out(props: dict[str, Any]) -> None:
+    """Write the table, and return once the dispatcher uses it and takes starts.
+
+    Raises:
+        StackError: it does not; with what is missing.
+    """
+    engine, container, images = props["host"], props["container"], props["images"]
+    for one in props["containers"]:
+        # Pulumi's provider for Docker has no input for it.
+        if not host.post(engine, f"containers/{one}/update", {"PidsLimit": MOST_PROCESSES}):
+            raise StackError(f"container {one} is not there any more: {REFRESH}")
+    path = f"containers/{container}/archive"
+    if not host.send(engine, "PUT", path, archive(content_of(images)), path=DIRECTORY):
+        raise StackError(f"container {container} is not there any more: {REFRESH}")
+    limit = READY_SECONDS + (PULL_SECONDS if props["pulled"] else 0)
+    deadline = time.monotonic() + limit
+    while words := _missing(engine, container, mark_of(images)):
+        if time.monotonic() > deadline:
+            raise StackError(f"{container} does not take starts after {limit:.0f} s: {words}")
+        time.sleep(LOOK_SECONDS)
+
+
+def table_of(engine: str, container: str) -> dict[str, str]:
+    """Return the table in a container; empty if there is none."""
+    found = host.fetch(engine, f"containers/{container}/archive", path=f"{DIRECTORY}/{FILE}")
+    if found is None:
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(found)) as files:
+        file = files.extractfile(FILE)
+        return json.load(file) if file is not None else {}
+
+
+def _missing(engine: str, container: str, mark: str) -> str:
+    """Return what keeps the dispatcher from starts; nothing if nothing does."""
+    try:
+        status, words = host.execute(engine, container, [*PROBE, mark])
+    except EngineFailed as error:
+        # Of a container that ends again and again.
+        return str(error)
+    return (words or f"its probe ended with status {status}") if status else ""
+
+
+def archive(content: bytes) -> bytes:
+    """Return a table's content as the engine takes it."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as files:
+        entry = tarfile.TarInfo(FILE)
+        entry.size, entry.mode, entry.mtime = len(content), 0o644, int(time.time())
+        files.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()

@@ -1,0 +1,152 @@
+"""Agents' images from a file: a running dispatcher uses new ones as soon as its placements have them."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+
+from dispatcher.agent_images import AGAIN_SECONDS, LOOK_SECONDS
+from dispatcher.image_table import mark_of
+from dispatcher.machines.provider import NoCapacity, ProviderError
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
+
+ENGINE = {"scripted": {"provider": "container"}}
+OLD, NEW = {"echo": "bots:1", "voice": "bots:1"}, {"echo": "bots:2", "voice": "bots:1"}
+
+
+class Engine(ScriptedProvider):
+    """Has to be given images before it runs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.fault_of_fetch: ProviderError | None = None
+        self.held: asyncio.Event | None = None
+
+    async def fetch(self, image):
+        self.fetched.append(image)
+        if self.held is not None:
+            await self.held.wait()
+        if self.fault_of_fetch is not None:
+            raise self.fault_of_fetch
+
+
+@contextlib.asynccontextmanager
+async def world(directory, images=None):
+    clock, engine = ManualClock(), Engine()
+    file = directory / "images.json"
+    if images is not None:
+        file.write_text(json.dumps(images))
+    agents = {name: AgentSettings.model_validate({"bot": "bot.py"}) for name in ("echo", "voice")}
+    more = {"images_file": file, "agents": agents, "placements": ENGINE}
+    async with deployment(directory, clock=clock, provider=engine, **more) as running:
+        yield running, engine, clock, file
+
+
+async def status(running: Deployment):
+    return (await running.http.get("/readyz")).json()
+
+
+async def until_looked(clock, seen):
+    """Let the dispatcher look at its file, again and again, until this is so."""
+
+    async def look():
+        clock.advance(LOOK_SECONDS)
+        return await seen()
+
+    await eventually(look, bool)
+
+
+async def until_used(running, clock, images):
+    async def used():
+        return (await status(running)).get("images") == mark_of(images)
+
+    await until_looked(clock, used)
+
+
+async def image_of_a_start(running, engine):
+    answer = await running.http.post("/start?wait=started", json={})
+    assert answer.status_code == 200, answer.text
+    return engine.specs[f"m-{answer.json()['sessionId']}"].image
+
+
+def test_a_new_image_is_used_without_a_restart(tmp_path):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            assert await image_of_a_start(running, engine) == "bots:1"
+            file.write_text(json.dumps(NEW))
+            await until_used(running, clock, NEW)
+            assert await image_of_a_start(running, engine) == "bots:2"
+            assert engine.fetched == ["bots:2"], "and of those that are known nothing"
+
+    asyncio.run(run())
+
+
+def test_starts_get_the_old_image_until_the_engine_has_the_new_one(tmp_path):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            engine.held = asyncio.Event()
+            file.write_text(json.dumps(NEW))
+            await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
+            assert await image_of_a_start(running, engine) == "bots:1"
+            engine.held.set()
+            await until_used(running, clock, NEW)
+            assert await image_of_a_start(running, engine) == "bots:2"
+
+    asyncio.run(run())
+
+
+def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            engine.fault_of_fetch = NoCapacity("no such image")
+            file.write_text(json.dumps(NEW))
+            await until_looked(clock, lambda: asyncio.sleep(0, "no such image" in caplog.text))
+            assert (await status(running))["images"] == mark_of(OLD)
+            assert await image_of_a_start(running, engine) == "bots:1"
+            engine.fault_of_fetch = None
+            clock.advance(AGAIN_SECONDS)
+            await until_used(running, clock, NEW)
+
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": ""}', '{"ec'])
+def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            file.write_text(content)
+            await until_looked(clock, lambda: asyncio.sleep(0, ": refused, " in caplog.text))
+            assert await image_of_a_start(running, engine) == "bots:1"
+            file.unlink()
+            file.write_text(json.dumps(NEW))
+            await until_used(running, clock, NEW)
+        assert caplog.text.count(": refused, ") == 1
+
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        asyncio.run(run())
+
+
+def test_a_dispatcher_is_not_ready_before_it_has_images(tmp_path):
+    async def run():
+        async with world(tmp_path) as (running, _, clock, file):
+            told = await status(running)
+            assert (told["code"], "echo, voice" in told["detail"]) == ("no_images", True)
+            file.write_text(json.dumps({"echo": "bots:1"}))
+
+            async def lacks_one():
+                return (await status(running))["detail"].endswith(": voice.")
+
+            await until_looked(clock, lacks_one)
+            assert (await running.http.post("/start", json={})).status_code == 200, "it has one by now"
+            refused = await running.http.post("/v1/public/voice/start", json={})
+            assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
+            assert len((await running.http.get("/v1/sessions")).json()["sessions"]) == 1
+            file.write_text(json.dumps(OLD))
+            await until_used(running, clock, OLD)
+
+    asyncio.run(run())

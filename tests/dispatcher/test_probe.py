@@ -1,0 +1,44 @@
+"""The probe that a stack runs in the dispatcher's container."""
+
+import asyncio
+import json
+
+import pytest
+
+from dispatcher import probe
+from dispatcher.image_table import mark_of
+from dispatcher.settings import AgentSettings
+from tests.dispatcher.harness import deployment
+from tests.ports import free_port
+
+IMAGES = {"echo": "bots:1"}
+
+
+@pytest.mark.parametrize(
+    ("table", "mark", "said"),
+    [
+        (IMAGES, mark_of(IMAGES), ""),
+        (IMAGES, "", ""),
+        (IMAGES, mark_of({"echo": "bots:2"}), "it does not use the new images yet; its log says why"),
+        (None, "", "The images of these agents' machines are not known yet: echo."),
+    ],
+)
+def test_probe_says_what_a_dispatcher_lacks(tmp_path, monkeypatch, capsys, table, mark, said):
+    async def run():
+        file = tmp_path / "images.json"
+        if table is not None:
+            file.write_text(json.dumps(table))
+        more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
+        agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
+        async with deployment(tmp_path, agents=agents, **more) as running:
+            monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
+            return await asyncio.to_thread(probe.main, [mark])
+
+    assert asyncio.run(run()) == (1 if said else 0)
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_probe_says_that_nobody_answers(monkeypatch, capsys):
+    monkeypatch.setenv("SWITCHBOARD_PORT", str(free_port()))
+    assert probe.main([]) == 1
+    assert "it does not answer: " in capsys.readouterr().out
