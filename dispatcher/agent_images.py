@@ -1,7 +1,8 @@
 """The images of agents' machines, which a stack changes while the dispatcher runs.
 
 A file has them, which is looked at every second: a new image needs no new dispatcher, and no caller is
-refused for it. A new table is in use once the engine has its images.
+refused for it. Each agent's new image is in use once the engine has it. What is in use is kept in a second
+file: a dispatcher that starts again begins with images that have run, not with some that nobody has tried.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dispatcher.clock import Clock, is_to_come
-from dispatcher.image_table import mark_of
+from dispatcher.image_table import IN_USE_SUFFIX, content_of, mark_of
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
 from dispatcher.refusals import in_words
@@ -32,22 +34,34 @@ AGAIN_SECONDS = 10.0
 MOST_BYTES = 4 * 1024 * 1024
 """Of the file: more than all agents have that a dispatcher can have."""
 
-_TABLE: TypeAdapter[dict[str, str]] = TypeAdapter(dict[AgentName, Image])
+MOST_PATH = 4096
+"""Characters of a bot file's path, as on Linux."""
+
+
+class AgentImage(BaseModel):
+    """An agent's image, and its bot file's path in there: a renamed file comes with the image that has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Image
+    bot: Annotated[str, Field(min_length=1, max_length=MOST_PATH)]
+
+
+_TABLE: TypeAdapter[dict[str, AgentImage]] = TypeAdapter(dict[AgentName, AgentImage])
 
 Seen = tuple[int, int, int]
 """Inode, size and time of a file: another content is not the same."""
 
 
 class AgentImages:
-    """Agent → the image of its machines.
+    """Agent → the image of its machines, and its bot file.
 
     Args:
         fleet: Gets images that are to be used.
     """
 
     def __init__(self, settings: Settings, fleet: Fleet, clock: Clock) -> None:
-        self._of_settings = {name: agent.image or "" for name, agent in settings.agents.items()}
-        self._placements = {name: agent.placements for name, agent in settings.agents.items()}
+        self._agents = settings.agents
         runs_images = {name for name, of in settings.placements.items() if of.provider != "process"}
         self._needed = [
             name
@@ -57,53 +71,98 @@ class AgentImages:
         self._file = settings.images_file
         self._fleet = fleet
         self._clock = clock
-        self._table: Mapping[str, str] = {}
+        self._table: Mapping[str, AgentImage] = {}
+        self._wanted: Mapping[str, AgentImage] = {}
+        """The file's last table that was not refused."""
         self._seen: Seen | None = None
         self._again_at = float("-inf")
         self._said = ""
 
     def of(self, agent: str) -> str:
         """Return the image of an agent's machines; empty if it has none, or none yet."""
-        return self._table.get(agent) or self._of_settings.get(agent, "")
+        used = self._table.get(agent)
+        return used.image if used is not None else self._agents[agent].image or ""
+
+    def bot_file(self, agent: str) -> str:
+        """Return the bot file of an agent's machines."""
+        used = self._table.get(agent)
+        return used.bot if used is not None else str(self._agents[agent].bot)
 
     @property
     def mark(self) -> str | None:
         """`mark_of` the table that is in use; None without a file."""
-        return None if self._file is None else mark_of(self._table)
+        return None if self._file is None else mark_of(_plain(self._table))
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Agents whose machines need an image, and have none yet."""
         return tuple(name for name in self._needed if not self.of(name))
 
+    @property
+    def lacks_all(self) -> bool:
+        """True if no agent can be started for want of images."""
+        return len(self.missing) == len(self._agents)
+
     async def load(self) -> None:
-        """Read the file, if there is one, and use what it says."""
-        if self._file is not None and (table := await self._changed(self._file)) is not None:
-            self._table = table
+        """Begin with the images that were last in use, if there were any."""
+        if self._file is None:
+            return
+        try:
+            _, content = await asyncio.to_thread(_read, _in_use(self._file), None)
+            self._table = self._wanted = _TABLE.validate_json(content or b"")
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as error:
+            log.error("images_file: those that were last in use are not known: %s", error)
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
         while self._file is not None:
-            await self._clock.sleep(LOOK_SECONDS)
-            if not is_to_come(self._again_at, self._clock.now(), AGAIN_SECONDS):
+            pause = LOOK_SECONDS
+            try:
                 await self._look(self._file)
+            except Exception:
+                # Nobody else would look again.
+                log.exception("images_file: %s: a look failed", self._file)
+                pause = AGAIN_SECONDS
+            await self._clock.sleep(pause)
 
     async def _look(self, file: Path) -> None:
-        if (table := await self._changed(file)) is None:
+        changed = await self._changed(file)
+        if changed is not None:
+            self._wanted, self._again_at = changed, float("-inf")
+        if self._wanted == self._table or is_to_come(self._again_at, self._clock.now(), AGAIN_SECONDS):
             return
-        try:
-            for name, image in table.items():
-                if image != self._table.get(name) and name in self._placements:
-                    await self._fleet.fetch(image, self._placements[name])
-        except ProviderError as error:
-            self._say(f"not in use yet, its images cannot be had: {error}")
-            self._seen, self._again_at = None, self._clock.now() + AGAIN_SECONDS
-            return
-        changed = [name for name in table if table[name] != self._table.get(name)]
-        self._table, self._said = table, ""
-        log.info("images_file: in use: %s", ", ".join(f"{name}: {table[name]}" for name in changed))
+        failures = list[str]()
+        for name, wanted in self._wanted.items():
+            if wanted != self._table.get(name) and (failure := await self._take_over(name, wanted)):
+                failures.append(failure)
+        if failures:
+            self._again_at = self._clock.now() + AGAIN_SECONDS
+            self._say("; ".join(failures))
+        else:
+            self._table, self._said = self._wanted, ""
+        await self._keep(file)
 
-    async def _changed(self, file: Path) -> dict[str, str] | None:
+    async def _take_over(self, name: str, wanted: AgentImage) -> str:
+        """Use an agent's new image once its placements have it; gives why they have not."""
+        if name in self._agents and wanted.image != self.of(name):
+            try:
+                await self._fleet.fetch(wanted.image, self._agents[name].placements)
+            except ProviderError as error:
+                return f"agent {name} does not use {wanted.image} yet, which cannot be had: {error}"
+        self._table = {**self._table, name: wanted}
+        log.info("images_file: agent %s uses %s", name, wanted.image)
+        return ""
+
+    async def _keep(self, file: Path) -> None:
+        """Write down what is in use. A disk that is full costs a fetch after the next start, and no call."""
+        try:
+            await asyncio.to_thread(_write, _in_use(file), content_of(_plain(self._table)))
+        except OSError as error:
+            log.warning("images_file: the images in use cannot be kept: %s", error)
+
+    async def _changed(self, file: Path) -> dict[str, AgentImage] | None:
         """Return the table if the file is another one than it was; None for one that is refused, too."""
         try:
             seen, content = await asyncio.to_thread(_read, file, self._seen)
@@ -134,6 +193,21 @@ class AgentImages:
         if words != self._said:
             log.error("images_file: %s: %s", self._file, words)
         self._said = words
+
+
+def _in_use(file: Path) -> Path:
+    return file.with_name(file.name + IN_USE_SUFFIX)
+
+
+def _plain(table: Mapping[str, AgentImage]) -> dict[str, dict[str, str]]:
+    return {name: used.model_dump() for name, used in table.items()}
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Replace a file whole: what is there is never half of it."""
+    new = file.with_name(file.name + ".new")
+    new.write_bytes(content)
+    new.replace(file)
 
 
 def _read(file: Path, known: Seen | None) -> tuple[Seen, bytes | None]:

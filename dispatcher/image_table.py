@@ -8,11 +8,18 @@ import json
 from collections.abc import Mapping
 
 
-def content_of(images: Mapping[str, str]) -> bytes:
-    """Return a table (agent → image) as its file has it."""
-    return json.dumps(dict(images), sort_keys=True).encode()
+IN_USE_SUFFIX = ".in-use"
+"""After the name of the table's file: the dispatcher's own, with what it uses."""
+
+Table = Mapping[str, Mapping[str, str]]
+"""Agent → `image`, a reference, and `bot`, the bot file's path in it."""
 
 
-def mark_of(images: Mapping[str, str]) -> str:
+def content_of(images: Table) -> bytes:
+    """Return a table as its file has it."""
+    return json.dumps({name: dict(one) for name, one in images.items()}, sort_keys=True).encode()
+
+
+def mark_of(images: Table) -> str:
     """Return what tells this table from others: 16 hexadecimal digits."""
     return hashlib.sha256(content_of(images)).hexdigest()[:16]

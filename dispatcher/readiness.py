@@ -76,9 +76,8 @@ class Readiness:
             return Unready("disk_unusable", f"The dispatcher's data directory cannot be used: {error}.")
         if found is not None:
             return found
-        if lacking := self.images.missing:
-            names = ", ".join(lacking)
-            return Unready("no_images", f"The images of these agents' machines are not known yet: {names}.")
+        if self.images.lacks_all:
+            return Unready("no_images", "No agent's image is known yet.")
         late = TimeoutError()
         try:
             await within(self._clock, TRIAL_SECONDS, self._store.ping(), late)

@@ -26,7 +26,7 @@ class Specs:
     """Specifications of machines.
 
     Args:
-        images: Agent → the image of its machines.
+        images: Agent → the image of its machines, and its bot file.
         environment: Looks up the variables that agents name in `env`; the dispatcher's own environment.
         dispatcher_url: Where the machines find the dispatcher.
     """
@@ -58,7 +58,7 @@ class Specs:
             of_machine[TRACEPARENT_VARIABLE] = session.traceparent
         return MachineSpec(
             id=session.machine_id,
-            bot_file=str(agent.bot),
+            bot_file=self._images.bot_file(session.agent),
             image=self._images.of(session.agent),
             arguments=tuple(
                 entrypoint_arguments(
@@ -77,7 +77,7 @@ class Specs:
         """Return the common part of each agent's machines, for a placement that can get ready for them."""
         return [
             Preparation(
-                str(agent.bot),
+                self._images.bot_file(name),
                 {**self._of_agent(agent), **self._of_all(agent)},
                 self._images.of(name),
                 str(agent.python or ""),

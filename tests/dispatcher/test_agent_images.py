@@ -8,13 +8,20 @@ import logging
 import pytest
 
 from dispatcher.agent_images import AGAIN_SECONDS, LOOK_SECONDS
-from dispatcher.image_table import mark_of
-from dispatcher.machines.provider import NoCapacity, ProviderError
+from dispatcher.image_table import IN_USE_SUFFIX, mark_of
+from dispatcher.machines.provider import NoCapacity
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
 
 ENGINE = {"scripted": {"provider": "container"}}
-OLD, NEW = {"echo": "bots:1", "voice": "bots:1"}, {"echo": "bots:2", "voice": "bots:1"}
+
+
+
+def table(**images):
+    return {name: {"image": image, "bot": "bot.py"} for name, image in images.items()}
+
+
+OLD, NEW = table(echo="bots:1", voice="bots:1"), table(echo="bots:2", voice="bots:1")
 
 
 class Engine(ScriptedProvider):
@@ -23,7 +30,8 @@ class Engine(ScriptedProvider):
     def __init__(self) -> None:
         super().__init__()
         self.fetched: list[str] = []
-        self.fault_of_fetch: ProviderError | None = None
+        self.fault_of_fetch: Exception | None = None
+        self.lacking: set[str] = set()
         self.held: asyncio.Event | None = None
 
     async def fetch(self, image):
@@ -32,17 +40,22 @@ class Engine(ScriptedProvider):
             await self.held.wait()
         if self.fault_of_fetch is not None:
             raise self.fault_of_fetch
+        if image in self.lacking:
+            raise NoCapacity(f"no such image: {image}")
 
 
 @contextlib.asynccontextmanager
-async def world(directory, images=None):
-    clock, engine = ManualClock(), Engine()
+async def world(directory, images=None, engine=None):
+    clock, engine = ManualClock(), engine or Engine()
     file = directory / "images.json"
     if images is not None:
         file.write_text(json.dumps(images))
     agents = {name: AgentSettings.model_validate({"bot": "bot.py"}) for name in ("echo", "voice")}
     more = {"images_file": file, "agents": agents, "placements": ENGINE}
     async with deployment(directory, clock=clock, provider=engine, **more) as running:
+        if images is not None:
+            await until_used(running, clock, images)
+            engine.fetched.clear()
         yield running, engine, clock, file
 
 
@@ -115,7 +128,7 @@ def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
         asyncio.run(run())
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": ""}', '{"ec'])
+@pytest.mark.parametrize("content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": "bots:1"}', '{"echo": {"image": ""}}', '{"ec'])
 def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
     async def run():
         async with world(tmp_path, OLD) as (running, engine, clock, file):
@@ -134,14 +147,9 @@ def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
 def test_a_dispatcher_is_not_ready_before_it_has_images(tmp_path):
     async def run():
         async with world(tmp_path) as (running, _, clock, file):
-            told = await status(running)
-            assert (told["code"], "echo, voice" in told["detail"]) == ("no_images", True)
-            file.write_text(json.dumps({"echo": "bots:1"}))
-
-            async def lacks_one():
-                return (await status(running))["detail"].endswith(": voice.")
-
-            await until_looked(clock, lacks_one)
+            assert (await status(running))["code"] == "no_images"
+            file.write_text(json.dumps(table(echo="bots:1")))
+            await until_used(running, clock, table(echo="bots:1"))
             assert (await running.http.post("/start", json={})).status_code == 200, "it has one by now"
             refused = await running.http.post("/v1/public/voice/start", json={})
             assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
@@ -150,3 +158,72 @@ def test_a_dispatcher_is_not_ready_before_it_has_images(tmp_path):
             await until_used(running, clock, OLD)
 
     asyncio.run(run())
+
+
+def test_one_agents_image_that_cannot_be_had_holds_up_no_other(tmp_path, caplog):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            engine.lacking = {"bots:broken"}
+            file.write_text(json.dumps(table(voice="bots:broken", echo="bots:2")))
+            await until_used(running, clock, table(voice="bots:1", echo="bots:2"))
+            assert await image_of_a_start(running, engine) == "bots:2"
+            assert "agent voice does not use bots:broken yet" in caplog.text
+
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        asyncio.run(run())
+
+
+def test_a_dispatcher_that_starts_again_begins_with_what_was_in_use(tmp_path):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            pass
+        engine = Engine()
+        engine.lacking = {"bots:2"}
+        file.write_text(json.dumps(NEW))
+        async with world(tmp_path, engine=engine) as (running, engine, clock, _):
+            await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
+            assert (await status(running))["images"] == mark_of(OLD), "the new table is not in use"
+            assert await image_of_a_start(running, engine) == "bots:1"
+            file.write_text(json.dumps(OLD))
+            await until_used(running, clock, OLD)
+            assert set(engine.fetched) == {"bots:2"}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"echo": {"image": "bots:1"}}'])
+def test_images_in_use_that_cannot_be_read_are_had_anew(tmp_path, caplog, content):
+    async def run():
+        (tmp_path / f"images.json{IN_USE_SUFFIX}").write_text(content)
+        async with world(tmp_path, OLD) as (running, engine, _, _):
+            assert await image_of_a_start(running, engine) == "bots:1"
+            assert "those that were last in use are not known" in caplog.text
+
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        asyncio.run(run())
+
+
+def test_a_bot_file_is_the_one_that_comes_with_its_image(tmp_path):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            await image_of_a_start(running, engine)
+            renamed = {**OLD, "echo": {"image": "bots:2", "bot": "renamed.py"}}
+            file.write_text(json.dumps(renamed))
+            await until_used(running, clock, renamed)
+            await image_of_a_start(running, engine)
+            assert [spec.bot_file for spec in engine.specs.values()] == ["bot.py", "renamed.py"]
+
+    asyncio.run(run())
+
+
+def test_a_look_that_fails_in_a_way_that_nobody_foresaw_is_not_the_last(tmp_path, caplog):
+    async def run():
+        async with world(tmp_path, OLD) as (running, engine, clock, file):
+            engine.fault_of_fetch = RuntimeError("nobody foresaw this")
+            file.write_text(json.dumps(NEW))
+            await until_looked(clock, lambda: asyncio.sleep(0, "nobody foresaw this" in caplog.text))
+            engine.fault_of_fetch = None
+            await until_used(running, clock, NEW)
+
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        asyncio.run(run())
