@@ -67,9 +67,12 @@ def allowed_seconds(longest: float, wanted: Mapping[str, Any], now: float) -> fl
 
 
 def end_at_exp(session: Session, end: End, now: float) -> End:
-    """The end of a session by its bot's report: a bot fails when its room closes as the start asked for."""
+    """Return the end of a session by its bot's report.
+
+    A bot fails when its room closes as the start asked for, or ends itself at that time: whichever is first.
+    """
     exp = (session.room or {}).get("properties", {}).get("exp")
-    if end.reason != "bot_error" or exp is None or now < exp - CLOCKS_APART_SECONDS:
+    if end.reason not in ("bot_error", "max_duration") or exp is None or now < exp - CLOCKS_APART_SECONDS:
         return end
     why = "The room closed at its `exp`, as the start request asked for."
     return End("max_duration", why, f"{end.message}\n{end.detail or ''}".strip(), end.exit_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, Collection
 from itertools import count
 from typing import Any
@@ -81,6 +82,12 @@ class Daily:
     ) -> bool:
         name = room_name(session_id)
         exp = math.ceil(min(room.properties.get("exp", until), until))
+        if exp <= self._clock.now():
+            raise Refused(
+                f"{name} was not asked for: its `exp` has passed.",
+                nowhere=True,
+                caller_fault="dailyRoomProperties.exp had passed when the session's turn came.",
+            )
         # Pipecat's own rooms have no pre-join page either: a caller is in the call with one click.
         properties = {"enable_prejoin_ui": False, **room.properties, "exp": exp, "eject_at_room_exp": True}
         answered = True
@@ -150,7 +157,8 @@ class Daily:
 
 def _in_words(refusal: Refused, room: Room) -> Refused:
     """Name the properties of the start request that the refusal names: a plan may not have them."""
-    named = [f"dailyRoomProperties.{name}" for name in room.properties if name in str(refusal)]
+    words = set(re.findall(r"\w+", str(refusal)))
+    named = [f"dailyRoomProperties.{name}" for name in room.properties if name in words]
     if not named:
         return refusal
     fault = f"Daily does not take {', '.join(named)}: leave it out, or take a plan of Daily's that has it."

@@ -91,7 +91,7 @@ Recording = Literal["cloud", "local", "raw-tracks"]
 _ALLOWED_BY_AGENT: dict[str, TypeAdapter[Any]] = {
     "enable_dialout": _BOOL,
     "enable_recording": TypeAdapter(Recording),
-    "exp": TypeAdapter(Annotated[float, Field(gt=0)]),
+    "exp": TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)]),
 }
 """Properties of rooms that an agent's config may allow."""
 

@@ -220,6 +220,37 @@ def test_room_closes_at_exp_of_request_and_with_its_session_at_the_latest(tmp_pa
     asyncio.run(run())
 
 
+def test_exp_that_never_comes_is_refused(tmp_path):
+    async def run():
+        async with with_daily(tmp_path, agents=agents(daily_allowed_properties=("exp",))) as (running, daily):
+            content = b'{"dailyRoomProperties": {"exp": 1e999}}'
+            headers = {"Content-Type": "application/json"}
+            answer = await running.http.post("/start", content=content, headers=headers)
+            assert answer.status_code == 400
+            assert "finite" in answer.json()["detail"]
+            assert daily.calls == []
+
+    asyncio.run(run())
+
+
+def test_exp_that_passes_in_the_queue_is_told_as_such(tmp_path):
+    async def run():
+        clock = ManualClock()
+        more = agents(daily_allowed_properties=("exp",), max_sessions=1, client_timeout_seconds=600)
+        async with with_daily(tmp_path, clock=clock, agents=more) as (running, daily):
+            first = await running.start("/start?wait=started")
+            exp = int(clock.now()) + 60
+            waiting = await running.start("/start?wait=none&queue=300", dailyRoomProperties={"exp": exp})
+            clock.advance(61)
+            await running.http.delete(f"/sessions/{first['sessionId']}")
+            second = await running.until(waiting["sessionId"], "failed")
+            assert second["reason"] == "room_rejected"
+            assert "dailyRoomProperties.exp had passed when the session's turn came" in second["message"]
+            assert len(daily.rooms) <= 1
+
+    asyncio.run(run())
+
+
 def test_property_that_plan_lacks_is_named_when_daily_refuses_it(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
