@@ -120,14 +120,17 @@ class AgentImages:
         while self._file is not None:
             pause = LOOK_SECONDS
             try:
-                await self._look(self._file)
+                await self.look()
             except Exception:
                 # Nobody else would look again.
                 log.exception("images_file: %s: a look failed", self._file)
                 pause = AGAIN_SECONDS
             await self._clock.sleep(pause)
 
-    async def _look(self, file: Path) -> None:
+    async def look(self) -> None:
+        """Use what the file has, as far as it can be had."""
+        if (file := self._file) is None:
+            return
         changed = await self._changed(file)
         if changed is not None:
             self._wanted, self._again_at = changed, float("-inf")

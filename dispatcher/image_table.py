@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-
 IN_USE_SUFFIX = ".in-use"
 """After the name of the table's file: the dispatcher's own, with what it uses."""
 

@@ -1,7 +1,8 @@
-"""`python -m dispatcher.probe [MARK]`: whether the dispatcher of this container would take a start.
+"""`python -m dispatcher.probe [MARK [SECONDS]]`: whether the dispatcher of this container would take a start.
 
 With a mark it also has to use the table of agents' images that `dispatcher.image_table.mark_of` gives that
-for. If it is not so, the exit status is 1 and what is missing is printed. A stack runs this in the container.
+for. If it is not so within so many seconds, the exit status is 1 and what is missing is printed. A stack runs
+this in the container.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ import http.client
 import json
 import os
 import sys
+import time
 
 DEFAULT_PORT = 7860
 SECONDS = 10.0
 """Limit on the answer: readiness tries the store, and a placement."""
+
+LOOK_SECONDS = 0.5
+"""Between two looks."""
+
+MOST_BYTES = 64 * 1024
+"""Of an answer."""
 
 
 def missing(port: int, mark: str) -> str:
@@ -22,7 +30,7 @@ def missing(port: int, mark: str) -> str:
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        told = json.loads(answer.read())
+        told = json.loads(answer.read(MOST_BYTES))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"it does not answer: {error or type(error).__name__}"
     finally:
@@ -37,9 +45,13 @@ def missing(port: int, mark: str) -> str:
 def main(arguments: list[str]) -> int:
     """Run the command line; gives the exit status."""
     port = int(os.environ.get("SWITCHBOARD_PORT", DEFAULT_PORT))
-    if found := missing(port, arguments[0] if arguments else ""):
-        print(found)
-        return 1
+    mark = arguments[0] if arguments else ""
+    deadline = time.monotonic() + (float(arguments[1]) if len(arguments) > 1 else 0.0)
+    while found := missing(port, mark):
+        if time.monotonic() >= deadline:
+            print(found)
+            return 1
+        time.sleep(LOOK_SECONDS)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import queue
@@ -22,13 +23,19 @@ DISPATCHER = "dispatcher"
 MOST_FOLLOWED = 50
 """Bots that are followed at a time: each is a process of the tool."""
 
-LOOK_SECONDS = 1.0
-"""Between two looks for bots that are new."""
+LOOK_SECONDS, SSH_LOOK_SECONDS = 1.0, 5.0
+"""Between two looks for bots that are new; over SSH each is a connection."""
 
 POLL_SECONDS = 0.1
 
 ASK_SECONDS = 60.0
 """Limit on a call of the tool that only lists."""
+
+CHUNK = 64 * 1024
+"""Longest part of a line that is shown at once."""
+
+MOST_FAILED_LOOKS = 5
+"""Looks for new bots that may fail one after the other: an ssh connection breaks now and then."""
 
 _QUEUED_LINES = 1000
 
@@ -54,11 +61,14 @@ class Tool(Protocol):
         """Return the dispatcher's lines, or those of them about one session."""
         ...
 
-    def bots(self, session: str, known: set[str], *, once: bool) -> list[Source]:
+    look_seconds: float
+    """Between two looks for bots that are new."""
+
+    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
         """Return what there is of bots, or of one session's.
 
         Args:
-            known: Names of sources that were there at an earlier look.
+            first: They are looked for for the first time.
 
         Raises:
             StackError: the tool does not tell.
@@ -77,11 +87,13 @@ class Docker:
     def __init__(self, log: Sequence[str], deployment: str) -> None:
         self._log = list(log)
         self._deployment = deployment
+        over_ssh = any(word.startswith("ssh://") for word in log)
+        self.look_seconds = SSH_LOOK_SECONDS if over_ssh else LOOK_SECONDS
 
     def dispatcher(self, session: str, *, once: bool) -> Source:
         return Source(DISPATCHER, self._logs(self._log[-1], once=once), session)
 
-    def bots(self, session: str, known: set[str], *, once: bool) -> list[Source]:
+    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
         if not self._deployment:
             return []
         labels = [f"{DEPLOYMENT_LABEL}={self._deployment}"]
@@ -92,7 +104,7 @@ class Docker:
         listed = _answer([*self._log[:-2], "ps", "--all", *filters, "--format", shown])
         # As on `local`: of a bot that was there before, its lines from now on, unless it is the one that is
         # asked for.
-        begin = [] if session or once or known else ["--tail", "0"]
+        begin = ["--tail", "0"] if first and not session and not once else []
         pairs = [line.split() for line in listed.splitlines()]
         return [Source(pair[0], self._logs(pair[1], *begin, once=once)) for pair in pairs if len(pair) == 2]
 
@@ -106,17 +118,14 @@ class Fly:
     def __init__(self, log: Sequence[str], apps: Sequence[str]) -> None:
         self._log = list(log)
         self._apps = apps
+        self.look_seconds = LOOK_SECONDS if apps else math.inf
 
     def dispatcher(self, session: str, *, once: bool) -> Source:
         return Source(DISPATCHER, _once(self._log, once=once), session)
 
-    def bots(self, session: str, known: set[str], *, once: bool) -> list[Source]:
+    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
         if not session:
-            return [
-                Source(app, _once([*self._log[:-1], app], once=once))
-                for app in self._apps
-                if app not in known
-            ]
+            return [Source(app, _once([*self._log[:-1], app], once=once)) for app in self._apps]
         for app in self._apps:
             listed = _answer([self._log[0], "machine", "list", "--app", app, "--json"])
             for machine_id in _machines_at_fly(listed, f"m-{session}"):
@@ -139,10 +148,11 @@ def tool_of(log: str, bots: Sequence[str]) -> Tool:
 
 
 def no_log_of(session: str) -> str:
-    """The sentence for a session of which there is nothing to show."""
+    """Return the sentence for a session of which there is nothing to show."""
     return (
-        f"session {session} has no log on this stack: it has no machine (yet), its log was deleted, or it is "
-        f"another stack's; `make logs` without SESSION shows what goes on"
+        f"session {session} has no log on this stack: no line of its dispatcher's names it, and it has no "
+        f"machine's. It may be another stack's, or its logs are deleted; `make logs` without SESSION shows "
+        f"what goes on, and `GET /v1/sessions/{session}/logs` what the dispatcher kept"
     )
 
 
@@ -153,35 +163,114 @@ def show_commands(tool: Tool, session: str, say: Callable[[str, str], None], *, 
         StackError: a tool cannot be run, or fails; or nothing is there of the session that was named.
     """
     lines: queue.Queue[tuple[str, str]] = queue.Queue(_QUEUED_LINES)
-    running: dict[str, _Running] = {}
-    passed_over = False
+    shown = _Shown(tool, session, say, lines, once=once)
     try:
-        bots = tool.bots(session, set(), once=once)
-        if session and not bots:
-            raise StackError(no_log_of(session))
-        known = {DISPATCHER} | {one.name for one in bots}
-        first = running[DISPATCHER] = _Running(tool.dispatcher(session, once=once), lines)
-        while True:
-            for source in bots:
-                if len(running) <= MOST_FOLLOWED:
-                    running[source.name] = _Running(source, lines)
-                elif not passed_over:
-                    passed_over = True
-                    say(DISPATCHER, f"({MOST_FOLLOWED} bots are followed, and no more; SESSION=… shows one)")
-            look_at = math.inf if once else time.monotonic() + LOOK_SECONDS
-            while time.monotonic() < look_at and (_any_alive(running) or not lines.empty()):
-                with contextlib.suppress(queue.Empty):
-                    say(*lines.get(timeout=POLL_SECONDS))
-            if not first.is_alive() and lines.empty():
-                first.check()
-                return
-            for name in [name for name, one in running.items() if one is not first and not one.is_alive()]:
-                running.pop(name).end()
-            found = tool.bots(session, known, once=once)
-            bots = [one for one in found if one.name not in known]
-            known |= {one.name for one in bots}
+        shown.look(first=True)
+        if session and not shown.bots:
+            _show_history(tool, session, lines, say)
+        while not shown.step():
+            pass
     finally:
-        for one in running.values():
+        shown.end()
+
+
+def _show_history(
+    tool: Tool, session: str, lines: queue.Queue[tuple[str, str]], say: Callable[[str, str], None]
+) -> None:
+    """Look whether the dispatcher has a line about a session without a machine: it waits, or is long over.
+
+    Raises:
+        StackError: it has none.
+    """
+    seen = 0
+    past = _Running(tool.dispatcher(session, once=True), lines)
+    try:
+        while past.is_alive() or not lines.empty():
+            with contextlib.suppress(queue.Empty):
+                lines.get(timeout=POLL_SECONDS)
+                seen += 1
+        past.check()
+    finally:
+        past.end()
+    if not seen:
+        raise StackError(no_log_of(session))
+    say(DISPATCHER, "(the session has no machine's log here: it has none yet, or it was deleted)")
+
+
+class _Shown:
+    """What is followed: the dispatcher, and bots as they come and go."""
+
+    def __init__(
+        self,
+        tool: Tool,
+        session: str,
+        say: Callable[[str, str], None],
+        lines: queue.Queue[tuple[str, str]],
+        *,
+        once: bool,
+    ) -> None:
+        self._tool, self._session, self._say, self._lines, self._once = tool, session, say, lines, once
+        self._dispatcher: _Running | None = None
+        self._seen: set[str] = set()
+        """Names of bots that were followed, as long as they are there."""
+        self._failed = 0
+        self._passed_over = False
+        self.bots: dict[str, _Running] = {}
+
+    def look(self, *, first: bool = False) -> None:
+        """Follow the bots that are new, as many as there are places for.
+
+        Raises:
+            StackError: the tool fails, the first time or again and again.
+        """
+        try:
+            found = self._tool.bots(self._session, first=first, once=self._once)
+        except StackError as error:
+            self._failed += 1
+            if first or self._failed >= MOST_FAILED_LOOKS:
+                raise
+            self._say(DISPATCHER, f"(no look for new bots: {error})")
+            return
+        self._failed = 0
+        self._seen &= {one.name for one in found}
+        for source in found:
+            if source.name in self._seen:
+                continue
+            if len(self.bots) < MOST_FOLLOWED:
+                self._seen.add(source.name)
+                self.bots[source.name] = _Running(source, self._lines)
+            elif not self._passed_over:
+                self._passed_over = True
+                more = f"({MOST_FOLLOWED} bots are followed at a time; SESSION=… shows one)"
+                self._say(DISPATCHER, more)
+
+    def step(self) -> bool:
+        """Say what comes until the next look; gives True at the dispatcher's end."""
+        if self._dispatcher is None:
+            self._dispatcher = _Running(self._tool.dispatcher(self._session, once=self._once), self._lines)
+        dispatcher = self._dispatcher
+        running = {DISPATCHER: dispatcher, **self.bots}
+        look_at = math.inf if self._once else time.monotonic() + self._tool.look_seconds
+        while time.monotonic() < look_at and (_any_alive(running) or not self._lines.empty()):
+            with contextlib.suppress(queue.Empty):
+                self._say(*self._lines.get(timeout=POLL_SECONDS))
+            if not self._once and not dispatcher.is_alive() and self._lines.empty():
+                break
+        if not dispatcher.is_alive() and self._lines.empty():
+            dispatcher.check()
+            return True
+        for name in [name for name, one in self.bots.items() if not one.is_alive()]:
+            ended = self.bots.pop(name)
+            try:
+                ended.check()
+            except StackError as error:
+                self._say(name, f"(not followed any more: {error})")
+            ended.end()
+        self.look()
+        return False
+
+    def end(self) -> None:
+        for one in (*filter(None, [self._dispatcher]), *self.bots.values()):
             one.end()
 
 
@@ -222,8 +311,9 @@ class _Running:
         self._thread.join(LOOK_SECONDS)
 
     def _read(self) -> None:
-        with self._process.stdout or contextlib.nullcontext([]) as printed:
-            for line in printed:
+        with self._process.stdout or io.BytesIO() as printed:
+            # A bot may print a line that never ends.
+            while line := printed.readline(CHUNK):
                 text = line.decode(errors="replace").rstrip("\r\n")
                 if self._source.only in text:
                     self._put(text)

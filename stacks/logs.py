@@ -178,11 +178,13 @@ def show_files(files: Files, *, once: bool) -> None:
         StackError: a session was named, and nothing is there of it.
     """
     try:
-        if files.lacks_session:
-            raise StackError(no_log_of(files.session))
+        shown = False
         while True:
             for source, line in files.lines():
                 say(source, line)
+                shown = True
+            if files.lacks_session and not shown:
+                raise StackError(no_log_of(files.session))
             if once:
                 return
             time.sleep(POLL_SECONDS)

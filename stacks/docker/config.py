@@ -148,8 +148,9 @@ class DockerConfig(BaseModel):
 
     @property
     def socket(self) -> str:
-        """The engine's socket on its own host."""
-        return LOCAL_SOCKET if self.over_ssh else self.host.removeprefix("unix://")
+        """The engine's socket on its own host. A link would lead nowhere in a container."""
+        path = LOCAL_SOCKET if self.over_ssh else self.host.removeprefix("unix://")
+        return os.path.realpath(path) if not self.over_ssh and os.path.islink(path) else path
 
     @property
     def over_ssh(self) -> bool:

@@ -24,6 +24,9 @@ FRAME_BYTES = 8
 ENDED_SECONDS, ENDED_LOOKS = 2.0, 20
 """How long, and how often, the engine is asked how a command ended whose output has."""
 
+MOST_BYTES = 64 * 1024 * 1024
+"""Of an answer: what is in containers is not ours alone."""
+
 LAST_WORD_SECONDS = 1.0
 """For an ssh whose connection is over to end by itself."""
 
@@ -181,7 +184,11 @@ def _exchange(
         target = f"/{version}/{quote(path)}" + (f"?{urlencode(query)}" if query else "")
         connection.request(method, target, content, {} if content is None else {"Content-Type": kind})
         answer = connection.getresponse()
-        text = answer.read()
+        text = answer.read(MOST_BYTES)
+        if len(text) == MOST_BYTES:
+            raise EngineFailed(
+                f"the Docker engine at {host}: an answer has more than {MOST_BYTES} bytes", 500
+            )
     except (OSError, http.client.HTTPException) as error:
         words = connection.last_word() or str(error) or type(error).__name__
         raise EngineUnreachable(f"the Docker engine at {host} does not answer: {words}") from None

@@ -16,6 +16,7 @@ from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment
 from stacks.docker import settings
+from stacks.docker.allowed import AllowedImages
 from stacks.docker.bots import Machines
 from stacks.docker.containers import volume
 from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
@@ -68,7 +69,9 @@ def describe(environment: Environment) -> Deployment:
     page_key = None if config.keys else PageKey("page-key")
     turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
 
-    known = replace(Known.none(config), deployment=prefix, repositories=images.repositories)
+    known = replace(Known.none(config), deployment=prefix)
+    references, repositories = settings.allowed_images(config, images.repositories)
+    allowed = AllowedImages("allowed-images", images=references, repositories=repositories)
     network = networks.machines.name
     page_keys = {f"{ENVIRONMENT_PREFIX}KEYS": {"page_key_hash": page_key.hash}} if page_key else {}
     proxy = EngineProxy(
@@ -79,13 +82,17 @@ def describe(environment: Environment) -> Deployment:
             environment=variables(
                 lambda known: settings.proxy(config, known).to_environment(),
                 known,
-                {f"{PROXY_PREFIX}NETWORK": {"network": network}},
+                {
+                    f"{PROXY_PREFIX}NETWORK": {"network": network},
+                    f"{PROXY_PREFIX}IMAGES": {"images": allowed.images},
+                    f"{PROXY_PREFIX}REPOSITORIES": {"repositories": allowed.repositories},
+                },
             ),
             socket=docker_config.socket,
             network=networks.control,
             tags=tags,
         ),
-        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built[:1]),
+        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
     outside = {
         **_from_outside(config),
@@ -131,7 +138,7 @@ def describe(environment: Environment) -> Deployment:
             tags=tags,
         ),
         opts=pulumi.ResourceOptions(
-            providers=[on_engine], depends_on=[*images.built[:1], machines, proxy.container]
+            providers=[on_engine], depends_on=[*images.built, machines, proxy.container]
         ),
     )
     own = [dispatcher.container, proxy.container]
@@ -169,7 +176,7 @@ def describe(environment: Environment) -> Deployment:
         "rollout",
         host=docker_config.host,
         container=dispatcher.container.name,
-        images=pulumi.Output.all(**images.agents),
+        images=pulumi.Output.all(**images.agents).apply(lambda found: settings.table(config, found)),
         containers=[container.id for container in own],
         pulled=bool(docker_config.registry) or any(agent.image for agent in config.agents.values()),
         opts=pulumi.ResourceOptions(depends_on=images.built),

@@ -1,7 +1,8 @@
 """Hands the running dispatcher its agents' images, and waits until it takes starts.
 
 A bot's new image replaces no container: the table of images is a file in the dispatcher's volume, which it
-looks at every second. So no caller is refused while bots are deployed.
+looks at every second. So no caller is refused while bots are deployed. A table that the dispatcher does not
+take is replaced by the one before.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pulumi.dynamic import (
 )
 
 from dispatcher.image_table import content_of, mark_of
+from dispatcher.telemetry.logs import escaped
 from stacks.docker import host
-from stacks.docker.host import EngineFailed
+from stacks.docker.host import EngineFailed, EngineUnreachable
 from stacks.errors import StackError
 from stacks.local.host import end_with_engine, plain_errors
 
@@ -45,8 +47,17 @@ READY_SECONDS = 120.0
 PULL_SECONDS = 900.0
 """For an engine to pull new images, and for the dispatcher to use them."""
 
-LOOK_SECONDS = 1.0
-"""Between two looks whether it does."""
+PROBE_SECONDS = 20.0
+"""Longest wait of one probe in the container: over SSH each call of the engine is a connection."""
+
+AGAIN_SECONDS = 1.0
+"""Between two probes."""
+
+AWAY_SECONDS = 5.0
+"""After a call that did not reach the engine."""
+
+MOST_WORDS = 1000
+"""Characters of a probe's words that are shown: a dispatcher that was taken over says what it likes."""
 
 REFRESH = "make refresh, and then make up, makes it anew"
 
@@ -88,7 +99,7 @@ class Rollout(Resource, module="switchboard", name="Rollout"):
 
     Args:
         container: The dispatcher's name.
-        images: Agent → reference.
+        images: Agent → `image`, a reference, and `bot`, its bot file in there.
         containers: Ids of the stack's own containers, which get their limit of processes. If one of them is
             new, the dispatcher is waited for.
         pulled: Whether the engine gets images from a registry.
@@ -100,7 +111,7 @@ class Rollout(Resource, module="switchboard", name="Rollout"):
         *,
         host: str,
         container: pulumi.Input[str],
-        images: pulumi.Input[dict[str, str]],
+        images: pulumi.Input[dict[str, dict[str, str]]],
         containers: list[pulumi.Input[str]],
         pulled: bool,
         opts: pulumi.ResourceOptions | None = None,
@@ -119,42 +130,72 @@ def roll_out(props: dict[str, Any]) -> None:
     """Write the table, and return once the dispatcher uses it and takes starts.
 
     Raises:
-        StackError: it does not; with what is missing.
+        StackError: it does not; with what is missing. The table of before is there again.
     """
     engine, container, images = props["host"], props["container"], props["images"]
     for one in props["containers"]:
         # Pulumi's provider for Docker has no input for it.
         if not host.post(engine, f"containers/{one}/update", {"PidsLimit": MOST_PROCESSES}):
             raise StackError(f"container {one} is not there any more: {REFRESH}")
-    path = f"containers/{container}/archive"
-    if not host.send(engine, "PUT", path, archive(content_of(images)), path=DIRECTORY):
-        raise StackError(f"container {container} is not there any more: {REFRESH}")
+    former = table_of(engine, container)
+    _write(engine, container, images)
     limit = READY_SECONDS + (PULL_SECONDS if props["pulled"] else 0)
-    deadline = time.monotonic() + limit
-    while words := _missing(engine, container, mark_of(images)):
-        if time.monotonic() > deadline:
-            raise StackError(f"{container} does not take starts after {limit:.0f} s: {words}")
-        time.sleep(LOOK_SECONDS)
+    words = _wait(engine, container, mark_of(images), time.monotonic() + limit)
+    if not words:
+        return
+    text = f"{container} does not take starts with its new images after {limit:.0f} s: {words}"
+    if former and former != images:
+        try:
+            _write(engine, container, former)
+        except StackError as error:
+            raise StackError(f"{text}; those of before could not be put back: {error}") from error
+        text += "; those of before are in use again"
+    raise StackError(text)
 
 
-def table_of(engine: str, container: str) -> dict[str, str]:
-    """Return the table in a container; empty if there is none."""
+def table_of(engine: str, container: str) -> dict[str, Any]:
+    """Return the table in a container; empty if there is none, or something else: it is written anew."""
     found = host.fetch(engine, f"containers/{container}/archive", path=f"{DIRECTORY}/{FILE}")
     if found is None:
         return {}
-    with tarfile.open(fileobj=io.BytesIO(found)) as files:
-        file = files.extractfile(FILE)
-        return json.load(file) if file is not None else {}
-
-
-def _missing(engine: str, container: str, mark: str) -> str:
-    """Return what keeps the dispatcher from starts; nothing if nothing does."""
     try:
-        status, words = host.execute(engine, container, [*PROBE, mark])
+        with tarfile.open(fileobj=io.BytesIO(found)) as files:
+            file = files.extractfile(FILE)
+            table = json.load(file) if file is not None else {}
+    except (tarfile.TarError, KeyError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _write(engine: str, container: str, images: dict[str, Any]) -> None:
+    path = f"containers/{container}/archive"
+    if not host.send(engine, "PUT", path, archive(content_of(images)), path=DIRECTORY):
+        raise StackError(f"container {container} is not there any more: {REFRESH}")
+
+
+def _wait(engine: str, container: str, mark: str, deadline: float) -> str:
+    """Return what keeps the dispatcher from starts at the deadline; nothing as soon as nothing does."""
+    while True:
+        left = deadline - time.monotonic()
+        words, pause = _missing(engine, container, mark, max(0.0, min(PROBE_SECONDS, left)))
+        if not words or left <= 0:
+            return words
+        time.sleep(pause)
+
+
+def _missing(engine: str, container: str, mark: str, seconds: float) -> tuple[str, float]:
+    """Ask the dispatcher for so long; gives what keeps it from starts, and the pause before the next time."""
+    try:
+        status, words = host.execute(engine, container, [*PROBE, mark, f"{seconds:.0f}"])
     except EngineFailed as error:
         # Of a container that ends again and again.
-        return str(error)
-    return (words or f"its probe ended with status {status}") if status else ""
+        return str(error), AGAIN_SECONDS
+    except EngineUnreachable as error:
+        # It may be starting again. What it cannot do, it cannot do at the deadline either.
+        return str(error), AWAY_SECONDS
+    if not status:
+        return "", 0.0
+    return escaped(words)[:MOST_WORDS] or f"its probe ended with status {status}", AGAIN_SECONDS
 
 
 def archive(content: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ class Known:
 
     deployment: str
     network: str
+    images: tuple[str, ...]
+    """What bots may run, to the letter."""
     repositories: tuple[str, ...]
-    """Of the images that the stack builds."""
+    """Any image of these, too."""
     page_key_hash: str | None
     turn_secret: str
 
@@ -45,7 +48,7 @@ class Known:
     def none(cls, config: StackConfig) -> Known:
         """Stand-ins, for looking at the config before anything is made."""
         hash_ = None if config.keys else NOT_YET
-        return cls("not-known-yet", "not-known-yet", ("not-known-yet",), hash_, "not known yet")
+        return cls("not-known-yet", "not-known-yet", (), (), hash_, "not known yet")
 
 
 def dispatcher(config: StackConfig, known: Known) -> Settings:
@@ -90,14 +93,12 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
 def proxy(config: StackConfig, known: Known) -> ProxySettings:
     """The engine proxy's settings."""
     agents = config.agents.values()
-    given = [agent.image for agent in agents if agent.image is not None]
-    tagged = {image for image in given if repository_of(image) not in (image, "sha256")}
     return ProxySettings(
         deployment=known.deployment,
         network=known.network,
         models=config.docker.models,
-        images=tuple(sorted({*given} - tagged)),
-        repositories=tuple(sorted({*known.repositories, *map(repository_of, tagged)})),
+        images=tuple(known.images),
+        repositories=tuple(known.repositories),
         variables=tuple(sorted({name for agent in agents for name in agent.env})),
         max_cpu=max(agent.cpu for agent in agents),
         max_memory_mb=max(agent.memory_mb for agent in agents),
@@ -106,6 +107,25 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
         log_level=config.log_level,
         log_format=config.log_format,
     )
+
+
+def allowed_images(config: StackConfig, built: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the images that bots may run, to the letter, and the repositories of which they may run any.
+
+    Args:
+        built: Repositories of the images that the stack builds.
+    """
+    given = {agent.image for agent in config.agents.values() if agent.image is not None}
+    tagged = {image for image in given if repository_of(image) not in (image, "sha256")}
+    return sorted(given - tagged), sorted({*built, *map(repository_of, tagged)})
+
+
+def table(config: StackConfig, images: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the dispatcher's table of agents' images, from their references."""
+    return {
+        name: {"image": image, "bot": str(bot_in_image(config.agents[name].bot, config.agents[name].image))}
+        for name, image in images.items()
+    }
 
 
 def max_containers(config: StackConfig) -> int:

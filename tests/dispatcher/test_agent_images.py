@@ -16,7 +16,6 @@ from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, 
 ENGINE = {"scripted": {"provider": "container"}}
 
 
-
 def table(**images):
     return {name: {"image": image, "bot": "bot.py"} for name, image in images.items()}
 
@@ -128,7 +127,9 @@ def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
         asyncio.run(run())
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": "bots:1"}', '{"echo": {"image": ""}}', '{"ec'])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": "bots:1"}', '{"echo": {"image": ""}}', '{"ec']
+)
 def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
     async def run():
         async with world(tmp_path, OLD) as (running, engine, clock, file):

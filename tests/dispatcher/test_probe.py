@@ -9,9 +9,10 @@ from dispatcher import probe
 from dispatcher.image_table import mark_of
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import deployment
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
-IMAGES = {"echo": "bots:1"}
+IMAGES, OTHERS = ({"echo": {"image": f"bots:{one}", "bot": "bot.py"}} for one in "12")
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,8 @@ IMAGES = {"echo": "bots:1"}
     [
         (IMAGES, mark_of(IMAGES), ""),
         (IMAGES, "", ""),
-        (IMAGES, mark_of({"echo": "bots:2"}), "it does not use the new images yet; its log says why"),
-        (None, "", "The images of these agents' machines are not known yet: echo."),
+        (IMAGES, mark_of(OTHERS), "it does not use the new images yet; its log says why"),
+        (None, "", "No agent's image is known yet."),
     ],
 )
 def test_probe_says_what_a_dispatcher_lacks(tmp_path, monkeypatch, capsys, table, mark, said):
@@ -32,10 +33,28 @@ def test_probe_says_what_a_dispatcher_lacks(tmp_path, monkeypatch, capsys, table
         agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
         async with deployment(tmp_path, agents=agents, **more) as running:
             monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
+            if table is not None:
+                await running.dispatcher.images.look()
             return await asyncio.to_thread(probe.main, [mark])
 
     assert asyncio.run(run()) == (1 if said else 0)
     assert capsys.readouterr().out.startswith(said)
+
+
+def test_probe_waits_as_long_as_it_is_told(tmp_path, monkeypatch, capsys):
+    async def run():
+        file = tmp_path / "images.json"
+        more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
+        agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
+        async with deployment(tmp_path, agents=agents, **more) as running:
+            monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
+            waiting = asyncio.create_task(asyncio.to_thread(probe.main, [mark_of(IMAGES), str(PATIENCE)]))
+            file.write_text(json.dumps(IMAGES))
+            await running.dispatcher.images.look()
+            return await waiting
+
+    assert asyncio.run(run()) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_probe_says_that_nobody_answers(monkeypatch, capsys):

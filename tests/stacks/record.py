@@ -48,6 +48,8 @@ class Recorder(mocks.Mocks):
         assert args.name not in self.resources, f"{args.name} is there twice"
         self.resources[args.name] = {"type": args.typ, "inputs": args.inputs}
         made: dict[str, Any] = dict(MADE_UP.get(args.typ, {}))
+        if args.typ == "pulumi-python:dynamic/switchboard:AllowedImages":
+            made |= args.inputs["wanted"]
         if args.typ == "docker:index/network:Network":
             made["ipamConfigs"] = [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]
         if args.typ == "docker-build:index:Image":

@@ -55,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         engine = self.server
         assert isinstance(engine, StandInEngine)
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.endswith("/exec"):
+        if self.path.endswith("/exec") and engine.hangs_up:
+            engine.hangs_up -= 1
+            self.close_connection = True
+        elif self.path.endswith("/exec"):
             engine.executed.append(json.loads(content)["Cmd"])
             self._send(200, b'{"Id": "1"}')
         elif "/exec/" in self.path:
@@ -116,6 +119,8 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.has_no_container = False
         self.executed: list[list[str]] = []
         """Commands that were run in containers."""
+        self.hangs_up = 0
+        """How many commands it will not take: it closes the connection."""
         self.runs_on = 0
         """How often it still says that a command runs whose output is at its end."""
         self.updated: dict[str, Any] = {}

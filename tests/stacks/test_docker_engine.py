@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pulumi.automation import PulumiCommand
 
+from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.image_table import content_of, mark_of
 from stacks.docker.rollout import FILE, archive
 from stacks.errors import EngineError
@@ -31,7 +32,16 @@ class Stack:
         self.engine = engine
         self._log = log
 
-    def table(self) -> dict[str, str]:
+    def write_config(self, bot: str, socket: Path) -> None:
+        agent = {"bot": bot, "env": ["ECHO_KEY"], "transports": ["webrtc", "daily"]}
+        self.checkout.write_config(
+            cloud="docker",
+            agents={"echo": agent},
+            daily={"domain": "acme"},
+            docker={"host": f"unix://{socket}", "turn": True, "turnAddress": "203.0.113.7"},
+        )
+
+    def table(self) -> dict[str, dict[str, str]]:
         """The table that the dispatcher was handed last."""
         assert self.engine.table is not None
         with tarfile.open(fileobj=io.BytesIO(self.engine.table)) as files:
@@ -62,19 +72,14 @@ def stack(
     for name in ("__init__.py", "output.py", "protocol.py", "versions.py"):
         shutil.copy(REPOSITORY / "bot" / name, checkout.root / "bot" / name)
     socket = tmp_path / "engine.sock"
-    agent = {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"], "transports": ["webrtc", "daily"]}
     monkeypatch.setenv("DAILY_API_KEY", "hunter2-of-daily")
-    checkout.write_config(
-        cloud="docker",
-        agents={"echo": agent},
-        daily={"domain": "acme"},
-        docker={"host": f"unix://{socket}", "turn": True, "turnAddress": "203.0.113.7"},
-    )
     with standing_in(socket) as engine:
-        yield Stack(checkout, engine, log)
+        stack = Stack(checkout, engine, log)
+        stack.write_config("bot/agents/echo.py", socket)
+        yield stack
 
 
-def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_preview_to_the_end(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test for all of it: each run of the engine takes seconds."""
     monkeypatch.setenv("ECHO_KEY", "hunter2-but-longer")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
@@ -120,7 +125,7 @@ def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch
     limited = {one: limits["PidsLimit"] for one, limits in stack.engine.updated.items()}
     assert sorted(name.split("-")[0] for name in limited) == ["dispatcher", "engine", "turn"]
     assert set(limited.values()) == {512}
-    probe = ["/opt/venv/bin/python", "-P", "-m", "dispatcher.probe", mark_of(images)]
+    probe = ["/opt/venv/bin/python", "-P", "-m", "dispatcher.probe", mark_of(images), "20"]
     assert stack.engine.executed[-1] == probe
     stack.engine.asked.clear()
 
@@ -133,8 +138,26 @@ def test_from_a_preview_to_the_end(stack: Stack, monkeypatch: pytest.MonkeyPatch
     assert not {"turn", "store", "machines-network", "bot-bot-agents-image"} & {name for _, name in noted}
     stack.engine.asked.clear()
 
+    # A bot that moves is built before anything is replaced, and its old image is allowed until it is used.
+    moved = stack.checkout.root / "bots"
+    shutil.copytree(stack.checkout.root / "bot" / "agents", moved)
+    stack.write_config("bots/echo.py", tmp_path / "engine.sock")
+    stack.checkout.driver().up()
+    noted = stack.noted()
+    assert noted.index(("create", "bot-bots-image")) < noted.index(("delete", "engine-proxy"))
+    assert ("delete", "dispatcher") not in noted
+    told = stack.checkout.state()["engine-proxy"]["inputs"]["envs"]
+    (repositories,) = [line for line in told if line.startswith(f"{PROXY_PREFIX}REPOSITORIES=")]
+    both = ["switchboard-local-bot-bot-agents", "switchboard-local-bot-bots"]
+    assert json.loads(repositories.partition("=")[2]) == both
+    assert stack.table()["echo"]["image"].startswith("switchboard-local-bot-bots:")
+    stack.checkout.driver().up()
+    assert stack.noted() == []
+    images = stack.table()
+    stack.engine.asked.clear()
+
     # A table that somebody changed, as with a store of before, is seen and put right.
-    stack.engine.table = archive(content_of({"echo": "another:1"}))
+    stack.engine.table = archive(content_of({"echo": {"image": "another:1", "bot": "echo.py"}}))
     stack.checkout.driver().refresh()
     stack.checkout.driver().up()
     assert stack.table() == images

@@ -226,7 +226,9 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
     }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
     of_agents = smallest["resources"]["rollout"]["inputs"]["images"]
-    assert of_agents["echo"] == of_agents["voice"] == bot["tags"][0]
+    image = bot["tags"][0]
+    assert of_agents["echo"] == {"image": image, "bot": "echo.py"}
+    assert of_agents["voice"] == {"image": image, "bot": "voice.py"}
 
 
 def test_image_builds_from_the_file_that_lists_the_bots_packages(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from stacks import log_commands
 from stacks.errors import StackError
 from stacks.log_commands import show_commands, tool_of
 from stacks.logs import Files, formatted, main, show_files
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -88,11 +90,14 @@ def test_a_session_that_is_none_is_refused_by_name(session, capsys):
 def test_files_of_a_session_that_is_not_there_are_refused(tmp_path, files):
     printed(tmp_path, f"m-{SESSION}", "here\n")
     show_files(files(SESSION), once=True)
+    (tmp_path / "dispatcher.log").write_text(f"session {OTHER}: waits\n")
+    show_files(files(OTHER), once=True)
+    (tmp_path / "dispatcher.log").write_text("")
     with pytest.raises(StackError, match=f"session {OTHER} has no log on this stack"):
         show_files(files(OTHER), once=True)
 
 
-SESSION, OTHER = "5f0c1d2e-0a1b-4c2d-8e3f-405162738495", "5f0c1d2e-0a1b-4c2d-8e3f-000000000000"
+SESSION, OTHER, NOBODYS = (f"5f0c1d2e-0a1b-4c2d-8e3f-{digit * 12}" for digit in "401")
 
 DOCKER = """#!{python}
 import sys, time
@@ -101,7 +106,7 @@ assert words[:2] == ["--host", "ssh://h"], words
 if words[2] == "ps":
     label = "label=switchboard.deployment=voice"
     assert words[3:6] == ["--all", "--filter", label], words
-    if any("{other}" in word for word in words):
+    if any(word.endswith("{other}") or word.endswith("1" * 12) for word in words):
         sys.exit()
     print("m-{session} voice-1")
 elif words[-1] == "dispatcher":
@@ -175,8 +180,16 @@ def test_docker_shows_one_session_from_its_beginning(tools):
         (f"m-{SESSION}", "hello ['--follow']"),
         (f"m-{SESSION}", "its last word"),
     ]
-    with pytest.raises(StackError, match="has no log on this stack"):
-        shown(DOCKER_LOG, ["voice"], OTHER, once=False)
+
+
+def test_a_session_without_a_machine_has_the_dispatchers_lines(tools):
+    tools("docker", DOCKER, seconds=1)
+    assert shown(DOCKER_LOG, ["voice"], OTHER, once=False) == [
+        ("dispatcher", "(the session has no machine's log here: it has none yet, or it was deleted)"),
+        ("dispatcher", f"session {OTHER}: begins"),
+    ]
+    with pytest.raises(StackError, match=f"GET /v1/sessions/{NOBODYS}/logs"):
+        shown(DOCKER_LOG, ["voice"], NOBODYS, once=False)
 
 
 def test_fly_shows_every_app_or_the_machine_of_a_session(tools):
@@ -203,6 +216,50 @@ def test_command_that_cannot_be_run_or_fails_is_an_error(tools):
     tools("docker", DOCKER, status=4)
     with pytest.raises(StackError, match="`docker --host ssh://h logs dispatcher` ended with status 4"):
         shown(DOCKER_LOG, [])
+
+
+MANY = """#!{python}
+import sys, time
+from pathlib import Path
+looks = Path(__file__).with_name("looks")
+if sys.argv[3] == "ps":
+    looks.write_text("1" + (looks.read_text() if looks.exists() else ""))
+    if len(looks.read_text()) in (2, 3):
+        sys.exit("connection reset")
+    print("m-a a", "m-b b", "m-c c", sep="\\n")
+elif sys.argv[-1] == "dispatcher":
+    deadline = time.monotonic() + {seconds}
+    while time.monotonic() < deadline and not Path(__file__).with_name("c").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+else:
+    Path(__file__).with_name(sys.argv[-1]).touch()
+    print("x" * 100_000, flush=True)
+    sys.exit({status} if sys.argv[-1] == "a" else 0)
+"""
+
+
+def test_bots_get_the_places_of_those_that_ended_and_a_look_may_fail(tools, monkeypatch):
+    monkeypatch.setattr(log_commands, "MOST_FOLLOWED", 2)
+    monkeypatch.setattr(log_commands, "SSH_LOOK_SECONDS", 0.1)
+    tools("docker", MANY, seconds=PATIENCE, status=4)
+    seen = shown(DOCKER_LOG, ["voice"], once=False)
+    for name in ("m-a", "m-b", "m-c"):
+        parts = [line for source, line in seen if source == name and line.startswith("x")]
+        assert sum(map(len, parts)) == 100_000, "each is followed once"
+        assert max(map(len, parts)) <= log_commands.CHUNK
+    told = [line for _, line in seen if line.startswith("(")]
+    assert sum("2 bots are followed at a time" in line for line in told) == 1
+    assert sum("connection reset" in line for line in told) == 2
+    assert sum("not followed any more: `docker --host" in line for line in told) == 1
+
+
+def test_looks_that_fail_again_and_again_are_an_error(tools, monkeypatch):
+    monkeypatch.setattr(log_commands, "SSH_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(log_commands, "MOST_FAILED_LOOKS", 1)
+    tools("docker", MANY, seconds=PATIENCE)
+    with pytest.raises(StackError, match="connection reset"):
+        shown(DOCKER_LOG, ["voice"], once=False)
 
 
 def test_fly_that_answers_something_else_is_an_error(tools):
