@@ -32,6 +32,13 @@ from stacks.local.dispatcher import TRACING_PREFIX
 from stacks.stateful import CERTIFICATES, DOCKER_VOLUME, STORE, marked
 from stacks.variables import variables
 
+REACHED = (
+    "bots on an engine reach each other, what its host listens on and a cloud's metadata address "
+    "(169.254.169.254), unless the host's firewall keeps them from it: docs/security.md has the rules"
+)
+"""Nothing that an engine offers closes these without its host: one network's inter-container traffic is the
+bots' way to the dispatcher, too."""
+
 
 def describe(environment: Environment) -> Deployment:
     config, docker_config = environment.config, environment.config.docker
@@ -39,6 +46,7 @@ def describe(environment: Environment) -> Deployment:
     whole = settings.dispatcher(config, Known.none(config))
     prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
     repository = "/".join(filter(None, [docker_config.registry, prefix]))
+    pulumi.log.info(REACHED)
     on_engine, builds = _providers(config)
 
     images = Images(

@@ -98,7 +98,7 @@ class Stack:
         state, reason = self.exec(code).split()
         return None if reason == "None" else (state, reason)
 
-    def images(self) -> dict[str, str]:
+    def images(self) -> dict[str, dict[str, str]]:
         """The table of agents' images that the dispatcher was handed."""
         return json.loads(self.exec("print(open('/data/images.json').read())"))
 

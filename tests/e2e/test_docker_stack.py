@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from dispatcher.machines.container_body import Facts, Place, body
 from stacks.docker.settings import DISPATCHER_PORT
 from tests.engine import DockerError, Engine
 from tests.patience import PATIENCE
+from tests.ports import free_port
 
 from .browser import until, visit
 from .dispatcher import CHECKOUT
@@ -29,9 +33,9 @@ pytestmark = pytest.mark.calls
 ANY_IMAGE = "<any image with a shell>"
 
 
-def documented(heading: str, image: str) -> list[str]:
-    """The commands of a section of the stack's documentation, a text for each block."""
-    section = (CHECKOUT / "docs" / "docker.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def documented(heading: str, image: str, page: str = "docker.md") -> list[str]:
+    """The commands of a section of the documentation, a text for each block."""
+    section = (CHECKOUT / "docs" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
     return [re.sub(r"^\$ ", "", block, flags=re.M).replace(ANY_IMAGE, image) for block in blocks]
 
@@ -56,6 +60,52 @@ def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
 def test_no_container_of_the_stack_can_take_all_of_the_hosts_processes(stack: Stack) -> None:
     limits = {name: stack.inspect(name)["HostConfig"]["PidsLimit"] for name in ("dispatcher", "engine-proxy")}
     assert limits == {"dispatcher": 512, "engine-proxy": 512}
+
+
+METADATA = "169.254.169.254"
+
+
+@contextlib.contextmanager
+def listening_as_a_cloud(port: int) -> Iterator[None]:
+    """A listener on all of the host's addresses, the metadata service's among them."""
+    subprocess.run(["ip", "address", "add", f"{METADATA}/32", "dev", "lo"], check=True)
+    try:
+        with socket.create_server(("0.0.0.0", port)):
+            yield
+    finally:
+        subprocess.run(["ip", "address", "del", f"{METADATA}/32", "dev", "lo"], check=True)
+
+
+def test_documented_rules_keep_bots_from_the_host_and_its_metadata(
+    stack: Stack, browser: Browser, tmp_path: Path
+) -> None:
+    (rules,) = documented("A container's network", "", "security.md")
+    format_ = "{{(index .IPAM.Config 0).Gateway}}"
+    gateway = stack.engine.docker("network", "inspect", "--format", format_, f"{PREFIX}-machines").strip()
+    port = free_port()
+
+    def reached(bot: str) -> set[str]:
+        code = (
+            "import socket, sys\n"
+            "for host in sys.argv[2:]:\n"
+            "    if socket.socket().connect_ex((host, int(sys.argv[1]))) == 0: print(host)\n"
+        )
+        limited = f"import socket; socket.setdefaulttimeout(2)\n{code}"
+        python = ("exec", bot, "/opt/venv/bin/python", "-c", limited)
+        return set(stack.engine.docker(*python, str(port), gateway, METADATA).split())
+
+    with listening_as_a_cloud(port), visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        (bot,) = stack.bots()
+        assert reached(bot) == {gateway, METADATA}
+        stack.run(rules, tmp_path)
+        try:
+            assert reached(bot) == set()
+            voice.click("Hang up")
+            until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
+            stack.call(browser)
+        finally:
+            stack.run(rules.replace(" -I ", " -D "), tmp_path)
 
 
 def readiness(address: str) -> str:
@@ -101,7 +151,7 @@ def a_bots_body(stack: Stack) -> dict[str, Any]:
     """What the dispatcher sends for a bot's container."""
     facts = Facts(
         machine_id="m-1",
-        image=stack.images()["echo"],
+        image=stack.images()["echo"]["image"],
         nano_cpus=100_000_000,
         memory_mb=64,
         seconds=60,
