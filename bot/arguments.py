@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+import sys
 import urllib.parse
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bot.protocol import (
     PRIVATE_ARGUMENTS_VARIABLE,
     PROTOCOL_VERSION,
     TRACEPARENT_VARIABLE,
+    VARIABLES_FILE_VARIABLE,
     Assignment,
     IceServer,
 )
@@ -116,6 +118,31 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
         environment.get(TRACEPARENT_VARIABLE),
         _health_file(environment),
     )
+
+
+def take_variables(environment: MutableMapping[str, str]) -> None:
+    """Add the variables that are in a file, if one is named, and delete it.
+
+    Raises:
+        UsageError: it cannot be read, or is not what it must be.
+    """
+    path = environment.pop(VARIABLES_FILE_VARIABLE, "")
+    if not path:
+        return
+    file = Path(path)
+    try:
+        found = TypeAdapter(dict[str, str]).validate_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"variable {VARIABLES_FILE_VARIABLE}: {error}") from None
+    except ValidationError:
+        raise UsageError(
+            f"variable {VARIABLES_FILE_VARIABLE}: {path} must be a JSON object of texts"
+        ) from None
+    environment.update(found)
+    try:
+        file.unlink()
+    except OSError as error:
+        print(f"python -m bot: the file of variables stays: {error}", file=sys.stderr)
 
 
 def pop_private(environment: MutableMapping[str, str]) -> list[str]:

@@ -45,6 +45,10 @@ TRACEPARENT_VARIABLE = "TRACEPARENT"
 BOT_ARGUMENTS_VARIABLE = "SWITCHBOARD_BOT_ARGUMENTS"
 """The bot's own command line, a JSON list."""
 
+VARIABLES_FILE_VARIABLE = "SWITCHBOARD_VARIABLES_FILE"
+"""The path of a file with more variables, a JSON object of texts: where others can read a machine's own. The
+bot deletes it once it has read it."""
+
 PRIVATE_ARGUMENTS_VARIABLE = "SWITCHBOARD_PRIVATE_ARGUMENTS"
 """Arguments of `python -m bot` that other users of a host must not see, a JSON list. The command line of a
 process is every user's to read, and its environment its own user's."""

@@ -30,6 +30,7 @@ from bot.arguments import (
     pop_private,
     read_host_variables,
     read_variables,
+    take_variables,
 )
 from bot.control import Control, Limits
 from bot.outcome import Outcome
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None, limits: Limits | None = None) -
     """Run the machine that the arguments and the environment describe, and end the process."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        take_variables(os.environ)
         if is_hosted(given, os.environ):
             host(read_host_variables(os.environ), limits or Limits())
         parsed = parse([*given, *pop_private(os.environ)])

@@ -126,6 +126,8 @@ ARG VERSION=unknown
 ENV SWITCHBOARD_BOT_FILE=/app/${BOT_FILE} TORCH_HOME=${MODELS}/torch HF_HOME=${MODELS}/huggingface \
     NLTK_DATA=${MODELS}/nltk_data
 LABEL org.opencontainers.image.title="Switchboard bot" \
+    # Its bot reads variables from a file, and so nobody who inspects its container sees them.
+    switchboard.reads-variables-file=true \
     org.opencontainers.image.revision=${REVISION} \
     org.opencontainers.image.version=${VERSION}
 USER 10001:10001

@@ -221,7 +221,8 @@ class LeavesMachines(GoodProvider):
         self.left.add(spec.id)
         await super().create(spec)
 
-    async def start(self, machine_id: str) -> MachineStatus:
+    async def start(self, spec: MachineSpec) -> MachineStatus:
+        machine_id = spec.id
         self.cloud.calls["start"] += 1
         if self.faults:
             fault = self.faults.pop(0)

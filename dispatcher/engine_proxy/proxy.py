@@ -94,6 +94,8 @@ class Proxy:
             if ask.starts:
                 return await self._start(ask, ask.container)
             found = await self._ours(ask.container, ask.version)
+            if ask.is_new and state_of(found["State"]["Status"]) is not MachineState.requested:
+                raise Refused(f"container {ask.container} has run: nothing is handed over to it", 409)
             return await self._forward(request, ask, found["Id"])
         except Refused as refused:
             if refused.status != 404:

@@ -37,6 +37,7 @@ from dispatcher.machines.container_body import (
     is_own,
     machine_id_of,
 )
+from dispatcher.machines.container_variables import DIRECTORY, FILE, IMAGE_LABEL, LABEL, archive, content_of
 from dispatcher.machines.container_version import NEW, OLD, PING
 from dispatcher.machines.deadline import KILL_AFTER_SECONDS
 
@@ -82,6 +83,8 @@ class Ask:
     """The machine that is created and its MiB of memory, for which there must be room."""
     waits: float | None = 0.0
     """Seconds that the engine has beyond those of any call; None for as long as it takes."""
+    is_new: bool = False
+    """True if it is for a container that never ran."""
     starts: bool = False
     """True if it starts a container: only one that never ran, whose memory is counted."""
     version: str = OLD
@@ -159,10 +162,11 @@ class Rules:
     def _versioned(self, method: str, path: str, query: dict[str, str], content: bytes) -> Ask:
         if (method, path) == ("POST", "containers/create"):
             return self._create(query, content)
-        nothing_in({}, content)
-        return self._without_body(method, path, query)
+        if method != "PUT":
+            nothing_in({}, content)
+        return self._other(method, path, query, content)
 
-    def _without_body(self, method: str, path: str, query: dict[str, str]) -> Ask:
+    def _other(self, method: str, path: str, query: dict[str, str], content: bytes) -> Ask:
         if (method, path) == ("GET", "info"):
             nothing_in(query)
             return self.info()
@@ -177,10 +181,10 @@ class Rules:
         if path.startswith("images/") and path.endswith("/json") and method == "GET":
             nothing_in(query)
             image = self._image(path.removeprefix("images/").removesuffix("/json"))
-            return Ask("GET", f"images/{image}/json", keep=lambda found: {"Id": found["Id"]})
-        return self._of_a_container(method, path, query)
+            return Ask("GET", f"images/{image}/json", keep=_image_seen)
+        return self._of_a_container(method, path, query, content)
 
-    def _of_a_container(self, method: str, path: str, query: dict[str, str]) -> Ask:
+    def _of_a_container(self, method: str, path: str, query: dict[str, str], content: bytes) -> Ask:
         parts = path.split("/")
         if parts[0] != "containers" or len(parts) not in (2, 3):
             raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
@@ -200,6 +204,13 @@ class Rules:
             case ("DELETE",):
                 only(query, {"force", "v"})
                 return Ask("DELETE", "containers/{id}", {"force": "true", "v": "true"}, container=name)
+            case ("PUT", "archive"):
+                only(query, {"path"})
+                if query.get("path") != DIRECTORY:
+                    raise Refused(f"path: {query.get('path', '')[:200]!r} is refused; allowed: {DIRECTORY}")
+                made = archive(self._variables(content))
+                path = "containers/{id}/archive"
+                return Ask("PUT", path, {"path": DIRECTORY}, made, container=name, is_new=True)
             case ("GET", "logs"):
                 return Ask("GET", "containers/{id}/logs", _lines(query), container=name)
         raise Refused(f"{method[:20]!r} of {path[:200]!r} is not a call of the provider's")
@@ -256,12 +267,7 @@ class Rules:
             if "=" not in variable:
                 # The engine would fill it in from what it has itself.
                 raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
-            name = variable.partition("=")[0]
-            if not VARIABLE.fullmatch(name) or not (is_own(name) or name in settings.variables):
-                allowed = ", ".join(settings.variables) or "the provider's own"
-                raise Refused(f"Env: {name[:100]!r} is refused; allowed: {allowed}")
-            if (NOT_IN_OURS if is_own(name) else NOT_IN_AGENTS).search(variable):
-                raise Refused(f"Env: {name} has a control character, which is refused; allowed: text")
+            self._check_variable("Env", *variable.split("=", 1))
         arguments = texts(given, "Cmd")
         if any("\0" in argument for argument in arguments):
             # To a program it is the argument's end.
@@ -286,7 +292,30 @@ class Rules:
             seconds=within(int(seconds), settings.max_seconds, "Entrypoint"),
             arguments=tuple(arguments),
             environment=tuple(environment),
+            has_file=LABEL in labels,
         )
+
+    def _variables(self, packed: bytes) -> dict[str, str]:
+        """Return the variables of a file that is handed over."""
+        try:
+            given = read_json(content_of(packed))
+        except ValueError as error:
+            raise Refused(f"the archive is refused: {error}; allowed: {FILE} alone") from None
+        if not isinstance(given, dict):
+            raise Refused(f"{FILE}: is refused; allowed: an object")
+        for name, value in given.items():
+            if not isinstance(value, str):
+                raise Refused(f"{FILE}: {name[:100]!r} is refused; allowed: a text")
+            self._check_variable(FILE, name, value)
+        return given
+
+    def _check_variable(self, where: str, name: str, value: str) -> None:
+        allowed = self._settings.variables
+        if not VARIABLE.fullmatch(name) or not (is_own(name) or name in allowed):
+            words = ", ".join(allowed) or "the provider's own"
+            raise Refused(f"{where}: {name[:100]!r} is refused; allowed: {words}")
+        if (NOT_IN_OURS if is_own(name) else NOT_IN_AGENTS).search(value):
+            raise Refused(f"{where}: {name} has a control character, which is refused; allowed: text")
 
 
 def _lines(query: dict[str, str]) -> dict[str, str]:
@@ -319,6 +348,14 @@ def _difference(wanted: Any, given: Any, where: str = "") -> str | None:
     if type(wanted) is not type(given) or wanted != given:
         return f"{where}: {str(given)[:100]!r} is refused; allowed: {str(wanted)[:100]!r}"
     return None
+
+
+def _image_seen(found: Any) -> dict[str, Any]:
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    return {
+        "Id": found["Id"],
+        "Config": {"Labels": {name: labels[name] for name in {IMAGE_LABEL} & labels.keys()}},
+    }
 
 
 def _inspected(found: Any) -> dict[str, Any]:

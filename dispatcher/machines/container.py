@@ -39,6 +39,7 @@ from dispatcher.machines.container_host import HostAddress
 from dispatcher.machines.container_images import Images
 from dispatcher.machines.container_logs import part_of, since
 from dispatcher.machines.container_removal import Removal
+from dispatcher.machines.container_variables import DIRECTORY, LABEL, archive, split
 from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     LOG_BYTES,
@@ -83,9 +84,10 @@ class ContainerProvider:
 
     name = "container"
 
-    settling = timedelta(seconds=2 * CALL_SECONDS + VISIBLE_SECONDS + 1)
+    settling = timedelta(seconds=3 * CALL_SECONDS + VISIBLE_SECONDS + 1)
     """A create that was given up goes on behind the scenes for as long as its calls may take: to create, to
-    look who has the name, to start. One that has not come so far, for want of an image, goes no further."""
+    look who has the name, to hand over variables, to start. One that has not come so far, for want of an
+    image, goes no further."""
 
     def __init__(
         self,
@@ -146,13 +148,13 @@ class ContainerProvider:
         found = await self._inspect(machine_id)
         return None if found is None else await self._status(machine_id, found)
 
-    async def start(self, machine_id: str) -> MachineStatus:
+    async def start(self, spec: MachineSpec) -> MachineStatus:
         """Start a container whose creator was cut off before it could, or died."""
-        if (creating := self._creating.get(machine_id)) is not None:
+        if (creating := self._creating.get(spec.id)) is not None:
             return await asyncio.shield(creating)
-        if (found := await self._look(machine_id)) is None:
-            raise Rejected(f"there is no container {self._name(machine_id)} any more")
-        return await self._going(machine_id, found)
+        if (found := await self._look(spec.id)) is None:
+            raise Rejected(f"there is no container {self._name(spec.id)} any more")
+        return await self._going(spec, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
         """Every machine that is not gone; removes containers that are, see `Removal`."""
@@ -182,9 +184,10 @@ class ContainerProvider:
 
     async def _create(self, spec: MachineSpec) -> MachineStatus:
         name = self._name(spec.id)
-        config = self._config(spec, await self._host.find())
+        host = await self._host.find()
         with self._engine.translated():
             for attempt in (1, 2):
+                has_file = await self._images.reads_file(spec.image)
                 await self._capacity.take(spec.id, spec.memory_mb)
                 # Asked for its version here and not later: `settling` does not count that.
                 docker = await self._engine.docker()
@@ -192,16 +195,16 @@ class ContainerProvider:
                     # Another placement may have the machine by now.
                     raise Unreachable("nobody waits for the machine any more")
                 try:
-                    await docker.containers.create(config, name=name)
+                    await docker.containers.create(self._config(spec, host, has_file), name=name)
                     break
                 except aiodocker.DockerError as error:
                     if is_taken_name(error):
-                        return await self._again(spec.id)
+                        return await self._again(spec)
                     if attempt == 2 or error.status != 404:
                         raise
                     self._capacity.give_back(spec.id)
                     await self._images.have(spec.image)
-        return await self._start(spec.id)
+        return await self._start(spec, has_file=has_file)
 
     def _created(self, machine_id: str, done: asyncio.Task[MachineStatus]) -> None:
         del self._creating[machine_id]
@@ -209,8 +212,9 @@ class ContainerProvider:
         if not done.cancelled():
             done.exception()  # whoever waited for it has it; who went away looks the machine up
 
-    async def _again(self, machine_id: str) -> MachineStatus:
+    async def _again(self, spec: MachineSpec) -> MachineStatus:
         """The machine of an earlier create, started if that one did not get so far."""
+        machine_id = spec.id
         try:
             async with asyncio.timeout(VISIBLE_SECONDS):
                 while True:
@@ -223,20 +227,25 @@ class ContainerProvider:
                 f"the name {self._name(machine_id)} is taken, and within {VISIBLE_SECONDS:.0f} s the engine "
                 "showed no container for it: it is not this deployment's, or is being removed"
             ) from None
-        return await self._going(machine_id, found)
+        return await self._going(spec, found)
 
-    async def _going(self, machine_id: str, found: Mapping[str, Any]) -> MachineStatus:
+    async def _going(self, spec: MachineSpec, found: Mapping[str, Any]) -> MachineStatus:
         """Return the status of a container that somebody created; start it, if that one did not get so
         far."""
         if found["State"]["Status"] == "created":
-            return await self._start(machine_id)
-        return await self._status(machine_id, found)
+            # Whether it was handed its variables cannot be seen, and twice is fine.
+            return await self._start(spec, has_file=LABEL in found["Config"]["Labels"])
+        return await self._status(spec.id, found)
 
-    async def _start(self, machine_id: str) -> MachineStatus:
+    async def _start(self, spec: MachineSpec, *, has_file: bool) -> MachineStatus:
         """Start a container that was created. Any error but `Unreachable` says that it is there no more."""
+        machine_id = spec.id
         try:
             with self._engine.translated():
-                await (await self._container(machine_id)).start()
+                container = await self._container(machine_id)
+                if has_file:
+                    await self._hand_over(spec)
+                await container.start()
         except Unreachable:
             raise
         except ProviderError as error:
@@ -247,6 +256,20 @@ class ContainerProvider:
                 raise Unreachable(f"it cannot be started: {error}; nor removed: {left}") from left
             raise
         return MachineStatus(machine_id, MachineState.started)
+
+    async def _hand_over(self, spec: MachineSpec) -> None:
+        """Write the variables that are hidden into a container that was created."""
+        docker = await self._engine.docker()
+        packed = archive(split(spec.agent_environment, spec.environment)[1])
+        # The client's own method takes the empty answer for one that it cannot read.
+        path = f"containers/{self._name(spec.id)}/archive"
+        headers = {"Content-Type": "application/x-tar"}
+        timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+        asked = docker._query(
+            path, "PUT", params={"path": DIRECTORY}, data=packed, headers=headers, timeout=timeout
+        )
+        async with asked as answer:
+            await answer.read()
 
     async def _remove(self, machine_id: str) -> None:
         with self._engine.translated(gone_is_fine=True):
@@ -330,14 +353,15 @@ class ContainerProvider:
         with self._engine.translated():
             return await (await self._engine.docker()).system.info()
 
-    def _config(self, spec: MachineSpec, host: str) -> dict[str, Any]:
+    def _config(self, spec: MachineSpec, host: str, has_file: bool) -> dict[str, Any]:
         seconds = math.ceil((spec.max_duration + self._late).total_seconds())
+        shown = split(spec.agent_environment, spec.environment)[0] if has_file else spec.whole_environment
         environment = {
             "HOME": "/tmp",  # noqa: S108 - its own, not the host's
             **thread_variables(spec.cpu),
             BOT_FILE_VARIABLE: spec.bot_file,
             MACHINE_VARIABLE: spec.id,
-            **spec.whole_environment,
+            **shown,
         }
         facts = Facts(
             machine_id=spec.id,
@@ -347,6 +371,7 @@ class ContainerProvider:
             seconds=seconds,
             arguments=without_secrets(spec.arguments),
             environment=tuple(f"{name}={value}" for name, value in environment.items()),
+            has_file=has_file,
             host=host,
         )
         return body(self._place, facts)

@@ -12,6 +12,7 @@ from typing import Any
 
 from bot.protocol import TRACEPARENT_VARIABLE
 from dispatcher.machines.container_host import ASK_THE_ENGINE
+from dispatcher.machines.container_variables import DIRECTORY, LABEL
 from dispatcher.machines.deadline import command
 from dispatcher.settings import ENVIRONMENT_PREFIX
 
@@ -65,6 +66,8 @@ class Facts:
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     """Variables, each as `NAME=value`."""
+    has_file: bool = False
+    """True if more variables are handed over in a file."""
     host: str = ASK_THE_ENGINE
     """The address of the dispatcher's host."""
 
@@ -109,6 +112,7 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
         kind = "bind" if place.models.startswith("/") else "volume"
         mount = {"Type": kind, "Source": place.models, "Target": MODELS_TARGET, "ReadOnly": True}
         host["Mounts"] = [mount]
+    handed_over: dict[str, Any] = {"Volumes": {DIRECTORY: {}}} if facts.has_file else {}
     return {
         "Image": facts.image,
         "Entrypoint": command(facts.seconds),
@@ -118,6 +122,8 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
             DEPLOYMENT_LABEL: place.deployment,
             MACHINE_LABEL: facts.machine_id,
             MEMORY_LABEL: str(facts.memory_mb),
+            **({LABEL: "true"} if facts.has_file else {}),
         },
+        **handed_over,
         "HostConfig": host,
     }

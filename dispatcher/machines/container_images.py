@@ -10,6 +10,7 @@ from typing import Any
 import aiodocker
 
 from dispatcher.machines.container_engine import EngineClient
+from dispatcher.machines.container_variables import IMAGE_LABEL
 from dispatcher.machines.provider import NoCapacity, Unreachable
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,16 @@ class Images:
             # It is certain that there is no machine; another placement may have the image.
             raise NoCapacity(f"image {image} could not be pulled: {error}") from error
 
+    async def reads_file(self, image: str) -> bool:
+        """Return True if the image's bot reads variables from a file; False if the engine has no such image.
+
+        Raises:
+            aiodocker.DockerError: the engine does not tell.
+        """
+        found = await _found(await self._engine.docker(), image)
+        labels = (found or {}).get("Config", {}).get("Labels") or {}
+        return labels.get(IMAGE_LABEL) == "true"
+
     def _pull(self, image: str) -> asyncio.Task[None]:
         """Get an image that the engine does not have, once however many wait for it."""
         if (task := self._pulling.get(image)) is None:
@@ -60,7 +71,7 @@ class Images:
     async def _pull_now(self, image: str) -> None:
         with self._engine.translated():
             docker = await self._engine.docker()
-            if await _has(docker, image):
+            if await _found(docker, image) is not None:
                 return
             log.info("image %s: is being pulled", image)
             layers: dict[str, str] = {}
@@ -69,20 +80,19 @@ class Images:
                 if layer and layers.get(layer) != status:
                     layers[layer] = status
                     log.debug("image %s: %s: %s", image, layer, status)
-            if not await _has(docker, image):
+            if await _found(docker, image) is None:
                 # The client takes some connections that were lost for the end of the pull.
                 raise Unreachable("its pull ended before it was there")
             log.info("image %s: is here, %d layers", image, len(layers))
 
 
-async def _has(docker: aiodocker.Docker, image: str) -> bool:
+async def _found(docker: aiodocker.Docker, image: str) -> dict[str, Any] | None:
     try:
-        await docker.images.inspect(image)
+        return await docker.images.inspect(image)
     except aiodocker.DockerError as error:
         if error.status != 404:
             raise
-        return False
-    return True
+        return None
 
 
 async def _without_silence(steps: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

@@ -223,7 +223,7 @@ class Fleet:
         """
         lost = Unreachable("the dispatcher that asked for the machine is gone")
         try:
-            found = await self._look_up(self._at(at), spec.id, deadline, place, lost)
+            found = await self._look_up(self._at(at), spec, deadline, place, lost)
         except ProviderError as error:
             raise NoMachine(Abandoned(f"{at}: {error}"), nowhere=False) from error
         if found is not None:
@@ -267,7 +267,7 @@ class Fleet:
             except Unreachable as error:
                 if not isinstance(error, CutShort):
                     placement.failed()
-                found = await self._look_up(placement, spec.id, deadline, place, error)
+                found = await self._look_up(placement, spec, deadline, place, error)
                 if found is not None:
                     placement.worked()
                     return found
@@ -285,7 +285,7 @@ class Fleet:
         raise AssertionError("the last attempt returns or raises")
 
     async def _look_up(
-        self, placement: Placement, machine_id: str, deadline: float, place: Place, lost: Unreachable
+        self, placement: Placement, spec: MachineSpec, deadline: float, place: Place, lost: Unreachable
     ) -> MachineStatus | None:
         """After a create without an answer: the machine, or None once it is certain that there is none.
 
@@ -299,13 +299,13 @@ class Fleet:
         while True:
             asked = self._clock.now()
             try:
-                status = await placement.get(machine_id, deadline)
+                status = await placement.get(spec.id, deadline)
                 if status is not None and placement.needs_start(status):
-                    return await self._start(placement, status, deadline, place)
+                    return await self._start(placement, spec, status, deadline, place)
             except ProviderError as error:
                 unanswered += 1
                 if unanswered >= failover.LOOKUPS and asked >= settled:
-                    return await self._forget(placement, machine_id, deadline, error)
+                    return await self._forget(placement, spec.id, deadline, error)
             else:
                 unanswered = 0
                 if status is not None or asked >= settled:
@@ -320,14 +320,14 @@ class Fleet:
             await self._clock.sleep(wait)
 
     async def _start(
-        self, placement: Placement, status: MachineStatus, deadline: float, place: Place
+        self, placement: Placement, spec: MachineSpec, status: MachineStatus, deadline: float, place: Place
     ) -> MachineStatus | None:
         """Start what was left, and give what it is by then; None if it could not be, and is no more."""
         if not await place(placement.name, placement.provider.name):
             # Whoever sees its session off ends it.
             return status
         try:
-            return await placement.start(status.id, deadline)
+            return await placement.start(spec, deadline)
         except (NoCapacity, QuotaReached, Rejected) as error:
             log.warning("machine %s: left at %s, and cannot start: %s", status.id, placement.name, error)
             return None

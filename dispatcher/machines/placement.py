@@ -147,12 +147,12 @@ class Placement:
         call = functools.partial(self.provider.create, spec)
         return await self._call("create", lane, call, limit, deadline, turn_by, confirm)
 
-    async def start(self, machine_id: str, deadline: float) -> MachineStatus:
+    async def start(self, spec: MachineSpec, deadline: float) -> MachineStatus:
         """Start a machine that the provider has left, and never beyond the deadline (unix seconds)."""
-        lane, starter = self._lane(machine_id), self._starter
+        lane, starter = self._lane(spec.id), self._starter
         if starter is None:
             raise AssertionError(f"placement {self.name} starts machines as it creates them")
-        return await self._call("start", lane, lambda: starter.start(machine_id), CALL_SECONDS, deadline)
+        return await self._call("start", lane, lambda: starter.start(spec), CALL_SECONDS, deadline)
 
     async def get(self, machine_id: str, deadline: float | None = None) -> MachineStatus | None:
         lane = self._lane(machine_id)

@@ -275,7 +275,7 @@ class StartsSeparately(Protocol):
     at a machine may be about to end it.
     """
 
-    async def start(self, machine_id: str) -> MachineStatus:
+    async def start(self, spec: MachineSpec) -> MachineStatus:
         """Start a machine that was created; what it is by now, if it was started already.
 
         `NoCapacity`, `QuotaReached` and `Rejected` say that there is no such machine any more.

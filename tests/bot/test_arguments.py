@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from bot.arguments import UsageError, parse, read_variables
+from bot.arguments import UsageError, parse, read_variables, take_variables
 from bot.protocol import (
     BOT_FILE_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     PROTOCOL_VERSION,
+    VARIABLES_FILE_VARIABLE,
     IceServer,
     entrypoint_arguments,
     without_secrets,
@@ -130,6 +131,34 @@ def test_a_missing_variable_is_named(missing):
 
     with pytest.raises(UsageError, match=missing):
         read_variables(environment)
+
+
+def test_variables_of_a_file_are_added_and_the_file_goes(tmp_path):
+    file = tmp_path / "variables.json"
+    file.write_text('{"OPENAI_API_KEY": "sk", "A": "new"}')
+    environment = {VARIABLES_FILE_VARIABLE: str(file), "A": "old"}
+    take_variables(environment)
+    assert environment == {"OPENAI_API_KEY": "sk", "A": "new"}
+    assert not file.exists()
+    take_variables(environment)
+    assert len(environment) == 2, "a process without a file has none"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        ("", "must be a JSON object"),
+        ('{"A": 1}', "must be a JSON object"),
+        ("[]", "JSON"),
+    ],
+)
+def test_a_file_of_variables_that_cannot_be_read_is_named(tmp_path, content, words):
+    file = tmp_path / "variables.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=f"SWITCHBOARD_VARIABLES_FILE.*{words}"):
+        take_variables({VARIABLES_FILE_VARIABLE: str(file)})
 
 
 def test_the_process_says_it_in_one_line_and_exits_with_2():

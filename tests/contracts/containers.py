@@ -35,7 +35,10 @@ DEPLOYMENT = "contract"
 
 # In the place of a bot: does what its arguments say.
 BOT = """
-import sys, time
+import json, os, sys, time
+if file := os.environ.pop("SWITCHBOARD_VARIABLES_FILE", ""):
+    os.environ.update(json.load(open(file)))
+    os.unlink(file)
 word, value = sys.argv[1:]
 if word == "run":
     exec(value)
@@ -52,6 +55,7 @@ FROM $BASE
 RUN ln -s /usr/bin/python3 /usr/local/bin/python
 COPY bot.py /stub/bot/__main__.py
 ENV PYTHONPATH=/stub
+LABEL switchboard.reads-variables-file=true
 WORKDIR /app
 """
 

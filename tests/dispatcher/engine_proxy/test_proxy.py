@@ -21,6 +21,7 @@ from dispatcher.engine_proxy.rules import Rules
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container_variables import IMAGE_LABEL, archive, content_of
 from dispatcher.machines.provider import MachineSpec, MachineState, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.patience import PATIENCE
@@ -35,6 +36,9 @@ SPEC = MachineSpec(
     max_duration=timedelta(seconds=3600),
     image=IMAGE,
 )
+
+
+TOKEN = {MACHINE_TOKEN_VARIABLE: "token"}
 
 
 def test_the_provider_works_through_it(tmp_path: Path) -> None:
@@ -52,6 +56,45 @@ def test_the_provider_works_through_it(tmp_path: Path) -> None:
                 ("POST", "/v1.41/containers/id-of-calls-m-1/stop?t=5"),
             ]
             await provider.close()
+
+    asyncio.run(run())
+
+
+HAND_OVER = "/v1.41/containers/calls-m-1/archive?path=/run/switchboard"
+
+
+def test_the_provider_hands_variables_over_through_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.labels = {IMAGE_LABEL: "true"}
+            provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
+            spec = replace(SPEC, agent_environment={"OPENAI_API_KEY": "sk"}, environment=TOKEN)
+            assert (await provider.create(spec)).state is MachineState.started
+            assert [path for _, path in proxy.changed] == [
+                CREATE,
+                "/v1.41/containers/id-of-calls-m-1/archive?path=%2Frun%2Fswitchboard",
+                "/v1.41/containers/id-of-calls-m-1/start",
+            ]
+            created, handed = (
+                content for method, _, content in proxy.engine.asked if method != "GET" and content
+            )
+            assert b"sk" not in created
+            assert json.loads(content_of(handed)) == {"OPENAI_API_KEY": "sk", **TOKEN}
+            await provider.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", ["running", "exited"])
+def test_nothing_is_handed_over_to_a_container_that_has_run(tmp_path: Path, status: str) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.status = status
+            code, answer = await proxy.call("PUT", HAND_OVER, archive({"A": "b"}))
+            assert (code, proxy.changed) == (409, [])
+            assert answer["message"] == "container calls-m-1 has run: nothing is handed over to it"
+            code, _ = await proxy.call("PUT", HAND_OVER.replace("m-1", "m-other"), archive({"A": "b"}))
+            assert (code, proxy.changed) == (404, [])
 
     asyncio.run(run())
 
@@ -366,7 +409,7 @@ def test_of_answers_only_what_the_provider_reads(tmp_path: Path) -> None:
             assert "secret" not in json.dumps(found)
             assert set(found["HostConfig"]) == {"Memory"}
             _, image = await proxy.call("GET", f"/v1.41/images/{IMAGE}/json")
-            assert image == {"Id": "sha256:1"}
+            assert image == {"Id": "sha256:1", "Config": {"Labels": {}}}
 
     asyncio.run(run())
 

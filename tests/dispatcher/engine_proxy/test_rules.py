@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from pydantic import ValidationError
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
+from dispatcher.machines.container_variables import archive
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, SETTINGS, wanted
 
 RULES = Rules(SETTINGS)
@@ -190,6 +193,71 @@ def test_a_container_of_another_kind(member: str) -> None:
 )
 def test_a_fact_out_of_its_bounds(change: dict[str, Any], where: str) -> None:
     assert refusal(wanted(replace(FACTS, **change))).startswith(where)
+
+
+HAND_OVER = "/v1.41/containers/calls-m-1/archive?path=/run/switchboard"
+
+
+def packed(*members: tuple[str, bytes, bytes]) -> bytes:
+    """An archive of these: name, content and type."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as files:
+        for name, content, kind in members:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.size, entry.linkname = kind, len(content), "/etc/passwd"
+            files.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+ROOT = (".", b"", tarfile.DIRTYPE)
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"", "the archive is refused: "),
+        (b"{}", "the archive is refused: "),
+        (packed(ROOT), "the archive is refused: its members are others"),
+        (packed(ROOT, ("x", b"{}", tarfile.REGTYPE)), "the archive is refused: its members are others"),
+        (packed(ROOT, ("../variables.json", b"{}", tarfile.REGTYPE)), "the archive is refused: its members"),
+        (packed(ROOT, ("variables.json", b"", tarfile.SYMTYPE)), "the archive is refused: its members are"),
+        (packed(ROOT, ("variables.json", b"", tarfile.CHRTYPE)), "the archive is refused: its members are"),
+        (
+            packed(ROOT, ("variables.json", b"{}", tarfile.REGTYPE), ROOT),
+            "the archive is refused: its members",
+        ),
+        (packed(ROOT, ("variables.json", b"{", tarfile.REGTYPE)), "what was sent is not JSON"),
+        (packed(ROOT, ("variables.json", b"[]", tarfile.REGTYPE)), "variables.json: is refused; allowed: an"),
+        (packed(ROOT, ("variables.json", b'{"A":1}', tarfile.REGTYPE)), "variables.json: 'A' is refused"),
+        (archive({"A": "b"})[:1200], "the archive is refused: "),
+        (archive({"LD_PRELOAD": "x"}), "variables.json: 'LD_PRELOAD' is refused; allowed: A, OPENAI_API_KEY"),
+        (archive({"A": "b\0"}), "variables.json: A has a control character"),
+    ],
+)
+def test_what_is_handed_over_is_variables_alone(content: bytes, where: str) -> None:
+    with pytest.raises(Refused) as caught:
+        RULES.read("PUT", HAND_OVER, content)
+    assert str(caught.value).startswith(where)
+
+
+def test_what_is_handed_over_is_packed_anew() -> None:
+    sent = packed(("/etc", b"", tarfile.DIRTYPE), ("variables.json", b'{"A": "b"}', tarfile.REGTYPE))
+    asked = RULES.read("PUT", HAND_OVER, sent)
+    assert asked.body == archive({"A": "b"})
+    assert asked.target("1") == "/v1.41/containers/1/archive?path=%2Frun%2Fswitchboard"
+
+
+@pytest.mark.parametrize("path", ["/", "/run", "/run/switchboard/..", "/proc", ""])
+def test_it_is_handed_over_to_its_place_alone(path: str) -> None:
+    target = f"/v1.41/containers/calls-m-1/archive?path={path}"
+    with pytest.raises(Refused, match=f"path: '{path}' is refused; allowed: /run/switchboard"):
+        RULES.read("PUT", target, archive({"A": "b"}))
+
+
+def test_a_body_where_none_belongs_is_refused_whatever_the_method() -> None:
+    for method in ("PUT", "POST", "GET", "DELETE"):
+        with pytest.raises(Refused):
+            RULES.read(method, "/v1.41/containers/calls-m-1/start", b"{}")
 
 
 def test_an_agents_variable_may_have_many_lines() -> None:

@@ -88,6 +88,8 @@ class RecordingEngine:
         """Set if it answers starts."""
         self.starts.set()
         self.status = "created"
+        self.labels: dict[str, str] = {}
+        """Of its images."""
 
     def container(self, name: str) -> dict[str, Any] | None:
         name = self.mixed_up.get(name, name)
@@ -148,7 +150,8 @@ class RecordingEngine:
         if parts[0] == "images" and "/".join(parts[1:-1]) in self.lacks:
             return web.json_response({"message": "No such image"}, status=404)
         if parts[0] == "images":
-            return web.json_response({"Id": "sha256:1", "Config": {"Env": ["A=b"]}})
+            config = {"Env": ["A=b"], "Labels": {"of": "its maker", **self.labels}}
+            return web.json_response({"Id": "sha256:1", "Config": config})
         if len(parts) > 1 and (found := self.container(parts[1])) is not None:
             if parts[-1] == "json":
                 await self.looks.wait()

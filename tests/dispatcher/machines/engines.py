@@ -31,8 +31,12 @@ SPEC = MachineSpec(
 )
 
 
-OF_AN_EMPTY_HOST: dict[str, Any] = {"/info": {"MemTotal": 2**33}, "/containers/json": []}
-"""Path → what an engine answers whose host has 8 GiB and no container."""
+OF_AN_EMPTY_HOST: dict[str, Any] = {
+    "/info": {"MemTotal": 2**33},
+    "/containers/json": [],
+    "/images/bot/json": {"Id": "1"},
+}
+"""Path → what an engine answers whose host has 8 GiB, an image of before and no container."""
 
 
 class FakeEngine(Protocol):

@@ -7,12 +7,14 @@ import json
 import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import PIDS
+from dispatcher.machines.container_variables import DIRECTORY, FILE, IMAGE_LABEL, LABEL
 from dispatcher.machines.provider import (
     MachineSpec,
     MachineState,
@@ -169,6 +171,77 @@ def test_a_name_that_somebody_elses_container_has_is_left_alone(
         docker("rm", "--force", "contract-theirs")
 
 
+SECRETS = {"OPENAI_API_KEY": "hunter2-of-openai", "PEM": "-----BEGIN\nhunter2", "LD_BIND_NOW": "1"}
+SHOW = (
+    "import os, pathlib; names = ('OPENAI_API_KEY', 'PEM', 'LD_BIND_NOW', 'SWITCHBOARD_MACHINE_TOKEN'); "
+    "print([os.environ.get(name) for name in names], list(pathlib.Path('/run/switchboard').glob('*')))"
+)
+
+
+def test_nobody_who_inspects_a_container_sees_its_secrets(containers: Containers) -> None:
+    async def run() -> None:
+        provider = containers.provider()
+        given = {"agent_environment": SECRETS, "environment": {"SWITCHBOARD_MACHINE_TOKEN": "hunter2-token"}}
+        await provider.create(
+            of(containers, "secrets", "run", f"{SHOW}; sys.stdout.flush(); time.sleep(600)", **given)
+        )
+        shown = json.dumps(inspected(containers.engine, "secrets"))
+        assert "hunter2" not in shown
+        assert "LD_BIND_NOW=1" in shown, "the loader reads it before the bot could"
+
+        async def printed() -> str:
+            part = await provider.read_log("secrets", 10)
+            return "\n".join(part.lines) if part is not None else ""
+
+        seen = await containers.until("it must print", printed, bool)
+        assert seen == str([*SECRETS.values(), "hunter2-token"]) + " []", "and the file is gone"
+        before = containers.engine.docker("volume", "ls", "--quiet").split()
+        await provider.stop("secrets", timedelta(0))
+        await gone(containers, provider, "secrets")
+
+        async def volumes() -> int:
+            _ = [one async for one in provider.list()]
+            return len(containers.engine.docker("volume", "ls", "--quiet").split())
+
+        await containers.until("its volume must go with it", volumes, lambda left: left < len(before))
+
+    containers.run(run())
+
+
+def test_a_container_left_before_it_had_its_variables_gets_them(containers: Containers) -> None:
+    """The dispatcher died between the first call and the second."""
+
+    async def run() -> None:
+        provider = containers.provider()
+        await asyncio.to_thread(
+            containers.engine.docker,
+            *("create", "--name", "contract-left", "--label", "switchboard.deployment=contract"),
+            *("--label", "switchboard.machine=left", "--label", "switchboard.memory-mb=64", "--read-only"),
+            *("--label", f"{LABEL}=true", "--volume", DIRECTORY),
+            *("--env", f"SWITCHBOARD_VARIABLES_FILE={DIRECTORY}/{FILE}"),
+            *(containers.image, "python", "-m", "bot", "run", SHOW),
+        )
+        spec = of(containers, "left", agent_environment=SECRETS)
+        await provider.start(spec)
+        status = await gone(containers, provider, "left")
+        assert "hunter2-of-openai" in status.output
+        assert status.output.rstrip().endswith("[]")
+
+    containers.run(run())
+
+
+def test_an_image_of_before_gets_its_variables_in_the_open(containers: Containers, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM stub:latest\nLABEL {IMAGE_LABEL}=false\n")
+    older = containers.engine.build("--tag", "stub:older", str(tmp_path))
+
+    async def run() -> None:
+        provider = containers.provider()
+        await provider.create(of(containers, "older", "run", SHOW, image=older, agent_environment=SECRETS))
+        assert "hunter2-of-openai" in (await gone(containers, provider, "older")).output
+
+    containers.run(run())
+
+
 def test_a_container_that_was_never_started_is_started_by_who_goes_on_with_it(containers: Containers) -> None:
     """The dispatcher died between the two calls."""
 
@@ -185,7 +258,8 @@ def test_a_container_that_was_never_started_is_started_by_who_goes_on_with_it(co
         assert await provider.get("half-2") == MachineStatus("half-2", MachineState.requested)
         assert await containers.running() == []
         for _ in range(2):
-            assert await provider.start("half-2") == MachineStatus("half-2", MachineState.started)
+            spec = containers.spec("half-2")
+            assert await provider.start(spec) == MachineStatus("half-2", MachineState.started)
         assert await containers.running() == ["half-2"]
 
     containers.run(run())

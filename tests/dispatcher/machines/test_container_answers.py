@@ -43,7 +43,7 @@ Again = Callable[[ContainerProvider], Awaitable[MachineStatus]]
 """A way to ask again for a container that is there."""
 
 AGAIN = pytest.mark.parametrize(
-    "again", [lambda one: one.start("m-1"), lambda one: one.create(SPEC)], ids=["start", "create"]
+    "again", [lambda one: one.start(SPEC), lambda one: one.create(SPEC)], ids=["start", "create"]
 )
 
 
@@ -83,7 +83,7 @@ def test_a_container_that_was_never_started_is_not_started_by_who_looks_for_it(t
             assert await provider.get("m-1") is None
             assert engine.asked.count("start") == 0
             with pytest.raises(Rejected, match="there is no container calls-m-1"):
-                await provider.start("m-1")
+                await provider.start(SPEC)
 
     asyncio.run(run())
 
@@ -163,7 +163,7 @@ def test_a_container_that_is_being_removed_already_is_as_good_as_removed(tmp_pat
         async with provider_of(engine, tmp_path) as provider:
             await provider.stop("m-1", timedelta(seconds=5))
             with pytest.raises(NoCapacity, match=FULL):
-                await provider.start("m-1")
+                await provider.start(SPEC)
             assert engine.asked.count("remove") == 2
             # Any other conflict is told.
             engine.fails["remove"] = (409, "You cannot remove a running container")
@@ -191,7 +191,7 @@ def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_m
 
 
 @pytest.mark.parametrize(
-    "call", [lambda one: one.start("m-1"), lambda one: one.stop("m-1", timedelta(minutes=1))]
+    "call", [lambda one: one.start(SPEC), lambda one: one.stop("m-1", timedelta(minutes=1))]
 )
 def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[ContainerProvider], Awaitable[object]]
