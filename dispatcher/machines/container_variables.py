@@ -63,7 +63,9 @@ def archive(variables: Mapping[str, str]) -> bytes:
         file = tarfile.TarInfo(FILE)
         file.size, file.mode = len(content), 0o444
         files.addfile(file, io.BytesIO(content))
-    return packed.getvalue()
+        end = files.offset + 2 * tarfile.BLOCKSIZE
+    # Without the padding behind the archive's end: Podman's reader may be gone by then, and Podman fails.
+    return packed.getvalue()[:end]
 
 
 def content_of(packed: bytes) -> bytes:
