@@ -12,9 +12,6 @@ FROM scratch AS bot-files
 ARG BOT_DIR=bot/agents
 COPY ${BOT_DIR}/ /
 
-# --- The repository snakers4/silero-vad, for VAD=torch: a build context of this name, or else torch.hub fetches it.
-FROM scratch AS silero-vad
-
 # --- The base as one layer, without what is never run; the same layer as the dispatcher image's.
 FROM ${BASE} AS base
 ARG SOURCE_DATE_EPOCH=0
@@ -37,6 +34,21 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 ENV PATH=/build/tools/bin:$PATH UV_PYTHON=/opt/venv/bin/python UV_LINK_MODE=copy UV_NO_PROGRESS=1 \
     UV_SYSTEM_CERTS=1 PYTHONHASHSEED=0
 
+# --- The repository snakers4/silero-vad, for VAD=torch: its release from the package index, not GitHub. A build context of
+# this name takes the place of the stage.
+FROM tools AS silero-vad-release
+ARG VAD=onnx
+COPY images/requirements-silero.txt /build/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    mkdir -p /out && if [ "${VAD}" = torch ]; then \
+        python3 -m pip download --quiet --no-cache-dir --no-deps --no-binary :all: --require-hashes \
+            --dest /build/silero -r /build/requirements-silero.txt \
+        && tar --extract --file /build/silero/*.tar.gz --directory /out --strip-components 1; \
+    fi
+
+FROM scratch AS silero-vad
+COPY --from=silero-vad-release /out/ /
+
 # --- Only the file of the bot's packages, so that they are installed anew only when it changes. A build context of
 # this name takes the place of the stage: its directory `out` has a file from above the bot directory.
 FROM ${BASE} AS bot-requirements
@@ -52,11 +64,12 @@ RUN --mount=type=bind,from=bot-files,target=/files \
 FROM tools AS packages
 ARG TRANSPORTS="daily webrtc websocket"
 ARG VAD=onnx
+ARG TORCH_INDEX=
 ARG SOURCE_DATE_EPOCH=0
 COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py bot/versions.py /build/
 COPY --from=bot-requirements /out/ /build/bot/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    VAD=${VAD} sh /build/packages.sh bot ${TRANSPORTS} \
+    VAD=${VAD} TORCH_INDEX=${TORCH_INDEX} sh /build/packages.sh bot ${TRANSPORTS} \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 

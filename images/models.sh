@@ -2,7 +2,7 @@
 # Put the voice activity detector's model where the image looks for it, and load it with no network:
 # models.sh onnx|torch MODELS
 #
-# The directory /build/silero-vad has the repository of that name, or nothing: then torch.hub fetches it.
+# The directory /build/silero-vad has the repository of that name.
 set -eu
 vad=$1
 models=$2
@@ -21,11 +21,7 @@ torch)
     export TORCH_HOME=/out/opt/models/torch
     hub=$TORCH_HOME/hub
     mkdir -p "$hub"
-    if [ -e /build/silero-vad/hubconf.py ]; then
-        cp -r /build/silero-vad "$hub/snakers4_silero-vad_master"
-    else
-        python -P -c "import torch; torch.hub.load('snakers4/silero-vad:master', 'silero_vad', trust_repo=True)"
-    fi
+    cp -r /build/silero-vad "$hub/snakers4_silero-vad_master"
     # torch.hub asks a person about a repository that is not on this list, and writes the list if there is none.
     echo snakers4_silero-vad > "$hub/trusted_list"
     python -P /build/check.py torch

@@ -45,8 +45,19 @@ if [ "$image" = bot ]; then
     /opt/venv/bin/python versions.py
 fi
 if [ "${VAD:-onnx}" = torch ]; then
-    # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock.
-    uv pip install --torch-backend cpu $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'
+    # From PyTorch's own index of builds without CUDA, which is 3 GB; there they are not in our lock. Where that is not
+    # reached, from another index, or from the one of all packages: for x86-64 that one's have CUDA.
+    case "${TORCH_INDEX:-}" in
+    "") index='--torch-backend cpu' ;;
+    default) index= ;;
+    https://* | http://*) index="--index $TORCH_INDEX" ;;
+    *)
+        echo "TORCH_INDEX: '$TORCH_INDEX' is not an index; allowed: a URL, default, or nothing for PyTorch's own" >&2
+        exit 1
+        ;;
+    esac
+    # shellcheck disable=SC2046,SC2086
+    uv pip install $index $(printf -- '-c %s ' $pinned) 'torch>=2.6,<3' 'torchaudio>=2.6,<3'
 fi
 
 # Our runtime lies in a directory of its own: its layer is not that of the packages.

@@ -36,6 +36,7 @@ FIELDS = {
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
     "models": "the name of a volume of the engine",
     "vad": "onnx, torch",
+    "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
     "stun": "a list of stun:host:port",
     "turn": "true or false",
     "turnAddress": "the IP address by which callers reach the engine's host",
@@ -116,6 +117,9 @@ class DockerConfig(BaseModel):
     host it may not be."""
     vad: Literal["onnx", "torch"] = "onnx"
     """The voice activity detector of images."""
+    torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
+    """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
+    It is in an image's history, so it has no password."""
     stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
         "stun:stun.l.google.com:19302",
     )

@@ -47,6 +47,7 @@ class ImagesArgs:
     """True if they are pushed to a registry; else they are loaded into the engine."""
     base: str
     vad: str
+    torch_index: str
     models: bool
     """True if models are on a volume, and not in the bots' images."""
     logins: Sequence[docker_build.RegistryArgs] = ()
@@ -100,6 +101,8 @@ class Images(pulumi.ComponentResource):
             "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
             "VAD": args.vad,
         }
+        if args.torch_index:
+            arguments["TORCH_INDEX"] = args.torch_index
         if args.models:
             arguments["MODELS"] = MODELS_TARGET
         if directory.is_relative_to(args.checkout):

@@ -58,6 +58,7 @@ def describe(environment: Environment) -> Deployment:
             pushed=bool(docker_config.registry),
             base=docker_config.base,
             vad=docker_config.vad,
+            torch_index=docker_config.torch_index,
             models=bool(docker_config.models),
         ),
         opts=pulumi.ResourceOptions(providers=[builds]),

@@ -37,6 +37,7 @@ FIELDS = {
     "tokenDays": "a whole number, 2 to 365",
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
     "vad": "onnx, torch",
+    "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
     "stun": "a list of stun:host:port",
     "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
     "apiUrl": "http(s)://host or http(s)://host:port",
@@ -87,6 +88,9 @@ class FlyConfig(BaseModel):
     """The base of the images; by default that of the Dockerfiles."""
     vad: Literal["onnx", "torch"] = "onnx"
     """The voice activity detector of images."""
+    torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
+    """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
+    It is in an image's history, so it has no password."""
     stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
         "stun:stun.l.google.com:19302",
     )

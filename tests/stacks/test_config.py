@@ -244,7 +244,7 @@ KEYS = (
         (
             on_docker(domian="x.example"),
             "switchboard:docker.domian: is not a key; allowed: host, address, domain, registry, "
-            "base, models, vad, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+            "base, models, vad, torchIndex, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
         ),
         (
             on_docker(domain="https://x.example"),
@@ -259,6 +259,11 @@ KEYS = (
         (
             on_docker(vad="silero"),
             'switchboard:docker.vad: "silero" is refused; allowed: onnx, torch',
+        ),
+        (
+            on_docker(torchIndex="https://me:hunter2@index.example/simple"),
+            'switchboard:docker.torchIndex: "https://…@index.example/simple" is refused; allowed: '
+            "default, or the URL of a package index without a password: https://… or http://…",
         ),
         (
             on_docker(turn=True),

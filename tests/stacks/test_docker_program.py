@@ -264,8 +264,8 @@ def test_a_detector_and_a_volume_of_models() -> None:
         return bot["buildArgs"], bot["tags"][0]
 
     plain, plain_tag = build_arguments()
-    given, tag = build_arguments(models="models", vad="torch")
-    assert given == {**plain, "VAD": "torch", "MODELS": "/mnt/models"}
+    given, tag = build_arguments(models="models", vad="torch", torchIndex="default")
+    assert given == {**plain, "VAD": "torch", "TORCH_INDEX": "default", "MODELS": "/mnt/models"}
     assert tag != plain_tag
 
 
