@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.engine",
     "tests.base_image",
     "tests.podman",
+    "tests.recent_engine",
     "tests.contracts.containers",
     "tests.registry",
 ]
@@ -34,6 +35,9 @@ OF_THE_ENGINE = (
     *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py", "tests/e2e/test_public_stack.py"),
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
+
+NEEDS_ONE = {"engine", "podman", "recent_engine"}
+"""Fixtures with an engine."""
 
 SHARING = (
     *("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py"),
@@ -55,9 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the engine, and put first what takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(BEGIN_WITH))
     for item in items:
-        if item.nodeid.startswith(OF_THE_ENGINE) and {"engine", "podman"} & set(
-            getattr(item, "fixturenames", ())
-        ):
+        if item.nodeid.startswith(OF_THE_ENGINE) and NEEDS_ONE & set(getattr(item, "fixturenames", ())):
             item.add_marker("containers")
 
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,23 +54,40 @@ def cache_directory() -> Path:
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "switchboard"
 
 
+@dataclass(frozen=True)
+class Programs:
+    """An engine's program and its client."""
+
+    engine: str
+    client: str
+    beside: str = ""
+    """The directory with the engine's own containerd; else that of PATH."""
+    plugins: str = ""
+    """The directory with plugins of the client."""
+    options: tuple[str, ...] = ()
+    """Of `dockerd`."""
+
+
 class Engine:
     """One engine: started when it is made, and again on the same data after `stop` or `kill`.
 
     Args:
         data_root: Its images, build cache and containers. One engine at a time; others wait for their turn.
+        programs: Another engine than this machine's.
 
     Raises:
         Missing: there is no engine to run here.
     """
 
-    def __init__(self, data_root: Path | None = None) -> None:
-        self._programs = find()
+    def __init__(self, data_root: Path | None = None, programs: Programs | None = None) -> None:
+        self._programs = programs or find()
         self._data_root = data_root or cache_directory() / "docker"
         self._data_root.mkdir(parents=True, exist_ok=True)
         self._lock = _take_turn(self._data_root.with_suffix(".lock"))
         # Short: a socket's path may have 107 bytes, and the engine's own lie deeper in it.
         self.directory = Path(tempfile.mkdtemp(prefix="switchboard-docker-"))
+        if self._programs.plugins:
+            (self.directory / "cli-plugins").symlink_to(self._programs.plugins)
         self._log_path = self.directory / "dockerd.log"
         self._process: subprocess.Popen[bytes] | None = None
         # Linux tells a child of the death of the thread that started it: one that lives as long as this.
@@ -110,8 +128,9 @@ class Engine:
                     *(self._programs.engine, "--host", self.url, "--data-root", str(self._data_root)),
                     *("--exec-root", str(self.directory / "exec")),
                     *("--pidfile", str(self.directory / "dockerd.pid")),
-                    *options,
+                    *(*self._programs.options, *options),
                 ],
+                env={**os.environ, "PATH": self._path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,6 +180,7 @@ class Engine:
             stdin=stdin,
             timeout=timeout,
             environment=environment,
+            client=self._programs.client,
         )
 
     def build(self, *arguments: str, timeout: float = 900) -> str:
@@ -203,6 +223,9 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _path(self) -> str:
+        return os.pathsep.join(filter(None, [self._programs.beside, os.environ.get("PATH", os.defpath)]))
+
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
@@ -230,17 +253,19 @@ def run_client(
     stdin: str | None = None,
     timeout: float = 300,
     environment: dict[str, str] | None = None,
+    client: str | None = None,
 ) -> str:
     """Run `docker` against an engine; gives what it printed, without the last newline.
 
     Args:
         config: A directory for the client: a person's settings of it have no part in a test.
+        client: Its program, by default this machine's.
 
     Raises:
         DockerError: it failed.
         Missing: there is no client.
     """
-    client = next(filter(None, map(shutil.which, CLIENTS)), None)
+    client = client or next(filter(None, map(shutil.which, CLIENTS)), None)
     if client is None:
         raise Missing("there is no `docker`: install the package docker.io")
     result = subprocess.run(
@@ -260,14 +285,11 @@ def run_client(
     return result.stdout.removesuffix("\n")
 
 
-class _Programs:
-    def __init__(self, engine: str, client: str) -> None:
-        self.engine = engine
-        self.client = client
-
-
-def find(clients: Sequence[str] = CLIENTS) -> _Programs:
+def find(clients: Sequence[str] = CLIENTS, beside: bool = False) -> Programs:
     """The engine's program and its client.
+
+    Args:
+        beside: The engine will run beside another one, with neither a bridge nor rules of the firewall.
 
     Raises:
         Missing: they are not installed, or may not run here.
@@ -280,11 +302,11 @@ def find(clients: Sequence[str] = CLIENTS) -> _Programs:
     client = next(filter(None, map(shutil.which, clients)), None)
     if engine is None or client is None:
         raise Missing("there is no `dockerd` with its `docker`: install the package docker.io")
-    if DEFAULT_SOCKET.exists() and _answers(client):
+    if not beside and DEFAULT_SOCKET.exists() and _answers(client):
         raise Missing(
             f"another Docker engine runs on this machine ({DEFAULT_SOCKET}): two would share its firewall"
         )
-    return _Programs(engine, client)
+    return Programs(engine, client)
 
 
 def _answers(client: str) -> bool:

@@ -73,21 +73,29 @@ def _volume(engine: str, left: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image(engine: str, left: dict[str, Any]) -> dict[str, Any]:
-    context, arguments = left.pop("context"), left.pop("buildArgs")
+    (tag,) = left["tags"]
+    command = ("build", "--network", "host", "--progress", "plain", *registry_secrets())
+    docker(engine, *command, *build_arguments(left), seconds=900)
+    return {"ref": tag}
+
+
+def build_arguments(left: dict[str, Any]) -> list[str]:
+    """Take an image's inputs; return the arguments of `docker build` that say the same."""
+    context = dict(left.pop("context"))
     assert left.pop("push") is False
     assert left.pop("load") is True
     assert left.pop("buildOnPreview") is False
     assert left.pop("network") == "default"
-    (tag,) = left.pop("tags")
-    docker(
-        engine,
-        *("build", "--network", "host", "--progress", "plain", "--tag", tag, *registry_secrets()),
+    location, named = context.pop("location"), context.pop("named", {})
+    assert not context, sorted(context)
+    return [
+        *_each("--tag")(left.pop("tags")),
         *("--file", left.pop("dockerfile")["location"]),
-        *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")),
-        context["location"],
-        seconds=900,
-    )
-    return {"ref": tag}
+        *_pairs("--build-arg", "=")(left.pop("buildArgs")),
+        # Docker before 23 refuses the option.
+        *_pairs("--build-context", "=")({name: one["location"] for name, one in named.items()}),
+        location,
+    ]
 
 
 def _container(engine: str, left: dict[str, Any]) -> dict[str, Any]:
