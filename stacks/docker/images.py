@@ -138,6 +138,8 @@ class Images(pulumi.ComponentResource):
         # Not of the fingerprint: another commit of the same content is no other image.
         made_from = revision(args.checkout, [*sources, *filter(None, [arguments.get("BOT_DIR")])])
         if bots is not None and not bots.is_relative_to(args.checkout):
+            # Before 23.0 an engine's own BuildKit has no named contexts. The provider never uses that one: it
+            # has a builder (docs/docker.md#the-builder).
             contexts["bot-files"] = docker_build.ContextArgs(location=str(bots))
         image = docker_build.Image(
             f"{name}-image",
