@@ -289,7 +289,7 @@ def find(clients: Sequence[str] = CLIENTS, beside: bool = False) -> Programs:
     """The engine's program and its client.
 
     Args:
-        beside: The engine will run beside another one, with neither a bridge nor rules of the firewall.
+        beside: The engine will run beside another one, with a bridge of its own and no rules of the firewall.
 
     Raises:
         Missing: they are not installed, or may not run here.

@@ -1,12 +1,13 @@
 """A Docker engine that knows BuildKit's named contexts, and a client with buildx: 23.0 or later.
 
 Debian 12 has 20.10. There the programs come from Debian 13's packages, which the machine's own mirror has and
-apt checks: they are unpacked in the cache, and nothing is installed. The engine has neither a bridge nor
-rules of the firewall, so it runs beside another one; its builds take the host's network.
+apt checks: they are unpacked in the cache, and nothing is installed. The engine has a bridge of its own and
+no rules of the firewall, so it runs beside another one; its builds take the host's network.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -30,8 +31,11 @@ SUITE = "trixie"
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "containerd")
 """Not runc: Debian 13's needs a newer C library, and Debian 12's does."""
 
-ALONE = ("--bridge", "none", "--iptables=false", "--ip6tables=false")
-"""Options of an engine that touches nothing of the host's network."""
+BRIDGE, BRIDGE_ADDRESS = "switchboard-own", "169.254.77.1/24"
+"""The engine's bridge: one with no bridge at all deletes `docker0`, which is another engine's."""
+
+ALONE = ("--bridge", BRIDGE, "--iptables=false", "--ip6tables=false", "--ip-forward=false")
+"""Options of an engine that touches nothing else of the host's network."""
 
 PLUGINS = ("usr/libexec/docker/cli-plugins", "usr/lib/docker/cli-plugins")
 """Directories with `docker-buildx`: Debian's and Docker's own packages."""
@@ -153,9 +157,25 @@ def _run(*command: str, directory: Path | None = None) -> str:
 @pytest.fixture(scope="module")
 def recent_engine() -> Iterator[Engine]:
     """An engine of 23.0 or later, with images and caches of its own; skipped where none can run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            programs = find_recent()
+            stack.enter_context(_bridge())
+            engine = stack.enter_context(Engine(cache_directory() / "docker-recent", programs))
+        except Missing as missing:
+            pytest.skip(str(missing))
+        yield engine
+
+
+@contextlib.contextmanager
+def _bridge() -> Iterator[None]:
+    """The engine's bridge, as long as the engine; one that a run left behind is taken."""
+    if shutil.which("ip") is None:
+        raise Missing("there is no `ip` to make the engine's bridge: install the package iproute2")
+    if not Path("/sys/class/net", BRIDGE).exists():
+        _run("ip", "link", "add", "name", BRIDGE, "type", "bridge")
+        _run("ip", "address", "add", BRIDGE_ADDRESS, "dev", BRIDGE)
     try:
-        started = Engine(cache_directory() / "docker-recent", find_recent())
-    except Missing as missing:
-        pytest.skip(str(missing))
-    with started:
-        yield started
+        yield
+    finally:
+        _run("ip", "link", "delete", BRIDGE)
