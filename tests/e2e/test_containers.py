@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -43,12 +44,15 @@ def dispatcher_of(
     *,
     network: str = "bridge",
     host: str = "host.docker.internal",
+    bot: str = "echo.py",
+    **settings: Any,
 ) -> Iterator[Dispatcher]:
     """A process of this host whose machines are containers.
 
     Args:
         network: The engine's network that they are in.
         host: What this host is called there.
+        settings: Of the agent.
     """
     port = free_port()
     placement = {
@@ -59,7 +63,7 @@ def dispatcher_of(
     }
     started = Dispatcher(
         directory,
-        {"echo": agent(Path("echo.py"), image=image)},
+        {"echo": agent(Path(bot), image=image, **settings)},
         KEYS,
         port=port,
         more={
