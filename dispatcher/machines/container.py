@@ -66,6 +66,8 @@ LATE = timedelta(seconds=30)
 TAIL_LINES, TAIL_BYTES = 20, 16 * 1024
 """Part of the log of a container that has ended; the bytes are those of a line of Docker's."""
 
+HAS_RUN = 409
+
 LOG_SECONDS = 3.0
 """Limit on reading a log: the client has none for logs. Together with the look at the container's state it
 must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
@@ -268,8 +270,13 @@ class ContainerProvider:
         asked = docker._query(
             path, "PUT", params={"path": DIRECTORY}, data=packed, headers=headers, timeout=timeout
         )
-        async with asked as answer:
-            await answer.read()
+        try:
+            async with asked as answer:
+                await answer.read()
+        except aiodocker.DockerError as error:
+            # The engine's proxy says so of one that somebody else has started, with its variables.
+            if error.status != HAS_RUN:
+                raise
 
     async def _remove(self, machine_id: str) -> None:
         with self._engine.translated(gone_is_fine=True):

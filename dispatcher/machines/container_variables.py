@@ -27,10 +27,14 @@ MOST_BYTES = 1024 * 1024
 """Of all variables of a machine: a kernel takes no more of them than 2 MiB either, and of each 128 KiB."""
 
 AT_THE_START = re.compile(
-    r"(LD|LC|PYTHON|MALLOC|GLIBC|OMP|OPENBLAS|MKL|NUMBA|CUDA|NVIDIA)_?[A-Z0-9_]*|LANG|LANGUAGE|TZ|PATH|HOME"
+    r"LD_(LIBRARY_PATH|PRELOAD|AUDIT|BIND_NOW|BIND_NOT|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|SHOW_AUXV)"
+    r"|GLIBC_TUNABLES|MALLOC_(ARENA_(MAX|TEST)|CHECK_|MMAP_(MAX|THRESHOLD)_|PERTURB_|TOP_PAD_|TRIM_THRESHOLD_)"
+    r"|PYTHON[A-Z0-9]+|PYTHON_(GIL|JIT|CPU_COUNT)|LC_[A-Z]+|LANG|LANGUAGE|TZ|PATH|HOME"
+    r"|NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|DISABLE_REQUIRE|REQUIRE_[A-Z]+)"
 )
-"""Names of variables that the loader, the C library, Python, numeric libraries or a container's runtime read
-before the bot could give them. None is a secret, and these are shown."""
+"""Variables that the loader (ld.so(8)), the C library (mallopt(3)), Python or a container's runtime read
+before the bot could give them. They are shown, so each is here by its name: `LD_SDK_KEY` and `NVIDIA_API_KEY`
+are secrets."""
 
 _MEMBERS = 2
 """Of the archive: the directory, and the file."""

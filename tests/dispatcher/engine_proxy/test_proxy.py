@@ -99,6 +99,18 @@ def test_nothing_is_handed_over_to_a_container_that_has_run(tmp_path: Path, stat
     asyncio.run(run())
 
 
+def test_a_container_that_somebody_else_has_started_is_left_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as proxy:
+            proxy.engine.labels, proxy.engine.status = {IMAGE_LABEL: "true"}, "running"
+            provider = ContainerProvider(url=proxy.url, deployment="calls", network="machines")
+            assert (await provider.create(SPEC)).state is MachineState.started
+            assert proxy.changed == [("POST", CREATE)], "neither removed nor started again"
+            await provider.close()
+
+    asyncio.run(run())
+
+
 PULL = f"/v1.41/images/create?fromImage={quote_plus(IMAGE)}"
 
 
