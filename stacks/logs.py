@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
-from dispatcher.telemetry.logs import escaped
+from dispatcher.printable import escaped
 from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver
 from stacks.engine.find import find

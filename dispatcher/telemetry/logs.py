@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO
 
 from dispatcher.keys import PRIVATE_PREFIX
+from dispatcher.printable import escaped
 from dispatcher.settings import LogFormat, LogLevel
 from dispatcher.telemetry.context import current
 
@@ -92,15 +93,6 @@ def configure(
 def replica() -> str:
     """This process among the deployment's: a container has a host name of its own, a host many processes."""
     return f"{socket.gethostname()}-{os.getpid()}"
-
-
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Line ends, escape codes, and what turns the direction of writing."""
-
-
-def escaped(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal obeys: a bot's words must forge no line."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def masked(text: str) -> str:

@@ -26,7 +26,7 @@ from pulumi.dynamic import (
 )
 
 from dispatcher.image_table import content_of, mark_of
-from dispatcher.telemetry.logs import escaped
+from dispatcher.printable import escaped
 from stacks.docker import host
 from stacks.docker.host import EngineFailed, EngineUnreachable
 from stacks.errors import StackError

@@ -48,8 +48,8 @@ class CheckoutCopy:
         (root / "bot" / "agents").mkdir(parents=True)
         (root / "dispatcher" / "machines").mkdir()
         for name in (
-            *("__init__.py", "fly_tokens.py", "image_table.py", "keys.py", "placements.py", "settings.py"),
-            "version.py",
+            *("__init__.py", "fly_tokens.py", "image_table.py", "keys.py", "placements.py"),
+            *("printable.py", "settings.py", "version.py"),
             *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
