@@ -35,6 +35,9 @@ LEFT_OUT = (
     *("/usr/lib/python3*/idlelib", "/usr/local/lib/python3*/idlelib", "/usr/local/bin/idle*"),
     *("/usr/local/lib/python3*/tkinter", "/usr/local/lib/python3*/turtledemo"),
     *("/usr/local/lib/python3*/config-*", "/usr/local/include", "/usr/include"),
+    # What administers a machine: its disks, users and services. Python finds libraries by `ldconfig`.
+    *("/usr/sbin/[a-km-z]*", "/usr/sbin/ldattach", "/usr/sbin/losetup", "/usr/bin/openssl"),
+    *("/usr/bin/localedef", "/usr/share/keyrings", "/usr/share/gcc", "/usr/share/gdb"),
     # Documentation and the tables of `iconv`; Python has codecs of its own.
     *(
         "/usr/share/doc/*",

@@ -65,12 +65,15 @@ FROM tools AS packages
 ARG TRANSPORTS="daily webrtc websocket"
 ARG VAD=onnx
 ARG TORCH_INDEX=
+ARG MEDIA=audio
 ARG SOURCE_DATE_EPOCH=0
-COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/finish.py bot/versions.py /build/
+COPY images/overrides.txt images/requirements-bot-*.txt images/packages.sh images/slim.py images/finish.py \
+    bot/versions.py /build/
 COPY --from=bot-requirements /out/ /build/bot/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     VAD=${VAD} TORCH_INDEX=${TORCH_INDEX} sh /build/packages.sh bot ${TRANSPORTS} \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
+    && python3 /build/slim.py ${MEDIA} /out \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 
 # --- Our runtime, and the bot.

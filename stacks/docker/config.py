@@ -36,6 +36,7 @@ FIELDS = {
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
     "models": "the name of a volume of the engine",
     "vad": "onnx, torch",
+    "media": "audio, video",
     "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
     "stun": "a list of stun:host:port",
     "turn": "true or false",
@@ -117,6 +118,8 @@ class DockerConfig(BaseModel):
     host it may not be."""
     vad: Literal["onnx", "torch"] = "onnx"
     """The voice activity detector of images."""
+    media: Literal["audio", "video"] = "audio"
+    """The media that bots' images have all libraries for."""
     torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
     """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
     It is in an image's history, so it has no password."""

@@ -48,6 +48,7 @@ class ImagesArgs:
     base: str
     vad: str
     torch_index: str
+    media: str
     models: bool
     """True if models are on a volume, and not in the bots' images."""
     logins: Sequence[docker_build.RegistryArgs] = ()
@@ -100,6 +101,7 @@ class Images(pulumi.ComponentResource):
             "BOT_FILE": min(agent.bot.name for agent in here),
             "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
             "VAD": args.vad,
+            "MEDIA": args.media,
         }
         if args.torch_index:
             arguments["TORCH_INDEX"] = args.torch_index

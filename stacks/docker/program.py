@@ -59,6 +59,7 @@ def describe(environment: Environment) -> Deployment:
             base=docker_config.base,
             vad=docker_config.vad,
             torch_index=docker_config.torch_index,
+            media=docker_config.media,
             models=bool(docker_config.models),
         ),
         opts=pulumi.ResourceOptions(providers=[builds]),

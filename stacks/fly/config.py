@@ -37,6 +37,7 @@ FIELDS = {
     "tokenDays": "a whole number, 2 to 365",
     "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
     "vad": "onnx, torch",
+    "media": "audio, video",
     "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
     "stun": "a list of stun:host:port",
     "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
@@ -88,6 +89,8 @@ class FlyConfig(BaseModel):
     """The base of the images; by default that of the Dockerfiles."""
     vad: Literal["onnx", "torch"] = "onnx"
     """The voice activity detector of images."""
+    media: Literal["audio", "video"] = "audio"
+    """The media that bots' images have all libraries for."""
     torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
     """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
     It is in an image's history, so it has no password."""

@@ -79,6 +79,7 @@ def describe(environment: Environment) -> Deployment:
             base=fly.base,
             vad=fly.vad,
             torch_index=fly.torch_index,
+            media=fly.media,
             models=False,
             logins=[docker_build.RegistryArgs(address=REGISTRY, username=REGISTRY_USER, password=password)],
             platforms=[docker_build.Platform.LINUX_AMD64],

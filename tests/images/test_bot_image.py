@@ -401,6 +401,45 @@ def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
     assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 330 * MEGABYTE
 
 
+ENCODE = """
+import io, json, av
+from PIL import features
+seen = {"avif": features.check("avif"), "webp": features.check("webp")}
+for codec in ("libx265", "libsvtav1", "libx264", "libvpx"):
+    file = av.open(io.BytesIO(), "w", format="matroska")
+    stream = file.add_stream(codec, rate=30)
+    stream.width = stream.height = 64
+    stream.pix_fmt = "yuv420p"
+    try:
+        seen[codec] = bool(stream.encode(av.VideoFrame(64, 64, "yuv420p")) + stream.encode(None))
+    except (MemoryError, av.error.FFmpegError):
+        seen[codec] = False
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize("media", ["audio", "video"])
+def test_media_that_no_voice_bot_sends_are_left_out_and_refused(
+    engine: Engine, build: Build, bot_image: str, media: str
+) -> None:
+    image = bot_image if media == "audio" else build("bot", **CLOUD_BOT, MEDIA=media)
+    python(engine, image, IMPORTS, *EVERY_BOT, *TRANSPORTS["webrtc"])
+    all_ = media == "video"
+    assert json.loads(python(engine, image, ENCODE)) == {
+        "avif": all_,
+        "webp": True,
+        "libx265": all_,
+        "libsvtav1": all_,
+        "libx264": True,
+        "libvpx": True,
+    }
+
+
+def test_media_that_are_none(build: Build) -> None:
+    with pytest.raises(DockerError, match="MEDIA: 'smell' is neither; allowed: audio, video"):
+        build("bot", **CLOUD_BOT, MEDIA="smell")
+
+
 def test_a_detector_that_is_none(build: Build) -> None:
     with pytest.raises(DockerError, match="VAD: 'fax' is not a detector; allowed: onnx, torch"):
         build("bot", **CLOUD_BOT, VAD="fax")

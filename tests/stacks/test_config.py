@@ -244,7 +244,7 @@ KEYS = (
         (
             on_docker(domian="x.example"),
             "switchboard:docker.domian: is not a key; allowed: host, address, domain, registry, "
-            "base, models, vad, torchIndex, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+            "base, models, vad, media, torchIndex, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
         ),
         (
             on_docker(domain="https://x.example"),

@@ -222,6 +222,7 @@ def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:
         "BOT_FILE": "echo.py",
         "TRANSPORTS": "webrtc",
         "VAD": "onnx",
+        "MEDIA": "audio",
         "VERSION": VERSION,
     }
     assert (bot["load"], bot["push"], bot["buildOnPreview"]) == (True, False, False)
@@ -264,8 +265,14 @@ def test_a_detector_and_a_volume_of_models() -> None:
         return bot["buildArgs"], bot["tags"][0]
 
     plain, plain_tag = build_arguments()
-    given, tag = build_arguments(models="models", vad="torch", torchIndex="default")
-    assert given == {**plain, "VAD": "torch", "TORCH_INDEX": "default", "MODELS": "/mnt/models"}
+    given, tag = build_arguments(models="models", vad="torch", media="video", torchIndex="default")
+    assert given == {
+        **plain,
+        "VAD": "torch",
+        "MEDIA": "video",
+        "TORCH_INDEX": "default",
+        "MODELS": "/mnt/models",
+    }
     assert tag != plain_tag
 
 

@@ -1,0 +1,119 @@
+"""Leave out of an image's packages what bots that talk never use: `python3 slim.py audio|video DIRECTORY`.
+
+FFmpeg's libraries, which PyAV's wheel brings along, are linked to encoders of video and would not load
+without them. Each of these gives way to a stand-in: a library of its name with the functions that are asked
+of it, all of which fail. So FFmpeg loads, and refuses to encode with them as it does when memory is short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+ENCODERS = ("libx265", "libSvtAv1Enc", "libvmaf")
+"""Encoders of H.265 and AV1, and a meter of video quality, 29 MB: no transport of Pipecat's sends what they
+make. Those of VP8 and H.264, which SmallWebRTC sends, stay."""
+
+FORMATS = ("PIL/_avif*.so", "pillow.libs/libavif-*")
+"""Images in AVIF, 5 MB. Pillow reads and writes all others, and says of this one that it has no support."""
+
+FAILS = {
+    # A status that is not 0; x265's one function gives a table of others, each of which gives no memory.
+    "x86_64": "mov $-1, %eax\n ret",
+    "aarch64": "mov w0, #-1\n ret",
+}
+NOTHING = {"x86_64": "xor %eax, %eax\n ret", "aarch64": "mov x0, #0\n ret"}
+TABLE = {"x86_64": "lea table(%rip), %rax\n ret", "aarch64": "adrp x0, table\n add x0, x0, :lo12:table\n ret"}
+
+TABLE_ENTRIES = 64
+"""More than x265's `x265_api` has members; those before the functions are numbers that nobody compares."""
+
+GIVES_TABLE = re.compile(r"x265_api_get_\d+")
+
+
+def slim(directory: Path) -> None:
+    """Slim every site-packages in the directory."""
+    for packages in directory.rglob("site-packages"):
+        for pattern in FORMATS:
+            for path in packages.glob(pattern):
+                path.unlink()
+        for name in ENCODERS:
+            for library in packages.glob(f"av.libs/{name}-*.so*"):
+                stand_in(library, packages)
+
+
+def stand_in(library: Path, packages: Path) -> None:
+    """Replace a library by one in which everything that is asked of it fails.
+
+    Raises:
+        SystemExit: something that is no function is asked of it.
+    """
+    asked = symbols("--undefined-only", packages.rglob("*.so*")).keys()
+    given = symbols("--defined-only", [library])
+    wanted = sorted(asked & given.keys())
+    if data := [name for name in wanted if given[name] not in "TW"]:
+        sys.exit(
+            f"slim.py: {library.name}: {', '.join(data)} is no function, and nothing can stand in for it"
+        )
+    with tempfile.TemporaryDirectory() as made:
+        source, compiled = Path(made, "source.s"), Path(made, "compiled.o")
+        source.write_text(assembly(wanted, platform.machine()))
+        run("as", "-o", str(compiled), str(source))
+        run(
+            "ld",
+            "-shared",
+            "-z",
+            "noexecstack",
+            "-soname",
+            soname(library),
+            "-o",
+            str(library),
+            str(compiled),
+        )
+
+
+def assembly(names: Iterable[str], machine: str) -> str:
+    """Return the source of a library with these functions."""
+    lines = ['.section .note.GNU-stack,"",%progbits', ".text", "nothing:", NOTHING[machine]]
+    for name in names:
+        does = TABLE if GIVES_TABLE.fullmatch(name) else FAILS
+        lines += [f".globl {name}", f".type {name}, %function", f"{name}:", does[machine]]
+    lines += [".data", ".balign 8", "table:", *[".quad nothing"] * TABLE_ENTRIES]
+    return "\n".join([*lines, ""])
+
+
+def symbols(which: str, libraries: Iterable[Path]) -> dict[str, str]:
+    """Return the dynamic symbols of libraries: name → type, a letter as `nm` has it."""
+    files = [str(path) for path in libraries if path.is_file() and not path.is_symlink()]
+    lines = run("nm", "--dynamic", "--no-weak", which, "--format", "posix", *files).splitlines()
+    return {words[0]: words[1] for line in lines if len(words := line.split()) > 1 and not line.endswith(":")}
+
+
+def soname(library: Path) -> str:
+    found = re.search(r"SONAME.*\[(.+)\]", run("readelf", "--dynamic", "--wide", str(library)))
+    return found[1] if found else library.name
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("media")
+    parser.add_argument("directory", type=Path)
+    arguments = parser.parse_args()
+    if arguments.media not in ("audio", "video"):
+        sys.exit(f"MEDIA: '{arguments.media}' is neither; allowed: audio, video")
+    if arguments.media == "audio":
+        slim(arguments.directory)
+
+
+if __name__ == "__main__":
+    main()
