@@ -31,12 +31,18 @@ LEFT_OUT = (
     *("/usr/local/lib/python3*/site-packages/pip*", "/usr/share/python-wheels"),
     # Parts of Python's standard library that need a screen, or make other programs.
     *("/usr/lib/python3*/test", "/usr/local/lib/python3*/test", "/usr/lib/python3*/pydoc_data"),
+    *("/usr/lib/python3*/lib-dynload/_test*", "/usr/local/lib/python3*/lib-dynload/_test*"),
     *("/usr/lib/python3*/ensurepip", "/usr/local/lib/python3*/ensurepip"),
     *("/usr/lib/python3*/idlelib", "/usr/local/lib/python3*/idlelib", "/usr/local/bin/idle*"),
     *("/usr/local/lib/python3*/tkinter", "/usr/local/lib/python3*/turtledemo"),
     *("/usr/local/lib/python3*/config-*", "/usr/local/include", "/usr/include"),
     # What administers a machine: its disks, users and services. Python finds libraries by `ldconfig`.
     *("/usr/sbin/[a-km-z]*", "/usr/sbin/ldattach", "/usr/sbin/losetup", "/usr/bin/openssl"),
+    *("/usr/bin/ls[bcilmnf]?*", "/usr/bin/partx", "/usr/bin/dmesg", "/usr/bin/setarch", "/usr/bin/nsenter"),
+    *("/usr/bin/unshare", "/usr/bin/setpriv", "/usr/bin/findmnt", "/usr/bin/ipc*", "/usr/bin/script*"),
+    *("/usr/bin/passwd", "/usr/bin/chage", "/usr/bin/chfn", "/usr/bin/chsh", "/usr/bin/gpasswd"),
+    *("/usr/bin/login", "/usr/bin/su", "/usr/bin/sg", "/usr/bin/newgrp", "/usr/bin/expiry", "/usr/bin/mount"),
+    *("/usr/bin/umount", "/usr/bin/wall", "/usr/bin/tic", "/usr/bin/infocmp", "/usr/bin/chcon"),
     *("/usr/bin/localedef", "/usr/share/keyrings", "/usr/share/gcc", "/usr/share/gdb"),
     # Documentation and the tables of `iconv`; Python has codecs of its own.
     *(

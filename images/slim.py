@@ -1,8 +1,9 @@
 """Leave out of an image's packages what bots that talk never use: `python3 slim.py audio|video DIRECTORY`.
 
-FFmpeg's libraries, which PyAV's wheel brings along, are linked to encoders of video and would not load
-without them. Each of these gives way to a stand-in: a library of its name with the functions that are asked
-of it, all of which fail. So FFmpeg loads, and refuses to encode with them as it does when memory is short.
+FFmpeg's libraries, which PyAV's wheel brings along, are linked to encoders of video and to those of a screen,
+and would not load without them. Each of these gives way to a stand-in: a library of its name with the
+functions that are asked of it, all of which fail. So FFmpeg loads, refuses to encode with them as it does
+when memory is short, and finds no screen.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 ENCODERS = ("libx265", "libSvtAv1Enc", "libvmaf")
 """Encoders of H.265 and AV1, and a meter of video quality, 29 MB: no transport of Pipecat's sends what they
 make. Those of VP8 and H.264, which SmallWebRTC sends, stay."""
+
+SCREENS = ("libxcb", "libXau", "libdrm")
+"""Libraries of a screen with the parts of libxcb, 31 MB with the gaps in their files: FFmpeg and Pillow make
+pictures of one with them."""
 
 FORMATS = ("PIL/_avif*.so", "pillow.libs/libavif-*")
 """Images in AVIF, 5 MB. Pillow reads and writes all others, and says of this one that it has no support."""
@@ -43,18 +48,23 @@ def slim(directory: Path) -> None:
         for pattern in FORMATS:
             for path in packages.glob(pattern):
                 path.unlink()
-        for name in ENCODERS:
-            for library in packages.glob(f"av.libs/{name}-*.so*"):
-                stand_in(library, packages)
+        going = {
+            library
+            for name in ENCODERS + SCREENS
+            for library in packages.glob(f"*.libs/{name}-*.so*")
+            if library.is_file()
+        }
+        asked = symbols("--undefined-only", set(packages.rglob("*.so*")) - going).keys()
+        for library in going:
+            stand_in(library, asked)
 
 
-def stand_in(library: Path, packages: Path) -> None:
-    """Replace a library by one in which everything that is asked of it fails.
+def stand_in(library: Path, asked: Set[str]) -> None:
+    """Replace a library by one that has the functions among `asked` that it has; all of them fail.
 
     Raises:
         SystemExit: something that is no function is asked of it.
     """
-    asked = symbols("--undefined-only", packages.rglob("*.so*")).keys()
     given = symbols("--defined-only", [library])
     wanted = sorted(asked & given.keys())
     if data := [name for name in wanted if given[name] not in "TW"]:

@@ -398,7 +398,7 @@ def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
     python(engine, image, IMPORTS, *EVERY_BOT, *TRANSPORTS["daily"])
     code = "import importlib.util as u; print(u.find_spec('av'), u.find_spec('aiortc'))"
     assert python(engine, image, code) == "None None"
-    assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 330 * MEGABYTE
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 295 * MEGABYTE
 
 
 ENCODE = """
@@ -433,6 +433,30 @@ def test_media_that_no_voice_bot_sends_are_left_out_and_refused(
         "libx264": True,
         "libvpx": True,
     }
+
+
+SCREEN = """
+import av
+from PIL import ImageGrab
+for of in (lambda: av.open(":0", format="x11grab"), lambda: ImageGrab.grab(xdisplay=":0")):
+    try:
+        of()
+    except OSError as e:
+        print(type(e).__name__)
+"""
+
+
+def test_pictures_of_a_screen_are_refused(engine: Engine, bot_image: str) -> None:
+    assert python(engine, bot_image, SCREEN).split() == ["OSError", "OSError"]
+
+
+def test_nothing_is_there_that_administers_a_machine(engine: Engine, bot_image: str) -> None:
+    names = ("su", "mount", "useradd", "openssl", "timeout", "find", "sh")
+    path = "import os; os.environ['PATH'] += ':/usr/sbin:/sbin'; "
+    code = f"{path}import shutil; print(*filter(shutil.which, {names}))"
+    assert python(engine, bot_image, code) == "timeout find sh"
+    found = "import ctypes.util; print(ctypes.util.find_library('c'))"
+    assert python(engine, bot_image, found) == "libc.so.6"
 
 
 def test_media_that_are_none(build: Build) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tarfile
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -13,8 +17,36 @@ from tests.images.conftest import CHECKOUT, CLOUD_BOT, Build
 
 
 def layers(engine: Engine, image: str) -> list[str]:
-    """The digests of an image's layers."""
-    return json.loads(engine.docker("inspect", "--format", "{{json .RootFS.Layers}}", image))
+    """Return a digest of each layer's files: names, contents, modes, owners and times.
+
+    Not the layer's own digest: Docker 20.10 writes the same files in one of two orders. Which one depends on
+    what it built before.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        saved = Path(directory, "image.tar")
+        engine.docker("save", "--output", str(saved), image)
+        with tarfile.open(saved) as archive:
+            (manifest,) = json.load(_member(archive, "manifest.json"))
+            return [_digest(_member(archive, layer)) for layer in manifest["Layers"]]
+
+
+def _digest(layer: IO[bytes]) -> str:
+    with tarfile.open(fileobj=layer) as files:
+        entries = [
+            (*sorted(entry.get_info().items()), _sha256(files, entry) if entry.isfile() else None)
+            for entry in files
+        ]
+    return hashlib.sha256(repr(sorted(entries, key=repr)).encode()).hexdigest()
+
+
+def _sha256(files: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
+    return hashlib.file_digest(_member(files, entry), "sha256").hexdigest()
+
+
+def _member(archive: tarfile.TarFile, name: str | tarfile.TarInfo) -> IO[bytes]:
+    member = archive.extractfile(name)
+    assert member is not None, f"{name} is no file"
+    return member
 
 
 def tree(directory: Path) -> Path:
