@@ -40,7 +40,7 @@ def _digest(layer: IO[bytes]) -> str:
 
 
 def _sha256(files: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
-    return hashlib.file_digest(_member(files, entry), "sha256").hexdigest()
+    return hashlib.sha256(_member(files, entry).read()).hexdigest()
 
 
 def _member(archive: tarfile.TarFile, name: str | tarfile.TarInfo) -> IO[bytes]:
