@@ -41,7 +41,6 @@ PARTS = (
     "packages",
     "our runtime",
     "the working directory's name",
-    "what Python would compile at a start",
     "models (ONNX: in a package)",
     "the bot directory",
 )
