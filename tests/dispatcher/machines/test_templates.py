@@ -239,7 +239,7 @@ def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
             files = sorted(directory.glob("output*.log"))
             assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
             assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
-            assert "first words\n" in files[1].read_text()
+            assert "first words" in files[1].read_text()  # a log line may come between them and their end
             assert files[2].read_text().endswith("last words\n")
 
     asyncio.run(run())
