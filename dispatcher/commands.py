@@ -25,13 +25,13 @@ from dispatcher.app import Dispatcher, build, providers_of
 from dispatcher.channel_socket import ChannelSocket
 from dispatcher.clock import SystemClock
 from dispatcher.disk import in_words, why_not
+from dispatcher.domain.model import End
 from dispatcher.limits import limited
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.process_isolation import Isolation
 from dispatcher.machines.provider import ProviderError
 from dispatcher.placements import ProcessPlacement
 from dispatcher.server import Server, once_free
-from dispatcher.sessions.lifecycle import End
 from dispatcher.sessions.releases import STOP_GRACE
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidSecret

@@ -13,11 +13,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.provider import (
     Action,
     MachineSpec,
-    MachineState,
-    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,

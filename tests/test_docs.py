@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.sessions import errors
-from dispatcher.sessions.timeline import KINDS
+from dispatcher.domain import errors
+from dispatcher.domain.timeline import KINDS
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
 from stacks.daily import FIELDS as DAILY_FIELDS

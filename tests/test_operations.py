@@ -11,9 +11,9 @@ import yaml
 from prometheus_client.metrics_core import Metric
 
 from bot import protocol
+from dispatcher.domain import errors
 from dispatcher.machines.calls import CallOutcome
 from dispatcher.machines.provider import Action
-from dispatcher.sessions import errors
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import OTHER, READY, Phase

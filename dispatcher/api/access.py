@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import Literal
 
 from bot.protocol import CHANNEL_PATH
+from dispatcher.domain.model import Session
 from dispatcher.keys import KeyScope
-from dispatcher.sessions.lifecycle import Session
 
 
 class Action(StrEnum):

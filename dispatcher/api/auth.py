@@ -24,8 +24,8 @@ from dispatcher.api.access import Action, Asked, Caller
 from dispatcher.api.cors import preflight, with_cors
 from dispatcher.api.problems import problem
 from dispatcher.clock import Clock
+from dispatcher.domain.errors import UnknownSession
 from dispatcher.keys import KeySettings, hash_of
-from dispatcher.sessions.errors import UnknownSession
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.settings import Settings, is_loopback

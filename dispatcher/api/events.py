@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.api.models import QueuePlace, Timeline, TimelineEvent
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso
-from dispatcher.sessions.errors import UnknownSession
-from dispatcher.sessions.timeline import Event
+from dispatcher.domain.errors import UnknownSession
+from dispatcher.domain.timeline import Event
 from dispatcher.sessions.watch import Seen, Watch
 from dispatcher.store.outage import is_outage
 

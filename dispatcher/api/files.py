@@ -17,8 +17,8 @@ from fastapi.responses import StreamingResponse
 from bot import protocol
 from bot.protocol import MAX_UPLOAD_BYTES, PIECE_BYTES, Piece
 from dispatcher.api.bodies import chunks_of
+from dispatcher.domain.errors import StartFailed
 from dispatcher.machines.channels import new_request_id
-from dispatcher.sessions.errors import StartFailed
 from dispatcher.sessions.service import SessionService
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from dispatcher.api.models import CloudSessionList, CloudSessionRecord, SessionP
 from dispatcher.api.openapi import problems
 from dispatcher.api.sessions import describe
 from dispatcher.api.times import iso
-from dispatcher.sessions.errors import UnknownAgent
-from dispatcher.sessions.lifecycle import LIVE, OVER, Session, SessionState
-from dispatcher.sessions.listing import Cursor, Filter
+from dispatcher.domain.errors import UnknownAgent
+from dispatcher.domain.listing import Cursor, Filter
+from dispatcher.domain.model import LIVE, OVER, Session, SessionState
 from dispatcher.sessions.service import SessionService
 from dispatcher.store.store import Store
 

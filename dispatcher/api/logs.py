@@ -12,9 +12,10 @@ from fastapi.responses import JSONResponse, Response
 from dispatcher.api.models import Logs
 from dispatcher.api.openapi import problems
 from dispatcher.api.problems import problem
+from dispatcher.domain.errors import UnknownSession
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import MachineState, ProviderError, Rejected
-from dispatcher.sessions.errors import UnknownSession
+from dispatcher.machines.provider import ProviderError, Rejected
 from dispatcher.store.store import Store
 
 MAX_LINES = 1000

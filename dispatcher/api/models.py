@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from bot.protocol import Phase
-from dispatcher.sessions.admission import Place
-from dispatcher.sessions.lifecycle import SessionState
-from dispatcher.sessions.timeline import Kind
+from dispatcher.domain.admission import Place
+from dispatcher.domain.model import SessionState
+from dispatcher.domain.timeline import Kind
 from dispatcher.settings import TransportName
 
 

@@ -26,9 +26,9 @@ from dispatcher.api.models import OfferAnswer, RunnerStatus, Status
 from dispatcher.api.openapi import problems
 from dispatcher.api.sessions import response_of
 from dispatcher.api.start import Starter
+from dispatcher.domain.errors import InvalidRequest, SessionError, StartFailed, UnknownSession
+from dispatcher.domain.model import Session
 from dispatcher.machines.channels import new_request_id
-from dispatcher.sessions.errors import InvalidRequest, SessionError, StartFailed, UnknownSession
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.starts import Start
 from dispatcher.telemetry.traces import Served, Traces

@@ -27,11 +27,11 @@ from dispatcher.api.models import Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso, maybe_iso
 from dispatcher.clock import Clock
+from dispatcher.domain.errors import UnknownAgent
+from dispatcher.domain.listing import Filter
+from dispatcher.domain.model import LIVE, OVER, Session
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
-from dispatcher.sessions.errors import UnknownAgent
-from dispatcher.sessions.lifecycle import LIVE, OVER, Session
-from dispatcher.sessions.listing import Filter
 from dispatcher.sessions.service import SessionService
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store

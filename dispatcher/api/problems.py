@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from dispatcher.sessions.errors import SessionError
+from dispatcher.domain.errors import SessionError
 
 STORE_DOWN = "The store does not answer."
 STORE_DOWN_HEADERS = {"Retry-After": "5"}

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dispatcher.api.access import Caller
 from dispatcher.clock import Clock
+from dispatcher.domain.errors import RateExceeded
 from dispatcher.keys import KeySettings
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.provider import Rate
-from dispatcher.sessions.errors import RateExceeded
 
 
 class StartRates:

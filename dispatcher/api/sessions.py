@@ -20,9 +20,9 @@ from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
 from dispatcher.api.openapi import problems
 from dispatcher.api.times import maybe_iso
+from dispatcher.domain.errors import StartFailed
+from dispatcher.domain.model import Session
 from dispatcher.machines.channels import new_request_id
-from dispatcher.sessions.errors import StartFailed
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.service import SessionService
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
 from dispatcher.api.rate import StartRates
-from dispatcher.sessions.errors import InvalidRequest, SessionError
-from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, is_key, is_random
+from dispatcher.domain.errors import InvalidRequest, SessionError
+from dispatcher.domain.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
 from dispatcher.sessions.starts import Start, Started
 from dispatcher.sessions.tokens import SessionTokens

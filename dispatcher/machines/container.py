@@ -23,6 +23,7 @@ import aiohttp
 from aiodocker.containers import DockerContainer
 
 from bot.protocol import BOT_FILE_VARIABLE, without_secrets
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.container_body import (
     DEPLOYMENT_LABEL,
     MACHINE_LABEL,
@@ -45,8 +46,6 @@ from dispatcher.machines.provider import (
     LOG_BYTES,
     LogPart,
     MachineSpec,
-    MachineState,
-    MachineStatus,
     Preparation,
     ProviderError,
     Rejected,

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
-from dispatcher.machines.provider import MachineState, NoCapacity
+from dispatcher.machines.provider import NoCapacity
 
 HOST_SHARE = 0.9
 """The part of the host's memory that machines may have together: an engine promises what there is not, and

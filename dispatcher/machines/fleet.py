@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from datetime import timedelta
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import MachineStatus
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import BreakerState
 from dispatcher.machines.calls import OnCall, unobserved
@@ -25,7 +26,6 @@ from dispatcher.machines.provider import (
     LogPart,
     MachineProvider,
     MachineSpec,
-    MachineStatus,
     NoCapacity,
     Preparation,
     Prepares,

@@ -23,6 +23,7 @@ from datetime import timedelta
 import httpx
 
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fly_api import LONGEST_WAIT, FlyApi, Machine, NameTaken
 from dispatcher.machines.fly_body import STOP_SIGNAL, Place, body
@@ -42,8 +43,6 @@ from dispatcher.machines.provider import (
     Action,
     LogPart,
     MachineSpec,
-    MachineState,
-    MachineStatus,
     NoCapacity,
     Preparation,
     ProviderError,

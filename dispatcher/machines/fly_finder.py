@@ -15,11 +15,12 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.fly_api import FlyApi, Machine
 from dispatcher.machines.fly_body import Place, filters, metadata
 from dispatcher.machines.fly_status import is_machine, machine_id_of, state_of
-from dispatcher.machines.provider import MachineState, ProviderError, Rate, Throttled, Unreachable
+from dispatcher.machines.provider import ProviderError, Rate, Throttled, Unreachable
 from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY, Place
-from dispatcher.machines.provider import MachineState, MachineStatus
 
 RUNNING = frozenset({"started", "stopping", "suspending"})
 SUSPENDED = frozenset({"suspended"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from dispatcher.machines.provider import MachineStatus
+from dispatcher.domain.model import MachineStatus
 from dispatcher.tasks import end_tasks
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.breaker import Breaker, BreakerState
 from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserved
@@ -24,8 +25,6 @@ from dispatcher.machines.provider import (
     LogPart,
     MachineProvider,
     MachineSpec,
-    MachineState,
-    MachineStatus,
     ProviderError,
     PublishesRates,
     Rejected,

@@ -41,6 +41,7 @@ from bot.protocol import (
     Launch,
 )
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.process_environment import (
     CACHE,
     PYTHONPATH,
@@ -66,8 +67,6 @@ from dispatcher.machines.provider import (
     LOG_BYTES,
     LogPart,
     MachineSpec,
-    MachineState,
-    MachineStatus,
     NoCapacity,
     Preparation,
     Rejected,

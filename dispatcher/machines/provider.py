@@ -14,8 +14,9 @@ import math
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
+
+from dispatcher.domain.model import MachineStatus
 
 Action = Literal["create", "start", "get", "list", "stop"]
 """A call to a provider; each kind has a rate of its own."""
@@ -56,14 +57,6 @@ class Unreachable(ProviderError):
     """No answer: the call may have worked or not."""
 
 
-class MachineState(StrEnum):
-    """A machine's state at its provider. `started` is no promise that the bot in it is ready."""
-
-    requested = "requested"
-    started = "started"
-    gone = "gone"
-
-
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One machine to create. Its provider-side identity follows from `id` alone."""
@@ -93,21 +86,6 @@ class MachineSpec:
     def whole_environment(self) -> Mapping[str, str]:
         """Both; the machine's own have precedence."""
         return {**self.agent_environment, **self.environment}
-
-
-@dataclass(frozen=True, slots=True)
-class MachineStatus:
-    """A provider's view of a machine."""
-
-    id: str
-    state: MachineState
-    exit_code: int | None = None
-    """Exit code of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal
-    n."""
-    output: str = ""
-    """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
-    out_of_memory_mb: int | None = None
-    """The memory that the machine had, in MiB, where it was ended for using all of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import Machine, MachineState
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import MachineState, ProviderError
+from dispatcher.machines.provider import ProviderError
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import Machine
 from dispatcher.sessions.releases import STOP_GRACE
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
-from dispatcher.sessions.lifecycle import Session
+from dispatcher.domain.model import Session
 
 T = TypeVar("T")
 

@@ -1,10 +1,11 @@
-"""The end of a session for which no placement gave a machine, or no room could be opened."""
+"""Ends of sessions by what others report: providers, the transport, and the bot itself."""
 
 from __future__ import annotations
 
+from bot.protocol import Ended
+from dispatcher.domain.model import End
 from dispatcher.machines.failover import Abandoned, Faulty
 from dispatcher.machines.provider import NoCapacity, ProviderError, QuotaReached, Throttled, Unreachable
-from dispatcher.sessions.lifecycle import End
 from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
 
 
@@ -45,3 +46,8 @@ def end_by_room(error: RoomError) -> End:
             return End("room_rejected", f"The session's room could not be created. {fault}", str(error))
         case _:
             return End("room_rejected", "The session's room could not be created.", str(error))
+
+
+def end_by_report(report: Ended) -> End:
+    """The bot's own last word."""
+    return End(report.reason, report.message, report.detail or None, report.exit_code)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dispatcher.domain.errors import AtCapacity, NotStarted, SessionOver, StartFailed
+from dispatcher.domain.model import Session, SessionState
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions.ends import end_by_provider, end_by_room
-from dispatcher.sessions.errors import AtCapacity, NotStarted, SessionOver, StartFailed
-from dispatcher.sessions.lifecycle import Session, SessionState
 from dispatcher.transports.errors import RoomError
 
 RETRY_HELPS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bot.protocol import Request
-from dispatcher.sessions.errors import TooManyCalls
+from dispatcher.domain.errors import TooManyCalls
 
 MB = 1024 * 1024
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock, is_to_come
+from dispatcher.domain import deadlines, ends, transitions
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session, SessionState
+from dispatcher.domain.timeline import PROVIDER, REAPER
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
-from dispatcher.sessions import lifecycle
+from dispatcher.machines.provider import ProviderError
 from dispatcher.sessions.census import Census
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.timeline import PROVIDER, REAPER
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about, about_session
@@ -261,7 +261,7 @@ class Inquiries:
             # It may have come up at another placement while this one was asked, or have been heard.
             if current.started_at != session.started_at or not self.is_silent(machine.id):
                 return None
-            return lifecycle.end_by_loss(status) if lost else lifecycle.end_by_silence(silence)
+            return ends.end_by_loss(status) if lost else ends.end_by_silence(silence)
 
         asked_at = self._clock.now()
         self._census.asked(machine.id)
@@ -278,9 +278,9 @@ class Inquiries:
             # Its create was answered before it had started, or not at all.
             await self._ledger.change(
                 session.id,
-                lambda current: lifecycle.started(current, asked_at),
+                lambda current: transitions.started(current, asked_at),
                 PROVIDER,
-                machine=lifecycle.machine_started,
+                machine=transitions.machine_started,
             )
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
@@ -332,4 +332,4 @@ class Inquiries:
         elif status is not None:
             return gone
         # What is gone before it has started may be asked for again, here or at the next placement.
-        return lifecycle.absence_counts(machine, session, self._fleet.settling(machine.placement), asked_at)
+        return deadlines.absence_counts(machine, session, self._fleet.settling(machine.placement), asked_at)

@@ -7,18 +7,19 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from dispatcher.clock import Clock
+from dispatcher.domain import ends, transitions
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
+from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
-from dispatcher.machines.provider import MachineState, MachineStatus, Throttled
-from dispatcher.sessions import failures, lifecycle
+from dispatcher.machines.provider import Throttled
+from dispatcher.sessions import failures
 from dispatcher.sessions.ends import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Machine, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
-from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
@@ -79,7 +80,7 @@ class Launcher:
         """The machine's row once its session is admitted."""
         agent = self._settings.agents[session.agent]
         create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
-        return lifecycle.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
+        return transitions.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
 
     def check_delay(self, machine_id: str, agent: AgentSettings, accepted: float) -> None:
         """Refuse a start whose machine could not be asked for soon enough.
@@ -108,7 +109,7 @@ class Launcher:
         resumed = self._launches.inherited(machine.id)
         with about_session(session):
             begun = self._rooms.open(session, deadline(machine), lambda: self._launches.inherited(machine.id))
-            if lifecycle.lacks_machine(machine, session) and self._launches.begin(machine):
+            if transitions.lacks_machine(machine, session) and self._launches.begin(machine):
                 self._background.spawn(self._launch(session, machine, begun, fresh=fresh, resumed=resumed))
 
     def catch_up(self) -> None:
@@ -123,7 +124,7 @@ class Launcher:
             if self._releases.is_disowned(listed.id):
                 continue
             session = await self._patience.persist(lambda listed=listed: self._store.session(listed.id))
-            if session is not None and lifecycle.left_alone(machine, session, self._clock.now()):
+            if session is not None and transitions.left_alone(machine, session, self._clock.now()):
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
                 )
@@ -146,7 +147,7 @@ class Launcher:
         before = machine.launcher
         self._launches.inherit(machine)
         taken = await self._ledger.change_machine(
-            machine.id, lambda current: lifecycle.handed_on(current, before, self._replica), REAPER
+            machine.id, lambda current: transitions.handed_on(current, before, self._replica), REAPER
         )
         if taken is None or taken.launcher != self._replica:
             return False
@@ -208,7 +209,7 @@ class Launcher:
             return _nothing
         if status.state is MachineState.gone:
             # An earlier create of it, whose answer was lost. Its provider may tell only once how it ended.
-            return lambda: self._nowhere(session, lifecycle.end_by_loss(status), status)
+            return lambda: self._nowhere(session, ends.end_by_loss(status), status)
         now = self._clock.now()
         return lambda: self._started(session, now)
 
@@ -220,7 +221,7 @@ class Launcher:
         current, machine = await self._store.session_with_machine(session.id)
         if current is None or machine is None or machine.launcher != self._replica:
             return
-        if lifecycle.left_alone(machine, current, self._clock.now()):
+        if transitions.left_alone(machine, current, self._clock.now()):
             self._begin(current, machine)
 
     async def _nowhere(self, session: Session, end: End | None, status: MachineStatus | None = None) -> None:
@@ -232,9 +233,9 @@ class Launcher:
         now = self._clock.now()
         await self._ledger.change(
             session.id,
-            lambda current: current if end is None else lifecycle.over(current, end, now),
+            lambda current: current if end is None else transitions.over(current, end, now),
             PROVIDER,
-            machine=lambda current: lifecycle.machine_gone(current, status, now),
+            machine=lambda current: transitions.machine_gone(current, status, now),
             launcher=self._replica,
         )
 
@@ -242,7 +243,7 @@ class Launcher:
         """Close a session whose machine may be there; unless another replica asks for it by now."""
         now = self._clock.now()
         after = await self._ledger.change(
-            session.id, lambda current: lifecycle.over(current, end, now), by, launcher=self._replica
+            session.id, lambda current: transitions.over(current, end, now), by, launcher=self._replica
         )
         if after is not None and after.over:
             self._releases.let_go(session.machine_id, end.message)
@@ -250,9 +251,9 @@ class Launcher:
     async def _started(self, session: Session, now: float) -> None:
         after = await self._ledger.change(
             session.id,
-            lambda current: lifecycle.started(current, now),
+            lambda current: transitions.started(current, now),
             PROVIDER,
-            machine=lifecycle.machine_started,
+            machine=transitions.machine_started,
         )
         if after is None or after.over:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
@@ -284,7 +285,7 @@ class Launcher:
                 return True
             moved = await self._patience.persist(
                 lambda: self._ledger.change_machine(
-                    machine.id, lambda current: lifecycle.placed(current, placement, provider), DISPATCHER
+                    machine.id, lambda current: transitions.placed(current, placement, provider), DISPATCHER
                 )
             )
             at = placement

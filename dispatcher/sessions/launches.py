@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 
 from dispatcher.clock import Clock
-from dispatcher.sessions.lifecycle import Machine
-from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+from dispatcher.domain.model import Machine
+from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 
 INHERITED_SECONDS = 10 * ROOM_SETTLING_SECONDS
 """So long after its deadline it is still known that a machine was inherited. A call for its room that began

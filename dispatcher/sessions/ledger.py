@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 from dispatcher.clock import Clock
-from dispatcher.machines.provider import MachineStatus
-from dispatcher.sessions import lifecycle, timeline
-from dispatcher.sessions.admission import Limits
+from dispatcher.domain import timeline, transitions
+from dispatcher.domain.admission import Limits
+from dispatcher.domain.idempotency import Claim
+from dispatcher.domain.model import End, Machine, MachineStatus, Session, SessionState
+from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER, Cause
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.idempotency import Claim
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
-from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER, Cause
 from dispatcher.store.store import Store
 from dispatcher.telemetry.context import about_session
 
@@ -77,7 +76,7 @@ class Ledger:
             after = admitted[0]
             with about_session(after):
                 log.info("session %s: %s → %s", after.id, SessionState.queued, after.state)
-            self._tell(lifecycle.unadmitted(after), after)
+            self._tell(transitions.unadmitted(after), after)
         return admitted
 
     async def change(
@@ -117,7 +116,7 @@ class Ledger:
     async def end(self, session_id: str, end: End, by: str = DISPATCHER) -> Session | None:
         """Close a session's row with this reason, if it is still open."""
         now = self._clock.now()
-        return await self.change(session_id, lambda current: lifecycle.over(current, end, now), by)
+        return await self.change(session_id, lambda current: transitions.over(current, end, now), by)
 
     async def change_machine(
         self, machine_id: str, change: Callable[[Machine], Machine], by: str
@@ -130,10 +129,10 @@ class Ledger:
         """A machine is certainly gone: it goes on record, and how its bot ended with it."""
         now = self._clock.now()
         machine = await self.change_machine(
-            machine_id, lambda current: lifecycle.machine_gone(current, status, now), PROVIDER
+            machine_id, lambda current: transitions.machine_gone(current, status, now), PROVIDER
         )
         if machine is not None and machine.session_id is not None:
-            await self.change(machine.session_id, lambda session: lifecycle.exited(session, status))
+            await self.change(machine.session_id, lambda session: transitions.exited(session, status))
         for observer in self._on_gone:
             observer()
 

@@ -7,12 +7,12 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.sessions import admission
-from dispatcher.sessions.admission import Limits, Place
+from dispatcher.domain import admission
+from dispatcher.domain.admission import Limits, Place
+from dispatcher.domain.model import Session, SessionState
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import Session, SessionState
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background

@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock, is_to_come
-from dispatcher.sessions import lifecycle
+from dispatcher.domain import deadlines, transitions
+from dispatcher.domain.model import Machine, Session, SessionState
+from dispatcher.domain.timeline import REAPER
 from dispatcher.sessions.inquiries import Inquiries
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.retention import Retention
-from dispatcher.sessions.timeline import REAPER
 from dispatcher.store.store import Store
 from dispatcher.tasks import rest
 from dispatcher.telemetry.context import about, about_session
@@ -168,13 +168,13 @@ class Reaper:
     async def _end(self, due: Sequence[tuple[Machine, Session | None]]) -> None:
         """End those of these sessions that are overdue."""
         for machine, session in due:
-            if session is None or lifecycle.overdue(session, self._clock.now()) is None:
+            if session is None or deadlines.overdue(session, self._clock.now()) is None:
                 continue
             with about_session(session):
                 try:
                     # The row as it is by now decides: what it waited for may have come.
                     await self._releases.close_if(
-                        session, lambda current: lifecycle.overdue(current, self._clock.now()), REAPER
+                        session, lambda current: deadlines.overdue(current, self._clock.now()), REAPER
                     )
                 except SQLAlchemyError:
                     raise
@@ -217,11 +217,11 @@ class Reaper:
                 self._inquiries.ask(machine.id, machine.placement, urgent=urgent)
             return
         now = self._clock.now()
-        if lifecycle.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
+        if transitions.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
             await self._launcher.take_over(session, machine)
             return
         if (
-            lifecycle.overdue(session, now) is None
+            deadlines.overdue(session, now) is None
             and session.state is not SessionState.queued
             and self._inquiries.is_silent(machine.id)
             and (urgent or self._inquiries.is_due(machine.id, alone=False))

@@ -9,14 +9,13 @@ from datetime import timedelta
 
 from bot.protocol import Stop
 from dispatcher.clock import Clock
+from dispatcher.domain import deadlines, transitions
+from dispatcher.domain.model import End, MachineState, Session
+from dispatcher.domain.timeline import DISPATCHER, MACHINE
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Session
 from dispatcher.sessions.patience import Patience
-from dispatcher.sessions.timeline import DISPATCHER, MACHINE
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, rest, within
 
@@ -85,7 +84,7 @@ class Releases:
         def change(current: Session) -> Session:
             end = why(current)
             # The moment in which there is a reason: the write may have waited, and the reason come meanwhile.
-            return current if end is None else lifecycle.over(current, end, self._clock.now())
+            return current if end is None else transitions.over(current, end, self._clock.now())
 
         after = await self._ledger.change(session.id, change, by)
         if after is not None and after.over:
@@ -150,7 +149,7 @@ class Releases:
         if status is None:
             session = await self._store.session_of_machine(machine_id)
             settling = self._fleet.settling(machine.placement)
-            if not lifecycle.absence_counts(machine, session, settling, asked):
+            if not deadlines.absence_counts(machine, session, settling, asked):
                 return False
         elif status.state is not MachineState.gone:
             return False

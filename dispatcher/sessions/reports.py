@@ -25,18 +25,20 @@ from bot.protocol import (
     Response,
     RoomOpen,
     Stop,
+    Timings,
     Welcome,
 )
 from dispatcher.clock import Clock
+from dispatcher.domain import model, transitions
+from dispatcher.domain.rooms import end_at_exp
+from dispatcher.domain.timeline import MACHINE
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions import lifecycle
 from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.ends import end_by_report
 from dispatcher.sessions.ledger import Ledger
 from dispatcher.sessions.patience import Backlog, Patience
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.room_lifecycle import end_at_exp
 from dispatcher.sessions.specs import assignment
-from dispatcher.sessions.timeline import MACHINE
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
@@ -113,7 +115,7 @@ class Reports:
         log.warning("agent %s: %s", agent, warning)
 
     async def _welcome_back(
-        self, session: lifecycle.Session, hello: Hello, connection: Connection, now: float
+        self, session: model.Session, hello: Hello, connection: Connection, now: float
     ) -> None:
         self._wait_no_longer(session.machine_id)
         if _has_room(session):
@@ -123,7 +125,7 @@ class Reports:
             self._kept_waiting[session.machine_id] = waiting
         await self._ledger.change(
             session.id,
-            lambda current: lifecycle.reported(current, hello.phase, hello.timings, now),
+            lambda current: transitions.reported(current, hello.phase, _known(hello.timings), now),
             MACHINE,
             machine=lambda machine: replace(machine, versions=hello.versions),
         )
@@ -177,18 +179,18 @@ class Reports:
                 return
             await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
-    async def _ended(self, session: lifecycle.Session, message: Ended) -> None:
-        end = end_at_exp(session, lifecycle.end_by_report(message), self._clock.now())
+    async def _ended(self, session: model.Session, message: Ended) -> None:
+        end = end_at_exp(session, end_by_report(message), self._clock.now())
         await self._releases.close_by_report(session, end)
         await self._channels.send(session.machine_id, Acknowledge())
 
 
-def _has_room(session: lifecycle.Session) -> bool:
+def _has_room(session: model.Session) -> bool:
     """Return True if there is nothing to wait for: its room is there, or it needs none any more."""
     return session.over or session.room_state != "wanted"
 
 
-async def _brief(session: lifecycle.Session, hello: Hello, connection: Connection) -> None:
+async def _brief(session: model.Session, hello: Hello, connection: Connection) -> None:
     """Tell a machine what it has to know of its session, which needs no room or has it."""
     if session.over:
         await _say(connection, Stop(message=session.message or "The session is over."))
@@ -204,19 +206,23 @@ async def _say(connection: Connection, message: FromDispatcher) -> None:
         await connection.send(message)
 
 
-def _change(session: lifecycle.Session, message: FromMachine, now: float) -> lifecycle.Session:
+def _known(timings: Timings) -> dict[str, float]:
+    return timings.model_dump(exclude_none=True)
+
+
+def _change(session: model.Session, message: FromMachine, now: float) -> model.Session:
     match message:
         case Heartbeat():
-            return lifecycle.reported(session, message.phase, None, now)
+            return transitions.reported(session, message.phase, None, now)
         case Ready():
-            return lifecycle.reported(session, "ready", message.timings, now)
+            return transitions.reported(session, "ready", _known(message.timings), now)
         case ClientConnected():
-            return lifecycle.reported(session, "active", message.timings, now)
+            return transitions.reported(session, "active", _known(message.timings), now)
         case Latency(kind="first_word"):
-            return lifecycle.first_word(session, message.milliseconds)
+            return transitions.first_word(session, message.milliseconds)
         case Latency(kind="turn"):
-            return lifecycle.turn(session, message.milliseconds, now)
+            return transitions.turn(session, message.milliseconds, now)
         case ClientDisconnected():  # the client may come back
-            return lifecycle.client_left(session, now)
+            return transitions.client_left(session, now)
         case _:  # the rest was dealt with before
             return session

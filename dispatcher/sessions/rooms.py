@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock, is_to_come
-from dispatcher.sessions import lifecycle, room_lifecycle
+from dispatcher.domain import rooms, transitions
+from dispatcher.domain.model import End, Session
+from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.sessions.ends import end_by_room
 from dispatcher.sessions.lease import Lease
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Session
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from dispatcher.telemetry.context import about_session
@@ -171,14 +171,12 @@ class Rooms:
 
     async def _delete(self, session: Session) -> None:
         asked = self._clock.now()
-        if asked < room_lifecycle.closes_at(session):
+        if asked < rooms.closes_at(session):
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
             await transport.close_room(session.id, asked + CLOSE_SECONDS)
-        await self._ledger.change(
-            session.id, lambda current: room_lifecycle.deleted(current, session, asked), REAPER
-        )
+        await self._ledger.change(session.id, lambda current: rooms.deleted(current, session, asked), REAPER)
 
     async def _open(
         self,
@@ -201,7 +199,7 @@ class Rooms:
         current, machine = await self._store.session_with_machine(session.id)
         if current is None or machine is None or machine.launcher != self._replica:
             return
-        if lifecycle.lacks_room(machine, current):
+        if transitions.lacks_room(machine, current):
             self.open(current, deadline, inherited)
 
     async def _ask(
@@ -227,7 +225,7 @@ class Rooms:
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
-            until = room_lifecycle.closes_at(session)
+            until = rooms.closes_at(session)
             answered = await transport.open_room(session.id, room, until, deadline, confirm)
         except _NotWanted:
             return None
@@ -245,7 +243,7 @@ class Rooms:
     async def _opened(self, session: Session, *, certain: bool) -> Session | None:
         return await self._ledger.change(
             session.id,
-            lambda current: room_lifecycle.opened(current, certain=certain),
+            lambda current: rooms.opened(current, certain=certain),
             PROVIDER,
             launcher=self._replica,
         )
@@ -255,7 +253,7 @@ class Rooms:
         now = self._clock.now()
 
         def change(current: Session) -> Session:
-            return lifecycle.over(room_lifecycle.nowhere(current) if nowhere else current, end, now)
+            return transitions.over(rooms.nowhere(current) if nowhere else current, end, now)
 
         after = await self._ledger.change(session.id, change, DISPATCHER, launcher=self._replica)
         if after is not None and after.over:

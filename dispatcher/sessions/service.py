@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bot.protocol import Request, Response
 from dispatcher.clock import Clock
+from dispatcher.domain.admission import Place
+from dispatcher.domain.errors import Restarting, SessionOver, TookTooLong, UnknownSession
+from dispatcher.domain.model import End, Session, SessionState
 from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
-from dispatcher.sessions.admission import Place
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.errors import Restarting, SessionOver, TookTooLong, UnknownSession
 from dispatcher.sessions.held_calls import HeldCalls
-from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.patience import Patience
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases

@@ -16,9 +16,9 @@ from bot.protocol import (
     entrypoint_arguments,
 )
 from dispatcher.agent_images import AgentImages
+from dispatcher.domain.model import Session
 from dispatcher.machines.provider import MachineSpec, Preparation
 from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.settings import AgentSettings, Settings
 
 

@@ -13,10 +13,9 @@ from typing import Any
 from dispatcher.agent_images import AgentImages
 from dispatcher.clock import Clock
 from dispatcher.disk import Disk
-from dispatcher.sessions import failures, idempotency, lifecycle
-from dispatcher.sessions.admission import Place
-from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.errors import (
+from dispatcher.domain import deadlines, idempotency
+from dispatcher.domain.admission import Place
+from dispatcher.domain.errors import (
     AtCapacity,
     DiskFull,
     InvalidRequest,
@@ -25,13 +24,15 @@ from dispatcher.sessions.errors import (
     UnknownAgent,
     UnknownSession,
 )
-from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
+from dispatcher.domain.idempotency import AlreadyClaimed, Claim
+from dispatcher.domain.model import End, Session, SessionState
+from dispatcher.domain.rooms import allowed_seconds
+from dispatcher.sessions import failures
+from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import START_SHARE, Launcher
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import End, Session, SessionState
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.room_lifecycle import allowed_seconds
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.errors import RoomError, Unacceptable
@@ -235,7 +236,7 @@ class Starts:
 
     async def _prepare(self, session_id: str, agent: AgentSettings, transport: str, start: Start) -> Prepared:
         now, longest = self._clock.now(), start.queue_seconds + agent.max_duration_seconds
-        until = now + longest + lifecycle.DEADLINE_GRACE_SECONDS
+        until = now + longest + deadlines.DEADLINE_GRACE_SECONDS
         deadline = now + START_SHARE * agent.start_timeout_seconds
         try:
             return await self._transports[transport].prepare(session_id, start.wanted, until, deadline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.sessions.lifecycle import Session
+from dispatcher.domain.model import Session
 from dispatcher.signing import Signer
 
 AUDIENCE = "switchboard-session"

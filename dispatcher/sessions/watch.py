@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dispatcher.clock import Clock
-from dispatcher.sessions.admission import Place
+from dispatcher.domain.admission import Place
+from dispatcher.domain.model import Session
+from dispatcher.domain.timeline import ENDS, Event
 from dispatcher.sessions.changes import Changes
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.timeline import ENDS, Event
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks, rest
 

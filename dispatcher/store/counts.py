@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from dispatcher.sessions.lifecycle import LIVE
+from dispatcher.domain.model import LIVE
 from dispatcher.store.tables import machines, sessions
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import Machine, Session
+from dispatcher.domain.model import Machine, MachineState, Session
 from dispatcher.store import lists, rows
 from dispatcher.store.tables import machines, sessions
 

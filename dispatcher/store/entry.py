@@ -13,9 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dispatcher.sessions.admission import Limits
-from dispatcher.sessions.lifecycle import Machine, Session
-from dispatcher.sessions.timeline import Event
+from dispatcher.domain.admission import Limits
+from dispatcher.domain.model import Machine, Session
+from dispatcher.domain.timeline import Event
 from dispatcher.store import lines, rows
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import events, machines, sessions

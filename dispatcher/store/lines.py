@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.admission import Limits, Load, has_line, is_admitted, is_full
-from dispatcher.sessions.lifecycle import Session, SessionState
+from dispatcher.domain import transitions
+from dispatcher.domain.admission import Limits, Load, has_line, is_admitted, is_full
+from dispatcher.domain.model import Session, SessionState
 from dispatcher.store import rows
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import loads, sessions
@@ -95,7 +95,7 @@ def free_overdue(connection: sa.Connection, agent: str, now: float) -> int:
 
 def free(connection: sa.Connection, session_id: str) -> None:
     """Free the line of a session that is over, and that this transaction has locked."""
-    updated = rows.change(connection, Session, session_id, lifecycle.line_free)
+    updated = rows.change(connection, Session, session_id, transitions.line_free)
     if updated is not None:
         moved(connection, *updated)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dispatcher.sessions.lifecycle import Session
-from dispatcher.sessions.listing import Cursor, Filter
+from dispatcher.domain.listing import Cursor, Filter
+from dispatcher.domain.model import Session
 from dispatcher.store import rows
 from dispatcher.store.tables import sessions
 

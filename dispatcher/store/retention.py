@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import OVER
+from dispatcher.domain.model import OVER, MachineState
 from dispatcher.store.tables import events, machines, sessions
 
 

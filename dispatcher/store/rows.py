@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle, room_lifecycle
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
-from dispatcher.sessions.timeline import REPEATED, Event
+from dispatcher.domain import deadlines, rooms
+from dispatcher.domain.model import Machine, MachineState, Session, SessionState
+from dispatcher.domain.timeline import REPEATED, Event
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import events, machines, sessions
 
@@ -133,9 +132,9 @@ def values(of: Session | Machine) -> dict[str, Any]:
     """Column → value."""
     found = {name: getattr(of, name) for name in FIELDS[type(of)]}
     if isinstance(of, Session):
-        due = lifecycle.deadline(of)
+        due = deadlines.deadline(of)
         found["due_at"] = due[0] if due is not None else None
-        found["room_due_at"] = room_lifecycle.due(of)
+        found["room_due_at"] = rooms.due(of)
     return found
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle, timeline
-from dispatcher.sessions.admission import Limits, Load
-from dispatcher.sessions.idempotency import AlreadyClaimed, Claim
-from dispatcher.sessions.lifecycle import LIVE, OVER, Machine, Session
-from dispatcher.sessions.listing import Cursor, Filter
-from dispatcher.sessions.timeline import Cause, Event
+from dispatcher.domain import timeline, transitions
+from dispatcher.domain.admission import Limits, Load
+from dispatcher.domain.idempotency import AlreadyClaimed, Claim
+from dispatcher.domain.listing import Cursor, Filter
+from dispatcher.domain.model import LIVE, OVER, Machine, MachineState, Session
+from dispatcher.domain.timeline import Cause, Event
 from dispatcher.store import counts, due, entry, leases, lines, lists, retention, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
@@ -109,7 +108,7 @@ class Store:
         def write(connection: sa.Connection) -> tuple[Session, Machine]:
             if claim is not None:
                 _stake(connection, claim, now)
-            after, of_session = lifecycle.admitted(session, now), admit(machine)
+            after, of_session = transitions.admitted(session, now), admit(machine)
             if entry.enter(connection, after, of_session, told(after), limits):
                 return after, of_session
             if not lines.enter(connection, session, limits):
@@ -142,7 +141,7 @@ class Store:
             waiting = lines.next_in_line(connection, limits, now)
             if waiting is None:
                 return None
-            change = lambda current: lifecycle.admitted(current, now)  # noqa: E731 - it has one use
+            change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
             updated = self._update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
             machine = rows.change(
                 connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine)
@@ -332,7 +331,7 @@ class Store:
             before, after = updated
             moved = _update_machine(connection, after.machine_id, machine, after, cause)
             if moved is not None and moved[1].state is MachineState.gone:
-                after = lifecycle.line_free(after)
+                after = transitions.line_free(after)
             return before, after
 
         return await self._database.write(write, quick=True)
@@ -359,7 +358,7 @@ class Store:
             machine = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
             if machine is not None and of_machine is not None:
                 machine = of_machine(machine)
-            return lifecycle.ending(current, after, machine, self._ending_seconds)
+            return transitions.ending(current, after, machine, self._ending_seconds)
 
         updated = rows.change(connection, Session, session_id, changed)
         if updated is not None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dispatcher.sessions.lifecycle import Session
+from dispatcher.domain.model import Session
 
 Measure = Literal["starts", "ends", "phase", "start", "duration", "first_word", "turn"]
 

@@ -18,8 +18,8 @@ from prometheus_client import (
 )
 
 from dispatcher.admissions import Limit
+from dispatcher.domain.model import Session
 from dispatcher.machines.calls import ProviderCall
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.store.database import Access
 from dispatcher.telemetry.measures import Measured, measured
 from dispatcher.transports.calls import RoomCall

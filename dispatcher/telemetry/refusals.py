@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.sessions.errors import (
+from dispatcher.domain.errors import (
     AtCapacity,
     DiskFull,
     InvalidRequest,

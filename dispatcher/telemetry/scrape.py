@@ -18,9 +18,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import LIVE, MachineState
 from dispatcher.machines.breaker import BreakerState
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import LIVE
 from dispatcher.store.counts import Counts
 from dispatcher.telemetry.metrics import PREFIX
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dispatcher.sessions.lifecycle import Session, SessionState
+from dispatcher.domain.model import Session, SessionState
 from dispatcher.telemetry.measures import phase_of, phases
 
 CONVERSATION = "conversation"

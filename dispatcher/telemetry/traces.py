@@ -24,8 +24,8 @@ from opentelemetry.trace import (
 )
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import Session
 from dispatcher.machines.calls import ProviderCall
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.telemetry.context import about, current, read_traceparent
 from dispatcher.telemetry.spans import Piece, told
 

@@ -124,8 +124,3 @@ class HasRooms(Protocol):
     async def close(self) -> None:
         """Let go of connections. Rooms are not touched."""
         ...
-
-
-ROOM_SETTLING_SECONDS = 10.0
-"""So long after the last moment in which a call for a room is made it may still come through: as long as such
-a call may take at most."""

@@ -19,9 +19,10 @@ import uvicorn
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.app import build
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.channels import Channels
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
+from dispatcher.machines.provider import MachineSpec
 from dispatcher.server import Server
 from dispatcher.settings import Settings
 

@@ -14,26 +14,13 @@ from unittest import mock
 
 import sqlalchemy as sa
 
+from dispatcher.domain import admission, deadlines, ends, model, rooms, timeline, transitions
+from dispatcher.domain.model import MachineState, SessionState
+from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines import failover, fleet, placement
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import (
-    admission,
-    inquiries,
-    launcher,
-    lifecycle,
-    queue,
-    reaper,
-    releases,
-    reports,
-    room_lifecycle,
-    rooms,
-    service,
-    starts,
-    timeline,
-)
+from dispatcher.sessions import inquiries, launcher, queue, reaper, releases, reports, service, starts
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import SessionState
-from dispatcher.sessions.timeline import DISPATCHER
+from dispatcher.sessions.rooms import Rooms
 from dispatcher.store import database, lines, store
 from dispatcher.store.tables import claims
 from dispatcher.transports.errors import RoomError
@@ -83,14 +70,14 @@ def _async(result: Any = None) -> Callable[..., Any]:
 @variant("intent first")
 def no_intent_row() -> Any:
     """A machine is asked for before its row says where."""
-    wanted = lifecycle.wanted
+    wanted = transitions.wanted
 
-    def nowhere(*given: Any) -> lifecycle.Machine:
+    def nowhere(*given: Any) -> model.Machine:
         return replace(wanted(*given), placement=None)
 
     return _all(
         mock.patch.object(launcher.Launcher, "_places", return_value=_async(True)),
-        mock.patch.object(lifecycle, "wanted", nowhere),
+        mock.patch.object(transitions, "wanted", nowhere),
     )
 
 
@@ -116,9 +103,7 @@ def unknown_is_taken_for_a_no() -> Any:
 def reaper_does_not_re_read() -> Any:
     """A deadline is judged by a session as it was read a second ago."""
 
-    async def close(
-        self: releases.Releases, session: lifecycle.Session, why: Any, by: str = DISPATCHER
-    ) -> None:
+    async def close(self: releases.Releases, session: model.Session, why: Any, by: str = DISPATCHER) -> None:
         if (end := why(session)) is not None:
             await self._clock.sleep(1)
             await self.close(session, end, by)
@@ -168,7 +153,7 @@ def a_lost_channel_ends_the_session() -> Any:
         async def close() -> None:
             session = await self._store.session_of_machine(machine_id)
             if session is not None:
-                await self._releases.close(session, lifecycle.end_by_loss(None))
+                await self._releases.close(session, ends.end_by_loss(None))
 
         original(self, machine_id, connection)
         self._releases._background.spawn(close())
@@ -200,11 +185,11 @@ def limit_counted_outside_the_transaction() -> Any:
     seen: dict[str, Any] = {}
     add, enter, lock = store.Store.add, lines.enter, lines._lock
 
-    async def add_later(self: store.Store, session: lifecycle.Session, *more: Any) -> Any:
+    async def add_later(self: store.Store, session: model.Session, *more: Any) -> Any:
         seen[session.id] = await self.loads()
         return await add(self, session, *more)
 
-    def enter_as_seen(connection: sa.Connection, session: lifecycle.Session, limits: Any) -> bool:
+    def enter_as_seen(connection: sa.Connection, session: model.Session, limits: Any) -> bool:
         def locked(*given: Any) -> Any:
             lock(*given)
             return seen[session.id]
@@ -220,7 +205,7 @@ def limit_counted_outside_the_transaction() -> Any:
 @variant("machines")
 def line_is_free_before_its_machine_is_gone() -> Any:
     """A session that is over counts no more, although its machine is still there."""
-    return mock.patch.object(lifecycle, "ending", lambda _, after, *__: after)
+    return mock.patch.object(transitions, "ending", lambda _, after, *__: after)
 
 
 @variant("counters", "limits")
@@ -228,7 +213,7 @@ def failures_are_not_counted_down() -> Any:
     """A session that fails keeps its line."""
     moved = lines.moved
 
-    def unless_failed(connection: Any, before: lifecycle.Session, after: lifecycle.Session) -> None:
+    def unless_failed(connection: Any, before: model.Session, after: model.Session) -> None:
         if after.state is not SessionState.failed:
             moved(connection, before, after)
 
@@ -284,7 +269,7 @@ def stop_is_taken_for_gone() -> Any:
 @variant("gone is gone", "reasons")
 def stop_before_start_leaves_the_machine() -> Any:
     """A session that is stopped while its machine is created has none on record, and gets one."""
-    return mock.patch.object(lifecycle, "absence_counts", return_value=True)
+    return mock.patch.object(deadlines, "absence_counts", return_value=True)
 
 
 @variant("timeline", "followers")
@@ -296,12 +281,12 @@ def session_closed_without_event() -> Any:
 @variant("first reason", "lifecycle", "reasons", "timeline")
 def the_last_reason_wins() -> Any:
     """A session that is over can be closed again."""
-    original = lifecycle.over
+    original = transitions.over
 
-    def again(session: lifecycle.Session, end: lifecycle.End, now: float) -> lifecycle.Session:
+    def again(session: model.Session, end: model.End, now: float) -> model.Session:
         return original(replace(session, state=SessionState.active), end, now)
 
-    return mock.patch.object(lifecycle, "over", again)
+    return mock.patch.object(transitions, "over", again)
 
 
 @variant("answers", "intent first")
@@ -311,10 +296,10 @@ def answered_before_it_is_written() -> Any:
     tasks: set[asyncio.Task[Any]] = set()
 
     async def add(
-        self: Ledger, session: lifecycle.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
+        self: Ledger, session: model.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
     ) -> Any:
         tasks.add(asyncio.ensure_future(original(self, session, machine, limits, by, claim, admit)))
-        return lifecycle.admitted(session, session.created_at), admit(machine)
+        return transitions.admitted(session, session.created_at), admit(machine)
 
     return mock.patch.object(Ledger, "add", add)
 
@@ -338,13 +323,13 @@ def nobody_waits_for_the_start() -> Any:
 @variant("rooms")
 def rooms_are_left_to_expire() -> Any:
     """Nobody deletes them."""
-    return mock.patch.object(rooms.Rooms, "look", _async())
+    return mock.patch.object(Rooms, "look", _async())
 
 
 @variant("rooms", "gone is gone")
 def rooms_are_deleted_once() -> Any:
     """That a call without an answer may still make a room is forgotten."""
-    return mock.patch.object(room_lifecycle, "_settled_at", return_value=0.0)
+    return mock.patch.object(rooms, "_settled_at", return_value=0.0)
 
 
 @variant("intent first")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bot import protocol
 from dispatcher.core import Core
-from dispatcher.sessions.errors import (
+from dispatcher.domain.errors import (
     AtCapacity,
     Restarting,
     SessionError,

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.provider import (
     MachineSpec,
-    MachineState,
-    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,

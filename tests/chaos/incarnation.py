@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from bot.protocol import Hello
 from dispatcher.bus import Hub, LocalBus
 from dispatcher.core import Core, wire
+from dispatcher.domain.errors import SessionError
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.sessions.errors import SessionError
 from dispatcher.settings import Settings
 from dispatcher.tasks import end_tasks
 from tests.chaos.bots import Line

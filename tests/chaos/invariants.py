@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dispatcher.sessions.admission import Limits, Load, has_line
-from dispatcher.sessions.errors import AtCapacity
-from dispatcher.sessions.lifecycle import ADMITTED, LIVE, OVER
+from dispatcher.domain.admission import Limits, Load, has_line
+from dispatcher.domain.errors import AtCapacity
+from dispatcher.domain.model import ADMITTED, LIVE, OVER
 from tests.chaos.clients import Attempt, Record
 from tests.chaos.cloud import Instance, Site
 from tests.chaos.rooms import Service

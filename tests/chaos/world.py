@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.bus import Hub
 from dispatcher.core import Core
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.machines.provider import MachineState
 from dispatcher.placements import ProcessPlacement
 from dispatcher.sessions import reaper
 from dispatcher.sessions.queue import limits_of

@@ -18,11 +18,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.provider import (
     LOG_BYTES,
     KeepsLogs,
     MachineProvider,
-    MachineState,
     ProviderError,
     Rejected,
     Unreachable,

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
-from dispatcher.machines.provider import MachineProvider, MachineSpec, MachineStatus, Settles
+from dispatcher.domain.model import MachineStatus
+from dispatcher.machines.provider import MachineProvider, MachineSpec, Settles
 
 T = TypeVar("T")
 

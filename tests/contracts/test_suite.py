@@ -12,14 +12,8 @@ from typing import ClassVar
 
 import pytest
 
-from dispatcher.machines.provider import (
-    LOG_BYTES,
-    LogPart,
-    MachineState,
-    MachineStatus,
-    Rejected,
-    Unreachable,
-)
+from dispatcher.domain.model import MachineState, MachineStatus
+from dispatcher.machines.provider import LOG_BYTES, LogPart, Rejected, Unreachable
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness
 from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock, spec

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle, room_lifecycle
-from dispatcher.sessions.timeline import Cause
+from dispatcher.domain import rooms, transitions
+from dispatcher.domain.model import MachineState
+from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
+from dispatcher.domain.timeline import Cause
 from dispatcher.settings import AgentSettings
-from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
 from tests.dispatcher.harness import (
@@ -339,7 +339,7 @@ def test_a_room_that_another_replica_took_over_and_left_is_opened_after_all(tmp_
             store, us = running.dispatcher.store, running.dispatcher.lease.replica
             machine_id = f"m-{session_id}"
             await store.update_machine(
-                machine_id, lambda machine: lifecycle.handed_on(machine, us, "another"), Cause("test", 0.0)
+                machine_id, lambda machine: transitions.handed_on(machine, us, "another"), Cause("test", 0.0)
             )
             # It notices with its next attempt, which it does not make.
             with monkeypatch.context() as meanwhile:
@@ -379,7 +379,7 @@ def test_rooms_of_a_deployment_that_has_none_any_more_are_forgotten_once_they_ha
             assert session is not None
             await running.look(100)
             assert "room-gone" not in await kinds(running, session_id)
-            clock.advance(room_lifecycle.closes_at(session) - clock.now())
+            clock.advance(rooms.closes_at(session) - clock.now())
             await running.dispatcher.reaper.tick()
             # Its own rounds do it.
             await pass_time(clock, asyncio.create_task(_is_last(running, session_id, "room-gone")), step=1)

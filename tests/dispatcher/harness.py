@@ -24,8 +24,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from bot import protocol
 from dispatcher.app import Dispatcher, build
 from dispatcher.channel_socket import ChannelSocket
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.limits import LimitedProtocol
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus
+from dispatcher.machines.provider import MachineSpec
 from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.database import Runner

@@ -5,8 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
+from dispatcher.domain.model import Machine, MachineState, Session, SessionState
 
 
 def rows(

@@ -6,10 +6,11 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from dispatcher.domain.model import MachineStatus
 from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.fly import FlyProvider
-from dispatcher.machines.provider import MachineSpec, MachineStatus
+from dispatcher.machines.provider import MachineSpec
 from tests.doubles import VirtualClock
 from tests.fly.fake import FakeFly
 from tests.fly.processes import Scripted, Start

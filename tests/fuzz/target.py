@@ -11,7 +11,8 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 
 from bot import protocol
-from dispatcher.machines.provider import LogPart, MachineSpec, MachineStatus, NoCapacity
+from dispatcher.domain.model import MachineStatus
+from dispatcher.machines.provider import LogPart, MachineSpec, NoCapacity
 from dispatcher.settings import AgentSettings
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedMachine, ScriptedProvider, deployment

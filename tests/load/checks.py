@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.sessions.lifecycle import ADMITTED, LIVE, OVER
-from dispatcher.sessions.timeline import ENDS
+from dispatcher.domain.model import ADMITTED, LIVE, OVER
+from dispatcher.domain.timeline import ENDS
 from dispatcher.store.tables import claims, events, loads, machines, sessions
 from tests.load.callers import Book
 from tests.load.dispatchers import Dispatcher

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.machines.provider import MachineState
+from dispatcher.domain.model import MachineState
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
 from dispatcher.store.database import Threads

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from bot import protocol
-from dispatcher.machines.provider import MachineState, NoCapacity, QuotaReached, Rejected, Throttled
+from dispatcher.domain.model import MachineState
+from dispatcher.machines.provider import NoCapacity, QuotaReached, Rejected, Throttled
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import ScriptedProvider, deployment, eventually
 

@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.calls import CallOutcome, ProviderCall
 from dispatcher.machines.placement import CREATE_SECONDS, Placement
-from dispatcher.machines.provider import MachineState, MachineStatus, ProviderError
+from dispatcher.machines.provider import ProviderError
 from tests.doubles import (
     AtQuota,
     Buggy,

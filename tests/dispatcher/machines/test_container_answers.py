@@ -12,19 +12,12 @@ from pathlib import Path
 import pytest
 
 from dispatcher.clock import SystemClock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines import container, container_images, container_version
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.provider import (
-    MachineState,
-    MachineStatus,
-    NoCapacity,
-    ProviderError,
-    Rejected,
-    Throttled,
-    Unreachable,
-)
+from dispatcher.machines.provider import NoCapacity, ProviderError, Rejected, Throttled, Unreachable
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.machines.engines import (
     SPEC,

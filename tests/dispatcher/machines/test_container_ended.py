@@ -10,11 +10,12 @@ from typing import TypeVar
 import pytest
 
 from dispatcher.clock import SystemClock
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines import container
 from dispatcher.machines.container import ContainerProvider
 from dispatcher.machines.container_logs import PIECES
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import LogPart, MachineState, MachineStatus, ProviderError
+from dispatcher.machines.provider import LogPart, ProviderError
 from tests.dispatcher.harness import eventually
 from tests.dispatcher.machines.engines import EngineWithLines, EngineWithTheDead, provider_of
 from tests.patience import PATIENCE

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines import failover
 from dispatcher.machines.breaker import FAILURES, OPEN_SECONDS
 from dispatcher.machines.failover import Abandoned, Failure, Faulty, Unknown
@@ -16,8 +17,6 @@ from dispatcher.machines.placement import CREATE_SECONDS
 from dispatcher.machines.provider import (
     Action,
     MachineProvider,
-    MachineState,
-    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,

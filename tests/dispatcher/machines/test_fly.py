@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fleet import NoMachine
 from dispatcher.machines.provider import (
-    MachineState,
-    MachineStatus,
     NoCapacity,
     ProviderError,
     QuotaReached,

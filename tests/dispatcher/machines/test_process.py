@@ -18,16 +18,10 @@ import pytest
 
 from bot.arguments import parse, pop_private
 from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, IceServer, entrypoint_arguments
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
 from dispatcher.machines.process_environment import in_private
-from dispatcher.machines.provider import (
-    MachineSpec,
-    MachineState,
-    MachineStatus,
-    Preparation,
-    Rejected,
-    Unreachable,
-)
+from dispatcher.machines.provider import MachineSpec, Preparation, Rejected, Unreachable
 from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
 from tests.patience import PATIENCE

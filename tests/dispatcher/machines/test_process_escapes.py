@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from bot.confinement import FIRST_USER, SIGNALS_ABI, USABLE_ABI, USERS, landlock_abi
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.process_isolation import Mode
-from dispatcher.machines.provider import MachineSpec, MachineState
+from dispatcher.machines.provider import MachineSpec
 from tests.patience import PATIENCE
 from tests.processes import words_of
 

@@ -15,15 +15,9 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import (
-    MachineSpec,
-    MachineState,
-    MachineStatus,
-    NoCapacity,
-    Rejected,
-    Unreachable,
-)
+from dispatcher.machines.provider import MachineSpec, NoCapacity, Rejected, Unreachable
 from tests.patience import PATIENCE
 from tests.processes import words_of
 

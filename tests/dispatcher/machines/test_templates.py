@@ -13,9 +13,10 @@ import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, entrypoint_arguments
 from dispatcher.clock import NANOSECONDS, SystemClock
+from dispatcher.domain.model import MachineState
 from dispatcher.machines import templates
 from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.provider import MachineSpec, MachineState, Preparation
+from dispatcher.machines.provider import MachineSpec, Preparation
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(

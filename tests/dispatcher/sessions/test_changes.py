@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.bus import Hub, LocalBus
-from dispatcher.sessions import changes, lifecycle
+from dispatcher.domain import transitions
+from dispatcher.domain.model import Session
+from dispatcher.sessions import changes
 from dispatcher.sessions.changes import POLL_SECONDS, Changes
-from dispatcher.sessions.lifecycle import Session
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import ManualClock
 from tests.dispatcher.rows import rows
 
-BEFORE = lifecycle.admitted(rows("s-1")[0], 1000.5)
+BEFORE = transitions.admitted(rows("s-1")[0], 1000.5)
 AFTER = replace(BEFORE, started_at=1001.0)
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bot.protocol import Request
-from dispatcher.sessions.errors import TooManyCalls
+from dispatcher.domain.errors import TooManyCalls
 from dispatcher.sessions.held_calls import OF_SESSION, HeldCalls, Most
 from tests.dispatcher.harness import Deployment, deployment, eventually
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from dispatcher.bus import Hub, LocalBus
-from dispatcher.sessions.admission import Limits
+from dispatcher.domain.admission import Limits
 from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.ledger import Ledger

@@ -11,11 +11,12 @@ import pytest
 
 from bot import protocol
 from dispatcher.bus import LocalBus
+from dispatcher.domain.model import MachineState, MachineStatus
+from dispatcher.domain.timeline import Cause
 from dispatcher.machines.placement import Placement
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, NoCapacity, Unreachable
+from dispatcher.machines.provider import MachineSpec, NoCapacity, Unreachable
 from dispatcher.sessions import inquiries
 from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.timeline import Cause
 from dispatcher.store.due import Page
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually

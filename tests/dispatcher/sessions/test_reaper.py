@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from bot import protocol
+from dispatcher.domain.admission import Limits
+from dispatcher.domain.model import Machine, Session
 from dispatcher.sessions import inquiries, reaper
-from dispatcher.sessions.admission import Limits
-from dispatcher.sessions.lifecycle import Machine, Session
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.dispatcher.rows import rows

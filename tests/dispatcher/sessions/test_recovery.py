@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from dispatcher.domain import transitions
+from dispatcher.domain.admission import Limits
+from dispatcher.domain.model import Machine, MachineState, Session, SessionState
+from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
+from dispatcher.domain.timeline import Cause
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
-from dispatcher.machines.provider import MachineState, NoCapacity, Throttled, Unreachable
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.admission import Limits
+from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
 from dispatcher.sessions.launcher import START_SHARE
 from dispatcher.sessions.launches import Launches
 from dispatcher.sessions.lease import REAPER, Lease
 from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.lifecycle import Machine, Session, SessionState
-from dispatcher.sessions.timeline import Cause
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
-from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
 from tests.dispatcher.harness import (
     AN_EXIT_AND_MORE,
     START_OF_TIME,
@@ -376,7 +376,7 @@ def test_a_throttled_launcher_that_was_taken_for_dead_does_not_ask_again(tmp_pat
             provider.appear(f"m-{session_id}")
             await store.update_session(
                 session_id,
-                lambda session: lifecycle.started(session, running.clock.now()),
+                lambda session: transitions.started(session, running.clock.now()),
                 CAUSE,
                 machine=lambda machine: replace(machine, launcher="another", state=MachineState.started),
             )

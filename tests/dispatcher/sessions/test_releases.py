@@ -9,8 +9,9 @@ import httpx
 
 from bot import protocol
 from dispatcher import channel_socket
-from dispatcher.machines.provider import MachineSpec, MachineState, MachineStatus, Unreachable
-from dispatcher.sessions import lifecycle
+from dispatcher.domain import deadlines
+from dispatcher.domain.model import MachineState, MachineStatus
+from dispatcher.machines.provider import MachineSpec, Unreachable
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
 from tests.patience import PATIENCE
 
@@ -121,7 +122,7 @@ def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_lo
             store, clock = running.dispatcher.store, running.clock
             session = await store.session(session_id)
             assert session is not None
-            deadline = lifecycle.deadline(session)
+            deadline = deadlines.deadline(session)
             assert deadline is not None
             clock.advance(deadline[0] - clock.now() - 1)
             write = store.update_session
@@ -132,7 +133,7 @@ def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_lo
 
             monkeypatch.setattr(store, "update_session", late)
             await running.dispatcher.releases.close_if(
-                session, lambda current: lifecycle.overdue(current, clock.now())
+                session, lambda current: deadlines.overdue(current, clock.now())
             )
             after = await store.session(session_id)
             assert after is not None

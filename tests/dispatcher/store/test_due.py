@@ -7,8 +7,7 @@ from math import inf
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import SessionState
+from dispatcher.domain.model import MachineState, SessionState
 from dispatcher.store import due
 from dispatcher.store.rows import values
 from dispatcher.store.tables import machines, sessions

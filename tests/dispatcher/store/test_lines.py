@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import sqlalchemy as sa
 
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.admission import Limits
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
-from dispatcher.sessions.timeline import Cause
+from dispatcher.domain import transitions
+from dispatcher.domain.admission import Limits
+from dispatcher.domain.model import End, Machine, Session, SessionState
+from dispatcher.domain.timeline import Cause
 from dispatcher.store.store import Store
 from tests.dispatcher.rows import rows
 
@@ -28,11 +28,11 @@ END = End("stopped", "Enough.")
 
 
 def wanted(machine: Machine) -> Machine:
-    return lifecycle.wanted(machine, "process", "process", 2000.0, "a-replica")
+    return transitions.wanted(machine, "process", "process", 2000.0, "a-replica")
 
 
 def gone(machine: Machine) -> Machine:
-    return lifecycle.machine_gone(machine, None, 1006.0)
+    return transitions.machine_gone(machine, None, 1006.0)
 
 
 class Callers:
@@ -61,7 +61,7 @@ class Callers:
     async def end(self, session_id: str) -> None:
         self._held.discard(session_id)
         store, other = random.choice(self._stores), random.choice(self._stores)
-        await store.update_session(session_id, lambda one: lifecycle.over(one, END, 1005.0), CAUSE)
+        await store.update_session(session_id, lambda one: transitions.over(one, END, 1005.0), CAUSE)
         await other.update_machine(f"m-{session_id}", gone, CAUSE)
 
     async def hand_on(self, store: Store) -> bool:
@@ -176,7 +176,7 @@ def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_over(u
                 return await callers.start(store, session_id) is not None
 
             async def over(session_id: str, machine: Callable[[Machine], Machine] | None = None) -> None:
-                close = lambda one: lifecycle.over(one, END, 1005.0)  # noqa: E731 - it has one use
+                close = lambda one: transitions.over(one, END, 1005.0)  # noqa: E731 - it has one use
                 await store.update_session(session_id, close, CAUSE, machine)
 
             assert await starts("a")

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from dispatcher.sessions.lifecycle import LIVE, OVER, SessionState
-from dispatcher.sessions.listing import Cursor, Filter
+from dispatcher.domain.listing import Cursor, Filter
+from dispatcher.domain.model import LIVE, OVER, SessionState
 from dispatcher.store import lists
 from dispatcher.store.tables import sessions
 from tests.dispatcher.store.costs import steps

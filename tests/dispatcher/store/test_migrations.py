@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
-from dispatcher.sessions.lifecycle import SessionState
-from dispatcher.sessions.listing import Filter
+from dispatcher.domain.listing import Filter
+from dispatcher.domain.model import SessionState
 from dispatcher.store import migrate
 from dispatcher.store.database import Database
 from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade

@@ -15,11 +15,10 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from bot.protocol import Phase
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.admission import Limits, Load
-from dispatcher.sessions.lifecycle import End, Machine, Session, SessionState
-from dispatcher.sessions.timeline import Cause
+from dispatcher.domain import transitions
+from dispatcher.domain.admission import Limits, Load
+from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
+from dispatcher.domain.timeline import Cause
 from dispatcher.store.counts import Counts
 from dispatcher.store.due import Page
 from dispatcher.store.store import Store
@@ -59,7 +58,7 @@ def test_what_was_written_is_read_back_and_survives_a_reopening(url):
         )
 
     with_store(url, write)
-    admitted = lifecycle.admitted(session, session.created_at)
+    admitted = transitions.admitted(session, session.created_at)
     assert with_store(url, read) == (admitted, admitted, machine)
 
 
@@ -72,7 +71,7 @@ def test_what_does_not_exist_is_none(url):
 
 
 def over(session: Session) -> Session:
-    return lifecycle.over(session, End("completed", "Done."), 1001.0)
+    return transitions.over(session, End("completed", "Done."), 1001.0)
 
 
 def waiting(agent: str = "echo", at: float = 1000.0, patience: float = 60.0) -> tuple[Session, Machine]:
@@ -242,7 +241,7 @@ def test_concurrent_changes_are_all_kept(url):
         turns = [float(number) for number in range(50)]
         await asyncio.gather(
             *(
-                store.update_session(session.id, lambda s, ms=ms: lifecycle.turn(s, ms, 1001.0), CAUSE)
+                store.update_session(session.id, lambda s, ms=ms: transitions.turn(s, ms, 1001.0), CAUSE)
                 for ms in turns
             )
         )
@@ -262,12 +261,12 @@ def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(url)
         await add(store, other, others_machine, limits(2))
 
         def reports(phase: Phase):
-            return lambda current: lifecycle.reported(current, phase, None, 1001.0)
+            return lambda current: transitions.reported(current, phase, None, 1001.0)
 
         phases: list[Phase] = ["loading", "waiting", "starting", "active", "ready"] * 5
         await asyncio.gather(
             *(store.update_session(session.id, reports(phase), CAUSE) for phase in phases),
-            store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE),
+            store.update_machine(machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE),
         )
         events = await store.events(session.id)
         assert [event.number for event in events] == list(range(1, len(events) + 1))
@@ -287,7 +286,7 @@ def test_a_change_whose_event_cannot_be_written_is_not_written_either(url):
         # The column refuses what has no time.
         with pytest.raises(IntegrityError):
             await store.update_session(session.id, over, replace(CAUSE, at=None))
-        assert await store.session(session.id) == lifecycle.admitted(session, session.created_at)
+        assert await store.session(session.id) == transitions.admitted(session, session.created_at)
 
     with_store(url, use)
 
@@ -299,7 +298,7 @@ def test_a_change_that_raises_changes_nothing(url):
         await add(store, session, machine, limits())
         with pytest.raises(ZeroDivisionError):
             await store.update_session(session.id, lambda current: replace(current, created_at=1 / 0), CAUSE)
-        assert await store.session(session.id) == lifecycle.admitted(session, session.created_at)
+        assert await store.session(session.id) == transitions.admitted(session, session.created_at)
         assert await add(store, *pair(), limits(2)), "the lock is free again"
 
     with_store(url, use)
@@ -347,7 +346,7 @@ def test_machines_that_are_gone_are_not_live(url):
         await store.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
         assert await store.live_machines() == Page([machine.id], [machine.id], [], None)
         assert not (await store.live_machines(started_before=1000.5)).started
-        await store.update_machine(machine.id, lambda one: lifecycle.machine_gone(one, None, 1001.0), CAUSE)
+        await store.update_machine(machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE)
         assert await store.live_machines() == Page((), (), (), None)
 
     with_store(url, use)
@@ -385,9 +384,9 @@ def test_what_is_live_is_counted_and_what_is_over_is_not(url):
                 machine = replace(machine, placement="near")
             await add(store, session, machine, limits(2))
             if number == 3:
-                end = partial(lifecycle.over, end=End("stopped", "Enough."), now=1001.0)
+                end = partial(transitions.over, end=End("stopped", "Enough."), now=1001.0)
                 await store.update_session(session.id, end, CAUSE)
-                gone = partial(lifecycle.machine_gone, status=None, now=1001.0)
+                gone = partial(transitions.machine_gone, status=None, now=1001.0)
                 await store.update_machine(machine.id, gone, CAUSE)
         return await store.counts()
 

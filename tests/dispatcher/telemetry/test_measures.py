@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.protocol import EndReason, Phase
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.errors import SessionError
-from dispatcher.sessions.lifecycle import End, Session, SessionState
+from dispatcher.domain import transitions
+from dispatcher.domain.errors import SessionError
+from dispatcher.domain.model import End, Session, SessionState
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import END_REASONS, OTHER, Measured, measured
 from dispatcher.version import VERSION
@@ -21,16 +21,16 @@ from tests.reasons import reasons_in_code
 NEW, _ = rows("s")
 
 changes = st.one_of(
-    st.just(lifecycle.admitted),
-    st.just(lifecycle.started),
+    st.just(transitions.admitted),
+    st.just(transitions.started),
     st.sampled_from(get_args(Phase)).map(
-        lambda phase: lambda session, now: lifecycle.reported(session, phase, None, now)
+        lambda phase: lambda session, now: transitions.reported(session, phase, None, now)
     ),
-    st.just(lifecycle.client_left),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
+    st.just(transitions.client_left),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: transitions.turn(session, ms, now)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: transitions.first_word(session, ms)),
     st.sampled_from(["completed", "stopped", "bot_error"]).map(
-        lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
+        lambda reason: lambda session, now: transitions.over(session, End(reason, "Why."), now)
     ),
 )
 
@@ -64,7 +64,7 @@ def _moments(session: Session) -> list[float | None]:
 
 
 def test_a_clock_that_goes_back_measures_nothing_below_zero():
-    session = lifecycle.admitted(NEW, 900.0)
+    session = transitions.admitted(NEW, 900.0)
     assert list(measured(NEW, session)) == [Measured("phase", 0.0, "queued")]
 
 
@@ -92,7 +92,7 @@ def test_every_error_of_a_start_is_a_refusal_or_belongs_to_a_session():
 
 
 def test_a_narrower_error_counts_under_its_own_outcome():
-    from dispatcher.sessions.errors import AtCapacity, StartFailed, UnknownAgent
+    from dispatcher.domain.errors import AtCapacity, StartFailed, UnknownAgent
 
     assert refusals.outcome(UnknownAgent("?")) == "unknown_agent"
     assert refusals.outcome(AtCapacity("full")) == "at_capacity"

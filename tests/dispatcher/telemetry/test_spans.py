@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.protocol import Phase, Timings
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.lifecycle import End
+from dispatcher.domain import transitions
+from dispatcher.domain.model import End
 from dispatcher.telemetry.spans import Piece, told
 from tests.dispatcher.rows import rows
 
 NEW, _ = rows("s")
-STARTED = lifecycle.started(lifecycle.admitted(NEW, 1001.0), 1002.0)
+STARTED = transitions.started(transitions.admitted(NEW, 1001.0), 1002.0)
 
 marks = st.builds(
     Timings,
@@ -23,7 +23,7 @@ marks = st.builds(
 
 
 def ready(timings: Timings) -> list[Piece]:
-    after = lifecycle.reported(STARTED, "ready", timings, 1010.0)
+    after = transitions.reported(STARTED, "ready", timings.model_dump(exclude_none=True), 1010.0)
     return [piece for piece in told(STARTED, after) if piece.name == "bot"]
 
 
@@ -55,15 +55,15 @@ def test_what_a_machine_did_lies_within_its_own_span_whatever_it_reports(timings
     ("session", "phase", "since"),
     [
         (NEW, "queued", 1000.0),
-        (lifecycle.admitted(NEW, 1001.0), "machine", 1001.0),
+        (transitions.admitted(NEW, 1001.0), "machine", 1001.0),
         (STARTED, "boot", 1002.0),
-        (lifecycle.reported(STARTED, "waiting", None, 1003.0), "pipeline", 1003.0),
-        (lifecycle.reported(STARTED, "ready", None, 1004.0), "client", 1004.0),
-        (lifecycle.reported(STARTED, "active", None, 1005.0), "conversation", 1005.0),
+        (transitions.reported(STARTED, "waiting", None, 1003.0), "pipeline", 1003.0),
+        (transitions.reported(STARTED, "ready", None, 1004.0), "client", 1004.0),
+        (transitions.reported(STARTED, "active", None, 1005.0), "conversation", 1005.0),
     ],
 )
 def test_the_end_closes_the_phase_that_the_session_was_in(session, phase, since):
-    after = lifecycle.over(session, End("bot_error", "The bot raised."), 1020.0)
+    after = transitions.over(session, End("bot_error", "The bot raised."), 1020.0)
     (piece,) = told(session, after)
     assert (piece.name, piece.since, piece.until) == (phase, since, 1020.0)
     assert piece.error == "The bot raised."
@@ -71,7 +71,7 @@ def test_the_end_closes_the_phase_that_the_session_was_in(session, phase, since)
 
 
 def test_a_good_end_is_no_error():
-    (piece,) = told(STARTED, lifecycle.over(STARTED, End("stopped", "Enough."), 1020.0))
+    (piece,) = told(STARTED, transitions.over(STARTED, End("stopped", "Enough."), 1020.0))
     assert piece.error is None
 
 
@@ -79,9 +79,9 @@ def test_a_good_end_is_no_error():
 def test_the_phases_follow_one_another_without_a_gap(history):
     session, pieces = NEW, []
     for now, phase in enumerate(history, start=1001):
-        before, session = session, lifecycle.reported(session, phase, None, float(now))
+        before, session = session, transitions.reported(session, phase, None, float(now))
         pieces += [piece for piece in told(before, session) if piece.name != "bot"]
-    before, session = session, lifecycle.over(session, End("completed", "Bye."), 2000.0)
+    before, session = session, transitions.over(session, End("completed", "Bye."), 2000.0)
     pieces += told(before, session)
     assert [piece.since for piece in pieces] == [1000.0, *(piece.until for piece in pieces[:-1])]
     assert pieces[-1].until == 2000.0
@@ -89,8 +89,8 @@ def test_the_phases_follow_one_another_without_a_gap(history):
 
 
 def test_the_first_word_is_told_once():
-    active = lifecycle.reported(STARTED, "active", None, 1005.0)
-    spoke = lifecycle.first_word(active, 300)
+    active = transitions.reported(STARTED, "active", None, 1005.0)
+    spoke = transitions.first_word(active, 300)
     (piece,) = told(active, spoke)
     assert (piece.name, piece.since, round(piece.until, 3)) == ("first word", 1005.0, 1005.3)
     assert list(told(spoke, replace(spoke, first_word_ms=400.0))) == []

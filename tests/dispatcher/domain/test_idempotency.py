@@ -5,7 +5,7 @@ import json
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dispatcher.sessions.idempotency import MAX_KEY_LENGTH, claim_id, fingerprint, is_key
+from dispatcher.domain.idempotency import MAX_KEY_LENGTH, claim_id, fingerprint, is_key
 
 VISIBLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 

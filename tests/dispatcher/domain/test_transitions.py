@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.protocol import Phase, Timings
-from dispatcher.machines.provider import MachineState, MachineStatus
-from dispatcher.sessions import lifecycle
-from dispatcher.sessions.lifecycle import End, Machine, SessionState
+from bot.protocol import Phase
+from dispatcher.domain import deadlines, ends, model, transitions
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, SessionState
 from tests.dispatcher.rows import rows
 
 NEW, _ = rows("s")
@@ -22,17 +21,17 @@ def gone(exit_code: int, output: str = "") -> MachineStatus:
 
 
 events = st.one_of(
-    st.just(lifecycle.admitted),
-    st.just(lifecycle.started),
+    st.just(transitions.admitted),
+    st.just(transitions.started),
     st.sampled_from(get_args(Phase)).map(
-        lambda phase: lambda session, now: lifecycle.reported(session, phase, Timings(imported=1), now)
+        lambda phase: lambda session, now: transitions.reported(session, phase, {"imported": 1.0}, now)
     ),
-    st.just(lifecycle.client_left),
-    st.integers(0, 255).map(lambda code: lambda session, now: lifecycle.exited(session, gone(code))),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.first_word(session, ms)),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
+    st.just(transitions.client_left),
+    st.integers(0, 255).map(lambda code: lambda session, now: transitions.exited(session, gone(code))),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: transitions.first_word(session, ms)),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: transitions.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error", "machine_lost"]).map(
-        lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
+        lambda reason: lambda session, now: transitions.over(session, End(reason, "Why."), now)
     ),
 )
 
@@ -59,7 +58,7 @@ def test_no_order_of_events_takes_a_session_back(history):
         for name in ONCE:
             assert getattr(before, name) in (None, getattr(session, name)), name
         assert session.over == (session.ended_at is not None) == (session.reason is not None)
-        assert (session.active_at is None) or session.state in ("active", *lifecycle.OVER)
+        assert (session.active_at is None) or session.state in ("active", *model.OVER)
         assert (session.started_at is None) or session.state is not SessionState.queued
         assert event(session, float(now)).state == session.state
         order = ("created_at", "started_at", "waiting_at", "ready_at", "active_at", "ended_at")
@@ -72,7 +71,7 @@ def test_a_session_that_is_over_stays_as_it_ended(before, after):
     session, now = NEW, 1000.0
     for event in before:
         session, now = event(session, now), now + 1
-    over = session = lifecycle.over(session, End("stopped", "Stopped."), now)
+    over = session = transitions.over(session, End("stopped", "Stopped."), now)
     for event in after:
         session, now = event(session, now), now + 1
     # What was measured, and how the process ended, may still come in.
@@ -91,24 +90,24 @@ def test_a_session_that_is_over_stays_as_it_ended(before, after):
     ],
 )
 def test_only_good_reasons_end_well(reason, state):
-    assert lifecycle.over(NEW, End(reason, "Why."), 1001.0).state == state
+    assert transitions.over(NEW, End(reason, "Why."), 1001.0).state == state
 
 
 def test_a_machine_that_was_told_to_end_by_its_host_was_stopped():
-    end = lifecycle.end_by_loss(MachineStatus("m-s", MachineState.gone, 143, "its last words"))
+    end = ends.end_by_loss(MachineStatus("m-s", MachineState.gone, 143, "its last words"))
     assert (end.reason, end.detail, end.exit_code) == ("machine_stopped", "its last words", 143)
 
 
 def test_a_machine_that_used_all_of_its_memory_is_told_as_that():
     status = MachineStatus("m-s", MachineState.gone, 137, "its last words", out_of_memory_mb=512)
-    end = lifecycle.end_by_loss(status)
+    end = ends.end_by_loss(status)
     assert (end.reason, end.detail, end.exit_code) == ("out_of_memory", "its last words", 137)
     assert end.message == "The bot used all of its machine's memory, 512 MiB, and was ended."
 
 
 def test_the_first_reason_stays():
-    failed = lifecycle.over(NEW, End("bot_error", "It raised."), 1001.0)
-    assert lifecycle.over(failed, End("stopped", "Stopped."), 1002.0) is failed
+    failed = transitions.over(NEW, End("bot_error", "It raised."), 1001.0)
+    assert transitions.over(failed, End("stopped", "Stopped."), 1002.0) is failed
 
 
 @pytest.mark.parametrize(
@@ -133,23 +132,23 @@ def test_the_first_reason_stays():
 )
 def test_each_phase_has_its_deadline(known, now, reason):
     session = replace(NEW, **{"admitted_at": 1000.0, "idle_timeout_seconds": 300.0, **known})
-    end = lifecycle.overdue(session, now)
+    end = deadlines.overdue(session, now)
     assert (end.reason if end else None) == reason
 
 
 def test_a_machine_is_gone_once():
     machine = Machine("m", "s", "process", MachineState.started, 1000.0)
-    gone = lifecycle.machine_gone(machine, MachineStatus("m", MachineState.gone, 137), 1001.0)
+    gone = transitions.machine_gone(machine, MachineStatus("m", MachineState.gone, 137), 1001.0)
     assert (gone.state, gone.gone_at, gone.exit_code) == (MachineState.gone, 1001.0, 137)
-    assert lifecycle.machine_gone(gone, None, 1002.0) is gone
+    assert transitions.machine_gone(gone, None, 1002.0) is gone
 
 
 def test_a_machine_moves_from_placement_to_placement_until_it_is_gone():
     machine = Machine("m", "s", "process", MachineState.requested, 1000.0, placement="near")
-    moved = lifecycle.placed(machine, "far", "ecs")
+    moved = transitions.placed(machine, "far", "ecs")
     assert (moved.placement, moved.provider) == ("far", "ecs")
-    gone = lifecycle.machine_gone(machine, None, 1001.0)
-    assert lifecycle.placed(gone, "far", "ecs") is gone
+    gone = transitions.machine_gone(machine, None, 1001.0)
+    assert transitions.placed(gone, "far", "ecs") is gone
 
 
 @pytest.mark.parametrize(
@@ -170,38 +169,38 @@ def test_that_a_provider_knows_no_machine_proves_nothing_while_it_may_come(
         "m", "s", "process", MachineState.requested, 1000.0, placement=placement, create_by=1027.0
     )
     session = replace(NEW, started_at=started_at)
-    assert lifecycle.absence_counts(machine, session, 10.0, now) is counts
-    assert lifecycle.absence_counts(machine, None, 10.0, 1037.0)
+    assert deadlines.absence_counts(machine, session, 10.0, now) is counts
+    assert deadlines.absence_counts(machine, None, 10.0, 1037.0)
 
 
 def test_the_turns_that_are_kept_are_bounded():
     session = NEW
-    for number in range(lifecycle.MAX_TURNS_KEPT + 5):
-        session = lifecycle.turn(session, float(number), 1001.0)
+    for number in range(transitions.MAX_TURNS_KEPT + 5):
+        session = transitions.turn(session, float(number), 1001.0)
     assert session.turns_ms[0] == 5.0
-    assert len(session.turns_ms) == lifecycle.MAX_TURNS_KEPT
+    assert len(session.turns_ms) == transitions.MAX_TURNS_KEPT
 
 
 def test_what_bots_write_is_kept_without_what_no_database_takes():
-    session = lifecycle.over(NEW, End("bot_error", "It said \0.", "\0a\0b"), 1001.0)
+    session = transitions.over(NEW, End("bot_error", "It said \0.", "\0a\0b"), 1001.0)
     assert (session.message, session.detail) == ("It said .", "ab")
 
 
 def test_what_bots_write_is_bounded_and_an_exit_code_may_come_late():
-    session = lifecycle.over(NEW, End("bot_error", "x" * 5000, "y" * 50_000), 1001.0)
-    assert len(session.message or "") == lifecycle.MAX_MESSAGE_LENGTH
-    assert len(session.detail or "") == lifecycle.MAX_DETAIL_LENGTH
-    assert lifecycle.exited(session, gone(137)).exit_code == 137
-    assert lifecycle.exited(lifecycle.exited(session, gone(137)), gone(0)).exit_code == 137
-    assert lifecycle.exited(NEW, gone(137)).exit_code is None
+    session = transitions.over(NEW, End("bot_error", "x" * 5000, "y" * 50_000), 1001.0)
+    assert len(session.message or "") == transitions.MAX_MESSAGE_LENGTH
+    assert len(session.detail or "") == transitions.MAX_DETAIL_LENGTH
+    assert transitions.exited(session, gone(137)).exit_code == 137
+    assert transitions.exited(transitions.exited(session, gone(137)), gone(0)).exit_code == 137
+    assert transitions.exited(NEW, gone(137)).exit_code is None
 
 
 @pytest.mark.parametrize("reason", ["start_timeout", "unresponsive"])
 def test_a_silent_bots_last_words_are_its_sessions_detail(reason):
-    silent = lifecycle.over(NEW, End(reason, "It said nothing."), 1001.0)
-    told = lifecycle.exited(silent, gone(1, "Name or\0 service not known"))
+    silent = transitions.over(NEW, End(reason, "It said nothing."), 1001.0)
+    told = transitions.exited(silent, gone(1, "Name or\0 service not known"))
     assert told.detail == "Name or service not known"
-    assert lifecycle.exited(told, gone(1, "other words")).detail == told.detail
-    assert lifecycle.exited(silent, None) == silent
-    stopped = lifecycle.over(NEW, End("stopped", "It was stopped."), 1001.0)
-    assert lifecycle.exited(stopped, gone(1, "words")).detail is None
+    assert transitions.exited(told, gone(1, "other words")).detail == told.detail
+    assert transitions.exited(silent, None) == silent
+    stopped = transitions.over(NEW, End("stopped", "It was stopped."), 1001.0)
+    assert transitions.exited(stopped, gone(1, "words")).detail is None

@@ -16,8 +16,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dispatcher.sessions.lifecycle import DEADLINE_GRACE_SECONDS, End, Session
-from dispatcher.transports.transport import ROOM_SETTLING_SECONDS
+from dispatcher.domain.deadlines import DEADLINE_GRACE_SECONDS
+from dispatcher.domain.model import End, Session
+
+ROOM_SETTLING_SECONDS = 10.0
+"""So long after the last moment in which a call for a room is made it may still come through: as long as such
+a call may take at most."""
 
 CLOCKS_APART_SECONDS = 5.0
 """How much sooner, by our clock, a room's service may close it at its `exp`."""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sessions.errors import InvalidRequest
-from dispatcher.sessions.listing import Cursor
+from dispatcher.domain.errors import InvalidRequest
+from dispatcher.domain.listing import Cursor
 
 cursors = st.builds(Cursor, st.floats(allow_nan=False, allow_infinity=False), st.uuids().map(str))
 

@@ -9,31 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.protocol import Phase
-from dispatcher.machines.provider import MachineState, MachineStatus
-from dispatcher.sessions import lifecycle, timeline
-from dispatcher.sessions.lifecycle import End, Machine
-from dispatcher.sessions.timeline import Cause
+from dispatcher.domain import model, timeline, transitions
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus
+from dispatcher.domain.timeline import Cause
 from tests.dispatcher.rows import rows
 
 NEW, _ = rows("s")
 MACHINE = Machine("m", "s", "process", MachineState.started, 1000.0)
 
 changes = st.one_of(
-    st.just(lifecycle.admitted),
-    st.just(lifecycle.started),
+    st.just(transitions.admitted),
+    st.just(transitions.started),
     st.sampled_from(get_args(Phase)).map(
-        lambda phase: lambda session, now: lifecycle.reported(session, phase, None, now)
+        lambda phase: lambda session, now: transitions.reported(session, phase, None, now)
     ),
-    st.just(lifecycle.client_left),
-    st.floats(0, 1e4).map(lambda ms: lambda session, now: lifecycle.turn(session, ms, now)),
+    st.just(transitions.client_left),
+    st.floats(0, 1e4).map(lambda ms: lambda session, now: transitions.turn(session, ms, now)),
     st.sampled_from(["completed", "stopped", "bot_error"]).map(
-        lambda reason: lambda session, now: lifecycle.over(session, End(reason, "Why."), now)
+        lambda reason: lambda session, now: transitions.over(session, End(reason, "Why."), now)
     ),
 )
 
 
 EDGES = {("queued", "starting"), ("starting", "ready"), ("ready", "active")}
-EDGES |= {(state, end) for state in lifecycle.LIVE for end in lifecycle.OVER}
+EDGES |= {(state, end) for state in model.LIVE for end in model.OVER}
 """Between the states that a timeline tells, whatever a change may skip."""
 
 
@@ -72,7 +71,7 @@ def test_the_timeline_tells_what_the_session_is(history, actor):
     ],
 )
 def test_a_stop_says_who_asked_for_it(actor, reason, kinds):
-    over = lifecycle.over(NEW, End(reason, "Why it ended."), 1001.0)
+    over = transitions.over(NEW, End(reason, "Why it ended."), 1001.0)
     events = timeline.changed(NEW, over, Cause(actor, 1001.0))
     assert [event.kind for event in events] == kinds
     assert events[0].actor == actor
@@ -80,7 +79,7 @@ def test_a_stop_says_who_asked_for_it(actor, reason, kinds):
 
 
 def test_a_restart_that_relearns_a_call_tells_every_step():
-    active = lifecycle.reported(NEW, "active", None, 1001.0)
+    active = transitions.reported(NEW, "active", None, 1001.0)
     events = timeline.changed(NEW, active, Cause(timeline.MACHINE, 1001.0))
     kinds = [(event.kind, event.state) for event in events]
     assert kinds == [
@@ -93,11 +92,11 @@ def test_a_restart_that_relearns_a_call_tells_every_step():
 
 
 def test_a_client_that_comes_back_is_seen_twice():
-    session, kinds = lifecycle.reported(NEW, "active", None, 1001.0), []
+    session, kinds = transitions.reported(NEW, "active", None, 1001.0), []
     for change in (
-        lambda current: lifecycle.client_left(current, 1002.0),
-        lambda current: lifecycle.client_left(current, 1003.0),
-        lambda current: lifecycle.reported(current, "active", None, 1004.0),
+        lambda current: transitions.client_left(current, 1002.0),
+        lambda current: transitions.client_left(current, 1003.0),
+        lambda current: transitions.reported(current, "active", None, 1004.0),
     ):
         before, session = session, change(session)
         kinds += [event.kind for event in timeline.changed(before, session, Cause("machine", 1004.0))]
@@ -106,7 +105,7 @@ def test_a_client_that_comes_back_is_seen_twice():
 
 
 def test_the_end_of_the_machine_is_told_once():
-    gone = lifecycle.machine_gone(MACHINE, MachineStatus("m", MachineState.gone, 137), 1001.0)
+    gone = transitions.machine_gone(MACHINE, MachineStatus("m", MachineState.gone, 137), 1001.0)
     cause = Cause(timeline.PROVIDER, 1001.0)
     (event,) = timeline.machine_changed(MACHINE, gone, NEW, cause)
     assert (event.kind, event.message) == (

@@ -20,9 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from bot.protocol import Phase
-from dispatcher.machines.provider import MachineState
-from dispatcher.sessions.lifecycle import OVER, Machine, Session, SessionState
+from dispatcher.domain.model import OVER, Machine, MachineState, Phase, Session, SessionState
 
 Kind = Literal[
     "queued",

@@ -9,8 +9,8 @@ import math
 import uuid
 from dataclasses import dataclass
 
-from dispatcher.sessions.errors import InvalidRequest
-from dispatcher.sessions.lifecycle import Session, SessionState
+from dispatcher.domain.errors import InvalidRequest
+from dispatcher.domain.model import Session, SessionState
 
 MAX_CURSOR_LENGTH = 200
 """Ours have about 90 characters. In a longer one, JSON may be nested deeper than its parser goes."""

@@ -1,0 +1,41 @@
+"""Ends of sessions whose machine is gone or says nothing: reasons and their words."""
+
+from __future__ import annotations
+
+import signal
+
+from dispatcher.domain.model import End, MachineStatus
+
+
+def end_by_loss(status: MachineStatus | None) -> End:
+    """The machine is gone and had not said why."""
+    if status is None:
+        return End("machine_lost", "The machine is gone, and the provider has no record of it.")
+    if status.out_of_memory_mb is not None:
+        message = f"The bot used all of its machine's memory, {status.out_of_memory_mb} MiB, and was ended."
+        return End("out_of_memory", message, status.output or None, status.exit_code)
+    if status.exit_code is None:
+        message = "The machine is gone; its bot's exit status is not known."
+        return End("machine_lost", message, status.output or None)
+    number = status.exit_code - 128
+    if number not in set(signal.Signals):
+        return End(
+            "machine_exited",
+            f"The bot's process ended with exit status {status.exit_code} before it could say why.",
+            status.output or None,
+            exit_code=status.exit_code,
+        )
+    if number == signal.SIGTERM:
+        message = "The machine was stopped from outside: its host or engine ended it, or somebody did."
+        return End("machine_stopped", message, status.output or None, status.exit_code)
+    name = signal.Signals(number).name
+    message = f"The bot's process was killed with signal {number} ({name})."
+    if name == "SIGKILL":
+        message += " The system does that when memory runs out."
+    return End("machine_killed", message, status.output or None, status.exit_code)
+
+
+def end_by_silence(seconds: float) -> End:
+    """The machine runs by its provider's word, and has said nothing for so many seconds."""
+    message = f"The bot has not reported for {seconds:g} s, although its machine runs; it is ended."
+    return End("unresponsive", message)

@@ -1,0 +1,213 @@
+"""All transitions of sessions and machines: values in, values out. Nowhere else is a state written.
+
+    session   queued → starting → ready → active → ended
+                └─────────┴─────────┴────────┴──→ failed     (and `ended` from any of them: it was stopped)
+
+    queued    waits for a slot             ready    the bot runs, and waits for its client
+    starting  admitted; a machine comes    active   a client was there
+
+    machine   requested → started → gone
+
+An event that comes late or twice changes nothing: a channel may repeat itself after a reconnect, and a
+session that is over stays over, with the first reason that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dispatcher.domain.model import (
+    ADMITTED,
+    End,
+    Machine,
+    MachineState,
+    MachineStatus,
+    Phase,
+    Session,
+    SessionState,
+)
+
+GOOD_ENDS = frozenset({"completed", "stopped"})
+"""The reasons of `ended`; every other reason is a failure."""
+MAX_TURNS_KEPT = 1000
+MAX_MESSAGE_LENGTH = 1000
+MAX_DETAIL_LENGTH = 20_000
+"""Characters: these texts come from bots, and are answered with every look at their session."""
+_OF_SILENCE = ("start_timeout", "unresponsive")
+"""Reasons of sessions whose bot said nothing, or not enough: its log may say why."""
+
+
+def admitted(session: Session, now: float) -> Session:
+    """There is a line for the session: a machine may be asked for."""
+    if session.state is not SessionState.queued:
+        return session
+    return replace(session, state=SessionState.starting, admitted_at=now)
+
+
+def unadmitted(session: Session) -> Session:
+    """A session that was admitted just now, as it was before."""
+    return replace(session, state=SessionState.queued, admitted_at=None)
+
+
+def started(session: Session, now: float) -> Session:
+    """The provider says that the machine started."""
+    if session.over or session.started_at is not None:
+        return session
+    return replace(admitted(session, now), started_at=now)
+
+
+def reported(session: Session, phase: Phase, timings: Mapping[str, float] | None, now: float) -> Session:
+    """The machine said over its channel in which phase it is."""
+    if session.over:
+        return _timed(session, timings)
+    session = _timed(replace(started(session, now), phase=phase), timings)
+    if phase in ("waiting", "starting", "ready", "active") and session.waiting_at is None:
+        session = replace(session, waiting_at=now)
+    if phase in ("ready", "active") and session.ready_at is None:
+        session = replace(session, state=SessionState.ready, ready_at=now)
+    if phase == "active" and session.active_at is None:
+        session = replace(session, state=SessionState.active, active_at=now)
+    if session.ready_at is not None and (phase == "active") == (session.idle_since is not None):
+        session = replace(session, idle_since=None if phase == "active" else now)
+    return session
+
+
+def client_left(session: Session, now: float) -> Session:
+    """The machine said that no client is connected any more."""
+    return reported(session, "ready", None, now) if session.phase == "active" else session
+
+
+def first_word(session: Session, milliseconds: float) -> Session:
+    """The bot's first audio went out so long after the client was connected."""
+    return session if session.first_word_ms is not None else replace(session, first_word_ms=milliseconds)
+
+
+def turn(session: Session, milliseconds: float, now: float) -> Session:
+    """The bot answered the user after so long, at this moment: somebody is there, whatever else was said."""
+    turns = [*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:]
+    idle_since = session.idle_since if session.over or session.idle_since is None else now
+    return replace(session, turns_ms=turns, idle_since=idle_since)
+
+
+def over(session: Session, end: End, now: float) -> Session:
+    """The session is over, for this reason. What its caller gave for the bot alone is forgotten."""
+    if session.over:
+        return session
+    state = SessionState.ended if end.reason in GOOD_ENDS else SessionState.failed
+    return replace(
+        session,
+        state=state,
+        ended_at=now,
+        body=None,
+        ice_servers=[],
+        reason=end.reason,
+        message=_text(end.message)[:MAX_MESSAGE_LENGTH],
+        detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,
+        exit_code=end.exit_code,
+        retry_at=now + end.retry_after if end.retry_after is not None else None,
+        # Of a session that never had a line no room was asked for.
+        room_state="closed" if session.room_state and session.admitted_at is None else session.room_state,
+    )
+
+
+def ending(before: Session, after: Session, machine: Machine | None, grace_seconds: float) -> Session:
+    """Keep the line of a session that is over by this change, if its machine may be there."""
+    if before.state not in ADMITTED or after.ended_at is None or grace_seconds <= 0:
+        return after
+    if machine is None or machine.placement is None or machine.state is MachineState.gone:
+        return after
+    return replace(after, line_until=after.ended_at + grace_seconds)
+
+
+def line_free(session: Session) -> Session:
+    """Free the line of a session that is over: its machine is gone, or had its grace."""
+    return session if session.line_until is None else replace(session, line_until=None)
+
+
+def exited(session: Session, status: MachineStatus | None) -> Session:
+    """How the bot ended became known after the session was over, and its last words if it was silent."""
+    if not session.over or status is None:
+        return session
+    if session.exit_code is None:
+        session = replace(session, exit_code=status.exit_code)
+    if session.detail is None and session.reason in _OF_SILENCE and status.output:
+        session = replace(session, detail=_text(status.output)[-MAX_DETAIL_LENGTH:])
+    return session
+
+
+def machine_started(machine: Machine) -> Machine:
+    """The provider says that the machine started."""
+    if machine.state is not MachineState.requested:
+        return machine
+    return replace(machine, state=MachineState.started)
+
+
+def wanted(
+    machine: Machine, placement: str, provider: str, create_by: float, launcher: str | None = None
+) -> Machine:
+    """Its session was admitted: the launcher asks this placement for the machine first, until `create_by`."""
+    if machine.state is MachineState.gone or machine.create_by is not None:
+        return machine
+    return replace(machine, placement=placement, provider=provider, create_by=create_by, launcher=launcher)
+
+
+def lacks_machine(machine: Machine, session: Session) -> bool:
+    """Whether the machine of a session that was admitted is not known to be there yet."""
+    return (
+        session.state is SessionState.starting
+        and session.started_at is None
+        and machine.state is MachineState.requested
+    )
+
+
+def lacks_room(machine: Machine, session: Session) -> bool:
+    """The same of its room, which may take longer than its machine."""
+    return (
+        session.state in ADMITTED
+        and session.room_state == "wanted"
+        and machine.state is not MachineState.gone
+    )
+
+
+def left_alone(machine: Machine, session: Session, now: float) -> bool:
+    """Whether somebody has to go on asking for the machine or the room, if its launcher is dead."""
+    return (
+        (lacks_machine(machine, session) or lacks_room(machine, session))
+        and machine.placement is not None
+        and machine.create_by is not None
+        and now < machine.create_by
+    )
+
+
+def handed_on(machine: Machine, before: str | None, to: str) -> Machine:
+    """The replica that asked for the machine and its room is dead: from now on another one does."""
+    if machine.state is MachineState.gone or machine.launcher != before:
+        return machine
+    return replace(machine, launcher=to)
+
+
+def placed(machine: Machine, placement: str, provider: str) -> Machine:
+    """A placement is about to be asked for the machine, and every one before it is known not to have it."""
+    if machine.state is MachineState.gone:
+        return machine
+    return replace(machine, placement=placement, provider=provider)
+
+
+def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> Machine:
+    """The provider says that the machine is gone, or has never heard of it."""
+    if machine.state is MachineState.gone:
+        return machine
+    exit_code = status.exit_code if status is not None else None
+    return replace(machine, state=MachineState.gone, gone_at=now, exit_code=exit_code)
+
+
+def _text(text: str) -> str:
+    """Without NUL, which what a bot printed may have in it and PostgreSQL refuses in any text."""
+    return text.replace("\0", "")
+
+
+def _timed(session: Session, timings: Mapping[str, float] | None) -> Session:
+    if timings is None or timings.items() <= session.timings.items():
+        return session
+    return replace(session, timings={**session.timings, **timings})
