@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from dispatcher.telemetry.repeated import Repeated
+from dispatcher.repeated_warning import RepeatedWarning
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Admissions:
         self._strangers: dict[Connection, str] = {}
         self._of_address: dict[str, dict[Connection, None]] = {}
         self._authenticated: set[Connection] = set()
-        self._told = Repeated(
+        self._told = RepeatedWarning(
             log, "too many connections: %d refused since the last line like this: %s", LOG_SECONDS
         )
 

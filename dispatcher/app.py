@@ -113,7 +113,7 @@ def _app(core: Core) -> FastAPI:
     app.add_middleware(Subjects)
     problems.install(app)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
-    app.include_router(machines.router(core.reports, core.tokens))
+    app.include_router(machines.router(core.machine_reports, core.tokens))
     app.include_router(operations.router(core.service, core.readiness, core.scrape))
     app.include_router(start.router(core.service, starter, core.session_tokens, core.traces))
     app.include_router(offers.router(core.service, starter, core.traces))

@@ -17,7 +17,7 @@ NANOSECONDS = 1_000_000_000
 SLEW = 10
 """The clock runs at most one part in so many faster or slower than time passes, until it agrees with the
 system's again. Timeouts are that much off meanwhile, which is less than what the lease leaves for two clocks
-that differ (`sessions/lease.py`)."""
+that differ (`sessions/maintenance/leader.py`)."""
 
 ADOPTED_SECONDS = 30
 """A larger difference is no drift: the system's clock was set, or the machine was paused. While this one

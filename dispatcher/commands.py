@@ -32,7 +32,7 @@ from dispatcher.machines.process_isolation import Isolation
 from dispatcher.machines.provider import ProviderError
 from dispatcher.placements import ProcessPlacement
 from dispatcher.server import Server, once_free
-from dispatcher.sessions.releases import STOP_GRACE
+from dispatcher.sessions.terminator import STOP_GRACE
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
@@ -177,7 +177,7 @@ async def _stop_machines(dispatcher: Dispatcher) -> bool:
         ]
         ended = await asyncio.gather(*(_stop_one(dispatcher, *machine, end) for machine in running))
         for session in await dispatcher.store.live_sessions():
-            await dispatcher.releases.close(session, end, "the operator")
+            await dispatcher.terminator.close(session, end, "the operator")
         await dispatcher.background.settle()
     finally:
         await dispatcher.store.close()
@@ -229,7 +229,7 @@ async def _open_store(dispatcher: Dispatcher) -> None:
 async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end: End) -> bool:
     log.info("stopping machine %s", machine_id)
     try:
-        await dispatcher.releases.release(machine_id, end.message, placement)
+        await dispatcher.terminator.terminate(machine_id, end.message, placement)
     except Exception:
         log.exception("machine %s could not be ended", machine_id)
         return False

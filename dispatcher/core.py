@@ -21,25 +21,25 @@ from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.tokens import MachineTokens
 from dispatcher.readiness import Readiness
-from dispatcher.sessions.census import Census
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.hints import Hints
-from dispatcher.sessions.inquiries import Inquiries
 from dispatcher.sessions.launcher import Launcher
-from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
+from dispatcher.sessions.machine_reports import MachineReports
+from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.maintenance.orphan_scan import OrphanScan
+from dispatcher.sessions.maintenance.probes import Probes
+from dispatcher.sessions.maintenance.reaper import Reaper
+from dispatcher.sessions.maintenance.retention import Retention
+from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.reaper import Reaper
-from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.reports import Reports
-from dispatcher.sessions.retention import Retention
+from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.starts import Starts
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.sessions.tokens import SessionTokens
-from dispatcher.sessions.watch import Watch
+from dispatcher.sessions.watcher import TimelineWatcher
 from dispatcher.settings import Settings
 from dispatcher.signing import Signer, load_or_create_secret
 from dispatcher.store.database import Runner
@@ -72,7 +72,7 @@ class Core:
     clock: Clock
     bus: Bus
     store: Store
-    changes: Changes
+    notifier: Notifier
     readiness: Readiness
     fleet: Fleet
     channels: Channels
@@ -81,17 +81,17 @@ class Core:
     images: AgentImages
     specs: Specs
     launcher: Launcher
-    releases: Releases
+    terminator: Terminator
     rooms: Rooms
     background: Background
-    patience: Patience
-    lease: Lease
-    inquiries: Inquiries
+    outage_retry: OutageRetry
+    leadership: Leadership
+    probes: Probes
     reaper: Reaper
-    reports: Reports
+    machine_reports: MachineReports
     hints: Hints
-    census: Census
-    watch: Watch
+    orphan_scan: OrphanScan
+    watch: TimelineWatcher
     tokens: MachineTokens
     session_tokens: SessionTokens
     metrics: Metrics
@@ -121,16 +121,18 @@ class Core:
         await self.bus.open()
         self.channels.open()
         # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
-        await self.lease.keep()
+        await self.leadership.keep()
         # Whoever is the reaper: a dispatcher that crashes again and again never is, and admits at once.
         await self.background.spawn(self.reaper.end_overdue())
         await self.images.load()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping = asyncio.create_task(self.reaper.run())
-        keeping = asyncio.create_task(self.lease.run())
-        others = [asyncio.create_task(run()) for run in (self.census.run, self.rooms.run, self.rooms.check)]
+        keeping = asyncio.create_task(self.leadership.run())
+        others = [
+            asyncio.create_task(run()) for run in (self.orphan_scan.run, self.rooms.run, self.rooms.check)
+        ]
         others.append(asyncio.create_task(self.images.run()))
-        others.append(asyncio.create_task(self.changes.poll(self.clock)))
+        others.append(asyncio.create_task(self.notifier.poll(self.clock)))
         others.append(asyncio.create_task(self.store.ballast.keep(self.clock)))
         try:
             yield
@@ -139,8 +141,8 @@ class Core:
             # calls are untouched.
             self.service.refuse()
             self.queue.close()
-            self.releases.abandon()
-            self.inquiries.close()
+            self.terminator.abandon()
+            self.probes.close()
             await end_tasks(*others)
             await self.background.close(DRAIN_SECONDS)
             self.reaper.stop()
@@ -148,9 +150,9 @@ class Core:
             await end_tasks(reaping, keeping)
             # What its last round began is left to others too: the store is about to close.
             await self.background.close(0)
-            await self.patience.close()
+            await self.outage_retry.close()
             await self.rooms.close()
-            await self.lease.release()
+            await self.leadership.release()
             await self.readiness.close()
             await self.fleet.close()
             await self.channels.close()
@@ -189,32 +191,32 @@ def wire(
         traces.provider_called(call)
 
     fleet = Fleet(providers, clock, provider_called)
-    changes, background = Changes(bus), Background(clock)
-    channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=changes.resumed)
+    notifier, background = Notifier(bus), Background(clock)
+    channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=notifier.resumed)
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
-    ledger = Ledger(store, changes, clock, (metrics.session_changed, traces.session_changed))
-    patience = Patience(store, clock)
-    releases = Releases(
+    repository = Repository(store, notifier, clock, (metrics.session_changed, traces.session_changed))
+    outage_retry = OutageRetry(store, clock)
+    terminator = Terminator(
         store=store,
-        ledger=ledger,
+        repository=repository,
         fleet=fleet,
         channels=channels,
         clock=clock,
         background=background,
-        patience=patience,
+        outage_retry=outage_retry,
     )
-    lease = Lease(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
+    leadership = Leadership(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
     transports = configured(settings, clock, daily, metrics.room_called)
     rooms = Rooms(
         transports=transports,
         store=store,
-        ledger=ledger,
-        releases=releases,
-        lease=lease,
+        repository=repository,
+        terminator=terminator,
+        leadership=leadership,
         clock=clock,
         background=background,
-        patience=patience,
+        outage_retry=outage_retry,
         replica=bus.replica,
     )
     images = AgentImages(settings, fleet, clock)
@@ -222,33 +224,33 @@ def wire(
     launcher = Launcher(
         settings=settings,
         store=store,
-        ledger=ledger,
-        releases=releases,
+        repository=repository,
+        terminator=terminator,
         rooms=rooms,
         fleet=fleet,
         specs=specs,
         clock=clock,
         background=background,
         replica=bus.replica,
-        patience=patience,
+        outage_retry=outage_retry,
     )
     queue = Queue(
         settings=settings,
         store=store,
-        ledger=ledger,
+        repository=repository,
         launcher=launcher,
-        changes=changes,
+        notifier=notifier,
         background=background,
     )
     starts = Starts(
         settings=settings,
         store=store,
-        ledger=ledger,
+        repository=repository,
         launcher=launcher,
-        releases=releases,
+        terminator=terminator,
         queue=queue,
         transports=transports,
-        changes=changes,
+        notifier=notifier,
         images=images,
         clock=clock,
         disk=disk,
@@ -257,73 +259,73 @@ def wire(
         settings=settings,
         store=store,
         starts=starts,
-        releases=releases,
+        terminator=terminator,
         queue=queue,
         transports=transports,
         channels=channels,
-        changes=changes,
+        notifier=notifier,
         clock=clock,
         background=background,
-        patience=patience,
+        outage_retry=outage_retry,
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
     )
-    watch = Watch(store, queue, changes, clock)
-    census = Census(
+    watch = TimelineWatcher(store, queue, notifier, clock)
+    orphan_scan = OrphanScan(
         store=store,
         fleet=fleet,
-        lease=lease,
-        ledger=ledger,
+        leadership=leadership,
+        repository=repository,
         clock=clock,
         background=background,
         on_orphan=metrics.orphan_found,
     )
-    inquiries = Inquiries(
+    probes = Probes(
         store=store,
-        ledger=ledger,
+        repository=repository,
         fleet=fleet,
         channels=channels,
-        releases=releases,
-        lease=lease,
-        census=census,
+        terminator=terminator,
+        leadership=leadership,
+        orphan_scan=orphan_scan,
         clock=clock,
         background=background,
         heartbeat_seconds=settings.heartbeat_seconds,
         unresponsive_seconds=settings.unresponsive_seconds,
     )
     reaper = Reaper(
-        releases=releases,
+        terminator=terminator,
         queue=queue,
         store=store,
-        inquiries=inquiries,
-        lease=lease,
+        probes=probes,
+        leadership=leadership,
         launcher=launcher,
         retention=Retention(
-            store=store, lease=lease, clock=clock, keep_sessions_days=settings.keep_sessions_days
+            store=store, leadership=leadership, clock=clock, keep_sessions_days=settings.keep_sessions_days
         ),
         clock=clock,
         on_round=metrics.reaper_round,
     )
-    reports = Reports(
-        ledger=ledger,
-        releases=releases,
+    machine_reports = MachineReports(
+        repository=repository,
+        terminator=terminator,
         store=store,
         channels=channels,
-        changes=changes,
+        notifier=notifier,
         clock=clock,
         background=background,
-        patience=patience,
+        outage_retry=outage_retry,
         heartbeat_seconds=settings.heartbeat_seconds,
         on_lost=reaper.lost,
     )
 
     hints = Hints(
         store=store,
-        ledger=ledger,
+        repository=repository,
         bus=bus,
         background=background,
-        patience=patience,
+        outage_retry=outage_retry,
         look_soon=reaper.lost,
     )
 
@@ -332,7 +334,7 @@ def wire(
         clock=clock,
         bus=bus,
         store=store,
-        changes=changes,
+        notifier=notifier,
         readiness=Readiness(store=store, bus=bus, fleet=fleet, images=images, clock=clock, disk=disk),
         fleet=fleet,
         channels=channels,
@@ -341,15 +343,15 @@ def wire(
         images=images,
         specs=specs,
         launcher=launcher,
-        releases=releases,
+        terminator=terminator,
         rooms=rooms,
         background=background,
-        patience=patience,
-        lease=lease,
-        inquiries=inquiries,
+        outage_retry=outage_retry,
+        leadership=leadership,
+        probes=probes,
         reaper=reaper,
-        census=census,
-        reports=reports,
+        orphan_scan=orphan_scan,
+        machine_reports=machine_reports,
         hints=hints,
         watch=watch,
         tokens=tokens,

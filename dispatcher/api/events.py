@@ -18,7 +18,7 @@ from dispatcher.api.openapi import problems
 from dispatcher.api.times import iso
 from dispatcher.domain.errors import UnknownSession
 from dispatcher.domain.timeline import Event
-from dispatcher.sessions.watch import Seen, Watch
+from dispatcher.sessions.watcher import Seen, TimelineWatcher
 from dispatcher.store.outage import is_outage
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -45,7 +45,7 @@ _STREAMED = {
 }
 
 
-def router(watch: Watch) -> APIRouter:
+def router(watch: TimelineWatcher) -> APIRouter:
     """`GET /v1/sessions/{id}/events`, as JSON or, for those who accept it, as server-sent events."""
     routes = APIRouter()
 
@@ -81,7 +81,7 @@ def describe(seen: Seen) -> Timeline:
     return Timeline(sessionId=seen.session.id, state=state, over=seen.over, queue=place, events=described)
 
 
-async def _stream(watch: Watch, session_id: str, after: int) -> Response:
+async def _stream(watch: TimelineWatcher, session_id: str, after: int) -> Response:
     seen = await watch.read(session_id, after)
     if seen is None:
         raise UnknownSession.of(session_id)
@@ -93,7 +93,7 @@ async def _stream(watch: Watch, session_id: str, after: int) -> Response:
     return StreamingResponse(_frames(watch, session_id, after), headers=headers, media_type=EVENT_STREAM)
 
 
-async def _frames(watch: Watch, session_id: str, after: int) -> AsyncIterator[str]:
+async def _frames(watch: TimelineWatcher, session_id: str, after: int) -> AsyncIterator[str]:
     place: int | None = None
     while not watch.stopped:
         try:

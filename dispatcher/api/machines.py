@@ -19,11 +19,11 @@ from bot.protocol import (
     parse_from_machine,
 )
 from dispatcher.api.auth import bearer_of
+from dispatcher.log_context import about
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions.reports import Reports
+from dispatcher.sessions.machine_reports import MachineReports
 from dispatcher.signing import InvalidToken
-from dispatcher.telemetry.context import about
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Connection:
         return parse_from_machine(frame.get("text") or frame.get("bytes") or b"")
 
 
-def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
+def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
     """The channel. A machine is known by its token alone; what it says of itself must agree with it."""
     routes = APIRouter()
 
@@ -86,7 +86,7 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
         await websocket.accept()
         with about(machine_id=machine_id):
             try:
-                await _serve(websocket, machine_id, reports)
+                await _serve(websocket, machine_id, machine_reports)
             except ChannelLost as lost:
                 log.debug("machine %s: channel lost: %s", machine_id, lost)
             except (ValidationError, TimeoutError) as error:
@@ -100,7 +100,7 @@ def router(reports: Reports, tokens: MachineTokens) -> APIRouter:
     return routes
 
 
-async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> None:
+async def _serve(websocket: WebSocket, machine_id: str, machine_reports: MachineReports) -> None:
     connection = _Connection(websocket)
     async with asyncio.timeout(HELLO_SECONDS):
         hello = await connection.receive()
@@ -113,7 +113,7 @@ async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> Non
         await _close(websocket, UNSUPPORTED, reason)
         return
     try:
-        await reports.connected(machine_id, hello, connection)
+        await machine_reports.connected(machine_id, hello, connection)
         while True:
             try:
                 message = await connection.receive()
@@ -122,9 +122,9 @@ async def _serve(websocket: WebSocket, machine_id: str, reports: Reports) -> Non
                     raise
                 log.info("machine %s: passed over what only protocol %d knows", machine_id, hello.protocol)
                 continue
-            await reports.heard(machine_id, message)
+            await machine_reports.heard(machine_id, message)
     finally:
-        reports.disconnected(machine_id, connection)
+        machine_reports.disconnected(machine_id, connection)
 
 
 async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:

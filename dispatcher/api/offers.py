@@ -122,7 +122,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
             served.status = status
             # Until the answer its caller does not know of the session: whatever keeps that back ends it.
             if status != 200:
-                await service.disown(started, caller.by)
+                await service.close_unanswered(started, caller.by)
         return response
 
     @routes.patch(

@@ -10,8 +10,8 @@ from dispatcher.api.access import Caller
 from dispatcher.clock import Clock
 from dispatcher.domain.errors import RateExceeded
 from dispatcher.keys import KeySettings
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.provider import Rate
+from dispatcher.rate_limit import TokenBucket
 
 
 class StartRates:
@@ -20,7 +20,7 @@ class StartRates:
     def __init__(self, keys: Iterable[KeySettings], clock: Clock) -> None:
         self._clock = clock
         rates = {key.name: rate for key in keys if (rate := key.start_rate) is not None}
-        self._buckets = {name: Bucket(Rate(rate.per_second, rate.burst)) for name, rate in rates.items()}
+        self._buckets = {name: TokenBucket(Rate(rate.per_second, rate.burst)) for name, rate in rates.items()}
         self._under_way: set[tuple[str, str]] = set()
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class StartRates:
                 self._under_way.discard(start)
 
     def _count(self, name: str) -> None:
-        bucket, wait, taken = self._buckets[name].reserve(self._clock.now(), patience=0)
+        bucket, wait, taken = self._buckets[name].reserve(self._clock.now(), longest_wait=0)
         if not taken:
             # Whole seconds, and never too few of them.
             seconds = math.ceil(wait)

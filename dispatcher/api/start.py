@@ -154,7 +154,7 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             # The session is over.
             raise
         except BaseException:
-            await service.disown(started, caller.by)
+            await service.close_unanswered(started, caller.by)
             raise
         served.status = 200
         return response

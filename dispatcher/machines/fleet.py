@@ -35,8 +35,8 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from dispatcher.repeated_warning import RepeatedWarning
 from dispatcher.tasks import end_tasks
-from dispatcher.telemetry.repeated import Repeated
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,9 @@ class Fleet:
             name: Placement(name, provider, clock, on_call) for name, provider in providers.items()
         }
         self._clock = clock
-        self._throttled = Repeated(log, "throttled: %d starts refused since the last line like this; %s")
+        self._throttled = RepeatedWarning(
+            log, "throttled: %d starts refused since the last line like this; %s"
+        )
 
     @property
     def placements(self) -> tuple[str, ...]:

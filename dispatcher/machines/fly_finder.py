@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from dispatcher.clock import Clock
 from dispatcher.domain.model import MachineState
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.fly_api import FlyApi, Machine
 from dispatcher.machines.fly_body import Place, filters, metadata
 from dispatcher.machines.fly_status import is_machine, machine_id_of, state_of
 from dispatcher.machines.provider import ProviderError, Rate, Throttled, Unreachable
+from dispatcher.rate_limit import TokenBucket
 from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Finder:
         self._place = place
         self._clock = clock
         self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._turns = dict.fromkeys(place.every_app, Bucket(RATE))
+        self._turns = dict.fromkeys(place.every_app, TokenBucket(RATE))
 
     def place(self, machine_id: str) -> tuple[str, str]:
         """The app of a machine that was found, and its id at Fly."""

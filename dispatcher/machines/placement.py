@@ -13,7 +13,6 @@ from typing import TypeVar
 from dispatcher.clock import Clock
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.breaker import Breaker, BreakerState
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.calls import OnCall, ProviderCall, outcome_of, unobserved
 from dispatcher.machines.failover import CutShort, Faulty
 from dispatcher.machines.listing import Listing
@@ -33,6 +32,7 @@ from dispatcher.machines.provider import (
     Throttled,
     Unreachable,
 )
+from dispatcher.rate_limit import TokenBucket
 from dispatcher.tasks import within
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Placement:
         self._on_call = on_call
         self._breaker = Breaker()
         self._rates = rates
-        self._buckets: dict[tuple[Action, str], Bucket] = {}
+        self._buckets: dict[tuple[Action, str], TokenBucket] = {}
         """By action and lane."""
 
     @property
@@ -231,8 +231,8 @@ class Placement:
         """Return when its turn has come, by `turn_by` (Unix seconds); True if that took a wait."""
         now = self._clock.now()
         bucket = self._bucket(action, lane)
-        patience = max(0.0, turn_by - now)
-        self._buckets[action, lane], wait, taken = bucket.reserve(now, patience)
+        longest_wait = max(0.0, turn_by - now)
+        self._buckets[action, lane], wait, taken = bucket.reserve(now, longest_wait)
         if not taken:
             because = words or f"no more '{action}' calls are allowed"
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)
@@ -240,8 +240,8 @@ class Placement:
             await self._clock.sleep(wait)
         return wait > 0
 
-    def _bucket(self, action: Action, lane: str) -> Bucket:
-        return self._buckets.get((action, lane)) or Bucket(self._rates.get(action))
+    def _bucket(self, action: Action, lane: str) -> TokenBucket:
+        return self._buckets.get((action, lane)) or TokenBucket(self._rates.get(action))
 
     def _lane(self, machine_id: str) -> str:
         return self.provider.lane(machine_id) if isinstance(self.provider, HasLanes) else ""

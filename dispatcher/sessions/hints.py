@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dispatcher.bus import Bus
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
+from dispatcher.log_context import about_session
+from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about_session
 
 TOPIC = "hints"
 
@@ -31,17 +31,17 @@ class Hints:
         self,
         *,
         store: Store,
-        ledger: Ledger,
+        repository: Repository,
         bus: Bus,
         background: Background,
-        patience: Patience,
+        outage_retry: OutageRetry,
         look_soon: Callable[[str], None],
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._repository = repository
         self._bus = bus
         self._background = background
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._look_soon = look_soon
         bus.subscribe(TOPIC, self)
 
@@ -60,7 +60,7 @@ class Hints:
             is_end: Whether nobody is there any more.
         """
         self._background.spawn(
-            self._patience.persist(lambda: self._about_room(session_id, message, is_end=is_end))
+            self._outage_retry.persist(lambda: self._about_room(session_id, message, is_end=is_end))
         )
 
     async def _about_room(self, session_id: str, message: str, *, is_end: bool) -> None:
@@ -68,7 +68,7 @@ class Hints:
         if session is None or session.over:
             return
         with about_session(session):
-            await self._ledger.room_event(session.machine_id, message)
+            await self._repository.room_event(session.machine_id, message)
             if is_end:
                 self._look_soon(session.machine_id)
                 self._bus.publish(TOPIC, session.machine_id)

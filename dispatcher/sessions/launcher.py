@@ -10,20 +10,20 @@ from dispatcher.clock import Clock
 from dispatcher.domain import ends, transitions
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
+from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions import failures
 from dispatcher.sessions.ends import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
-from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +48,22 @@ class Launcher:
         *,
         settings: Settings,
         store: Store,
-        ledger: Ledger,
-        releases: Releases,
+        repository: Repository,
+        terminator: Terminator,
         rooms: Rooms,
         fleet: Fleet,
         specs: Specs,
         clock: Clock,
         background: Background,
         replica: str,
-        patience: Patience,
+        outage_retry: OutageRetry,
     ) -> None:
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._replica = replica
         self._settings = settings
         self._store = store
-        self._ledger = ledger
-        self._releases = releases
+        self._repository = repository
+        self._terminator = terminator
         self._rooms = rooms
         self._fleet = fleet
         self._specs = specs
@@ -117,13 +117,13 @@ class Launcher:
         self._background.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
-        due = await self._patience.persist(lambda: self._store.due_machines(self._clock.now()))
+        due = await self._outage_retry.persist(lambda: self._store.due_machines(self._clock.now()))
         for machine, listed in due:
             if listed is None or machine.launcher != self._replica or self._launches.begun(machine.id):
                 continue
-            if self._releases.is_disowned(listed.id):
+            if self._terminator.is_unanswered(listed.id):
                 continue
-            session = await self._patience.persist(lambda listed=listed: self._store.session(listed.id))
+            session = await self._outage_retry.persist(lambda listed=listed: self._store.session(listed.id))
             if session is not None and transitions.left_alone(machine, session, self._clock.now()):
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
@@ -146,7 +146,7 @@ class Launcher:
             return False
         before = machine.launcher
         self._launches.inherit(machine)
-        taken = await self._ledger.change_machine(
+        taken = await self._repository.change_machine(
             machine.id, lambda current: transitions.handed_on(current, before, self._replica), REAPER
         )
         if taken is None or taken.launcher != self._replica:
@@ -168,7 +168,7 @@ class Launcher:
             await room.wait()
             fresh = fresh and self._clock.now() == asked
         write_down = await self._ask(session, machine, fresh=fresh, resumed=resumed)
-        await self._patience.persist(write_down)
+        await self._outage_retry.persist(write_down)
 
     async def _ask(
         self, session: Session, machine: Machine, *, fresh: bool, resumed: bool
@@ -231,7 +231,7 @@ class Launcher:
             status: How it ended, if there was one.
         """
         now = self._clock.now()
-        await self._ledger.change(
+        await self._repository.change(
             session.id,
             lambda current: current if end is None else transitions.over(current, end, now),
             PROVIDER,
@@ -242,14 +242,14 @@ class Launcher:
     async def _close(self, session: Session, end: End, by: str) -> None:
         """Close a session whose machine may be there; unless another replica asks for it by now."""
         now = self._clock.now()
-        after = await self._ledger.change(
+        after = await self._repository.change(
             session.id, lambda current: transitions.over(current, end, now), by, launcher=self._replica
         )
         if after is not None and after.over:
-            self._releases.let_go(session.machine_id, end.message)
+            self._terminator.terminate_later(session.machine_id, end.message)
 
     async def _started(self, session: Session, now: float) -> None:
-        after = await self._ledger.change(
+        after = await self._repository.change(
             session.id,
             lambda current: transitions.started(current, now),
             PROVIDER,
@@ -258,7 +258,7 @@ class Launcher:
         if after is None or after.over:
             # Stopped while the machine was being created: whoever stopped it found no machine to end.
             why = "The session was stopped before its machine started."
-            await self._releases.release(session.machine_id, why)
+            await self._terminator.terminate(session.machine_id, why)
 
     def _places(self, session: Session, machine: Machine, *, fresh: bool) -> Place:
         """Moves the machine's row from placement to placement, as long as its session wants a machine.
@@ -273,7 +273,7 @@ class Launcher:
             was_fresh, fresh = fresh, False
             if was_fresh and placement == at:
                 return True
-            current, known = await self._patience.persist(
+            current, known = await self._outage_retry.persist(
                 lambda: self._store.session_with_machine(session.id)
             )
             # By the placement too: who took it over may have died in its turn, and the machine be there.
@@ -283,8 +283,8 @@ class Launcher:
                 return False
             if placement == at:
                 return True
-            moved = await self._patience.persist(
-                lambda: self._ledger.change_machine(
+            moved = await self._outage_retry.persist(
+                lambda: self._repository.change_machine(
                     machine.id, lambda current: transitions.placed(current, placement, provider), DISPATCHER
                 )
             )

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.domain import admission
 from dispatcher.domain.admission import Limits, Place
 from dispatcher.domain.model import Session, SessionState
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import Launcher
-from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.repository import Repository
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
@@ -37,24 +37,24 @@ class Queue:
         *,
         settings: Settings,
         store: Store,
-        ledger: Ledger,
+        repository: Repository,
         launcher: Launcher,
-        changes: Changes,
+        notifier: Notifier,
         background: Background,
     ) -> None:
         self.limits = limits_of(settings)
         self._store = store
-        self._ledger = ledger
+        self._repository = repository
         self._launcher = launcher
-        self._changes = changes
+        self._notifier = notifier
         self._background = background
         self._advancing: asyncio.Task[None] | None = None
         self._again = False
         self._left = False
         """Whether somebody gave up a place, so that all behind it have moved."""
         self._closed = False
-        ledger.observe(self._observe)
-        ledger.observe_gone(self.nudge)
+        repository.observe(self._observe)
+        repository.observe_gone(self.nudge)
 
     def nudge(self) -> None:
         """A line may have become free."""
@@ -92,7 +92,7 @@ class Queue:
                 while not self._closed and await self._admit():
                     moved = True
                 if moved:
-                    self._changes.line_moved()
+                    self._notifier.line_moved()
             except SQLAlchemyError as error:
                 self._left = self._left or moved
                 self._launcher.catch_up()
@@ -100,7 +100,7 @@ class Queue:
                 log.debug("nobody can be admitted: the store does not answer (%s)", error)
 
     async def _admit(self) -> bool:
-        admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
+        admitted = await self._repository.admit_next(self.limits, self._launcher.wanted)
         if admitted is not None:
             self._launcher.launch(*admitted)
         return admitted is not None

@@ -1,8 +1,8 @@
 """Rooms of sessions whose transport has them: opened while their machines start, deleted when they are over.
 
 Room and machine are asked for at the same time. Whichever cannot be had ends the session, and that undoes the
-other: a machine is let go, a room is deleted as that of any session that is over. What is to be deleted is in
-the sessions' rows, so it outlives a dispatcher; the one replica that is the reaper deletes, one room after
+other: a machine is terminated, a room is deleted as that of any session that is over. What is to be deleted is
+in the sessions' rows, so it outlives a dispatcher; the one replica that is the reaper deletes, one room after
 the other, within the rate of the service that has them. Should all of that fail, rooms close by themselves.
 """
 
@@ -18,14 +18,14 @@ from dispatcher.clock import Clock, is_to_come
 from dispatcher.domain import rooms, transitions
 from dispatcher.domain.model import End, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
+from dispatcher.log_context import about_session
 from dispatcher.sessions.ends import end_by_room
-from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
-from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about_session
 from dispatcher.transports.errors import Refused, RoomError
 from dispatcher.transports.transport import HasRooms, Room, Transport
 
@@ -65,22 +65,22 @@ class Rooms:
         *,
         transports: Mapping[str, Transport],
         store: Store,
-        ledger: Ledger,
-        releases: Releases,
-        lease: Lease,
+        repository: Repository,
+        terminator: Terminator,
+        leadership: Leadership,
         clock: Clock,
         background: Background,
-        patience: Patience,
+        outage_retry: OutageRetry,
         replica: str,
     ) -> None:
         self._with_rooms = {name: one for name, one in transports.items() if isinstance(one, HasRooms)}
         self._store = store
-        self._ledger = ledger
-        self._releases = releases
-        self._lease = lease
+        self._repository = repository
+        self._terminator = terminator
+        self._leadership = leadership
         self._clock = clock
         self._background = background
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._replica = replica
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._looking = asyncio.Lock()
@@ -145,11 +145,11 @@ class Rooms:
             await self._look()
 
     async def _look(self) -> None:
-        if not self._lease.held or is_to_come(self._resting_until, self._clock.now(), PAUSES[-1]):
+        if not self._leadership.held or is_to_come(self._resting_until, self._clock.now(), PAUSES[-1]):
             return
         failed = False
         for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):
-            if not self._lease.held:
+            if not self._leadership.held:
                 return
             with about_session(session):
                 try:
@@ -176,7 +176,9 @@ class Rooms:
             if transport is None:
                 raise Refused(GONE)
             await transport.close_room(session.id, asked + CLOSE_SECONDS)
-        await self._ledger.change(session.id, lambda current: rooms.deleted(current, session, asked), REAPER)
+        await self._repository.change(
+            session.id, lambda current: rooms.deleted(current, session, asked), REAPER
+        )
 
     async def _open(
         self,
@@ -187,12 +189,12 @@ class Rooms:
         begun: asyncio.Event,
     ) -> None:
         write_down = await self._ask(session, room, deadline, inherited, begun)
-        after = await self._patience.persist(write_down) if write_down is not None else None
+        after = await self._outage_retry.persist(write_down) if write_down is not None else None
         if after is None or (not after.over and after.room_state == "wanted"):
             # Another replica asks for it, and may have died over it: who took it over from that one found it
             # under way here. From now on it would find nothing.
             self._opening.pop(session.id, None)
-            await self._patience.persist(lambda: self._take_back(session, deadline, inherited))
+            await self._outage_retry.persist(lambda: self._take_back(session, deadline, inherited))
 
     async def _take_back(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> None:
         """Begin anew if the room is ours again by now."""
@@ -214,7 +216,7 @@ class Rooms:
 
         async def confirm() -> None:
             begun.set()
-            current, machine = await self._patience.persist(
+            current, machine = await self._outage_retry.persist(
                 lambda: self._store.session_with_machine(session.id)
             )
             ours = machine is not None and machine.launcher == self._replica
@@ -241,7 +243,7 @@ class Rooms:
         return lambda: self._opened(session, certain=answered and not inherited())
 
     async def _opened(self, session: Session, *, certain: bool) -> Session | None:
-        return await self._ledger.change(
+        return await self._repository.change(
             session.id,
             lambda current: rooms.opened(current, certain=certain),
             PROVIDER,
@@ -255,7 +257,7 @@ class Rooms:
         def change(current: Session) -> Session:
             return transitions.over(rooms.nowhere(current) if nowhere else current, end, now)
 
-        after = await self._ledger.change(session.id, change, DISPATCHER, launcher=self._replica)
+        after = await self._repository.change(session.id, change, DISPATCHER, launcher=self._replica)
         if after is not None and after.over:
-            self._releases.let_go(session.machine_id, end.message)
+            self._terminator.terminate_later(session.machine_id, end.message)
         return after

@@ -22,12 +22,12 @@ from dispatcher.domain.errors import Restarting, SessionOver, TookTooLong, Unkno
 from dispatcher.domain.model import End, Session, SessionState
 from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.held_calls import HeldCalls
-from dispatcher.sessions.patience import Patience
+from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.releases import Releases
 from dispatcher.sessions.starts import Start, Started, Starts
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.outage import is_outage
 from dispatcher.store.store import Store
@@ -55,24 +55,24 @@ class SessionService:
         settings: Settings,
         store: Store,
         starts: Starts,
-        releases: Releases,
+        terminator: Terminator,
         queue: Queue,
         transports: Mapping[str, Transport],
         channels: Channels,
-        changes: Changes,
+        notifier: Notifier,
         clock: Clock,
         background: Background,
-        patience: Patience,
+        outage_retry: OutageRetry,
     ) -> None:
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._settings = settings
         self._store = store
         self._starts = starts
-        self._releases = releases
+        self._terminator = terminator
         self._queue = queue
         self._transports = transports
         self._channels = channels
-        self._changes = changes
+        self._notifier = notifier
         self._clock = clock
         self._background = background
         self._holders: Counter[str] = Counter()
@@ -108,7 +108,7 @@ class SessionService:
         """
         self._drained.set()
         # Who holds an answer looks again, and sees that.
-        self._changes.resumed()
+        self._notifier.resumed()
 
     async def start(self, start: Start) -> Started:
         """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
@@ -165,23 +165,23 @@ class SessionService:
             await self._give_up(session_id)
         except SQLAlchemyError as error:
             log.debug("session %s: its place is given back later: %s", session_id, error)
-            self._background.spawn(self._patience.persist(lambda: self._give_up(session_id)))
+            self._background.spawn(self._outage_retry.persist(lambda: self._give_up(session_id)))
             return False
         return True
 
     async def _give_up_later(self, session_id: str) -> None:
         await rest(self._clock, COME_BACK_SECONDS, self._drained)
         if not self._drained.is_set():
-            await self._patience.persist(lambda: self._give_up(session_id))
+            await self._outage_retry.persist(lambda: self._give_up(session_id))
 
     async def _give_up(self, session_id: str) -> None:
         session = await self._store.session(session_id)
         if session is None or session.state is not SessionState.queued or self._holders[session_id]:
             return
         end = End("abandoned", "The caller hung up while the session waited for a line.")
-        await self._releases.close(session, end)
+        await self._terminator.close(session, end)
 
-    async def disown(self, started: Started, by: str) -> None:
+    async def close_unanswered(self, started: Started, by: str) -> None:
         """End a session whose caller got no answer, and wait a while for that.
 
         A background task ends it: neither the end of the request nor an outage of the store keeps it. One
@@ -193,7 +193,7 @@ class SessionService:
         if not started.new:
             return
         end = End("stopped", f"The session was stopped by {by}, who got no answer to its start.")
-        closing = self._releases.disown(started.session, end, by)
+        closing = self._terminator.close_unanswered(started.session, end, by)
         timer = asyncio.create_task(self._clock.sleep(DISOWN_SECONDS))
         try:
             await asyncio.wait((closing, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -219,12 +219,12 @@ class SessionService:
         session = await self.get(session_id, agent)
         end = End("stopped", f"The session was stopped by {by}.")
         try:
-            await self._releases.close(session, end, by)
+            await self._terminator.close(session, end, by)
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
             # The store is read and cannot be written, as on a full disk: no end is refused for that.
-            self._releases.close_later(session, end, by)
+            self._terminator.close_later(session, end, by)
         return await self.get(session_id)
 
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
@@ -279,7 +279,7 @@ class SessionService:
     async def _until(
         self, session_id: str, reached: Callable[[Session], bool], since: int | None = None
     ) -> Session:
-        session = await self._changes.until_session(session_id, self._store.session, reached, since)
+        session = await self._notifier.until_session(session_id, self._store.session, reached, since)
         if session is None:
             raise UnknownSession.of(session_id)
         return session

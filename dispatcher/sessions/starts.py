@@ -28,11 +28,11 @@ from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.model import End, Session, SessionState
 from dispatcher.domain.rooms import allowed_seconds
 from dispatcher.sessions import failures
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.launcher import START_SHARE, Launcher
-from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
 from dispatcher.transports.errors import RoomError, Unacceptable
@@ -76,7 +76,7 @@ class Started:
     keyed: bool = False
     """True if its caller can come back for it."""
     mark: int | None = None
-    """Mark of `Changes`, from before the session was written; None if it was read, at any time."""
+    """Mark of `Notifier`, from before the session was written; None if it was read, at any time."""
 
 
 class Starts:
@@ -87,25 +87,25 @@ class Starts:
         *,
         settings: Settings,
         store: Store,
-        ledger: Ledger,
+        repository: Repository,
         launcher: Launcher,
-        releases: Releases,
+        terminator: Terminator,
         queue: Queue,
         transports: Mapping[str, Transport],
-        changes: Changes,
+        notifier: Notifier,
         images: AgentImages,
         clock: Clock,
         disk: Disk,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._ledger = ledger
+        self._repository = repository
         self._images = images
         self._launcher = launcher
-        self._releases = releases
+        self._terminator = terminator
         self._queue = queue
         self._transports = transports
-        self._changes = changes
+        self._notifier = notifier
         self._clock = clock
         self._disk = disk
 
@@ -156,9 +156,9 @@ class Starts:
         if claim is not None:
             claim = replace(claim, client=prepared.client)
         machine = self._launcher.machine(session)
-        mark = self._changes.mark()
+        mark = self._notifier.mark()
         try:
-            added = await self._ledger.add(
+            added = await self._repository.add(
                 session,
                 machine,
                 self._queue.limits,
@@ -171,7 +171,7 @@ class Starts:
         except BaseException:
             # It may have been written all the same: a caller with a key comes back for it, others do not.
             if claim is None:
-                self._releases.disown(session, UNHEARD)
+                self._terminator.close_unanswered(session, UNHEARD)
             else:
                 self._launcher.catch_up()
             raise
@@ -186,7 +186,7 @@ class Starts:
             place = await self._queue.place(written)
         except BaseException:
             if claim is None:
-                self._releases.disown(written, UNHEARD)
+                self._terminator.close_unanswered(written, UNHEARD)
             raise
         return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
 

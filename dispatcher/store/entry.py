@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from dispatcher.domain.admission import Limits
 from dispatcher.domain.model import Machine, Session
 from dispatcher.domain.timeline import Event
-from dispatcher.store import lines, rows
+from dispatcher.store import capacity, rows
 from dispatcher.store.statements import Statement
 from dispatcher.store.tables import events, machines, sessions
 
@@ -30,7 +30,7 @@ def enter(
     """
     if connection.dialect.name != "postgresql" or limits.deployment is not None:
         return False
-    values = lines.of_line(session.agent, limits)
+    values = capacity.of_line(session.agent, limits)
     values |= _named(sessions, rows.values(session)) | _named(machines, rows.values(machine))
     for number, event in enumerate(new, 1):
         values |= _named(events, rows.event_values(event, session.id) | {"number": number}, number)
@@ -39,7 +39,7 @@ def enter(
 
 @cache
 def _statement(number_of_events: int) -> Statement:
-    line = lines.TAKEN_LINE.cte("line")
+    line = capacity.TAKEN_LINE.cte("line")
     parts = [_insert(sessions, line), _insert(machines, line)]
     parts += [_insert(events, line, number) for number in range(1, number_of_events + 1)]
     return Statement(sa.select(line.c.agent).add_cte(*parts))

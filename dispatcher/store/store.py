@@ -1,6 +1,6 @@
 """What the dispatcher keeps, and the only package that speaks SQL.
 
-Every change of a session or a machine is a pure function from `sessions/lifecycle.py`, applied inside a
+Every change of a session or a machine is a pure function from `domain/transitions.py`, applied inside a
 transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
 What a transaction read is locked (PostgreSQL) or nobody else writes meanwhile (SQLite).
 """
@@ -21,7 +21,7 @@ from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.listing import Cursor, Filter
 from dispatcher.domain.model import LIVE, OVER, Machine, MachineState, Session
 from dispatcher.domain.timeline import Cause, Event
-from dispatcher.store import counts, due, entry, leases, lines, lists, retention, rows
+from dispatcher.store import capacity, counts, due, entry, leases, lists, retention, rows
 from dispatcher.store.counts import Counts
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
@@ -70,7 +70,7 @@ class Store:
 
     async def ping(self) -> None:
         """Write a row. Raises what the database raises if it cannot be written."""
-        await self._database.write(lines.write_one)
+        await self._database.write(capacity.write_one)
 
     @property
     def file(self) -> Path | None:
@@ -111,7 +111,7 @@ class Store:
             after, of_session = transitions.admitted(session, now), admit(machine)
             if entry.enter(connection, after, of_session, told(after), limits):
                 return after, of_session
-            if not lines.enter(connection, session, limits):
+            if not capacity.enter(connection, session, limits):
                 after, of_session = session, machine
             rows.add(connection, of_session)
             rows.add(connection, after)
@@ -124,7 +124,7 @@ class Store:
 
         try:
             return await self._database.write(write, quick=True)
-        except lines.Full:
+        except capacity.Full:
             return None
         except IntegrityError:
             # PostgreSQL says so late, when another replica has committed the same key meanwhile.
@@ -138,7 +138,7 @@ class Store:
         """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
 
         def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
-            waiting = lines.next_in_line(connection, limits, now)
+            waiting = capacity.next_in_line(connection, limits, now)
             if waiting is None:
                 return None
             change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
@@ -153,9 +153,9 @@ class Store:
     async def free_lines(self, now: float) -> int:
         """Free the lines of sessions whose machines had their grace to be gone, and return how many."""
         freed = 0
-        while agent := await self._database.read(lambda connection: lines.overdue(connection, now)):
+        while agent := await self._database.read(lambda connection: capacity.overdue(connection, now)):
             number = await self._database.write(
-                lambda connection, agent=agent: lines.free_overdue(connection, agent, now)
+                lambda connection, agent=agent: capacity.free_overdue(connection, agent, now)
             )
             if number == 0:
                 # Others hold their rows locked, perhaps to write that the machines are gone.
@@ -170,13 +170,13 @@ class Store:
             taken = sessions.c.ended_at - sessions.c.admitted_at
             done = (sessions.c.agent == session.agent, sessions.c.state.in_(OVER), taken.is_not(None))
             last = sa.select(taken).where(*done).order_by(sessions.c.created_at.desc()).limit(RECENT)
-            return lines.place(connection, session), list(connection.scalars(last))
+            return capacity.place(connection, session), list(connection.scalars(last))
 
         return await self._database.read(read)
 
     async def loads(self) -> Mapping[str, Load]:
         """Agent → how many of its sessions are live and queued."""
-        return await self._database.read(lines.counted)
+        return await self._database.read(capacity.counted)
 
     async def claim(self, claim_id: str, now: float) -> Claim | None:
         """The session that a key stands for, unless its time is up."""
@@ -363,7 +363,7 @@ class Store:
         updated = rows.change(connection, Session, session_id, changed)
         if updated is not None:
             rows.note(connection, session_id, timeline.changed(*updated, cause))
-            lines.moved(connection, *updated)
+            capacity.moved(connection, *updated)
         return updated
 
     async def update_machine(
@@ -412,7 +412,7 @@ def _update_machine(
     if updated is not None and session is not None:
         rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
         if updated[1].state is MachineState.gone and session.line_until is not None:
-            lines.free(connection, session.id)
+            capacity.free(connection, session.id)
     return updated
 
 

@@ -25,9 +25,9 @@ from types import TracebackType
 from typing import IO
 
 from dispatcher.keys import PRIVATE_PREFIX
+from dispatcher.log_context import current
 from dispatcher.printable import escaped
 from dispatcher.settings import LogFormat, LogLevel
-from dispatcher.telemetry.context import current
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 

@@ -6,7 +6,7 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dispatcher.telemetry.context import about
+from dispatcher.log_context import about
 
 # A session's id is a UUID of ours; anything else in its place is a client's own text.
 _SESSION = re.compile(r"/sessions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|$)")

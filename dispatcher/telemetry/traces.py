@@ -25,8 +25,8 @@ from opentelemetry.trace import (
 
 from dispatcher.clock import Clock
 from dispatcher.domain.model import Session
+from dispatcher.log_context import about, current, read_traceparent
 from dispatcher.machines.calls import ProviderCall
-from dispatcher.telemetry.context import about, current, read_traceparent
 from dispatcher.telemetry.spans import Piece, told
 
 

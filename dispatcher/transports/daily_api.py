@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import httpx
 
 from dispatcher.clock import Clock
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.provider import Rate
+from dispatcher.rate_limit import TokenBucket
 from dispatcher.tasks import within
 from dispatcher.transports.calls import OnRoomCall, RoomAction, RoomCall, outcome_of, unobserved
 from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
@@ -94,7 +94,7 @@ class DailyApi:
             # A proxy of the environment's is for the real API.
             trust_env=http is None,
         )
-        self._buckets: dict[Kind, Bucket] = {kind: Bucket(rate) for kind, rate in RATES.items()}
+        self._buckets: dict[Kind, TokenBucket] = {kind: TokenBucket(rate) for kind, rate in RATES.items()}
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -18,10 +18,11 @@ from dispatcher.domain import admission, deadlines, ends, model, rooms, timeline
 from dispatcher.domain.model import MachineState, SessionState
 from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines import failover, fleet, placement
-from dispatcher.sessions import inquiries, launcher, queue, reaper, releases, reports, service, starts
-from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions import launcher, machine_reports, queue, service, starts, terminator
+from dispatcher.sessions.maintenance import probes, reaper
+from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
-from dispatcher.store import database, lines, store
+from dispatcher.store import capacity, database, store
 from dispatcher.store.tables import claims
 from dispatcher.transports.errors import RoomError
 from tests.chaos.world import Outcome, simulate
@@ -103,12 +104,14 @@ def unknown_is_taken_for_a_no() -> Any:
 def reaper_does_not_re_read() -> Any:
     """A deadline is judged by a session as it was read a second ago."""
 
-    async def close(self: releases.Releases, session: model.Session, why: Any, by: str = DISPATCHER) -> None:
+    async def close(
+        self: terminator.Terminator, session: model.Session, why: Any, by: str = DISPATCHER
+    ) -> None:
         if (end := why(session)) is not None:
             await self._clock.sleep(1)
             await self.close(session, end, by)
 
-    return mock.patch.object(releases.Releases, "close_if", close)
+    return mock.patch.object(terminator.Terminator, "close_if", close)
 
 
 @variant("answers", "no internal errors", first_seed=12)
@@ -131,7 +134,7 @@ def nobody_looks_after_a_crash() -> Any:
 @variant("reasons")
 def silence_is_taken_for_death() -> Any:
     """A machine that was not heard for a while is closed, whatever its provider says."""
-    return mock.patch.object(inquiries.Inquiries, "_is_lost", return_value=True)
+    return mock.patch.object(probes.Probes, "_is_lost", return_value=True)
 
 
 @variant("reasons", first_seed=118)
@@ -141,24 +144,24 @@ def gone_counts_while_it_is_asked_for() -> Any:
     def is_lost(_: Any, status: Any, *__: Any) -> bool:
         return status is not None and status.state is MachineState.gone
 
-    return mock.patch.object(inquiries.Inquiries, "_is_lost", is_lost)
+    return mock.patch.object(probes.Probes, "_is_lost", is_lost)
 
 
 @variant("reasons")
 def a_lost_channel_ends_the_session() -> Any:
     """A machine whose connection broke is taken for gone."""
-    original = reports.Reports.disconnected
+    original = machine_reports.MachineReports.disconnected
 
-    def disconnected(self: reports.Reports, machine_id: str, connection: Any) -> None:
+    def disconnected(self: machine_reports.MachineReports, machine_id: str, connection: Any) -> None:
         async def close() -> None:
             session = await self._store.session_of_machine(machine_id)
             if session is not None:
-                await self._releases.close(session, ends.end_by_loss(None))
+                await self._terminator.close(session, ends.end_by_loss(None))
 
         original(self, machine_id, connection)
-        self._releases._background.spawn(close())
+        self._terminator._background.spawn(close())
 
-    return mock.patch.object(reports.Reports, "disconnected", disconnected)
+    return mock.patch.object(machine_reports.MachineReports, "disconnected", disconnected)
 
 
 @variant("one session")
@@ -183,7 +186,7 @@ def duplicate_key_starts_again() -> Any:
 def limit_counted_outside_the_transaction() -> Any:
     """The free lines are counted first, and taken in another transaction."""
     seen: dict[str, Any] = {}
-    add, enter, lock = store.Store.add, lines.enter, lines._lock
+    add, enter, lock = store.Store.add, capacity.enter, capacity._lock
 
     async def add_later(self: store.Store, session: model.Session, *more: Any) -> Any:
         seen[session.id] = await self.loads()
@@ -194,11 +197,11 @@ def limit_counted_outside_the_transaction() -> Any:
             lock(*given)
             return seen[session.id]
 
-        with mock.patch.object(lines, "_lock", locked):
+        with mock.patch.object(capacity, "_lock", locked):
             return enter(connection, session, limits)
 
     return _all(
-        mock.patch.object(store.Store, "add", add_later), mock.patch.object(lines, "enter", enter_as_seen)
+        mock.patch.object(store.Store, "add", add_later), mock.patch.object(capacity, "enter", enter_as_seen)
     )
 
 
@@ -211,13 +214,13 @@ def line_is_free_before_its_machine_is_gone() -> Any:
 @variant("counters", "limits")
 def failures_are_not_counted_down() -> Any:
     """A session that fails keeps its line."""
-    moved = lines.moved
+    moved = capacity.moved
 
     def unless_failed(connection: Any, before: model.Session, after: model.Session) -> None:
         if after.state is not SessionState.failed:
             moved(connection, before, after)
 
-    return mock.patch.object(lines, "moved", unless_failed)
+    return mock.patch.object(capacity, "moved", unless_failed)
 
 
 @variant("first come, first served")
@@ -232,7 +235,7 @@ def queue_admits_twice() -> Any:
     original = launcher.Launcher.launch
 
     async def admit(self: queue.Queue) -> bool:
-        admitted = await self._ledger.admit_next(self.limits, self._launcher.wanted)
+        admitted = await self._repository.admit_next(self.limits, self._launcher.wanted)
         if admitted is not None:
             for _ in range(2):
                 # What a launcher knows of what it did, another one does not.
@@ -252,18 +255,18 @@ def hang_up_keeps_the_place() -> Any:
 @variant("settles")
 def release_forgets_the_row() -> Any:
     """Machines go, and nobody writes it down."""
-    return mock.patch.object(releases.Releases, "note_if_gone", _async(False))
+    return mock.patch.object(terminator.Terminator, "note_if_gone", _async(False))
 
 
 @variant("gone is gone")
 def stop_is_taken_for_gone() -> Any:
     """A machine is on record as gone once it was asked to go."""
 
-    async def note(self: releases.Releases, machine_id: str) -> bool:
-        await self._ledger.machine_gone(machine_id, None)
+    async def note(self: terminator.Terminator, machine_id: str) -> bool:
+        await self._repository.machine_gone(machine_id, None)
         return True
 
-    return mock.patch.object(releases.Releases, "note_if_gone", note)
+    return mock.patch.object(terminator.Terminator, "note_if_gone", note)
 
 
 @variant("gone is gone", "reasons")
@@ -292,22 +295,22 @@ def the_last_reason_wins() -> Any:
 @variant("answers", "intent first")
 def answered_before_it_is_written() -> Any:
     """A start is answered, and its machine asked for, while its row is on its way."""
-    original = Ledger.add
+    original = Repository.add
     tasks: set[asyncio.Task[Any]] = set()
 
     async def add(
-        self: Ledger, session: model.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
+        self: Repository, session: model.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
     ) -> Any:
         tasks.add(asyncio.ensure_future(original(self, session, machine, limits, by, claim, admit)))
         return transitions.admitted(session, session.created_at), admit(machine)
 
-    return mock.patch.object(Ledger, "add", add)
+    return mock.patch.object(Repository, "add", add)
 
 
 @variant("silence", first_seed=130)
 def the_silent_are_left() -> Any:
     """A machine that says nothing more keeps its session for as long as it runs."""
-    return mock.patch.object(inquiries.Inquiries, "_is_unresponsive", return_value=False)
+    return mock.patch.object(probes.Probes, "_is_unresponsive", return_value=False)
 
 
 @variant("answers")

@@ -243,7 +243,7 @@ class Client:
         start = Start(plan.agent, plan.transport, body=body, queue_seconds=plan.queue_seconds, key=plan.key)
         started = await core.service.start(start)
         joined = asyncio.ensure_future(core.service.joined(started, plan.wait))
-        patience = asyncio.ensure_future(self._patience())
+        patience = asyncio.ensure_future(self._outage_retry())
         try:
             await asyncio.wait((joined, patience), return_when=asyncio.FIRST_COMPLETED)
             if joined.done():
@@ -258,7 +258,7 @@ class Client:
         attempt.released = await core.service.hang_up(started)
         raise HungUp
 
-    async def _patience(self) -> None:
+    async def _outage_retry(self) -> None:
         await asyncio.sleep(1e6 if self._plan.hangs_up_after is None else self._plan.hangs_up_after)
 
     async def _join(self, session_id: str) -> None:

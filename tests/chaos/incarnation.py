@@ -153,7 +153,7 @@ class Incarnation:
 
     async def _channel(self, machine_id: str, line: Line) -> None:
         """As the channel's endpoint does it."""
-        reports = self.core.reports
+        reports = self.core.machine_reports
         try:
             hello = await line.receive()
             assert isinstance(hello, Hello), hello

@@ -25,7 +25,7 @@ from dispatcher.core import Core
 from dispatcher.domain.model import MachineState
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.placements import ProcessPlacement
-from dispatcher.sessions import reaper
+from dispatcher.sessions.maintenance import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store import migrate, store

@@ -336,14 +336,14 @@ def test_a_room_that_another_replica_took_over_and_left_is_opened_after_all(tmp_
         async with with_daily(tmp_path, agents=SLOW) as (running, daily):
             daily.dark = True
             session_id = await _machine_first(running, daily)
-            store, us = running.dispatcher.store, running.dispatcher.lease.replica
+            store, us = running.dispatcher.store, running.dispatcher.leadership.replica
             machine_id = f"m-{session_id}"
             await store.update_machine(
                 machine_id, lambda machine: transitions.handed_on(machine, us, "another"), Cause("test", 0.0)
             )
             # It notices with its next attempt, which it does not make.
             with monkeypatch.context() as meanwhile:
-                meanwhile.setattr(running.dispatcher.lease, "is_gone", lives)
+                meanwhile.setattr(running.dispatcher.leadership, "is_gone", lives)
                 await running.settle()
                 daily.dark = False
                 assert daily.rooms == {}
@@ -395,7 +395,7 @@ def test_only_the_reaper_deletes(tmp_path):
     async def run():
         async with with_daily(tmp_path) as (running, daily):
             await stopped(running)
-            await running.dispatcher.lease.release()
+            await running.dispatcher.leadership.release()
             await running.dispatcher.rooms.look()
             assert len(daily.rooms) == 1
 

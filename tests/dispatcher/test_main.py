@@ -209,7 +209,7 @@ def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_
         command.http.post("/start?wait=none")
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     loggers = {line["logger"] for line in lines}
-    assert loggers >= {"dispatcher.commands", "uvicorn.error", "dispatcher.sessions.ledger"}
+    assert loggers >= {"dispatcher.commands", "uvicorn.error", "dispatcher.sessions.repository"}
     assert all(line.keys() >= {"time", "level", "logger", "message", "replica"} for line in lines)
 
 

@@ -236,7 +236,7 @@ def test_a_stream_of_events_outlives_it(tmp_path):
             following = asyncio.create_task(follow())
             await settled(running, lambda: asyncio.sleep(0), lambda _: "event: active" in seen)
             runner.away = True
-            running.dispatcher.service._changes.notify(machine.session_id or "")
+            running.dispatcher.service._notifier.notify(machine.session_id or "")
             away = ": the store does not answer"
             await settled(running, lambda: asyncio.sleep(0), lambda _: away in seen)
             runner.away = False
@@ -393,7 +393,7 @@ def test_a_place_in_the_queue_is_given_back_when_its_caller_goes_while_the_store
                 waiting.cancel()
             else:
                 # As when the bus stands again: whoever waits reads.
-                running.dispatcher.changes.resumed()
+                running.dispatcher.notifier.resumed()
 
             async def is_answered():
                 return waiting.done()

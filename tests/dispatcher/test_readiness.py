@@ -19,7 +19,7 @@ from dispatcher.disk import LEAST_FREE_BYTES, Disk
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import Unreachable
 from dispatcher.readiness import BUS_GRACE_SECONDS, Readiness
-from dispatcher.sessions.changes import POLL_SECONDS
+from dispatcher.sessions.notifier import POLL_SECONDS
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import (
     Deployment,

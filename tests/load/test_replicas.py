@@ -7,7 +7,7 @@ import random
 import secrets
 from collections.abc import Callable
 
-from dispatcher.sessions.lease import DEAD_SECONDS, REAPER
+from dispatcher.sessions.maintenance.leader import DEAD_SECONDS, REAPER
 from dispatcher.store.tables import leases
 from tests.load.callers import Callers
 from tests.load.checks import Store, settle

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from bot import protocol
-from dispatcher.sessions.watch import PAGE_EVENTS
+from dispatcher.sessions.watcher import PAGE_EVENTS
 from dispatcher.store import rows
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.patience import PATIENCE

@@ -132,7 +132,7 @@ def test_a_start_that_was_refused_leaves_its_key_free(tmp_path):
 
 
 def test_a_key_is_kept_for_a_day_and_then_deleted_in_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("dispatcher.sessions.retention.CLAIMS", 2)
+    monkeypatch.setattr("dispatcher.sessions.maintenance.retention.CLAIMS", 2)
 
     async def run():
         async with deployment(tmp_path) as running:

@@ -248,7 +248,7 @@ def test_untested_pipecat_is_logged_once_for_an_agent(tmp_path, caplog):
 
 
 def test_warnings_about_versions_have_a_limit(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("dispatcher.sessions.reports.MOST_WARNINGS", 1)
+    monkeypatch.setattr("dispatcher.sessions.machine_reports.MOST_WARNINGS", 1)
 
     async def run():
         async with deployment(tmp_path) as running:

@@ -102,8 +102,8 @@ def test_offer_session_ends_when_its_request_is_cancelled_twice_while_the_store_
             await machine.receive()
             runner.away = True
             calling.cancel()
-            is_disowned = running.dispatcher.releases.is_disowned
-            await eventually(lambda: asyncio.sleep(0, is_disowned(machine.session_id or "")), bool)
+            is_unanswered = running.dispatcher.terminator.is_unanswered
+            await eventually(lambda: asyncio.sleep(0, is_unanswered(machine.session_id or "")), bool)
             assert not calling.done(), "it waits for the end of the session"
             await cancelled(calling)
             runner.away = False

@@ -13,7 +13,7 @@ import pytest
 from bot.protocol import FromDispatcher, Request, Response, Stop
 from dispatcher.bus import Hub, LocalBus
 from dispatcher.machines.channels import ChannelLost, Channels
-from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.notifier import Notifier
 from dispatcher.store.bus import PostgresBus
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import ManualClock, eventually
@@ -475,7 +475,7 @@ class OnPostgres:
 
     bus: PostgresBus
     channels: Channels
-    changes: Changes
+    notifier: Notifier
 
 
 @contextlib.asynccontextmanager
@@ -484,13 +484,13 @@ async def on_postgres(url: str, clock: ManualClock) -> AsyncIterator[tuple[OnPos
         replicas = []
         for name in ("a", "b"):
             bus = PostgresBus(url, name, clock)
-            changes = Changes(bus)
-            channels = Channels(bus, clock, HEARTBEAT, on_lost=changes.resumed)
+            notifier = Notifier(bus)
+            channels = Channels(bus, clock, HEARTBEAT, on_lost=notifier.resumed)
             await bus.open()
             stack.push_async_callback(bus.close)
             channels.open()
             stack.push_async_callback(channels.close)
-            replicas.append(OnPostgres(bus, channels, changes))
+            replicas.append(OnPostgres(bus, channels, notifier))
         yield replicas[0], replicas[1]
 
 
@@ -536,14 +536,14 @@ def test_a_call_and_a_wait_outlive_an_outage_of_the_database(
             async def read(_: str) -> str:
                 return row
 
-            waiting = asyncio.create_task(b.changes.until("s-1", read, lambda state: state == "ready"))
+            waiting = asyncio.create_task(b.notifier.until("s-1", read, lambda state: state == "ready"))
             await settle()
             await asyncio.to_thread(postgres.stop, mode)
             # While it is away the answer is lost, and the word of the change too.
             await eventually(lambda: asyncio.sleep(0), lambda _: not a.bus.publish("x", "x"))
             a.channels.answered(MACHINE, answer(request_id))
             row = "ready"
-            a.changes.notify("s-1")
+            a.notifier.notify("s-1")
             await settle()
             assert not calling.done()
             assert not waiting.done()

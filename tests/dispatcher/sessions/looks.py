@@ -1,4 +1,4 @@
-"""What tests of the reaper and of its inquiries do to a dispatcher."""
+"""What tests of the reaper and of its probes do to a dispatcher."""
 
 import asyncio
 from pathlib import Path

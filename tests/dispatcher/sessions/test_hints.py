@@ -4,10 +4,10 @@ import asyncio
 
 from dispatcher.bus import Hub, LocalBus
 from dispatcher.domain.admission import Limits
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.hints import Hints
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
+from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 from tests.dispatcher.harness import ManualClock
@@ -21,17 +21,17 @@ def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
         await store.open()
         session, machine = rows()
         assert await store.add(session, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
-        background, patience = Background(clock), Patience(store, clock)
+        background, outage_retry = Background(clock), OutageRetry(store, clock)
         heard: dict[str, list[str]] = {"a": [], "b": [], "c": []}
         replicas = {}
         for name, machines in heard.items():
             bus = LocalBus(name, hub)
             replicas[name] = Hints(
                 store=store,
-                ledger=Ledger(store, Changes(bus), clock),
+                repository=Repository(store, Notifier(bus), clock),
                 bus=bus,
                 background=background,
-                patience=patience,
+                outage_retry=outage_retry,
                 look_soon=machines.append,
             )
             await bus.open()
@@ -41,7 +41,7 @@ def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
         await asyncio.sleep(0)
         assert heard == {name: [machine.id] for name in heard}
         assert [event.kind for event in await store.events(session.id)].count("room-event") == 2
-        await patience.close()
+        await outage_retry.close()
         await store.close()
 
     asyncio.run(run())

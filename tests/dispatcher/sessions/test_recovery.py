@@ -18,8 +18,8 @@ from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
 from dispatcher.sessions.launcher import START_SHARE
 from dispatcher.sessions.launches import Launches
-from dispatcher.sessions.lease import REAPER, Lease
-from dispatcher.sessions.ledger import Ledger
+from dispatcher.sessions.maintenance.leader import REAPER, Leadership
+from dispatcher.sessions.repository import Repository
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import (
@@ -66,7 +66,7 @@ async def started(running: Deployment, session: Session, *, beside: Deployment |
     async def machine() -> Machine:
         await running.look(0.5)
         if beside is not None:
-            await beside.dispatcher.lease.keep()
+            await beside.dispatcher.leadership.keep()
         found = await running.dispatcher.store.machine(session.machine_id)
         assert found is not None
         return found
@@ -126,14 +126,14 @@ def test_a_start_that_was_taken_over_unheard_is_looked_for_before_it_is_asked_fo
             machine = await running.dispatcher.store.machine(session.machine_id)
             assert machine is not None
             running.provider.appear(session.machine_id)
-            change = Ledger.change_machine
+            change = Repository.change_machine
 
             async def kept_unheard(*given):
                 await change(*given)
                 raise OperationalError("the connection was lost", {}, Exception())
 
             with monkeypatch.context() as patched:
-                patched.setattr(Ledger, "change_machine", kept_unheard)
+                patched.setattr(Repository, "change_machine", kept_unheard)
                 with pytest.raises(OperationalError):
                     await launcher.take_over(session, machine)
             launcher.catch_up()
@@ -300,7 +300,7 @@ def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monkeypatc
                 await take_over(*wanted)
 
             # At the exit the harness lets seconds pass in milliseconds, which no lease lives through.
-            monkeypatch.setattr(Lease, "held", True)
+            monkeypatch.setattr(Leadership, "held", True)
             monkeypatch.setattr(launcher, "take_over", begin)
             monkeypatch.setattr(store, "due_machines", due_later)
             monkeypatch.setattr(reaper, "stop", stop_in_the_round)
@@ -324,7 +324,7 @@ def test_one_replica_goes_on_with_what_a_dead_one_left(tmp_path, postgres_url):
 
     async def run():
         async with deployment(tmp_path, **shared) as a, deployment(tmp_path, **shared) as b:
-            assert a.dispatcher.lease.held
+            assert a.dispatcher.leadership.held
             session = await leave(a, "a-dead-one")
             machine = await started(a, session, beside=b)
             assert machine.launcher == a.dispatcher.replica
@@ -332,7 +332,7 @@ def test_one_replica_goes_on_with_what_a_dead_one_left(tmp_path, postgres_url):
             left = await leave(a, b.dispatcher.replica)
             for _ in range(10):
                 await a.look(0.5)
-                await b.dispatcher.lease.keep()
+                await b.dispatcher.leadership.keep()
             assert provider.asked == 1, "it lives, and asks for its machine itself"
             assert (await a.session(left.id))["state"] == "starting"
 
@@ -448,7 +448,7 @@ def test_overdue_sessions_are_ended_before_a_dispatcher_serves_that_is_not_the_r
         await store.beat("dead", ("dead", REAPER), {}, alone=False)
         await store.close()
         async with deployment(tmp_path, database_url=postgres_url) as running:
-            assert not running.dispatcher.lease.held
+            assert not running.dispatcher.leadership.held
             found = await running.session(session.id)
             assert (found["state"], found["reason"]) == ("failed", "start_timeout")
 

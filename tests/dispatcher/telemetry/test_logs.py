@@ -15,9 +15,9 @@ import pytest
 
 from bot import protocol
 from dispatcher.keys import hash_of
+from dispatcher.log_context import about, current
 from dispatcher.settings import LogFormat, LogLevel, Settings
 from dispatcher.telemetry import logs
-from dispatcher.telemetry.context import about, current
 from tests.dispatcher.harness import ScriptedProvider, deployment
 from tests.patience import PATIENCE
 

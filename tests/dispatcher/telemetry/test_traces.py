@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from bot import protocol
+from dispatcher.log_context import read_traceparent
 from dispatcher.machines.provider import NoCapacity
 from dispatcher.telemetry import export
-from dispatcher.telemetry.context import read_traceparent
 from tests.dispatcher.harness import START_OF_TIME, ScriptedProvider, deployment, eventually
 
 CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -28,7 +28,7 @@ WAITING_MESSAGES = 1000
 """Of one machine; a conversation says some three a minute. A machine that says more waits: it is not read."""
 
 
-class Patience:
+class OutageRetry:
     """Waits for the store. Whoever waits, only one asks it whether it is back."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -72,8 +72,8 @@ class Patience:
 class Backlog:
     """What machines say is dealt with in order, machine by machine, and kept while the store is away."""
 
-    def __init__(self, patience: Patience, background: Background) -> None:
-        self._patience = patience
+    def __init__(self, outage_retry: OutageRetry, background: Background) -> None:
+        self._outage_retry = outage_retry
         self._background = background
         self._waiting: dict[str, deque[Work]] = {}
 
@@ -90,7 +90,7 @@ class Backlog:
                 if not is_outage(error):
                     raise
         while len(self._waiting.get(machine_id, ())) >= WAITING_MESSAGES:
-            await self._patience.until_back()
+            await self._outage_retry.until_back()
         if machine_id in self._waiting:
             self._waiting[machine_id].append(work)
         else:
@@ -101,7 +101,7 @@ class Backlog:
         try:
             while waiting:
                 try:
-                    await self._patience.persist(waiting[0])
+                    await self._outage_retry.persist(waiting[0])
                 except Exception:
                     log.exception("machine %s: what it said could not be written down", machine_id)
                 waiting.popleft()

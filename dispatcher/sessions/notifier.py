@@ -42,7 +42,7 @@ class _Waiter:
             self.wakes.set()
 
 
-class Changes:
+class Notifier:
     """Tells waiters, here and at other replicas, that a session's row changed."""
 
     def __init__(self, bus: Bus) -> None:
@@ -75,7 +75,7 @@ class Changes:
             self._wake(payload, None)
 
     def resumed(self) -> None:
-        """Changes may have gone unheard: whoever waits reads again."""
+        """Notifier may have gone unheard: whoever waits reads again."""
         self._count += 1
         self._unknown_until = self._count
         for waiters in self._waiters.values():

@@ -11,9 +11,9 @@ from dispatcher.domain.admission import Limits
 from dispatcher.domain.idempotency import Claim
 from dispatcher.domain.model import End, Machine, MachineStatus, Session, SessionState
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER, Cause
-from dispatcher.sessions.changes import Changes
+from dispatcher.log_context import about_session
+from dispatcher.sessions.notifier import Notifier
 from dispatcher.store.store import Store
-from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ Observer = Callable[[Session | None, Session], None]
 """Told of every session that was written, as it was before (None: it is new) and as it is."""
 
 
-class Ledger:
+class Repository:
     """Writes to the store.
 
     Args:
@@ -29,10 +29,10 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, changes: Changes, clock: Clock, observers: Sequence[Observer] = ()
+        self, store: Store, notifier: Notifier, clock: Clock, observers: Sequence[Observer] = ()
     ) -> None:
         self._store = store
-        self._changes = changes
+        self._notifier = notifier
         self._clock = clock
         self._observers = list(observers)
         self._on_gone: list[Callable[[], None]] = []
@@ -110,7 +110,7 @@ class Ledger:
             self._tell(before, after)
         else:
             # It may be like this by a write whose answer was lost: who waits for it has not heard.
-            self._changes.notify(after.id, after)
+            self._notifier.notify(after.id, after)
         return after
 
     async def end(self, session_id: str, end: End, by: str = DISPATCHER) -> Session | None:
@@ -143,7 +143,7 @@ class Ledger:
             machine_id, lambda session: timeline.orphan_stopped(machine_id, placement, session, cause)
         )
         if session is not None:
-            self._changes.notify(session.id)
+            self._notifier.notify(session.id)
 
     async def room_event(self, machine_id: str, message: str) -> None:
         """Something is said about the room of the machine's session: on record, while that lives."""
@@ -152,10 +152,10 @@ class Ledger:
             machine_id, lambda session: timeline.room_event(message, session, cause)
         )
         if session is not None:
-            self._changes.notify(session.id)
+            self._notifier.notify(session.id)
 
     def _tell(self, before: Session | None, after: Session) -> None:
-        self._changes.notify(after.id, after)
+        self._notifier.notify(after.id, after)
         self._tell_observers(before, after)
 
     def _tell_observers(self, before: Session | None, after: Session) -> None:

@@ -132,7 +132,7 @@ def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_lo
                 return await write(*arguments, **more)
 
             monkeypatch.setattr(store, "update_session", late)
-            await running.dispatcher.releases.close_if(
+            await running.dispatcher.terminator.close_if(
                 session, lambda current: deadlines.overdue(current, clock.now())
             )
             after = await store.session(session_id)

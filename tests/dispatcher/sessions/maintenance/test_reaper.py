@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 from bot import protocol
 from dispatcher.domain.admission import Limits
 from dispatcher.domain.model import Machine, Session
-from dispatcher.sessions import inquiries, reaper
+from dispatcher.sessions.maintenance import probes, reaper
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.dispatcher.rows import rows
@@ -240,8 +240,8 @@ def test_one_machine_that_cannot_be_looked_after_does_not_harm_the_others(tmp_pa
     async def run():
         async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
             odd, plain, dead = [(await running.start())["sessionId"] for _ in range(3)]
-            store, releases = running.dispatcher.store, running.dispatcher.releases
-            read, close = store.machine_with_session, releases.close_if
+            store, terminator = running.dispatcher.store, running.dispatcher.terminator
+            read, close = store.machine_with_session, terminator.close_if
 
             async def read_or_raise(machine_id):
                 if machine_id == f"m-{odd}":
@@ -253,9 +253,9 @@ def test_one_machine_that_cannot_be_looked_after_does_not_harm_the_others(tmp_pa
                     raise ZeroDivisionError("a bug")
                 await close(session, *more)
 
-            monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+            monkeypatch.setattr(probes, "AT_ONCE", 1)
             monkeypatch.setattr(store, "machine_with_session", read_or_raise)
-            monkeypatch.setattr(releases, "close_if", close_or_raise)
+            monkeypatch.setattr(terminator, "close_if", close_or_raise)
             running.provider.die(f"m-{dead}", 1, "")
             assert (await end_of(running, dead, 1))["reason"] == "machine_exited"
             assert (await end_of(running, plain, 11))["reason"] == "start_timeout"

@@ -12,15 +12,15 @@ from dispatcher.clock import Clock, is_to_come
 from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.model import Machine, Session, SessionState
 from dispatcher.domain.timeline import REAPER
-from dispatcher.sessions.inquiries import Inquiries
+from dispatcher.log_context import about, about_session
 from dispatcher.sessions.launcher import Launcher
-from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.maintenance.probes import Probes
+from dispatcher.sessions.maintenance.retention import Retention
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.releases import Releases
-from dispatcher.sessions.retention import Retention
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.store import Store
 from dispatcher.tasks import rest
-from dispatcher.telemetry.context import about, about_session
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ are over: of very many, each look searches some."""
 class Reaper:
     """Of all replicas' reapers, the one that has the lease looks; the others watch that it lives.
 
-    A look waits for the store alone: what only a provider can say, `Inquiries` find out.
+    A look waits for the store alone: what only a provider can say, `Probes` find out.
 
     Args:
         on_round: Is told of every round that this replica made as the reaper: whether it could be finished,
@@ -51,21 +51,21 @@ class Reaper:
     def __init__(
         self,
         *,
-        releases: Releases,
+        terminator: Terminator,
         queue: Queue,
         store: Store,
-        inquiries: Inquiries,
-        lease: Lease,
+        probes: Probes,
+        leadership: Leadership,
         launcher: Launcher,
         retention: Retention,
         clock: Clock,
         on_round: Callable[[bool, float], None],
     ) -> None:
-        self._releases = releases
+        self._terminator = terminator
         self._queue = queue
         self._store = store
-        self._inquiries = inquiries
-        self._lease = lease
+        self._probes = probes
+        self._leadership = leadership
         self._launcher = launcher
         self._retention = retention
         self._clock = clock
@@ -85,7 +85,7 @@ class Reaper:
 
     def lost(self, machine_id: str) -> None:
         """A machine's channel broke: ask about it now, whenever it was asked about before it was there."""
-        self._inquiries.lost(machine_id)
+        self._probes.lost(machine_id)
         self._lost[machine_id] = None
         self.nudge()
 
@@ -118,13 +118,13 @@ class Reaper:
             return await self._look()
 
     async def _look(self) -> bool:
-        if not await self._lease.keep():
-            self._inquiries.forget()
+        if not await self._leadership.keep():
+            self._probes.forget()
             self._lost.clear()
             self._searched_to, self._search_at = "", float("-inf")
             self._found.clear()
             return False
-        silent = self._inquiries.silent(self._lost)
+        silent = self._probes.silent(self._lost)
         lost, self._lost = dict.fromkeys(silent[:MOST_AT_ONCE]), dict.fromkeys(silent[MOST_AT_ONCE:])
         try:
             return await self._look_after(lost)
@@ -137,13 +137,13 @@ class Reaper:
         found = (await self._search())[:MOST_AT_ONCE]
         due = await self._store.due_machines(self._clock.now(), [*lost, *found])
         self._found.update(machine.id for machine, _ in due)
-        if self._lease.held:
+        if self._leadership.held:
             await self._end(due)
         await self._store.free_lines(self._clock.now())
         # Who waits for a line needs nothing else of this look, and nobody else's line any more.
         self._queue.nudge()
         for number, (machine, session) in enumerate(due):
-            if not self._lease.held:
+            if not self._leadership.held:
                 return False
             if number % YIELD_AFTER == YIELD_AFTER - 1:
                 await asyncio.sleep(0)
@@ -173,7 +173,7 @@ class Reaper:
             with about_session(session):
                 try:
                     # The row as it is by now decides: what it waited for may have come.
-                    await self._releases.close_if(
+                    await self._terminator.close_if(
                         session, lambda current: deadlines.overdue(current, self._clock.now()), REAPER
                     )
                 except SQLAlchemyError:
@@ -189,14 +189,14 @@ class Reaper:
         found: list[str] = []
         while True:
             page = await self._store.live_machines(self._searched_to)
-            silent = self._inquiries.silent(page.started)
-            left = [name for name in page.alone if not self._releases.under_way(name)]
+            silent = self._probes.silent(page.started)
+            left = [name for name in page.alone if not self._terminator.under_way(name)]
             self._found.update(silent, page.alone)
-            found += [name for name in silent if self._inquiries.is_due(name, alone=False)]
-            found += [name for name in left if self._inquiries.is_due(name, alone=True)]
+            found += [name for name in silent if self._probes.is_due(name, alone=False)]
+            found += [name for name in left if self._probes.is_due(name, alone=True)]
             self._searched_to = page.last or ""
             if page.last is None:
-                self._inquiries.keep(self._found)
+                self._probes.keep(self._found)
                 self._found.clear()
             took = self._clock.now() - began_at
             if page.last is None or took >= SEARCH_SHARE * TICK_SECONDS:
@@ -211,19 +211,19 @@ class Reaper:
 
     async def _look_at(self, machine: Machine, session: Session | None, *, urgent: bool) -> None:
         if session is None or session.over:
-            if self._releases.under_way(machine.id):
+            if self._terminator.under_way(machine.id):
                 return
-            if urgent or self._inquiries.is_due(machine.id, alone=True):
-                self._inquiries.ask(machine.id, machine.placement, urgent=urgent)
+            if urgent or self._probes.is_due(machine.id, alone=True):
+                self._probes.ask(machine.id, machine.placement, urgent=urgent)
             return
         now = self._clock.now()
-        if transitions.left_alone(machine, session, now) and await self._lease.is_gone(machine.launcher):
+        if transitions.left_alone(machine, session, now) and await self._leadership.is_gone(machine.launcher):
             await self._launcher.take_over(session, machine)
             return
         if (
             deadlines.overdue(session, now) is None
             and session.state is not SessionState.queued
-            and self._inquiries.is_silent(machine.id)
-            and (urgent or self._inquiries.is_due(machine.id, alone=False))
+            and self._probes.is_silent(machine.id)
+            and (urgent or self._probes.is_due(machine.id, alone=False))
         ):
-            self._inquiries.ask(machine.id, machine.placement, urgent=urgent)
+            self._probes.ask(machine.id, machine.placement, urgent=urgent)

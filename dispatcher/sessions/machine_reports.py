@@ -32,16 +32,16 @@ from dispatcher.clock import Clock
 from dispatcher.domain import model, transitions
 from dispatcher.domain.rooms import end_at_exp
 from dispatcher.domain.timeline import MACHINE
+from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions.changes import Changes
 from dispatcher.sessions.ends import end_by_report
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Backlog, Patience
-from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.outage_retry import Backlog, OutageRetry
+from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.specs import assignment
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about_session
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ MOST_WARNINGS = 100
 """About versions, of a dispatcher: they are what machines say of themselves, which must not fill the log."""
 
 
-class Reports:
+class MachineReports:
     """Hears the machines.
 
     Args:
@@ -59,26 +59,26 @@ class Reports:
     def __init__(
         self,
         *,
-        ledger: Ledger,
-        releases: Releases,
+        repository: Repository,
+        terminator: Terminator,
         store: Store,
         channels: Channels,
-        changes: Changes,
+        notifier: Notifier,
         clock: Clock,
         background: Background,
-        patience: Patience,
+        outage_retry: OutageRetry,
         heartbeat_seconds: float,
         on_lost: Callable[[str], None],
     ) -> None:
-        self._ledger = ledger
-        self._releases = releases
+        self._repository = repository
+        self._terminator = terminator
         self._store = store
         self._channels = channels
         self._clock = clock
-        self._changes = changes
+        self._notifier = notifier
         self._background = background
-        self._patience = patience
-        self._backlog = Backlog(patience, background)
+        self._outage_retry = outage_retry
+        self._backlog = Backlog(outage_retry, background)
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
@@ -123,7 +123,7 @@ class Reports:
         else:
             waiting = self._background.spawn(self._brief_later(session.id, hello, connection))
             self._kept_waiting[session.machine_id] = waiting
-        await self._ledger.change(
+        await self._repository.change(
             session.id,
             lambda current: transitions.reported(current, hello.phase, _known(hello.timings), now),
             MACHINE,
@@ -135,8 +135,8 @@ class Reports:
 
         The session's own deadlines bound the wait: it moves on, or is over.
         """
-        session = await self._patience.persist(
-            lambda: self._changes.until_session(session_id, self._store.session, _has_room)
+        session = await self._outage_retry.persist(
+            lambda: self._notifier.until_session(session_id, self._store.session, _has_room)
         )
         if session is not None:
             await _brief(session, hello, connection)
@@ -150,7 +150,7 @@ class Reports:
         self._phases.pop(machine_id, None)
         if self._channels.detach(machine_id, connection):
             self._wait_no_longer(machine_id)
-            self._releases.said_goodbye(machine_id)
+            self._terminator.said_goodbye(machine_id)
             self._on_lost(machine_id)
 
     async def heard(self, machine_id: str, message: FromMachine) -> None:
@@ -177,11 +177,11 @@ class Reports:
             if isinstance(message, Ended):
                 await self._ended(session, message)
                 return
-            await self._ledger.change(session.id, lambda current: _change(current, message, now), MACHINE)
+            await self._repository.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
     async def _ended(self, session: model.Session, message: Ended) -> None:
         end = end_at_exp(session, end_by_report(message), self._clock.now())
-        await self._releases.close_by_report(session, end)
+        await self._terminator.close_by_report(session, end)
         await self._channels.send(session.machine_id, Acknowledge())
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.machines.bucket import Bucket
 from dispatcher.machines.provider import Rate
+from dispatcher.rate_limit import TokenBucket
 
 EPSILON = 1e-6
 
@@ -15,7 +15,7 @@ rates = st.builds(Rate, st.floats(0.1, 100), st.integers(1, 50))
 asks = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 30)), max_size=60)
 
 
-def turns(bucket: Bucket, asked: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def turns(bucket: TokenBucket, asked: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """When each ask (so long after the one before, with that patience) was made, and its turn came."""
     now, given = 0.0, []
     for pause, patience in asked:
@@ -30,7 +30,7 @@ def turns(bucket: Bucket, asked: list[tuple[float, float]]) -> list[tuple[float,
 
 @pytest.mark.parametrize("per_second", [0.3, 3, 5, 7])
 def test_a_burst_is_whole_at_the_times_of_today(per_second):
-    bucket = Bucket(Rate(per_second, 100))
+    bucket = TokenBucket(Rate(per_second, 100))
     taken = []
     for _ in range(101):
         bucket, _, took = bucket.reserve(1_790_000_000.123, 0)
@@ -40,7 +40,7 @@ def test_a_burst_is_whole_at_the_times_of_today(per_second):
 
 @given(rates, asks)
 def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
-    at = [turn for _, turn in turns(Bucket(rate), asked)]
+    at = [turn for _, turn in turns(TokenBucket(rate), asked)]
     for first in range(len(at)):
         for last in range(first, len(at)):
             allowed = rate.burst + (at[last] - at[first]) * rate.per_second
@@ -49,13 +49,13 @@ def test_no_window_of_time_has_more_turns_than_the_rate_allows(rate, asked):
 
 @given(rates, asks)
 def test_turns_come_in_the_order_in_which_they_were_asked_for(rate, asked):
-    at = [turn for _, turn in turns(Bucket(rate), asked)]
+    at = [turn for _, turn in turns(TokenBucket(rate), asked)]
     assert all(later >= turn - EPSILON for turn, later in pairwise(at))
 
 
 @given(rates, asks)
 def test_the_wait_that_is_told_is_the_wait_that_comes(rate, asked):
-    bucket, now = Bucket(rate), 0.0
+    bucket, now = TokenBucket(rate), 0.0
     for pause, patience in asked:
         now += pause
         told = bucket.wait(now)
@@ -65,7 +65,7 @@ def test_the_wait_that_is_told_is_the_wait_that_comes(rate, asked):
 
 @given(rates, st.floats(0, 1000))
 def test_after_a_rest_a_whole_burst_goes_out_at_once_and_not_one_more(rate, now):
-    bucket = Bucket(rate)
+    bucket = TokenBucket(rate)
     for _ in range(rate.burst):
         bucket, wait, taken = bucket.reserve(now, EPSILON)
         assert taken
@@ -76,7 +76,7 @@ def test_after_a_rest_a_whole_burst_goes_out_at_once_and_not_one_more(rate, now)
 
 @given(rates, st.floats(0, 10), st.floats(0, 10))
 def test_who_does_not_take_a_turn_costs_nobody_one(rate, now, patience):
-    bucket = Bucket(rate, full_at=now + 1000)
+    bucket = TokenBucket(rate, full_at=now + 1000)
     after, _, taken = bucket.reserve(now, patience)
     assert not taken
     assert after == bucket
@@ -84,16 +84,16 @@ def test_who_does_not_take_a_turn_costs_nobody_one(rate, now, patience):
 
 @given(st.one_of(st.none(), rates), asks, st.floats(0, 50))
 def test_nobody_gets_through_while_it_is_held(rate, asked, until):
-    assert all(turn >= until - EPSILON for _, turn in turns(Bucket(rate).hold(0, until), asked))
+    assert all(turn >= until - EPSILON for _, turn in turns(TokenBucket(rate).hold(0, until), asked))
 
 
 def test_a_shorter_hold_does_not_shorten_a_longer_one():
-    assert Bucket().hold(0, 20).hold(0, 10).reserve(0, 100)[1] == 20
+    assert TokenBucket().hold(0, 20).hold(0, 10).reserve(0, 100)[1] == 20
 
 
 @given(rates, asks, st.floats(0, 50), st.floats(2, 10_000))
 def test_a_clock_that_is_set_back_gives_a_whole_burst(rate, asked, seconds, step):
-    bucket, now = Bucket(rate), 0.0
+    bucket, now = TokenBucket(rate), 0.0
     for pause, patience in asked:
         now += pause
         bucket, _, _ = bucket.reserve(now, patience)
@@ -105,11 +105,11 @@ def test_a_clock_that_is_set_back_gives_a_whole_burst(rate, asked, seconds, step
 
 
 def test_what_is_held_after_the_clock_was_set_back_is_held_for_that_long():
-    assert Bucket().hold(1000, 60).hold(400, 5).reserve(400, 100)[1] == 5
+    assert TokenBucket().hold(1000, 60).hold(400, 5).reserve(400, 100)[1] == 5
 
 
 def test_without_a_rate_nobody_waits():
-    assert turns(Bucket(), [(0.0, 0.0)] * 100) == [(0.0, 0.0)] * 100
+    assert turns(TokenBucket(), [(0.0, 0.0)] * 100) == [(0.0, 0.0)] * 100
 
 
 @pytest.mark.parametrize(("per_second", "burst"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])

@@ -6,8 +6,8 @@ import pytest
 from dispatcher.bus import Hub, LocalBus
 from dispatcher.domain import transitions
 from dispatcher.domain.model import Session
-from dispatcher.sessions import changes
-from dispatcher.sessions.changes import POLL_SECONDS, Changes
+from dispatcher.sessions import notifier
+from dispatcher.sessions.notifier import POLL_SECONDS, Notifier
 from dispatcher.tasks import end_tasks
 from tests.dispatcher.harness import ManualClock
 from tests.dispatcher.rows import rows
@@ -38,13 +38,13 @@ async def moment() -> None:
         await asyncio.sleep(0)
 
 
-def waiting(told: Changes, rows: Rows, since: int | None = None) -> asyncio.Task[Session | None]:
+def waiting(told: Notifier, rows: Rows, since: int | None = None) -> asyncio.Task[Session | None]:
     return asyncio.create_task(told.until_session("s-1", rows, started, since))
 
 
 def test_what_is_written_here_is_not_read_again():
     async def run():
-        told, rows = Changes(LocalBus()), Rows()
+        told, rows = Notifier(LocalBus()), Rows()
         wait = waiting(told, rows, told.mark())
         await moment()
         told.notify("s-1", BEFORE)
@@ -59,7 +59,7 @@ def test_what_is_written_here_is_not_read_again():
 
 def test_writes_that_are_told_out_of_their_order_are_heard_all_the_same():
     async def run():
-        told, rows = Changes(LocalBus()), Rows()
+        told, rows = Notifier(LocalBus()), Rows()
         wait = waiting(told, rows, told.mark())
         await moment()
         told.notify("s-1", AFTER)
@@ -74,7 +74,7 @@ def test_what_was_told_between_the_mark_and_the_wait_is_read(by):
     async def run():
         hub = Hub()
         bus, other = LocalBus("a", hub), LocalBus("b", hub)
-        told, elsewhere = Changes(bus), Changes(other)
+        told, elsewhere = Notifier(bus), Notifier(other)
         await bus.open()
         await other.open()
         mark, rows = told.mark(), Rows(AFTER)
@@ -107,7 +107,7 @@ class Down(LocalBus):
 def test_a_change_that_no_message_tells_of_is_read_while_the_bus_is_down():
     async def run():
         clock, bus = ManualClock(), Down("a", Hub())
-        told, rows = Changes(bus), Rows()
+        told, rows = Notifier(bus), Rows()
         polling = asyncio.create_task(told.poll(clock))
         wait = waiting(told, rows, told.mark())
         await moment()
@@ -126,7 +126,7 @@ def test_a_change_that_no_message_tells_of_is_read_while_the_bus_is_down():
 
 def test_a_change_by_another_replica_is_read():
     async def run():
-        told, rows = Changes(LocalBus()), Rows()
+        told, rows = Notifier(LocalBus()), Rows()
         wait = waiting(told, rows, told.mark())
         await moment()
         rows.session = AFTER
@@ -137,10 +137,10 @@ def test_a_change_by_another_replica_is_read():
 
 
 def test_what_was_told_too_long_ago_to_be_remembered_is_read(monkeypatch):
-    monkeypatch.setattr(changes, "TOLD_KEPT", 2)
+    monkeypatch.setattr(notifier, "TOLD_KEPT", 2)
 
     async def run():
-        told, rows = Changes(LocalBus()), Rows(AFTER)
+        told, rows = Notifier(LocalBus()), Rows(AFTER)
         mark = told.mark()
         told.notify("s-1", AFTER)
         for number in range(2, 5):
@@ -157,6 +157,6 @@ def test_what_was_told_too_long_ago_to_be_remembered_is_read(monkeypatch):
 
 def test_there_may_be_no_such_session():
     async def run():
-        assert await waiting(Changes(LocalBus()), Rows(None)) is None
+        assert await waiting(Notifier(LocalBus()), Rows(None)) is None
 
     asyncio.run(run())

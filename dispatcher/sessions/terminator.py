@@ -1,4 +1,4 @@
-"""The end of machines: asked to go, made to go, and known to be gone."""
+"""Termination of machines: a graceful stop, a kill, and the proof that they are gone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dispatcher.domain.model import End, MachineState, Session
 from dispatcher.domain.timeline import DISPATCHER, MACHINE
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.patience import Patience
+from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, rest, within
 
@@ -29,73 +29,74 @@ FIRST_LOOK_SECONDS = 0.1
 six in the whole grace: a cloud counts the calls of its API, of all deployments in an account together."""
 
 
-class Releases:
-    """Ends machines."""
+class Terminator:
+    """Terminates machines: a graceful stop, then a kill."""
 
     def __init__(
         self,
         *,
         store: Store,
-        ledger: Ledger,
+        repository: Repository,
         fleet: Fleet,
         channels: Channels,
         clock: Clock,
         background: Background,
-        patience: Patience,
+        outage_retry: OutageRetry,
     ) -> None:
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._store = store
-        self._ledger = ledger
+        self._repository = repository
         self._fleet = fleet
         self._channels = channels
         self._clock = clock
         self._background = background
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._releasing: set[str] = set()
-        self._disowned: set[str] = set()
+        self._terminating: set[str] = set()
+        self._unanswered: set[str] = set()
         self._goodbyes: dict[str, asyncio.Event] = {}
 
     async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
-        """Close the session's row with this reason, if it is still open, and let its machine go."""
-        await self._ledger.end(session.id, end, by)
-        self.let_go(session.machine_id, end.message)
+        """Close the session's row with this reason, if it is still open, and terminate its machine."""
+        await self._repository.end(session.id, end, by)
+        self.terminate_later(session.machine_id, end.message)
 
     def close_later(self, session: Session, end: End, by: str) -> None:
         """End the session's machine now, and close its row once the store can be written."""
-        self._background.spawn(self._patience.persist(lambda: self.close(session, end, by)))
-        self.let_go(session.machine_id, end.message)
+        self._background.spawn(self._outage_retry.persist(lambda: self.close(session, end, by)))
+        self.terminate_later(session.machine_id, end.message)
 
-    def disown(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
+    def close_unanswered(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
-        self._disowned.add(session.id)
-        closing = self._background.spawn(self._patience.persist(lambda: self.close(session, end, by)))
-        closing.add_done_callback(lambda _: self._disowned.discard(session.id))
+        self._unanswered.add(session.id)
+        closing = self._background.spawn(self._outage_retry.persist(lambda: self.close(session, end, by)))
+        closing.add_done_callback(lambda _: self._unanswered.discard(session.id))
         return closing
 
-    def is_disowned(self, session_id: str) -> bool:
+    def is_unanswered(self, session_id: str) -> bool:
         """Return True if the session is about to be closed because nobody knows of it."""
-        return session_id in self._disowned
+        return session_id in self._unanswered
 
     async def close_if(
         self, session: Session, why: Callable[[Session], End | None], by: str = DISPATCHER
     ) -> None:
-        """Close the session, if its row as it is by now gives a reason, and let its machine go."""
+        """Close the session, if its row as it is by now gives a reason, and terminate its machine."""
 
         def change(current: Session) -> Session:
             end = why(current)
             # The moment in which there is a reason: the write may have waited, and the reason come meanwhile.
             return current if end is None else transitions.over(current, end, self._clock.now())
 
-        after = await self._ledger.change(session.id, change, by)
+        after = await self._repository.change(session.id, change, by)
         if after is not None and after.over:
-            self.let_go(session.machine_id, after.message or "The session is over.")
+            self.terminate_later(session.machine_id, after.message or "The session is over.")
 
-    def let_go(self, machine_id: str, why: str) -> None:
-        """Release a machine in the background, unless that is under way."""
+    def terminate_later(self, machine_id: str, why: str) -> None:
+        """Terminate a machine in the background, unless that is under way."""
         if machine_id not in self._under_way:
-            release = self._background.spawn(self._patience.persist(lambda: self.release(machine_id, why)))
-            self._under_way[machine_id] = release
-            release.add_done_callback(lambda _: self._under_way.pop(machine_id, None))
+            work = self._outage_retry.persist(lambda: self.terminate(machine_id, why))
+            terminating = self._background.spawn(work)
+            self._under_way[machine_id] = terminating
+            terminating.add_done_callback(lambda _: self._under_way.pop(machine_id, None))
 
     def said_goodbye(self, machine_id: str) -> None:
         """The machine reported its end, or its channel broke: its provider may know more by now."""
@@ -103,24 +104,24 @@ class Releases:
             self._goodbyes[machine_id].set()
 
     def under_way(self, machine_id: str) -> bool:
-        """Return True if the machine is being released by this dispatcher, which will note when it is
+        """Return True if the machine is being terminated by this dispatcher, which will note when it is
         gone."""
-        return machine_id in self._releasing or machine_id in self._under_way
+        return machine_id in self._terminating or machine_id in self._under_way
 
     def abandon(self) -> None:
         """Leave what is under way to the next dispatcher's reaper.
 
         Bots that are about to end may wait for an acknowledgement that this one's channels no longer carry.
         """
-        for release in list(self._under_way.values()):
-            release.cancel()
+        for terminating in list(self._under_way.values()):
+            terminating.cancel()
 
     async def close_by_report(self, session: Session, end: End) -> None:
         """Close a session whose bot says that this is its end."""
         self._goodbyes.setdefault(session.machine_id, asyncio.Event()).set()
         await self.close(session, end, MACHINE)
 
-    async def release(self, machine_id: str, why: str, placement: str | None = None) -> None:
+    async def terminate(self, machine_id: str, why: str, placement: str | None = None) -> None:
         """End a machine: ask its bot, then the provider, and write down that it is gone.
 
         Args:
@@ -130,14 +131,14 @@ class Releases:
             machine = await self._store.machine(machine_id)
             placement = machine.placement if machine is not None else None
         goodbye = self._goodbyes.setdefault(machine_id, asyncio.Event())
-        self._releasing.add(machine_id)
+        self._terminating.add(machine_id)
         try:
             await self._ask_to_go(machine_id, placement, why, goodbye)
             await self._fleet.stop(placement, machine_id, STOP_GRACE)
             await self.note_if_gone(machine_id)
         finally:
             self._goodbyes.pop(machine_id, None)
-            self._releasing.discard(machine_id)
+            self._terminating.discard(machine_id)
 
     async def note_if_gone(self, machine_id: str) -> bool:
         """Ask the provider; if the machine is certainly gone, write that down. True if it is."""
@@ -153,7 +154,7 @@ class Releases:
                 return False
         elif status.state is not MachineState.gone:
             return False
-        await self._ledger.machine_gone(machine_id, status)
+        await self._repository.machine_gone(machine_id, status)
         return True
 
     async def _ask_to_go(
@@ -195,5 +196,5 @@ class Releases:
                 return
             if status.state is MachineState.gone:
                 # Its provider may tell only once how it ended.
-                await self._ledger.machine_gone(machine_id, status)
+                await self._repository.machine_gone(machine_id, status)
                 return

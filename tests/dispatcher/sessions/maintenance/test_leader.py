@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dispatcher.sessions.lease import BEAT_SECONDS, DEAD_SECONDS, HELD_SECONDS, Lease
+from dispatcher.sessions.maintenance.leader import BEAT_SECONDS, DEAD_SECONDS, HELD_SECONDS, Leadership
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import ManualClock
 
@@ -23,12 +23,12 @@ class Replicas:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.clocks: dict[str, ManualClock] = {}
-        self.leases: dict[str, Lease] = {}
+        self.leases: dict[str, Leadership] = {}
 
-    def start(self, name: str, *, ahead: float = 0, alone: bool = False) -> Lease:
+    def start(self, name: str, *, ahead: float = 0, alone: bool = False) -> Leadership:
         clock = self.clocks[name] = ManualClock()
         clock.advance(ahead)
-        lease = self.leases[name] = Lease(store=self.store, clock=clock, replica=name, alone=alone)
+        lease = self.leases[name] = Leadership(store=self.store, clock=clock, replica=name, alone=alone)
         return lease
 
     async def pass_time(self, seconds: float, *living: str) -> None:

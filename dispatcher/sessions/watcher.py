@@ -10,7 +10,7 @@ from dispatcher.clock import Clock
 from dispatcher.domain.admission import Place
 from dispatcher.domain.model import Session
 from dispatcher.domain.timeline import ENDS, Event
-from dispatcher.sessions.changes import Changes
+from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.queue import Queue
 from dispatcher.store.store import Store
 from dispatcher.tasks import end_tasks, rest
@@ -37,13 +37,13 @@ class Seen:
         return (self.session.over and not self.more) or any(event.kind in ENDS for event in self.events)
 
 
-class Watch:
+class TimelineWatcher:
     """Waits for events. Every wait ends at once when the dispatcher is told to exit."""
 
-    def __init__(self, store: Store, queue: Queue, changes: Changes, clock: Clock) -> None:
+    def __init__(self, store: Store, queue: Queue, notifier: Notifier, clock: Clock) -> None:
         self._store = store
         self._queue = queue
-        self._changes = changes
+        self._notifier = notifier
         self._clock = clock
         self._stopped = asyncio.Event()
 
@@ -82,7 +82,7 @@ class Watch:
             return bool(seen.events) or seen.over or moved
 
         happened = asyncio.create_task(
-            self._changes.until(
+            self._notifier.until(
                 session_id,
                 lambda _: self.read(session_id, after),
                 happened_to,

@@ -17,23 +17,23 @@ from dispatcher.clock import Clock, is_to_come
 from dispatcher.domain import deadlines, ends, transitions
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session, SessionState
 from dispatcher.domain.timeline import PROVIDER, REAPER
+from dispatcher.log_context import about, about_session
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
-from dispatcher.sessions.census import Census
-from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.releases import Releases
+from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.maintenance.orphan_scan import OrphanScan
+from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
-from dispatcher.telemetry.context import about, about_session
 
 log = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS = 3
 """After so many missed heartbeats the provider is asked, channel or not."""
 
-RELEASE_SECONDS = 15.0
+TERMINATION_SECONDS = 15.0
 """Limit on a machine's going after its session's end, before it is ended again."""
 
 AT_ONCE = 8
@@ -81,31 +81,31 @@ class _Line:
         return None
 
 
-class Inquiries:
+class Probes:
     """Probes of machines. Of all replicas, only the reaper makes them."""
 
     def __init__(
         self,
         *,
         store: Store,
-        ledger: Ledger,
+        repository: Repository,
         fleet: Fleet,
         channels: Channels,
-        releases: Releases,
-        lease: Lease,
-        census: Census,
+        terminator: Terminator,
+        leadership: Leadership,
+        orphan_scan: OrphanScan,
         clock: Clock,
         background: Background,
         heartbeat_seconds: float,
         unresponsive_seconds: float,
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._repository = repository
         self._fleet = fleet
         self._channels = channels
-        self._releases = releases
-        self._lease = lease
-        self._census = census
+        self._terminator = terminator
+        self._leadership = leadership
+        self._orphan_scan = orphan_scan
         self._clock = clock
         self._background = background
         self._unresponsive_seconds = unresponsive_seconds
@@ -149,7 +149,7 @@ class Inquiries:
             return True
         if not is_to_come(asked.next_at, self._clock.now(), PAUSES[-1]):
             return True
-        return self._census.suspects(machine_id)
+        return self._orphan_scan.suspects(machine_id)
 
     def ask(self, machine_id: str, placement: str | None, *, urgent: bool = False) -> None:
         """Ask about a machine in its turn, unless it waits for that already.
@@ -158,7 +158,7 @@ class Inquiries:
             urgent: Before most others, and once more if it is being asked about just now: what happened may
                 be later than the answer.
         """
-        urgent = urgent or self._census.suspects(machine_id)
+        urgent = urgent or self._orphan_scan.suspects(machine_id)
         if self._closed or (machine_id in self._waiting and not urgent):
             return
         if machine_id in self._asking:
@@ -238,13 +238,13 @@ class Inquiries:
 
     async def _look_at(self, machine_id: str, placement: str | None) -> str | None:
         found = await self._store.machine_with_session(machine_id)
-        if found is None or not self._lease.held:
+        if found is None or not self._leadership.held:
             return placement
         machine, session = found
         if machine.placement != placement:
             return machine.placement
         if session is None or session.over:
-            if not self._releases.under_way(machine_id):
+            if not self._terminator.under_way(machine_id):
                 await self._see_off(machine, session)
         elif session.state is not SessionState.queued and self.is_silent(machine_id):
             with about_session(session):
@@ -264,19 +264,19 @@ class Inquiries:
             return ends.end_by_loss(status) if lost else ends.end_by_silence(silence)
 
         asked_at = self._clock.now()
-        self._census.asked(machine.id)
+        self._orphan_scan.asked(machine.id)
         try:
             status = await self._fleet.get(machine.placement, machine.id)
         finally:
             self._note(machine.id, alone=False)
-        if not self._lease.held:
+        if not self._leadership.held:
             return
         lost, silence = self._is_lost(status, machine, session, asked_at), self._unresponsive_seconds
         if lost or self._is_unresponsive(session):
-            await self._releases.close_if(session, why, REAPER)
+            await self._terminator.close_if(session, why, REAPER)
         elif status is not None and status.state is MachineState.started and session.started_at is None:
             # Its create was answered before it had started, or not at all.
-            await self._ledger.change(
+            await self._repository.change(
                 session.id,
                 lambda current: transitions.started(current, asked_at),
                 PROVIDER,
@@ -285,17 +285,17 @@ class Inquiries:
 
     async def _see_off(self, machine: Machine, session: Session | None) -> None:
         """The session is over: its machine goes by itself, or is made to."""
-        self._census.asked(machine.id)
+        self._orphan_scan.asked(machine.id)
         try:
-            if await self._releases.note_if_gone(machine.id):
+            if await self._terminator.note_if_gone(machine.id):
                 return
         except ProviderError as error:
             log.warning("machine %s: the provider does not say: %s", machine.id, error)
         finally:
             self._note(machine.id, alone=True)
         over_at = session.ended_at if session is not None else machine.created_at
-        if self._lease.held and (over_at is None or self._clock.now() > over_at + RELEASE_SECONDS):
-            self._releases.let_go(machine.id, "The session is over.")
+        if self._leadership.held and (over_at is None or self._clock.now() > over_at + TERMINATION_SECONDS):
+            self._terminator.terminate_later(machine.id, "The session is over.")
 
     def _note(self, machine_id: str, *, alone: bool) -> None:
         """Note that it was asked about."""

@@ -17,9 +17,9 @@ from dispatcher.clock import Clock
 from dispatcher.domain.model import Machine, MachineState
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
-from dispatcher.sessions.lease import Lease
-from dispatcher.sessions.ledger import Ledger
-from dispatcher.sessions.releases import STOP_GRACE
+from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.terminator import STOP_GRACE
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 
@@ -43,7 +43,7 @@ class _Stray:
     told: bool = False
 
 
-class Census:
+class OrphanScan:
     """Looks at all placements, if this replica is the reaper.
 
     Args:
@@ -55,16 +55,16 @@ class Census:
         *,
         store: Store,
         fleet: Fleet,
-        lease: Lease,
-        ledger: Ledger,
+        leadership: Leadership,
+        repository: Repository,
         clock: Clock,
         background: Background,
         on_orphan: Callable[[str], None],
     ) -> None:
         self._store = store
         self._fleet = fleet
-        self._lease = lease
-        self._ledger = ledger
+        self._leadership = leadership
+        self._repository = repository
         self._clock = clock
         self._background = background
         self._on_orphan = on_orphan
@@ -92,7 +92,7 @@ class Census:
             await self._look()
 
     async def _look(self) -> None:
-        if not await self._lease.keep():
+        if not await self._leadership.keep():
             self._strays.clear()
             return
         self._absent.clear()
@@ -146,12 +146,12 @@ class Census:
         return owned
 
     async def _end(self, placement: str, machine_id: str, stray: _Stray) -> None:
-        if _owns(await self._store.machine(machine_id), placement) or not self._lease.held:
+        if _owns(await self._store.machine(machine_id), placement) or not self._leadership.held:
             return
         if not stray.told:
             stray.told = True
             self._on_orphan(placement)
-            await self._ledger.orphan_stopped(machine_id, placement)
+            await self._repository.orphan_stopped(machine_id, placement)
         log.warning("machine %s at %s belongs to no session and is ended", machine_id, placement)
         try:
             await self._fleet.stop(placement, machine_id, STOP_GRACE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 
-class Repeated:
+class RepeatedWarning:
     """Warns now and then, with the number of times since the last line.
 
     Args:

@@ -16,7 +16,7 @@ from dispatcher.machines.provider import Rate
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class TokenBucket:
     """The calls of one action. Times are seconds of whatever clock the caller uses."""
 
     rate: Rate | None = None
@@ -26,17 +26,17 @@ class Bucket:
     since: float = float("-inf")
     """When these moments were last moved on."""
 
-    def reserve(self, now: float, patience: float) -> tuple[Bucket, float, bool]:
+    def reserve(self, now: float, longest_wait: float) -> tuple[TokenBucket, float, bool]:
         """Ask for a turn.
 
         Returns:
             The bucket afterwards; in how many seconds the turn comes; and whether it was taken, which it is
-            if it comes within `patience` seconds. A turn that was taken and not used is lost.
+            if it comes within `longest_wait` seconds. A turn that was taken and not used is lost.
         """
         if was_set_back(now, self.since):
-            return Bucket(self.rate).reserve(now, patience)
+            return TokenBucket(self.rate).reserve(now, longest_wait)
         wait = self.wait(now)
-        if wait > patience:
+        if wait > longest_wait:
             return self, wait, False
         full_at = max(self.full_at, now + wait) + self._interval
         return replace(self, full_at=full_at, since=now), wait, True
@@ -51,10 +51,10 @@ class Bucket:
         steps = math.ulp(at) * self.rate.burst if self.rate else 0.0
         return at - now if at - now > steps else 0.0
 
-    def hold(self, now: float, seconds: float) -> Bucket:
+    def hold(self, now: float, seconds: float) -> TokenBucket:
         """Let nobody through for so long: the API itself said so."""
         if was_set_back(now, self.since):
-            return Bucket(self.rate).hold(now, seconds)
+            return TokenBucket(self.rate).hold(now, seconds)
         return replace(self, held_until=max(self.held_until, now + seconds), since=now)
 
     @property

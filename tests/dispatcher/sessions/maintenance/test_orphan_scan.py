@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from dispatcher.machines.provider import Unreachable
-from dispatcher.sessions.census import LISTING_SECONDS
+from dispatcher.sessions.maintenance.orphan_scan import LISTING_SECONDS
 from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
 
@@ -15,7 +15,7 @@ async def look(running: Deployment, times: int = 1) -> None:
     """So many listings, at their usual distance, and what comes of them."""
     for _ in range(times):
         running.clock.advance(LISTING_SECONDS)
-        await running.dispatcher.census.look()
+        await running.dispatcher.orphan_scan.look()
         await running.dispatcher.background.settle()
 
 
@@ -137,7 +137,7 @@ def test_only_the_reaper_ends_machines(tmp_path):
             await running.dispatcher.store.release_leases(running.dispatcher.replica)
             await running.dispatcher.store.beat("another", ("reaper",), {}, False)
             # As on a store that others share.
-            running.dispatcher.lease._alone = False
+            running.dispatcher.leadership._alone = False
             await look(running, 4)
             assert running.provider.stopped == []
 
@@ -186,7 +186,7 @@ def test_a_silent_machine_that_the_listing_does_not_have_is_asked_for_at_once(tm
                 running.clock.advance(1)
                 await running.dispatcher.reaper.tick()
             running.provider.die(machine.id, 1)
-            await running.dispatcher.census.look()
+            await running.dispatcher.orphan_scan.look()
             await running.dispatcher.reaper.tick()
             failed = await eventually(
                 lambda: running.session(session_id), lambda found: found["state"] == "failed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.clock import Clock
-from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.maintenance.leader import Leadership
 from dispatcher.store.store import Store
 
 EVERY_SECONDS = 60.0
@@ -22,9 +22,11 @@ class Retention:
         keep_sessions_days: How long a session is kept after its end.
     """
 
-    def __init__(self, *, store: Store, lease: Lease, clock: Clock, keep_sessions_days: float) -> None:
+    def __init__(
+        self, *, store: Store, leadership: Leadership, clock: Clock, keep_sessions_days: float
+    ) -> None:
         self._store = store
-        self._lease = lease
+        self._leadership = leadership
         self._clock = clock
         self._kept_seconds = keep_sessions_days * DAY_SECONDS
         self._done_at = clock.now()
@@ -38,6 +40,6 @@ class Retention:
         claims = await self._store.delete_expired_claims(now, CLAIMS)
         sessions = await self._store.delete_old_sessions(now - self._kept_seconds, SESSIONS)
         messages = await self._store.delete_old_messages(now, MESSAGES)
-        await self._lease.forget_dead()
+        await self._leadership.forget_dead()
         if claims < CLAIMS and sessions < SESSIONS and messages < MESSAGES:
             self._done_at = now

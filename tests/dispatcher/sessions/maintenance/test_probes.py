@@ -15,8 +15,8 @@ from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.domain.timeline import Cause
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import MachineSpec, NoCapacity, Unreachable
-from dispatcher.sessions import inquiries
-from dispatcher.sessions.lease import Lease
+from dispatcher.sessions.maintenance import probes
+from dispatcher.sessions.maintenance.leader import Leadership
 from dispatcher.store.due import Page
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
@@ -67,7 +67,7 @@ def test_a_placement_that_does_not_answer_keeps_no_deadline_waiting(tmp_path, mo
                 for session_id in silent:
                     assert (await end_of(running, session_id, after=0.0))["reason"] == "start_timeout"
                 still = len(set(asked))
-                assert still > inquiries.AT_ONCE, "those whose answers did not come made way for others"
+                assert still > probes.AT_ONCE, "those whose answers did not come made way for others"
 
     asyncio.run(run())
 
@@ -84,8 +84,8 @@ def test_of_many_silent_machines_none_is_asked_about_twice_before_all_others_wer
                 return await get(machine_id)
 
             with monkeypatch.context() as slow:
-                slow.setattr(inquiries, "AT_ONCE", 2)
-                slow.setattr(inquiries, "PAUSES", (0.5,))
+                slow.setattr(probes, "AT_ONCE", 2)
+                slow.setattr(probes, "PAUSES", (0.5,))
                 slow.setattr(running.provider, "get", slowly)
                 while min(asked.values()) < 3:
                     running.clock.advance(0.5)
@@ -165,7 +165,7 @@ def test_a_machine_that_cannot_be_asked_about_is_ended_all_the_same(tmp_path, mo
             with monkeypatch.context() as silent:
                 silent.setattr(running.provider, "get", gone_away)
                 await running.look(1.0)
-                await running.look(inquiries.RELEASE_SECONDS)
+                await running.look(probes.TERMINATION_SECONDS)
                 assert running.provider.stopped == [f"m-{session_id}"]
 
     asyncio.run(run())
@@ -299,11 +299,11 @@ async def silent_machines(
 
 
 def test_of_many_urgent_ones_none_keeps_the_others_from_their_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
 
     async def run():
         async with silent_machines(tmp_path, 6) as (running, provider, (first, other, *urgent)):
-            ask, may_answer = running.dispatcher.inquiries.ask, provider.hold(first)
+            ask, may_answer = running.dispatcher.probes.ask, provider.hold(first)
             ask(first, "scripted")
             await provider.until_asked_about(first)
             ask(other, "scripted")
@@ -317,11 +317,11 @@ def test_of_many_urgent_ones_none_keeps_the_others_from_their_turn(tmp_path, mon
 
 
 def test_a_reaper_that_lost_its_lease_asks_about_nobody_who_waited(tmp_path, monkeypatch):
-    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
 
     async def run():
         async with silent_machines(tmp_path, 3) as (running, provider, (first, second, third)):
-            asks, may_answer = running.dispatcher.inquiries, provider.hold(first)
+            asks, may_answer = running.dispatcher.probes, provider.hold(first)
             asks.ask(first, "scripted")
             await provider.until_asked_about(first)
             asks.ask(second, "scripted")
@@ -340,13 +340,13 @@ def test_a_reaper_that_lost_its_lease_asks_about_nobody_who_waited(tmp_path, mon
 def test_an_answer_that_comes_after_the_lease_was_lost_ends_no_session(tmp_path, monkeypatch):
     async def run():
         async with silent_machines(tmp_path, 1) as (running, provider, (machine_id,)):
-            asks, may_answer = running.dispatcher.inquiries, provider.hold(machine_id)
+            asks, may_answer = running.dispatcher.probes, provider.hold(machine_id)
             session_id = machine_id.removeprefix("m-")
             asks.ask(machine_id, "scripted")
             await provider.until_asked_about(machine_id)
             provider.die(machine_id, 1)
             with monkeypatch.context() as lost:
-                lost.setattr(Lease, "held", False)
+                lost.setattr(Leadership, "held", False)
                 may_answer.set()
                 await running.settle()
                 assert (await running.session(session_id))["state"] == "starting"
@@ -365,16 +365,16 @@ def test_an_answer_that_comes_after_the_lease_was_lost_ends_no_machine(tmp_path,
             provider.asked_about.clear()
             provider.stopped.clear()
             may_answer = provider.hold(machine_id)
-            running.clock.advance(inquiries.RELEASE_SECONDS + 1)
-            await running.dispatcher.lease.keep()
-            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            running.clock.advance(probes.TERMINATION_SECONDS + 1)
+            await running.dispatcher.leadership.keep()
+            running.dispatcher.probes.ask(machine_id, "scripted")
             await provider.until_asked_about(machine_id)
             with monkeypatch.context() as lost:
-                lost.setattr(Lease, "held", False)
+                lost.setattr(Leadership, "held", False)
                 may_answer.set()
                 await running.settle()
                 assert provider.stopped == []
-            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            running.dispatcher.probes.ask(machine_id, "scripted")
             await running.settle()
             assert provider.stopped == [machine_id]
 
@@ -382,12 +382,12 @@ def test_an_answer_that_comes_after_the_lease_was_lost_ends_no_machine(tmp_path,
 
 
 def test_a_machine_that_moved_on_is_asked_about_where_it_is_and_nowhere_else(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(inquiries, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
 
     async def run():
         there = Questioned()
         async with silent_machines(tmp_path, 3, there) as (running, here, (first, moved, third)):
-            asks, store = running.dispatcher.inquiries, running.dispatcher.store
+            asks, store = running.dispatcher.probes, running.dispatcher.store
             here_may_answer, there_may_answer = here.hold(first), there.hold(moved)
             asks.ask(first, "scripted")
             await here.until_asked_about(first)
@@ -417,7 +417,7 @@ def test_a_machine_that_is_gone_where_it_was_has_not_ended_where_it_is(tmp_path)
             machine_id = f"m-{session_id}"
             await eventually(lambda: asyncio.sleep(0, first.asked), bool)
             may_answer = first.hold(machine_id)
-            running.dispatcher.inquiries.ask(machine_id, "scripted")
+            running.dispatcher.probes.ask(machine_id, "scripted")
             await first.until_asked_about(machine_id)
             first.die(machine_id, 137)
             first.gate.set()
@@ -444,7 +444,7 @@ def test_a_machine_that_is_gone_while_it_is_asked_for_is_left_to_who_asks(tmp_pa
             session_id = (await running.start("/start?wait=none"))["sessionId"]
             await eventually(lambda: asyncio.sleep(0, first.asked), bool)
             first.die(f"m-{session_id}", None)
-            running.dispatcher.inquiries.ask(f"m-{session_id}", "scripted")
+            running.dispatcher.probes.ask(f"m-{session_id}", "scripted")
             await look_once(running)
             assert (await running.session(session_id))["state"] == "starting"
             first.gate.set()

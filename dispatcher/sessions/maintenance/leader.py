@@ -39,7 +39,7 @@ class _Observed:
     readings: int = 1
 
 
-class Lease:
+class Leadership:
     """This replica's hold on the reaper's work.
 
     Args:

@@ -16,7 +16,7 @@ def database(request) -> dict[str, str]:
 
 
 async def clean(running: Deployment) -> None:
-    await running.dispatcher.lease.keep()
+    await running.dispatcher.leadership.keep()
     await running.dispatcher.reaper.tick()
     await running.dispatcher.background.settle()
 
@@ -67,7 +67,7 @@ def test_they_go_in_their_time_where_the_clock_was_set_back(tmp_path, database):
 
 
 def test_they_go_in_batches(tmp_path, database, monkeypatch):
-    monkeypatch.setattr("dispatcher.sessions.retention.SESSIONS", 2)
+    monkeypatch.setattr("dispatcher.sessions.maintenance.retention.SESSIONS", 2)
 
     async def run():
         async with deployment(tmp_path, keep_sessions_days=1, **database) as running:

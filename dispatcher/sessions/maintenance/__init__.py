@@ -1,0 +1,1 @@
+"""What runs in the background: leader election, the reaper, probes, the orphan scan, retention."""
