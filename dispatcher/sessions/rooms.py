@@ -1,9 +1,10 @@
 """Rooms of sessions whose transport has them: opened while their machines start, deleted when they are over.
 
 Room and machine are asked for at the same time. Whichever cannot be had ends the session, and that undoes the
-other: a machine is terminated, a room is deleted as that of any session that is over. What is to be deleted is
-in the sessions' rows, so it outlives a dispatcher; the one replica that is the reaper deletes, one room after
-the other, within the rate of the service that has them. Should all of that fail, rooms close by themselves.
+other: a machine is terminated, a room is deleted as that of any session that is over. What is to be deleted
+is in the sessions' rows, so it outlives a dispatcher; the one replica that is the reaper deletes, one room
+after the other, within the rate of the service that has them. Should all of that fail, rooms close by
+themselves.
 """
 
 from __future__ import annotations
