@@ -58,33 +58,27 @@ async def held(running: Deployment, number: int) -> None:
     await eventually(lambda: asyncio.sleep(0, running.dispatcher.service.held_calls.calls), number.__eq__)
 
 
-def test_a_sessions_calls_are_refused_beyond_its_bytes_and_given_back_at_its_end(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            path, body = f"/sessions/{session_id}/api/echo", b"x" * 1024 * 1024
-            fitting = OF_SESSION.bytes // (len(body) * 4 // 3 + 100)
-            calls = [asyncio.create_task(running.http.post(path, content=body)) for _ in range(fitting)]
-            await held(running, fitting)
-            refused = await running.http.post(path, content=body)
-            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_calls")
-            assert refused.headers["Retry-After"]
-            ended = await running.http.delete(f"/sessions/{session_id}")
-            assert ended.status_code == 200
-            assert {(await call).status_code for call in calls} == {410}
-            assert running.dispatcher.service.held_calls.bytes == 0
-
-    asyncio.run(run())
+async def test_a_sessions_calls_are_refused_beyond_its_bytes_and_given_back_at_its_end(tmp_path):
+    async with deployment(tmp_path) as running:
+        session_id = (await running.start())["sessionId"]
+        path, body = f"/sessions/{session_id}/api/echo", b"x" * 1024 * 1024
+        fitting = OF_SESSION.bytes // (len(body) * 4 // 3 + 100)
+        calls = [asyncio.create_task(running.http.post(path, content=body)) for _ in range(fitting)]
+        await held(running, fitting)
+        refused = await running.http.post(path, content=body)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_calls")
+        assert refused.headers["Retry-After"]
+        ended = await running.http.delete(f"/sessions/{session_id}")
+        assert ended.status_code == 200
+        assert {(await call).status_code for call in calls} == {410}
+        assert running.dispatcher.service.held_calls.bytes == 0
 
 
 @pytest.mark.parametrize("path", ["/sessions/{}/api/echo", "/sessions/{}/api/offer"])
-def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            call = asyncio.create_task(running.http.post(path.format(session_id), content=b"offer"))
-            await held(running, 1)
-            call.cancel()
-            await held(running, 0)
-
-    asyncio.run(run())
+async def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
+    async with deployment(tmp_path) as running:
+        session_id = (await running.start())["sessionId"]
+        call = asyncio.create_task(running.http.post(path.format(session_id), content=b"offer"))
+        await held(running, 1)
+        call.cancel()
+        await held(running, 0)
