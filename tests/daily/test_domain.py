@@ -161,6 +161,7 @@ async def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state)
     ("properties", "config"),
     [
         ({"enable_recording": "cloud"}, {"enable_recording": "cloud"}),
+        ({"enable_recording": "cloud-audio-only"}, {"enable_recording": "cloud-audio-only"}),
         ({"enable_dialout": True}, {"enable_dialout": True}),
     ],
 )
