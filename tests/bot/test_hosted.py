@@ -328,7 +328,7 @@ async def test_a_session_goes_on_after_sigterm_and_ends_with_the_second(tmp_path
         refused = await served.http.post("/bot", json={}, headers=ROOM)
         assert (refused.status_code, refused.json()["code"]) == (503, "leaving")
         served.process.process.send_signal(signal.SIGTERM)
-        assert (await start).json(), await served.process.exit_code() == ({}, 0)
+        assert ((await start).json(), await served.process.exit_code()) == ({}, 0)
 
 
 async def test_a_bot_that_raises_is_told_by_status_and_log(tmp_path):

@@ -252,6 +252,7 @@ async def test_a_restart_goes_on_with_what_the_drain_could_not_finish(tmp_path):
 
 async def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monkeypatch):
     in_round, may_go_on = asyncio.Event(), asyncio.Event()
+    before = asyncio.all_tasks()
     async with deployment(tmp_path) as running:
         reaper, store = running.dispatcher.reaper, running.dispatcher.store
         launcher = running.dispatcher.launcher
@@ -280,7 +281,7 @@ async def test_what_the_last_round_began_ends_with_the_dispatcher(tmp_path, monk
         reaper.nudge()
         await in_round.wait()
     assert len(begun) == 1
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert asyncio.all_tasks() == before
     running.provider.gate.set()
     async with deployment(tmp_path, provider=running.provider, clock=running.clock) as second:
         await started(second, session)
