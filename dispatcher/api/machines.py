@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS = 10.0
 """How long a machine may take to say who it is."""
 
+MOST_FAULTS = 100
+"""Of a message, to be looked at one by one: pydantic writes out all or none, and a million take it 4 s."""
+
 UNAUTHORIZED = 4401
 UNSUPPORTED = 4426
 MALFORMED = 4400
@@ -162,5 +165,7 @@ def _in_words(error: ValidationError | TimeoutError) -> str:
     """What is wrong in one line, without what was said: it may be secret, and long."""
     if isinstance(error, TimeoutError):
         return f"no hello within {HELLO_SECONDS:g} s"
+    if (faults := error.error_count()) > MOST_FAULTS:
+        return f"{faults} values are wrong"
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the message'}: {first['msg']}"
