@@ -239,7 +239,13 @@ def test_a_fly_stacks_store_and_its_app_stay_until_they_are_confirmed(fly_stack:
     key = "switchboard:databaseUrl"
     content["config"][key] = secret(stack.checkout, key, "postgresql://u:p@db.internal/sessions")
     file.write_text(yaml.safe_dump(content))
+    stack.checkout.lines.clear()
+    planned = refused(driver().preview)
+    assert "  - store: delete" in stack.checkout.lines
+    assert planned.endswith("make up STACK=local CONFIRM=store")
+    assert "state unprotect" not in planned, "the engine's advice would lose the data"
     said.append(stack.fails())
+    assert f"error: {planned}\n" == said[-1]
     assert f"this up would delete store (the Fly volume {volume} of the app voice)" in said[-1]
     assert "make up STACK=local CONFIRM=store" in said[-1]
     assert [*fake.apps["voice"].volumes] == [volume]
