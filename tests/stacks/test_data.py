@@ -124,10 +124,12 @@ def test_down_of_a_docker_stack_keeps_the_store_until_it_is_confirmed(
     assert driver().outputs() == {}
     driver().destroy(YES)
     assert stack.checkout.lines[-1] == f"stack local is not up; {kept}"
-    with pytest.raises(
-        ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere/docker\.sock' is refused"
-    ):
-        driver(docker={"host": "unix:///elsewhere/docker.sock"}).up()
+    elsewhere = driver(docker={"host": "unix:///elsewhere/docker.sock"})
+    for act in (elsewhere.preview, elsewhere.up):
+        with pytest.raises(
+            ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere/docker\.sock' is refused"
+        ):
+            act()
     driver().up()
     noted = stack.noted()
     assert {name for operation, name in noted if operation == "create"} >= SERVICE
