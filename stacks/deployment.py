@@ -15,6 +15,7 @@ from pulumi.runtime import config as engine_config
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.prices import price_of
+from stacks.refusals import masked
 from stacks.secret_keys import refuse_in_clear
 
 
@@ -105,7 +106,8 @@ def refuse_missing(config: StackConfig) -> None:
     meant = meant_unset()
     if unknown := sorted(meant - named):
         allowed = ", ".join(sorted(named)) or "nothing, since no agent has variables"
-        raise ConfigError(f"UNSET: {', '.join(unknown)}: no agent's env names it; allowed: {allowed}")
+        shown = ", ".join(map(masked, unknown))
+        raise ConfigError(f"UNSET: {shown}: no agent's env names it; allowed: {allowed}")
     if given := sorted(name for name in meant if os.environ.get(name)):
         raise ConfigError(
             f"UNSET: {', '.join(given)}: set here, so the bots would get it; allowed: without it in UNSET, "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pulumi import automation
 from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
+from pulumi.automation.events import EngineEvent
 from pulumi.runtime import _grpc_settings
 
 from stacks import docker, fly, local
@@ -73,14 +74,30 @@ class Driver:
         return result.outputs
 
     def preview(self) -> int:
-        """Say what an up would change; return how many resources change."""
+        """Say what an up would change; return how many resources change.
+
+        Raises:
+            LossError: something that holds data would go, so an up wants it confirmed. All else was told.
+        """
         self.check()
         never_up = self.workspace.never_up
         stack = self._stack()
-        if not never_up:
-            self._tell_of_interruption(stack)
-        report = Report(preview=True, out=self._out)
-        self._run(report, lambda: stack.preview(on_event=report, color="never"))
+        state = State({}) if never_up else self._tell_of_interruption(stack)
+        loss = self._loss_guarded_by_up(stack, state)
+        report, losing = Report(preview=True, out=self._out), Preview(state)
+
+        def tell(event: EngineEvent) -> None:
+            report(event)
+            losing(event)
+
+        try:
+            self._run(losing, lambda: stack.preview(on_event=tell, color="never"))
+        except EngineError:
+            # The engine fails where what is protected would go. Its advice, to unprotect it, loses the data.
+            if not losing.lost or losing.errors:
+                raise
+        if loss and losing.lost:
+            loss.ask_for_up(NO_CONSENT, losing.lost)
         if not report.changes:
             self._out(f"stack {self.workspace.stack}: nothing to change")
         return report.changes
@@ -119,7 +136,7 @@ class Driver:
         stack = self._stack()
         deployed = self._deployed(stack)
         state, values = self._settled(stack), deployed.values()
-        loss = Loss(name, state, throwaway=self._throwaway(values))
+        loss = self._loss(state, values)
         kept = loss.kept_by_down(consent)
         goes = state.left_without(kept)
         if not goes:
@@ -181,15 +198,10 @@ class Driver:
         What is not named stays protected while the up runs: were that to plan anything else than its preview,
         the engine refuses it.
         """
-        if not state.marked:
+        loss = self._loss_guarded_by_up(stack, state)
+        if loss is None:
+            self._deployed(stack).release(state.marked)
             return
-        deployed = self._deployed(stack)
-        values = deployed.values()
-        loss = Loss(self.workspace.stack, state, throwaway=self._throwaway(values))
-        if loss.throwaway:
-            deployed.release(state.marked)
-            return
-        self._stay_with_store(state, values)
         preview = Preview(state)
         try:
             self._run(preview, lambda: stack.preview(on_event=preview, color="never"))
@@ -199,7 +211,18 @@ class Driver:
                 raise
         if preview.lost:
             loss.ask_for_up(consent, preview.lost)
-            deployed.release(preview.lost)
+            self._deployed(stack).release(preview.lost)
+
+    def _loss_guarded_by_up(self, stack: Stack, state: State) -> Loss | None:
+        """Return what decides over the data that the state has; None if there is none, or it may go."""
+        if not state.marked:
+            return None
+        values = self._deployed(stack).values()
+        loss = self._loss(state, values)
+        if loss.throwaway:
+            return None
+        self._stay_with_store(state, values)
+        return loss
 
     def _stay_with_store(self, state: State, values: Mapping[str, str]) -> None:
         """Refuse another Docker engine. A down that kept the store has left nothing else that could."""
@@ -212,9 +235,10 @@ class Driver:
                 f"where the store is (make down STACK={workspace.stack} CONFIRM={STORE} deletes it there)"
             )
 
-    def _throwaway(self, values: Mapping[str, str]) -> bool:
-        """Whether the config lets data go. The rest of it is not read: a down needs no faultless config."""
-        return values.get(f"{self.workspace.project}:throwaway") == "true"
+    def _loss(self, state: State, values: Mapping[str, str]) -> Loss:
+        # The rest of the config is not read: a down needs no faultless one.
+        throwaway = values.get(f"{self.workspace.project}:throwaway") == "true"
+        return Loss(self.workspace.stack, state, throwaway=throwaway)
 
     def _deployed(self, stack: Stack) -> Deployed:
         return Deployed(stack, self.workspace)
@@ -231,13 +255,15 @@ class Driver:
         self._refresh(stack, Drift(self._out))
         return deployed.state()
 
-    def _tell_of_interruption(self, stack: Stack) -> None:
-        """Say that the state is not whole. Nothing is mended, since nothing may be written."""
-        if begun := self._deployed(stack).state().interrupted:
+    def _tell_of_interruption(self, stack: Stack) -> State:
+        """Return the state; say if it is not whole. Nothing is mended, since nothing may be written."""
+        state = self._deployed(stack).state()
+        if begun := state.interrupted:
             self._out(
                 f"an interrupted run had begun to change {', '.join(begun)}; what came of it, the next "
                 f"`make up` looks at first (make refresh STACK={self.workspace.stack} looks now)"
             )
+        return state
 
     def _refresh(self, stack: Stack, report: Report) -> None:
         # A creation that was interrupted is cleared: `create` finds what it may have left by itself.

@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult
 
-from stacks.fly.api import FlyRefused, mapping, part
+from stacks.fly.api import FlyMisread, FlyRefused, mapping, part
 from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import ADOPT, FlyResource, Kind
 from stacks.local.host import plain_errors
@@ -61,7 +61,10 @@ class AppProvider(Kind):
         self.fly.delete(f"apps/{part(_id)}")
 
     def _get(self, name: str) -> dict[str, Any] | None:
-        return mapping(self.fly.get(f"apps/{part(name)}"), f"GET apps/{name}")
+        found = mapping(self.fly.get(f"apps/{part(name)}"), f"GET apps/{name}")
+        if found is not None and found.get("name", name) != name:
+            raise FlyMisread(f"Fly's answer to GET apps/{name} is about another app, {found['name']}")
+        return found
 
     def _left_behind(self, props: dict[str, Any]) -> dict[str, Any] | None:
         """The app, if a create whose answer was lost has made it.

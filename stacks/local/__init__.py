@@ -17,7 +17,7 @@ from stacks.errors import ConfigError
 from stacks.local import data_dir, process, server
 from stacks.local.bots import Machines
 from stacks.local.content import code_hash, secret_fingerprint
-from stacks.local.dispatcher import DATA_DIR_VARIABLE, Dispatcher
+from stacks.local.dispatcher import DATA_DIR_VARIABLE, TRACING_PREFIX, Dispatcher
 from stacks.local.environments import with_environments
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,8 @@ def deploy(environment: Environment) -> Deployment:
     secrets = {**daily.secret_variables(config), **ice.secret_variables(config, settings)}
     if missing := missing_package(config):
         pulumi.log.warn(missing)
-    names = sorted({name for agent in config.agents.values() for name in agent.env})
+    tracing = [name for name in os.environ if name.startswith(TRACING_PREFIX)]
+    names = sorted({*tracing, *(name for agent in config.agents.values() for name in agent.env)})
     machines = Machines(
         "machines",
         command=COMMAND,
@@ -102,6 +103,7 @@ def deploy(environment: Environment) -> Deployment:
             {name: os.environ.get(name) for name in names}, salt=str(config.data_dir)
         ),
         code=code_hash(checkout, [agent.bot for agent in config.agents.values()]),
+        outside={**daily.not_set_here(config), f"{TRACING_PREFIX}*": ""},
         log_file=log_file,
         host=HOST,
         port=config.port,

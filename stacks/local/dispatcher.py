@@ -30,6 +30,7 @@ from stacks.local import process, server
 from stacks.local.host import end_with_engine, plain_errors
 from stacks.local.process import Identity
 from stacks.local.server import Server
+from stacks.outside import refusals_of_removal
 
 DATA_DIR_VARIABLE = "SWITCHBOARD_DATA_DIR"
 # What a program needs to find its interpreter's libraries, its home and its language. The rest of the
@@ -66,13 +67,16 @@ class DispatcherProvider(ResourceProvider):
         end_with_engine()
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """In preview and before anything is touched: is the port free, or ours already?"""
+        """Refuse, in preview and before anything is touched, a taken port and a run without a variable that
+        the dispatcher has."""
         host, port = news["host"], int(news["port"])
         failures = []
         if not process.port_free(host, port):
             ours = find(news, _olds)
             if not any(process.listens(one.pid, port) for one in ours):
                 failures.append(CheckFailure("port", server.port_taken(port)))
+        outside = news.get("outside") or {}
+        failures += refusals_of_removal(_taken(_olds), _taken(news), outside, "the dispatcher")
         return CheckResult(news, failures)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -119,6 +123,7 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
         secret_names: Sequence[str],
         secret_fingerprint: str,
         code: str,
+        outside: Mapping[str, str],
         log_file: Path,
         host: str,
         port: int,
@@ -128,7 +133,8 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
     ) -> None:
         """`environment` is kept in state as it is, and must hold no secret; `secrets`, further variables, are
         kept encrypted. Of the variables `secret_names` the values are taken, when the process starts, from
-        the environment of whoever runs the engine."""
+        the environment of whoever runs the engine. `outside`: those among both that come from there, in the
+        form of `refusals_of_removal`."""
         if DATA_DIR_VARIABLE not in environment:
             raise ValueError(f"environment needs {DATA_DIR_VARIABLE}: the process is found again by it")
         properties: dict[str, Any] = {
@@ -139,6 +145,7 @@ class Dispatcher(Resource, module="switchboard", name="Dispatcher"):
             "secretNames": list(secret_names),
             "secretFingerprint": pulumi.Output.secret(secret_fingerprint),
             "code": code,
+            "outside": dict(outside),
             "logFile": str(log_file),
             "host": host,
             "port": port,
@@ -194,6 +201,12 @@ def environment_of(props: Mapping[str, Any]) -> dict[str, str]:
         passed["PATH"] = os.environ[USER_PATH_VARIABLE]
     # A state that an earlier release wrote has no `secrets`.
     return {**passed, **props["environment"], **(props.get("secrets") or {})}
+
+
+def _taken(props: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables that the process gets beside its settings; of some, only their names are kept."""
+    secrets = _plain(props.get("secrets"))
+    return {**dict.fromkeys(props.get("secretNames") or ()), **(secrets or {})}
 
 
 def _identity(props: Mapping[str, Any]) -> Identity:

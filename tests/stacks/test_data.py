@@ -124,10 +124,12 @@ def test_down_of_a_docker_stack_keeps_the_store_until_it_is_confirmed(
     assert driver().outputs() == {}
     driver().destroy(YES)
     assert stack.checkout.lines[-1] == f"stack local is not up; {kept}"
-    with pytest.raises(
-        ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere/docker\.sock' is refused"
-    ):
-        driver(docker={"host": "unix:///elsewhere/docker.sock"}).up()
+    elsewhere = driver(docker={"host": "unix:///elsewhere/docker.sock"})
+    for act in (elsewhere.preview, elsewhere.up):
+        with pytest.raises(
+            ConfigError, match=r"switchboard:docker\.host: 'unix:///elsewhere/docker\.sock' is refused"
+        ):
+            act()
     driver().up()
     noted = stack.noted()
     assert {name for operation, name in noted if operation == "create"} >= SERVICE
@@ -239,7 +241,13 @@ def test_a_fly_stacks_store_and_its_app_stay_until_they_are_confirmed(fly_stack:
     key = "switchboard:databaseUrl"
     content["config"][key] = secret(stack.checkout, key, "postgresql://u:p@db.internal/sessions")
     file.write_text(yaml.safe_dump(content))
+    stack.checkout.lines.clear()
+    planned = refused(driver().preview)
+    assert "  - store: delete" in stack.checkout.lines
+    assert planned.endswith("make up STACK=local CONFIRM=store")
+    assert "state unprotect" not in planned, "the engine's advice would lose the data"
     said.append(stack.fails())
+    assert f"error: {planned}\n" == said[-1]
     assert f"this up would delete store (the Fly volume {volume} of the app voice)" in said[-1]
     assert "make up STACK=local CONFIRM=store" in said[-1]
     assert [*fake.apps["voice"].volumes] == [volume]

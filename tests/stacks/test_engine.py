@@ -174,6 +174,36 @@ def test_up_and_plan_refuse_a_variable_that_is_missing_here(
     checkout.driver().destroy()
 
 
+def test_a_run_without_a_variable_of_the_dispatchers_does_not_take_it_away(
+    checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Daily's webhooks, and of traces: who runs the engine has them, and no config."""
+    variables = {"DAILY_WEBHOOK_SECRET": "aHVudGVyMi1vZi10aGUtaG9vaw==", "OTEL_SERVICE_NAME": "voice"}
+    for name, value in {"DAILY_API_KEY": "hunter2-of-daily", **variables}.items():
+        monkeypatch.setenv(name, value)
+    agents = {"echo": {"bot": "bot/agents/echo.py", "transports": ["webrtc", "daily"]}}
+    checkout.write_config(port=checkout.port, agents=agents, daily={"domain": "acme"})
+    checkout.driver().up()
+    process = only_process(checkout)
+    for name in variables:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(name)
+            for verb in ("preview", "up"):
+                with checkout.command(verb) as run:
+                    said = run.communicate(timeout=PATIENCE)[1]
+                assert said == (
+                    f"error: {name}: is not set here, and the dispatcher has it; allowed: its value in the "
+                    "environment (set it empty to do without)\n"
+                )
+    assert only_process(checkout) == process
+    assert process.environ()["OTEL_SERVICE_NAME"] == "voice"
+
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "")
+    checkout.driver().up()
+    assert restarted(checkout, process).environ()["OTEL_SERVICE_NAME"] == ""
+    checkout.driver().destroy()
+
+
 def test_destroy_of_what_was_never_up_asks_no_engine(checkout: CheckoutCopy) -> None:
     checkout.driver().destroy()
     assert checkout.lines == ["stack local is not up"]

@@ -663,6 +663,16 @@ def test_what_fly_fails_at_is_asked_again_only_where_that_is_safe(app: World) ->
         app.create(SecretsProvider, {"app": "voice", "values": {"A": "hunter2"}})
 
 
+def test_an_answer_about_another_app_is_not_acted_on(app: World) -> None:
+    theirs = {"id": "2", "name": "theirs", "organization": {"slug": "tests"}, "network": "voice"}
+    app.fake.faults.order("Apps_show", faults.Fault(Answer(200, theirs)), times=2)
+    with pytest.raises(FlyMisread, match="is about another app, theirs"):
+        app.create(AppProvider, {**APP, "name": "not-there-yet"})
+    with pytest.raises(FlyMisread, match="is about another app, theirs"):
+        app.kind(AppProvider).read("voice", APP)
+    app.fake.violations.clear()
+
+
 def test_an_answer_about_another_machine_is_not_acted_on(app: World) -> None:
     id_, outs = app.create(MachineProvider, MACHINE)
     (mine,) = app.fake.living()

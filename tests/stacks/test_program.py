@@ -67,6 +67,10 @@ def test_variables_that_are_not_set_here_are_refused_by_their_names(monkeypatch:
         "error": "UNSET: B_KEY: set here, so the bots would get it; allowed: without it in UNSET, "
         "or without it in the environment (unset B_KEY)"
     }
+    monkeypatch.setenv("SWITCHBOARD_UNSET", "A_KEY=sk-hunter2 sk-hunter2")
+    assert run(agents=json.dumps(agents)) == {
+        "error": "UNSET: A_KEY=…, …: no agent's env names it; allowed: A_KEY, B_KEY, EMPTY, SET"
+    }
 
 
 def test_the_outputs() -> None:
