@@ -35,8 +35,8 @@ from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
-from dispatcher.fly_tokens import FlyTokens
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.fly.settings import FlyTokens
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.placements import ContainerPlacement, FlyPlacement, PlacementSettings, ProcessPlacement
 from dispatcher.settings import Settings
@@ -166,7 +166,7 @@ def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvid
             )
         case ContainerPlacement():
             # Its client is a sixth of the time of a dispatcher's imports; most deployments have no engine.
-            from dispatcher.machines.container import ContainerProvider
+            from dispatcher.machines.container.provider import ContainerProvider
 
             return ContainerProvider(
                 url=placement.engine_url,
@@ -176,7 +176,7 @@ def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvid
             )
         case FlyPlacement():
             # Its client is a tenth of the time of a dispatcher's imports.
-            from dispatcher.machines.fly import FlyProvider
+            from dispatcher.machines.fly.provider import FlyProvider
 
             if settings.fly_api_token is None:
                 raise AssertionError("no placement at Fly comes through the settings without a token")

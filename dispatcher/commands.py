@@ -28,7 +28,7 @@ from dispatcher.disk import in_words, why_not
 from dispatcher.domain.model import End
 from dispatcher.limits import limited
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.process_isolation import Isolation
+from dispatcher.machines.process.isolation import Isolation
 from dispatcher.machines.provider import ProviderError
 from dispatcher.placements import ProcessPlacement
 from dispatcher.server import Server, once_free

@@ -31,9 +31,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from dispatcher.fly_tokens import FlyTokens
-from dispatcher.fly_tokens import fly_authorization as fly_authorization
 from dispatcher.keys import AgentName, HostName, Keys, Origin
+from dispatcher.machines.fly.settings import FlyTokens
+from dispatcher.machines.fly.settings import fly_authorization as fly_authorization
 from dispatcher.placements import ContainerPlacement as ContainerPlacement
 from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
 

@@ -11,12 +11,12 @@ from dispatcher.transports.calls import OnRoomCall
 from dispatcher.transports.errors import NoAnswer, TooManyCalls
 from dispatcher.transports.transport import Transport
 from dispatcher.transports.turn import Turn
-from dispatcher.transports.webrtc import WebRTC
+from dispatcher.transports.webrtc.transport import WebRTC
 
 if TYPE_CHECKING:
     import httpx
 
-    from dispatcher.transports.daily_webhooks import DailyWebhooks
+    from dispatcher.transports.daily.webhooks import DailyWebhooks
 
 
 def configured(
@@ -34,8 +34,8 @@ def configured(
     transports: dict[str, Transport] = {"webrtc": WebRTC(settings.ice_servers, _turn(settings, clock))}
     if settings.daily_api_key is not None and settings.daily_domain is not None:
         # Its HTTP client takes a tenth of a second to import; most deployments do without.
-        from dispatcher.transports.daily import Daily
-        from dispatcher.transports.daily_api import DailyApi
+        from dispatcher.transports.daily.client import DailyApi
+        from dispatcher.transports.daily.transport import Daily
 
         key = settings.daily_api_key.get_secret_value()
         api = DailyApi(key, settings.daily_api_url, clock, daily, on_room_call)
@@ -47,8 +47,8 @@ async def check_daily(settings: Settings, clock: Clock) -> str:
     """Say what is wrong with the settings for Daily; empty if nothing is, or Daily does not answer."""
     if settings.daily_api_key is None or settings.daily_domain is None:
         return ""
-    from dispatcher.transports.daily_api import DailyApi
-    from dispatcher.transports.daily_domain import DailyDomain
+    from dispatcher.transports.daily.client import DailyApi
+    from dispatcher.transports.daily.domain import DailyDomain
 
     api = DailyApi(settings.daily_api_key.get_secret_value(), settings.daily_api_url, clock)
     domain = DailyDomain(api, settings.daily_domain, settings.daily_domain_id, clock)
@@ -74,7 +74,7 @@ def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
     """Return the reader of Daily's webhooks, where there are rooms at Daily."""
     if settings.daily_api_key is None:
         return None
-    from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret
+    from dispatcher.transports.daily.webhooks import DailyWebhooks, derived_secret
 
     secret = settings.daily_webhook_secret
     given = None if secret is None else secret.get_secret_value()

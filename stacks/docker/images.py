@@ -29,7 +29,7 @@ DISPATCHER_SOURCES = (
 BOT_SOURCES = ("bot", "images")
 """Sources of a bot's image, beside its bot directory."""
 
-# The dispatcher's word for it, `dispatcher.machines.container_body.MODELS_TARGET`; a test compares them.
+# The dispatcher's word for it, `dispatcher.machines.container.request.MODELS_TARGET`; a test compares them.
 MODELS_TARGET = "/mnt/models"
 
 

@@ -46,13 +46,15 @@ class CheckoutCopy:
             shutil.copy(REPOSITORY / name, root / name)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
-        (root / "dispatcher" / "machines").mkdir()
         for name in (
-            *("__init__.py", "fly_tokens.py", "image_table.py", "keys.py", "placements.py"),
+            *("__init__.py", "image_table.py", "keys.py", "placements.py"),
             *("printable.py", "settings.py", "version.py"),
-            *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
+        for package in ("domain", "machines"):
+            shutil.copytree(
+                REPOSITORY / "dispatcher" / package, root / "dispatcher" / package, ignore=ignored
+            )
         for name in ("__init__.py", "confinement.py", "leader.py", "protocol.py", "versions.py"):
             shutil.copy(REPOSITORY / "bot" / name, root / "bot" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")

@@ -12,7 +12,7 @@ import pytest
 from pulumi.runtime import rpc
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
-from dispatcher.machines import container_body
+from dispatcher.machines.container import request as container_body
 from dispatcher.settings import Settings
 from dispatcher.version import VERSION
 from images.app import strip

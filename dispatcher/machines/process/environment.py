@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bot.protocol import BOT_FILE_VARIABLE, PRIVATE_ARGUMENTS, PRIVATE_ARGUMENTS_VARIABLE
-from dispatcher.machines.process_groups import DIRECTORY_VARIABLE, MACHINE_VARIABLE
-from dispatcher.machines.provider import MachineSpec, thread_variables
+from dispatcher.machines.process.groups import DIRECTORY_VARIABLE
+from dispatcher.machines.provider import MACHINE_VARIABLE, MachineSpec, thread_variables
 
-SOURCE = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[3]
 """The directory of the `bot` package."""
 
 PYTHONPATH = ".pythonpath"

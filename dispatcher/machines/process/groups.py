@@ -23,9 +23,6 @@ from bot.confinement import FIRST_USER, USERS
 from bot.output import NEWEST
 from dispatcher.machines.bot_files import read_end
 
-MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
-"""In the environment of a machine: its id."""
-
 DIRECTORY_VARIABLE = "SWITCHBOARD_MACHINE_DIR"
 """In the environment of a machine's processes: its directory. What the bot starts inherits it, wherever it
 moves to; and no other deployment of this host has the same, whatever its machines are called."""

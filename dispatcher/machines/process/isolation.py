@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from bot.confinement import FIRST_USER, USABLE_ABI, USERS, Confinement, landlock_abi
-from dispatcher.machines.process_environment import CACHE, PYTHONPATH, cache_directory
-from dispatcher.machines.process_groups import is_machines_user
+from dispatcher.machines.process.environment import CACHE, PYTHONPATH, cache_directory
+from dispatcher.machines.process.groups import is_machines_user
 from dispatcher.machines.provider import Rejected
 
 log = logging.getLogger(__name__)

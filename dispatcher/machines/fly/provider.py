@@ -24,12 +24,12 @@ import httpx
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.fly_tokens import FlyTokens
-from dispatcher.machines.fly_api import LONGEST_WAIT, FlyApi, Machine, NameTaken
-from dispatcher.machines.fly_body import STOP_SIGNAL, Place, body
-from dispatcher.machines.fly_finder import RATE, Finder
-from dispatcher.machines.fly_sizes import CpuKind
-from dispatcher.machines.fly_status import (
+from dispatcher.machines.fly.client import LONGEST_WAIT, FlyApi, Machine, NameTaken
+from dispatcher.machines.fly.finder import RATE, Finder
+from dispatcher.machines.fly.request import STOP_SIGNAL, Place, body
+from dispatcher.machines.fly.settings import FlyTokens
+from dispatcher.machines.fly.sizes import CpuKind
+from dispatcher.machines.fly.status import (
     LEFT,
     SUSPENDED,
     has_run,

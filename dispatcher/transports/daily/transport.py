@@ -17,10 +17,11 @@ from typing import Any
 
 from dispatcher.clock import Clock
 from dispatcher.tasks import end_tasks
-from dispatcher.transports import daily_properties, daily_tokens
-from dispatcher.transports.daily_api import DailyApi
-from dispatcher.transports.daily_domain import DailyDomain
-from dispatcher.transports.daily_names import room_name
+from dispatcher.transports.daily import properties as daily_properties
+from dispatcher.transports.daily import tokens as daily_tokens
+from dispatcher.transports.daily.client import DailyApi
+from dispatcher.transports.daily.domain import DailyDomain
+from dispatcher.transports.daily.names import room_name
 from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 from dispatcher.transports.transport import Prepared, Room, Wanted
 

@@ -24,26 +24,26 @@ from aiodocker.containers import DockerContainer
 
 from bot.protocol import BOT_FILE_VARIABLE, without_secrets
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.container_body import (
+from dispatcher.machines.container.capacity import Capacity, state_of
+from dispatcher.machines.container.client import CALL_SECONDS, EngineClient, HostAddress, is_taken_name
+from dispatcher.machines.container.images import Images
+from dispatcher.machines.container.logs import UNREAD, Printed, part_of, read_pieces, since
+from dispatcher.machines.container.removal import Removal
+from dispatcher.machines.container.request import (
     DEPLOYMENT_LABEL,
+    DIRECTORY,
+    LABEL,
     MACHINE_LABEL,
     Facts,
     Place,
+    archive,
     body,
     machine_id_of,
+    split,
 )
-from dispatcher.machines.container_capacity import Capacity, state_of
-from dispatcher.machines.container_engine import CALL_SECONDS, EngineClient
-from dispatcher.machines.container_errors import is_taken_name
-from dispatcher.machines.container_frames import UNREAD, Printed, read_pieces
-from dispatcher.machines.container_host import HostAddress
-from dispatcher.machines.container_images import Images
-from dispatcher.machines.container_logs import part_of, since
-from dispatcher.machines.container_removal import Removal
-from dispatcher.machines.container_variables import DIRECTORY, LABEL, archive, split
-from dispatcher.machines.process_groups import MACHINE_VARIABLE
 from dispatcher.machines.provider import (
     LOG_BYTES,
+    MACHINE_VARIABLE,
     LogPart,
     MachineSpec,
     Preparation,

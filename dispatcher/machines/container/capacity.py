@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from dispatcher.domain.model import MachineState
-from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container.request import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import NoCapacity
 
 HOST_SHARE = 0.9

@@ -11,9 +11,8 @@ from typing import Any
 
 from bot.protocol import BOT_FILE_VARIABLE, without_secrets
 from dispatcher.machines.deadline import command
-from dispatcher.machines.fly_sizes import CpuKind, guest
-from dispatcher.machines.process_groups import MACHINE_VARIABLE
-from dispatcher.machines.provider import MachineSpec, Rejected, thread_variables
+from dispatcher.machines.fly.sizes import CpuKind, guest
+from dispatcher.machines.provider import MACHINE_VARIABLE, MachineSpec, Rejected, thread_variables
 
 DEPLOYMENT_KEY, MACHINE_KEY = "switchboard_deployment", "switchboard_machine"
 """Keys of a machine's metadata, by which Fly filters lists."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.fly_body import DEPLOYMENT_KEY, MACHINE_KEY, Place
+from dispatcher.machines.fly.request import DEPLOYMENT_KEY, MACHINE_KEY, Place
 
 RUNNING = frozenset({"started", "stopping", "suspending"})
 SUSPENDED = frozenset({"suspended"})

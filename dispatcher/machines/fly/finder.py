@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from dispatcher.clock import Clock
 from dispatcher.domain.model import MachineState
-from dispatcher.machines.fly_api import FlyApi, Machine
-from dispatcher.machines.fly_body import Place, filters, metadata
-from dispatcher.machines.fly_status import is_machine, machine_id_of, state_of
+from dispatcher.machines.fly.client import FlyApi, Machine
+from dispatcher.machines.fly.request import Place, filters, metadata
+from dispatcher.machines.fly.status import is_machine, machine_id_of, state_of
 from dispatcher.machines.provider import ProviderError, Rate, Throttled, Unreachable
 from dispatcher.rate_limit import TokenBucket
 from dispatcher.tasks import end_tasks

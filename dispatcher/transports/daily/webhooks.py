@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.clock import Clock
-from dispatcher.transports.daily_names import session_of
+from dispatcher.transports.daily.names import session_of
 
 SIGNATURE, TIMESTAMP = "x-webhook-signature", "x-webhook-timestamp"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dispatcher.clock import Clock
-from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.daily.client import DailyApi
 from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 
 log = logging.getLogger(__name__)

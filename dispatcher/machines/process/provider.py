@@ -42,7 +42,8 @@ from bot.protocol import (
 )
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.process_environment import (
+from dispatcher.machines.process.disk import free_room
+from dispatcher.machines.process.environment import (
     CACHE,
     PYTHONPATH,
     SOURCE,
@@ -51,7 +52,7 @@ from dispatcher.machines.process_environment import (
     runtime_path,
     template_environment,
 )
-from dispatcher.machines.process_groups import (
+from dispatcher.machines.process.groups import (
     LEADER_NAME,
     TAIL_BYTES,
     Group,
@@ -60,9 +61,9 @@ from dispatcher.machines.process_groups import (
     read_group,
     read_tail,
 )
-from dispatcher.machines.process_isolation import Isolation, Mode
-from dispatcher.machines.process_logs import read_log
-from dispatcher.machines.process_room import free_room
+from dispatcher.machines.process.isolation import Isolation, Mode
+from dispatcher.machines.process.logs import read_log
+from dispatcher.machines.process.templates import REPLY_SECONDS, SUPPORTED, Template
 from dispatcher.machines.provider import (
     LOG_BYTES,
     LogPart,
@@ -72,7 +73,6 @@ from dispatcher.machines.provider import (
     Rejected,
     Unreachable,
 )
-from dispatcher.machines.templates import REPLY_SECONDS, SUPPORTED, Template
 
 POLL_SECONDS = 0.05
 """Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiodocker
 
-from dispatcher.machines.container_engine import EngineClient
-from dispatcher.machines.container_variables import IMAGE_LABEL
+from dispatcher.machines.container.client import EngineClient
+from dispatcher.machines.container.request import IMAGE_LABEL
 from dispatcher.machines.provider import NoCapacity, Unreachable
 
 log = logging.getLogger(__name__)
