@@ -24,7 +24,7 @@ from dispatcher.bus import Hub
 from dispatcher.core import Core
 from dispatcher.domain.model import MachineState
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.placements import ProcessPlacement
+from dispatcher.machines.process.settings import ProcessPlacement
 from dispatcher.sessions.maintenance import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings

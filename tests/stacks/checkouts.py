@@ -16,6 +16,7 @@ import psutil
 import yaml
 from pulumi.automation import PulumiCommand
 
+from dispatcher.version import VERSION
 from stacks.engine.drive import Driver
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -44,11 +45,13 @@ class CheckoutCopy:
         shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=ignored)
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(REPOSITORY / name, root / name)
+        metadata = f"switchboard-{VERSION}.dist-info"
+        shutil.copytree(REPOSITORY / metadata, root / metadata)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
         for name in (
-            *("__init__.py", "image_table.py", "keys.py", "placements.py"),
-            *("printable.py", "settings.py", "version.py"),
+            *("__init__.py", "header_secret.py", "image_table.py", "keys.py"),
+            *("printable.py", "registry.py", "settings.py", "version.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         for package in ("domain", "machines"):
