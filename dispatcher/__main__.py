@@ -18,10 +18,16 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from dispatcher import new_key
+from dispatcher.plugins import RegistryError
 from dispatcher.refusals import in_words
-from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import logs
 from dispatcher.telemetry.export import InvalidExport
+
+try:
+    from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+except RegistryError as error:
+    print(f"dispatcher: {error}", file=sys.stderr)
+    sys.exit(2)
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
 from dispatcher.machines.settings import PlacementName, PlacementSettings
-from dispatcher.registry import RegistryError, SharedSettings, setting
+from dispatcher.plugins import RegistryError, SharedSettings, setting
 
 S = TypeVar("S", bound=SharedSettings)
 

@@ -3,7 +3,7 @@
     python3 -m stacks.metadata
 
 The checkout is not installed, and neither is its copy in an image: `importlib.metadata` finds the directory
-`switchboard-….dist-info` on whatever path the packages are found. It is committed, and a test compares it
+`switchboard.dist-info` on whatever path the packages are found. It is committed, and a test compares it
 with pyproject.toml.
 """
 
@@ -13,6 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+DIRECTORY = "switchboard.dist-info"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -20,14 +21,13 @@ def contents(checkout: Path) -> dict[str, str]:
     """Return path → text of the metadata's files, from pyproject.toml."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
-    directory = f"{name}-{version}.dist-info"
     groups = [
         f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
         for group, entries in project["entry-points"].items()
     ]
     return {
-        f"{directory}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{directory}/entry_points.txt": "\n".join(groups),
+        f"{DIRECTORY}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{DIRECTORY}/entry_points.txt": "\n".join(groups),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from dispatcher.machines.settings import PlacementSettings
-from dispatcher.registry import Registry, RegistryError
+from dispatcher.plugins import Registry, RegistryError
 
 GROUP = "switchboard.machine_providers"
 

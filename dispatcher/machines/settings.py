@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from dispatcher.registry import Plugin, SharedSettings
+from dispatcher.plugins import Plugin, SharedSettings
 
 if TYPE_CHECKING:
     import httpx

@@ -19,7 +19,7 @@ from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
-    *("dispatcher", f"switchboard-{VERSION}.dist-info", "requirements-node.txt"),
+    *("dispatcher", "switchboard.dist-info", "requirements-node.txt"),
     # Of the bots' package only what the dispatcher imports.
     *("bot/__init__.py", "bot/confinement.py", "bot/leader.py", "bot/output.py", "bot/protocol.py"),
     "bot/versions.py",

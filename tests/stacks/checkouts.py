@@ -16,8 +16,8 @@ import psutil
 import yaml
 from pulumi.automation import PulumiCommand
 
-from dispatcher.version import VERSION
 from stacks.engine.drive import Driver
+from stacks.metadata import DIRECTORY as METADATA
 from tests.patience import PATIENCE
 from tests.ports import free_port
 
@@ -45,13 +45,12 @@ class CheckoutCopy:
         shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=ignored)
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(REPOSITORY / name, root / name)
-        metadata = f"switchboard-{VERSION}.dist-info"
-        shutil.copytree(REPOSITORY / metadata, root / metadata)
+        shutil.copytree(REPOSITORY / METADATA, root / METADATA)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
         for name in (
             *("__init__.py", "header_secret.py", "image_table.py", "keys.py"),
-            *("printable.py", "registry.py", "settings.py", "version.py"),
+            *("printable.py", "plugins.py", "settings.py", "version.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         for package in ("domain", "machines"):

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.machines.fly.sizes import CpuKind, guest
 from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
-from dispatcher.registry import SharedSettings
+from dispatcher.plugins import SharedSettings
 
 if TYPE_CHECKING:
     from dispatcher.machines.provider import MachineProvider

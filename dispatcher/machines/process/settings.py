@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dispatcher.machines.settings import HostNotice, PlacementSettings, ProviderContext
-from dispatcher.registry import SharedSettings
+from dispatcher.plugins import SharedSettings
 
 if TYPE_CHECKING:
     from dispatcher.machines.provider import MachineProvider

@@ -1,6 +1,6 @@
 """Plugins by their entry points: `pyproject.toml` of any installed package may name some.
 
-Ours are registered the same way: `switchboard-….dist-info` lies beside this package, where
+Ours are registered the same way: `switchboard.dist-info` lies beside this package, where
 `importlib.metadata` finds it on every path that finds the code. A plugin is a class, and is imported when it
 is asked for.
 """
