@@ -17,14 +17,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from dispatcher import new_key
 from dispatcher.plugins import RegistryError
-from dispatcher.refusals import in_words
-from dispatcher.telemetry import logs
-from dispatcher.telemetry.export import InvalidExport
 
 try:
+    from dispatcher import new_key
+    from dispatcher.refusals import in_words
     from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+    from dispatcher.telemetry import logs
+    from dispatcher.telemetry.export import InvalidExport
 except RegistryError as error:
     print(f"dispatcher: {error}", file=sys.stderr)
     sys.exit(2)

@@ -21,13 +21,15 @@ def contents(checkout: Path) -> dict[str, str]:
     """Return path → text of the metadata's files, from pyproject.toml."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
+    # The name before the dot counts: of two directories of one name, one is not read.
+    directory = f"{name.replace('-', '_')}.dist-info"
     groups = [
         f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
         for group, entries in project["entry-points"].items()
     ]
     return {
-        f"{DIRECTORY}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{DIRECTORY}/entry_points.txt": "\n".join(groups),
+        f"{directory}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{directory}/entry_points.txt": "\n".join(groups),
     }
 
 
