@@ -39,7 +39,7 @@ from dispatcher.machines.settings import PlacementSettings, ProviderContext
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
-from dispatcher.transports.configured import daily_webhooks
+from dispatcher.transports.daily.settings import DailyShared, webhooks_of
 
 if TYPE_CHECKING:
     import httpx
@@ -114,7 +114,8 @@ def _app(core: Core) -> FastAPI:
     app.include_router(operations.router(core.service, core.readiness, core.scrape))
     app.include_router(start.router(core.service, starter, core.session_tokens, core.traces))
     app.include_router(offers.router(core.service, starter, core.traces))
-    app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
+    daily = webhooks_of(settings.shared("daily", DailyShared), core.clock)
+    app.include_router(webhooks.router(daily, core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(logs.router(core.store, core.fleet), dependencies=own)

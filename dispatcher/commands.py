@@ -36,7 +36,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
 from dispatcher.telemetry import export, logs
-from dispatcher.transports.configured import check_daily
+from dispatcher.transports.configured import check_accounts
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def serve(settings: Settings) -> int:
             dispatcher = build(settings)
         # Before the server does it, which would tell of a failure with a traceback.
         asyncio.run(_open_store(dispatcher))
-        if wrong := asyncio.run(check_daily(settings, SystemClock())):
+        if wrong := asyncio.run(check_accounts(settings, SystemClock())):
             raise Unusable(wrong)
         admissions = Admissions(descriptors, dispatcher.metrics.connection_refused)
         server = Server(

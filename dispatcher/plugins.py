@@ -46,8 +46,8 @@ class SharedSettings(BaseModel):
         return shared
 
 
-class Plugin(BaseModel):
-    """The base of what an entry point names."""
+class Plugin:
+    """The base of what an entry point names: a class that is asked, and perhaps never made."""
 
     shared: ClassVar[type[SharedSettings]] = SharedSettings
 
@@ -75,7 +75,8 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> list[str]:
-        return sorted(self._entries)
+        """The plugins, in the order in which they are registered."""
+        return list(self._entries)
 
     def load(self, name: str) -> type[T]:
         """Import a plugin.

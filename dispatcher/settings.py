@@ -6,15 +6,10 @@ that exists in one and not in the other cannot happen.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ipaddress
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,18 +28,23 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from dispatcher.addresses import ADDRESS, is_loopback
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
+from dispatcher.transports.registry import transports
 
 S = TypeVar("S", bound=SharedSettings)
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 IMAGES_VARIABLE = f"{ENVIRONMENT_PREFIX}IMAGES"
 
-TransportName = Literal["webrtc", "daily"]
+if TYPE_CHECKING:
+    TransportName = str
+else:
+    TransportName = Literal[tuple(transports().names)]
 DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 BotLogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
@@ -72,11 +72,6 @@ TurnUrl = Annotated[
 MIN_SECRET_LENGTH = 32
 """Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
 
-
-ADDRESS = re.compile(
-    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(?P<path>(/[A-Za-z0-9._~/-]*)?)"
-)
-"""A web server's: no user, no query and no fragment, which nothing could be put behind."""
 
 DRAIN_SECONDS = 5.0
 """How long a dispatcher that others reach goes on answering: a load balancer that asks every second or two
@@ -145,7 +140,7 @@ class IceServer(BaseModel):
 
 
 class CoreSettings(BaseSettings):
-    """The settings that are no provider's own."""
+    """The settings that are no provider's and no transport's own."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -210,18 +205,6 @@ class CoreSettings(BaseSettings):
     """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
     turn_secret: HeaderSecret | None = None
     """The secret that these servers (coturn with `use-auth-secret`) check the credentials with."""
-    daily_api_key: HeaderSecret | None = Field(default=None, min_length=8)
-    """The API key of the Daily domain in whose rooms sessions over `daily` meet. It reaches no client and no
-    machine."""
-    daily_domain: str | None = Field(default=None, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
-    """The domain's name: its rooms are at `https://<name>.daily.co/…`."""
-    daily_domain_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
-    """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
-    start, before the session is written."""
-    daily_webhook_secret: HeaderSecret | None = None
-    """The secret that Daily signs its webhooks with, in base64; by default it follows from the API key."""
-    daily_api_url: str = "https://api.daily.co/v1"
-    """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """Time that sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
@@ -266,26 +249,6 @@ class CoreSettings(BaseSettings):
             path = ", with a path or without" if field.field_name == "machine_url" else ""
             raise ValueError(f"{shown} is not accepted; allowed: http(s)://host or http(s)://host:port{path}")
         return url
-
-    @field_validator("daily_api_url")
-    @classmethod
-    def _safe_for_the_key(cls, url: str) -> str:
-        address = urlsplit(url) if ADDRESS.fullmatch(url) else None
-        if address is None or not (address.scheme == "https" or is_loopback(address.hostname or "")):
-            shown = "a URL with an @" if "@" in url else repr(url)
-            raise ValueError(f"{shown} is not accepted; allowed: https://host/path, or http:// on loopback")
-        return url
-
-    @field_validator("daily_webhook_secret")
-    @classmethod
-    def _is_base64(cls, secret: SecretStr | None) -> SecretStr | None:
-        try:
-            known = secret is None or base64.b64decode(secret.get_secret_value(), validate=True)
-        except binascii.Error:
-            known = False
-        if not known:
-            raise ValueError("it is not base64; allowed: `hmac` of the webhook, as Daily gives it")
-        return secret
 
     @field_validator("secrets")
     @classmethod
@@ -348,15 +311,7 @@ class CoreSettings(BaseSettings):
         if bool(self.turn_urls) != (self.turn_secret is not None):
             missing = "turn_secret" if self.turn_urls else "turn_urls"
             raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
-        if (self.daily_api_key is None) != (self.daily_domain is None):
-            missing = "daily_api_key" if self.daily_api_key is None else "daily_domain"
-            raise ValueError(f"{missing} is missing; allowed: both daily_api_key and daily_domain, or none")
-        for name, agent in self.agents.items():
-            if "daily" in agent.transports and self.daily_api_key is None:
-                raise ValueError(
-                    f"agent '{name}' offers the transport 'daily', for which daily_api_key and daily_domain "
-                    "must be set; without them only 'webrtc' is allowed"
-                )
+        self._check_transports()
         if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "
@@ -364,13 +319,32 @@ class CoreSettings(BaseSettings):
             )
         return self
 
+    def _check_transports(self) -> None:
+        """Check that what the agents offer is configured.
+
+        Raises:
+            ValueError: It is not; the text says what is missing.
+        """
+        missing: dict[str, str] = {}
+        for name, transport in transports().importable().items():
+            shared = self.shared(name, transport.shared)
+            transport.check(shared)
+            missing[name] = transport.missing(shared)
+        for agent, name in ((agent, name) for agent, of in self.agents.items() for name in of.transports):
+            if lacks := missing.get(name, f"a package that registers {name}"):
+                others = " or ".join(f"'{other}'" for other, of in missing.items() if not of)
+                raise ValueError(
+                    f"agent '{agent}' offers the transport '{name}', for which {lacks} must be set; "
+                    f"without them only {others} is allowed"
+                )
+
     def shared_of(self, placement: PlacementSettings) -> SharedSettings:
         """Return the deployment-wide settings of a placement's provider."""
         return self.shared(placement.provider, placement.shared)
 
-    def shared(self, provider: str, model: type[S]) -> S:
-        """Return the deployment-wide settings of a provider, as the class that it declares."""
-        values = {field: getattr(self, setting(provider, field)) for field in model.model_fields}
+    def shared(self, plugin: str, model: type[S]) -> S:
+        """Return the deployment-wide settings of a provider or transport, as the class that it declares."""
+        values = {field: getattr(self, setting(plugin, field)) for field in model.model_fields}
         return model.model_construct(**values)
 
     @property
@@ -461,14 +435,16 @@ class CoreSettings(BaseSettings):
 
 
 def settings_class() -> type[CoreSettings]:
-    """Return the class of the dispatcher's settings, with those of the providers that are installed.
+    """Return the class of the dispatcher's settings, with those of the plugins that are installed.
 
     Raises:
-        RegistryError: A provider's setting has the name of another one.
+        RegistryError: A plugin's setting has the name of another one.
     """
-    fields = providers().shared_fields()
-    if taken := sorted(fields.keys() & CoreSettings.model_fields.keys()):
-        raise RegistryError(f"the dispatcher has settings {', '.join(taken)} of its own: rename the provider")
+    of_transports = transports().shared_fields()
+    fields = {**of_transports, **providers().shared_fields()}
+    ours = CoreSettings.model_fields.keys()
+    if taken := sorted((fields.keys() & ours) | (of_transports.keys() & providers().shared_fields().keys())):
+        raise RegistryError(f"there are settings {', '.join(taken)} already: rename the plugin")
     made: Any = fields
     return create_model("Settings", __base__=CoreSettings, __module__=__name__, __doc__=_DOC, **made)
 
@@ -493,16 +469,6 @@ def _is_store(url: str) -> bool:
     except (ArgumentError, ValueError):
         return False
     return "@" not in (host or "")
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach a server that is bound to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 _DOC = "The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from dispatcher.plugins import Plugin, SharedSettings
@@ -59,7 +59,7 @@ class HostNotice:
     text: str
 
 
-class PlacementSettings(Plugin):
+class PlacementSettings(Plugin, BaseModel):
     """A placement of one provider. A provider's entry point names a class that derives from this one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)

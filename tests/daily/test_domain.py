@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from dispatcher.clock import SystemClock
 from dispatcher.settings import AgentSettings, Settings
-from dispatcher.transports.configured import check_daily
+from dispatcher.transports.configured import check_accounts
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import agents, with_daily
 from tests.daily.test_bot import BOT
@@ -115,7 +115,7 @@ def test_connection_is_closed_when_the_check_is_cancelled():
                 daily_domain=DOMAIN,
                 daily_api_url=f"http://{host}:{port}",
             )
-            checking = asyncio.create_task(check_daily(settings, clock))
+            checking = asyncio.create_task(check_accounts(settings, clock))
             async with asyncio.timeout(PATIENCE):
                 await clock.second_sleep.wait()
                 checking.cancel()

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher.settings import Settings
+from dispatcher.transports.daily.settings import DailyShared
 from tests.daily.fake import API_KEY
 from tests.daily.harness import KEYS, agents
 
@@ -40,7 +41,8 @@ def test_what_cannot_work_is_refused_without_the_key(values, words):
 
 
 def test_the_api_may_be_a_fake_on_loopback():
-    assert settings(daily_api_url="http://127.0.0.1:8080/v1").daily_api_url == "http://127.0.0.1:8080/v1"
+    given = settings(daily_api_url="http://127.0.0.1:8080/v1").shared("daily", DailyShared)
+    assert given.api_url == "http://127.0.0.1:8080/v1"
 
 
 def test_secrets_are_not_among_what_a_stack_writes_down():

@@ -30,5 +30,7 @@ def test_checkout_without_metadata_says_what_to_run(tmp_path: Path):
     command = [sys.executable, "-m", "dispatcher"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
-    assert done.stderr.startswith("dispatcher: no machine provider is registered:")
-    assert done.stderr.endswith("run: python3 -m stacks.metadata\n")
+    assert done.stderr == (
+        "dispatcher: no transport is registered: the metadata of switchboard is not beside dispatcher/; "
+        "run: python3 -m stacks.metadata\n"
+    )
