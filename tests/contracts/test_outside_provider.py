@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import json
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from stacks.metadata import contents
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness
 from tests.doubles import VirtualClock, spec
+from tests.e2e.browser import until
 from tests.e2e.dispatcher import NO_TLS, Dispatcher, agent
 from tests.patience import PATIENCE
 
@@ -179,18 +179,14 @@ def test_dispatcher_serves_placements_of_outside_provider(tmp_path: Path, monkey
         with httpx.Client(base_url=serving.url, verify=NO_TLS, timeout=PATIENCE) as client:
             started = client.post("/start", json={}, params={"wait": "none"})
             assert started.is_success, started.text
-            asyncio.run(_until_in_metrics(client))
+            until(lambda: _creates_shown(client), PATIENCE, "a create in the metrics")
     finally:
         serving.stop()
 
 
-async def _until_in_metrics(client: httpx.Client) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            shown = client.get("/metrics").text
-            if any('placement="north"' in line and 'action="create"' in line for line in shown.splitlines()):
-                return
-            await asyncio.sleep(0.1)
+def _creates_shown(client: httpx.Client) -> bool:
+    lines = client.get("/metrics").text.splitlines()
+    return any('placement="north"' in line and 'action="create"' in line for line in lines)
 
 
 def test_no_file_of_ours_names_it():
