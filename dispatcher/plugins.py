@@ -8,8 +8,10 @@ is asked for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -123,11 +125,26 @@ def setting(plugin: str, field: str) -> str:
 
 def _entries(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
     found: dict[str, importlib.metadata.EntryPoint] = {}
-    for entry in importlib.metadata.entry_points(group=group):
-        first = found.setdefault(entry.name, entry)
-        if first.value != entry.value:
-            raise RegistryError(
-                f"{group}: '{entry.name}' is registered twice, as {first.value} and {entry.value}; "
-                "uninstall one of the packages"
-            )
+    for distribution in distributions(tuple(sys.path)):
+        for entry in distribution.entry_points.select(group=group):
+            first = found.setdefault(entry.name, entry)
+            if first.value != entry.value:
+                raise RegistryError(
+                    f"{group}: '{entry.name}' is registered twice, as {first.value} and {entry.value}; "
+                    "uninstall one of the packages"
+                )
     return found
+
+
+@functools.cache
+def distributions(path: tuple[str, ...]) -> Sequence[importlib.metadata.Distribution]:
+    """Return the distributions on a path that have entry points of ours.
+
+    `importlib.metadata.entry_points` parses those of all distributions for each group: five times as long.
+    """
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for distribution in importlib.metadata.distributions(path=list(path)):
+        if "[switchboard." in (distribution.read_text("entry_points.txt") or ""):
+            # The first on the path is the one whose code is imported.
+            found.setdefault(distribution.metadata["Name"], distribution)
+    return list(found.values())

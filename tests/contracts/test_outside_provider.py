@@ -18,6 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher.machines import registry
+from dispatcher.plugins import distributions
 from dispatcher.settings import CoreSettings, settings_class
 from stacks.metadata import contents
 from tests.contracts.conformance import CHECKS
@@ -162,6 +163,7 @@ def test_broken_provider_harms_only_who_uses_it(installed: Path, tmp_path: Path)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\nbroken = no_such_module:Placement\n")
     registry.providers.cache_clear()
+    distributions.cache_clear()
     settings()
     with pytest.raises(ValidationError, match=r"'broken' .*cannot be imported: No module named"):
         settings(placements={"a": {"provider": "broken"}})
