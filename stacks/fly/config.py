@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from dispatcher.machines.fly_sizes import KINDS
+from dispatcher.machines.fly.sizes import KINDS
 
 API_URL = "https://api.machines.dev"
 
