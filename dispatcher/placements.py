@@ -28,12 +28,14 @@ class ProcessPlacement(_Placement):
     """Machines are processes of this host."""
 
     provider: Literal["process"]
+    """Machine provider of the placement."""
 
 
 class ContainerPlacement(_Placement):
     """Machines are containers of a Docker engine, or of Podman's service."""
 
     provider: Literal["container"]
+    """Machine provider of the placement."""
     engine_url: str = Field(default="unix:///var/run/docker.sock", pattern=r"^(unix|tcp|http)://.+$")
     """The engine's API."""
     deployment: PlacementName = "switchboard"
@@ -48,6 +50,7 @@ class FlyPlacement(_Placement):
     """Machines are Fly Machines. What an agent's `env` names must be secrets of the apps."""
 
     provider: Literal["fly"]
+    """Machine provider of the placement."""
     apps: tuple[FlyAppName, ...] = Field(min_length=1, max_length=100)
     """The apps that machines are spread over. Fly creates a machine a second in each, three at once."""
     draining_apps: tuple[FlyAppName, ...] = Field(default=(), max_length=100)

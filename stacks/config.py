@@ -136,7 +136,7 @@ class StackConfig(BaseModel):
     """Allow `make up` and `make down` to delete the stack's data without asking. Otherwise resources that
     hold data are protected."""
     data_dir: Annotated[Path, OnlyOn("local")]
-    """Directory of store, logs and machines; by default .switchboard/stacks/<stack>."""
+    """Directory of store, logs and machines; by default `.switchboard/stacks/<stack>`."""
     docker: Annotated[DockerConfig, OnlyOn("docker")] = DockerConfig()
     """Keys of the cloud `docker`. See docs/docker.md."""
     fly: Annotated[FlyConfig, OnlyOn("fly")] = FlyConfig()

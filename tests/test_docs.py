@@ -7,8 +7,9 @@ import pytest
 
 from dispatcher.domain import errors
 from dispatcher.domain.timeline import KINDS
-from dispatcher.fields import allowed
+from dispatcher.fields import allowed, description
 from dispatcher.settings import AgentSettings
+from stacks import docs
 from stacks.config import StackConfig
 from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING, DailyConfig
 from stacks.docker.config import DockerConfig
@@ -25,6 +26,19 @@ API = (ROOT / "docs" / "api.md").read_text()
 def test_every_key_of_the_config_is_in_the_docs(model):
     for field in model.model_fields.values():
         assert f"| `{field.alias}` |" in LOCAL
+
+
+def test_the_generated_files_are_those_of_the_settings_models():
+    """`make docs` writes them."""
+    project = (ROOT / "Pulumi.yaml").read_text()
+    assert project == docs.project_file(project)
+    assert (ROOT / "docs" / "settings.md").read_text() == docs.settings_page()
+
+
+@pytest.mark.parametrize("model", docs.MODELS)
+def test_every_setting_has_a_description(model):
+    missing = [name for name, field in model.model_fields.items() if not description(field)]
+    assert not missing
 
 
 def test_every_key_of_a_docker_stack_is_in_the_docs_and_is_explained_when_refused():
