@@ -68,8 +68,9 @@ def settings_page() -> str:
         *_keys(IceServerConfig),
     ]
     for name, field in StackConfig.model_fields.items():
-        if _is_model(field.annotation):
-            parts += [f"## Keys of `{field.alias or name}`", *_keys(field.annotation)]
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            parts += [f"## Keys of `{field.alias or name}`", *_keys(annotation)]
     parts += [
         "## Variables of the dispatcher",
         "Mappings and lists are JSON. `SWITCHBOARD_AGENTS` and `SWITCHBOARD_KEYS` have the keys above, and "
@@ -81,7 +82,7 @@ def settings_page() -> str:
         parts += [f"## Keys of a placement of provider `{provider}`", *_keys(model)]
     parts += [
         "## Variables of the engine's proxy",
-        "The proxy stands between the dispatcher of a `docker` stack and the Docker engine. A stack sets these.",
+        "The proxy stands between a `docker` stack's dispatcher and the Docker engine. The stack sets them.",
         *_variables(ProxySettings, PROXY_PREFIX),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
