@@ -13,8 +13,9 @@ from tests.dispatcher.harness import ManualClock
 
 
 @pytest.mark.parametrize("key", ["hunter2-hunter2\n", "hunter2\thunter2 ", "\0hunter2"])
-def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
-    async def run():
+async def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
+    with caplog.at_level("INFO"):
+
         async def hang_up(_, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
@@ -32,43 +33,34 @@ def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
         told = "".join(traceback.format_exception(failed.value))
         assert "hunter2" not in told + caplog.text
 
-    with caplog.at_level("INFO"):
-        asyncio.run(run())
 
-
-def test_a_deletion_of_another_room_is_no_answer():
-    async def run():
-        clock = ManualClock()
-        other = httpx.MockTransport(lambda _: httpx.Response(200, json={"deleted": True, "name": "other"}))
-        api = DailyApi("key", "http://daily.test", clock, other)
-        try:
-            with pytest.raises(NoAnswer, match="answered with room other when asked for any"):
-                await api.delete_room("any", clock.now() + 10)
-        finally:
-            await api.close()
-
-    asyncio.run(run())
-
-
-def test_a_clock_that_was_set_back_holds_no_call_back():
-    async def run():
-        clock, asked, answers = ManualClock(), 0, [httpx.Response(429, headers={"retry-after": "30"})]
-
-        def answer(_: httpx.Request) -> httpx.Response:
-            nonlocal asked
-            asked += 1
-            return answers.pop() if answers else httpx.Response(200, json={})
-
-        api = DailyApi("key", "http://daily.test", clock, httpx.MockTransport(answer))
-        try:
-            for _ in range(2):
-                with pytest.raises(TooManyCalls):
-                    await api.delete_room("any", clock.now() + 10)
-            assert asked == 1
-            clock.is_set(-600)
+async def test_a_deletion_of_another_room_is_no_answer():
+    clock = ManualClock()
+    other = httpx.MockTransport(lambda _: httpx.Response(200, json={"deleted": True, "name": "other"}))
+    api = DailyApi("key", "http://daily.test", clock, other)
+    try:
+        with pytest.raises(NoAnswer, match="answered with room other when asked for any"):
             await api.delete_room("any", clock.now() + 10)
-            assert asked == 2
-        finally:
-            await api.close()
+    finally:
+        await api.close()
 
-    asyncio.run(run())
+
+async def test_a_clock_that_was_set_back_holds_no_call_back():
+    clock, asked, answers = ManualClock(), 0, [httpx.Response(429, headers={"retry-after": "30"})]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return answers.pop() if answers else httpx.Response(200, json={})
+
+    api = DailyApi("key", "http://daily.test", clock, httpx.MockTransport(answer))
+    try:
+        for _ in range(2):
+            with pytest.raises(TooManyCalls):
+                await api.delete_room("any", clock.now() + 10)
+        assert asked == 1
+        clock.is_set(-600)
+        await api.delete_room("any", clock.now() + 10)
+        assert asked == 2
+    finally:
+        await api.close()
