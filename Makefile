@@ -125,7 +125,8 @@ chaos: setup-dev ## play SEEDS=… simulations in which everything goes wrong; S
 
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --quiet
-lock: setup-dev ## pin the packages anew, from pyproject.toml
+lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.toml
+	@$(RUN) -m stacks.metadata
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --extra docker -c requirements.txt -o requirements-docker.txt
 	@$(COMPILE) pyproject.toml --extra fly -c requirements-docker.txt -o requirements-fly.txt

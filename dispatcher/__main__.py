@@ -17,11 +17,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from dispatcher import new_key
-from dispatcher.refusals import in_words
-from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
-from dispatcher.telemetry import logs
-from dispatcher.telemetry.export import InvalidExport
+from dispatcher.plugins import RegistryError
+
+try:
+    from dispatcher import new_key
+    from dispatcher.refusals import in_words
+    from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
+    from dispatcher.telemetry import logs
+    from dispatcher.telemetry.export import InvalidExport
+except RegistryError as error:
+    print(f"dispatcher: {error}", file=sys.stderr)
+    sys.exit(2)
 
 log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ class AgentImages:
 
     def __init__(self, settings: Settings, fleet: Fleet, clock: Clock) -> None:
         self._agents = settings.agents
-        runs_images = {name for name, of in settings.placements.items() if of.provider != "process"}
+        runs_images = {name for name, of in settings.placements.items() if of.needs_image}
         self._needed = [
             name
             for name, agent in settings.agents.items()

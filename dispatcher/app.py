@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,14 +34,12 @@ from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
-from dispatcher.fly_tokens import FlyTokens
-from dispatcher.machines.process import ProcessProvider
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.placements import ContainerPlacement, FlyPlacement, PlacementSettings, ProcessPlacement
-from dispatcher.settings import Settings
+from dispatcher.machines.settings import PlacementSettings, ProviderContext
+from dispatcher.settings import Settings, is_loopback
 from dispatcher.store.database import Runner
 from dispatcher.telemetry.requests import Subjects
-from dispatcher.transports.configured import daily_webhooks
+from dispatcher.transports.daily.settings import DailyShared, webhooks_of
 
 if TYPE_CHECKING:
     import httpx
@@ -78,7 +75,7 @@ def build(
     core = wire(
         settings,
         clock=clock,
-        providers=providers or providers_of(settings),
+        providers=providers or providers_of(settings, clock),
         bus=_bus(settings, clock),
         environment=environment,
         tracer_provider=tracer_provider,
@@ -117,7 +114,8 @@ def _app(core: Core) -> FastAPI:
     app.include_router(operations.router(core.service, core.readiness, core.scrape))
     app.include_router(start.router(core.service, starter, core.session_tokens, core.traces))
     app.include_router(offers.router(core.service, starter, core.traces))
-    app.include_router(webhooks.router(daily_webhooks(settings, core.clock), core.hints))
+    daily = webhooks_of(settings.shared("daily", DailyShared), core.clock)
+    app.include_router(webhooks.router(daily, core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(logs.router(core.store, core.fleet), dependencies=own)
@@ -141,8 +139,24 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
     return LocalBus(replica)
 
 
-def providers_of(settings: Settings) -> dict[str, MachineProvider]:
-    return {name: _provider(settings, placement) for name, placement in settings.placements.items()}
+def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]:
+    return {
+        name: placement.build(context_of(settings, placement, clock))
+        for name, placement in settings.placements.items()
+    }
+
+
+def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -> ProviderContext:
+    """Return what a placement's provider is built from."""
+    return ProviderContext(
+        clock=clock,
+        shared=settings.shared_of(placement),
+        data_dir=settings.data_dir,
+        private=_private(settings),
+        keep_machine_dirs=settings.keep_machine_dirs,
+        has_remote_callers=bool(settings.keys)
+        and (bool(settings.allowed_hosts) or not is_loopback(settings.host)),
+    )
 
 
 def _private(settings: Settings) -> list[Path]:
@@ -151,41 +165,3 @@ def _private(settings: Settings) -> list[Path]:
     database = url.database if url.get_backend_name() == "sqlite" else None
     files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []
     return [settings.data_dir, *files]
-
-
-def _provider(settings: Settings, placement: PlacementSettings) -> MachineProvider:
-    match placement:
-        case ProcessPlacement():
-            return ProcessProvider(
-                settings.data_dir / "machines",
-                python=sys.executable,
-                keep=settings.keep_machine_dirs,
-                templates=settings.process_templates,
-                isolation=settings.process_isolation,
-                private=_private(settings),
-            )
-        case ContainerPlacement():
-            # Its client is a sixth of the time of a dispatcher's imports; most deployments have no engine.
-            from dispatcher.machines.container import ContainerProvider
-
-            return ContainerProvider(
-                url=placement.engine_url,
-                deployment=placement.deployment,
-                network=placement.network,
-                models=placement.models or "",
-            )
-        case FlyPlacement():
-            # Its client is a tenth of the time of a dispatcher's imports.
-            from dispatcher.machines.fly import FlyProvider
-
-            if settings.fly_api_token is None:
-                raise AssertionError("no placement at Fly comes through the settings without a token")
-            return FlyProvider(
-                url=settings.fly_api_url,
-                tokens=FlyTokens.parse(settings.fly_api_token.get_secret_value()),
-                deployment=placement.deployment,
-                apps=placement.apps,
-                draining_apps=placement.draining_apps,
-                region=placement.region,
-                cpu_kind=placement.cpu_kind,
-            )

@@ -21,23 +21,22 @@ from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.admissions import Admissions
-from dispatcher.app import Dispatcher, build, providers_of
+from dispatcher.app import Dispatcher, build, context_of, providers_of
 from dispatcher.channel_socket import counted
 from dispatcher.clock import SystemClock
 from dispatcher.disk import in_words, why_not
 from dispatcher.domain.model import End
 from dispatcher.limits import limited
 from dispatcher.machines.fleet import Fleet
-from dispatcher.machines.process_isolation import Isolation
 from dispatcher.machines.provider import ProviderError
-from dispatcher.placements import ProcessPlacement
+from dispatcher.machines.settings import HostNotice
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.terminator import STOP_GRACE
-from dispatcher.settings import Settings, is_loopback
+from dispatcher.settings import Settings
 from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
 from dispatcher.telemetry import export, logs
-from dispatcher.transports.configured import check_daily
+from dispatcher.transports.configured import check_accounts
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +69,14 @@ def serve(settings: Settings) -> int:
     """
     os.umask(PRIVATE_UMASK)
     descriptors = _raise_descriptor_limit()
-    isolation = _isolation(settings)
+    notices = _check_host(settings)
     with _listener(settings) as listener, contextlib.ExitStack() as held:
         with _data_dir(settings):
             held.enter_context(_lock(settings))
             dispatcher = build(settings)
         # Before the server does it, which would tell of a failure with a traceback.
         asyncio.run(_open_store(dispatcher))
-        if wrong := asyncio.run(check_daily(settings, SystemClock())):
+        if wrong := asyncio.run(check_accounts(settings, SystemClock())):
             raise Unusable(wrong)
         admissions = Admissions(descriptors, dispatcher.metrics.connection_refused)
         server = Server(
@@ -98,39 +97,26 @@ def serve(settings: Settings) -> int:
         # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        if isolation is not None:
-            _tell(isolation, settings)
+        for notice in notices:
+            log.log(notice.level, "%s", notice.text)
         log.info("serving %s as replica %s", settings.url, dispatcher.replica)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def _isolation(settings: Settings) -> Isolation | None:
-    """Return how machines that are processes are kept apart, where there are any.
+def _check_host(settings: Settings) -> list[HostNotice]:
+    """Check what the placements' providers need of this host. Return what the log says of it.
 
     Raises:
-        Unusable: Nothing keeps them apart, and something must.
+        Unusable: The host lacks it.
     """
-    if not any(isinstance(placement, ProcessPlacement) for placement in settings.placements.values()):
-        return None
-    isolation = Isolation(settings.process_isolation, settings.data_dir, ())
-    if isolation.weak and settings.process_isolation == "required":
-        raise Unusable(
-            "process_isolation: 'required', and nothing on this host keeps machines apart; allowed: 'auto', "
-            "'off'; a dispatcher that is root; Linux 5.19 or later with Landlock"
-        )
-    return isolation
-
-
-def _tell(isolation: Isolation, settings: Settings) -> None:
-    level = logging.WARNING if isolation.weak else logging.INFO
-    log.log(level, "what keeps machines that are processes apart: %s", isolation.describe())
-    others_call = settings.keys and (settings.allowed_hosts or not is_loopback(settings.host))
-    if others_call and not isolation.users:
-        log.warning(
-            "callers from other hosts start bots that run as the dispatcher's user: a bot that is taken over "
-            "has that user's files. Use containers, or see docs/security.md"
-        )
+    notices: list[HostNotice] = []
+    for placement in settings.placements.values():
+        try:
+            notices += placement.check_host(context_of(settings, placement, SystemClock()))
+        except ValueError as error:
+            raise Unusable(str(error)) from error
+    return notices
 
 
 def _raise_descriptor_limit() -> int:
@@ -189,7 +175,7 @@ async def _stop_machines(dispatcher: Dispatcher) -> bool:
 
 async def _stop_without_store(settings: Settings) -> list[str]:
     """Stop what the providers list. Return the ids of the machines that were ended."""
-    fleet = Fleet(providers_of(settings), SystemClock(), lambda _: None)
+    fleet = Fleet(providers_of(settings, SystemClock()), SystemClock(), lambda _: None)
     ended: list[str] = []
     try:
         for placement in fleet.placements:

@@ -6,15 +6,10 @@ that exists in one and not in the other cannot happen.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import ipaddress
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +19,7 @@ from pydantic import (
     IPvAnyNetwork,
     SecretStr,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -32,22 +28,24 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from dispatcher.addresses import ADDRESS, is_loopback
 from dispatcher.fields import Allowed
-from dispatcher.fly_tokens import FlyTokens
-from dispatcher.fly_tokens import fly_authorization as fly_authorization
+from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
-from dispatcher.placements import ContainerPlacement as ContainerPlacement
-from dispatcher.placements import FlyPlacement, PlacementName, PlacementSettings, ProcessPlacement
+from dispatcher.machines.registry import AnyPlacement, default_placements, providers
+from dispatcher.machines.settings import PlacementName, PlacementSettings
+from dispatcher.plugins import RegistryError, SharedSettings, setting
+from dispatcher.transports.registry import transports
+
+S = TypeVar("S", bound=SharedSettings)
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 IMAGES_VARIABLE = f"{ENVIRONMENT_PREFIX}IMAGES"
 
-SECRET_SETTINGS = frozenset(
-    {"secrets", "database_url", "turn_secret", "daily_api_key", "daily_webhook_secret", "fly_api_token"}
-)
-"""Never written down: what is signed or asked with, and the URL that may have a password in it."""
-
-TransportName = Literal["webrtc", "daily"]
+if TYPE_CHECKING:
+    TransportName = str
+else:
+    TransportName = Literal[tuple(transports().names)]
 DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 BotLogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
@@ -80,14 +78,6 @@ TurnUrl = Annotated[
 MIN_SECRET_LENGTH = 32
 """Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
 
-
-ADDRESS = re.compile(
-    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(?P<path>(/[A-Za-z0-9._~/-]*)?)"
-)
-"""A web server's: no user, no query and no fragment, which nothing could be put behind."""
-
-SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
-"""A secret that a header takes. With spaces in it, because `fly tokens create` prints `FlyV1 fm2_…`."""
 
 DRAIN_SECONDS = 5.0
 """How long a dispatcher that others reach goes on answering: a load balancer that asks every second or two
@@ -161,8 +151,8 @@ class IceServer(BaseModel):
     credential: str | None = None
 
 
-class Settings(BaseSettings):
-    """The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."""
+class CoreSettings(BaseSettings):
+    """The settings that are no provider's and no transport's own."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
@@ -205,9 +195,7 @@ class Settings(BaseSettings):
     """Name → agent."""
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
     """Sessions of all agents that may live at the same time; by default only the agents' own limits hold."""
-    placements: dict[PlacementName, PlacementSettings] = Field(
-        default={"process": ProcessPlacement(provider="process")}, min_length=1
-    )
+    placements: dict[PlacementName, AnyPlacement] = Field(default_factory=default_placements, min_length=1)
     """Name → placement, in the order in which they are asked for machines."""
     default_agent: str | None = None
     """The agent of `POST /start`; by default the first of `agents`."""
@@ -232,38 +220,16 @@ class Settings(BaseSettings):
     """STUN and TURN servers for bots and their clients."""
     turn_urls: tuple[TurnUrl, ...] = ()
     """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
-    turn_secret: SecretStr | None = None
+    turn_secret: HeaderSecret | None = None
     """The secret that these servers (coturn with `use-auth-secret`) check the credentials with."""
-    daily_api_key: SecretStr | None = Field(default=None, min_length=8)
-    """The API key of the Daily domain in whose rooms sessions over `daily` meet. It reaches no client and no
-    machine."""
-    daily_domain: str | None = Field(default=None, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
-    """The domain's name: its rooms are at `https://<name>.daily.co/…`."""
-    daily_domain_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
-    """The domain's id, with which tokens are signed here; without it Daily is asked for two of them at each
-    start, before the session is written."""
-    daily_webhook_secret: SecretStr | None = None
-    """The secret that Daily signs its webhooks with, in base64; by default it follows from the API key."""
-    daily_api_url: str = "https://api.daily.co/v1"
-    """Daily's REST API; `http://` on loopback only, because the key goes with every call."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """Time that sessions are kept after their end, with their timelines. Not less than a day: for so long an
     `Idempotency-Key` stands for its session."""
-    fly_api_token: SecretStr | None = None
-    """Token for machines at Fly: a deploy token of the app, as `fly tokens create` prints it; for several
-    apps a JSON object of app → token. All placements at Fly share it."""
-    fly_api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
-    """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
     max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
     """Size of a start's request. It is kept until the session ends, and read on the event loop."""
     drain_seconds: float | None = Field(default=None, ge=0, le=60)
     """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
     default 0 on loopback, where nobody balances, and 5 elsewhere."""
-    process_templates: bool = True
-    """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
-    process_isolation: Literal["auto", "off", "required"] = "auto"
-    """Keep machines that are processes from each other and from `data_dir`: `auto` with what this host has,
-    `required` or no such machine starts."""
     keep_machine_dirs: int = Field(default=100, ge=0)
     """Number of directories of machines that are gone that are kept, for their logs."""
     log_file: Path | None = None
@@ -301,37 +267,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{shown} is not accepted; allowed: http(s)://host or http(s)://host:port{path}")
         return url
 
-    @field_validator("daily_api_url")
-    @classmethod
-    def _safe_for_the_key(cls, url: str) -> str:
-        address = urlsplit(url) if ADDRESS.fullmatch(url) else None
-        if address is None or not (address.scheme == "https" or is_loopback(address.hostname or "")):
-            shown = "a URL with an @" if "@" in url else repr(url)
-            raise ValueError(f"{shown} is not accepted; allowed: https://host/path, or http:// on loopback")
-        return url
-
-    @field_validator("daily_api_key", "daily_webhook_secret", "fly_api_token", "turn_secret")
-    @classmethod
-    def _can_be_sent(cls, secret: SecretStr | None) -> SecretStr | None:
-        # An HTTP client says the whole header where it refuses one, and so the secret that is in it.
-        if secret is not None and not SENDABLE.fullmatch(secret.get_secret_value()):
-            raise ValueError(
-                "it is empty or has other characters than visible ASCII; allowed: these, with spaces, "
-                "and no line break at its end"
-            )
-        return secret
-
-    @field_validator("daily_webhook_secret")
-    @classmethod
-    def _is_base64(cls, secret: SecretStr | None) -> SecretStr | None:
-        try:
-            known = secret is None or base64.b64decode(secret.get_secret_value(), validate=True)
-        except binascii.Error:
-            known = False
-        if not known:
-            raise ValueError("it is not base64; allowed: `hmac` of the webhook, as Daily gives it")
-        return secret
-
     @field_validator("secrets")
     @classmethod
     def _secrets_are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -340,7 +275,7 @@ class Settings(BaseSettings):
         return secrets
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _consistent(self) -> Self:
         if self.default_agent is not None and self.default_agent not in self.agents:
             names = ", ".join(self.agents)
             raise ValueError(f"default_agent '{self.default_agent}' is not an agent; allowed: {names}")
@@ -355,26 +290,26 @@ class Settings(BaseSettings):
                 f"database_url: allowed is a URL that begins with {' or '.join(STORES)}, "
                 "with %40, %2F and %3A for @, / and : in its password"
             )
-        processes = [name for name, of in self.placements.items() if of.provider == "process"]
-        if len(processes) > 1:
-            names = ", ".join(processes)
-            raise ValueError(f"placements {names} are all this host; allowed: one placement of 'process'")
         for name, of in self.placements.items():
-            if isinstance(of, FlyPlacement):
-                self._check_tokens(name, of)
+            alike = [other for other, one in self.placements.items() if one.provider == of.provider]
+            if of.only_one and len(alike) > 1:
+                raise ValueError(
+                    f"placements {', '.join(alike)} {of.only_one}; allowed: one placement of '{of.provider}'"
+                )
+            of.check(name, self.shared_of(of))
         for name, agent in self.agents.items():
             for placement in agent.placements or self.placements:
-                in_file = self.images_file is not None and self.placements[placement].provider == "container"
-                if self.placements[placement].provider != "process" and agent.image is None and not in_file:
+                of = self.placements[placement]
+                in_file = self.images_file is not None and of.takes_images_file
+                if of.needs_image and agent.image is None and not in_file:
                     raise ValueError(
                         f"agent '{name}': image is missing, and placement '{placement}' runs images; "
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
                     )
-                if isinstance(of := self.placements[placement], FlyPlacement):
-                    try:
-                        of.check(agent.image or "", agent.cpu, agent.memory_mb)
-                    except ValueError as error:
-                        raise ValueError(f"agent '{name}' at placement '{placement}': {error}") from error
+                try:
+                    of.check_agent(agent)
+                except ValueError as error:
+                    raise ValueError(f"agent '{name}' at placement '{placement}': {error}") from error
         for key in self.keys:
             for agent in key.agents:
                 if agent not in self.agents:
@@ -393,15 +328,7 @@ class Settings(BaseSettings):
         if bool(self.turn_urls) != (self.turn_secret is not None):
             missing = "turn_secret" if self.turn_urls else "turn_urls"
             raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
-        if (self.daily_api_key is None) != (self.daily_domain is None):
-            missing = "daily_api_key" if self.daily_api_key is None else "daily_domain"
-            raise ValueError(f"{missing} is missing; allowed: both daily_api_key and daily_domain, or none")
-        for name, agent in self.agents.items():
-            if "daily" in agent.transports and self.daily_api_key is None:
-                raise ValueError(
-                    f"agent '{name}' offers the transport 'daily', for which daily_api_key and daily_domain "
-                    "must be set; without them only 'webrtc' is allowed"
-                )
+        self._check_transports()
         if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "
@@ -409,27 +336,33 @@ class Settings(BaseSettings):
             )
         return self
 
-    def _check_tokens(self, name: str, placement: FlyPlacement) -> None:
-        """Check that every app of a placement has a token.
+    def _check_transports(self) -> None:
+        """Check that what the agents offer is configured.
 
         Raises:
-            ValueError: There is none; it says for which app.
+            ValueError: It is not; the text says what is missing.
         """
-        if self.fly_api_token is None:
-            raise ValueError(
-                f"fly_api_token is missing, and placement '{name}' is at Fly; "
-                "allowed: a deploy token of its apps"
-            )
-        try:
-            tokens = FlyTokens.parse(self.fly_api_token.get_secret_value())
-        except ValueError as error:
-            raise ValueError(f"fly_api_token {error}") from error
-        for app in (*placement.apps, *placement.draining_apps):
-            if not tokens.of(app):
+        missing: dict[str, str] = {}
+        for name, transport in transports().importable().items():
+            shared = self.shared(name, transport.shared)
+            transport.check(shared)
+            missing[name] = transport.missing(shared)
+        for agent, name in ((agent, name) for agent, of in self.agents.items() for name in of.transports):
+            if lacks := missing.get(name, f"a package that registers {name}"):
+                others = " or ".join(f"'{other}'" for other, of in missing.items() if not of)
                 raise ValueError(
-                    f"fly_api_token has none for app '{app}' of placement '{name}'; "
-                    "allowed: one token, or one for each app"
+                    f"agent '{agent}' offers the transport '{name}', for which {lacks} must be set; "
+                    f"without them only {others} is allowed"
                 )
+
+    def shared_of(self, placement: PlacementSettings) -> SharedSettings:
+        """Return the deployment-wide settings of a placement's provider."""
+        return self.shared(placement.provider, placement.shared)
+
+    def shared(self, plugin: str, model: type[S]) -> S:
+        """Return the deployment-wide settings of a provider or transport, as the class that it declares."""
+        values = {field: getattr(self, setting(plugin, field)) for field in model.model_fields}
+        return model.model_construct(**values)
 
     @property
     def start_agent(self) -> str:
@@ -476,15 +409,21 @@ class Settings(BaseSettings):
         database = str(self.data_dir.resolve() / "switchboard.sqlite")
         return URL.create("sqlite", database=database)
 
+    @classmethod
+    def secret_settings(cls) -> frozenset[str]:
+        """Return the settings that are never written down: secrets, and the URL that may have a password."""
+        secret = {name for name, field in cls.model_fields.items() if _holds_secret(field.annotation)}
+        return frozenset(secret | {"database_url"})
+
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a dispatcher these settings, without the secret ones.
 
-        Only what was set is written, so a default can change with the code. `SECRET_SETTINGS` are left out,
+        Only what was set is written, so a default can change with the code. `secret_settings` are left out,
         and `ice_servers` with a credential: this goes into a stack's state. They reach a dispatcher by
         reference, from its cloud's secret store.
         """
         dumped: dict[str, Any] = {}
-        secret = SECRET_SETTINGS | ({"ice_servers"} if self.has_ice_credentials else set())
+        secret = self.secret_settings() | ({"ice_servers"} if self.has_ice_credentials else set())
         for name in sorted(self.model_fields_set - secret):
             value = getattr(self, name)
             if name == "keys":
@@ -512,6 +451,25 @@ class Settings(BaseSettings):
         return variables(ENVIRONMENT_PREFIX, dumped)
 
 
+def settings_class() -> type[CoreSettings]:
+    """Return the class of the dispatcher's settings, with those of the plugins that are installed.
+
+    Raises:
+        RegistryError: A plugin's setting has the name of another one.
+    """
+    of_transports = transports().shared_fields()
+    fields = {**of_transports, **providers().shared_fields()}
+    ours = CoreSettings.model_fields.keys()
+    if taken := sorted((fields.keys() & ours) | (of_transports.keys() & providers().shared_fields().keys())):
+        raise RegistryError(f"there are settings {', '.join(taken)} already: rename the plugin")
+    made: Any = fields
+    return create_model("Settings", __base__=CoreSettings, __module__=__name__, __doc__=_DOC, **made)
+
+
+def _holds_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_holds_secret(one) for one in get_args(annotation))
+
+
 def variables(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
     """The environment variables from which pydantic-settings reads these values; collections are JSON."""
     return {
@@ -530,11 +488,10 @@ def _is_store(url: str) -> bool:
     return "@" not in (host or "")
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach a server that is bound to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+_DOC = "The dispatcher's settings, read from `SWITCHBOARD_…` environment variables."
+
+if TYPE_CHECKING:
+
+    class Settings(CoreSettings): ...
+else:
+    Settings = settings_class()

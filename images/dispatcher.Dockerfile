@@ -56,6 +56,8 @@ ARG SOURCE_DATE_EPOCH=0
 COPY images/finish.py /build/
 COPY bot/__init__.py bot/confinement.py bot/leader.py bot/output.py bot/protocol.py bot/versions.py /out/opt/switchboard/bot/
 COPY dispatcher /out/opt/switchboard/dispatcher
+# Its entry points: importlib.metadata finds them beside the packages.
+COPY switchboard.dist-info /out/opt/switchboard/switchboard.dist-info
 RUN rm -rf /out/opt/switchboard/dispatcher/web
 COPY --from=page /web/dist /out/opt/switchboard/dispatcher/web/dist
 RUN PYTHONHASHSEED=0 python3 /build/finish.py --epoch ${SOURCE_DATE_EPOCH} /out

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from dispatcher.settings import Settings, is_loopback
-from dispatcher.transports.daily_webhooks import derived_secret
+from dispatcher.transports.daily.webhooks import derived_secret
 from stacks import daily
 from stacks.engine.__main__ import CHECKOUT
 from stacks.engine.drive import Driver

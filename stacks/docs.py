@@ -18,8 +18,8 @@ from pydantic_core import PydanticUndefined
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
 from dispatcher.fields import allowed, description, unwrapped
 from dispatcher.keys import KeyRate, KeySettings
-from dispatcher.placements import PlacementSettings
-from dispatcher.settings import ENVIRONMENT_PREFIX, SECRET_SETTINGS, AgentSettings, Settings
+from dispatcher.machines.registry import providers
+from dispatcher.settings import ENVIRONMENT_PREFIX, AgentSettings, Settings
 from stacks.config import ONLY_WITH, StackConfig
 from stacks.daily import DailyConfig
 from stacks.docker.config import DockerConfig
@@ -28,7 +28,9 @@ from stacks.ice import IceServerConfig
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-PLACEMENTS = get_args(get_args(PlacementSettings)[0])
+PLACEMENTS = tuple(
+    model for model in providers().importable().values() if model.__module__.startswith("dispatcher.")
+)
 
 MODELS = (
     *(
@@ -133,7 +135,7 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
 
 def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
     rows = [
-        (prefix + name.upper(), field, _is_secret(field) or name in SECRET_SETTINGS)
+        (prefix + name.upper(), field, _is_secret(field) or name in Settings.secret_settings())
         for name, field in model.model_fields.items()
     ]
     yield _table("Variable", rows)

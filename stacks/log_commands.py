@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
-from dispatcher.machines.fly_body import MACHINE_KEY
+from dispatcher.machines.container.request import DEPLOYMENT_LABEL, MACHINE_LABEL
+from dispatcher.machines.fly.request import MACHINE_KEY
 from stacks.errors import StackError
 
 DISPATCHER = "dispatcher"

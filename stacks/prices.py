@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dispatcher.machines.fly_sizes import CpuKind, guest
+from dispatcher.machines.fly.sizes import CpuKind, guest
 from dispatcher.settings import AgentSettings
 from stacks.config import StackConfig
 

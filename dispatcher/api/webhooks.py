@@ -10,7 +10,7 @@ from dispatcher.api.bodies import read_body
 from dispatcher.api.models import Status
 from dispatcher.api.openapi import problems
 from dispatcher.sessions.hints import Hints
-from dispatcher.transports.daily_webhooks import DailyWebhooks, Forged
+from dispatcher.transports.daily.webhooks import DailyWebhooks, Forged
 
 MAX_BYTES = 64 * 1024
 """Limit on one message; Daily's events have some hundred bytes."""

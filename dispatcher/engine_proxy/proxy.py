@@ -19,9 +19,9 @@ from yarl import URL
 from dispatcher.domain.model import MachineState
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Ask, Rules
-from dispatcher.machines import container_version
-from dispatcher.machines.container_capacity import Capacity, state_of
-from dispatcher.machines.container_version import PING
+from dispatcher.machines.container import request as container_version
+from dispatcher.machines.container.capacity import Capacity, state_of
+from dispatcher.machines.container.request import PING
 from dispatcher.machines.provider import NoCapacity
 
 log = logging.getLogger(__name__)

@@ -27,18 +27,25 @@ from dispatcher.engine_proxy.reading import (
     within,
 )
 from dispatcher.engine_proxy.settings import ProxySettings, full_name, repository_of
-from dispatcher.machines.container_body import (
+from dispatcher.machines.container.request import (
     DEPLOYMENT_LABEL,
+    DIRECTORY,
+    FILE,
+    IMAGE_LABEL,
+    LABEL,
     MACHINE_LABEL,
     MEMORY_LABEL,
+    NEW,
+    OLD,
+    PING,
     Facts,
     Place,
+    archive,
     body,
+    content_of,
     is_own,
     machine_id_of,
 )
-from dispatcher.machines.container_variables import DIRECTORY, FILE, IMAGE_LABEL, LABEL, archive, content_of
-from dispatcher.machines.container_version import NEW, OLD, PING
 from dispatcher.machines.deadline import KILL_AFTER_SECONDS
 
 TARGET = re.compile(

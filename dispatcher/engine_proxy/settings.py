@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dispatcher.settings import EnvironmentName, LogFormat, LogLevel, PlacementName, variables
+from dispatcher.machines.settings import PlacementName
+from dispatcher.settings import EnvironmentName, LogFormat, LogLevel, variables
 
 PROXY_PREFIX = "SWITCHBOARD_PROXY_"
 

@@ -21,6 +21,8 @@ from dispatcher.domain.model import MachineStatus
 Action = Literal["create", "start", "get", "list", "stop"]
 """A call to a provider; each kind has a rate of its own."""
 
+MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
+"""In the environment of a machine: its id."""
 
 LOG_BYTES = 256 * 1024
 """The most that a provider gives of a machine's log: one answer must not fill the dispatcher's memory."""

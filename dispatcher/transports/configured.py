@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
 from dispatcher.settings import Settings
-from dispatcher.transports.calls import OnRoomCall
-from dispatcher.transports.errors import NoAnswer, TooManyCalls
+from dispatcher.transports.calls import OnRoomCall, unobserved
+from dispatcher.transports.registry import transports
+from dispatcher.transports.settings import TransportContext, TransportSettings
 from dispatcher.transports.transport import Transport
 from dispatcher.transports.turn import Turn
-from dispatcher.transports.webrtc import WebRTC
 
 if TYPE_CHECKING:
     import httpx
-
-    from dispatcher.transports.daily_webhooks import DailyWebhooks
 
 
 def configured(
     settings: Settings,
     clock: Clock,
-    daily: httpx.AsyncBaseTransport | None,
+    http: httpx.AsyncBaseTransport | None,
     on_room_call: OnRoomCall,
 ) -> dict[str, Transport]:
     """Name → transport.
 
     Args:
-        daily: Answers in the place of Daily's API.
+        http: Answers in the place of the API that rooms come from.
         on_room_call: Is told of every call to it.
     """
-    transports: dict[str, Transport] = {"webrtc": WebRTC(settings.ice_servers, _turn(settings, clock))}
-    if settings.daily_api_key is not None and settings.daily_domain is not None:
-        # Its HTTP client takes a tenth of a second to import; most deployments do without.
-        from dispatcher.transports.daily import Daily
-        from dispatcher.transports.daily_api import DailyApi
-
-        key = settings.daily_api_key.get_secret_value()
-        api = DailyApi(key, settings.daily_api_url, clock, daily, on_room_call)
-        transports["daily"] = Daily(api, settings.daily_domain, key, settings.daily_domain_id, clock)
-    return transports
+    return {
+        name: transport.build(context)
+        for name, transport, context in _usable(settings, clock, http, on_room_call)
+    }
 
 
-async def check_daily(settings: Settings, clock: Clock) -> str:
-    """Say what is wrong with the settings for Daily; empty if nothing is, or Daily does not answer."""
-    if settings.daily_api_key is None or settings.daily_domain is None:
-        return ""
-    from dispatcher.transports.daily_api import DailyApi
-    from dispatcher.transports.daily_domain import DailyDomain
+async def check_accounts(settings: Settings, clock: Clock) -> str:
+    """Return what is wrong with the transports' accounts; empty if nothing is, or they do not answer."""
+    for _, transport, context in _usable(settings, clock, None, unobserved):
+        if wrong := await transport.check_account(context):
+            return wrong
+    return ""
 
-    api = DailyApi(settings.daily_api_key.get_secret_value(), settings.daily_api_url, clock)
-    domain = DailyDomain(api, settings.daily_domain, settings.daily_domain_id, clock)
-    try:
-        # No answer: it is asked for again while the dispatcher serves.
-        with contextlib.suppress(NoAnswer, TooManyCalls):
-            await domain.look()
-    finally:
-        await api.close()
-    return domain.wrong
+
+def _usable(
+    settings: Settings, clock: Clock, http: httpx.AsyncBaseTransport | None, on_room_call: OnRoomCall
+) -> Iterator[tuple[str, type[TransportSettings], TransportContext]]:
+    turn = _turn(settings, clock)
+    for name, transport in transports().importable().items():
+        shared = settings.shared(name, transport.shared)
+        if not transport.missing(shared):
+            context = TransportContext(clock, shared, settings.ice_servers, turn, on_room_call, http)
+            yield name, transport, context
 
 
 def _turn(settings: Settings, clock: Clock) -> Turn | None:
@@ -68,14 +61,3 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
     agents = settings.agents.values()
     lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
     return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
-
-
-def daily_webhooks(settings: Settings, clock: Clock) -> DailyWebhooks | None:
-    """Return the reader of Daily's webhooks, where there are rooms at Daily."""
-    if settings.daily_api_key is None:
-        return None
-    from dispatcher.transports.daily_webhooks import DailyWebhooks, derived_secret
-
-    secret = settings.daily_webhook_secret
-    given = None if secret is None else secret.get_secret_value()
-    return DailyWebhooks(given or derived_secret(settings.daily_api_key.get_secret_value()), clock)

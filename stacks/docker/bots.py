@@ -25,7 +25,7 @@ from stacks.docker.host import EngineFailed, call
 from stacks.local.host import end_with_engine, plain_errors
 from stacks.stateful import other_cloud
 
-# The dispatcher's word for it, `dispatcher.machines.container_body.DEPLOYMENT_LABEL`; a test compares them.
+# The dispatcher's word, `dispatcher.machines.container.request.DEPLOYMENT_LABEL`; a test compares them.
 DEPLOYMENT_LABEL = "switchboard.deployment"
 
 GRACE_SECONDS = 10

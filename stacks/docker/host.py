@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from dispatcher.machines import container_version
+from dispatcher.machines.container import request as container_version
 from stacks.errors import StackError
 
 CONNECT_SECONDS = 20

@@ -19,7 +19,7 @@ from stacks.docker.content import fingerprint
 from stacks.docker.revision import revision
 
 DISPATCHER_SOURCES = (
-    *("dispatcher", "requirements-node.txt"),
+    *("dispatcher", "switchboard.dist-info", "requirements-node.txt"),
     # Of the bots' package only what the dispatcher imports.
     *("bot/__init__.py", "bot/confinement.py", "bot/leader.py", "bot/output.py", "bot/protocol.py"),
     "bot/versions.py",
@@ -29,7 +29,7 @@ DISPATCHER_SOURCES = (
 BOT_SOURCES = ("bot", "images")
 """Sources of a bot's image, beside its bot directory."""
 
-# The dispatcher's word for it, `dispatcher.machines.container_body.MODELS_TARGET`; a test compares them.
+# The dispatcher's word for it, `dispatcher.machines.container.request.MODELS_TARGET`; a test compares them.
 MODELS_TARGET = "/mnt/models"
 
 

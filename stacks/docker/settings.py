@@ -9,7 +9,8 @@ from typing import Any
 
 from dispatcher.engine_proxy.settings import ProxySettings, repository_of
 from dispatcher.keys import KeySettings
-from dispatcher.settings import ContainerPlacement, IceServer, Settings, is_loopback
+from dispatcher.machines.container.settings import ContainerPlacement
+from dispatcher.settings import IceServer, Settings, is_loopback
 from stacks.config import StackConfig
 from stacks.docker.config import TURN_PORT
 from stacks.docker.rollout import DIRECTORY, FILE

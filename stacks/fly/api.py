@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dispatcher.settings import fly_authorization
+from dispatcher.machines.fly.settings import fly_authorization
 from stacks.errors import StackError
 from stacks.fly.config import API_URL
 

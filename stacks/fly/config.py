@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from dispatcher.fields import Allowed
-from dispatcher.machines.fly_sizes import KINDS
+from dispatcher.machines.fly.sizes import KINDS
 
 API_URL = "https://api.machines.dev"
 

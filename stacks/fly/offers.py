@@ -1,6 +1,6 @@
 """Checks of the config against what Fly offers: its regions, asked before anything is made.
 
-Sizes of machines need no question: `dispatcher.machines.fly_sizes` has Fly's list.
+Sizes of machines need no question: `dispatcher.machines.fly.sizes` has Fly's list.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from dispatcher.machines.fly.settings import FlyPlacement, FlyShared
 from dispatcher.settings import (
     ENVIRONMENT_PREFIX,
     AgentSettings,
-    FlyPlacement,
     IceServer,
     Settings,
 )
@@ -150,8 +150,8 @@ SECRETS_VARIABLE = f"{ENVIRONMENT_PREFIX}SECRETS"
 def secret_variables(settings: Settings) -> dict[str, str]:
     """The dispatcher's variables that are secret and this cloud's own, which `to_environment` leaves out."""
     found = {"secrets": json.dumps([secret.get_secret_value() for secret in settings.secrets])}
-    if settings.fly_api_token is not None:
-        found["fly_api_token"] = settings.fly_api_token.get_secret_value()
+    if (token := settings.shared("fly", FlyShared).api_token) is not None:
+        found["fly_api_token"] = token.get_secret_value()
     if settings.database_url:
         found["database_url"] = settings.database_url
     return {ENVIRONMENT_PREFIX + name.upper(): value for name, value in sorted(found.items())}

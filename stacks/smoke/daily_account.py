@@ -22,9 +22,9 @@ from typing import Any
 import httpx
 
 from dispatcher.settings import Settings
-from dispatcher.transports import daily_tokens
-from dispatcher.transports.daily_domain import mismatch
-from dispatcher.transports.daily_webhooks import derived_secret
+from dispatcher.transports.daily import tokens as daily_tokens
+from dispatcher.transports.daily.domain import mismatch
+from dispatcher.transports.daily.webhooks import derived_secret
 from stacks import daily
 from stacks.engine.drive import Driver
 from stacks.errors import SmokeError

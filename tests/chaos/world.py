@@ -24,11 +24,12 @@ from dispatcher.bus import Hub
 from dispatcher.core import Core
 from dispatcher.domain.model import MachineState
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.placements import ProcessPlacement
+from dispatcher.machines.process.settings import ProcessPlacement
 from dispatcher.sessions.maintenance import reaper
 from dispatcher.sessions.queue import limits_of
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store import migrate, store
+from dispatcher.transports.daily.settings import DailyShared
 from tests.chaos import bots, cloud, rooms, wire
 from tests.chaos.bots import Bot, Line
 from tests.chaos.clients import Attempt, Client, ConnectionLost, Plan, Record, plans
@@ -213,7 +214,7 @@ class World:
     def _over_transports(self, plans: list[Plan]) -> list[Plan]:
         """Some meet their bots in rooms, where there are any."""
         rng = self._rng("transports")
-        if self.settings.daily_api_key is None:
+        if self.settings.shared("daily", DailyShared).api_key is None:
             return plans
         return [replace(plan, transport="daily") if rng.random() < 0.6 else plan for plan in plans]
 

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from dispatcher.engine_proxy.settings import ProxySettings
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL
+from dispatcher.machines.container.provider import ContainerProvider
+from dispatcher.machines.container.request import DEPLOYMENT_LABEL, MACHINE_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.harness import Harness
 from tests.contracts.hostile import Harm

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from dispatcher.clock import Clock
-from dispatcher.machines.fly import FlyProvider
+from dispatcher.machines.fly.provider import FlyProvider
 from dispatcher.machines.provider import MachineSpec
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness

@@ -14,8 +14,8 @@ import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, entrypoint_arguments
 from bot.template import LEADER_TITLE
-from dispatcher.machines import templates
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process import templates
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, Preparation
 from tests.contracts.conformance import CHECKS
 from tests.contracts.harness import Harness

@@ -12,7 +12,7 @@ from tests.contracts.containers import Containers
 from tests.engine import Engine
 from tests.registry import Registry
 
-LOG = "dispatcher.machines.container_images"
+LOG = "dispatcher.machines.container.images"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from dispatcher.clock import SystemClock
-from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.daily.client import DailyApi
 from dispatcher.transports.errors import NoAnswer, TooManyCalls
 from tests.dispatcher.harness import ManualClock
 

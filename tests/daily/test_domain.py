@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from pydantic import SecretStr
 
 from dispatcher.clock import SystemClock
 from dispatcher.settings import AgentSettings, Settings
-from dispatcher.transports.configured import check_daily
+from dispatcher.transports.configured import check_accounts
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import agents, with_daily
 from tests.daily.test_bot import BOT
@@ -108,13 +107,9 @@ async def test_connection_is_closed_when_the_check_is_cancelled():
 
     async with await asyncio.start_server(throttle, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()[:2]
-        settings = Settings(
-            agents={"guest": AgentSettings(bot=BOT)},
-            daily_api_key=SecretStr(API_KEY),
-            daily_domain=DOMAIN,
-            daily_api_url=f"http://{host}:{port}",
-        )
-        checking = asyncio.create_task(check_daily(settings, clock))
+        given = {"daily_api_key": API_KEY, "daily_domain": DOMAIN, "daily_api_url": f"http://{host}:{port}"}
+        settings = Settings.model_validate({"agents": {"guest": AgentSettings(bot=BOT)}, **given})
+        checking = asyncio.create_task(check_accounts(settings, clock))
         async with asyncio.timeout(PATIENCE):
             await clock.second_sleep.wait()
             checking.cancel()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from dispatcher.transports.calls import RoomCall, RoomCallOutcome, outcome_of
-from dispatcher.transports.daily_api import DailyApi
+from dispatcher.transports.daily.client import DailyApi
 from dispatcher.transports.errors import NoAnswer, Refused, RoomError
 from tests.daily.fake import API_KEY, FakeDaily, InPlaceOfTheNetwork
 from tests.daily.harness import until_rooms_are_looked_after, with_daily

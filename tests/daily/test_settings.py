@@ -5,7 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from dispatcher.settings import SECRET_SETTINGS, Settings
+from dispatcher.settings import Settings
+from dispatcher.transports.daily.settings import DailyShared
 from tests.daily.fake import API_KEY
 from tests.daily.harness import KEYS, agents
 
@@ -40,11 +41,12 @@ def test_what_cannot_work_is_refused_without_the_key(values, words):
 
 
 def test_the_api_may_be_a_fake_on_loopback():
-    assert settings(daily_api_url="http://127.0.0.1:8080/v1").daily_api_url == "http://127.0.0.1:8080/v1"
+    given = settings(daily_api_url="http://127.0.0.1:8080/v1").shared("daily", DailyShared)
+    assert given.api_url == "http://127.0.0.1:8080/v1"
 
 
 def test_secrets_are_not_among_what_a_stack_writes_down():
-    assert {"daily_api_key", "daily_webhook_secret"} <= SECRET_SETTINGS
+    assert {"daily_api_key", "daily_webhook_secret"} <= Settings.secret_settings()
     known = settings(daily_webhook_secret="c2VjcmV0")
     assert API_KEY not in json.dumps(known.to_environment()) + repr(known)
     assert "c2VjcmV0" not in json.dumps(known.to_environment()) + repr(known)

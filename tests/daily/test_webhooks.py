@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from dispatcher.transports.daily_webhooks import derived_secret
+from dispatcher.transports.daily.webhooks import derived_secret
 from tests.daily.fake import API_KEY
 from tests.daily.harness import room_of, with_daily
 from tests.dispatcher.harness import Deployment, deployment

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from dispatcher.disk import LEAST_FREE_BYTES
-from dispatcher.machines import templates
+from dispatcher.machines.process import templates
 from tests.dispatcher.command import Command
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import BOTS, NO_TLS, Dispatcher, agent

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from dispatcher.commands import DESCRIPTORS
-from dispatcher.machines import templates
+from dispatcher.machines.process import templates
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import BOTS, NO_TLS, Dispatcher, agent
 from tests.patience import PATIENCE

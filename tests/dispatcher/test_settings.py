@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import make_url
 
+from dispatcher.machines.fly.settings import FlyShared
 from dispatcher.settings import AgentSettings, Settings, is_loopback
 
 AGENTS = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), env=("OPENAI_API_KEY",), cpu=0.5)}
@@ -91,7 +92,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
                 "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
                 "SWITCHBOARD_PLACEMENTS": '{"a": {"provider": "ecs"}}',
             },
-            "expected tags: 'process', 'container'",
+            "'ecs' is not the name of a machine provider; allowed: container, fly, process",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},
@@ -183,8 +184,9 @@ def test_a_secret_that_no_header_takes_is_refused_by_its_name(field, secret):
 def test_a_token_of_fly_has_a_space():
     token = "FlyV1 fm2_abc,fm2_def"
     settings = Settings.model_validate({"agents": AGENTS, "fly_api_token": token})
-    assert settings.fly_api_token is not None
-    assert settings.fly_api_token.get_secret_value() == token
+    given = settings.shared("fly", FlyShared).api_token
+    assert given is not None
+    assert given.get_secret_value() == token
 
 
 def test_a_key_that_somebody_took_for_its_hash_is_in_no_error():

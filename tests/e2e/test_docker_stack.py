@@ -18,7 +18,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from dispatcher.machines.container_body import Facts, Place, body
+from dispatcher.machines.container.request import Facts, Place, body
 from stacks.docker.settings import DISPATCHER_PORT
 from tests.engine import DockerError, Engine
 from tests.patience import PATIENCE

@@ -81,7 +81,8 @@ def test_dispatchers_image_has_the_modules_of_the_bot_that_it_imports(tmp_path: 
         assert f"!{name}" in (IMAGES / "dispatcher.Dockerfile.dockerignore").read_text().splitlines()
         shutil.copy(CHECKOUT / name, tmp_path / name)
     ignored = shutil.ignore_patterns("__pycache__", "web")
-    shutil.copytree(CHECKOUT / "dispatcher", tmp_path / "dispatcher", ignore=ignored)
+    for name in ("dispatcher", "switchboard.dist-info"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=ignored)
     # What alembic runs by itself needs its context.
     left_out = ("dispatcher.store.migrations", "dispatcher.__main__", "dispatcher.engine_proxy.__main__")
     code = f"""

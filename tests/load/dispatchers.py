@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 import dispatcher.__main__
-from dispatcher.machines.process_environment import runtime_path
+from dispatcher.machines.process.environment import runtime_path
 from tests.ports import free_port
 from tests.postgres import die_with_the_parent
 

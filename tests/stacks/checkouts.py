@@ -17,6 +17,7 @@ import yaml
 from pulumi.automation import PulumiCommand
 
 from stacks.engine.drive import Driver
+from stacks.metadata import DIRECTORY as METADATA
 from tests.patience import PATIENCE
 from tests.ports import free_port
 
@@ -44,15 +45,18 @@ class CheckoutCopy:
         shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=ignored)
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(REPOSITORY / name, root / name)
+        shutil.copytree(REPOSITORY / METADATA, root / METADATA)
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
-        (root / "dispatcher" / "machines").mkdir()
         for name in (
-            *("__init__.py", "fly_tokens.py", "image_table.py", "keys.py", "placements.py"),
-            *("printable.py", "settings.py", "version.py"),
-            *("machines/__init__.py", "machines/container_version.py", "machines/fly_sizes.py"),
+            *("__init__.py", "addresses.py", "header_secret.py", "image_table.py", "keys.py"),
+            *("printable.py", "plugins.py", "settings.py", "version.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
+        for package in ("domain", "machines", "transports"):
+            shutil.copytree(
+                REPOSITORY / "dispatcher" / package, root / "dispatcher" / package, ignore=ignored
+            )
         for name in ("__init__.py", "confinement.py", "leader.py", "protocol.py", "versions.py"):
             shutil.copy(REPOSITORY / "bot" / name, root / "bot" / name)
         shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")

@@ -12,6 +12,7 @@ import pytest
 from pulumi.runtime import rpc
 
 from dispatcher.settings import Settings
+from dispatcher.transports.daily.settings import DailyShared
 from stacks import daily, docker, fly, local
 from stacks.config import StackConfig, parse
 from stacks.docker import settings as of_docker
@@ -75,8 +76,9 @@ def check(found: StackConfig) -> None:
 
 
 def known(found: Settings) -> tuple[str | None, ...]:
-    secrets = (found.daily_api_key, found.daily_webhook_secret)
-    return (found.daily_domain, *(None if one is None else one.get_secret_value() for one in secrets))
+    given = found.shared("daily", DailyShared)
+    secrets = (given.api_key, given.webhook_secret)
+    return (given.domain, *(None if one is None else one.get_secret_value() for one in secrets))
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
@@ -85,13 +87,13 @@ def test_the_config_goes_before_the_environment(cloud: str, monkeypatch: pytest.
     monkeypatch.setenv("DAILY_WEBHOOK_SECRET", HOOK)
     found = config(cloud, daily={**DOMAIN, "apiUrl": "https://daily.example/v1"})
     assert known(settings(found)) == ("acme", "hunter2-of-outside", HOOK)
-    assert settings(found).daily_domain_id == "d1"
-    assert settings(found).daily_api_url == "https://daily.example/v1"
+    given = settings(found).shared("daily", DailyShared)
+    assert (given.domain_id, given.api_url) == ("d1", "https://daily.example/v1")
     assert daily.secret_variables(found) == {KEY_OF_SETTINGS: "hunter2-of-outside", HOOK_OF_SETTINGS: HOOK}
 
     found = config(cloud, daily=DOMAIN, dailyApiKey="hunter2-of-the-config")
     assert known(settings(found)) == ("acme", "hunter2-of-the-config", HOOK)
-    assert settings(found).daily_api_url == "https://api.daily.co/v1"
+    assert settings(found).shared("daily", DailyShared).api_url == "https://api.daily.co/v1"
     assert "hunter2" not in json.dumps(settings(found).to_environment())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.transports.daily_webhooks import derived_secret
+from dispatcher.transports.daily.webhooks import derived_secret
 from stacks import daily_webhook
 from stacks.config import parse
 from stacks.daily_webhook import register

@@ -13,7 +13,8 @@ import pytest
 from pulumi.runtime import rpc
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX, ProxySettings
-from dispatcher.machines import container_body
+from dispatcher.machines.container import request as container_body
+from dispatcher.machines.container.settings import ContainerPlacement
 from dispatcher.settings import Settings
 from dispatcher.version import VERSION
 from images.app import strip
@@ -173,7 +174,7 @@ def test_the_dispatcher_starts_with_what_it_is_told(
         ("stun:stun.l.google.com:19302", "stun:voice.example.com:3478")
     ]
     (placement,) = settings.placements.values()
-    assert placement.provider == "container"
+    assert isinstance(placement, ContainerPlacement)
     assert placement.engine_url == "tcp://engine:2375"
     assert str(settings.agents["voice"].bot) == "voice.py"
     assert str(settings.images_file) == f"{DIRECTORY}/{FILE}"
@@ -189,7 +190,7 @@ def test_the_proxy_allows_what_the_dispatcher_may_ask_for(
     proxy = ProxySettings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     settings = Settings()  # pyright: ignore[reportCallIssue]
     (placement,) = settings.placements.values()
-    assert placement.provider == "container"
+    assert isinstance(placement, ContainerPlacement)
     assert (proxy.deployment, proxy.network) == (placement.deployment, placement.network)
     assert proxy.repositories == ("registry.example/theirs", "switchboard-local-bot-bot-agents")
     assert proxy.images == ()

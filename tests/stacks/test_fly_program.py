@@ -15,6 +15,7 @@ from pulumi.runtime import rpc
 
 from dispatcher import unprivileged
 from dispatcher.settings import Settings
+from dispatcher.transports.daily.settings import DailyShared
 from stacks import fly
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
@@ -219,7 +220,7 @@ def test_the_dispatcher_starts_with_what_it_is_told(
         monkeypatch.setenv(name, value)
     found = Settings()  # type: ignore[call-arg]
     assert set(found.agents) == {"echo", "voice"}
-    assert found.daily_api_key is not None
+    assert found.shared("daily", DailyShared).api_key is not None
     assert found.agents["echo"].image == f"bot-bot-agents-image@sha256:{'0' * 64}"
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from dispatcher.clock import SystemClock
-from dispatcher.transports.daily_webhooks import derived_secret
+from dispatcher.transports.daily.webhooks import derived_secret
 from stacks.errors import SmokeError
 from stacks.smoke import daily_account
 from stacks.smoke.daily_account import Account, Checks, Limits, check, check_stack

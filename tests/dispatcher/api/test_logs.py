@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher.keys import hash_of
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import LOG_BYTES, LogPart, Rejected, Unreachable
 from tests.dispatcher.harness import ScriptedProvider, deployment
 from tests.patience import PATIENCE

@@ -19,10 +19,16 @@ from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE
 from dispatcher.domain.model import MachineState
 from dispatcher.engine_proxy.proxy import CALL_SECONDS
 from dispatcher.engine_proxy.rules import Rules
-from dispatcher.machines import container
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
-from dispatcher.machines.container_variables import IMAGE_LABEL, archive, content_of
+from dispatcher.machines.container import provider as container
+from dispatcher.machines.container.provider import ContainerProvider
+from dispatcher.machines.container.request import (
+    DEPLOYMENT_LABEL,
+    IMAGE_LABEL,
+    MACHINE_LABEL,
+    MEMORY_LABEL,
+    archive,
+    content_of,
+)
 from dispatcher.machines.provider import MachineSpec, NoCapacity, Preparation, Rejected
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, IMAGE, SETTINGS, listed, wanted, world
 from tests.patience import PATIENCE

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
-from dispatcher.machines.container_variables import archive
+from dispatcher.machines.container.request import archive
 from tests.dispatcher.engine_proxy.world import CREATE, FACTS, SETTINGS, wanted
 
 RULES = Rules(SETTINGS)

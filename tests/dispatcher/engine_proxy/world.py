@@ -14,7 +14,7 @@ from aiohttp import web
 from dispatcher.engine_proxy.proxy import CALL_SECONDS, Proxy, serving
 from dispatcher.engine_proxy.rules import Rules
 from dispatcher.engine_proxy.settings import ProxySettings
-from dispatcher.machines.container_body import (
+from dispatcher.machines.container.request import (
     DEPLOYMENT_LABEL,
     MACHINE_LABEL,
     MEMORY_LABEL,

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
-from dispatcher.machines.container_capacity import HOST_SHARE
+from dispatcher.machines.container.capacity import HOST_SHARE
+from dispatcher.machines.container.provider import ContainerProvider
+from dispatcher.machines.container.request import DEPLOYMENT_LABEL, MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import MachineSpec
 from tests.engine_api import Versioned, versionless
 

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import PIDS
-from dispatcher.machines.container_variables import DIRECTORY, FILE, IMAGE_LABEL, LABEL
+from dispatcher.machines.container.provider import ContainerProvider
+from dispatcher.machines.container.request import DIRECTORY, FILE, IMAGE_LABEL, LABEL, PIDS
 from dispatcher.machines.provider import MachineSpec, NoCapacity, ProviderError, Unreachable
 from tests.contracts.containers import Containers
 from tests.engine import Engine

@@ -13,9 +13,11 @@ import pytest
 
 from dispatcher.clock import SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines import container, container_images, container_version
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_body import MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.container import images as container_images
+from dispatcher.machines.container import provider as container
+from dispatcher.machines.container import request as container_version
+from dispatcher.machines.container.provider import ContainerProvider
+from dispatcher.machines.container.request import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import NoCapacity, ProviderError, Rejected, Throttled, Unreachable
 from tests.dispatcher.harness import eventually

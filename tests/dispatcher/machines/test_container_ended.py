@@ -11,9 +11,9 @@ import pytest
 
 from dispatcher.clock import SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines import container
-from dispatcher.machines.container import ContainerProvider
-from dispatcher.machines.container_logs import PIECES
+from dispatcher.machines.container import provider as container
+from dispatcher.machines.container.logs import PIECES
+from dispatcher.machines.container.provider import ContainerProvider
 from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import LogPart, ProviderError
 from tests.dispatcher.harness import eventually

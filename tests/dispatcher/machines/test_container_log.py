@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.container_frames import READ_BYTES
+from dispatcher.machines.container.logs import READ_BYTES
 from dispatcher.machines.provider import LOG_BYTES
 from tests.dispatcher.machines.engines import provider_of, shown
 from tests.engine_api import versionless

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.machines.container_logs import NANO, PIECES, part_of, since
+from dispatcher.machines.container.logs import NANO, PIECES, part_of, since
 from dispatcher.machines.provider import LOG_BYTES, LogPart
 
 SECOND = 1_700_000_000  # 2023-11-14T22:13:20Z

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, VARIABLES_FILE_VARIABLE
-from dispatcher.machines.container_variables import archive, content_of, split
+from dispatcher.machines.container.request import archive, content_of, split
 
 SHOWN = (
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHON_GIL", "MALLOC_ARENA_MAX"),

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.fly_tokens import FlyTokens
 from dispatcher.machines.fleet import NoMachine
+from dispatcher.machines.fly.settings import FlyTokens
 from dispatcher.machines.provider import (
     NoCapacity,
     ProviderError,

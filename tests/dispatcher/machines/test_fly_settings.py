@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher.app import build
-from dispatcher.fly_tokens import FlyTokens, fly_authorization
-from dispatcher.machines.fly import FlyProvider
-from dispatcher.machines.fly_sizes import Guest, guest
+from dispatcher.machines.fly.provider import FlyProvider
+from dispatcher.machines.fly.settings import FlyShared, FlyTokens, fly_authorization
+from dispatcher.machines.fly.sizes import Guest, guest
 from dispatcher.settings import Settings
 from tests.fly.world import IMAGE
 
@@ -103,8 +103,9 @@ def test_a_token_is_sent_as_fly_prints_it(token, header):
 
 def test_each_app_may_have_a_token_of_its_own():
     both = settings(fly_api_token='{"bots-1": "FlyV1 fm2_one", "bots-2": "fm2_two"}')
-    assert both.fly_api_token is not None
-    tokens = FlyTokens.parse(both.fly_api_token.get_secret_value())
+    token = both.shared("fly", FlyShared).api_token
+    assert token is not None
+    tokens = FlyTokens.parse(token.get_secret_value())
     assert [tokens.of(app) for app in ("bots-1", "bots-2", "bots-3")] == ["FlyV1 fm2_one", "fm2_two", ""]
     assert "fm2_" not in repr(tokens)
 

@@ -19,10 +19,10 @@ import pytest
 from bot.arguments import parse, pop_private
 from bot.protocol import MACHINE_TOKEN_VARIABLE, Assignment, IceServer, entrypoint_arguments
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.process import NEVER_RAN_SECONDS, ProcessProvider
-from dispatcher.machines.process_environment import in_private
+from dispatcher.machines.process.environment import in_private
+from dispatcher.machines.process.provider import NEVER_RAN_SECONDS, ProcessProvider
+from dispatcher.machines.process.templates import SUPPORTED
 from dispatcher.machines.provider import MachineSpec, Preparation, Rejected, Unreachable
-from dispatcher.machines.templates import SUPPORTED
 from tests.dispatcher.harness import ManualClock
 from tests.patience import PATIENCE
 from tests.processes import words_of
@@ -457,7 +457,7 @@ CREATES = """
 import asyncio, json, sys
 from datetime import timedelta
 from pathlib import Path
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec
 
 root, bot_file, machine_id = sys.argv[1:]

@@ -17,8 +17,8 @@ import pytest
 
 from bot.confinement import FIRST_USER, SIGNALS_ABI, USABLE_ABI, USERS, landlock_abi
 from dispatcher.domain.model import MachineState
-from dispatcher.machines.process import ProcessProvider
-from dispatcher.machines.process_isolation import Mode
+from dispatcher.machines.process.isolation import Mode
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec
 from tests.patience import PATIENCE
 from tests.processes import words_of

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, NoCapacity, Rejected, Unreachable
 from tests.patience import PATIENCE
 from tests.processes import words_of

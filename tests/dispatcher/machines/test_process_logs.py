@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.output import BEFORE, CUT, HEAD, NEWEST, SEGMENT_BYTES, Output
-from dispatcher.machines.process_logs import read_log
+from dispatcher.machines.process.logs import read_log
 from dispatcher.machines.provider import LOG_PIECE_BYTES, LogPart
 
 MOST = 4096

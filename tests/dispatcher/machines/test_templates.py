@@ -14,8 +14,8 @@ import pytest
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, entrypoint_arguments
 from dispatcher.clock import NANOSECONDS, SystemClock
 from dispatcher.domain.model import MachineState
-from dispatcher.machines import templates
-from dispatcher.machines.process import ProcessProvider
+from dispatcher.machines.process import templates
+from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec, Preparation
 from tests.patience import PATIENCE
 

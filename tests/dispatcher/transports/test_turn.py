@@ -14,7 +14,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.settings import IceServer
 from dispatcher.transports.transport import Wanted
 from dispatcher.transports.turn import Turn
-from dispatcher.transports.webrtc import WebRTC
+from dispatcher.transports.webrtc.transport import WebRTC
 from tests.dispatcher.harness import START_OF_TIME, ManualClock
 from tests.ports import free_port
 from tests.turn_server import coturn, relay

@@ -1,0 +1,1 @@
+"""Machines as containers of a Docker engine, or of Podman's service."""

@@ -1,0 +1,85 @@
+"""The capacity of a host: the provider asks for it before a container is created, and the proxy again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from dispatcher.domain.model import MachineState
+from dispatcher.machines.container.request import MACHINE_LABEL, MEMORY_LABEL
+from dispatcher.machines.provider import NoCapacity
+
+HOST_SHARE = 0.9
+"""The part of the host's memory that machines may have together: an engine promises what there is not, and
+the kernel then ends a bot in the middle of its call."""
+
+
+class Capacity:
+    """The memory of one host, and how many containers it may have.
+
+    Args:
+        info: Asks the engine for what `GET /info` answers.
+        containers: Asks it for all machines of the deployment, as `GET /containers/json` lists them.
+        most: So many containers there may be, those that have ended with them; None for any number.
+    """
+
+    def __init__(
+        self,
+        info: Callable[[], Awaitable[Mapping[str, Any]]],
+        containers: Callable[[], Awaitable[Iterable[Mapping[str, Any]]]],
+        most: int | None = None,
+    ) -> None:
+        self._info = info
+        self._containers = containers
+        self._most = most
+        self._whole_mb = 0.0
+        self._taken_mb: dict[str, int] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def take(self, machine_id: str, memory_mb: int) -> None:
+        """Keep room for a container that is about to be created, until it is given back.
+
+        Raises:
+            NoCapacity: there is none.
+        """
+        async with self._one_at_a_time:
+            whole = await self._for_machines()
+            # What is being created may be in the engine's list or not yet.
+            taken = self._taken_mb | {machine_id: memory_mb}
+            known = set(taken)
+            for container in await self._containers():
+                labels = container["Labels"]
+                known.add(labels[MACHINE_LABEL])
+                if state_of(container["State"]) is not MachineState.gone:
+                    taken[labels[MACHINE_LABEL]] = int(labels.get(MEMORY_LABEL, 0))
+            if self._most is not None and len(known) > self._most:
+                raise NoCapacity(f"too many containers: {len(known)}, and {self._most} is the most")
+            if (wanted := sum(taken.values())) > whole:
+                raise NoCapacity(
+                    f"not enough memory: {wanted} MiB would be needed for all machines of this host, and "
+                    f"{int(whole)} MiB are for machines"
+                )
+            self._taken_mb[machine_id] = memory_mb
+
+    def give_back(self, machine_id: str) -> None:
+        """The container can be seen in the engine's list, or will never be."""
+        self._taken_mb.pop(machine_id, None)
+
+    async def _for_machines(self) -> float:
+        """The MiB of memory that the host has for machines. It keeps them: the engine is asked once."""
+        if not self._whole_mb:
+            self._whole_mb = (await self._info())["MemTotal"] * HOST_SHARE / 2**20
+        return self._whole_mb
+
+
+def state_of(status: str) -> MachineState:
+    """Read the engine's words for it; a container that is paused or being restarted still is a machine."""
+    match status:
+        case "created":
+            return MachineState.requested
+        # Podman lists as stopped what it shows as exited.
+        case "exited" | "stopped" | "dead" | "removing":
+            return MachineState.gone
+        case _:
+            return MachineState.started

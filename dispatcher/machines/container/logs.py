@@ -1,0 +1,171 @@
+"""Parts of a container's log, read from its engine within bounds.
+
+The engine frames what was printed (Docker's API, "Attach to a container", stream format): a byte for the
+stream, three zeros, the length in four bytes, and so many bytes. A bot may print one line without end, and
+the engine sends as long as it prints: nothing here waits for the end of a frame, of a line or of the answer.
+
+The engine keeps the log with the time of each line. A place in it is the time of its last piece and how many
+pieces of that time there were: engines find lines by their time alone, and Podman tells it in seconds. A
+piece that an engine writes with an earlier time than one before it, as of stdout and stderr in the same
+microsecond, may be missed by who follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import aiodocker
+import aiohttp
+
+from dispatcher.machines.provider import LOG_BYTES, LogPart
+
+HEADER_BYTES = 8
+CHUNK_BYTES = 64 * 1024
+
+READ_BYTES = 20 * 2**20
+"""Limit on what is read of one answer: more than 1,000 lines of Docker's, which it cuts at 16 KiB each."""
+
+TIME_BYTES = 64
+"""More than the time before a piece has, which stays where the middle of the piece is left out."""
+
+UNREAD = f"[switchboard: the log goes on; only its first {READ_BYTES // 2**20} MiB of these lines were read]"
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What an engine has sent of a container's log."""
+
+    pieces: Sequence[bytes]
+    """Each is a frame: a line, or a part of a long one."""
+    is_cut: bool
+    """Pieces before these were left out, or bytes of them."""
+    is_unread: bool
+    """The engine had more to send."""
+
+    def text(self) -> str:
+        end = f"\n{UNREAD}\n" if self.is_unread else ""
+        return b"".join(self.pieces).decode(errors="replace") + end
+
+
+async def read_pieces(docker: aiodocker.Docker, container: str, most: int, **parameters: Any) -> Printed:
+    """Read the last of what a container has printed, some `most` bytes.
+
+    The caller bounds the time.
+
+    Args:
+        parameters: Of the engine's "Get container logs": `tail`, `since`, `timestamps`.
+    """
+    pieces: deque[bytearray] = deque()
+    kept, read, is_cut = 0, 0, False
+    params = {"stdout": True, "stderr": True, "follow": False, **parameters}
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with docker._query(f"containers/{container}/logs", params=params, timeout=timeout) as answer:
+        async for begins, printed in _unframed(answer.content):
+            if begins:
+                pieces.append(bytearray())
+            pieces[-1] += printed
+            kept += len(printed)
+            read += len(printed)
+            if read >= READ_BYTES:
+                answer.close()
+                break
+            if kept > 2 * most:
+                is_cut = True
+                while len(pieces) > 1 and kept - len(pieces[0]) >= most:
+                    kept -= len(pieces.popleft())
+                if kept > 2 * most and len(pieces[-1]) > most + TIME_BYTES:
+                    kept -= len(pieces[-1]) - most - TIME_BYTES
+                    del pieces[-1][TIME_BYTES:-most]
+    return Printed([bytes(piece) for piece in pieces], is_cut, read >= READ_BYTES)
+
+
+async def _unframed(content: aiohttp.StreamReader) -> AsyncIterator[tuple[bool, bytes]]:
+    """Yield what was printed as it comes, and whether it begins a frame."""
+    header, left, begins = b"", 0, False
+    async for chunk in content.iter_chunked(CHUNK_BYTES):
+        at = 0
+        while at < len(chunk):
+            if left == 0:
+                taken = chunk[at : at + HEADER_BYTES - len(header)]
+                header, at = header + taken, at + len(taken)
+                if len(header) == HEADER_BYTES:
+                    header, left, begins = b"", int.from_bytes(header[4:]), True
+                continue
+            piece = chunk[at : at + left]
+            left, at = left - len(piece), at + len(piece)
+            yield begins, piece
+            begins = False
+
+
+NANO = 10**9
+
+PIECES = 10**6
+"""More than an engine tells of one moment."""
+
+_TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
+"""RFC 3339, which Docker writes with nine digits and Z, and Podman with an offset."""
+
+
+def since(after: int) -> str:
+    """Return the engine's parameter of this name: pieces of that moment come too."""
+    moment = after // PIECES
+    return f"{moment // NANO}.{moment % NANO:09}"
+
+
+def part_of(
+    printed: Sequence[bytes], lines: int, after: int, most: int = LOG_BYTES, *, is_cut: bool = False
+) -> LogPart:
+    """Return the last lines that came after that place.
+
+    Args:
+        printed: The engine's pieces, each with its time before it: at most `lines`, and one more that tells
+            that some are left out. One without a time is the rest of a piece.
+        is_cut: Pieces before these were left out.
+    """
+    cut = is_cut or sum(_TIME.match(piece) is not None for piece in printed) > lines
+    # Of pieces that were left out nobody knows which they were: then none counts as given before.
+    before, given_before = (after // PIECES, 0) if cut else divmod(after, PIECES)
+    moment, count = after // PIECES, 0
+    found: list[list[bytes]] = []
+    taken = is_open = False
+    for piece in printed:
+        if (time := _TIME.match(piece)) is not None:
+            at = _nanoseconds(time)
+            moment, count = (moment, count + (at == moment)) if at <= moment else (at, 1)
+            taken = at > before or (at == before and count > given_before)
+            piece = piece[time.end() :]
+        if not taken:
+            continue
+        # A line of more than 16 KiB comes in several pieces; only its last one ends with a line end.
+        if is_open:
+            found[-1].append(piece)
+        else:
+            found.append([piece])
+        is_open = not piece.endswith(b"\n")
+    # An engine may cut a character in two.
+    whole = [b"".join(pieces).removesuffix(b"\n").decode(errors="replace") for pieces in found]
+    given = _within(whole[-lines:], most)
+    skipped = 0 if len(given) == len(whole) and not cut else None
+    return LogPart(tuple(given), moment * PIECES + min(count, PIECES - 1), skipped)
+
+
+def _within(lines: Sequence[str], most: int) -> Sequence[str]:
+    """Return the last lines that `most` bytes have room for; of a single longer one its end."""
+    room = most
+    for index in range(len(lines) - 1, -1, -1):
+        room -= len(lines[index].encode()) + 1
+        if room < 0:
+            rest = lines[index + 1 :]
+            return rest or [lines[index].encode()[-most:].decode(errors="ignore")]
+    return lines
+
+
+def _nanoseconds(time: re.Match[bytes]) -> int:
+    zone = b"+00:00" if time[3] == b"Z" else time[3]
+    seconds = int(datetime.fromisoformat((time[1] + zone).decode()).timestamp())
+    return seconds * NANO + int((time[2] or b"0").ljust(9, b"0"))

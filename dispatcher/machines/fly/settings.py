@@ -1,0 +1,158 @@
+"""The settings of placements at Fly, and its tokens: how they are given, and how they are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dispatcher.header_secret import HeaderSecret
+from dispatcher.machines.fly.sizes import CpuKind, guest
+from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
+from dispatcher.plugins import SharedSettings
+
+if TYPE_CHECKING:
+    from dispatcher.machines.provider import MachineProvider
+
+FlyAppName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+def fly_authorization(token: str) -> str:
+    """The header for a token, with or without the `FlyV1 ` that `fly tokens create` prints before it.
+
+    One that Fly prints may be several with commas between them, of which it needs all.
+    """
+    tokens = [one.strip().removeprefix("FlyV1").strip() for one in token.split(",")]
+    # Macaroons have a scheme of their own; what is older, or comes through a proxy, is a plain bearer's.
+    scheme = "FlyV1" if all(one.startswith("fm") for one in tokens) else "Bearer"
+    return f"{scheme} {','.join(tokens)}"
+
+
+@dataclass(frozen=True)
+class FlyTokens:
+    """One token for every app, or one for each: nobody can tell from a token which app it is good for, and
+    those of a hundred apps together are no header that a server takes."""
+
+    for_all: str = field(default="", repr=False)
+    by_app: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> FlyTokens:
+        """A token, or a JSON object of app → token.
+
+        Raises:
+            ValueError: It is neither. The error says nothing of what was given.
+        """
+        if not text.lstrip().startswith("{"):
+            return cls(for_all=text)
+        try:
+            given = json.loads(text)
+        except ValueError:
+            given = None
+        if not isinstance(given, dict) or not all(_sendable(one) for one in given.values()):
+            raise ValueError(
+                "begins as a JSON object and is none of tokens; allowed: a token, or "
+                'a JSON object of app → token, such as {"bots-1": "fm2_…"}'
+            )
+        return cls(by_app=given)
+
+    def of(self, app: str) -> str:
+        """The token for what concerns an app; empty: there is none."""
+        return self.by_app.get(app, self.for_all)
+
+
+def _sendable(token: object) -> bool:
+    """Whether it can be sent in a header."""
+    return isinstance(token, str) and bool(token.strip()) and token.isascii() and token.isprintable()
+
+
+class FlyShared(SharedSettings):
+    """Settings of all placements at Fly."""
+
+    api_token: HeaderSecret | None = None
+    """Token for machines at Fly: a deploy token of the app, as `fly tokens create` prints it; for several
+    apps a JSON object of app → token. All placements at Fly share it."""
+    api_url: str = Field(default="https://api.machines.dev", pattern=r"^https?://[^/@?#]+$")
+    """Fly's Machines API. From inside a private network at Fly it is `http://_api.internal:4280` too."""
+
+
+class FlyPlacement(PlacementSettings):
+    """Machines are Fly Machines. What an agent's `env` names must be secrets of the apps."""
+
+    shared: ClassVar[type[SharedSettings]] = FlyShared
+
+    provider: Literal["fly"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    """Machine provider of the placement."""
+    apps: tuple[FlyAppName, ...] = Field(min_length=1, max_length=100)
+    """The apps that machines are spread over. Fly creates a machine a second in each, three at once."""
+    draining_apps: tuple[FlyAppName, ...] = Field(default=(), max_length=100)
+    """Apps that are to be given up: they get no new machines, and those that they have are still seen to. One
+    is taken from here once it is empty."""
+    region: str = Field(default="", pattern=r"^([a-z]{2,3}(,[a-z]{2,3})*)?$")
+    """A region of Fly's, or several with commas, in the order in which they are tried; groups too (`us`,
+    `eu`). By default the one that is nearest to the dispatcher."""
+    cpu_kind: CpuKind = "performance"
+    """`performance`: the machine's CPUs are its own. Of a `shared` one it may use 6.25 % in the long run (5
+    ms in every 80), and more for a few seconds: a voice pipeline needs more, and stutters. Sizes are rounded
+    up to what Fly has: with `performance` to 1, 2, 4, 8 or 16 CPUs and whole 2048 MiB."""
+    deployment: str = Field(default="switchboard", pattern=r"^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$")
+    """Tells this deployment's machines from others in the same apps; their names begin with it."""
+
+    @model_validator(mode="after")
+    def _apps_are_either(self) -> Self:
+        for app in self.draining_apps:
+            if app in self.apps:
+                raise ValueError(
+                    f"drainingApps: '{app}' is among apps too; allowed: an app that gets no new machines"
+                )
+        return self
+
+    def check(self, name: str, shared: SharedSettings) -> None:
+        """Check that every app has a token."""
+        given = FlyShared.of(shared).api_token
+        if given is None:
+            raise ValueError(
+                f"fly_api_token is missing, and placement '{name}' is at Fly; "
+                "allowed: a deploy token of its apps"
+            )
+        try:
+            tokens = FlyTokens.parse(given.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"fly_api_token {error}") from error
+        for app in (*self.apps, *self.draining_apps):
+            if not tokens.of(app):
+                raise ValueError(
+                    f"fly_api_token has none for app '{app}' of placement '{name}'; "
+                    "allowed: one token, or one for each app"
+                )
+
+    def check_agent(self, agent: Agent) -> None:
+        if "@sha256:" not in (agent.image or ""):
+            # Fly would look up a tag anew for each machine.
+            raise ValueError(
+                f"image '{agent.image or ''}' has no digest; allowed: an image by its digest, such as "
+                "registry.fly.io/bots@sha256:…"
+            )
+        guest(self.cpu_kind, agent.cpu, agent.memory_mb)
+
+    def build(self, context: ProviderContext) -> MachineProvider:
+        # Its client is a tenth of the time of a dispatcher's imports.
+        from dispatcher.machines.fly.provider import FlyProvider
+
+        shared = FlyShared.of(context.shared)
+        if shared.api_token is None:
+            raise AssertionError("no placement at Fly comes through the settings without a token")
+        return FlyProvider(
+            url=shared.api_url,
+            tokens=FlyTokens.parse(shared.api_token.get_secret_value()),
+            deployment=self.deployment,
+            apps=self.apps,
+            draining_apps=self.draining_apps,
+            region=self.region,
+            cpu_kind=self.cpu_kind,
+            clock=context.clock,
+            transport=context.http,
+        )

@@ -1,0 +1,114 @@
+"""The settings that a machine provider declares: of a placement, and of all its placements together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from dispatcher.plugins import Plugin, SharedSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from dispatcher.clock import Clock
+    from dispatcher.machines.provider import MachineProvider
+
+PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Agent(Protocol):
+    """The part of an agent's settings that its machines are made from."""
+
+    @property
+    def image(self) -> str | None: ...
+    @property
+    def cpu(self) -> float: ...
+    @property
+    def memory_mb(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ProviderContext:
+    """What a provider is built from, beside its placement's settings."""
+
+    clock: Clock
+    shared: SharedSettings
+    """The provider's deployment-wide settings, as the class that its placement names."""
+    data_dir: Path
+    """The dispatcher's directory; a provider that keeps files has a directory of its own in it."""
+    private: Sequence[Path] = ()
+    """Files and directories that no machine may read."""
+    keep_machine_dirs: int = 100
+    """Number of directories of machines that are gone that are kept, for their logs."""
+    has_remote_callers: bool = False
+    """True if callers on other hosts reach the dispatcher."""
+    http: httpx.AsyncBaseTransport | None = None
+    """Answers in the place of the provider's API, for tests."""
+
+
+@dataclass(frozen=True)
+class HostNotice:
+    """A line of the log about this host, at the dispatcher's start."""
+
+    level: int
+    text: str
+
+
+class PlacementSettings(Plugin, BaseModel):
+    """A placement of one provider. A provider's entry point names a class that derives from this one."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+    needs_image: ClassVar[bool] = True
+    """True if machines run an image, which each agent must then have."""
+    takes_images_file: ClassVar[bool] = False
+    """True if images may come from `images_file` while the dispatcher runs."""
+    only_one: ClassVar[str] = ""
+    """Not empty if there can be only one placement of this provider: the reason, as `are all this host`."""
+    is_default: ClassVar[bool] = False
+    """True if a dispatcher without `placements` has one of this provider, under the provider's name."""
+
+    provider: str
+
+    def check(self, name: str, shared: SharedSettings) -> None:
+        """Check the placement against the provider's deployment-wide settings.
+
+        Args:
+            name: The placement's.
+
+        Raises:
+            ValueError: It cannot be; the text begins with the setting's name.
+        """
+
+    def check_agent(self, agent: Agent) -> None:
+        """Check that machines of this agent can be had here.
+
+        Raises:
+            ValueError: They cannot; the text says why.
+        """
+
+    def check_host(self, context: ProviderContext) -> Sequence[HostNotice]:
+        """Check what the provider needs of the host that the dispatcher runs on, before it serves.
+
+        Raises:
+            ValueError: The host lacks it; the text begins with the setting's name.
+        """
+        return ()
+
+    def build(self, context: ProviderContext) -> MachineProvider:
+        """Build the provider. Nothing is called and nothing is opened.
+
+        Import the provider's client library here: a dispatcher without such a placement does without.
+        """
+        raise NotImplementedError

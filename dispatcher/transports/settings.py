@@ -1,0 +1,62 @@
+"""The settings that a transport declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dispatcher.plugins import Plugin, SharedSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from dispatcher.clock import Clock
+    from dispatcher.settings import IceServer
+    from dispatcher.transports.calls import OnRoomCall
+    from dispatcher.transports.transport import Transport
+    from dispatcher.transports.turn import Turn
+
+
+@dataclass(frozen=True)
+class TransportContext:
+    """What a transport is built from."""
+
+    clock: Clock
+    shared: SharedSettings
+    """The transport's settings, as the class that it declares."""
+    ice_servers: Sequence[IceServer]
+    """The STUN and TURN servers of this deployment, for bots and for clients."""
+    turn: Turn | None
+    """The TURN servers with which this deployment shares a secret."""
+    on_room_call: OnRoomCall
+    """Is told of every call to the API that rooms come from."""
+    http: httpx.AsyncBaseTransport | None = None
+    """Answers in the place of that API, for tests."""
+
+
+class TransportSettings(Plugin):
+    """A transport. Its entry point names a class that derives from this one."""
+
+    @classmethod
+    def check(cls, shared: SharedSettings) -> None:
+        """Check the settings as a whole.
+
+        Raises:
+            ValueError: They cannot be; the text begins with the setting's name.
+        """
+
+    @classmethod
+    def missing(cls, shared: SharedSettings) -> str:
+        """Return the names of the settings without which no agent can offer it; empty if it can be built."""
+        return ""
+
+    @classmethod
+    def build(cls, context: TransportContext) -> Transport:
+        """Build the transport. Nothing is called and nothing is opened; import client libraries here."""
+        raise NotImplementedError
+
+    @classmethod
+    async def check_account(cls, context: TransportContext) -> str:
+        """Return what is wrong with the account; empty if nothing is, or it does not answer."""
+        return ""

@@ -1,0 +1,1 @@
+"""Sessions peer to peer, by WebRTC."""
