@@ -13,7 +13,7 @@ from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, S
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 from pulumi.runtime import _grpc_settings
 
-from stacks import docker, fly, local
+from stacks import clouds
 from stacks.config import StackConfig, parse
 from stacks.deployment import refuse_missing
 from stacks.engine.consent import Consent, Loss, Preview
@@ -166,12 +166,7 @@ class Driver:
         workspace, config = self.workspace, self.config()
         if config is None:
             return None
-        if config.cloud == "local":
-            local.check(config)
-        elif config.cloud == "docker":
-            docker.check(config)
-        elif config.cloud == "fly":
-            fly.check(config, workspace.project, workspace.stack)
+        clouds.load(config.cloud).check(config, workspace.project, workspace.stack)
         refuse_missing(config)
         return config
 

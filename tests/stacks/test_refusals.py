@@ -37,7 +37,7 @@ def faults(values: dict[str, Any]) -> str:
     try:
         config = parse(text, project="switchboard", checkout=REPOSITORY, stack="prod")
         if config.cloud == "docker":
-            docker.check(config)
+            docker.check(config, "switchboard", "prod")
         elif config.cloud == "fly":
             fly.check(config, "switchboard", "prod")
         else:
