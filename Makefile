@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ fmt: setup-dev ## format the code and fix what can be fixed
 
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
 	@$(RUN) -m dispatcher.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+docs: setup-dev ## write docs/settings.md and the schema in Pulumi.yaml anew, after a change of a setting
+	@$(RUN) -m stacks.docs
 
 bench: bench-calls bench-starts bench-channels bench-images bench-fly ## measure all of it: some half hour
 

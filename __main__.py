@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ if str(CHECKOUT) not in sys.path:
 
 import pulumi  # noqa: E402
 
+from stacks import clouds  # noqa: E402
 from stacks.deployment import current_environment  # noqa: E402
 from stacks.errors import ConfigError  # noqa: E402
 
@@ -22,9 +22,7 @@ from stacks.errors import ConfigError  # noqa: E402
 def main() -> None:
     environment = current_environment(CHECKOUT)
     try:
-        # A cloud's package needs its provider's, which are only installed where it is used.
-        cloud = importlib.import_module(f"stacks.{environment.config.cloud}")
-        cloud.deploy(environment).export(environment.config)
+        clouds.load(environment.config.cloud).deploy(environment).export(environment.config)
     except ConfigError as error:
         raise pulumi.RunError(str(error)) from None
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
+
 KEY_BYTES = 32
 PUBLIC_PREFIX, PRIVATE_PREFIX = "pk_", "sk_"
 
@@ -74,10 +76,18 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 class KeyRate(BaseModel):
     """Rate of a key's starts: `burst` at once, and `per_second` in the long run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
     per_second: float = Field(gt=0, le=10_000)
+    """Starts per second in the long run."""
     burst: int = Field(default=1, ge=1, le=100_000)
+    """Starts that may come at once."""
 
 
 PUBLIC_RATE = KeyRate(per_second=5, burst=20)
@@ -93,23 +103,31 @@ class KeySettings(BaseModel):
         alias_generator=to_camel,
         populate_by_name=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
-    name: KeyName
+    name: Annotated[KeyName, Allowed(NAME_WORDS)]
     """The key's owner: in timelines, and the owner of the sessions that it starts. Two keys of one name are
     the old and the new one of the same caller."""
-    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    hash: Annotated[str, Allowed("what `make key NAME=…` prints as such, never the key itself")] = Field(
+        pattern=r"^sha256:[0-9a-f]{64}$"
+    )
     """The key's SHA-256; never the key itself."""
     scope: KeyScope
     """`start`: start sessions, and show, follow, stop and call those that keys of this name started.
     `read`: list, show and follow all sessions. `admin`: everything."""
-    agents: tuple[AgentName, ...] = ()
+    agents: Annotated[tuple[AgentName, ...], Allowed("a list of names of agents")] = ()
     """The agents whose sessions it is good for; by default all."""
     origins: tuple[Origin, ...] = ()
     """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
-    rate: KeyRate | None = None
+    rate: Annotated[KeyRate | None, Allowed("perSecond, above 0 and up to 10000, and burst, 1 to 100000")] = (
+        None
+    )
     """Rate of its starts; by default as often as there is room, and with origins `PUBLIC_RATE`."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[
+        AwareDatetime | None, Allowed("a time with its offset, such as 2030-01-01T00:00:00Z")
+    ] = None
+    """The time from which the key is refused; by default it never expires."""
 
     @model_validator(mode="after")
     def _public_keys_only_start(self) -> KeySettings:

@@ -34,7 +34,7 @@ class SharedSettings(BaseModel):
     annotation.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
     def of(cls, shared: SharedSettings) -> Self:

@@ -29,6 +29,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from dispatcher.addresses import ADDRESS, is_loopback
+from dispatcher.fields import Allowed
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
@@ -61,7 +62,12 @@ def _not_ours(name: str) -> str:
     return name
 
 
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_ours)]
+EnvironmentName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    AfterValidator(_not_ours),
+    Allowed("the name of an environment variable (letters, digits and _), never a value"),
+]
 Image = Annotated[str, Field(min_length=1, max_length=512)]
 """An image's reference."""
 TurnUrl = Annotated[
@@ -83,7 +89,13 @@ STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 class AgentSettings(BaseModel):
     """A deployed, named bot: its file, the size of its machine, and its limits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
     bot: Path
     """The bot file: a Python file with `async def bot(runner_args)`. Where machines are containers, its path
@@ -100,11 +112,11 @@ class AgentSettings(BaseModel):
     """vCPUs of one machine."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)
     """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
-    env: tuple[EnvironmentName, ...] = ()
+    env: Annotated[tuple[EnvironmentName, ...], Allowed("a list of names of environment variables")] = ()
     """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
     log_level: BotLogLevel | None = None
     """The level of its bots' logs, as loguru has them; by default the dispatcher's own."""
-    arguments: tuple[str, ...] = ()
+    arguments: Annotated[tuple[str, ...], Allowed("a list of texts, the bot's command line")] = ()
     """The bot's own command line: what the development runner would be given after the bot file's name."""
     python: Path | None = None
     """The interpreter of its machines where they are processes; by default the dispatcher's."""
@@ -143,7 +155,11 @@ class CoreSettings(BaseSettings):
     """The settings that are no provider's and no transport's own."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
@@ -168,6 +184,7 @@ class CoreSettings(BaseSettings):
     default one that is made and kept in `data_dir`; dispatchers that share a database must share their
     secrets too."""
     log_level: LogLevel = "info"
+    """Level of the log lines of the dispatcher, and of its bots unless their agent has its own."""
     images: dict[AgentName, Image] = {}
     """Agent → the image of its machines; goes before the agent's own `image`. A stack gives the images here:
     it knows them last, and a plan shows the rest of the agents."""

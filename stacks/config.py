@@ -6,11 +6,12 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
 from dispatcher.keys import HostName, Keys, Origin
 from dispatcher.settings import (
     AgentName,
@@ -27,23 +28,20 @@ from stacks.docker.config import DockerConfig, why_no_image
 from stacks.errors import ConfigError
 from stacks.fly.config import FlyConfig
 from stacks.ice import IceServerConfig
-from stacks.refusals import KEYS, explain, explain_settings, masked
+from stacks.refusals import explain, explain_settings, masked, sections
 
 Cloud = Literal["local", "docker", "fly"]
 
-# The keys whose values are written as YAML mappings and lists; the engine hands them to a program as JSON.
-STRUCTURED = (
-    *("agents", "keys", "allowedOrigins", "allowedHosts", "iceServers", "turnUrls"),
-    *("docker", "fly", "daily"),
-)
+AGENTS_WORDS = "at least one agent, each as `name: {bot: path/to/bot.py}`"
+KEYS_WORDS = "a list of the entries that `make key NAME=…` prints"
 
-ONLY_WITH = {
-    **dict.fromkeys(("dataDir", "processIsolation"), ("local",)),
-    "drainSeconds": ("docker", "fly"),
-    "docker": ("docker",),
-    **dict.fromkeys(("fly", "flyApiToken", "databaseUrl"), ("fly",)),
-}
-"""Keys that only some clouds have."""
+
+class OnlyOn:
+    """Metadata of a field: the clouds whose stacks may have the key."""
+
+    def __init__(self, *clouds: str) -> None:
+        self.clouds = clouds
+
 
 NAMESPACES: Mapping[str, tuple[str, ...]] = {
     "local": (),
@@ -67,65 +65,94 @@ PLAIN_SETTINGS = (
 class StackConfig(BaseModel):
     """The config of one stack, as in `stacks/Pulumi.<stack>.yaml`. All paths are absolute."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
     cloud: Cloud = "local"
+    """Cloud that the stack runs on: `local` (processes of this machine), `docker` (containers of one Docker
+    engine) or `fly` (Fly.io)."""
     port: int = Field(default=7860, ge=1, le=65535)
-    agents: dict[AgentName, AgentSettings] = Field(min_length=1)
+    """TCP port of the dispatcher and its voice page."""
+    agents: Annotated[dict[AgentName, AgentSettings], Allowed(AGENTS_WORDS)] = Field(min_length=1)
+    """Agents by name: each is a bot file with its size, transports and limits."""
     default_agent: str = ""
-    """The agent of `POST /start`; empty for the first by name, since the engine sorts an object's keys."""
-    keys: Keys = ()
-    """The callers, by the hashes of their keys; without any, only this machine."""
-    allowed_origins: tuple[Origin, ...] = ()
-    """Sites whose pages may call without a key; with keys each key names its own."""
-    allowed_hosts: tuple[HostName, ...] = ()
-    """Other names under which the dispatcher is called, such as a tunnel's."""
+    """Agent of `POST /start`; by default the first of `agents` in alphabetical order."""
+    keys: Annotated[Keys, Allowed(KEYS_WORDS)] = ()
+    """Keys of callers, by their hashes: the entries that `make key NAME=…` prints. With none, callers on this
+    machine need no key."""
+    allowed_origins: Annotated[
+        tuple[Origin, ...], Allowed("a list of origins such as http://192.168.1.20:5173")
+    ] = ()
+    """Sites whose pages may call without a key, beside pages that this machine serves. Not with `keys`: there
+    each key names its own origins."""
+    allowed_hosts: Annotated[
+        tuple[HostName, ...],
+        Allowed("a list of names such as host.docker.internal, without http:// and port"),
+    ] = ()
+    """Other host names under which the dispatcher is called, such as a tunnel's. Without `keys`, anyone who
+    reaches it under such a name may do everything."""
     max_sessions: int = Field(default=0, ge=0, le=1_000_000)
-    """Sessions of all agents at the same time; 0 for no limit but the agents' own."""
+    """Limit on simultaneous sessions of all agents; 0 leaves only the agents' own limits."""
     keep_sessions_days: int = Field(default=30, ge=1, le=3650)
-    """Time that sessions are kept after their end, with their timelines."""
+    """Days that an ended session and its timeline are kept."""
     heartbeat_seconds: int = Field(default=5, ge=1, le=60)
-    """Time between two reports of a machine over its channel."""
+    """Interval between the heartbeats that a machine sends over its channel."""
     unresponsive_seconds: int = Field(default=120, ge=30, le=86_400)
-    """Longest time without a report of the machine of a bot that was ready: it is ended then, although its
-    provider says that it runs."""
+    """Time without a heartbeat after which a ready bot's machine is terminated, even if its provider says
+    that it runs."""
     ending_seconds: int = Field(default=60, ge=0, le=3600)
-    """Longest time that a session which is over counts against `max_sessions`, because its machine is not
-    known to be gone."""
+    """Longest time that an ended session counts against `maxSessions` while its machine may still run."""
     call_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    """Limit on a client's request to a running bot."""
+    """Timeout of a client's request to a running bot."""
     max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
-    """Size of a start's request."""
-    drain_seconds: int = Field(default=5, ge=0, le=20)
-    """How long a dispatcher that is told to exit goes on answering; on the cloud local not at all."""
-    process_isolation: Literal["auto", "off", "required"] = "auto"
-    """Keep bots from each other and from `data_dir`; of the cloud local."""
-    ice_servers: tuple[IceServerConfig, ...] = ()
-    """STUN and TURN servers for bots and clients, behind those that the stack has itself."""
-    turn_urls: tuple[TurnUrl, ...] = ()
-    """TURN servers that share `turn_secret` with the dispatcher."""
+    """Largest body of a start request."""
+    drain_seconds: Annotated[int, OnlyOn("docker", "fly")] = Field(default=5, ge=0, le=20)
+    """Time that a dispatcher goes on answering after it is told to exit, so that load balancers send callers
+    elsewhere."""
+    process_isolation: Annotated[Literal["auto", "off", "required"], OnlyOn("local")] = "auto"
+    """Isolation of bots from each other and from the dispatcher's data. `auto` uses what the host offers,
+    `required` refuses to start bots without it."""
+    ice_servers: Annotated[
+        tuple[IceServerConfig, ...],
+        Allowed("a list of servers, each with urls, and of TURN with username and credential"),
+    ] = ()
+    """STUN and TURN servers of your own with fixed credentials, for sessions over `webrtc`. A credential is
+    secret: set it by `pulumi config set --path --secret 'switchboard:iceServers[0].credential'`."""
+    turn_urls: Annotated[tuple[TurnUrl, ...], Allowed(ice.TURN_URLS_WORDS)] = ()
+    """TURN servers of your own (coturn with use-auth-secret). Each session gets a credential of its own, made
+    with `turnSecret`."""
     turn_secret: SecretStr = SecretStr("")
-    """The secret of `turn_urls`: each session gets a credential of its own, an HMAC under it."""
+    """The static-auth-secret of the servers of `turnUrls`."""
     log_level: LogLevel = "info"
+    """Level of the log lines of the dispatcher, and of bots whose agent sets none."""
     log_format: LogFormat = "text"
+    """Format of the dispatcher's log lines: `text` for people, `json` for collectors."""
     throwaway: bool = False
-    """True if the stack's data may go without a word."""
-    data_dir: Path
-    """The directory of the store, the logs and the machines' directories; of the cloud local."""
-    docker: DockerConfig = DockerConfig()
-    """Keys of the cloud docker."""
-    fly: FlyConfig = FlyConfig()
-    """Keys of the cloud fly."""
+    """Allow `make up` and `make down` to delete the stack's data without asking. Otherwise resources that
+    hold data are protected."""
+    data_dir: Annotated[Path, OnlyOn("local")]
+    """Directory of store, logs and machines; by default `.switchboard/stacks/<stack>`."""
+    docker: Annotated[DockerConfig, OnlyOn("docker")] = DockerConfig()
+    """Keys of the cloud `docker`. See docs/docker.md."""
+    fly: Annotated[FlyConfig, OnlyOn("fly")] = FlyConfig()
+    """Keys of the cloud `fly`. See docs/fly.md."""
     daily: DailyConfig = DailyConfig()
-    """Keys of every cloud, with the two secrets of Daily's below."""
-    fly_api_token: SecretStr = SecretStr("")
-    """The token that the stack's resources are made with; else FLY_API_TOKEN of the environment."""
+    """Daily domain whose rooms sessions over `daily` meet in. See docs/daily.md."""
+    fly_api_token: Annotated[SecretStr, OnlyOn("fly")] = SecretStr("")
+    """Token of the Fly organization; by default FLY_API_TOKEN of the environment."""
     daily_api_key: SecretStr = SecretStr("")
-    """Else DAILY_API_KEY of the environment."""
+    """API key of the Daily domain; by default DAILY_API_KEY of the environment, if an agent offers
+    `daily`."""
     daily_webhook_secret: SecretStr = SecretStr("")
-    """Else DAILY_WEBHOOK_SECRET of the environment."""
-    database_url: SecretStr = SecretStr("")
-    """The store's, a PostgreSQL; by default SQLite on a volume."""
+    """Secret that Daily signs webhooks with; by default DAILY_WEBHOOK_SECRET of the environment, else derived
+    from `dailyApiKey`."""
+    database_url: Annotated[SecretStr, OnlyOn("fly")] = SecretStr("")
+    """URL of a PostgreSQL for the store; by default the store is SQLite on a volume."""
 
     @model_validator(mode="after")
     def _for_its_cloud(self) -> StackConfig:
@@ -140,7 +167,7 @@ class StackConfig(BaseModel):
                 f"docker.domain: {self.docker.domain} is reachable from other machines, so keys must be set"
             )
         if self.cloud == "fly" and not self.keys:
-            raise ValueError(f"keys: is missing, and a dispatcher at Fly is public; allowed: {KEYS}")
+            raise ValueError(f"keys: is missing, and a dispatcher at Fly is public; allowed: {KEYS_WORDS}")
         if self.keys and self.allowed_origins:
             raise ValueError(
                 f"allowedOrigins: {self.allowed_origins[0]} is there, and so are keys; allowed: no "
@@ -164,9 +191,7 @@ class StackConfig(BaseModel):
                 "of these servers, by `pulumi config set --secret switchboard:turnSecret`"
             )
         if secret and not self.turn_urls:
-            raise ValueError(
-                f"turnUrls: is missing, and turnSecret is there; allowed: {ice.FIELDS['turnUrls']}"
-            )
+            raise ValueError(f"turnUrls: is missing, and turnSecret is there; allowed: {ice.TURN_URLS_WORDS}")
         return self
 
     def settings(self, **of_the_cloud: Any) -> Settings:
@@ -192,6 +217,25 @@ class StackConfig(BaseModel):
             return Settings(**(given | daily.settings_of(self) | of_the_cloud | servers | no_environment))
         except ValidationError as error:
             raise ConfigError(explain_settings(error, "switchboard", daily.keys_of(self))) from None
+
+
+STRUCTURED = (
+    *sections(StackConfig),
+    *(
+        field.alias or name
+        for name, field in StackConfig.model_fields.items()
+        if get_origin(field.annotation) in (tuple, dict)
+    ),
+)
+"""Keys whose values are YAML mappings and lists; the engine hands them to a program as JSON."""
+
+ONLY_WITH = {
+    field.alias or name: one.clouds
+    for name, field in StackConfig.model_fields.items()
+    for one in field.metadata
+    if isinstance(one, OnlyOn)
+}
+"""Keys that only some clouds have → these."""
 
 
 def parse(values: Mapping[str, str], *, project: str, checkout: Path, stack: str) -> StackConfig:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
 from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks.errors import ConfigError
 
 if TYPE_CHECKING:
     from stacks.config import StackConfig
 
-FIELDS = {
-    "domain": "the name of a Daily domain: of https://voice.daily.co it is voice",
-    "domainId": "the id of that domain, as Daily's API tells it",
-    "apiUrl": "the URL of Daily's REST API, with its version",
-}
-"""Allowed values of each key, in the words of a refusal."""
+DOMAIN_WORDS = "the name of a Daily domain: of https://voice.daily.co it is voice"
 
 API_KEY = "the API key of a Daily domain"
 
@@ -30,12 +26,27 @@ FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "D
 class DailyConfig(BaseModel):
     """Daily's keys that are no secret. The API key comes as `dailyApiKey`, or from the environment."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
-    domain: str = Field(default="", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")
-    domain_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]{0,64}$")
-    """With it tokens are signed by the dispatcher, and no start waits for Daily to do it."""
-    api_url: str = Field(default="", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?)?$")
+    domain: Annotated[str, Allowed(DOMAIN_WORDS)] = Field(
+        default="", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
+    )
+    """Daily domain whose rooms sessions over `daily` meet in."""
+    domain_id: Annotated[str, Allowed("the id of that domain, as Daily's API tells it")] = Field(
+        default="", pattern=r"^[A-Za-z0-9-]{0,64}$"
+    )
+    """Id of the domain. With it the dispatcher signs meeting tokens itself; without it each start asks Daily
+    for them."""
+    api_url: Annotated[str, Allowed("the URL of Daily's REST API, with its version")] = Field(
+        default="", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?)?$"
+    )
+    """Daily's REST API; by default the public one. Tests use another."""
 
 
 PLAIN = {f"daily_{name}": name for name in DailyConfig.model_fields}
@@ -66,7 +77,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
         )
     if not config.daily.domain:
         missing["daily.domain"] = (
-            f"{FIELDS['domain']} (`pulumi config set --path switchboard:daily.domain voice`)"
+            f"{DOMAIN_WORDS} (`pulumi config set --path switchboard:daily.domain voice`)"
         )
     if missing:
         raise ConfigError(

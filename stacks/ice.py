@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
 from dispatcher.settings import ENVIRONMENT_PREFIX, IceServer, Settings
 
 if TYPE_CHECKING:
     from stacks.config import StackConfig
 
-SERVER_FIELDS = {
-    "urls": "a list of at least one stun:host:port, turn:host:port?transport=udp or turns:host:port",
-    "username": "the user name of a TURN server",
-    "credential": "the password of a TURN server, set by `pulumi config set --path --secret`",
-}
-"""Allowed values of each key of a server, in the words of a refusal."""
-
-FIELDS = {
-    "iceServers": "a list of servers, each with urls, and of TURN with username and credential",
-    "turnUrls": "a list of at least one turn:host:port?transport=udp (or tcp) or turns:host:port",
-}
+USERNAME_WORDS = "the user name of a TURN server"
+CREDENTIAL_WORDS = "the password of a TURN server, set by `pulumi config set --path --secret`"
+TURN_URLS_WORDS = "a list of at least one turn:host:port?transport=udp (or tcp) or turns:host:port"
+"""Allowed values that a check of a whole config repeats."""
 
 # RFC 7064 and RFC 7065.
 Url = Annotated[
@@ -44,11 +38,18 @@ class IceServerConfig(BaseModel):
         alias_generator=to_camel,
         populate_by_name=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
-    urls: tuple[Url, ...] = Field(min_length=1)
-    username: str = Field(default="", max_length=512)
-    credential: SecretStr = SecretStr("")
+    urls: Annotated[
+        tuple[Url, ...],
+        Allowed("a list of at least one stun:host:port, turn:host:port?transport=udp or turns:host:port"),
+    ] = Field(min_length=1)
+    """Addresses of the server."""
+    username: Annotated[str, Allowed(USERNAME_WORDS)] = Field(default="", max_length=512)
+    """User name, which a TURN server asks for."""
+    credential: Annotated[SecretStr, Allowed(CREDENTIAL_WORDS)] = SecretStr("")
+    """Password, which a TURN server asks for."""
 
     @model_validator(mode="after")
     def _whole(self) -> IceServerConfig:
@@ -56,10 +57,8 @@ class IceServerConfig(BaseModel):
         given = (bool(self.username), bool(self.credential.get_secret_value()))
         # A browser throws for a TURN server without both (W3C WebRTC, 4.4.1.6), and no call begins.
         if turn and not all(given):
-            missing = "credential" if given[0] else "username"
-            raise ValueError(
-                f"{missing}: is missing, and a server is TURN; allowed: {SERVER_FIELDS[missing]}"
-            )
+            missing, words = ("credential", CREDENTIAL_WORDS) if given[0] else ("username", USERNAME_WORDS)
+            raise ValueError(f"{missing}: is missing, and a server is TURN; allowed: {words}")
         if not turn and any(given):
             raise ValueError("username: is there, and no server is TURN; allowed: only with turn: or turns:")
         return self

@@ -9,47 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from dispatcher.keys import NAME_WORDS, KeyRate, KeyScope, KeySettings
-from dispatcher.settings import AgentSettings, BotLogLevel, DailyProperty, Settings, TransportName
-from stacks import daily, ice
-from stacks.daily import DailyConfig
-from stacks.docker import config as docker
-from stacks.docker.config import DockerConfig
-from stacks.fly import config as fly
-from stacks.fly.config import FlyConfig
-from stacks.ice import IceServerConfig
+from dispatcher.fields import allowed_at, model_at
+from dispatcher.keys import NAME_WORDS
+from dispatcher.settings import Settings
+from stacks import daily
 
 SECRET_WORDS = ("key", "secret", "token", "password", "url", "iceservers")
 """A key with one of these in its name is shown without its value."""
-
-SECTIONS: dict[str, tuple[type[BaseModel], Mapping[str, str]]] = {
-    "docker": (DockerConfig, docker.FIELDS),
-    "fly": (FlyConfig, fly.FIELDS),
-    "daily": (DailyConfig, daily.FIELDS),
-}
-"""Keys that are mappings: their models, and what each of their keys takes."""
-
-KEYS = "a list of the entries that `make key NAME=…` prints"
-KEY_FIELDS = {
-    "name": NAME_WORDS,
-    "hash": "what `make key NAME=…` prints as such, never the key itself",
-    "scope": ", ".join(get_args(KeyScope)),
-    "agents": "a list of names of agents",
-    "rate": "perSecond, above 0 and up to 10000, and burst, 1 to 100000",
-    "expiresAt": "a time with its offset, such as 2030-01-01T00:00:00Z",
-}
-
-LIST_FIELDS = {
-    "allowedOrigins": "a list of origins such as http://192.168.1.20:5173",
-    "allowedHosts": "a list of names such as host.docker.internal, without http:// and port",
-}
 
 LONGEST_SHOWN = 60
 TOKEN = re.compile(
@@ -81,7 +52,7 @@ def explain(error: ValidationError, model: type[BaseModel], project: str) -> str
             # A check of our own, whose words say what is allowed.
             lines.append(_line(project, path, _message(fault)))
             continue
-        value = _shown(fault)
+        value = _shown(fault, model)
         lines.append(f"{project}:{path}:{value} {_wrong(fault)}; allowed: {_allowed(fault, model)}")
     return "\n".join(lines)
 
@@ -163,14 +134,14 @@ def _with_keys(message: str, project: str, origins: Mapping[str, str]) -> str:
     return message
 
 
-def _shown(fault: ErrorDetails) -> str:
+def _shown(fault: ErrorDetails, model: type[BaseModel]) -> str:
     """The value with a space before it; nothing where it may be a secret, or says nothing."""
     kind, location, value = fault["type"], fault["loc"], fault["input"]
     names = [str(part).lower() for part in location if not isinstance(part, int)]
     if kind in ("extra_forbidden", "missing") or any(word in names[0] for word in SECRET_WORDS):
         return ""
     if isinstance(value, str):
-        if len(names) == 1 and (names[0] in ("agents", *SECTIONS)):
+        if len(names) == 1 and names[0] in ("agents", *sections(model)):
             return ""  # a mapping that is not JSON: anything may be in it
         if "env" in names and not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", value):
             return ""  # perhaps a value where its name was asked for
@@ -209,25 +180,29 @@ def _allowed(fault: ErrorDetails, model: type[BaseModel]) -> str:
     location = fault["loc"]
     if fault["type"] != "extra_forbidden":
         return _description(location, model) or _without_prefix(fault["msg"])
-    first = str(location[0])
     if len(location) == 1:
-        return _path_hint(first) or _names(model)
-    if first in SECTIONS:
-        return _names(SECTIONS[first][0])
-    if first == "iceServers":
-        return _names(IceServerConfig)
-    if first == "keys":
-        return _names(KeyRate if "rate" in location[:-1] else KeySettings)
-    return _names(AgentSettings)
+        return _path_hint(str(location[0]), model) or _names(model)
+    return _names(model_at(model, location[:-1]))
+
+
+def sections(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the keys of a model that are mappings of further keys."""
+    return tuple(
+        field.alias or name
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    )
 
 
 def _names(model: type[BaseModel]) -> str:
     return ", ".join(field.alias or name for name, field in model.model_fields.items())
 
 
-def _path_hint(key: str) -> str:
+def _path_hint(key: str, model: type[BaseModel]) -> str:
     """Return the command that sets `fly.org`, which `pulumi config set` without --path takes for one name."""
-    if re.split(r"[.\[]", key)[0] not in ("agents", *SECTIONS, *IN_LISTS) or not re.search(r"[.\[]", key):
+    if re.split(r"[.\[]", key)[0] not in ("agents", *sections(model), *IN_LISTS) or not re.search(
+        r"[.\[]", key
+    ):
         return ""
     return (
         f"`pulumi config set --path 'switchboard:{masked(key)}'` for a key of a mapping; take this one out "
@@ -239,62 +214,4 @@ def _description(location: Sequence[int | str], model: type[BaseModel]) -> str:
     """Return the allowed values of the field at this place."""
     if "[key]" in location:
         return NAME_WORDS
-    key = str(location[0])
-    if key == "keys":
-        return KEYS if len(location) < 3 else KEY_FIELDS.get(str(location[2]), "")
-    if key in LIST_FIELDS:
-        return LIST_FIELDS[key]
-    if key in ice.FIELDS:
-        return ice.FIELDS[key] if len(location) < 3 else ice.SERVER_FIELDS.get(str(location[2]), "")
-    if key in SECTIONS:
-        fields = SECTIONS[key][1]
-        return (
-            fields.get(str(location[1]), "") if len(location) > 1 else f"a mapping with {', '.join(fields)}"
-        )
-    if key == "agents" and len(location) <= 2:
-        return "at least one agent, each as `name: {bot: path/to/bot.py}`"
-    name = str(location[2]) if key == "agents" else key
-    if name == "env" and len(location) > 3:
-        return "the name of an environment variable (letters, digits and _), never a value"
-    if name == "env":
-        return "a list of names of environment variables"
-    if name == "arguments":
-        return "a list of texts, the bot's command line"
-    if key == "agents" and name == "logLevel":
-        return ", ".join(get_args(BotLogLevel))
-    if name == "transports":
-        return f"a list of at least one of {', '.join(get_args(TransportName))}"
-    if name == "dailyAllowedProperties":
-        return f"a list of any of {', '.join(get_args(DailyProperty))}"
-    return _of_field(name, AgentSettings if key == "agents" else model)
-
-
-def _of_field(name: str, model: type[BaseModel]) -> str:
-    for field_name, field in model.model_fields.items():
-        if name not in (field_name, field.alias):
-            continue
-        choices = get_args(field.annotation)
-        if choices and all(isinstance(choice, str) for choice in choices):
-            return ", ".join(choices)
-        if field.annotation is bool:
-            return "true, false"
-        if field.annotation in (int, float):
-            return _range(field.annotation, field.metadata)
-        if field.annotation is Path:
-            return "a path"
-    return ""
-
-
-def _range(kind: type, metadata: Sequence[Any]) -> str:
-    """`a whole number, 1 to 65535`, from the constraints that the field itself has."""
-    noun = "a whole number" if kind is int else "a number"
-    lowest = next((f"{_number(one.ge)} to" for one in metadata if hasattr(one, "ge")), None)
-    above = next((f"above {_number(one.gt)} and up to" for one in metadata if hasattr(one, "gt")), None)
-    highest = next((one.le for one in metadata if hasattr(one, "le")), None)
-    if highest is None or not (lowest or above):
-        return noun
-    return f"{noun}, {lowest or above} {_number(highest)}"
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)
+    return allowed_at(model, location)

@@ -21,7 +21,6 @@ from pathlib import Path
 from stacks.commands import run, stop_all
 from stacks.errors import SetupError, exit_status
 from stacks.installer import Installer
-from stacks.packages import find_browser, install_engine
 from stacks.progress import say, step
 from stacks.stamps import content_hash, read
 
@@ -77,7 +76,10 @@ class Checkout:
 
     def equip(self) -> None:
         """A browser and engines for the tests. Those that lack theirs are skipped, and all else goes on."""
-        for provide in (find_browser, install_engine):
+        # Only here: a checkout that only runs stacks needs no tests.
+        from tests import system_packages
+
+        for provide in (system_packages.find_browser, system_packages.install_engine):
             try:
                 provide()
             except SetupError as error:

@@ -43,24 +43,28 @@ Repository = Annotated[
 class ProxySettings(BaseSettings):
     """Read from `SWITCHBOARD_PROXY_…` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix=PROXY_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PROXY_PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     socket: Path = Path("/var/run/docker.sock")
-    """The engine's. In a container, its directory is mounted: an engine that is started again makes another
-    socket, which a mount of the old one alone would not show."""
+    """The engine's socket. In a container, its directory is mounted: an engine that is started again makes
+    another socket, which a mount of the old one alone would not show."""
     host: str = "0.0.0.0"  # noqa: S104 - in a network of its own, with the dispatcher alone
+    """Address that the proxy listens on."""
     port: int = Field(default=2375, ge=1, le=65535)
+    """TCP port that the proxy listens on."""
     deployment: PlacementName
-    """Whose containers may be made, seen and ended."""
+    """Deployment whose containers may be made, seen and ended."""
     network: str = Field(min_length=1)
     """The network that containers are in."""
     models: str = ""
-    """What they see at /mnt/models: a volume's name, or a directory of the host."""
+    """Volume, or directory of the host, that containers see at /mnt/models."""
     images: tuple[str, ...] = ()
-    """What they may run, to the letter."""
+    """Images that containers may run; references are compared to the letter."""
     repositories: tuple[Repository, ...] = ()
-    """They may run any image of these, too, by its tag or digest: a new one of a bot needs no new proxy. Who
-    puts images there has the bots in any case."""
+    """Repositories of which containers may run any image, by its tag or digest: a new one of a bot needs no
+    new proxy. Who puts images there has the bots in any case."""
     variables: tuple[EnvironmentName, ...] = ()
     """Names of the variables that agents' `env` hands to bots. A container gets these, with any value, the
     provider's own and no others. What a bot does with a variable stays in its container, and what bots do, a
@@ -72,11 +76,13 @@ class ProxySettings(BaseSettings):
     max_memory_mb: int = Field(ge=4, le=131072)
     """MiB of one container."""
     max_seconds: int = Field(ge=1)
-    """How long a container may be told to live."""
+    """Longest lifetime of a container."""
     max_containers: int = Field(default=500, ge=1)
-    """How many containers there may be, those that have ended and are not removed yet with them."""
+    """Limit on containers, counting those that have ended and are not removed yet."""
     log_level: LogLevel = "info"
+    """Level of the proxy's log lines."""
     log_format: LogFormat = "json"
+    """Format of the proxy's log lines."""
 
     def to_environment(self) -> dict[str, str]:
         """The environment variables that give a proxy these settings."""

@@ -62,7 +62,13 @@ class HostNotice:
 class PlacementSettings(Plugin, BaseModel):
     """A placement of one provider. A provider's entry point names a class that derives from this one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
     needs_image: ClassVar[bool] = True
     """True if machines run an image, which each agent must then have."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dispatcher.settings import AgentSettings
     from stacks.config import StackConfig
     from stacks.deployment import Deployment, Environment
+    from stacks.prices import Price
 
 
 def deploy(environment: Environment) -> Deployment:
@@ -17,8 +19,15 @@ def deploy(environment: Environment) -> Deployment:
     return program_of("docker").describe(environment)
 
 
-def check(config: StackConfig) -> None:
+def check(config: StackConfig, project: str, stack: str) -> None:
     """Before an engine runs. Raises ConfigError for what only the whole config tells."""
     from stacks.docker import settings
 
     settings.dispatcher(config, settings.Known.none(config))
+
+
+def price(config: StackConfig, agent: AgentSettings) -> Price:
+    """Return the price of one running machine of the agent."""
+    from stacks.prices import OWN_MACHINE
+
+    return OWN_MACHINE

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
+
 LOCAL_SOCKET = "/var/run/docker.sock"
 
 CADDY = "caddy:2.10.2-alpine@sha256:4c6e91c6ed0e2fa03efd5b44747b625fec79bc9cd06ac5235a779726618e530d"
@@ -28,24 +30,12 @@ SHARED_DIRECTORIES = frozenset(
     )
 )
 
-FIELDS = {
-    "host": "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port with a port of 1 to 65535",
-    "address": "an address of the engine's host, such as 127.0.0.1 or 0.0.0.0",
-    "domain": "a name that leads to the engine's host, such as voice.example.com",
-    "registry": "a registry and a path in it, such as registry.example.com/team, without a tag",
-    "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
-    "models": "the name of a volume of the engine",
-    "vad": "onnx, torch",
-    "media": "audio, video",
-    "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
-    "stun": "a list of stun:host:port",
-    "turn": "true or false",
-    "turnAddress": "the IP address by which callers reach the engine's host",
-    "turnPorts": "a list of the first and the last UDP port, 1024 to 65535, without 3478, at most 1000 ports",
-    "caddyImage": "an image's reference",
-    "turnImage": "an image's reference",
-}
-"""Allowed values of each key, in the words of a refusal."""
+HOST_WORDS = "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port with a port of 1 to 65535"
+TURN_ADDRESS_WORDS = "the IP address by which callers reach the engine's host"
+TURN_PORTS_WORDS = (
+    "a list of the first and the last UDP port, 1024 to 65535, without 3478, at most 1000 ports"
+)
+"""Allowed values that a check of a whole config repeats."""
 
 
 def _address(text: str) -> str:
@@ -60,14 +50,14 @@ def _reached(text: str) -> str:
     address = ipaddress.ip_address(_address(text))
     # Link-local is no host's for others, and on clouds the metadata service. Private ones do in a LAN.
     if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
-        raise ValueError(f"{text!r} is refused; allowed: {FIELDS['turnAddress']}")
+        raise ValueError(f"{text!r} is refused; allowed: {TURN_ADDRESS_WORDS}")
     return text
 
 
 def _ssh_port(host: str) -> str:
     port = host.rpartition(":")[2]
     if host.startswith("ssh://") and port.isdigit() and int(port) > 65535:
-        raise ValueError(f"{host!r} is refused; allowed: {FIELDS['host']}")
+        raise ValueError(f"{host!r} is refused; allowed: {HOST_WORDS}")
     return host
 
 
@@ -91,57 +81,86 @@ MOST_RELAYS = 1000
 class DockerConfig(BaseModel):
     """Keys that only a stack of the cloud `docker` has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
-    host: Annotated[str, AfterValidator(_ssh_port)] = Field(
+    host: Annotated[str, AfterValidator(_ssh_port), Allowed(HOST_WORDS)] = Field(
         default=f"unix://{LOCAL_SOCKET}",
         # ssh takes what begins with a hyphen for an option, and Docker's client does not keep it from that.
         pattern=r"^(unix:///[!-~]+|ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*"
         r"(:[1-9][0-9]{0,4})?)$",
     )
-    """The engine. Not `tcp://`: who reaches such an engine owns its host."""
-    address: Address = "127.0.0.1"
-    """Address of the dispatcher on the engine's host, unless there is a domain."""
-    domain: str = Field(
-        default="",
-        max_length=253,
-        pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+    """Docker engine that runs the stack. `tcp://` is refused: whoever reaches such an engine owns its
+    host."""
+    address: Annotated[Address, Allowed("an address of the engine's host, such as 127.0.0.1 or 0.0.0.0")] = (
+        "127.0.0.1"
     )
-    """The public name: with one, Caddy takes calls on ports 80 and 443, and gets the certificate."""
-    registry: str = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
+    """Address that the dispatcher listens on, on the engine's host. Not with `domain`."""
+    domain: Annotated[str, Allowed("a name that leads to the engine's host, such as voice.example.com")] = (
+        Field(
+            default="",
+            max_length=253,
+            pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        )
+    )
+    """Public name of the dispatcher. With one, Caddy serves it on ports 80 and 443 and gets its
+    certificate."""
+    registry: Annotated[
+        str, Allowed("a registry and a path in it, such as registry.example.com/team, without a tag")
+    ] = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
     """Registry that images are pushed to and pulled from by digest; without one they are loaded into the
     engine."""
-    base: str = Field(default="", max_length=512, pattern=f"^({IMAGE})?$")
-    """The base of the images; by default that of the Dockerfiles."""
-    models: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
-    """A volume that bots see read-only at /mnt/models, and where images look for models. A directory of the
-    host it may not be."""
-    vad: Literal["onnx", "torch"] = "onnx"
-    """The voice activity detector of images."""
-    media: Literal["audio", "video"] = "audio"
-    """The media that bots' images have all libraries for."""
-    torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
-    """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
-    It is in an image's history, so it has no password."""
-    stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
-        "stun:stun.l.google.com:19302",
+    base: Annotated[str, Allowed("an image's reference, such as python:3.13-slim-trixie@sha256:…")] = Field(
+        default="", max_length=512, pattern=f"^({IMAGE})?$"
     )
-    """From whom bots and clients learn their public addresses, if clients are elsewhere. Bots ask one."""
+    """Base of the images; by default the one that the Dockerfiles name."""
+    models: Annotated[str, Allowed("the name of a volume of the engine")] = Field(
+        default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
+    )
+    """Volume with models, which bots see read-only at /mnt/models. A directory of the host is refused."""
+    vad: Literal["onnx", "torch"] = "onnx"
+    """Runtime of the voice activity detector in bots' images."""
+    media: Literal["audio", "video"] = "audio"
+    """Media that bots' images have all libraries for."""
+    torch_index: Annotated[
+        str,
+        Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
+        Allowed("default, or the URL of a package index without a password: https://… or http://…"),
+    ] = ""
+    """Package index that torch comes from, with `vad: torch`; by default PyTorch's builds without CUDA. The
+    image's history shows it, so it must not have a password."""
+    stun: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...],
+        Allowed("a list of stun:host:port"),
+    ] = ("stun:stun.l.google.com:19302",)
+    """STUN servers that tell bots and clients their public addresses, for clients on other networks. A bot
+    asks the first."""
     turn: bool = False
-    """True if there is a TURN server, for clients whose network lets nothing else through."""
-    turn_address: Annotated[str, AfterValidator(lambda text: text and _reached(text))] = ""
-    turn_ports: tuple[Port, Port] = (49160, 49223)
-    """Ports of relays, one or two for each call. The engine has a process or a rule for each."""
-    caddy_image: Image = CADDY
-    turn_image: Image = COTURN
+    """Run a TURN server (coturn), for clients whose network lets nothing else through."""
+    turn_address: Annotated[
+        str, AfterValidator(lambda text: text and _reached(text)), Allowed(TURN_ADDRESS_WORDS)
+    ] = ""
+    """Address of the TURN server, as clients reach it; needed with `turn`."""
+    turn_ports: Annotated[tuple[Port, Port], Allowed(TURN_PORTS_WORDS)] = (49160, 49223)
+    """First and last port of the TURN server's relays; a call takes one or two. The engine keeps a process or
+    a rule for each port."""
+    caddy_image: Annotated[Image, Allowed("an image's reference")] = CADDY
+    """Image of Caddy, which serves `domain`."""
+    turn_image: Annotated[Image, Allowed("an image's reference")] = COTURN
+    """Image of coturn, the TURN server."""
 
     @model_validator(mode="after")
     def _whole(self) -> DockerConfig:
         if self.turn and not self.turn_address:
-            raise ValueError(f"turnAddress: is missing, and turn is on; allowed: {FIELDS['turnAddress']}")
+            raise ValueError(f"turnAddress: is missing, and turn is on; allowed: {TURN_ADDRESS_WORDS}")
         first, last = self.turn_ports
         if not 0 <= last - first < MOST_RELAYS or first <= TURN_PORT <= last:
-            raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {FIELDS['turnPorts']}")
+            raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {TURN_PORTS_WORDS}")
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(
                 "address: is there, and so is domain; allowed: one of them, since Caddy has its own"

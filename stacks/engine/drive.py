@@ -14,7 +14,7 @@ from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 from pulumi.automation.events import EngineEvent
 from pulumi.runtime import _grpc_settings
 
-from stacks import docker, fly, local
+from stacks import clouds
 from stacks.config import StackConfig, parse
 from stacks.deployment import refuse_missing
 from stacks.engine.consent import Consent, Loss, Preview
@@ -183,12 +183,7 @@ class Driver:
         workspace, config = self.workspace, self.config()
         if config is None:
             return None
-        if config.cloud == "local":
-            local.check(config)
-        elif config.cloud == "docker":
-            docker.check(config)
-        elif config.cloud == "fly":
-            fly.check(config, workspace.project, workspace.stack)
+        clouds.load(config.cloud).check(config, workspace.project, workspace.stack)
         refuse_missing(config)
         return config
 

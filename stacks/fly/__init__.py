@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dispatcher.settings import AgentSettings
     from stacks.config import StackConfig
     from stacks.deployment import Deployment, Environment
+    from stacks.prices import Price
 
 
 def deploy(environment: Environment) -> Deployment:
@@ -23,3 +25,10 @@ def check(config: StackConfig, project: str, stack: str) -> None:
 
     called = settings.names(config, project, stack)
     settings.dispatcher(config, called, settings.Known.none(config))
+
+
+def price(config: StackConfig, agent: AgentSettings) -> Price:
+    """Return the price of one running machine of the agent."""
+    from stacks.fly import prices
+
+    return prices.price(config, agent)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
+from dispatcher.machines.fly.answers import throttles
 from dispatcher.machines.fly.settings import fly_authorization
 from stacks.errors import StackError
 from stacks.fly.config import API_URL
@@ -46,9 +47,6 @@ ADVICE = {
     ),
 }
 """Advice for refusals of Fly in few words."""
-
-THROTTLE_WORDS = ("rate limit exceeded", "resource_exhausted: rate limit")
-"""Fly throttles in these words with other statuses than 429, too."""
 
 FIRST_PAUSE_SECONDS, PAUSE_SECONDS = 0.1, 1.0
 """Between two looks. Fly lets a machine be looked at five times a second."""
@@ -135,7 +133,7 @@ class Fly:
                 if answer.status_code < 400:
                     return _content(answer)
                 problem = f"{method} {path}: {_words(answer)}"
-                if throttles(answer):
+                if throttles(answer.status_code, _words(answer)):
                     throttled += 1
                     if throttled == THROTTLED_TRIES:
                         raise FlyRefused(f"Fly throttles {problem}; try again in a minute", 429)
@@ -260,13 +258,6 @@ def _words(answer: httpx.Response) -> str:
         said = answer.text
     text = said.get("error") if isinstance(said, dict) else said
     return f"{answer.status_code} {' '.join(str(text or '').split())[:300]}".strip()
-
-
-def throttles(answer: httpx.Response) -> bool:
-    """Tell whether this answer says: not so fast."""
-    if answer.status_code == 429:
-        return True
-    return answer.status_code >= 400 and any(word in _words(answer).lower() for word in THROTTLE_WORDS)
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from dispatcher.fields import Allowed
 from dispatcher.machines.fly.sizes import KINDS
 
 API_URL = "https://api.machines.dev"
@@ -20,31 +21,6 @@ TOKEN_VARIABLE = "FLY_API_TOKEN"  # noqa: S105 - its name
 LONGEST_PREFIX = 40
 """Characters. An app's name has 63 (a label of DNS, RFC 1035); ours end with the agent and a number."""
 
-FIELDS = {
-    "org": "the slug of a Fly organization, such as personal",
-    "prefix": f"at most {LONGEST_PREFIX} of a-z, 0-9 and -, beginning with a letter",
-    "regions": "a list of at least one region's code, such as [iad, lhr]",
-    "network": "the name of a private network of the organization",
-    "domain": "a name that leads to the dispatcher's app, such as voice.example.com",
-    "dispatchers": "a whole number, 1 to 10; more than one needs databaseUrl",
-    "dispatcherCpuKind": "shared, performance",
-    "dispatcherCpus": "a whole number, 1 to 16",
-    "dispatcherMemoryMb": "a multiple of 256, 256 to 131072",
-    "volumeGb": "a whole number, 1 to 500",
-    "shards": "a whole number, 1 to 64",
-    "drainingShards": "a whole number, 0 to 64",
-    "cpuKind": "performance, shared",
-    "tokenDays": "a whole number, 2 to 365",
-    "base": "an image's reference, such as python:3.13-slim-trixie@sha256:…",
-    "vad": "onnx, torch",
-    "media": "audio, video",
-    "torchIndex": "default, or the URL of a package index without a password: https://… or http://…",
-    "stun": "a list of stun:host:port",
-    "adopt": "a mapping of a resource's name in this stack to the id of what is there already",
-    "apiUrl": "http(s)://host or http(s)://host:port",
-}
-"""Allowed values of each key, in the words of a refusal."""
-
 CpuKind = Literal["shared", "performance"]
 Region = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
@@ -52,55 +28,93 @@ Region = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 class FlyConfig(BaseModel):
     """Keys that only a stack of the cloud `fly` has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
-    org: str = Field(default="personal", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    prefix: str = Field(default="", pattern=rf"^([a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}})?$")
-    """The beginning of the apps' names, by default project and stack. They are unique in all of Fly."""
-    regions: tuple[Region, ...] = Field(default=("iad",), min_length=1)
-    """Regions of machines, in the order in which they are asked; the dispatcher is in the first."""
-    network: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
-    """The private network of the dispatcher's app: name the one that its PostgreSQL is in. By default one of
-    its own; each bot app has one of its own always."""
-    domain: str = Field(
+    org: Annotated[str, Allowed("the slug of a Fly organization, such as personal")] = Field(
+        default="personal", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
+    )
+    """Fly organization that owns the apps."""
+    prefix: Annotated[
+        str, Allowed(f"at most {LONGEST_PREFIX} of a-z, 0-9 and -, beginning with a letter")
+    ] = Field(default="", pattern=rf"^([a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}})?$")
+    """First part of the apps' names, which are unique in all of Fly; by default project and stack."""
+    regions: Annotated[
+        tuple[Region, ...], Allowed("a list of at least one region's code, such as [iad, lhr]")
+    ] = Field(default=("iad",), min_length=1)
+    """Regions of bots' machines, in the order in which they are tried. The dispatcher runs in the first."""
+    network: Annotated[str, Allowed("the name of a private network of the organization")] = Field(
+        default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$"
+    )
+    """Private network of the dispatcher's app: name the one that its PostgreSQL is in. By default the app
+    gets a network of its own. Each bot app always has its own."""
+    domain: Annotated[
+        str, Allowed("a name that leads to the dispatcher's app, such as voice.example.com")
+    ] = Field(
         default="",
         max_length=253,
         pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
     )
-    """The public name, by default that of the dispatcher's app in fly.dev."""
-    dispatchers: int = Field(default=1, ge=1, le=10)
-    """Machines of the dispatcher. On one SQLite there can only be one."""
-    dispatcher_cpu_kind: CpuKind = "shared"
-    """A shared CPU's baseline is 6.25 % of a core, with a balance for bursts; a start takes some 5 ms."""
-    dispatcher_cpus: int = Field(default=2, ge=1, le=16)
-    dispatcher_memory_mb: int = Field(default=1024, ge=256, le=131072, multiple_of=256)
-    volume_gb: int = Field(default=1, ge=1, le=500)
-    """Size of the store's volume, where it is SQLite."""
-    shards: int = Field(default=1, ge=1, le=64)
-    """Apps for each agent's machines. Fly lets an app create one machine a second, and three at once."""
-    draining_shards: int = Field(default=0, ge=0, le=64)
-    """Apps behind those that get no new machines and are kept: they are to go once their calls have ended."""
-    cpu_kind: CpuKind = "performance"
-    """CPU of the bots' machines. A shared CPU throttles a voice pipeline: its baseline is 5 ms in each 80
-    ms."""
-    token_days: int = Field(default=30, ge=2, le=365)
-    """Life of the dispatcher's tokens; an `up` in the second half of it makes new ones."""
-    base: str = Field(default="", max_length=512)
-    """The base of the images; by default that of the Dockerfiles."""
-    vad: Literal["onnx", "torch"] = "onnx"
-    """The voice activity detector of images."""
-    media: Literal["audio", "video"] = "audio"
-    """The media that bots' images have all libraries for."""
-    torch_index: Annotated[str, Field(pattern=r"^(default|https?://[!-?A-~]+)?$")] = ""
-    """The package index that torch is from, for `vad: torch`; by default PyTorch's of builds without CUDA.
-    It is in an image's history, so it has no password."""
-    stun: tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...] = (
-        "stun:stun.l.google.com:19302",
+    """Public name of the dispatcher; by default its app's name in fly.dev."""
+    dispatchers: Annotated[int, Allowed("a whole number, 1 to 10; more than one needs databaseUrl")] = Field(
+        default=1, ge=1, le=10
     )
-    """From whom bots and clients of the transport webrtc learn their public addresses."""
-    adopt: dict[str, str] = {}
-    """Resource → id of what exists already and is taken over, not made."""
-    api_url: str = Field(default=API_URL, pattern=r"^https?://[^/@?#]+$")
+    """Number of dispatcher machines. A SQLite store allows only one."""
+    dispatcher_cpu_kind: CpuKind = "shared"
+    """CPU kind of the dispatcher's machines. A shared CPU gets 6.25 % of a core and bursts; a start takes
+    about 5 ms of CPU."""
+    dispatcher_cpus: int = Field(default=2, ge=1, le=16)
+    """CPUs of each dispatcher machine."""
+    dispatcher_memory_mb: Annotated[int, Allowed("a multiple of 256, 256 to 131072")] = Field(
+        default=1024, ge=256, le=131072, multiple_of=256
+    )
+    """Memory of each dispatcher machine, in MiB."""
+    volume_gb: int = Field(default=1, ge=1, le=500)
+    """Size of the volume that a SQLite store lies on, in GB."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Number of apps that each agent's machines are spread over. Fly creates one machine per second in an
+    app, and three at once."""
+    draining_shards: int = Field(default=0, ge=0, le=64)
+    """Number of further apps for each agent that get no new machines. Use it to remove apps: they are kept
+    until their calls have ended."""
+    cpu_kind: CpuKind = "performance"
+    """CPU kind of bots' machines. A shared CPU gets 5 ms in every 80 ms: a voice pipeline stutters."""
+    token_days: int = Field(default=30, ge=2, le=365)
+    """Lifetime of the dispatcher's Fly tokens, in days. `make up` in the second half of it makes new ones."""
+    base: Annotated[str, Allowed("an image's reference, such as python:3.13-slim-trixie@sha256:…")] = Field(
+        default="", max_length=512
+    )
+    """Base of the images; by default the one that the Dockerfiles name."""
+    vad: Literal["onnx", "torch"] = "onnx"
+    """Runtime of the voice activity detector in bots' images."""
+    media: Literal["audio", "video"] = "audio"
+    """Media that bots' images have all libraries for."""
+    torch_index: Annotated[
+        str,
+        Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
+        Allowed("default, or the URL of a package index without a password: https://… or http://…"),
+    ] = ""
+    """Package index that torch comes from, with `vad: torch`; by default PyTorch's builds without CUDA. The
+    image's history shows it, so it must not have a password."""
+    stun: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...],
+        Allowed("a list of stun:host:port"),
+    ] = ("stun:stun.l.google.com:19302",)
+    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
+    adopt: Annotated[
+        dict[str, str],
+        Allowed("a mapping of a resource's name in this stack to the id of what is there already"),
+    ] = {}
+    """Resources that exist at Fly already and are taken over: name in this stack → id."""
+    api_url: Annotated[str, Allowed("http(s)://host or http(s)://host:port")] = Field(
+        default=API_URL, pattern=r"^https?://[^/@?#]+$"
+    )
+    """Fly's Machines API. Tests use another."""
 
     @property
     def apps(self) -> int:

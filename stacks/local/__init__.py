@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pulumi
 
-from dispatcher.settings import Settings
+from dispatcher.settings import AgentSettings, Settings
 from stacks import daily, ice
 from stacks.config import StackConfig
 from stacks.deployment import Deployment, Environment
@@ -19,6 +19,7 @@ from stacks.local.bots import Machines
 from stacks.local.content import code_hash, secret_fingerprint
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, TRACING_PREFIX, Dispatcher
 from stacks.local.environments import with_environments
+from stacks.prices import OWN_MACHINE, Price
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -30,7 +31,7 @@ PYTHON = str(Path(sys.prefix) / "bin" / "python")
 COMMAND = [PYTHON, "-m", "dispatcher"]
 
 
-def check(config: StackConfig) -> None:
+def check(config: StackConfig, project: str, stack: str) -> None:
     """Before an engine runs.
 
     Raises:
@@ -44,6 +45,11 @@ def check(config: StackConfig) -> None:
     ours = process.find([COMMAND], DATA_DIR_VARIABLE, str(_service_dir(config)))
     if not any(process.listens(one.pid, config.port) for one in ours):
         raise ConfigError(server.port_taken(config.port))
+
+
+def price(config: StackConfig, agent: AgentSettings) -> Price:
+    """Return the price of one running machine of the agent."""
+    return OWN_MACHINE
 
 
 def _service_dir(config: StackConfig) -> Path:

@@ -68,11 +68,11 @@ def settings(found: StackConfig) -> Settings:
 def check(found: StackConfig) -> None:
     match found.cloud:
         case "docker":
-            docker.check(found)
+            docker.check(found, "switchboard", "prod")
         case "fly":
             fly.check(found, "switchboard", "prod")
         case _:
-            local.check(found)
+            local.check(found, "switchboard", "prod")
 
 
 def known(found: Settings) -> tuple[str | None, ...]:

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.fields import model_at
 from dispatcher.settings import AgentSettings
 from stacks import docker, fly
 from stacks.config import StackConfig, parse
 from stacks.docker.config import DockerConfig
 from stacks.errors import ConfigError
 from stacks.fly.config import FlyConfig
-from stacks.refusals import SECTIONS, masked
+from stacks.refusals import masked, sections
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOT = "bot/agents/echo.py"
@@ -36,7 +37,7 @@ def faults(values: dict[str, Any]) -> str:
     try:
         config = parse(text, project="switchboard", checkout=REPOSITORY, stack="prod")
         if config.cloud == "docker":
-            docker.check(config)
+            docker.check(config, "switchboard", "prod")
         elif config.cloud == "fly":
             fly.check(config, "switchboard", "prod")
         else:
@@ -91,8 +92,8 @@ def misplaced(draw: st.DrawFn) -> tuple[dict[str, Any], str]:
             st.sampled_from([value, [value], ["OPENAI_API_KEY", value], {"OPENAI_API_KEY": value}])
         )
     elif place == "section":
-        section = draw(st.sampled_from(sorted(SECTIONS)))
-        key = draw(st.sampled_from([*aliases(SECTIONS[section][0]), "password"]))
+        section = draw(st.sampled_from(sorted(sections(StackConfig))))
+        key = draw(st.sampled_from([*aliases(model_at(StackConfig, [section])), "password"]))
         values[section] = draw(st.sampled_from([{key: value}, {key: [value]}, value]))
     elif place == "key":
         values["keys"][0][

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import stacks.setup
 from stacks.errors import SetupError
 from stacks.setup import Checkout
+from tests import system_packages
 from tests.test_requirements import ROOT
 
 
@@ -132,8 +132,8 @@ def test_what_some_tests_lack_is_said_and_stops_nothing(
     def refuse(what: str) -> None:
         raise SetupError(f"no {what}:\nE: offline")
 
-    monkeypatch.setattr(stacks.setup, "find_browser", lambda: refuse("browser"))
-    monkeypatch.setattr(stacks.setup, "install_engine", lambda: refuse("engine"))
+    monkeypatch.setattr(system_packages, "find_browser", lambda: refuse("browser"))
+    monkeypatch.setattr(system_packages, "install_engine", lambda: refuse("engine"))
     checkout.set_up(dev=True)
     said = capsys.readouterr().out
     assert said == "notice: no browser:\nE: offline\nnotice: no engine:\nE: offline\n"

@@ -18,6 +18,7 @@ class ContainerPlacement(PlacementSettings):
     takes_images_file: ClassVar[bool] = True
 
     provider: Literal["container"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    """Machine provider of the placement."""
     engine_url: str = Field(default="unix:///var/run/docker.sock", pattern=r"^(unix|tcp|http)://.+$")
     """The engine's API."""
     deployment: PlacementName = "switchboard"

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from dispatcher.machines.fly.answers import throttles
 from dispatcher.machines.fly.settings import FlyTokens, fly_authorization
 from dispatcher.machines.provider import (
     NoCapacity,
@@ -49,8 +50,6 @@ QUOTAS = (
     "please add a payment method",
 )
 
-THROTTLED = ("resource_exhausted: rate limit", "rate limit exceeded")
-"""Said with another status than 429 at times."""
 
 _TAKEN = re.compile(r"unique machine name violation, machine ID (\w+)")
 
@@ -69,7 +68,7 @@ def mapped(answer: httpx.Response) -> ProviderError:
     status, said = answer.status_code, _body(answer)
     words = str(said.get("error") or said.get("message") or answer.text[:500]).strip()
     lower, about = words.lower(), f"Fly answered {answer.status_code}: {words}"
-    if status == 429 or any(sign in lower for sign in THROTTLED):
+    if throttles(status, words):
         return Throttled(about, _retry_after(answer.headers))
     if any(sign in lower for sign in QUOTAS):
         return QuotaReached(about)

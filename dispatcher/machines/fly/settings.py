@@ -85,6 +85,7 @@ class FlyPlacement(PlacementSettings):
     shared: ClassVar[type[SharedSettings]] = FlyShared
 
     provider: Literal["fly"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    """Machine provider of the placement."""
     apps: tuple[FlyAppName, ...] = Field(min_length=1, max_length=100)
     """The apps that machines are spread over. Fly creates a machine a second in each, three at once."""
     draining_apps: tuple[FlyAppName, ...] = Field(default=(), max_length=100)

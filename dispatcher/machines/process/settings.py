@@ -33,6 +33,7 @@ class ProcessPlacement(PlacementSettings):
     is_default: ClassVar[bool] = True
 
     provider: Literal["process"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
+    """Machine provider of the placement."""
 
     def check_host(self, context: ProviderContext) -> Sequence[HostNotice]:
         from dispatcher.machines.process.isolation import Isolation

@@ -1,7 +1,7 @@
 """What the tests need of the system's packages: a browser, and engines for containers.
 
 On Debian and Ubuntu root gets what is missing by `apt-get`. Only the standard library is imported here:
-`stacks.setup` runs before anything is installed.
+`stacks.setup --dev` runs before anything is installed.
 """
 
 from __future__ import annotations

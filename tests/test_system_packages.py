@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stacks.errors import SetupError
-from stacks.packages import OURS, find_browser, install_engine
 from tests.patience import PATIENCE
+from tests.system_packages import OURS, find_browser, install_engine
 
 PACKAGES = (
     *("docker.io", "docker-registry", "iptables", "debootstrap", "coturn", "podman", "runc", "catatonit"),
