@@ -140,9 +140,7 @@ async def test_dailys_test_message_is_answered(tmp_path, body):
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_events_of_other_rooms_of_the_domain_and_of_sessions_that_are_over_are_answered_and_forgotten(
-    tmp_path,
-):
+async def test_event_is_ignored_when_its_room_or_session_is_not_live(tmp_path):
     async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
         session_id = (await running.start("/start?wait=started"))["sessionId"]
         await running.http.delete(f"/sessions/{session_id}")

@@ -291,9 +291,7 @@ async def test_a_real_database_is_stopped_and_started(tmp_path, postgres: Postgr
         assert (await running.http.get("/readyz")).status_code == 200
 
 
-async def test_a_start_that_was_written_although_the_store_failed_is_launched_for_the_key_that_comes_back(
-    tmp_path,
-):
+async def test_start_is_launched_for_its_key_when_the_reply_of_its_write_was_lost(tmp_path):
     runner = LosesAnswers()
     async with deployment(tmp_path, runner=runner) as running:
         key = {"Idempotency-Key": "call-1"}

@@ -133,9 +133,7 @@ def readiness(address: str) -> str:
     return answer.json().get("code", answer.json()["status"])
 
 
-def test_calls_end_with_the_engine_and_starts_work_again_after_a_restart_under_running_containers(
-    stack: Stack, browser: Browser
-) -> None:
+def test_starts_work_again_when_the_engine_was_killed_and_restarted(stack: Stack, browser: Browser) -> None:
     engine = stack.engine
     with visit(browser, stack.url, scripted=True) as voice:
         voice.talk()

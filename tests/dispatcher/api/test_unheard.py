@@ -120,9 +120,7 @@ async def test_offer_is_answered_within_a_limit_when_the_store_stays_away(tmp_pa
 
 
 @pytest.mark.parametrize(("key", "stays"), [({}, False), ({"Idempotency-Key": "call-1"}, True)])
-async def test_started_session_ends_when_its_request_is_cancelled_unless_a_key_brings_the_caller_back(
-    tmp_path, key, stays
-):
+async def test_session_ends_when_its_request_is_cancelled_without_a_key(tmp_path, key, stays):
     async with deployment(tmp_path) as running, cancellable(running) as http:
         running.provider.gate = asyncio.Event()
         calling = asyncio.create_task(http.post("/start", json={}, headers=key))

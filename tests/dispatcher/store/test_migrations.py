@@ -19,10 +19,9 @@ from dispatcher.domain.model import SessionState
 from dispatcher.store import migrate
 from dispatcher.store.database import Database
 from dispatcher.store.migrate import NEWEST, SCRIPTS, NotMigrated, upgrade
-from dispatcher.store.store import Store
 from dispatcher.store.tables import metadata
 from tests.dispatcher.harness import eventually
-from tests.dispatcher.store.stores import with_store
+from tests.dispatcher.store.stores import opened
 from tests.patience import PATIENCE
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
@@ -78,13 +77,18 @@ def test_the_migrations_and_a_new_database_make_exactly_the_tables(url):
     assert REVISIONS[-1] == NEWEST
 
 
-def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
-    with_store(url, lambda store: store.ping())
+async def ping(url: str) -> None:
+    async with opened(url) as store:
+        await store.ping()
+
+
+async def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
+    await ping(url)
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(NotMigrated, match=r"9999.*a later release .* restore a backup"):
-        with_store(url, lambda store: store.ping())
+        await ping(url)
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT * FROM alembic_version")) == "9999"
     engine.dispose()
@@ -99,14 +103,14 @@ def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(url):
         ("DROP TABLE claims", f"its revision is {NEWEST}, and it has no claims:"),
     ],
 )
-def test_a_database_that_no_release_has_made_is_refused_by_name(url, change, words):
-    with_store(url, lambda store: store.ping())
+async def test_a_database_that_no_release_has_made_is_refused_by_name(url, change, words):
+    await ping(url)
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text(change))
         before = described(connection)
     with pytest.raises(NotMigrated, match=f"{words}.* restore a backup"):
-        with_store(url, lambda store: store.ping())
+        await ping(url)
     with engine.connect() as connection:
         assert described(connection) == before
     engine.dispose()
@@ -133,7 +137,7 @@ async def test_a_migration_may_take_longer_than_other_statements(postgres_url):
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_what_is_in_a_database_is_there_after_its_migration(url, revision):
+async def test_what_is_in_a_database_is_there_after_its_migration(url, revision):
     engine = engine_of(url)
     known = {"agent": "echo", "transport": "webrtc", "body": {"name": "ü"}, "ice_servers": [], "timings": {}}
     known |= {"start_timeout_seconds": 30.0, "client_timeout_seconds": 60.0, "max_duration_seconds": 7200.0}
@@ -166,7 +170,7 @@ def test_what_is_in_a_database_is_there_after_its_migration(url, revision):
         connection.commit()
     engine.dispose()
 
-    async def look(store: Store) -> None:
+    async with opened(url) as store:
         listed = await store.list_sessions(Filter(), None, 10)
         assert {session.id: session.state for session in listed} == {
             "live": SessionState.active,
@@ -182,8 +186,6 @@ def test_what_is_in_a_database_is_there_after_its_migration(url, revision):
         machine = await store.machine("m-live")
         assert machine is not None
         assert machine.placement == "process"
-
-    with_store(url, look)
 
 
 def test_replicas_of_the_release_before_run_on_while_the_database_is_migrated(postgres_url):

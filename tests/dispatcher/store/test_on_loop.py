@@ -6,6 +6,8 @@ import os
 import sqlite3
 import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -30,58 +32,52 @@ def count(connection: sa.Connection) -> int:
     return connection.exec_driver_sql("SELECT count(*) FROM notes").scalar_one()
 
 
-def with_database(tmp_path: Path, use, on_transaction: OnTransaction = unobserved) -> None:
+@asynccontextmanager
+async def opened(
+    tmp_path: Path, on_transaction: OnTransaction = unobserved
+) -> AsyncIterator[tuple[Database, Path]]:
+    """Open a database with a table of notes; close it at the end."""
     path = tmp_path / "notes.sqlite"
-
-    async def run():
-        of_notes = Database(f"sqlite:///{path}", on_transaction=on_transaction)
-        try:
-            await of_notes.write(lambda c: c.exec_driver_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
-            await use(of_notes, path)
-        finally:
-            await of_notes.close()
-
-    asyncio.run(run())
+    notes = Database(f"sqlite:///{path}", on_transaction=on_transaction)
+    try:
+        await notes.write(lambda c: c.exec_driver_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
+        yield notes, path
+    finally:
+        await notes.close()
 
 
-def test_only_what_is_quick_runs_on_the_loop(tmp_path):
-    async def use(notes: Database, _: Path):
+async def test_only_what_is_quick_runs_on_the_loop(tmp_path):
+    async with opened(tmp_path) as (notes, _):
         main = threading.main_thread().name
         assert await notes.read(where, quick=True) == main
         assert await notes.write(where, quick=True) == main
         assert (await notes.read(where)).startswith("store-reader")
         assert (await notes.write(where)).startswith("store-writer")
 
-    with_database(tmp_path, use)
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
-def test_the_thread_that_writes_gives_way_to_the_loop(tmp_path):
+async def test_the_thread_that_writes_gives_way_to_the_loop(tmp_path):
     def niceness(_: sa.Connection) -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    async def use(notes: Database, _: Path):
+    async with opened(tmp_path) as (notes, _):
         ours = await notes.write(niceness, quick=True)
         assert await notes.read(niceness) == ours
         assert await notes.write(niceness) == min(ours + database.WRITER_NICENESS, 19)
 
-    with_database(tmp_path, use)
 
-
-def test_a_system_that_keeps_priorities_to_itself_costs_no_write(tmp_path, monkeypatch):
+async def test_a_system_that_keeps_priorities_to_itself_costs_no_write(tmp_path, monkeypatch):
     def refuse(*_: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "setpriority", refuse, raising=False)
 
-    async def use(notes: Database, _: Path):
+    async with opened(tmp_path) as (notes, _):
         assert (await notes.write(where)).startswith("store-writer")
 
-    with_database(tmp_path, use)
 
-
-def test_what_finds_the_thread_writing_waits_for_it_and_runs_on_the_loop(tmp_path):
-    async def use(notes: Database, _: Path):
+async def test_what_finds_the_thread_writing_waits_for_it_and_runs_on_the_loop(tmp_path):
+    async with opened(tmp_path) as (notes, _):
         begun, may_end = threading.Event(), threading.Event()
 
         def hold(connection: sa.Connection) -> None:
@@ -101,11 +97,9 @@ def test_what_finds_the_thread_writing_waits_for_it_and_runs_on_the_loop(tmp_pat
         assert [await task for task in waiting[1:]] == [threading.main_thread().name] * 2
         assert await notes.read(count, quick=True) == 3
 
-    with_database(tmp_path, use)
 
-
-def test_what_finds_the_database_locked_by_others_waits_in_a_thread(tmp_path):
-    async def use(notes: Database, path: Path):
+async def test_what_finds_the_database_locked_by_others_waits_in_a_thread(tmp_path):
+    async with opened(tmp_path) as (notes, path):
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.create_task(notes.write(write, quick=True))
@@ -117,28 +111,26 @@ def test_what_finds_the_database_locked_by_others_waits_in_a_thread(tmp_path):
         assert (await waiting).startswith("store-writer")
         assert await notes.read(count, quick=True) == 1
 
-    with_database(tmp_path, use)
 
-
-def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
+async def test_a_lock_that_stays_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 0.01)
 
-    async def use(notes: Database, path: Path):
+    async with opened(tmp_path) as (notes, path):
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OperationalError, match="locked"):
             await notes.write(write, quick=True)
         other.close()
 
-    with_database(tmp_path, use)
-
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_of_a_lock_that_stays_all_hear_in_the_time_of_one(tmp_path, monkeypatch, quick):
+async def test_of_a_lock_that_stays_all_hear_in_the_time_of_one(tmp_path, monkeypatch, quick):
     monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 0.5)
     waited: list[float] = []
 
-    async def use(notes: Database, path: Path):
+    async with opened(
+        tmp_path, on_transaction=lambda _access, _answered, seconds: waited.append(seconds)
+    ) as (notes, path):
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         waited.clear()
@@ -151,11 +143,10 @@ def test_of_a_lock_that_stays_all_hear_in_the_time_of_one(tmp_path, monkeypatch,
         assert max(waited) < 5, "one after the other they take 10 s"
         assert await notes.write(write), "the lock is free again"
 
-    with_database(tmp_path, use, on_transaction=lambda _access, _answered, seconds: waited.append(seconds))
 
+async def test_a_transaction_that_raises_leaves_nothing(tmp_path):
+    async with opened(tmp_path) as (notes, _):
 
-def test_a_transaction_that_raises_leaves_nothing(tmp_path):
-    async def use(notes: Database, _: Path):
         def fail(connection: sa.Connection):
             write(connection)
             raise ValueError
@@ -164,15 +155,13 @@ def test_a_transaction_that_raises_leaves_nothing(tmp_path):
             await notes.write(fail, quick=True)
         assert await notes.read(count, quick=True) == 0
 
-    with_database(tmp_path, use)
-
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_a_commit_that_is_refused_leaves_nothing_locked(tmp_path, quick):
+async def test_a_commit_that_is_refused_leaves_nothing_locked(tmp_path, quick):
     """SQLite leaves the transaction open then. A constraint that is checked by the commit refuses it."""
     authors = "CREATE TABLE authors (note INTEGER REFERENCES notes DEFERRABLE INITIALLY DEFERRED)"
 
-    async def use(notes: Database, _: Path):
+    async with opened(tmp_path) as (notes, _):
         await notes.write(lambda connection: connection.exec_driver_sql(authors))
         with pytest.raises(IntegrityError):
             await notes.write(
@@ -182,11 +171,9 @@ def test_a_commit_that_is_refused_leaves_nothing_locked(tmp_path, quick):
         assert await notes.write(write)
         assert await notes.read(count) == 2
 
-    with_database(tmp_path, use)
 
-
-def test_many_in_a_row_let_others_have_their_turn(tmp_path):
-    async def use(notes: Database, _: Path):
+async def test_many_in_a_row_let_others_have_their_turn(tmp_path):
+    async with opened(tmp_path) as (notes, _):
         turns = []
 
         async def other():
@@ -199,8 +186,6 @@ def test_many_in_a_row_let_others_have_their_turn(tmp_path):
         task.cancel()
         assert len(set(turns)) > 5
 
-    with_database(tmp_path, use)
-
 
 def salts_of(log: Path) -> bytes:
     """Two numbers in its header, which SQLite changes each time that the log begins anew."""
@@ -208,11 +193,11 @@ def salts_of(log: Path) -> bytes:
         return file.read(24)[16:]
 
 
-def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
+async def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
     """Nobody else copies it: left alone, it would have a page for every transaction."""
     monkeypatch.setattr(checkpoints, "WRITES", 50)
 
-    async def use(notes: Database, path: Path):
+    async with opened(tmp_path) as (notes, path):
         log = path.with_name(f"{path.name}-wal")
         beginnings, written = set(), 0
         async with asyncio.timeout(PATIENCE):
@@ -222,14 +207,12 @@ def test_the_log_begins_anew_while_others_write(tmp_path, monkeypatch):
                 beginnings.add(salts_of(log))
         assert await notes.read(count) == written
 
-    with_database(tmp_path, use)
 
-
-def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
+async def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
     """Large bodies make a long log of few transactions."""
     monkeypatch.setattr(checkpoints, "LOG_BYTES", 200_000)
 
-    async def use(notes: Database, path: Path):
+    async with opened(tmp_path) as (notes, path):
         log = path.with_name(f"{path.name}-wal")
         longest = 0
         async with asyncio.timeout(PATIENCE):
@@ -239,16 +222,14 @@ def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
         assert longest >= 200_000
         assert log.stat().st_size < 200_000
 
-    with_database(tmp_path, use)
 
-
-def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatch):
+async def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatch):
     """A backup may read for minutes. SQLite has all writers wait for it at the end of a copy of the log."""
     monkeypatch.setattr(checkpoints, "WRITES", 5)
     monkeypatch.setattr(database, "CHECKPOINT_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 3600.0)
 
-    async def use(notes: Database, path: Path):
+    async with opened(tmp_path) as (notes, path):
         reader = sqlite3.connect(path, isolation_level=None)
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM notes").fetchone() == (0,)
@@ -262,13 +243,12 @@ def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatc
             reader.close()
         assert await notes.read(count) == 40
 
-    with_database(tmp_path, use)
 
-
-def test_a_log_that_cannot_begin_anew_is_told_of_once_until_it_does(tmp_path, monkeypatch, caplog):
+async def test_a_log_that_cannot_begin_anew_is_told_of_once_until_it_does(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(checkpoints, "WRITES", 5)
 
-    async def use(notes: Database, path: Path):
+    async with opened(tmp_path) as (notes, path):
+
         async def told() -> list[str]:
             caplog.clear()
             async with asyncio.timeout(PATIENCE):
@@ -292,11 +272,9 @@ def test_a_log_that_cannot_begin_anew_is_told_of_once_until_it_does(tmp_path, mo
             reader.close()
             assert await told() == ["the log of the database is copied into it again"]
 
-    with_database(tmp_path, use)
 
-
-def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
-    async def use(notes: Database, _: Path):
+async def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
+    async with opened(tmp_path) as (notes, _):
         begun, may_fail, unheard = threading.Event(), threading.Event(), []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
@@ -315,8 +293,6 @@ def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_path):
         await notes.write(write)
         gc.collect()
         assert unheard == []
-
-    with_database(tmp_path, use)
 
 
 def test_a_connection_that_was_told_to_wait_less_waits_as_long_as_others_from_its_next_use_on(tmp_path):

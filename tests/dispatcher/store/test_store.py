@@ -19,12 +19,11 @@ from dispatcher.domain import transitions
 from dispatcher.domain.admission import Limits, Load
 from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import Cause
-from dispatcher.store.counts import Counts
 from dispatcher.store.due import Page
 from dispatcher.store.store import Store
 from dispatcher.store.tables import machines, messages
 from tests.dispatcher.rows import rows
-from tests.dispatcher.store.stores import with_store
+from tests.dispatcher.store.stores import opened
 
 CAUSE = Cause("tester", 1001.0)
 
@@ -44,30 +43,22 @@ async def add(store: Store, session: Session, machine: Machine, allowed: Limits)
     return added and added[0]
 
 
-def test_what_was_written_is_read_back_and_survives_a_reopening(url):
+async def test_what_was_written_is_read_back_and_survives_a_reopening(url):
     session, machine = pair()
-
-    async def write(store):
+    async with opened(url) as store:
         assert await add(store, session, machine, limits())
-
-    async def read(store):
-        return (
-            await store.session(session.id),
-            await store.session_of_machine(machine.id),
-            await store.machine(machine.id),
-        )
-
-    with_store(url, write)
     admitted = transitions.admitted(session, session.created_at)
-    assert with_store(url, read) == (admitted, admitted, machine)
+    async with opened(url) as store:
+        assert await store.session(session.id) == admitted
+        assert await store.session_of_machine(machine.id) == admitted
+        assert await store.machine(machine.id) == machine
 
 
-def test_what_does_not_exist_is_none(url):
-    async def read(store):
-        nothing = await store.update_session("nope", lambda session: session, CAUSE)
-        return await store.session("nope"), await store.machine("nope"), nothing
-
-    assert with_store(url, read) == (None, None, None)
+async def test_what_does_not_exist_is_none(url):
+    async with opened(url) as store:
+        assert await store.update_session("nope", lambda session: session, CAUSE) is None
+        assert await store.session("nope") is None
+        assert await store.machine("nope") is None
 
 
 def over(session: Session) -> Session:
@@ -79,8 +70,8 @@ def waiting(agent: str = "echo", at: float = 1000.0, patience: float = 60.0) -> 
     return replace(session, queue_seconds=patience, created_at=at), machine
 
 
-def test_the_limit_counts_admitted_sessions_of_one_agent(url):
-    async def use(store: Store):
+async def test_the_limit_counts_admitted_sessions_of_one_agent(url):
+    async with opened(url) as store:
         pairs = [pair() for _ in range(20)]
         added = await asyncio.gather(*(add(store, *one, limits(5)) for one in pairs))
         assert sum(one is not None for one in added) == 5
@@ -91,21 +82,17 @@ def test_the_limit_counts_admitted_sessions_of_one_agent(url):
         assert await store.loads() == {"echo": Load(4, 0), "other": Load(1, 0)}
         assert await add(store, *pair(), limits(5))
 
-    with_store(url, use)
 
-
-def test_the_deployments_limit_holds_over_all_agents_and_all_callers(url):
-    async def use(store: Store):
+async def test_the_deployments_limit_holds_over_all_agents_and_all_callers(url):
+    async with opened(url) as store:
         agents = ["echo", "other"] * 10
         added = await asyncio.gather(*(add(store, *pair(agent), limits(8, deployment=7)) for agent in agents))
         assert sum(one is not None for one in added) == 7
         assert sum(load.live for load in (await store.loads()).values()) == 7
 
-    with_store(url, use)
 
-
-def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
-    async def use(store: Store):
+async def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
+    async with opened(url) as store:
         allowed = limits(1, queue=3)
         first = await add(store, *pair(), allowed)
         queued = [waiting(at=1000.0 + i) for i in range(4)]
@@ -122,11 +109,9 @@ def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
         assert await store.place(added[1]) == (1, [1.0])
         assert (await store.loads())["echo"] == Load(1, 2)
 
-    with_store(url, use)
 
-
-def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
-    async def use(store: Store):
+async def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
+    async with opened(url) as store:
         allowed = limits(1, queue=5, deployment=2)
         await add(store, *pair("echo"), allowed)
         await add(store, *waiting("echo"), allowed)
@@ -139,11 +124,9 @@ def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
         assert admitted is not None
         assert admitted[0].id == waits.id
 
-    with_store(url, use)
 
-
-def test_who_has_waited_long_enough_is_not_admitted(url):
-    async def use(store: Store):
+async def test_who_has_waited_long_enough_is_not_admitted(url):
+    async with opened(url) as store:
         allowed = limits(1, queue=5)
         first = await add(store, *pair(), allowed)
         await add(store, *waiting(patience=5.0), allowed)
@@ -153,28 +136,23 @@ def test_who_has_waited_long_enough_is_not_admitted(url):
         assert admitted is not None
         assert admitted[0].id == patient.id
 
-    with_store(url, use)
 
-
-def test_a_cancelled_caller_leaves_a_whole_transaction(url):
+async def test_a_cancelled_caller_leaves_a_whole_transaction(url):
     pairs = [pair() for _ in range(30)]
-
-    async def cancel(store: Store):
+    # Its end lets everything finish that was begun.
+    async with opened(url) as store:
         tasks = [asyncio.ensure_future(add(store, *one, limits(100))) for one in pairs]
         for turn, task in enumerate(tasks):
             await asyncio.sleep(0.001 * (turn % 3))
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def check(store: Store):
+    async with opened(url) as store:
         for session, machine in pairs:
             kept = await store.session(session.id)
             assert (kept is None) == (await store.machine(machine.id) is None)
             assert (kept is None) == (not await store.events(session.id))
         assert (await store.loads()).get("echo", Load()).live == len(await store.live_sessions())
-
-    with_store(url, cancel)  # which lets everything finish that was begun
-    with_store(url, check)
 
 
 @contextlib.contextmanager
@@ -196,14 +174,14 @@ def the_answer_to_a_commit_is_lost():
         assert psycopg.Connection.commit is commit, "nothing was committed"
 
 
-def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_url):
+async def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_url):
     session, machine = pair()
     (second, seconds), (third, thirds) = (
         (replace(waiting, queue_seconds=600.0, created_at=1000.0 + number), its)
         for number, (waiting, its) in enumerate([pair(), pair()])
     )
 
-    async def use(store: Store):
+    async with opened(postgres_url) as store:
         # Run again, it would find its own session in the way, and refuse it.
         with the_answer_to_a_commit_is_lost(), pytest.raises(OperationalError):
             await add(store, session, machine, limits())
@@ -216,13 +194,11 @@ def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_url):
         live = {live.id: live.state for live in await store.live_sessions()}
         assert live == {second.id: SessionState.starting, third.id: SessionState.queued}
 
-    with_store(postgres_url, use)
 
-
-def test_a_connection_that_died_while_nobody_used_it_is_no_failure(postgres_url):
+async def test_a_connection_that_died_while_nobody_used_it_is_no_failure(postgres_url):
     session, machine = pair()
 
-    async def use(store: Store):
+    async with opened(postgres_url) as store:
         await store.ping()
         with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as other:
             end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -230,13 +206,11 @@ def test_a_connection_that_died_while_nobody_used_it_is_no_failure(postgres_url)
         assert await add(store, session, machine, limits())
         assert len(await store.live_sessions()) == 1
 
-    with_store(postgres_url, use)
 
-
-def test_concurrent_changes_are_all_kept(url):
+async def test_concurrent_changes_are_all_kept(url):
     session, machine = pair()
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits())
         turns = [float(number) for number in range(50)]
         await asyncio.gather(
@@ -249,14 +223,12 @@ def test_concurrent_changes_are_all_kept(url):
         assert found is not None
         assert sorted(found.turns_ms) == turns
 
-    with_store(url, use)
 
-
-def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(url):
+async def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(url):
     session, machine = pair()
     other, others_machine = pair()
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits(2))
         await add(store, other, others_machine, limits(2))
 
@@ -275,40 +247,34 @@ def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_them(url)
         assert await store.events(session.id, after=len(events) - 1) == events[-1:]
         assert [event.kind for event in await store.events(other.id)] == ["queued", "starting"]
 
-    with_store(url, use)
 
-
-def test_a_change_whose_event_cannot_be_written_is_not_written_either(url):
+async def test_a_change_whose_event_cannot_be_written_is_not_written_either(url):
     session, machine = pair()
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits())
         # The column refuses what has no time.
         with pytest.raises(IntegrityError):
             await store.update_session(session.id, over, replace(CAUSE, at=None))
         assert await store.session(session.id) == transitions.admitted(session, session.created_at)
 
-    with_store(url, use)
 
-
-def test_a_change_that_raises_changes_nothing(url):
+async def test_a_change_that_raises_changes_nothing(url):
     session, machine = pair()
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits())
         with pytest.raises(ZeroDivisionError):
             await store.update_session(session.id, lambda current: replace(current, created_at=1 / 0), CAUSE)
         assert await store.session(session.id) == transitions.admitted(session, session.created_at)
         assert await add(store, *pair(), limits(2)), "the lock is free again"
 
-    with_store(url, use)
 
-
-def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url):
+async def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url):
     session, machine = pair()
     machine = replace(machine, placement="here")
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits())
         other = sa.create_engine(url)
         moved: list[str] = []
@@ -334,13 +300,11 @@ def test_a_session_that_moves_on_while_its_machine_is_read_stays_its_session(url
         assert await store.session(session.id) == replace(found[1], body=session.body)
         other.dispose()
 
-    with_store(url, use)
 
-
-def test_machines_that_are_gone_are_not_live(url):
+async def test_machines_that_are_gone_are_not_live(url):
     session, machine = pair()
 
-    async def use(store: Store):
+    async with opened(url) as store:
         await add(store, session, machine, limits())
         assert await store.live_machines() == Page([machine.id], [], [], None)
         await store.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
@@ -349,17 +313,16 @@ def test_machines_that_are_gone_are_not_live(url):
         await store.update_machine(machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE)
         assert await store.live_machines() == Page((), (), (), None)
 
-    with_store(url, use)
 
-
-def test_sqlite_is_in_write_ahead_mode(tmp_path):
-    with_store(f"sqlite:///{tmp_path / 'store.sqlite'}", lambda store: store.ping())
+async def test_sqlite_is_in_write_ahead_mode(tmp_path):
+    async with opened(f"sqlite:///{tmp_path / 'store.sqlite'}") as store:
+        await store.ping()
     with contextlib.closing(sqlite3.connect(tmp_path / "store.sqlite")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_messages_are_deleted_after_a_minute_in_batches(url):
-    async def use(store: Store):
+async def test_messages_are_deleted_after_a_minute_in_batches(url):
+    async with opened(url) as store:
         engine = sa.create_engine(url)
         with engine.begin() as connection:
             for number in range(10):
@@ -373,11 +336,9 @@ def test_messages_are_deleted_after_a_minute_in_batches(url):
         engine.dispose()
         assert left == ["5", "6", "7", "8", "9"]
 
-    with_store(url, use)
 
-
-def test_what_is_live_is_counted_and_what_is_over_is_not(url):
-    async def use(store: Store) -> Counts:
+async def test_what_is_live_is_counted_and_what_is_over_is_not(url):
+    async with opened(url) as store:
         for number, agent in enumerate(["echo", "echo", "other", "other"]):
             session, machine = pair(agent)
             if number == 1:
@@ -388,8 +349,6 @@ def test_what_is_live_is_counted_and_what_is_over_is_not(url):
                 await store.update_session(session.id, end, CAUSE)
                 gone = partial(transitions.machine_gone, status=None, now=1001.0)
                 await store.update_machine(machine.id, gone, CAUSE)
-        return await store.counts()
-
-    counted = with_store(url, use)
+        counted = await store.counts()
     assert counted.sessions == {("echo", "starting"): 2, ("other", "starting"): 1}
     assert counted.machines == {("", "requested"): 2, ("near", "requested"): 1}

@@ -1,6 +1,7 @@
 """One reaper among the replicas, whatever their clocks say."""
 
-import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -8,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 from dispatcher.sessions.maintenance.leader import BEAT_SECONDS, DEAD_SECONDS, HELD_SECONDS, Leadership
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import ManualClock
+from tests.dispatcher.store.stores import opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,21 +45,15 @@ class Replicas:
             assert sum(self.leases[name].held for name in self.leases) <= 1, "there are two reapers"
 
 
-def on(url, play):
-    async def run():
-        store = Store(url)
-        await store.open()
-        try:
-            await play(Replicas(store))
-        finally:
-            await store.close()
-
-    asyncio.run(run())
+@asynccontextmanager
+async def replicas_at(url: str) -> AsyncIterator[Replicas]:
+    async with opened(url) as store:
+        yield Replicas(store)
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
-def test_the_first_holds_it_as_long_as_it_lives_whatever_the_others_clocks_say(url, ahead):
-    async def play(replicas):
+async def test_the_first_holds_it_as_long_as_it_lives_whatever_the_others_clocks_say(url, ahead):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b", ahead=ahead)
         assert (await a.keep(), await b.keep()) == (True, False)
         await replicas.pass_time(10 * DEAD_SECONDS, "a", "b")
@@ -65,11 +61,9 @@ def test_the_first_holds_it_as_long_as_it_lives_whatever_the_others_clocks_say(u
         assert not a.is_dead("b")
         assert not b.is_dead("a")
 
-    on(url, play)
 
-
-def test_when_the_holder_dies_another_one_takes_it_and_never_before_it_has_run_out(url):
-    async def play(replicas):
+async def test_when_the_holder_dies_another_one_takes_it_and_never_before_it_has_run_out(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         assert await a.keep()
         await replicas.pass_time(2 * BEAT_SECONDS, "a", "b")
@@ -83,11 +77,9 @@ def test_when_the_holder_dies_another_one_takes_it_and_never_before_it_has_run_o
         await replicas.pass_time(BEAT_SECONDS, "a", "b")
         assert not b.is_dead("a")
 
-    on(url, play)
 
-
-def test_who_exits_hands_it_on_at_once(url):
-    async def play(replicas):
+async def test_who_exits_hands_it_on_at_once(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         assert await a.keep()
         assert not await b.keep()
@@ -97,11 +89,9 @@ def test_who_exits_hands_it_on_at_once(url):
         assert b.held
         assert b.is_dead("a")
 
-    on(url, play)
 
-
-def test_a_replica_that_came_since_the_last_beat_is_not_gone(url):
-    async def play(replicas):
+async def test_a_replica_that_came_since_the_last_beat_is_not_gone(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         assert await a.keep()
         await b.keep()
@@ -109,11 +99,9 @@ def test_a_replica_that_came_since_the_last_beat_is_not_gone(url):
         assert not await a.is_gone("b")
         assert not a.is_dead("b")
 
-    on(url, play)
 
-
-def test_who_is_gone_for_certain(url):
-    async def play(replicas):
+async def test_who_is_gone_for_certain(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         assert not await a.is_gone("never-there"), "nothing is known yet"
         await a.keep()
@@ -124,22 +112,18 @@ def test_who_is_gone_for_certain(url):
         await replicas.pass_time(2 * DEAD_SECONDS, "a")
         assert await a.is_gone("b")
 
-    on(url, play)
 
-
-def test_who_can_only_be_alone_has_everything_at_once(url):
-    async def play(replicas):
+async def test_who_can_only_be_alone_has_everything_at_once(url):
+    async with replicas_at(url) as replicas:
         assert await replicas.start("a", alone=True).keep()
         restarted = replicas.start("b", alone=True)
         del replicas.leases["a"]
         assert await restarted.keep()
         assert restarted.is_dead("a")
 
-    on(url, play)
 
-
-def test_a_clock_that_jumps_takes_nothing_from_the_living(url):
-    async def play(replicas):
+async def test_a_clock_that_jumps_takes_nothing_from_the_living(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         await a.keep()
         await b.keep()
@@ -148,11 +132,9 @@ def test_a_clock_that_jumps_takes_nothing_from_the_living(url):
         await replicas.pass_time(DEAD_SECONDS, "a", "b")
         assert (a.held, b.held) == (True, False)
 
-    on(url, play)
 
-
-def test_a_holder_whose_clock_is_set_back_beats_on_and_holds_nothing_meanwhile(url):
-    async def play(replicas):
+async def test_a_holder_whose_clock_is_set_back_beats_on_and_holds_nothing_meanwhile(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a", ahead=7200), replicas.start("b")
         assert (await a.keep(), await b.keep()) == (True, False)
         replicas.clocks["a"].advance(-7200)
@@ -161,22 +143,18 @@ def test_a_holder_whose_clock_is_set_back_beats_on_and_holds_nothing_meanwhile(u
         await replicas.pass_time(10 * DEAD_SECONDS, "a", "b")
         assert (a.held, b.held) == (True, False)
 
-    on(url, play)
 
-
-def test_a_watcher_whose_clock_is_set_back_takes_over_from_the_dead_as_soon_as_others(url):
-    async def play(replicas):
+async def test_a_watcher_whose_clock_is_set_back_takes_over_from_the_dead_as_soon_as_others(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b", ahead=7200)
         assert (await a.keep(), await b.keep()) == (True, False)
         replicas.clocks["b"].advance(-7200)
         await replicas.pass_time(DEAD_SECONDS + 2 * BEAT_SECONDS, "b")
         assert b.held
 
-    on(url, play)
 
-
-def test_an_outage_of_the_store_kills_nobody(url, monkeypatch):
-    async def play(replicas):
+async def test_an_outage_of_the_store_kills_nobody(url, monkeypatch):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         await a.keep()
         await b.keep()
@@ -200,11 +178,9 @@ def test_an_outage_of_the_store_kills_nobody(url, monkeypatch):
         await replicas.pass_time(2 * DEAD_SECONDS, "b", "a")
         assert (a.held, b.held) == (True, False)
 
-    on(url, play)
 
-
-def test_the_rows_of_the_dead_are_forgotten(url):
-    async def play(replicas):
+async def test_the_rows_of_the_dead_are_forgotten(url):
+    async with replicas_at(url) as replicas:
         a, b = replicas.start("a"), replicas.start("b")
         await a.keep()
         await b.keep()
@@ -212,5 +188,3 @@ def test_the_rows_of_the_dead_are_forgotten(url):
         await b.forget_dead()
         rows = await replicas.store.beat("b", (), {}, False)
         assert {name: row.holder for name, row in rows.items()} == {"b": "b", "reaper": "b"}
-
-    on(url, play)
