@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.machinery
 import inspect
 import mimetypes
 import mmap
@@ -18,8 +19,10 @@ import sys
 import tempfile
 import urllib.parse
 import uuid
+from collections.abc import Callable, Sequence
 from email.message import Message
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bot.loader import loaded_module
@@ -30,6 +33,8 @@ from bot.problems import Problem, json_response
 from bot.protocol import MAX_FILE_BYTES, PIECE_BYTES, PIECE_TAKEN, Piece, Request, Response
 
 FILES_PATH = "files"
+
+_RUNNER = "pipecat.runner.run"
 
 MAX_UPLOADS = 100
 """Limit on the uploads of one session; the directory keeps the last ten, the development runner's default."""
@@ -45,6 +50,32 @@ _SHOWN = 80
 
 _DELETE_SECONDS = 1.0
 """For deleting them all, at a storage that may be somewhere else."""
+
+
+class _RunnerFinder:
+    """Finds the development runner, and hands it over when it has been imported."""
+
+    def __init__(self, imported: Callable[[ModuleType], None]) -> None:
+        self._imported = imported
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _RUNNER:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _RunnerLoader(spec.loader.name, spec.loader.path)
+            spec.loader.imported = self._imported
+        return spec
+
+
+class _RunnerLoader(importlib.machinery.SourceFileLoader):
+    imported: Callable[[ModuleType], None]
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        self.imported(module)
 
 
 class Files:
@@ -72,12 +103,17 @@ class Files:
         """
         directory = _new_directory()
         files = cls(_storage(loaded_module(bot_file), directory), directory)
-        runner = sys.modules.get("pipecat.runner.run")
-        if files._downloads and runner and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
-            # The bot gets it from `runner_downloads_folder()`.
-            files._downloads.mkdir(parents=True, exist_ok=True)
-            runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(files._downloads)
+        if runner := sys.modules.get(_RUNNER):
+            files._share_downloads(runner)
+        else:
+            sys.meta_path.insert(0, _RunnerFinder(files._share_downloads))
         return files
+
+    def _share_downloads(self, runner: ModuleType) -> None:
+        """Let the bot get the folder from `runner_downloads_folder()`."""
+        if self._downloads and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
+            self._downloads.mkdir(parents=True, exist_ok=True)
+            runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(self._downloads)
 
     def takes(self, request: Request) -> bool:
         """Return True if the request is about files."""

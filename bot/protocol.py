@@ -25,7 +25,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from bot.confinement import Confinement
 
@@ -258,7 +258,7 @@ class Response(Message):
     type: Literal["response"] = "response"
     id: str
     status: int
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Annotated[tuple[tuple[str, str], ...], FailFast()] = ()
     body: str = ""
     """Base64."""
     size: int | None = Field(default=None, ge=0)

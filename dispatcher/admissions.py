@@ -2,8 +2,9 @@
 
 A connection costs a file descriptor before anything is known of its client. Once too many have not
 authenticated, the oldest of them is closed for the newest: a client that means to be served authenticates
-within milliseconds, one that holds connections loses them. So strangers keep nobody out. Machines' channels
-are not counted here: what these limits leave is theirs, the store's and the providers'.
+within milliseconds, one that holds connections loses them. So strangers keep nobody out. Channels are
+strangers' without a machine's token, and while they are closed; the others are not counted: what these limits
+leave is theirs, the store's and the providers'.
 """
 
 from __future__ import annotations

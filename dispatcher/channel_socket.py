@@ -1,16 +1,23 @@
-"""The WebSocket under a machine's channel: one that is not read is cut off.
+"""The WebSocket under a machine's channel: one that is not read is cut off, and a stranger's is counted.
 
 Uvicorn's waits without a limit: a send for the buffer to empty, and a close for what is in it to be taken,
 also after a ping without an answer. A machine that reads nothing would hold every send to it for as long as
-it lives.
+it lives. And it waits 10 s for the peer's answer to a close, in which the connection keeps its descriptor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import Any, ClassVar
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from dispatcher.admissions import Admissions
+from dispatcher.api.auth import ADMIT
+
+_log = logging.getLogger("uvicorn.error.channels")
+"""Has a few lines for each connection: `telemetry.logs` passes them on at debug alone."""
 
 WRITE_SECONDS = 30.0
 """How long a machine may leave its connection's buffer over the mark (64 KiB, asyncio's own). The largest
@@ -18,15 +25,39 @@ message, 4 MB, takes that long at 1.1 Mbit/s."""
 
 
 class ChannelSocket(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket connection, aborted if its peer does not read."""
+    """Uvicorn's WebSocket connection, aborted if its peer does not read.
+
+    It counts as a stranger's until the app admits it, and again from our close until the peer has closed too.
+    """
+
+    admissions: ClassVar[Admissions | None] = None
+    """Counts the connections; None where nothing is counted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = _log
+        self.app_state = {**self.app_state, ADMIT: self._admit}
         self._write_timer: asyncio.TimerHandle | None = None
+        self._admitted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._count()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self.admissions is not None:
+            self.admissions.closed(self)
         super().connection_lost(exc)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.close_sent and self._admitted and not self.transport.is_closing():
+            self._admitted = False
+            self._count()
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -41,7 +72,23 @@ class ChannelSocket(WebSocketsSansIOProtocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
+    def _admit(self) -> bool:
+        if not self.close_sent:
+            self._admitted = True
+            if self.admissions is not None:
+                self.admissions.closed(self)
+        return True
+
+    def _count(self) -> None:
+        if self.admissions is not None:
+            self.admissions.opened(self, self.client[0] if self.client else "")
+
     def _stop_timer(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def counted(admissions: Admissions) -> type[ChannelSocket]:
+    """Return the WebSocket protocol of a server whose connections are counted there."""
+    return type("CountedSocket", (ChannelSocket,), {"admissions": admissions})

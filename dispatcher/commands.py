@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.admissions import Admissions
 from dispatcher.app import Dispatcher, build, providers_of
-from dispatcher.channel_socket import ChannelSocket
+from dispatcher.channel_socket import counted
 from dispatcher.clock import SystemClock
 from dispatcher.disk import in_words, why_not
 from dispatcher.domain.model import End
@@ -79,11 +79,12 @@ def serve(settings: Settings) -> int:
         asyncio.run(_open_store(dispatcher))
         if wrong := asyncio.run(check_daily(settings, SystemClock())):
             raise Unusable(wrong)
+        admissions = Admissions(descriptors, dispatcher.metrics.connection_refused)
         server = Server(
             uvicorn.Config(
                 dispatcher.app,
-                http=limited(Admissions(descriptors, dispatcher.metrics.connection_refused)),
-                ws=ChannelSocket,
+                http=limited(admissions),
+                ws=counted(admissions),
                 log_config=None,
                 access_log=settings.log_level == "debug",
                 ws_max_size=MAX_MESSAGE_BYTES,

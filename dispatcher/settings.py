@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     ValidationInfo,
     field_validator,
@@ -165,6 +166,8 @@ class Settings(BaseSettings):
     machine_url: str | None = None
     """The URL under which machines reach a dispatcher, if not `http://host:port`; it may have a path. With
     several of them it leads to any: a machine whose dispatcher dies goes on with another."""
+    machine_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that only machines are in. Their addresses may open a machine's channel, and nothing else."""
     data_dir: Path = Path(".switchboard/dispatcher")
     """The directory of the store, the machines' directories and the signing secret."""
     database_url: str | None = Field(default=None, repr=False)
@@ -483,6 +486,8 @@ class Settings(BaseSettings):
                     key: placement.model_dump(mode="json", exclude_unset=True)
                     for key, placement in value.items()
                 }
+            elif name == "machine_networks":
+                value = [str(network) for network in value]
             elif name == "ice_servers":
                 value = [server.model_dump(mode="json", exclude_none=True) for server in value]
             if value is not None:

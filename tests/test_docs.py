@@ -20,6 +20,7 @@ from tests.reasons import reasons_in_code
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = (ROOT / "docs" / "local.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 
 
 @pytest.mark.parametrize("model", [AgentSettings, StackConfig])
@@ -57,12 +58,12 @@ def test_every_reason_of_an_end_is_in_the_docs():
     reasons = reasons_in_code()
     assert {"machine_killed", "no_capacity", "bot_error"} <= reasons
     for reason in reasons:
-        assert f"`{reason}`" in LOCAL
+        assert f"`{reason}`" in API
 
 
 def test_every_event_of_a_timeline_is_in_the_docs():
     for kind in KINDS:
-        assert f"`{kind}`" in LOCAL, kind
+        assert f"`{kind}`" in API, kind
 
 
 def test_every_error_is_in_the_docs():
@@ -73,7 +74,7 @@ def test_every_error_is_in_the_docs():
     ]
     for kind in kinds:
         if kind is not errors.SessionError:
-            assert re.search(rf"\| {kind.status} \|.*`{kind.code}`", LOCAL), kind
+            assert re.search(rf"\| {kind.status} \|.*`{kind.code}`", API), kind
 
 
 def test_the_links_of_the_pages_lead_somewhere():

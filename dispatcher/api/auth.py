@@ -11,6 +11,7 @@ Nothing here writes down a key or a token, nor says which key came close.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
@@ -139,6 +140,7 @@ class Gate:
         self._app = app
         self._keys = keys
         self._default_agent = default_agent
+        self._machine_networks = settings.machine_networks
         self._any_host = not is_loopback(settings.host) and settings.public_url is None
         self._public = urlsplit(settings.public_url) if settings.public_url else None
         urls = (settings.public_url, settings.machine_url)
@@ -154,6 +156,11 @@ class Gate:
             return
         headers, method = Headers(scope=scope), scope.get("method", "WEBSOCKET")
         asked = access.asked(method, scope["path"])
+        if asked.action is not Action.channel and self._is_machine(scope):
+            await _refuse(
+                Refused(403, "A machine may open its channel here, and nothing else."), scope, receive, send
+            )
+            return
         token = _take_token(scope, asked)
         # A preflight has no key: it asks for another request, which will have one.
         preflighted = headers.get("access-control-request-method") if method == "OPTIONS" else None
@@ -177,6 +184,18 @@ class Gate:
             await _refuse(refused, scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _is_machine(self, scope: Scope) -> bool:
+        """Return True if the caller's address is of a network that only machines are in."""
+        if not self._machine_networks or not scope.get("client"):
+            return False
+        try:
+            address = ipaddress.ip_address(scope["client"][0])
+        except ValueError:
+            return False
+        # A dispatcher that listens on :: as well sees IPv4 addresses in this form.
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._machine_networks)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
         """The origin of the page of another site that calls; None if it is our own page, or no page.

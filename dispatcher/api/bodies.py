@@ -1,13 +1,51 @@
-"""Reading request bodies with a limit, before they are in memory."""
+"""Reading request bodies with a limit, before they are in memory.
+
+A body may come slowly, and is kept until it is whole: those of one session's or key's callers, and of all,
+have the limits of calls that are held (`dispatcher.sessions.held_calls`).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from fastapi import HTTPException, Request
 
+from dispatcher.api.auth import Caller, caller_of
+from dispatcher.domain.errors import TooManyCalls
+from dispatcher.sessions.held_calls import IN_ALL, OF_KEY, OF_SESSION
+
 MAX_BODY_BYTES = 1024 * 1024
 """Pipecat Cloud's limit for the body of a start request over `daily` and `webrtc`."""
+
+
+class Unfinished:
+    """The bytes of bodies of which more is to come: of each session's token, of each key, and of all."""
+
+    def __init__(self) -> None:
+        self._bytes: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes.total()
+
+    def add(self, caller: Caller, size: int) -> None:
+        """Count some more.
+
+        Raises:
+            TooManyCalls: The caller or the dispatcher has as many as it may; nothing is counted.
+        """
+        whose, most = _whose(caller)
+        if self._bytes[whose] + size > most or self.bytes + size > IN_ALL.bytes:
+            raise TooManyCalls("Too many requests are being sent at the same time. Try again in a moment.")
+        self._bytes[whose] += size
+
+    def give_back(self, caller: Caller, size: int) -> None:
+        """Count so many no more: their body is whole, refused or given up."""
+        whose, _ = _whose(caller)
+        self._bytes[whose] -= size
+        if not self._bytes[whose]:
+            del self._bytes[whose]
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES, advice: str = "") -> bytes:
@@ -16,10 +54,15 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES, advice: str =
     Args:
         advice: Sentence behind the refusal.
     """
+    caller, unfinished = caller_of(request), unfinished_of(request)
     body = bytearray()
-    async for chunk in chunks_of(request, limit, advice):
-        body += chunk
-    return bytes(body)
+    try:
+        async for chunk in chunks_of(request, limit, advice):
+            unfinished.add(caller, len(chunk))
+            body += chunk
+        return bytes(body)
+    finally:
+        unfinished.give_back(caller, len(body))
 
 
 async def chunks_of(request: Request, limit: int, advice: str = "") -> AsyncIterator[bytes]:
@@ -37,3 +80,17 @@ async def chunks_of(request: Request, limit: int, advice: str = "") -> AsyncIter
 
 def _too_large(limit: int, advice: str) -> HTTPException:
     return HTTPException(413, f"The request's body is larger than {limit} bytes.{advice and f' {advice}'}")
+
+
+def unfinished_of(request: Request) -> Unfinished:
+    """Return what is counted of this application's requests."""
+    state = request.app.state
+    if not hasattr(state, "unfinished"):
+        state.unfinished = Unfinished()
+    return state.unfinished
+
+
+def _whose(caller: Caller) -> tuple[tuple[str, str], int]:
+    if caller.session_id is not None:
+        return ("session", caller.session_id), OF_SESSION.bytes
+    return ("key", caller.owner or ""), OF_KEY.bytes

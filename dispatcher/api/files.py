@@ -16,7 +16,8 @@ from fastapi.responses import StreamingResponse
 
 from bot import protocol
 from bot.protocol import MAX_UPLOAD_BYTES, PIECE_BYTES, Piece
-from dispatcher.api.bodies import chunks_of
+from dispatcher.api.auth import caller_of
+from dispatcher.api.bodies import chunks_of, unfinished_of
 from dispatcher.domain.errors import StartFailed
 from dispatcher.machines.channels import new_request_id
 from dispatcher.sessions.service import SessionService
@@ -50,25 +51,33 @@ async def upload(
         SessionError: the session is over, or its bot does not answer.
     """
     held = bytearray()
+    caller, unfinished = caller_of(request), unfinished_of(request)
     number, offset = new_request_id(), 0
 
     async def send(body: bytes, *, is_last: bool) -> protocol.Response:
         piece = Piece(upload=number, offset=offset, is_last=is_last)
         return await service.call(session_id, _numbered(message, method="PUT", piece=piece, body=body), agent)
 
-    async for chunk in chunks_of(request, MAX_UPLOAD_BYTES):
-        held += chunk
-        if offset == 0 and len(held) <= MAX_WHOLE_BYTES:
-            continue
-        while len(held) > PIECE_BYTES:
-            answer = await send(bytes(held[:PIECE_BYTES]), is_last=False)
-            if answer.size is None:
-                text = f"The upload is larger than {MAX_WHOLE_BYTES} bytes, the limit of this session's bot."
-                raise HTTPException(413, text)
-            if answer.status != protocol.PIECE_TAKEN:
-                return answer
-            offset += PIECE_BYTES
-            del held[:PIECE_BYTES]
+    try:
+        async for chunk in chunks_of(request, MAX_UPLOAD_BYTES):
+            unfinished.add(caller, len(chunk))
+            held += chunk
+            if offset == 0 and len(held) <= MAX_WHOLE_BYTES:
+                continue
+            while len(held) > PIECE_BYTES:
+                answer = await send(bytes(held[:PIECE_BYTES]), is_last=False)
+                if answer.size is None:
+                    text = (
+                        f"The upload is larger than {MAX_WHOLE_BYTES} bytes, the limit of this session's bot."
+                    )
+                    raise HTTPException(413, text)
+                if answer.status != protocol.PIECE_TAKEN:
+                    return answer
+                offset += PIECE_BYTES
+                del held[:PIECE_BYTES]
+                unfinished.give_back(caller, PIECE_BYTES)
+    finally:
+        unfinished.give_back(caller, len(held))
     if offset == 0:
         return await service.call(session_id, _numbered(message, body=bytes(held)), agent)
     return await send(bytes(held), is_last=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
@@ -18,10 +19,11 @@ from bot.protocol import (
     Hello,
     parse_from_machine,
 )
-from dispatcher.api.auth import bearer_of
+from dispatcher.api.auth import ADMIT, bearer_of
 from dispatcher.log_context import about
 from dispatcher.machines.channels import ChannelLost
 from dispatcher.machines.tokens import MachineTokens
+from dispatcher.repeated_warning import RepeatedWarning
 from dispatcher.sessions.machine_reports import MachineReports
 from dispatcher.signing import InvalidToken
 
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 """How long a machine may take to say who it is."""
+
+MOST_FAULTS = 100
+"""Of a message, to be looked at one by one: pydantic writes out all or none, and a million take it 4 s."""
 
 UNAUTHORIZED = 4401
 UNSUPPORTED = 4426
@@ -70,27 +75,37 @@ class _Connection:
 def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
     """The channel. A machine is known by its token alone; what it says of itself must agree with it."""
     routes = APIRouter()
+    greeting: dict[str, asyncio.Timeout] = {}
+    refusals = RepeatedWarning(log, "channels were refused: %d since the last line like this: %s")
+
+    async def refuse(websocket: WebSocket, code: int, reason: str) -> None:
+        refusals.warn(time.monotonic(), reason)
+        await websocket.accept()
+        await _close(websocket, code, reason)
 
     @routes.websocket(CHANNEL_PATH)
     async def channel(websocket: WebSocket) -> None:
         try:
             bearer = bearer_of(websocket.headers)
         except ValueError as error:
-            await _refuse(websocket, MALFORMED, str(error))
+            await refuse(websocket, MALFORMED, str(error))
             return
         try:
             machine_id = tokens.machine_id(bearer or "")
         except InvalidToken as error:
-            await _refuse(websocket, UNAUTHORIZED, str(error))
+            await refuse(websocket, UNAUTHORIZED, str(error))
             return
+        if (admit := websocket.scope.get("state", {}).get(ADMIT)) is not None:
+            admit()
         await websocket.accept()
         with about(machine_id=machine_id):
             try:
-                await _serve(websocket, machine_id, machine_reports)
+                await _serve(websocket, machine_id, machine_reports, greeting)
             except ChannelLost as lost:
                 log.debug("machine %s: channel lost: %s", machine_id, lost)
             except (ValidationError, TimeoutError) as error:
-                log.warning("machine %s: not a message of the channel: %s", machine_id, _in_words(error))
+                words = f"machine {machine_id}: not a message of the channel: {_in_words(error)}"
+                refusals.warn(time.monotonic(), words)
                 await _close(websocket, MALFORMED, "not a message of the channel")
             except SQLAlchemyError as error:
                 # What it said is not on record. It comes back, and its hello says what matters once more.
@@ -100,10 +115,24 @@ def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
     return routes
 
 
-async def _serve(websocket: WebSocket, machine_id: str, machine_reports: MachineReports) -> None:
+async def _serve(
+    websocket: WebSocket,
+    machine_id: str,
+    machine_reports: MachineReports,
+    greeting: dict[str, asyncio.Timeout],
+) -> None:
     connection = _Connection(websocket)
-    async with asyncio.timeout(HELLO_SECONDS):
-        hello = await connection.receive()
+    async with asyncio.timeout(HELLO_SECONDS) as limit:
+        # A machine has one connection that has not said hello: the latest.
+        earlier = greeting.get(machine_id)
+        if earlier is not None and not earlier.expired():
+            earlier.reschedule(float("-inf"))
+        greeting[machine_id] = limit
+        try:
+            hello = await connection.receive()
+        finally:
+            if greeting.get(machine_id) is limit:
+                del greeting[machine_id]
     if not isinstance(hello, Hello) or hello.machine_id != machine_id:
         log.warning("machine %s: its first message is not its own hello", machine_id)
         await _close(websocket, MALFORMED, "the first message must be this machine's hello")
@@ -127,12 +156,6 @@ async def _serve(websocket: WebSocket, machine_id: str, machine_reports: Machine
         machine_reports.disconnected(machine_id, connection)
 
 
-async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:
-    log.warning("a channel was refused: %s", reason)
-    await websocket.accept()
-    await _close(websocket, code, reason)
-
-
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is closed already
         await websocket.close(code, reason)
@@ -142,5 +165,7 @@ def _in_words(error: ValidationError | TimeoutError) -> str:
     """What is wrong in one line, without what was said: it may be secret, and long."""
     if isinstance(error, TimeoutError):
         return f"no hello within {HELLO_SECONDS:g} s"
+    if (faults := error.error_count()) > MOST_FAULTS:
+        return f"{faults} values are wrong"
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the message'}: {first['msg']}"

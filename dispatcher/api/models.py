@@ -41,7 +41,7 @@ class Agent(BaseModel):
     name: str
     transports: list[TransportName]
     maxQueueSeconds: float
-    """Longest wait for a line, in seconds, that a caller may ask for; 0 where nobody can wait."""
+    """Longest wait in the queue that a caller may ask for, in seconds; 0: there is no queue."""
 
 
 class Agents(BaseModel):
@@ -90,7 +90,7 @@ class StartAnswer(BaseModel):
     """The client's token for that room, good until the session's latest end."""
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
-    """Left out, unless the session waits for a line."""
+    """Position of a queued session; left out otherwise."""
 
 
 class OfferAnswer(BaseModel):
@@ -146,7 +146,7 @@ class SessionRecord(BaseModel):
     timings: dict[str, float]
     latency: Latency
     queue: QueuePlace | None = None
-    """The place where one session waits for a line, if it does. Lists leave it out."""
+    """Position of a queued session. Lists leave it out."""
 
 
 class SessionPage(BaseModel):

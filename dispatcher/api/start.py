@@ -40,8 +40,8 @@ QueueSeconds = Annotated[
     Query(
         ge=0,
         le=3600,
-        description="Where all lines are busy: how long to wait for one, in seconds, before the start"
-        " fails with 429. The session waits in the state `queued`; 0 answers 429 at once.",
+        description="At capacity: how long to wait for a slot, in seconds, before the start fails with 429."
+        " The session waits in the state `queued`; 0 answers 429 at once.",
     ),
 ]
 

@@ -48,6 +48,11 @@ log = logging.getLogger(__name__)
 MOST_WARNINGS = 100
 """About versions, of a dispatcher: they are what machines say of themselves, which must not fill the log."""
 
+VERSIONS = ("pipecat", "python")
+"""Those of a machine that are kept."""
+
+MAX_VERSION_LENGTH = 32
+
 
 class MachineReports:
     """Hears the machines.
@@ -103,7 +108,7 @@ class MachineReports:
             await _say(connection, Stop(message="No session of this deployment runs on this machine."))
             return
         with about_session(session):
-            self._warn(session.agent, hello.versions.get("pipecat", "")[:32])
+            self._warn(session.agent, hello.versions.get("pipecat", "")[:MAX_VERSION_LENGTH])
             await self._welcome_back(session, hello, connection, now)
 
     def _warn(self, agent: str, version: str) -> None:
@@ -127,7 +132,7 @@ class MachineReports:
             session.id,
             lambda current: transitions.reported(current, hello.phase, _known(hello.timings), now),
             MACHINE,
-            machine=lambda machine: replace(machine, versions=hello.versions),
+            machine=lambda machine: replace(machine, versions=_bounded(hello.versions)),
         )
 
     async def _brief_later(self, session_id: str, hello: Hello, connection: Connection) -> None:
@@ -204,6 +209,11 @@ async def _say(connection: Connection, message: FromDispatcher) -> None:
     """Tell a machine; one whose connection broke asks again with its next hello."""
     with contextlib.suppress(ChannelLost):
         await connection.send(message)
+
+
+def _bounded(reported: dict[str, str]) -> dict[str, str]:
+    """Return the versions that are kept: a machine may name as many, and as long ones, as a frame takes."""
+    return {name: reported[name][:MAX_VERSION_LENGTH] for name in VERSIONS if name in reported}
 
 
 def _known(timings: Timings) -> dict[str, float]:

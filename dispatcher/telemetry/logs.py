@@ -88,6 +88,10 @@ def configure(
     # At debug these write down every header of a channel, machine tokens among them.
     for server in ("uvicorn.error", "websockets"):
         logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
+    # Three lines per channel, and strangers can open as many as they like.
+    logging.getLogger("uvicorn.error.channels").setLevel(
+        logging.INFO if level == "debug" else logging.WARNING
+    )
 
 
 def replica() -> str:

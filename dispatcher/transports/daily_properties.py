@@ -86,7 +86,7 @@ _ROOM: dict[str, TypeAdapter[Any]] = {
     "sfu_switchover": TypeAdapter(Annotated[float, Field(gt=0, le=200)]),
 }
 
-Recording = Literal["cloud", "local", "raw-tracks"]
+Recording = Literal["cloud", "cloud-audio-only", "local", "raw-tracks"]
 
 _ALLOWED_BY_AGENT: dict[str, TypeAdapter[Any]] = {
     "enable_dialout": _BOOL,

@@ -135,6 +135,7 @@ def describe(environment: Environment) -> Deployment:
                     known,
                     {
                         f"{ENVIRONMENT_PREFIX}PLACEMENTS": {"network": network},
+                        f"{ENVIRONMENT_PREFIX}MACHINE_NETWORKS": {"machine_networks": networks.of_machines},
                         **page_keys,
                     },
                 ),

@@ -43,6 +43,8 @@ class Known:
     """Any image of these, too."""
     page_key_hash: str | None
     turn_secret: str
+    machine_networks: tuple[str, ...] = ()
+    """The addresses that bots may have."""
 
     @classmethod
     def none(cls, config: StackConfig) -> Known:
@@ -83,6 +85,7 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
         port=DISPATCHER_PORT,
         data_dir=Path(DIRECTORY),
         machine_url=f"http://{DISPATCHER_ALIAS}:{DISPATCHER_PORT}",
+        machine_networks=known.machine_networks,
         placements={PLACEMENT: placement},
         agents=agents,
         images_file=Path(DIRECTORY) / FILE,

@@ -15,6 +15,7 @@ import pulumi_docker as docker
 from stacks.docker.config import TURN_PORT
 from stacks.docker.containers import Service, lines, run
 from stacks.docker.environment import Variables
+from stacks.docker.network import around_gateway
 
 # With the secret kept out of arguments and of the program's environment.
 START = (
@@ -123,13 +124,7 @@ def configuration_of(
 
 def _around_gateway(subnet: str, gateway: str) -> Iterator[str]:
     """The addresses of a subnet that its containers may have, as ranges."""
-    network = ipaddress.ip_network(subnet)
-    host = ipaddress.ip_address(gateway.partition("/")[0] or network[1])
-    first, last = network[1], network[-2]
-    if int(first) < int(host):
-        yield f"{first}-{host - 1}"
-    if int(host) < int(last):
-        yield f"{host + 1}-{last}"
+    return (f"{first}-{last}" for first, last in around_gateway(subnet, gateway))
 
 
 def _range(network: str) -> str:

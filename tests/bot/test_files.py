@@ -305,6 +305,35 @@ async def bot(runner_args):
 """
 
 
+IMPORTS_LATE = """
+import asyncio
+from pathlib import Path
+
+async def bot(runner_args):
+    from pipecat.runner.run import runner_downloads_folder
+    (Path(runner_downloads_folder() or "nowhere") / "report.txt").write_text("late")
+    Path("left").touch()
+    await asyncio.sleep(3600)
+"""
+
+
+def test_downloads_folder_is_there_when_bot_imports_the_runner_late(tmp_path):
+    bot = tmp_path / "own.py"
+    bot.write_text(IMPORTS_LATE)
+
+    async def scenario():
+        async with (
+            dispatcher() as served,
+            machine(tmp_path, str(bot), served.url, DAILY, environment=temporary(tmp_path)),
+        ):
+            await served.wait_for(Hello)
+            await until((tmp_path / "left").exists)
+            status, _, body = await call(served, "GET", "files/report.txt")
+            assert (status, body) == (200, b"late")
+
+    asyncio.run(scenario())
+
+
 def test_only_regular_files_of_a_size_that_the_channel_takes_are_given(tmp_path):
     bot = tmp_path / "own.py"
     bot.write_text(LEAVES_ODD_ONES.format(most=MAX_DOWNLOAD_BYTES))

@@ -167,6 +167,7 @@ def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state):
     ("properties", "config"),
     [
         ({"enable_recording": "cloud"}, {"enable_recording": "cloud"}),
+        ({"enable_recording": "cloud-audio-only"}, {"enable_recording": "cloud-audio-only"}),
         ({"enable_dialout": True}, {"enable_dialout": True}),
     ],
 )

@@ -2,11 +2,18 @@
 
 import contextlib
 import logging
+import os
 import socket
+from collections.abc import Callable
 
 import pytest
+from websockets.frames import Frame, Opcode
 
+from bot.protocol import CHANNEL_PATH, Hello
 from dispatcher.admissions import LOG_SECONDS, Admissions
+from dispatcher.clock import SystemClock
+from dispatcher.machines.tokens import MachineTokens
+from dispatcher.signing import Signer
 from tests.dispatcher.command import Command
 from tests.patience import PATIENCE
 
@@ -110,3 +117,57 @@ def test_half_sent_requests_do_not_take_all_file_descriptors(tmp_path):
     assert float(line.removeprefix(refused)) >= 280
     assert log.read_text().count("too many connections") == 1
     assert "Too many open files" not in log.read_text()
+
+
+def upgrade(token: str) -> bytes:
+    lines = [
+        f"GET {CHANNEL_PATH} HTTP/1.1",
+        "Host: localhost",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        f"Authorization: Bearer {token}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def as_nobody(_token: str, _number: int) -> bytes:
+    return upgrade("none")
+
+
+def as_a_machine_that_says_nothing(token: str, _number: int) -> bytes:
+    return upgrade(token)
+
+
+def as_a_machine_that_says_hello(token: str, number: int) -> bytes:
+    hello = Hello(machine_id="m-1", phase="starting", opened_at=number).model_dump_json()
+    return upgrade(token) + Frame(Opcode.TEXT, hello.encode()).serialize(mask=True)
+
+
+@pytest.mark.parametrize(
+    "connects", [as_nobody, as_a_machine_that_says_nothing, as_a_machine_that_says_hello]
+)
+def test_channels_that_are_never_closed_do_not_take_all_file_descriptors(
+    tmp_path, connects: Callable[[str, int], bytes]
+):
+    command = Command(tmp_path)
+    log = tmp_path / "log"
+    with (
+        contextlib.closing(command),
+        contextlib.ExitStack() as held,
+        log.open("w") as errors,
+        command.serving(errors, descriptors=256) as process,
+    ):
+        secret = (tmp_path / "data" / "machine-token.key").read_bytes()
+        token = MachineTokens(Signer([secret], SystemClock()), SystemClock()).issue("m-1", 3600)
+        for number in range(300):
+            connection = socket.create_connection(("127.0.0.1", command.port), timeout=10)
+            held.enter_context(connection)
+            connection.sendall(connects(token, number))
+            with contextlib.suppress(ConnectionError):
+                connection.recv(4096)
+        assert command.http.get("/v1/agents", timeout=10).status_code == 200
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 100
+    assert "Too many open files" not in log.read_text()
+    assert len(log.read_text()) < 20_000

@@ -25,6 +25,25 @@ from .test_conversation import FOX
 KEY = new_key(public=True)
 KEYS = [{"name": "page", "hash": hash_of(KEY), "scope": "start"}]
 DEPLOYMENT = "calls"
+ECHO_IMAGE = "switchboard-test/echo"
+
+GROWS = """
+import pathlib, threading, time
+
+from echo import bot
+
+
+def grow():
+    while not pathlib.Path("/tmp/grow").exists():
+        time.sleep(0.05)
+    held = []
+    while True:
+        held.append(b"x" * 2**20)
+
+
+threading.Thread(target=grow, daemon=True).start()
+"""
+"""The echo bot, which takes all of its machine's memory once it is told to."""
 
 NETWORKS = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
 
@@ -33,7 +52,7 @@ build = images.build
 
 @pytest.fixture(scope="module")
 def echo_image(build: images.Build) -> str:
-    return build("bot", "--tag", "switchboard-test/echo", **images.ECHO)
+    return build("bot", "--tag", ECHO_IMAGE, **images.ECHO)
 
 
 @contextmanager
@@ -181,5 +200,31 @@ def test_the_death_of_the_engine_is_the_end_of_a_call_and_is_told(
         engine.kill()
         engine.start()
         record = dispatcher.wait_until_over(session_id, seconds=PATIENCE)
-        assert record["state"] in ("ended", "failed")
+        assert (record["state"], record["reason"]) == ("failed", "machine_stopped")
         assert record["message"]
+
+
+@pytest.mark.usefixtures("echo_image")
+def test_a_caller_reads_that_the_bot_ran_out_of_memory(
+    engine: Engine, browser: Browser, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "grows.py").write_text(GROWS)
+    (image / "Dockerfile").write_text(f"FROM {ECHO_IMAGE}\nCOPY grows.py /app/\n")
+    engine.build("--tag", "switchboard-test/grows:1", str(image))
+    with (
+        dispatcher_of(
+            engine, "switchboard-test/grows:1", tmp_path, bot="grows.py", memoryMb=512
+        ) as dispatcher,
+        visit(browser, f"{dispatcher.url}/#key={KEY}", scripted=True) as voice,
+    ):
+        session_id = voice.talk()
+        voice.wait_for_sound()
+        (bot,) = running(engine)
+        engine.docker("exec", bot, "touch", "/tmp/grow")
+        voice.reach("failed")
+        assert voice.title == "The bot ran out of memory"
+        assert "512 MiB" in voice.text
+        record = dispatcher.wait_until_over(session_id)
+        assert (record["state"], record["reason"]) == ("failed", "out_of_memory")

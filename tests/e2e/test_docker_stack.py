@@ -57,6 +57,25 @@ def test_a_browser_talks_with_a_bot(stack: Stack, browser: Browser) -> None:
         until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
 
 
+def test_a_bot_finds_its_channel_alone_at_the_dispatchers_port(stack: Stack, browser: Browser) -> None:
+    code = (
+        "import http.client, sys\n"
+        "for path in sys.argv[1:]:\n"
+        f"    connection = http.client.HTTPConnection('dispatcher', {DISPATCHER_PORT}, timeout=10)\n"
+        "    connection.request('GET', path)\n"
+        "    print(connection.getresponse().status)\n"
+    )
+    with visit(browser, stack.url, scripted=True) as voice:
+        voice.talk()
+        voice.wait_for_sound()
+        (bot,) = stack.bots()
+        paths = ("/", "/healthz", "/v1/agents", "/metrics")
+        said = stack.engine.docker("exec", bot, "/opt/venv/bin/python", "-c", code, *paths)
+        assert said.split() == ["403"] * len(paths)
+        voice.click("Hang up")
+        until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
+
+
 def test_no_container_of_the_stack_can_take_all_of_the_hosts_processes(stack: Stack) -> None:
     limits = {name: stack.inspect(name)["HostConfig"]["PidsLimit"] for name in ("dispatcher", "engine-proxy")}
     assert limits == {"dispatcher": 512, "engine-proxy": 512}

@@ -1,4 +1,4 @@
-"""The voice page of a dispatcher that has keys, and of one whose lines are all busy."""
+"""The voice page of a dispatcher that has keys, and of one that is at capacity."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_callers_wait_in_a_line_see_it_move_and_may_give_up(
             voice.reads(words)
         late.click("Talk")
         late.reach("failed")
-        assert late.title == "All lines are busy"
+        assert late.title == "All agents are busy"
         # Giving up frees the place, for the one behind and for the one who found none.
         second.click("Give up")
         second.reads("You gave up your place in the line.")

@@ -189,7 +189,7 @@ def test_at_capacity(start_dispatcher: StartDispatcher, browser: Browser) -> Non
         first.talk()
         second.click("Talk")
         second.reach("failed")
-        assert second.title == "All lines are busy"
+        assert second.title == "All agents are busy"
         assert second.text
         # The caller who was there first notices nothing.
         first.wait_for_sound()

@@ -110,6 +110,7 @@ def test_the_services_run_without_what_they_do_not_need(stack: Stack) -> None:
     for name in ("caddy", "turn"):
         host = stack.inspect(name)["HostConfig"]
         assert host["ReadonlyRootfs"], name
+        assert host["PidsLimit"] == 512, name
         assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], ["NET_BIND_SERVICE"]), name
     processes = stack.engine.docker("top", f"{PREFIX}-turn", "-o", "pid,args")
     environments = stack.inspect("turn")["Config"]["Env"]

@@ -173,7 +173,7 @@ print(missing)
 
 
 def test_its_size_is_within_the_aim(engine: Engine, bot_image: str) -> None:
-    assert int(engine.docker("inspect", "--format", "{{.Size}}", bot_image)) < 450 * MEGABYTE
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", bot_image)) < 360 * MEGABYTE
 
 
 def test_its_labels_and_its_secrets(engine: Engine, bot_image: str) -> None:

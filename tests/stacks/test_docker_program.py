@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,11 @@ def test_the_dispatcher_starts_with_what_it_is_told(
     settings = Settings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     assert settings.url == "https://voice.example.com"
     assert settings.machine_url == "http://dispatcher:7860"
+    bots = settings.machine_networks
+    assert any(ip_address("172.20.0.9") in network for network in bots)
+    assert not any(ip_address("172.20.0.1") in network for network in bots), (
+        "the host, and callers through it"
+    )
     assert settings.turn_urls == (
         "turn:voice.example.com:3478?transport=udp",
         "turn:voice.example.com:3478?transport=tcp",

@@ -2,7 +2,7 @@
 
 export type SessionState = "queued" | "starting" | "ready" | "active" | "ended" | "failed";
 
-/** Where a session waits for a line. */
+/** Position of a queued session. */
 export interface QueuePlace {
   /** 1 is next. */
   place: number;
@@ -34,7 +34,7 @@ export interface SessionRecord {
 export interface Agent {
   name: string;
   transports: string[];
-  /** How long a caller may ask to wait for a line, in seconds. */
+  /** Longest wait in the queue that a caller may ask for, in seconds. */
   maxQueueSeconds: number;
 }
 
@@ -74,7 +74,7 @@ export class Unreachable extends Error {}
 /** A dispatcher that is there answers these requests within milliseconds. */
 export const TIMEOUT_MS = 5_000;
 
-/** How long a visitor is asked to wait for a line; an agent's own limit may be less. */
+/** Longest wait in the queue of a visitor, in seconds; the limit of the agent may be less. */
 const QUEUE_SECONDS = 300;
 
 export function isOver(state: SessionState): boolean {

@@ -81,7 +81,7 @@ function troubleOfStart({ status, code, message, retryAfter }: Refused): Trouble
     case 429:
       return code === "429"
         ? { title: "Too many calls at once", text: `Please try again ${inWords(retryAfter)}.` }
-        : { title: "All lines are busy", text: "No more callers can wait for one. Please try again in a few minutes." };
+        : { title: "All agents are busy", text: "The queue is full. Please try again in a few minutes." };
     case 401:
       return {
         title: "This page needs a key",
@@ -111,7 +111,7 @@ const NO_MACHINE = "No machine is free now";
 
 /** Reason → title; all others are failures of the bot. */
 const TITLES: Record<string, string> = {
-  queue_timeout: "No line came free",
+  queue_timeout: "The wait was too long",
   out_of_memory: "The bot ran out of memory",
   machine_stopped: "The bot's machine was stopped",
   no_capacity: NO_MACHINE,

@@ -15,7 +15,7 @@ import {
 export interface Watcher {
   /** Something happened: one of the timeline's events, and the session's state right after it. */
   event(event: string, state: SessionState): void;
-  /** The session waits for a line, and is that far. */
+  /** The session is queued, at this position. */
   queue(place: QueuePlace): void;
   /** The session is over; nothing follows. */
   over(record: SessionRecord): void;

@@ -26,7 +26,7 @@ export function wordsFor(state: CallState | null, agent: string | null): Words {
     case "starting":
       return { tone: "busy", title: "Connecting", text: `A machine of your own starts for ${bot}.` };
     case "queued":
-      return { tone: "busy", title: "Waiting for a free line", text: queuedWords(state) };
+      return { tone: "busy", title: "Waiting in the queue", text: queuedWords(state) };
     case "live":
       return liveWords(state, bot);
     case "ending":

@@ -414,6 +414,30 @@ def test_a_machines_token_is_good_for_nothing_but_its_channel(tmp_path):
     asyncio.run(run())
 
 
+def test_an_address_of_machines_opens_a_channel_and_nothing_else(tmp_path):
+    async def run():
+        async with deployment(tmp_path, machine_networks=("127.0.0.2/32",)) as running:
+            bound = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+            async with httpx.AsyncClient(base_url=running.url, transport=bound) as machine:
+                for path in ("/start", "/v1/agents", "/healthz", "/", CHANNEL_PATH):
+                    answer = await machine.get(path)
+                    words = "A machine may open its channel here, and nothing else."
+                    assert (answer.status_code, answer.json()["detail"]) == (403, words)
+            assert (await running.http.get("/healthz")).status_code == 200
+            url = running.url.replace("http", "ws") + CHANNEL_PATH
+            headers = bearer("page")
+            async with connect(
+                url, additional_headers=headers, proxy=None, local_addr=("127.0.0.2", 0)
+            ) as it:
+                # The channel itself says so, and not the gate before it.
+                with pytest.raises(ConnectionClosed) as closed:
+                    await it.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+
+    asyncio.run(run())
+
+
 def test_only_timelines_take_a_token_from_the_url_and_never_a_key(tmp_path):
     async def run():
         async with keyed(tmp_path) as running:

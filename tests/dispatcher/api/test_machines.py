@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from pydantic import ValidationError
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -180,6 +181,43 @@ def test_numbers_that_cannot_be_in_a_hello_close_the_channel_and_change_nothing(
             with pytest.raises(ConnectionClosed, match="not a message of the channel"):
                 await machine.receive()
             assert await running.session(session_id) == before
+
+    asyncio.run(run())
+
+
+def test_a_message_with_many_faults_is_not_told_of_each(tmp_path, caplog):
+    wrong = [1] * 10_000
+
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            hello = protocol.Hello(machine_id=f"m-{session_id}", session_id=session_id, phase="waiting")
+            said = hello.model_dump() | {"versions": {str(n): fault for n, fault in enumerate(wrong)}}
+            await machine.connection.send(json.dumps(said))
+            with pytest.raises(ConnectionClosed, match="not a message of the channel"):
+                await machine.receive()
+
+    asyncio.run(run())
+    assert "not a message of the channel: 10000 values are wrong" in caplog.text
+    # The headers of an answer are read to the first fault.
+    answer = {"type": "response", "id": "1", "status": 200, "headers": wrong}
+    with pytest.raises(ValidationError) as raised:
+        protocol.parse_from_machine(json.dumps(answer))
+    assert raised.value.error_count() == 1
+
+
+def test_versions_that_a_machine_reports_are_bounded(tmp_path):
+    async def run():
+        async with deployment(tmp_path) as running:
+            session_id = (await running.start())["sessionId"]
+            machine = await running.machine_of(session_id)
+            reported = {"pipecat": "1" * 10_000, **{f"other-{n}": "1" for n in range(10_000)}}
+            await machine.hello("waiting", versions=reported)
+            await running.in_phase(session_id, "waiting")
+            kept = await running.dispatcher.store.machine(machine.id)
+            assert kept is not None
+            assert kept.versions == {"pipecat": "1" * 32}
 
     asyncio.run(run())
 

@@ -2,12 +2,18 @@
 
 import asyncio
 
+import httpx
 import pytest
 
 from bot.protocol import Request
 from dispatcher.domain.errors import TooManyCalls
+from dispatcher.keys import hash_of, new_key
 from dispatcher.sessions.held_calls import OF_SESSION, HeldCalls, Most
 from tests.dispatcher.harness import Deployment, deployment, eventually
+from tests.patience import PATIENCE
+
+KEY = new_key(public=False)
+KEYS = [{"name": "shop", "hash": hash_of(KEY), "scope": "admin"}]
 
 
 def request(size: int) -> Request:
@@ -86,5 +92,40 @@ def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
             await held(running, 1)
             call.cancel()
             await held(running, 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["api/echo", "files"])
+def test_requests_that_never_end_are_refused_beyond_the_bytes_of_a_session(tmp_path, path):
+    size = 1024 * 1024
+
+    async def run():
+        async with deployment(tmp_path, keys=KEYS, key=KEY) as running:
+            started = (await running.http.post("/start?wait=none", json={})).json()
+            url = f"/sessions/{started['sessionId']}/{path}"
+            lines = [
+                f"POST {url} HTTP/1.1",
+                "Host: localhost",
+                f"Authorization: Bearer {started['sessionToken']}",
+                f"Content-Length: {size}",
+            ]
+            head = "\r\n".join([*lines, "", ""]).encode()
+            address = httpx.URL(running.url)
+            kept = []
+            for _ in range(OF_SESSION.bytes // size + 1):
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                kept.append((reader, writer))
+                writer.write(head + b"x" * (size - 1))
+                await writer.drain()
+            answers = [asyncio.create_task(reader.read(12)) for reader, _ in kept]
+            done, _ = await asyncio.wait(answers, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            assert [answer.result() for answer in done] == [b"HTTP/1.1 429"]
+            for _, writer in kept:
+                writer.close()
+            unfinished = running.dispatcher.app.state.unfinished
+            await eventually(lambda: asyncio.sleep(0, unfinished.bytes), (0).__eq__)
+            for answer in answers:
+                answer.cancel()
 
     asyncio.run(run())
