@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sessions", "readiness"),
     ("api",),
     (
-        *("app", "core", "limits", "server", "engine_proxy"),
+        *("app", "core", "limits", "channel_socket", "server", "engine_proxy"),
         *("commands", "openapi", "new_key", "__main__"),
     ),
 )

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -52,6 +54,16 @@ GONE = "This deployment has no rooms any more for the transport of this session.
 
 class _NotWanted(Exception):
     """The room is no longer wanted, or another replica asks for it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOutcome:
+    """Answer of the transport to a call for a room: what is to be written down."""
+
+    kind: Literal["opened", "failed", "not_ours"]
+    certain: bool = False
+    """Opened: no call under way can bring it back. Failed: there is no room, and no call makes one."""
+    end: End | None = None
 
 
 class Rooms:
@@ -189,8 +201,8 @@ class Rooms:
         inherited: Callable[[], bool],
         begun: asyncio.Event,
     ) -> None:
-        write_down = await self._ask(session, room, deadline, inherited, begun)
-        after = await self._outage_retry.persist(write_down) if write_down is not None else None
+        outcome = await self._ask(session, room, deadline, inherited, begun)
+        after = await self._outage_retry.persist(lambda: self._write_down(session, outcome))
         if after is None or (not after.over and after.room_state == "wanted"):
             # Another replica asks for it, and may have died over it: who took it over from that one found it
             # under way here. From now on it would find nothing.
@@ -212,8 +224,8 @@ class Rooms:
         deadline: float,
         inherited: Callable[[], bool],
         begun: asyncio.Event,
-    ) -> Callable[[], Awaitable[Session | None]] | None:
-        """Ask for the room; gives what writes down what came of it, or None if that is not ours to say."""
+    ) -> RoomOutcome:
+        """Ask the transport for the room."""
 
         async def confirm() -> None:
             begun.set()
@@ -231,17 +243,24 @@ class Rooms:
             until = rooms.closes_at(session)
             answered = await transport.open_room(session.id, room, until, deadline, confirm)
         except _NotWanted:
-            return None
+            return RoomOutcome("not_ours")
         except RoomError as error:
             log.warning("session %s: no room: %s", session.id, error)
-            end, nowhere = end_by_room(error), error.nowhere and not inherited()
-            return lambda: self._failed(session, end, nowhere=nowhere)
+            return RoomOutcome("failed", error.nowhere and not inherited(), end_by_room(error))
         except Exception as error:
             log.exception("session %s: no room", session.id)
             message = "The dispatcher could not ask for a room; its log says why."
             internal = End("internal_error", message, f"{type(error).__name__}: {error}")
-            return lambda: self._failed(session, internal, nowhere=False)
-        return lambda: self._opened(session, certain=answered and not inherited())
+            return RoomOutcome("failed", end=internal)
+        return RoomOutcome("opened", answered and not inherited())
+
+    async def _write_down(self, session: Session, outcome: RoomOutcome) -> Session | None:
+        """Act on the transport's answer; None if that is another replica's task. Idempotent."""
+        if outcome.kind == "not_ours":
+            return None
+        if outcome.end is not None:
+            return await self._failed(session, outcome.end, nowhere=outcome.certain)
+        return await self._opened(session, certain=outcome.certain)
 
     async def _opened(self, session: Session, *, certain: bool) -> Session | None:
         return await self._repository.change(
