@@ -17,7 +17,7 @@ from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions import failures
-from dispatcher.sessions.ends import end_by_provider
+from dispatcher.sessions.failures import end_by_provider
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms

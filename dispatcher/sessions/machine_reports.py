@@ -34,7 +34,7 @@ from dispatcher.domain.rooms import end_at_exp
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions.ends import end_by_report
+from dispatcher.sessions.failures import end_by_report
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.outage_retry import Backlog, OutageRetry
 from dispatcher.sessions.repository import Repository

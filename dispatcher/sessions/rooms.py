@@ -22,7 +22,7 @@ from dispatcher.domain import rooms, transitions
 from dispatcher.domain.model import End, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
-from dispatcher.sessions.ends import end_by_room
+from dispatcher.sessions.failures import end_by_room
 from dispatcher.sessions.maintenance.leader import Leadership
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.clock import Clock
 from dispatcher.domain.model import LIVE, MachineState
 from dispatcher.machines.breaker import BreakerState
-from dispatcher.store.counts import Counts
+from dispatcher.store.queries import Counts
 from dispatcher.telemetry.metrics import PREFIX
 
 log = logging.getLogger(__name__)
