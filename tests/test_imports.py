@@ -30,8 +30,6 @@ floor composes the rest, and its modules may import each other."""
 EXCEPTIONS = {
     # The settings know the placements' models, which know the providers.
     ("dispatcher.beside", "dispatcher.machines.fly_sizes"),
-    ("dispatcher.beside", "dispatcher.machines.provider"),
-    ("dispatcher.transports", "dispatcher.machines.provider"),
     # What runs in a machine is also run by the process provider.
     ("dispatcher.machines", "bot.confinement"),
     ("dispatcher.machines", "bot.leader"),
@@ -86,9 +84,7 @@ def test_no_circle_of_packages_in_dispatcher() -> None:
 
 
 PACKAGE_CIRCLES = {
-    frozenset(
-        {"dispatcher.machines", "dispatcher.placements", "dispatcher.rate_limit", "dispatcher.settings"}
-    ),
+    frozenset({"dispatcher.machines", "dispatcher.placements", "dispatcher.settings"}),
 }
 """Packages of `dispatcher/` that import each other: to be shrunk, never to grow."""
 

@@ -10,8 +10,7 @@ from dispatcher.api.access import Caller
 from dispatcher.clock import Clock
 from dispatcher.domain.errors import RateExceeded
 from dispatcher.keys import KeySettings
-from dispatcher.machines.provider import Rate
-from dispatcher.rate_limit import TokenBucket
+from dispatcher.rate_limit import Rate, TokenBucket
 
 
 class StartRates:
@@ -56,7 +55,7 @@ class StartRates:
                 self._under_way.discard(start)
 
     def _count(self, name: str) -> None:
-        bucket, wait, taken = self._buckets[name].reserve(self._clock.now(), longest_wait=0)
+        bucket, wait, taken = self._buckets[name].reserve(self._clock.monotonic(), longest_wait=0)
         if not taken:
             # Whole seconds, and never too few of them.
             seconds = math.ceil(wait)

@@ -96,7 +96,7 @@ class MachineReports:
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
         await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
-        if not await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at):
+        if not await self._channels.attach(machine_id, connection, self._clock.monotonic(), hello.opened_at):
             return
         self._phases.pop(machine_id, None)
         now = self._clock.now()
@@ -161,7 +161,7 @@ class MachineReports:
     async def heard(self, machine_id: str, message: FromMachine) -> None:
         """A machine said something."""
         now = self._clock.now()
-        self._channels.heard(machine_id, now)
+        self._channels.heard(machine_id, self._clock.monotonic())
         if isinstance(message, Response):
             self._channels.answered(machine_id, message)
             return

@@ -17,7 +17,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock, is_to_come
+from dispatcher.clock import Clock
 from dispatcher.domain import rooms, transitions
 from dispatcher.domain.model import End, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
@@ -158,7 +158,7 @@ class Rooms:
             await self._look()
 
     async def _look(self) -> None:
-        if not self._leadership.held or is_to_come(self._resting_until, self._clock.now(), PAUSES[-1]):
+        if not self._leadership.held or self._clock.monotonic() < self._resting_until:
             return
         failed = False
         for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):
@@ -174,7 +174,7 @@ class Rooms:
                         break
         if failed:
             pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
-            self._failures, self._resting_until = self._failures + 1, self._clock.now() + pause
+            self._failures, self._resting_until = self._failures + 1, self._clock.monotonic() + pause
         else:
             self._failures = 0
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, entrypoint_arguments
-from dispatcher.clock import NANOSECONDS, SystemClock
+from dispatcher.clock import SystemClock
 from dispatcher.domain.model import MachineState
 from dispatcher.machines import templates
 from dispatcher.machines.process import ProcessProvider
@@ -169,21 +169,6 @@ def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_pat
             assert "ended with status" in caplog.text
             assert first.is_running()
             assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
-
-    asyncio.run(run())
-
-
-def test_a_template_that_died_is_started_again_where_the_clock_was_set_back(tmp_path):
-    async def run():
-        async with host(tmp_path) as here:
-            template = here.templates()[0]
-            template.kill()
-            template.wait(PATIENCE)
-            # The first finds out.
-            await here.create()
-            here.set_by = -600 * NANOSECONDS
-            await here.create("m-2")
-            await until(lambda: here.templates() or None)
 
     asyncio.run(run())
 
