@@ -55,6 +55,12 @@ BEGIN_WITH = (
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of asynchronous tests: asyncio's alone."""
+    return "asyncio"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the engine, and put first what takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(BEGIN_WITH))

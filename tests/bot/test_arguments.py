@@ -161,20 +161,17 @@ def test_a_file_of_variables_that_cannot_be_read_is_named(tmp_path, content, wor
         take_variables({VARIABLES_FILE_VARIABLE: str(file)})
 
 
-def test_the_process_says_it_in_one_line_and_exits_with_2():
-    async def scenario():
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "bot", "--machine-id", "m", "--dispatcher", "nowhere"),
-            env={"PYTHONPATH": str(CHECKOUT)},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, errors = await process.communicate()
-        assert process.returncode == 2
-        assert output == b""
-        assert errors.decode().splitlines() == [
-            "python -m bot: argument --dispatcher: 'nowhere' is not allowed: "
-            "it must be an http:// or https:// URL"
-        ]
-
-    asyncio.run(scenario())
+async def test_the_process_says_it_in_one_line_and_exits_with_2():
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "bot", "--machine-id", "m", "--dispatcher", "nowhere"),
+        env={"PYTHONPATH": str(CHECKOUT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 2
+    assert output == b""
+    assert errors.decode().splitlines() == [
+        "python -m bot: argument --dispatcher: 'nowhere' is not allowed: "
+        "it must be an http:// or https:// URL"
+    ]

@@ -101,122 +101,101 @@ def test_backoff_grows_to_its_longest_and_spreads_over_half_of_it(attempt, chanc
     assert backoff(attempt + 1, chance) >= seconds
 
 
-def test_hello_comes_first_and_then_what_was_said_in_order():
-    async def scenario():
-        async with dispatcher() as served, Scene(served) as scene:
-            scene.channel.send(Ready(timings=Timings(pipeline=1)))
-            scene.channel.send(latency(1))
-            await served.wait_for(Heartbeat)
-            assert [message.type for message in served.heard] == ["hello", "ready", "latency", "heartbeat"]
-            await served.send(Stop(message="enough"))
-            await until(lambda: len(scene.owner.messages) == 2)
-            assert scene.owner.messages[1] == Stop(message="enough")
-
-    asyncio.run(scenario())
+async def test_hello_comes_first_and_then_what_was_said_in_order():
+    async with dispatcher() as served, Scene(served) as scene:
+        scene.channel.send(Ready(timings=Timings(pipeline=1)))
+        scene.channel.send(latency(1))
+        await served.wait_for(Heartbeat)
+        assert [message.type for message in served.heard] == ["hello", "ready", "latency", "heartbeat"]
+        await served.send(Stop(message="enough"))
+        await until(lambda: len(scene.owner.messages) == 2)
+        assert scene.owner.messages[1] == Stop(message="enough")
 
 
-def test_after_a_break_it_says_hello_again_and_then_what_it_could_not_say():
-    async def scenario():
-        async with dispatcher() as served, Scene(served) as scene:
-            await served.wait_for(Heartbeat)
-            await served.stop()
-            await until(lambda: not scene.channel.connected)
-            before = len(served.heard)
-            scene.owner.phase = "active"
-            scene.channel.send(ClientConnected(timings=Timings(client=7)))
-            for number in range(3):
-                scene.channel.send(latency(number))
-            await served.start()
-            await served.wait_for(Heartbeat, after=before)
+async def test_after_a_break_it_says_hello_again_and_then_what_it_could_not_say():
+    async with dispatcher() as served, Scene(served) as scene:
+        await served.wait_for(Heartbeat)
+        await served.stop()
+        await until(lambda: not scene.channel.connected)
+        before = len(served.heard)
+        scene.owner.phase = "active"
+        scene.channel.send(ClientConnected(timings=Timings(client=7)))
+        for number in range(3):
+            scene.channel.send(latency(number))
+        await served.start()
+        await served.wait_for(Heartbeat, after=before)
 
-            hello, *rest, heartbeat = served.heard[before:]
-            assert isinstance(hello, Hello)
-            assert hello.phase == "active"
-            assert rest == [ClientConnected(timings=Timings(client=7)), *map(latency, range(3))]
-            assert heartbeat == scene.owner.heartbeat()
-
-    asyncio.run(scenario())
+        hello, *rest, heartbeat = served.heard[before:]
+        assert isinstance(hello, Hello)
+        assert hello.phase == "active"
+        assert rest == [ClientConnected(timings=Timings(client=7)), *map(latency, range(3))]
+        assert heartbeat == scene.owner.heartbeat()
 
 
-def test_attempts_back_off_and_a_connection_that_stood_starts_over():
-    async def scenario():
-        async with dispatcher() as served, Scene(served) as scene:
-            await served.wait_for(Heartbeat)
-            await served.stop()
-            await until(lambda: len(scene.time.slept) >= 8)
-            assert scene.time.slept[:7] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-            assert scene.owner.without[:4] == pytest.approx([0, 0.2, 0.6, 1.4])
-            before = len(served.heard)
-            await served.start()
-            await served.wait_for(Heartbeat, after=before)
-            attempts = len(scene.time.slept)
-            await served.close_connection(1001)
-            await served.wait_for(Hello, after=before + 2)
-            assert scene.time.slept[attempts] == 0.2
-            assert scene.owner.without[attempts] == 0
-
-    asyncio.run(scenario())
+async def test_attempts_back_off_and_a_connection_that_stood_starts_over():
+    async with dispatcher() as served, Scene(served) as scene:
+        await served.wait_for(Heartbeat)
+        await served.stop()
+        await until(lambda: len(scene.time.slept) >= 8)
+        assert scene.time.slept[:7] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+        assert scene.owner.without[:4] == pytest.approx([0, 0.2, 0.6, 1.4])
+        before = len(served.heard)
+        await served.start()
+        await served.wait_for(Heartbeat, after=before)
+        attempts = len(scene.time.slept)
+        await served.close_connection(1001)
+        await served.wait_for(Hello, after=before + 2)
+        assert scene.time.slept[attempts] == 0.2
+        assert scene.owner.without[attempts] == 0
 
 
 @pytest.mark.parametrize("wrong", ["token", "later"])
-def test_a_refusal_ends_the_first_connection_only(wrong):
-    async def scenario():
-        async with dispatcher() as served, Scene(served, "other" if wrong == "token" else TOKEN) as scene:
-            if wrong == "token":
-                with pytest.raises(Refused, match=r"refused this machine \(HTTP 403\)"):
-                    await scene.task
-                return
-            await served.wait_for(Heartbeat)
-            served.refuses = True
-            await served.close_connection(1011)
-            await until(lambda: len(scene.time.slept) >= 3)
-            before = len(served.heard)
-            served.refuses = False
-            await served.wait_for(Hello, after=before)
-            assert not scene.task.done()
-
-    asyncio.run(scenario())
+async def test_a_refusal_ends_the_first_connection_only(wrong):
+    async with dispatcher() as served, Scene(served, "other" if wrong == "token" else TOKEN) as scene:
+        if wrong == "token":
+            with pytest.raises(Refused, match=r"refused this machine \(HTTP 403\)"):
+                await scene.task
+            return
+        await served.wait_for(Heartbeat)
+        served.refuses = True
+        await served.close_connection(1011)
+        await until(lambda: len(scene.time.slept) >= 3)
+        before = len(served.heard)
+        served.refuses = False
+        await served.wait_for(Hello, after=before)
+        assert not scene.task.done()
 
 
-def test_a_message_that_it_does_not_know_is_passed_over():
-    async def scenario():
-        async with dispatcher() as served, Scene(served) as scene:
-            await served.wait_for(Heartbeat)
-            await served.send_text('{"type":"dance"}')
-            await served.send_text("not even json")
-            await served.send(Stop(message="enough"))
-            await until(lambda: len(scene.owner.messages) == 2)
-            assert scene.owner.messages[1] == Stop(message="enough")
-
-    asyncio.run(scenario())
+async def test_a_message_that_it_does_not_know_is_passed_over():
+    async with dispatcher() as served, Scene(served) as scene:
+        await served.wait_for(Heartbeat)
+        await served.send_text('{"type":"dance"}')
+        await served.send_text("not even json")
+        await served.send(Stop(message="enough"))
+        await until(lambda: len(scene.owner.messages) == 2)
+        assert scene.owner.messages[1] == Stop(message="enough")
 
 
-def test_a_frame_that_is_too_large_is_refused_and_the_channel_goes_on():
-    async def scenario():
-        async with dispatcher() as served, Scene(served) as scene:
-            await served.wait_for(Heartbeat)
-            before = len(served.heard)
-            await served.send_text("x" * (MAX_MESSAGE_BYTES + 1))
-            await served.wait_for(Hello, after=before)
-            assert served.close_codes == [1009]
-            await served.send(Stop(message="enough"))
-            await until(lambda: Stop(message="enough") in scene.owner.messages)
-
-    asyncio.run(scenario())
+async def test_a_frame_that_is_too_large_is_refused_and_the_channel_goes_on():
+    async with dispatcher() as served, Scene(served) as scene:
+        await served.wait_for(Heartbeat)
+        before = len(served.heard)
+        await served.send_text("x" * (MAX_MESSAGE_BYTES + 1))
+        await served.wait_for(Hello, after=before)
+        assert served.close_codes == [1009]
+        await served.send(Stop(message="enough"))
+        await until(lambda: Stop(message="enough") in scene.owner.messages)
 
 
-def test_only_so_much_waits_for_a_dispatcher_that_does_not_come_back():
-    async def scenario():
-        async with dispatcher() as served:
-            channel = Channel(served.url, TOKEN, Owner())
-            for number in range(1500):
-                channel.send(latency(number))
-            task = asyncio.create_task(channel.run())
-            await served.wait_for(Latency, lambda message: message.milliseconds == 999)
-            await served.wait_for(Heartbeat)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            said = [message.milliseconds for message in served.heard if isinstance(message, Latency)]
-            assert said == list(range(1000))
-
-    asyncio.run(scenario())
+async def test_only_so_much_waits_for_a_dispatcher_that_does_not_come_back():
+    async with dispatcher() as served:
+        channel = Channel(served.url, TOKEN, Owner())
+        for number in range(1500):
+            channel.send(latency(number))
+        task = asyncio.create_task(channel.run())
+        await served.wait_for(Latency, lambda message: message.milliseconds == 999)
+        await served.wait_for(Heartbeat)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        said = [message.milliseconds for message in served.heard if isinstance(message, Latency)]
+        assert said == list(range(1000))

@@ -60,44 +60,38 @@ def temporary(directory: Path) -> dict[str, str]:
     return {"TMPDIR": str(directory / "tmp")}
 
 
-def test_the_bot_reads_what_its_client_uploads_until_the_session_ends(tmp_path):
-    async def scenario():
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, "reads_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
-        ):
-            await served.wait_for(Hello)
-            status, file = await upload(served, "C:\\pictures\\cat.png")
-            assert (status, file["name"], file["format"]) == (200, "cat.png", "image/png")
-            assert file["source"]["type"] == "url"
-            (tmp_path / "url").write_text(file["source"]["url"])
-            await until((tmp_path / "read").exists)
-            assert (tmp_path / "read").read_bytes() == PICTURE
-            await served.send(Stop(message="enough"))
-            await served.wait_for(Ended)
-            assert await run.exit_code() == 0
-        assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
-
-    asyncio.run(scenario())
+async def test_the_bot_reads_what_its_client_uploads_until_the_session_ends(tmp_path):
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, "reads_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
+    ):
+        await served.wait_for(Hello)
+        status, file = await upload(served, "C:\\pictures\\cat.png")
+        assert (status, file["name"], file["format"]) == (200, "cat.png", "image/png")
+        assert file["source"]["type"] == "url"
+        (tmp_path / "url").write_text(file["source"]["url"])
+        await until((tmp_path / "read").exists)
+        assert (tmp_path / "read").read_bytes() == PICTURE
+        await served.send(Stop(message="enough"))
+        await served.wait_for(Ended)
+        assert await run.exit_code() == 0
+    assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
 
 
-def test_a_bots_own_storage_takes_uploads_and_is_emptied_at_the_end(tmp_path):
-    async def scenario():
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, "stores_files.py", served.url, DAILY) as run,
-        ):
-            await served.wait_for(Hello)
-            status, file = await upload(served, "notes.unknown")
-            assert (status, file["source"]["url"]) == (200, "shelf://notes.unknown")
-            assert file["format"] == "application/octet-stream"
-            assert (tmp_path / "shelf-notes.unknown").read_bytes() == PICTURE
-            await served.send(Stop(message="enough"))
-            await served.wait_for(Ended)
-            assert await run.exit_code() == 0
-        assert not (tmp_path / "shelf-notes.unknown").exists()
-
-    asyncio.run(scenario())
+async def test_a_bots_own_storage_takes_uploads_and_is_emptied_at_the_end(tmp_path):
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, "stores_files.py", served.url, DAILY) as run,
+    ):
+        await served.wait_for(Hello)
+        status, file = await upload(served, "notes.unknown")
+        assert (status, file["source"]["url"]) == (200, "shelf://notes.unknown")
+        assert file["format"] == "application/octet-stream"
+        assert (tmp_path / "shelf-notes.unknown").read_bytes() == PICTURE
+        await served.send(Stop(message="enough"))
+        await served.wait_for(Ended)
+        assert await run.exit_code() == 0
+    assert not (tmp_path / "shelf-notes.unknown").exists()
 
 
 @pytest.mark.parametrize(
@@ -111,41 +105,35 @@ def test_a_bots_own_storage_takes_uploads_and_is_emptied_at_the_end(tmp_path):
         ),
     ],
 )
-def test_a_bot_may_have_no_storage_and_a_broken_one_is_said_to_be(tmp_path, returned, reason, words):
+async def test_a_bot_may_have_no_storage_and_a_broken_one_is_said_to_be(tmp_path, returned, reason, words):
     bot = tmp_path / "own.py"
     waiting = "import asyncio\nasync def bot(runner_args):\n    await asyncio.sleep(3600)\n"
     bot.write_text(f"{waiting}def create_file_storage():\n    {returned}\n")
 
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, str(bot), served.url, DAILY):
-            await served.wait_for(Hello)
-            if reason == "stopped":
-                status, problem = await upload(served)
-                assert (status, problem["code"]) == (503, "no-uploads")
-                await served.send(Stop(message="enough"))
-            ended = await served.wait_for(Ended)
-            assert ended.reason == reason
-            assert words in ended.message
-
-    asyncio.run(scenario())
+    async with dispatcher() as served, machine(tmp_path, str(bot), served.url, DAILY):
+        await served.wait_for(Hello)
+        if reason == "stopped":
+            status, problem = await upload(served)
+            assert (status, problem["code"]) == (503, "no-uploads")
+            await served.send(Stop(message="enough"))
+        ended = await served.wait_for(Ended)
+        assert ended.reason == reason
+        assert words in ended.message
 
 
-def test_uploads_are_refused_when_malformed_or_too_many(tmp_path):
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):
-            await served.wait_for(Hello)
-            status, _, body = await call(served, "POST", "files", [("content-type", "text/plain")], b"hi")
-            assert (status, json.loads(body)["code"]) == (400, "bad-request")
-            assert "allowed is multipart/form-data, not 'text/plain'" in json.loads(body)["detail"]
-            status, problem = await upload(served, field="picture", number=1000)
-            assert (status, problem["detail"]) == (400, "file: the form has no such field.")
-            for number in range(1, MAX_UPLOADS + 1):
-                status, _ = await upload(served, contents=b"x", number=number)
-                assert status == 200
-            status, problem = await upload(served, number=MAX_UPLOADS + 1)
-            assert (status, problem["code"]) == (429, "too-many-files")
-
-    asyncio.run(scenario())
+async def test_uploads_are_refused_when_malformed_or_too_many(tmp_path):
+    async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):
+        await served.wait_for(Hello)
+        status, _, body = await call(served, "POST", "files", [("content-type", "text/plain")], b"hi")
+        assert (status, json.loads(body)["code"]) == (400, "bad-request")
+        assert "allowed is multipart/form-data, not 'text/plain'" in json.loads(body)["detail"]
+        status, problem = await upload(served, field="picture", number=1000)
+        assert (status, problem["detail"]) == (400, "file: the form has no such field.")
+        for number in range(1, MAX_UPLOADS + 1):
+            status, _ = await upload(served, contents=b"x", number=number)
+            assert status == 200
+        status, problem = await upload(served, number=MAX_UPLOADS + 1)
+        assert (status, problem["code"]) == (429, "too-many-files")
 
 
 async def upload_in_pieces(served: Dispatcher, contents: bytes, size: int) -> Response:
@@ -167,122 +155,104 @@ async def upload_in_pieces(served: Dispatcher, contents: bytes, size: int) -> Re
         assert answer.size == offset
 
 
-def test_file_that_comes_in_pieces_is_saved_whole(tmp_path):
-    async def scenario():
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, "reads_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
-        ):
-            await served.wait_for(Hello)
-            # Wherever it is cut: in the form's head, its boundary, the file.
-            for size in (1, 7, 100, PIECE_BYTES):
-                contents = PICTURE[-300:] if size < 100 else PICTURE
-                answer = await upload_in_pieces(served, contents, size)
-                assert answer.status == 200, base64.b64decode(answer.body)
-                file = json.loads(base64.b64decode(answer.body))
-                assert (file["name"], file["format"]) == ("cat.png", "image/png")
-            (tmp_path / "url").write_text(file["source"]["url"])
-            await until((tmp_path / "read").exists)
-            assert (tmp_path / "read").read_bytes() == PICTURE
-            # Nothing is left of the forms.
-            assert len([found for found in (tmp_path / "tmp").rglob("*") if found.is_file()]) == 4
-            await served.send(Stop(message="enough"))
-            await served.wait_for(Ended)
-            assert await run.exit_code() == 0
-        assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
-
-    asyncio.run(scenario())
+async def test_file_that_comes_in_pieces_is_saved_whole(tmp_path):
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, "reads_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
+    ):
+        await served.wait_for(Hello)
+        # Wherever it is cut: in the form's head, its boundary, the file.
+        for size in (1, 7, 100, PIECE_BYTES):
+            contents = PICTURE[-300:] if size < 100 else PICTURE
+            answer = await upload_in_pieces(served, contents, size)
+            assert answer.status == 200, base64.b64decode(answer.body)
+            file = json.loads(base64.b64decode(answer.body))
+            assert (file["name"], file["format"]) == ("cat.png", "image/png")
+        (tmp_path / "url").write_text(file["source"]["url"])
+        await until((tmp_path / "read").exists)
+        assert (tmp_path / "read").read_bytes() == PICTURE
+        # Nothing is left of the forms.
+        assert len([found for found in (tmp_path / "tmp").rglob("*") if found.is_file()]) == 4
+        await served.send(Stop(message="enough"))
+        await served.wait_for(Ended)
+        assert await run.exit_code() == 0
+    assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
 
 
-def test_piece_that_has_no_place_is_refused_with_a_size(tmp_path):
+async def test_piece_that_has_no_place_is_refused_with_a_size(tmp_path):
     """The dispatcher knows by the size that the machine knows of pieces."""
 
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):
-            await served.wait_for(Hello)
-            late = await served.ask("PUT", "files", b"x", piece=Piece(upload="a", offset=5))
-            assert (late.status, late.size) == (409, 5)
-            for name in range(MOST_ARRIVING):
-                answer = await served.ask("PUT", "files", b"x", piece=Piece(upload=str(name), offset=0))
-                assert (answer.status, answer.size) == (PIECE_TAKEN, 1)
-            more = await served.ask("PUT", "files", b"x", piece=Piece(upload="more", offset=0))
-            assert (more.status, more.size) == (429, 0)
-
-    asyncio.run(scenario())
-
-
-def test_pieces_for_a_route_of_the_bots_own_are_refused(tmp_path):
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, own_route(tmp_path), served.url, DAILY):
-            await served.wait_for(Hello)
-            answer = await served.ask("PUT", "files", b"x", piece=Piece(upload="a", offset=0))
-            assert (answer.status, answer.size) == (413, 0)
-
-    asyncio.run(scenario())
-
-
-def test_uploads_that_nobody_goes_on_with_make_room(tmp_path):
-    async def scenario():
-        now = 0.0
-        arriving = Arriving(tmp_path / "arriving", now=lambda: now)
+    async with dispatcher() as served, machine(tmp_path, "tidy.py", served.url, DAILY):
+        await served.wait_for(Hello)
+        late = await served.ask("PUT", "files", b"x", piece=Piece(upload="a", offset=5))
+        assert (late.status, late.size) == (409, 5)
         for name in range(MOST_ARRIVING):
-            assert await arriving.add(Piece(upload=str(name), offset=0), b"x") is None
-        with pytest.raises(Problem, match="4 large files at a time"):
-            await arriving.add(Piece(upload="more", offset=0), b"x")
-        now += IDLE_SECONDS + 1
-        assert await arriving.add(Piece(upload="0", offset=1), b"y") is None
-        assert await arriving.add(Piece(upload="more", offset=0), b"x") is None
-        assert len(list((tmp_path / "arriving").iterdir())) == MOST_ARRIVING
-        whole = await arriving.add(Piece(upload="0", offset=2, is_last=True), b"z")
-        assert whole is not None
-        assert whole.read_bytes() == b"xyz"
-
-    asyncio.run(scenario())
+            answer = await served.ask("PUT", "files", b"x", piece=Piece(upload=str(name), offset=0))
+            assert (answer.status, answer.size) == (PIECE_TAKEN, 1)
+        more = await served.ask("PUT", "files", b"x", piece=Piece(upload="more", offset=0))
+        assert (more.status, more.size) == (429, 0)
 
 
-def test_upload_that_grows_too_large_is_deleted(tmp_path, monkeypatch):
+async def test_pieces_for_a_route_of_the_bots_own_are_refused(tmp_path):
+    async with dispatcher() as served, machine(tmp_path, own_route(tmp_path), served.url, DAILY):
+        await served.wait_for(Hello)
+        answer = await served.ask("PUT", "files", b"x", piece=Piece(upload="a", offset=0))
+        assert (answer.status, answer.size) == (413, 0)
+
+
+async def test_uploads_that_nobody_goes_on_with_make_room(tmp_path):
+    now = 0.0
+    arriving = Arriving(tmp_path / "arriving", now=lambda: now)
+    for name in range(MOST_ARRIVING):
+        assert await arriving.add(Piece(upload=str(name), offset=0), b"x") is None
+    with pytest.raises(Problem, match="4 large files at a time"):
+        await arriving.add(Piece(upload="more", offset=0), b"x")
+    now += IDLE_SECONDS + 1
+    assert await arriving.add(Piece(upload="0", offset=1), b"y") is None
+    assert await arriving.add(Piece(upload="more", offset=0), b"x") is None
+    assert len(list((tmp_path / "arriving").iterdir())) == MOST_ARRIVING
+    whole = await arriving.add(Piece(upload="0", offset=2, is_last=True), b"z")
+    assert whole is not None
+    assert whole.read_bytes() == b"xyz"
+
+
+async def test_upload_that_grows_too_large_is_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr("bot.pieces.MAX_UPLOAD_BYTES", 10)
 
-    async def scenario():
-        arriving = Arriving(tmp_path / "arriving")
-        assert await arriving.add(Piece(upload="a", offset=0), b"x" * 10) is None
-        with pytest.raises(Problem, match="exceeds the limit"):
-            await arriving.add(Piece(upload="a", offset=10, is_last=True), b"x")
-        assert list((tmp_path / "arriving").iterdir()) == []
-
-    asyncio.run(scenario())
+    arriving = Arriving(tmp_path / "arriving")
+    assert await arriving.add(Piece(upload="a", offset=0), b"x" * 10) is None
+    with pytest.raises(Problem, match="exceeds the limit"):
+        await arriving.add(Piece(upload="a", offset=10, is_last=True), b"x")
+    assert list((tmp_path / "arriving").iterdir()) == []
 
 
-def test_a_client_gets_what_the_bot_leaves_in_the_downloads_folder(tmp_path):
-    async def scenario():
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, "leaves_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
-        ):
-            await served.wait_for(Hello)
-            await until((tmp_path / "left").exists)
-            status, headers, body = await call(served, "GET", "files/report.txt")
-            assert (status, body) == (200, b"all is well")
-            assert headers["content-type"] == "text/plain"
-            assert headers["content-disposition"] == "attachment; filename*=UTF-8''report.txt"
-            for path in ("files/none.txt", "files/../../left", "files//etc/passwd", "files/."):
-                status, _, body = await call(served, "GET", path)
-                assert (status, json.loads(body)["code"]) == (404, "no-such-file"), path
-            for start, expected in ((0, b"all is well"), (4, b"is well"), (99, b"")):
-                piece = await served.ask("GET", "files/report.txt", start=start)
-                assert (piece.status, piece.size, base64.b64decode(piece.body)) == (200, 11, expected)
-                assert dict(piece.headers) == headers
-            head = await served.ask("HEAD", "files/report.txt", start=0)
-            assert (head.status, head.size, head.body) == (200, 11, "")
-            for path in ("files/none.txt", "files/../../left", "files//etc/passwd", "files/.", "files/a\0b"):
-                assert (await served.ask("GET", path, start=0)).status == 404, path
-            assert (await served.ask("GET", f"files/{'x' * 5000}", start=0)).status == 404
-            await served.send(Stop(message="enough"))
-            await served.wait_for(Ended)
-            assert await run.exit_code() == 0
-        assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
-
-    asyncio.run(scenario())
+async def test_a_client_gets_what_the_bot_leaves_in_the_downloads_folder(tmp_path):
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, "leaves_files.py", served.url, DAILY, environment=temporary(tmp_path)) as run,
+    ):
+        await served.wait_for(Hello)
+        await until((tmp_path / "left").exists)
+        status, headers, body = await call(served, "GET", "files/report.txt")
+        assert (status, body) == (200, b"all is well")
+        assert headers["content-type"] == "text/plain"
+        assert headers["content-disposition"] == "attachment; filename*=UTF-8''report.txt"
+        for path in ("files/none.txt", "files/../../left", "files//etc/passwd", "files/."):
+            status, _, body = await call(served, "GET", path)
+            assert (status, json.loads(body)["code"]) == (404, "no-such-file"), path
+        for start, expected in ((0, b"all is well"), (4, b"is well"), (99, b"")):
+            piece = await served.ask("GET", "files/report.txt", start=start)
+            assert (piece.status, piece.size, base64.b64decode(piece.body)) == (200, 11, expected)
+            assert dict(piece.headers) == headers
+        head = await served.ask("HEAD", "files/report.txt", start=0)
+        assert (head.status, head.size, head.body) == (200, 11, "")
+        for path in ("files/none.txt", "files/../../left", "files//etc/passwd", "files/.", "files/a\0b"):
+            assert (await served.ask("GET", path, start=0)).status == 404, path
+        assert (await served.ask("GET", f"files/{'x' * 5000}", start=0)).status == 404
+        await served.send(Stop(message="enough"))
+        await served.wait_for(Ended)
+        assert await run.exit_code() == 0
+    assert [found for found in (tmp_path / "tmp").rglob("*") if found.is_file()] == []
 
 
 LEAVES_ODD_ONES = """
@@ -317,50 +287,44 @@ async def bot(runner_args):
 """
 
 
-def test_downloads_folder_is_there_when_bot_imports_the_runner_late(tmp_path):
+async def test_downloads_folder_is_there_when_bot_imports_the_runner_late(tmp_path):
     bot = tmp_path / "own.py"
     bot.write_text(IMPORTS_LATE)
 
-    async def scenario():
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, str(bot), served.url, DAILY, environment=temporary(tmp_path)),
-        ):
-            await served.wait_for(Hello)
-            await until((tmp_path / "left").exists)
-            status, _, body = await call(served, "GET", "files/report.txt")
-            assert (status, body) == (200, b"late")
-
-    asyncio.run(scenario())
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, str(bot), served.url, DAILY, environment=temporary(tmp_path)),
+    ):
+        await served.wait_for(Hello)
+        await until((tmp_path / "left").exists)
+        status, _, body = await call(served, "GET", "files/report.txt")
+        assert (status, body) == (200, b"late")
 
 
-def test_only_regular_files_of_a_size_that_the_channel_takes_are_given(tmp_path):
+async def test_only_regular_files_of_a_size_that_the_channel_takes_are_given(tmp_path):
     bot = tmp_path / "own.py"
     bot.write_text(LEAVES_ODD_ONES.format(most=MAX_DOWNLOAD_BYTES))
 
-    async def scenario():
-        environment = temporary(tmp_path)
-        async with (
-            dispatcher() as served,
-            machine(tmp_path, str(bot), served.url, DAILY, environment=environment),
-        ):
-            await served.wait_for(Hello)
-            await until((tmp_path / "left").exists)
-            for name in ("most", "link"):
-                status, _, body = await call(served, "GET", f"files/{name}")
-                assert (status, len(body)) == (200, MAX_DOWNLOAD_BYTES)
-            absent = ("fifo", "directory", "circle", "elsewhere", "most/x", "a\0b", "x" * 256, "y/" * 5000)
-            for name in absent:
-                status, _, body = await call(served, "GET", f"files/{name}")
-                problem = json.loads(body)
-                assert (status, problem["code"]) == (404, "no-such-file"), name
-                assert len(problem["detail"]) < 200
-            status, _, body = await call(served, "GET", "files/huge")
+    environment = temporary(tmp_path)
+    async with (
+        dispatcher() as served,
+        machine(tmp_path, str(bot), served.url, DAILY, environment=environment),
+    ):
+        await served.wait_for(Hello)
+        await until((tmp_path / "left").exists)
+        for name in ("most", "link"):
+            status, _, body = await call(served, "GET", f"files/{name}")
+            assert (status, len(body)) == (200, MAX_DOWNLOAD_BYTES)
+        absent = ("fifo", "directory", "circle", "elsewhere", "most/x", "a\0b", "x" * 256, "y/" * 5000)
+        for name in absent:
+            status, _, body = await call(served, "GET", f"files/{name}")
             problem = json.loads(body)
-            assert (status, problem["code"]) == (413, "file-too-large")
-            assert problem["detail"] == "The file 'huge' has 1099511627776 bytes; allowed are 3000000."
-
-    asyncio.run(scenario())
+            assert (status, problem["code"]) == (404, "no-such-file"), name
+            assert len(problem["detail"]) < 200
+        status, _, body = await call(served, "GET", "files/huge")
+        problem = json.loads(body)
+        assert (status, problem["code"]) == (413, "file-too-large")
+        assert problem["detail"] == "The file 'huge' has 1099511627776 bytes; allowed are 3000000."
 
 
 @pytest.mark.parametrize(
@@ -376,22 +340,19 @@ def test_only_regular_files_of_a_size_that_the_channel_takes_are_given(tmp_path)
         "",
     ],
 )
-def test_upload_without_a_name_that_a_file_can_have_is_named_upload(tmp_path, given):
+async def test_upload_without_a_name_that_a_file_can_have_is_named_upload(tmp_path, given):
     form = (
         f'--b\r\nContent-Disposition: form-data; name="file"; {given}\r\n'
         "Content-Type: image/png\r\n\r\nx\r\n--b--\r\n"
     )
 
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, "stores_files.py", served.url, DAILY):
-            await served.wait_for(Hello)
-            kind = [("content-type", "multipart/form-data; boundary=b")]
-            status, _, body = await call(served, "POST", "files", kind, form.encode())
-            file = json.loads(body)
-            assert (status, file["name"], file["format"]) == (200, "upload", "image/png")
-            assert file["source"]["url"] == "shelf://upload"
-
-    asyncio.run(scenario())
+    async with dispatcher() as served, machine(tmp_path, "stores_files.py", served.url, DAILY):
+        await served.wait_for(Hello)
+        kind = [("content-type", "multipart/form-data; boundary=b")]
+        status, _, body = await call(served, "POST", "files", kind, form.encode())
+        file = json.loads(body)
+        assert (status, file["name"], file["format"]) == (200, "upload", "image/png")
+        assert file["source"]["url"] == "shelf://upload"
 
 
 def own_route(directory: Path) -> str:
@@ -407,10 +368,7 @@ def own_route(directory: Path) -> str:
     return str(bot)
 
 
-def test_a_bots_own_route_for_files_is_its_own(tmp_path):
-    async def scenario():
-        async with dispatcher() as served, machine(tmp_path, own_route(tmp_path), served.url, DAILY):
-            await served.wait_for(Hello)
-            assert await upload(served) == (200, {"mine": True})
-
-    asyncio.run(scenario())
+async def test_a_bots_own_route_for_files_is_its_own(tmp_path):
+    async with dispatcher() as served, machine(tmp_path, own_route(tmp_path), served.url, DAILY):
+        await served.wait_for(Hello)
+        assert await upload(served) == (200, {"mine": True})

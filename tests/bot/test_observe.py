@@ -86,11 +86,11 @@ def watched(*moments: tuple[float, Frame], wall: Callable[[float], float] | None
     return listener.said
 
 
-def test_client_is_not_told_by_its_frame_when_the_transport_tells_it():
+async def test_client_is_not_told_by_its_frame_when_the_transport_tells_it():
     listener, source = Listener(), IdentityFilter()
     observer = PipelineObserver(listener, tells_client=False)
     pushed = FramePushed(source, source, ClientConnectedFrame(), FrameDirection.DOWNSTREAM, 0)
-    asyncio.run(observer.on_push_frame(pushed))
+    await observer.on_push_frame(pushed)
 
     assert listener.said == []
 
@@ -190,44 +190,38 @@ def test_turns_are_measured_without_a_vad():
     assert said == ["client", "spoke", ("turn", 700)]
 
 
-def test_an_unmodified_pipeline_is_watched_from_its_start_to_its_end(monkeypatch):
+async def test_an_unmodified_pipeline_is_watched_from_its_start_to_its_end(monkeypatch):
     monkeypatch.setenv("PIPECAT_SETUP_FILES", "/nowhere/else.py")
     listener = Listener()
 
-    async def scenario():
-        Watch(listener).install()
-        first, second = (PipelineWorker(Pipeline([IdentityFilter()])) for _ in range(2))
-        runner = WorkerRunner(handle_sigint=False)
-        await runner.add_workers(first, second)
-        for worker in (first, second):
-            await worker.queue_frames([ClientConnectedFrame(), EndFrame()])
-        await runner.run()
-
-    asyncio.run(scenario())
+    Watch(listener).install()
+    first, second = (PipelineWorker(Pipeline([IdentityFilter()])) for _ in range(2))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(first, second)
+    for worker in (first, second):
+        await worker.queue_frames([ClientConnectedFrame(), EndFrame()])
+    await runner.run()
     # Two workers, and only the first counts.
     assert listener.said == ["pipeline", "client"]
 
 
-def test_a_watch_cancels_the_pipelines_that_run():
-    async def scenario():
-        watch = Watch(Listener())
-        watch.install()
-        assert not watch.can_cancel
-        worker = PipelineWorker(Pipeline([IdentityFilter()]))
-        runner = WorkerRunner(handle_sigint=False)
-        await runner.add_workers(worker)
-        running = asyncio.create_task(runner.run())
-        async with asyncio.timeout(PATIENCE):
-            while not watch.can_cancel:
-                await asyncio.sleep(0)
-            await watch.cancel("the test is over")
-            await running
-        assert worker.has_finished()
-
-    asyncio.run(scenario())
+async def test_a_watch_cancels_the_pipelines_that_run():
+    watch = Watch(Listener())
+    watch.install()
+    assert not watch.can_cancel
+    worker = PipelineWorker(Pipeline([IdentityFilter()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    async with asyncio.timeout(PATIENCE):
+        while not watch.can_cancel:
+            await asyncio.sleep(0)
+        await watch.cancel("the test is over")
+        await running
+    assert worker.has_finished()
 
 
-def test_of_a_frame_that_does_not_matter_only_its_class_is_looked_up():
+async def test_of_a_frame_that_does_not_matter_only_its_class_is_looked_up():
     """There are 50 frames a second, through ten processors."""
     observer = PipelineObserver(Listener())
     source = IdentityFilter()
@@ -238,13 +232,10 @@ def test_of_a_frame_that_does_not_matter_only_its_class_is_looked_up():
         ran.append(f"{event} of {frame.f_code.co_name}")
         return trace
 
-    async def scenario() -> None:
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            await observer.on_push_frame(pushed)
-        finally:
-            sys.settrace(before)
-
-    asyncio.run(scenario())
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        await observer.on_push_frame(pushed)
+    finally:
+        sys.settrace(before)
     assert ran == [f"{event} of on_push_frame" for event in ("call", "line", "line", "return")]

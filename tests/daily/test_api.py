@@ -13,8 +13,9 @@ from tests.dispatcher.harness import ManualClock
 
 
 @pytest.mark.parametrize("key", ["hunter2-hunter2\n", "hunter2\thunter2 ", "\0hunter2"])
-def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
-    async def run():
+async def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
+    with caplog.at_level("INFO"):
+
         async def hang_up(_, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
@@ -32,19 +33,13 @@ def test_a_key_that_no_header_takes_is_in_no_error(key, caplog):
         told = "".join(traceback.format_exception(failed.value))
         assert "hunter2" not in told + caplog.text
 
-    with caplog.at_level("INFO"):
-        asyncio.run(run())
 
-
-def test_a_deletion_of_another_room_is_no_answer():
-    async def run():
-        clock = ManualClock()
-        other = httpx.MockTransport(lambda _: httpx.Response(200, json={"deleted": True, "name": "other"}))
-        api = DailyApi("key", "http://daily.test", clock, other)
-        try:
-            with pytest.raises(NoAnswer, match="answered with room other when asked for any"):
-                await api.delete_room("any", clock.now() + 10)
-        finally:
-            await api.close()
-
-    asyncio.run(run())
+async def test_a_deletion_of_another_room_is_no_answer():
+    clock = ManualClock()
+    other = httpx.MockTransport(lambda _: httpx.Response(200, json={"deleted": True, "name": "other"}))
+    api = DailyApi("key", "http://daily.test", clock, other)
+    try:
+        with pytest.raises(NoAnswer, match="answered with room other when asked for any"):
+            await api.delete_room("any", clock.now() + 10)
+    finally:
+        await api.close()

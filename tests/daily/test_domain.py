@@ -97,41 +97,38 @@ class Standing:
         await asyncio.Event().wait()
 
 
-def test_connection_is_closed_when_the_check_is_cancelled():
+async def test_connection_is_closed_when_the_check_is_cancelled():
     """Daily answers 429 and keeps the connection; the check is cancelled while it waits to ask again."""
 
-    async def run():
-        clock, closed = Standing(), asyncio.Event()
+    clock, closed = Standing(), asyncio.Event()
 
-        async def throttle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
-            await reader.read()
-            closed.set()
-            writer.close()
+    async def throttle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+        await reader.read()
+        closed.set()
+        writer.close()
 
-        async with await asyncio.start_server(throttle, "127.0.0.1", 0) as server:
-            host, port = server.sockets[0].getsockname()[:2]
-            settings = Settings(
-                agents={"guest": AgentSettings(bot=BOT)},
-                daily_api_key=SecretStr(API_KEY),
-                daily_domain=DOMAIN,
-                daily_api_url=f"http://{host}:{port}",
-            )
-            checking = asyncio.create_task(check_daily(settings, clock))
-            async with asyncio.timeout(PATIENCE):
-                await clock.second_sleep.wait()
-                checking.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await checking
-                await closed.wait()
-
-    asyncio.run(run())
+    async with await asyncio.start_server(throttle, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        settings = Settings(
+            agents={"guest": AgentSettings(bot=BOT)},
+            daily_api_key=SecretStr(API_KEY),
+            daily_domain=DOMAIN,
+            daily_api_url=f"http://{host}:{port}",
+        )
+        checking = asyncio.create_task(check_daily(settings, clock))
+        async with asyncio.timeout(PATIENCE):
+            await clock.second_sleep.wait()
+            checking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await checking
+            await closed.wait()
 
 
 @pytest.mark.parametrize("state", [{"hipaa": True}, {"domain_id": OTHER_ID}])
-def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state):
-    async def run():
+async def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state):
+    with caplog.at_level("WARNING"):
         clock = ManualClock()
         daily = FakeDaily(clock)
         daily.fail("GET /", "failed")
@@ -160,9 +157,6 @@ def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state):
                 setattr(daily, name, value)
             await looked()
             await running.start("/start?wait=started")
-
-    with caplog.at_level("WARNING"):
-        asyncio.run(run())
     assert "sessions over daily are refused: daily_domain" in caplog.text
 
 
@@ -174,105 +168,82 @@ def test_starts_are_refused_until_domain_is_right(tmp_path, caplog, state):
         ({"enable_dialout": True}, {"enable_dialout": True}),
     ],
 )
-def test_room_has_what_agent_allows(tmp_path, properties, config):
-    async def run():
-        allowed = agents(daily_allowed_properties=tuple(properties))
-        async with with_daily(tmp_path, agents=allowed) as (running, daily):
-            await running.start("/start?wait=started", dailyRoomProperties=properties)
-            await eventually(lambda: asyncio.sleep(0, daily.rooms), bool)
-            (room,) = daily.rooms.values()
-            assert config.items() <= room["config"].items()
-
-    asyncio.run(run())
+async def test_room_has_what_agent_allows(tmp_path, properties, config):
+    allowed = agents(daily_allowed_properties=tuple(properties))
+    async with with_daily(tmp_path, agents=allowed) as (running, daily):
+        await running.start("/start?wait=started", dailyRoomProperties=properties)
+        await eventually(lambda: asyncio.sleep(0, daily.rooms), bool)
+        (room,) = daily.rooms.values()
+        assert config.items() <= room["config"].items()
 
 
 @pytest.mark.parametrize("name", ["enable_recording", "enable_dialout", "exp"])
-def test_property_is_refused_by_name_when_agent_does_not_allow_it(tmp_path, name):
-    async def run():
-        async with with_daily(tmp_path) as (running, daily):
-            answer = await running.http.post("/start", json={"dailyRoomProperties": {name: "cloud"}})
-            assert answer.status_code == 400
-            assert f"dailyRoomProperties.{name}" in answer.json()["detail"]
-            assert "dailyAllowedProperties" in answer.json()["detail"]
-            assert daily.calls == []
-
-    asyncio.run(run())
+async def test_property_is_refused_by_name_when_agent_does_not_allow_it(tmp_path, name):
+    async with with_daily(tmp_path) as (running, daily):
+        answer = await running.http.post("/start", json={"dailyRoomProperties": {name: "cloud"}})
+        assert answer.status_code == 400
+        assert f"dailyRoomProperties.{name}" in answer.json()["detail"]
+        assert "dailyAllowedProperties" in answer.json()["detail"]
+        assert daily.calls == []
 
 
 @pytest.mark.parametrize(("after", "kept"), [(600, True), (10**6, False), (-5, None)])
-def test_room_closes_at_exp_of_request_and_with_its_session_at_the_latest(tmp_path, after, kept):
-    async def run():
-        clock = ManualClock()
-        async with with_daily(tmp_path, clock=clock, agents=agents(daily_allowed_properties=("exp",))) as (
-            running,
-            daily,
-        ):
-            exp = int(clock.now()) + after
-            answer = await running.http.post(
-                "/start?wait=started", json={"dailyRoomProperties": {"exp": exp}}
-            )
-            if kept is None:
-                assert answer.status_code == 400
-                assert "dailyRoomProperties.exp" in answer.json()["detail"]
-                return
-            assert answer.status_code == 200
-            await eventually(lambda: asyncio.sleep(0, daily.rooms), bool)
-            (room,) = daily.rooms.values()
-            assert (room["config"]["exp"] == exp) is kept
-            assert room["config"]["exp"] <= exp
-
-    asyncio.run(run())
-
-
-def test_exp_that_never_comes_is_refused(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, agents=agents(daily_allowed_properties=("exp",))) as (running, daily):
-            content = b'{"dailyRoomProperties": {"exp": 1e999}}'
-            headers = {"Content-Type": "application/json"}
-            answer = await running.http.post("/start", content=content, headers=headers)
+async def test_room_closes_at_exp_of_request_and_with_its_session_at_the_latest(tmp_path, after, kept):
+    clock = ManualClock()
+    async with with_daily(tmp_path, clock=clock, agents=agents(daily_allowed_properties=("exp",))) as (
+        running,
+        daily,
+    ):
+        exp = int(clock.now()) + after
+        answer = await running.http.post("/start?wait=started", json={"dailyRoomProperties": {"exp": exp}})
+        if kept is None:
             assert answer.status_code == 400
-            assert "finite" in answer.json()["detail"]
-            assert daily.calls == []
-
-    asyncio.run(run())
-
-
-def test_exp_that_passes_in_the_queue_is_told_as_such(tmp_path):
-    async def run():
-        clock = ManualClock()
-        more = agents(daily_allowed_properties=("exp",), max_sessions=1, client_timeout_seconds=600)
-        async with with_daily(tmp_path, clock=clock, agents=more) as (running, daily):
-            first = await running.start("/start?wait=started")
-            exp = int(clock.now()) + 60
-            waiting = await running.start("/start?wait=none&queue=300", dailyRoomProperties={"exp": exp})
-            clock.advance(61)
-            await running.http.delete(f"/sessions/{first['sessionId']}")
-            second = await running.until(waiting["sessionId"], "failed")
-            assert second["reason"] == "room_rejected"
-            assert "dailyRoomProperties.exp had passed when the session's turn came" in second["message"]
-            assert len(daily.rooms) <= 1
-
-    asyncio.run(run())
+            assert "dailyRoomProperties.exp" in answer.json()["detail"]
+            return
+        assert answer.status_code == 200
+        await eventually(lambda: asyncio.sleep(0, daily.rooms), bool)
+        (room,) = daily.rooms.values()
+        assert (room["config"]["exp"] == exp) is kept
+        assert room["config"]["exp"] <= exp
 
 
-def test_property_that_plan_lacks_is_named_when_daily_refuses_it(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, daily):
-            daily.paid = False
-            answer = await running.http.post("/start", json={"dailyRoomProperties": {"max_participants": 2}})
-            assert (answer.status_code, answer.json()["code"]) == (502, "room_rejected")
-            assert "dailyRoomProperties.max_participants" in answer.json()["detail"]
+async def test_exp_that_never_comes_is_refused(tmp_path):
+    async with with_daily(tmp_path, agents=agents(daily_allowed_properties=("exp",))) as (running, daily):
+        content = b'{"dailyRoomProperties": {"exp": 1e999}}'
+        headers = {"Content-Type": "application/json"}
+        answer = await running.http.post("/start", content=content, headers=headers)
+        assert answer.status_code == 400
+        assert "finite" in answer.json()["detail"]
+        assert daily.calls == []
 
-    asyncio.run(run())
+
+async def test_exp_that_passes_in_the_queue_is_told_as_such(tmp_path):
+    clock = ManualClock()
+    more = agents(daily_allowed_properties=("exp",), max_sessions=1, client_timeout_seconds=600)
+    async with with_daily(tmp_path, clock=clock, agents=more) as (running, daily):
+        first = await running.start("/start?wait=started")
+        exp = int(clock.now()) + 60
+        waiting = await running.start("/start?wait=none&queue=300", dailyRoomProperties={"exp": exp})
+        clock.advance(61)
+        await running.http.delete(f"/sessions/{first['sessionId']}")
+        second = await running.until(waiting["sessionId"], "failed")
+        assert second["reason"] == "room_rejected"
+        assert "dailyRoomProperties.exp had passed when the session's turn came" in second["message"]
+        assert len(daily.rooms) <= 1
 
 
-def test_room_has_no_prejoin_page_unless_request_wants_it(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, daily):
-            for wanted in ({}, {"enable_prejoin_ui": True}):
-                await running.start("/start?wait=started", dailyRoomProperties=wanted)
-            await eventually(lambda: asyncio.sleep(0, daily.rooms), lambda rooms: len(rooms) == 2)
-            shown = [room["config"]["enable_prejoin_ui"] for room in daily.rooms.values()]
-            assert shown == [False, True]
+async def test_property_that_plan_lacks_is_named_when_daily_refuses_it(tmp_path):
+    async with with_daily(tmp_path) as (running, daily):
+        daily.paid = False
+        answer = await running.http.post("/start", json={"dailyRoomProperties": {"max_participants": 2}})
+        assert (answer.status_code, answer.json()["code"]) == (502, "room_rejected")
+        assert "dailyRoomProperties.max_participants" in answer.json()["detail"]
 
-    asyncio.run(run())
+
+async def test_room_has_no_prejoin_page_unless_request_wants_it(tmp_path):
+    async with with_daily(tmp_path) as (running, daily):
+        for wanted in ({}, {"enable_prejoin_ui": True}):
+            await running.start("/start?wait=started", dailyRoomProperties=wanted)
+        await eventually(lambda: asyncio.sleep(0, daily.rooms), lambda rooms: len(rooms) == 2)
+        shown = [room["config"]["enable_prejoin_ui"] for room in daily.rooms.values()]
+        assert shown == [False, True]

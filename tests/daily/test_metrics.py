@@ -57,18 +57,15 @@ def test_each_attempt_counts_and_its_wait_does_not():
     assert asked.told == [RoomCall("create_room", outcome, ANSWER_SECONDS) for outcome in outcomes]
 
 
-def test_a_call_that_nobody_waits_for_any_more():
-    async def give_up(asked: Asked) -> None:
-        asking = asyncio.create_task(asked.create())
-        while not asked.daily.calls and not asking.done():
-            await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait([asking])
-        assert asking.cancelled()
-
+async def test_a_call_that_nobody_waits_for_any_more():
     asked = Asked()
     asked.daily.held = asyncio.Event()
-    asyncio.run(give_up(asked))
+    asking = asyncio.create_task(asked.create())
+    while not asked.daily.calls and not asking.done():
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
     assert asked.told == [RoomCall("create_room", "cancelled", 0.0)]
 
 
@@ -85,37 +82,31 @@ def calls(shown: Exposition) -> dict[tuple[str, str], float]:
     }
 
 
-def test_a_dispatcher_shows_its_calls(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, daily_domain_id=None) as (running, daily):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            await running.http.delete(f"/sessions/{session_id}")
-            await running.settle()
-            await until_rooms_are_looked_after(running)
-            session = {
-                ("get_domain", "ok"): 1,
-                ("create_token", "ok"): 2,
-                ("create_room", "ok"): 1,
-                ("delete_room", "ok"): 1,
-            }
-            assert calls(await scrape(running)) == session
-            daily.fail("POST /rooms", "refused")
-            assert (await running.http.post("/start")).status_code == 502
-            # Whether there is a room of that name all the same is asked, and that there is none is an answer.
-            assert calls(await scrape(running)) == {
-                **session,
-                ("create_token", "ok"): 4,
-                ("create_room", "rejected"): 1,
-                ("get_room", "ok"): 1,
-            }
-
-    asyncio.run(run())
+async def test_a_dispatcher_shows_its_calls(tmp_path):
+    async with with_daily(tmp_path, daily_domain_id=None) as (running, daily):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        await running.http.delete(f"/sessions/{session_id}")
+        await running.settle()
+        await until_rooms_are_looked_after(running)
+        session = {
+            ("get_domain", "ok"): 1,
+            ("create_token", "ok"): 2,
+            ("create_room", "ok"): 1,
+            ("delete_room", "ok"): 1,
+        }
+        assert calls(await scrape(running)) == session
+        daily.fail("POST /rooms", "refused")
+        assert (await running.http.post("/start")).status_code == 502
+        # Whether there is a room of that name all the same is asked, and that there is none is an answer.
+        assert calls(await scrape(running)) == {
+            **session,
+            ("create_token", "ok"): 4,
+            ("create_room", "rejected"): 1,
+            ("get_room", "ok"): 1,
+        }
 
 
-def test_a_deployment_without_rooms_shows_none(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            await running.start()
-            assert calls(await scrape(running)) == {}
-
-    asyncio.run(run())
+async def test_a_deployment_without_rooms_shows_none(tmp_path):
+    async with deployment(tmp_path) as running:
+        await running.start()
+        assert calls(await scrape(running)) == {}

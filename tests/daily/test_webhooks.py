@@ -1,6 +1,5 @@
 """Daily's webhooks, over HTTP."""
 
-import asyncio
 import base64
 import hmac
 import json
@@ -49,42 +48,36 @@ async def events_of(running: Deployment, session_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("unit", [1, 1000])
-def test_an_event_is_on_the_sessions_timeline_and_changes_nothing_else(tmp_path, unit):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            before = await running.session(session_id)
-            timestamp = f"{running.clock.now() * unit:.0f}"
-            for kind in ("meeting.started", "participant.joined", "participant.left", "meeting.ended"):
-                body = event(session_id, kind)
-                answer = await tell(running, body, signed(running, body, timestamp=timestamp))
-                assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-            told = [one for one in await running.timeline(session_id) if one["event"] == "room-event"]
-            assert [one["message"] for one in told] == [
-                "Daily says that the meeting began.",
-                "Daily says that somebody joined.",
-                "Daily says that somebody left.",
-                "Daily says that the meeting ended.",
-            ]
-            assert await running.session(session_id) == before
-
-    asyncio.run(run())
+async def test_an_event_is_on_the_sessions_timeline_and_changes_nothing_else(tmp_path, unit):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        before = await running.session(session_id)
+        timestamp = f"{running.clock.now() * unit:.0f}"
+        for kind in ("meeting.started", "participant.joined", "participant.left", "meeting.ended"):
+            body = event(session_id, kind)
+            answer = await tell(running, body, signed(running, body, timestamp=timestamp))
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        told = [one for one in await running.timeline(session_id) if one["event"] == "room-event"]
+        assert [one["message"] for one in told] == [
+            "Daily says that the meeting began.",
+            "Daily says that somebody joined.",
+            "Daily says that somebody left.",
+            "Daily says that the meeting ended.",
+        ]
+        assert await running.session(session_id) == before
 
 
-def test_the_end_of_a_meeting_makes_the_reaper_ask_about_a_machine_that_is_silent(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            await running.look(0)  # it was asked about, and runs
-            running.provider.die(f"m-{session_id}", 139)
-            await running.look(0.1)
-            assert (await running.session(session_id))["state"] == "starting", "asked again so soon"
-            body = event(session_id)
-            await tell(running, body, signed(running, body))
-            await running.look(0.1)
-            assert (await running.session(session_id))["reason"] == "machine_killed"
-
-    asyncio.run(run())
+async def test_the_end_of_a_meeting_makes_the_reaper_ask_about_a_machine_that_is_silent(tmp_path):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        await running.look(0)  # it was asked about, and runs
+        running.provider.die(f"m-{session_id}", 139)
+        await running.look(0.1)
+        assert (await running.session(session_id))["state"] == "starting", "asked again so soon"
+        body = event(session_id)
+        await tell(running, body, signed(running, body))
+        await running.look(0.1)
+        assert (await running.session(session_id))["reason"] == "machine_killed"
 
 
 @pytest.mark.parametrize(
@@ -108,19 +101,16 @@ def test_the_end_of_a_meeting_makes_the_reaper_ask_about_a_machine_that_is_silen
         ),
     ],
 )
-def test_what_is_not_dailys_or_not_of_now_is_refused(tmp_path, change, words):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            body = event(session_id)
-            headers = {name: value.encode() for name, value in change(running, body).items()}
-            answer = await tell(running, body, headers)
-            assert answer.status_code == 401
-            assert words in answer.json()["detail"]
-            assert SECRET not in answer.text
-            assert "room-event" not in await events_of(running, session_id)
-
-    asyncio.run(run())
+async def test_what_is_not_dailys_or_not_of_now_is_refused(tmp_path, change, words):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        body = event(session_id)
+        headers = {name: value.encode() for name, value in change(running, body).items()}
+        answer = await tell(running, body, headers)
+        assert answer.status_code == 401
+        assert words in answer.json()["detail"]
+        assert SECRET not in answer.text
+        assert "room-event" not in await events_of(running, session_id)
 
 
 def test_a_message_that_comes_twice_counts_once(tmp_path):
@@ -135,48 +125,39 @@ def test_a_message_that_comes_twice_counts_once(tmp_path):
             assert (await events_of(running, session_id)).count("room-event") == 1
 
 
-def test_a_message_that_daily_retried_for_a_quarter_of_an_hour_is_taken(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            body = event(session_id)
-            assert (await tell(running, body, signed(running, body, after=-900))).status_code == 200
-            assert (await events_of(running, session_id)).count("room-event") == 1
-
-    asyncio.run(run())
+async def test_a_message_that_daily_retried_for_a_quarter_of_an_hour_is_taken(tmp_path):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        body = event(session_id)
+        assert (await tell(running, body, signed(running, body, after=-900))).status_code == 200
+        assert (await events_of(running, session_id)).count("room-event") == 1
 
 
 @pytest.mark.parametrize("body", [b'{"test":"test"}', b'{ "test": "test" }\n'])
-def test_dailys_test_message_is_answered(tmp_path, body):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            answer = await running.http.post(PATH, content=body)
-            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-
-    asyncio.run(run())
+async def test_dailys_test_message_is_answered(tmp_path, body):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        answer = await running.http.post(PATH, content=body)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-def test_events_of_other_rooms_of_the_domain_and_of_sessions_that_are_over_are_answered_and_forgotten(
+async def test_events_of_other_rooms_of_the_domain_and_of_sessions_that_are_over_are_answered_and_forgotten(
     tmp_path,
 ):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            await running.http.delete(f"/sessions/{session_id}")
-            await running.settle()
-            before = await events_of(running, session_id)
-            others = [
-                event(session_id),
-                event(str(uuid.uuid4())),
-                event(session_id).replace(b"switchboard-", b"standup-"),
-                event(session_id, "recording.started"),
-                b'{"type": "meeting.ended", "id": "evt-1"}',
-            ]
-            for body in others:
-                assert (await tell(running, body, signed(running, body))).status_code == 200
-            assert await events_of(running, session_id) == before
-
-    asyncio.run(run())
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        await running.http.delete(f"/sessions/{session_id}")
+        await running.settle()
+        before = await events_of(running, session_id)
+        others = [
+            event(session_id),
+            event(str(uuid.uuid4())),
+            event(session_id).replace(b"switchboard-", b"standup-"),
+            event(session_id, "recording.started"),
+            b'{"type": "meeting.ended", "id": "evt-1"}',
+        ]
+        for body in others:
+            assert (await tell(running, body, signed(running, body))).status_code == 200
+        assert await events_of(running, session_id) == before
 
 
 DEEP = b"[" * 60_000
@@ -185,12 +166,9 @@ DEEP = b"[" * 60_000
 NAMELESS = b'{"type": "meeting.ended", "id": 7, "payload": {}}'
 
 
-def test_what_is_not_signed_is_not_parsed(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            assert (await tell(running, DEEP, {})).status_code == 401
-
-    asyncio.run(run())
+async def test_what_is_not_signed_is_not_parsed(tmp_path):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        assert (await tell(running, DEEP, {})).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -206,56 +184,41 @@ def test_what_is_not_signed_is_not_parsed(tmp_path):
         DEEP,
     ],
 )
-def test_message_is_answered_and_ignored_when_signed_and_no_event(tmp_path, body):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            assert (await tell(running, body, signed(running, body))).status_code == 200
-
-    asyncio.run(run())
+async def test_message_is_answered_and_ignored_when_signed_and_no_event(tmp_path, body):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        assert (await tell(running, body, signed(running, body))).status_code == 200
 
 
-def test_a_message_has_a_limit(tmp_path):
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
-            body = b'{"text": "%s"}' % (b"x" * 70_000)
-            assert (await tell(running, body, signed(running, body))).status_code == 413
-
-    asyncio.run(run())
+async def test_a_message_has_a_limit(tmp_path):
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET) as (running, _):
+        body = b'{"text": "%s"}' % (b"x" * 70_000)
+        assert (await tell(running, body, signed(running, body))).status_code == 413
 
 
-def test_secret_follows_from_api_key_when_none_is_set(tmp_path):
-    async def run():
-        async with with_daily(tmp_path) as (running, _):
-            test = await running.http.post(PATH, content=b'{"test":"test"}')
-            assert (test.status_code, test.json()) == (200, {"status": "ok"})
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            body = event(session_id)
-            assert (await tell(running, body, signed(running, body))).status_code == 401
-            headers = signed(running, body, secret=derived_secret(API_KEY))
-            assert (await tell(running, body, headers)).status_code == 200
-            assert "room-event" in await events_of(running, session_id)
-
-    asyncio.run(run())
+async def test_secret_follows_from_api_key_when_none_is_set(tmp_path):
+    async with with_daily(tmp_path) as (running, _):
+        test = await running.http.post(PATH, content=b'{"test":"test"}')
+        assert (test.status_code, test.json()) == (200, {"status": "ok"})
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        body = event(session_id)
+        assert (await tell(running, body, signed(running, body))).status_code == 401
+        headers = signed(running, body, secret=derived_secret(API_KEY))
+        assert (await tell(running, body, headers)).status_code == 200
+        assert "room-event" in await events_of(running, session_id)
 
 
-def test_no_webhooks_are_taken_without_rooms_at_daily(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            answer = await running.http.post(PATH, content=b'{"test":"test"}')
-            assert answer.status_code == 404
-            assert "daily_api_key is not set" in answer.json()["detail"]
-
-    asyncio.run(run())
+async def test_no_webhooks_are_taken_without_rooms_at_daily(tmp_path):
+    async with deployment(tmp_path) as running:
+        answer = await running.http.post(PATH, content=b'{"test":"test"}')
+        assert answer.status_code == 404
+        assert "daily_api_key is not set" in answer.json()["detail"]
 
 
-def test_webhooks_need_no_key_and_a_page_of_another_site_cannot_send_them(tmp_path):
+async def test_webhooks_need_no_key_and_a_page_of_another_site_cannot_send_them(tmp_path):
     key = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "admin"}
 
-    async def run():
-        async with with_daily(tmp_path, daily_webhook_secret=SECRET, keys=[key]) as (running, _):
-            test = b'{"test":"test"}'
-            assert (await running.http.post(PATH, content=test)).status_code == 200
-            headers = {"Origin": "https://evil.example"}
-            assert (await running.http.post(PATH, content=test, headers=headers)).status_code == 403
-
-    asyncio.run(run())
+    async with with_daily(tmp_path, daily_webhook_secret=SECRET, keys=[key]) as (running, _):
+        test = b'{"test":"test"}'
+        assert (await running.http.post(PATH, content=test)).status_code == 200
+        headers = {"Origin": "https://evil.example"}
+        assert (await running.http.post(PATH, content=test, headers=headers)).status_code == 403

@@ -85,34 +85,28 @@ async def image_of_a_start(running, engine):
     return engine.specs[f"m-{answer.json()['sessionId']}"].image
 
 
-def test_a_new_image_is_used_without_a_restart(tmp_path):
-    async def run():
-        async with world(tmp_path, OLD) as (running, engine, clock, file):
-            assert await image_of_a_start(running, engine) == "bots:1"
-            file.write_text(json.dumps(NEW))
-            await until_used(running, clock, NEW)
-            assert await image_of_a_start(running, engine) == "bots:2"
-            assert engine.fetched == ["bots:2"], "and of those that are known nothing"
-
-    asyncio.run(run())
+async def test_a_new_image_is_used_without_a_restart(tmp_path):
+    async with world(tmp_path, OLD) as (running, engine, clock, file):
+        assert await image_of_a_start(running, engine) == "bots:1"
+        file.write_text(json.dumps(NEW))
+        await until_used(running, clock, NEW)
+        assert await image_of_a_start(running, engine) == "bots:2"
+        assert engine.fetched == ["bots:2"], "and of those that are known nothing"
 
 
-def test_starts_get_the_old_image_until_the_engine_has_the_new_one(tmp_path):
-    async def run():
-        async with world(tmp_path, OLD) as (running, engine, clock, file):
-            engine.held = asyncio.Event()
-            file.write_text(json.dumps(NEW))
-            await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
-            assert await image_of_a_start(running, engine) == "bots:1"
-            engine.held.set()
-            await until_used(running, clock, NEW)
-            assert await image_of_a_start(running, engine) == "bots:2"
-
-    asyncio.run(run())
+async def test_starts_get_the_old_image_until_the_engine_has_the_new_one(tmp_path):
+    async with world(tmp_path, OLD) as (running, engine, clock, file):
+        engine.held = asyncio.Event()
+        file.write_text(json.dumps(NEW))
+        await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
+        assert await image_of_a_start(running, engine) == "bots:1"
+        engine.held.set()
+        await until_used(running, clock, NEW)
+        assert await image_of_a_start(running, engine) == "bots:2"
 
 
-def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
-    async def run():
+async def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
         async with world(tmp_path, OLD) as (running, engine, clock, file):
             engine.fault_of_fetch = NoCapacity("no such image")
             file.write_text(json.dumps(NEW))
@@ -123,15 +117,12 @@ def test_an_image_that_cannot_be_had_is_asked_for_again(tmp_path, caplog):
             clock.advance(AGAIN_SECONDS)
             await until_used(running, clock, NEW)
 
-    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
-        asyncio.run(run())
-
 
 @pytest.mark.parametrize(
     "content", ["", "{", '{"echo": 1}', '["echo"]', '{"echo": "bots:1"}', '{"echo": {"image": ""}}', '{"ec']
 )
-def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
-    async def run():
+async def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
         async with world(tmp_path, OLD) as (running, engine, clock, file):
             file.write_text(content)
             await until_looked(clock, lambda: asyncio.sleep(0, ": refused, " in caplog.text))
@@ -141,28 +132,22 @@ def test_a_table_that_is_none_changes_nothing(tmp_path, caplog, content):
             await until_used(running, clock, NEW)
         assert caplog.text.count(": refused, ") == 1
 
+
+async def test_a_dispatcher_is_not_ready_before_it_has_images(tmp_path):
+    async with world(tmp_path) as (running, _, clock, file):
+        assert (await status(running))["code"] == "no_images"
+        file.write_text(json.dumps(table(echo="bots:1")))
+        await until_used(running, clock, table(echo="bots:1"))
+        assert (await running.http.post("/start", json={})).status_code == 200, "it has one by now"
+        refused = await running.http.post("/v1/public/voice/start", json={})
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
+        assert len((await running.http.get("/v1/sessions")).json()["sessions"]) == 1
+        file.write_text(json.dumps(OLD))
+        await until_used(running, clock, OLD)
+
+
+async def test_one_agents_image_that_cannot_be_had_holds_up_no_other(tmp_path, caplog):
     with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
-        asyncio.run(run())
-
-
-def test_a_dispatcher_is_not_ready_before_it_has_images(tmp_path):
-    async def run():
-        async with world(tmp_path) as (running, _, clock, file):
-            assert (await status(running))["code"] == "no_images"
-            file.write_text(json.dumps(table(echo="bots:1")))
-            await until_used(running, clock, table(echo="bots:1"))
-            assert (await running.http.post("/start", json={})).status_code == 200, "it has one by now"
-            refused = await running.http.post("/v1/public/voice/start", json={})
-            assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
-            assert len((await running.http.get("/v1/sessions")).json()["sessions"]) == 1
-            file.write_text(json.dumps(OLD))
-            await until_used(running, clock, OLD)
-
-    asyncio.run(run())
-
-
-def test_one_agents_image_that_cannot_be_had_holds_up_no_other(tmp_path, caplog):
-    async def run():
         async with world(tmp_path, OLD) as (running, engine, clock, file):
             engine.lacking = {"bots:broken"}
             file.write_text(json.dumps(table(voice="bots:broken", echo="bots:2")))
@@ -170,61 +155,46 @@ def test_one_agents_image_that_cannot_be_had_holds_up_no_other(tmp_path, caplog)
             assert await image_of_a_start(running, engine) == "bots:2"
             assert "agent voice does not use bots:broken yet" in caplog.text
 
-    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
-        asyncio.run(run())
 
-
-def test_a_dispatcher_that_starts_again_begins_with_what_was_in_use(tmp_path):
-    async def run():
-        async with world(tmp_path, OLD) as (running, engine, clock, file):
-            pass
-        engine = Engine()
-        engine.lacking = {"bots:2"}
-        file.write_text(json.dumps(NEW))
-        async with world(tmp_path, engine=engine) as (running, engine, clock, _):
-            await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
-            assert (await status(running))["images"] == mark_of(OLD), "the new table is not in use"
-            assert await image_of_a_start(running, engine) == "bots:1"
-            file.write_text(json.dumps(OLD))
-            await until_used(running, clock, OLD)
-            assert set(engine.fetched) == {"bots:2"}
-
-    asyncio.run(run())
+async def test_a_dispatcher_that_starts_again_begins_with_what_was_in_use(tmp_path):
+    async with world(tmp_path, OLD) as (running, engine, clock, file):
+        pass
+    engine = Engine()
+    engine.lacking = {"bots:2"}
+    file.write_text(json.dumps(NEW))
+    async with world(tmp_path, engine=engine) as (running, engine, clock, _):
+        await until_looked(clock, lambda: asyncio.sleep(0, engine.fetched))
+        assert (await status(running))["images"] == mark_of(OLD), "the new table is not in use"
+        assert await image_of_a_start(running, engine) == "bots:1"
+        file.write_text(json.dumps(OLD))
+        await until_used(running, clock, OLD)
+        assert set(engine.fetched) == {"bots:2"}
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"echo": {"image": "bots:1"}}'])
-def test_images_in_use_that_cannot_be_read_are_had_anew(tmp_path, caplog, content):
-    async def run():
+async def test_images_in_use_that_cannot_be_read_are_had_anew(tmp_path, caplog, content):
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
         (tmp_path / f"images.json{IN_USE_SUFFIX}").write_text(content)
         async with world(tmp_path, OLD) as (running, engine, _, _):
             assert await image_of_a_start(running, engine) == "bots:1"
             assert "those that were last in use are not known" in caplog.text
 
+
+async def test_a_bot_file_is_the_one_that_comes_with_its_image(tmp_path):
+    async with world(tmp_path, OLD) as (running, engine, clock, file):
+        await image_of_a_start(running, engine)
+        renamed = {**OLD, "echo": {"image": "bots:2", "bot": "renamed.py"}}
+        file.write_text(json.dumps(renamed))
+        await until_used(running, clock, renamed)
+        await image_of_a_start(running, engine)
+        assert [spec.bot_file for spec in engine.specs.values()] == ["bot.py", "renamed.py"]
+
+
+async def test_a_look_that_fails_in_a_way_that_nobody_foresaw_is_not_the_last(tmp_path, caplog):
     with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
-        asyncio.run(run())
-
-
-def test_a_bot_file_is_the_one_that_comes_with_its_image(tmp_path):
-    async def run():
-        async with world(tmp_path, OLD) as (running, engine, clock, file):
-            await image_of_a_start(running, engine)
-            renamed = {**OLD, "echo": {"image": "bots:2", "bot": "renamed.py"}}
-            file.write_text(json.dumps(renamed))
-            await until_used(running, clock, renamed)
-            await image_of_a_start(running, engine)
-            assert [spec.bot_file for spec in engine.specs.values()] == ["bot.py", "renamed.py"]
-
-    asyncio.run(run())
-
-
-def test_a_look_that_fails_in_a_way_that_nobody_foresaw_is_not_the_last(tmp_path, caplog):
-    async def run():
         async with world(tmp_path, OLD) as (running, engine, clock, file):
             engine.fault_of_fetch = RuntimeError("nobody foresaw this")
             file.write_text(json.dumps(NEW))
             await until_looked(clock, lambda: asyncio.sleep(0, "nobody foresaw this" in caplog.text))
             engine.fault_of_fetch = None
             await until_used(running, clock, NEW)
-
-    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
-        asyncio.run(run())

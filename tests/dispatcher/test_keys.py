@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shlex
@@ -38,13 +37,13 @@ def keyed(tmp_path):
     command.close()
 
 
-def test_pipecat_clouds_sdk_starts_lists_and_stops_a_session(keyed, monkeypatch):
+async def test_pipecat_clouds_sdk_starts_lists_and_stops_a_session(keyed, monkeypatch):
     """As its user would: another host and path by its own variables, and the key."""
     command, keys = keyed
     monkeypatch.setenv("PIPECAT_API_HOST", command.url)
     monkeypatch.setenv("PIPECAT_SERVICES_SESSIONS_PATH", "/v1/agents/{service}/sessions")
 
-    async def run():
+    with command.serving():
         started = await Session("echo", keys["start"], SessionParams(data={"name": "Ada"})).start()
         api = _API(keys["admin"])
         listed, _ = await api.agent_sessions("echo", "any-organization")
@@ -57,9 +56,6 @@ def test_pipecat_clouds_sdk_starts_lists_and_stops_a_session(keyed, monkeypatch)
             await Session("echo", "sk_wrong").start()
         with pytest.raises(AgentStartError, match="404 - There is no agent"):
             await Session("moon", keys["start"]).start()
-
-    with command.serving():
-        asyncio.run(run())
 
 
 def test_no_log_has_a_key_or_a_token(keyed, tmp_path):

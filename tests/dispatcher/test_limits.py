@@ -69,76 +69,62 @@ async def said(running: Deployment, *chunks: bytes) -> tuple[int, dict]:
         ([b"POST /start HTTP/1.1\r\nContent-Length: 2\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n{}"], 431),
     ],
 )
-def test_a_request_that_is_too_large_is_told_so(tmp_path, chunks, status):
-    async def run():
-        async with deployment(tmp_path) as running:
-            answered, body = await said(running, *chunks)
-            assert (answered, body["status"]) == (status, status)
-            assert body["info"] == body["detail"]
-            assert not running.provider.specs
-            assert (await running.http.get("/healthz")).status_code == 200
-
-    asyncio.run(run())
+async def test_a_request_that_is_too_large_is_told_so(tmp_path, chunks, status):
+    async with deployment(tmp_path) as running:
+        answered, body = await said(running, *chunks)
+        assert (answered, body["status"]) == (status, status)
+        assert body["info"] == body["detail"]
+        assert not running.provider.specs
+        assert (await running.http.get("/healthz")).status_code == 200
 
 
-def test_a_large_request_within_the_limits_is_served(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            headers = {"X": "x" * (MAX_HEAD_BYTES - 10_000)}
-            for _ in range(3):  # over one connection: each request has the limits for itself
-                answer = await running.http.get("/healthz?" + "q" * (MAX_URL_BYTES - 100), headers=headers)
-                assert answer.status_code == 200
-
-    asyncio.run(run())
+async def test_a_large_request_within_the_limits_is_served(tmp_path):
+    async with deployment(tmp_path) as running:
+        headers = {"X": "x" * (MAX_HEAD_BYTES - 10_000)}
+        for _ in range(3):  # over one connection: each request has the limits for itself
+            answer = await running.http.get("/healthz?" + "q" * (MAX_URL_BYTES - 100), headers=headers)
+            assert answer.status_code == 200
 
 
-def test_headers_that_do_not_come_end_the_connection(tmp_path, monkeypatch):
+async def test_headers_that_do_not_come_end_the_connection(tmp_path, monkeypatch):
     monkeypatch.setattr("dispatcher.limits.HEAD_SECONDS", 0.05)
 
-    async def run():
-        async with deployment(tmp_path) as running:
-            status, body = await said(running, b"GET /healthz HTTP/1.1\r\nX: slow")
-            assert (status, body["status"]) == (408, 408)
-            reader, writer = await opened(running)
-            writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
-            async with asyncio.timeout(PATIENCE):
-                assert b'"ok"' in await reader.readuntil(b"}")
-                writer.write(b"GET /healthz HTTP/1.1\r\nX: slow")
-                assert (await reader.read()).startswith(b"HTTP/1.1 408"), (
-                    "a further request has the same time"
-                )
-            writer.close()
-            reader, writer = await opened(running)
-            async with asyncio.timeout(PATIENCE):
-                assert await reader.read() == b"", "a connection without a request is closed in silence"
-            writer.close()
-
-    asyncio.run(run())
+    async with deployment(tmp_path) as running:
+        status, body = await said(running, b"GET /healthz HTTP/1.1\r\nX: slow")
+        assert (status, body["status"]) == (408, 408)
+        reader, writer = await opened(running)
+        writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
+        async with asyncio.timeout(PATIENCE):
+            assert b'"ok"' in await reader.readuntil(b"}")
+            writer.write(b"GET /healthz HTTP/1.1\r\nX: slow")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408"), "a further request has the same time"
+        writer.close()
+        reader, writer = await opened(running)
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.read() == b"", "a connection without a request is closed in silence"
+        writer.close()
 
 
-def test_a_reader_that_takes_nothing_is_cut_off(tmp_path, monkeypatch):
+async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr("dispatcher.limits.WRITE_SECONDS", 0.05)
 
-    async def run():
-        async with deployment(tmp_path) as running:
-            reader, writer = await opened(running)
-            request = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
-            # Many answers of 60 kB that nobody reads, until the buffers between are full.
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write(request * 400)
+    async with deployment(tmp_path) as running:
+        reader, writer = await opened(running)
+        request = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
+        # Many answers of 60 kB that nobody reads, until the buffers between are full.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request * 400)
 
-            async def cut() -> bool:
-                try:
-                    writer.write(b"\r\n")
-                    await asyncio.wait_for(writer.drain(), 0.01)
-                except (ConnectionError, TimeoutError):
-                    pass
-                return writer.transport.is_closing()
+        async def cut() -> bool:
+            try:
+                writer.write(b"\r\n")
+                await asyncio.wait_for(writer.drain(), 0.01)
+            except (ConnectionError, TimeoutError):
+                pass
+            return writer.transport.is_closing()
 
-            assert await eventually(cut, bool)
-            assert not reader.at_eof()
-
-    asyncio.run(run())
+        assert await eventually(cut, bool)
+        assert not reader.at_eof()
 
 
 @pytest.mark.parametrize(
@@ -156,26 +142,20 @@ def test_a_reader_that_takes_nothing_is_cut_off(tmp_path, monkeypatch):
         [CHUNKED, b"2\r\n{}\r\n", b"0\r\nno trailer\r\n\r\n"],
     ],
 )
-def test_what_is_no_http_is_told_so(tmp_path, chunks):
-    async def run():
-        async with deployment(tmp_path) as running:
-            status, body = await said(running, *chunks)
-            assert (status, body["status"]) == (400, 400)
-            assert body["detail"] == "This is not a valid HTTP/1.1 request."
-            assert not running.provider.specs
-
-    asyncio.run(run())
+async def test_what_is_no_http_is_told_so(tmp_path, chunks):
+    async with deployment(tmp_path) as running:
+        status, body = await said(running, *chunks)
+        assert (status, body["status"]) == (400, 400)
+        assert body["detail"] == "This is not a valid HTTP/1.1 request."
+        assert not running.provider.specs
 
 
 @pytest.mark.parametrize("url", ["/sessions/a%00b", "/v1/sessions?agent=%00"])
-def test_no_url_has_a_nul_character(tmp_path, url):
-    async def run():
-        async with deployment(tmp_path) as running:
-            answer = await running.http.get(url)
-            assert answer.status_code == 400
-            assert answer.json()["detail"] == "The URL has a NUL character in it (%00)."
-
-    asyncio.run(run())
+async def test_no_url_has_a_nul_character(tmp_path, url):
+    async with deployment(tmp_path) as running:
+        answer = await running.http.get(url)
+        assert answer.status_code == 400
+        assert answer.json()["detail"] == "The URL has a NUL character in it (%00)."
 
 
 REFUSED = {
@@ -187,89 +167,72 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
-def test_next_request_of_a_connection_does_not_run_after_a_refusal(tmp_path, caplog, refused):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session = (await running.start("/start?wait=none"))["sessionId"]
-            second = b"DELETE /sessions/" + session.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n"
-            reader, writer = await opened(running)
-            writer.write(refused + second)
-            async with asyncio.timeout(PATIENCE):
-                answer = await reader.read()
-            writer.close()
-            assert answer.startswith(b"HTTP/1.1 4")
-            assert answer.count(b"content-length:") == 1
-            assert (await running.http.get(f"/sessions/{session}")).json()["state"] != "ended"
-
-    asyncio.run(run())
+async def test_next_request_of_a_connection_does_not_run_after_a_refusal(tmp_path, caplog, refused):
+    async with deployment(tmp_path) as running:
+        session = (await running.start("/start?wait=none"))["sessionId"]
+        second = b"DELETE /sessions/" + session.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+        reader, writer = await opened(running)
+        writer.write(refused + second)
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 4")
+        assert answer.count(b"content-length:") == 1
+        assert (await running.http.get(f"/sessions/{session}")).json()["state"] != "ended"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_trailers_are_bounded_and_are_no_headers(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            trailers = [b"X: y\r\n" * 1000] * 100
-            status, _ = await said(running, CHUNKED, b"2\r\n{}\r\n0\r\n", *trailers)
-            assert status == 431
-            assert not running.provider.specs
-            reader, writer = await opened(running)
-            # As a header, this key would be refused for its space.
-            writer.write(CHUNKED.replace(b"/start", b"/start?wait=none"))
-            writer.write(b"2\r\n{}\r\n0\r\nIdempotency-Key: a b\r\n\r\n")
-            async with asyncio.timeout(PATIENCE):
-                assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-            writer.close()
-
-    asyncio.run(run())
+async def test_trailers_are_bounded_and_are_no_headers(tmp_path):
+    async with deployment(tmp_path) as running:
+        trailers = [b"X: y\r\n" * 1000] * 100
+        status, _ = await said(running, CHUNKED, b"2\r\n{}\r\n0\r\n", *trailers)
+        assert status == 431
+        assert not running.provider.specs
+        reader, writer = await opened(running)
+        # As a header, this key would be refused for its space.
+        writer.write(CHUNKED.replace(b"/start", b"/start?wait=none"))
+        writer.write(b"2\r\n{}\r\n0\r\nIdempotency-Key: a b\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
 
 
-def test_an_answer_that_is_on_its_way_is_not_broken_by_a_refusal(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            started = await running.start("/start?wait=none")
-            reader, writer = await opened(running)
-            path = f"/v1/sessions/{started['sessionId']}/events".encode()
-            writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"Accept: text/event-stream\r\n\r\n")
-            async with asyncio.timeout(PATIENCE):
-                await reader.readuntil(b"event: queued")
-                writer.write(b"what is no HTTP\r\n\r\n")
-                assert b"HTTP/1.1" not in await reader.read()
-            writer.close()
-
-    asyncio.run(run())
+async def test_an_answer_that_is_on_its_way_is_not_broken_by_a_refusal(tmp_path):
+    async with deployment(tmp_path) as running:
+        started = await running.start("/start?wait=none")
+        reader, writer = await opened(running)
+        path = f"/v1/sessions/{started['sessionId']}/events".encode()
+        writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"Accept: text/event-stream\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"event: queued")
+            writer.write(b"what is no HTTP\r\n\r\n")
+            assert b"HTTP/1.1" not in await reader.read()
+        writer.close()
 
 
-def test_a_wish_for_another_protocol_is_declined(tmp_path):
+async def test_a_wish_for_another_protocol_is_declined(tmp_path):
     """As Java's and curl's clients send it with a first request."""
 
-    async def run():
-        async with deployment(tmp_path) as running:
-            reader, writer = await opened(running)
-            upgrade = (
-                b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
-            )
-            writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
-            async with asyncio.timeout(PATIENCE):
-                answer = await reader.read()
-            assert answer.startswith(b"HTTP/1.1 200")
-            assert b"connection: close" in answer.lower()
-            writer.close()
-
-    asyncio.run(run())
+    async with deployment(tmp_path) as running:
+        reader, writer = await opened(running)
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+        writer.write(b"GET /healthz HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer.lower()
+        writer.close()
 
 
-def test_a_client_that_hangs_up_in_its_body_leaves_no_error_in_the_log(tmp_path, caplog):
-    async def run():
-        async with deployment(tmp_path) as running:
-            _, writer = await opened(running)
-            writer.write(b"POST /start HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n{")
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
-            assert (await running.http.get("/healthz")).status_code == 200
-            assert not running.provider.specs
-
-    asyncio.run(run())
+async def test_a_client_that_hangs_up_in_its_body_leaves_no_error_in_the_log(tmp_path, caplog):
+    async with deployment(tmp_path) as running:
+        _, writer = await opened(running)
+        writer.write(b"POST /start HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await running.http.get("/healthz")).status_code == 200
+        assert not running.provider.specs
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -422,19 +385,16 @@ def head(path: str, *headers: str) -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
-def test_a_start_body_of_1_mib_may_come_over_a_phone_link():
+async def test_a_start_body_of_1_mib_may_come_over_a_phone_link():
     """GPRS with one time slot upwards: 9.05 kbit/s is its slowest coding, about 1,100 bytes/s."""
 
-    async def run():
-        line = Line()
-        await line.send(head("/", f"Content-Length: {MAX_BODY_BYTES}"))
-        for _ in range(MAX_BODY_BYTES // 1024):
-            await line.send(b"x" * 1024, then=1.0)
-        assert line.status == 200
-        assert line.wire.answered.endswith(str(MAX_BODY_BYTES).encode())
-        assert line.loop.time() > 900
-
-    asyncio.run(run())
+    line = Line()
+    await line.send(head("/", f"Content-Length: {MAX_BODY_BYTES}"))
+    for _ in range(MAX_BODY_BYTES // 1024):
+        await line.send(b"x" * 1024, then=1.0)
+    assert line.status == 200
+    assert line.wire.answered.endswith(str(MAX_BODY_BYTES).encode())
+    assert line.loop.time() > 900
 
 
 @pytest.mark.parametrize(
@@ -445,76 +405,61 @@ def test_a_start_body_of_1_mib_may_come_over_a_phone_link():
         ("Transfer-Encoding: chunked", b"1;extension=of-some-length\r\nx\r\n"),
     ],
 )
-def test_a_body_that_trickles_has_an_end(headers, trickle):
-    async def run():
-        line = Line()
-        await line.send(head("/", headers))
-        while line.status is None:
-            await line.send(trickle, then=1.0)
-        assert line.status == 408
-        assert b"application/problem+json" in line.wire.answered
-        assert BODY_SECONDS <= line.loop.time() <= BODY_SECONDS + 2
-        assert not line.wire.closed, "closed at once, the answer could be lost"
-        line.loop.advance(LINGER_SECONDS)
-        assert line.wire.closed
-
-    asyncio.run(run())
+async def test_a_body_that_trickles_has_an_end(headers, trickle):
+    line = Line()
+    await line.send(head("/", headers))
+    while line.status is None:
+        await line.send(trickle, then=1.0)
+    assert line.status == 408
+    assert b"application/problem+json" in line.wire.answered
+    assert BODY_SECONDS <= line.loop.time() <= BODY_SECONDS + 2
+    assert not line.wire.closed, "closed at once, the answer could be lost"
+    line.loop.advance(LINGER_SECONDS)
+    assert line.wire.closed
 
 
-def test_a_body_that_nobody_waits_for_earns_no_time():
-    async def run():
-        line = Line()
-        await line.send(head("/refused", "Content-Length: 100000000"))
-        assert line.status == 401
-        while not line.wire.closed:
-            await line.send(b"x" * 100_000, then=1.0)
-        assert line.loop.time() <= BODY_SECONDS + 1
-        assert line.wire.answered.count(b"HTTP/1.1") == 1
-
-    asyncio.run(run())
+async def test_a_body_that_nobody_waits_for_earns_no_time():
+    line = Line()
+    await line.send(head("/refused", "Content-Length: 100000000"))
+    assert line.status == 401
+    while not line.wire.closed:
+        await line.send(b"x" * 100_000, then=1.0)
+    assert line.loop.time() <= BODY_SECONDS + 1
+    assert line.wire.answered.count(b"HTTP/1.1") == 1
 
 
-def test_time_in_which_the_server_takes_nothing_is_not_the_clients():
-    async def run():
-        line = Line()
-        await line.send(head("/later", "Content-Length: 200000"))
-        await line.send(b"x" * 100_000, then=10 * BODY_SECONDS)
-        assert line.wire.paused
-        assert line.status is None
-        line.told.set()
-        await line.send(b"")
-        await line.send(b"x" * 100_000)
-        assert line.status == 200
-
-    asyncio.run(run())
+async def test_time_in_which_the_server_takes_nothing_is_not_the_clients():
+    line = Line()
+    await line.send(head("/later", "Content-Length: 200000"))
+    await line.send(b"x" * 100_000, then=10 * BODY_SECONDS)
+    assert line.wire.paused
+    assert line.status is None
+    line.told.set()
+    await line.send(b"")
+    await line.send(b"x" * 100_000)
+    assert line.status == 200
 
 
-def test_a_client_that_was_not_told_to_continue_is_not_late():
-    async def run():
-        line = Line()
-        await line.send(head("/later", "Content-Length: 2", "Expect: 100-continue"), then=10 * BODY_SECONDS)
-        assert line.status is None
-        line.told.set()
-        await line.send(b"", then=BODY_SECONDS - 1)
-        assert line.status == 100
-        await line.send(b"{}")
-        assert b"HTTP/1.1 200" in line.wire.answered
-
-    asyncio.run(run())
+async def test_a_client_that_was_not_told_to_continue_is_not_late():
+    line = Line()
+    await line.send(head("/later", "Content-Length: 2", "Expect: 100-continue"), then=10 * BODY_SECONDS)
+    assert line.status is None
+    line.told.set()
+    await line.send(b"", then=BODY_SECONDS - 1)
+    assert line.status == 100
+    await line.send(b"{}")
+    assert b"HTTP/1.1 200" in line.wire.answered
 
 
 @pytest.mark.parametrize("after", [b"\r\n", b""])
-def test_a_connection_without_a_request_has_an_end(after):
-    async def run():
-        line = Line()
-        # The answer is given before the body is there: the body's last byte comes when nobody waits for it.
-        await line.send(head("/refused", "Content-Length: 2") + b"{")
-        await line.send(b"}" + after)
-        assert line.status == 401
-        line.loop.advance(HEAD_SECONDS + 1)
-        assert line.wire.closed
-
-    asyncio.run(run())
+async def test_a_connection_without_a_request_has_an_end(after):
+    line = Line()
+    # The answer is given before the body is there: the body's last byte comes when nobody waits for it.
+    await line.send(head("/refused", "Content-Length: 2") + b"{")
+    await line.send(b"}" + after)
+    assert line.status == 401
+    line.loop.advance(HEAD_SECONDS + 1)
+    assert line.wire.closed
 
 
 # Slow readers, in virtual time.
@@ -533,26 +478,20 @@ CLOSE = "Connection: close"
 
 
 @pytest.mark.parametrize("headers", [[], [CLOSE]])
-def test_a_reader_that_is_slow_but_steady_gets_all_of_a_large_answer(headers):
+async def test_a_reader_that_is_slow_but_steady_gets_all_of_a_large_answer(headers):
     """A proxied answer may have 4 MB: at 1,100 bytes/s, GPRS at its slowest, it takes an hour."""
 
-    async def run():
-        line = Line()
-        await read_slowly(line, head("/4000000", *headers), pace=1100, until=3700)
-        assert not line.wire.aborted
-        assert line.wire.answered.count(b"x") == 4_000_000
-
-    asyncio.run(run())
+    line = Line()
+    await read_slowly(line, head("/4000000", *headers), pace=1100, until=3700)
+    assert not line.wire.aborted
+    assert line.wire.answered.count(b"x") == 4_000_000
 
 
-def test_a_reader_below_the_least_pace_is_cut_off():
-    async def run():
-        line = Line()
-        await read_slowly(line, head("/100000"), pace=WRITE_BYTES_PER_SECOND - 20, until=1000)
-        assert line.wire.aborted
-        assert line.loop.time() == pytest.approx(WRITE_SECONDS, abs=1)
-
-    asyncio.run(run())
+async def test_a_reader_below_the_least_pace_is_cut_off():
+    line = Line()
+    await read_slowly(line, head("/100000"), pace=WRITE_BYTES_PER_SECOND - 20, until=1000)
+    assert line.wire.aborted
+    assert line.loop.time() == pytest.approx(WRITE_SECONDS, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -568,70 +507,58 @@ def test_a_reader_below_the_least_pace_is_cut_off():
         ([head("/1000"), head("/1000", "X: " + "x" * MAX_HEAD_BYTES)], LINGER_SECONDS + WRITE_SECONDS),
     ],
 )
-def test_a_reader_that_takes_nothing_has_an_end(requests, cut_after):
-    async def run():
-        line = Line()
-        line.wire.reads = False
-        for request in requests:
-            await line.send(request)
-        line.loop.advance(cut_after - 1)
-        assert not line.wire.aborted
-        line.loop.advance(2)
-        assert line.wire.aborted
-
-    asyncio.run(run())
+async def test_a_reader_that_takes_nothing_has_an_end(requests, cut_after):
+    line = Line()
+    line.wire.reads = False
+    for request in requests:
+        await line.send(request)
+    line.loop.advance(cut_after - 1)
+    assert not line.wire.aborted
+    line.loop.advance(2)
+    assert line.wire.aborted
 
 
 @pytest.mark.parametrize("first", [100_000, 1_000_000])
-def test_a_reader_that_stops_earns_no_time_with_what_it_took_before(first):
-    async def run():
-        line = Line()
-        line.wire.reads = False
-        await line.send(head("/4000000"), then=1.0)
-        line.wire.take(first)
-        line.loop.advance(2 * WRITE_SECONDS)
-        assert line.wire.aborted
-
-    asyncio.run(run())
+async def test_a_reader_that_stops_earns_no_time_with_what_it_took_before(first):
+    line = Line()
+    line.wire.reads = False
+    await line.send(head("/4000000"), then=1.0)
+    line.wire.take(first)
+    line.loop.advance(2 * WRITE_SECONDS)
+    assert line.wire.aborted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what they hold")
 @pytest.mark.parametrize("reads", [True, False])
-def test_what_the_system_holds_is_taken_when_the_client_reads_it(reads):
+async def test_what_the_system_holds_is_taken_when_the_client_reads_it(reads):
     """The transport's own bytes stand still meanwhile: the system wants no more before much of it is gone."""
 
-    async def run():
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            client = socket.create_connection(server.getsockname())
-            connection, _ = server.accept()
-        with client, connection:
-            connection.setblocking(False)
-            held = 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    held += connection.send(bytes(65536))
-            line = Line(connection)
-            line.wire.reads = False
-            await line.send(head("/100000"), then=WRITE_SECONDS - 1)
-            while reads and held > 0:
-                held -= len(client.recv(65536))
-            line.loop.advance(2)
-            assert line.wire.aborted is not reads
-
-    asyncio.run(run())
-
-
-def test_a_reader_that_catches_up_has_no_end():
-    async def run():
-        line = Line()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        connection, _ = server.accept()
+    with client, connection:
+        connection.setblocking(False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                held += connection.send(bytes(65536))
+        line = Line(connection)
         line.wire.reads = False
-        await line.send(head("/100000"), then=KEEP_ALIVE_SECONDS - 1)
-        line.wire.take(200_000)
-        line.wire.reads = True
-        await line.send(head("/1000"), then=KEEP_ALIVE_SECONDS)
-        assert line.wire.answered.count(b"HTTP/1.1 200") == 2
-        assert line.wire.closed
-        line.loop.advance(2 * WRITE_SECONDS)
-        assert not line.wire.aborted
+        await line.send(head("/100000"), then=WRITE_SECONDS - 1)
+        while reads and held > 0:
+            held -= len(client.recv(65536))
+        line.loop.advance(2)
+        assert line.wire.aborted is not reads
 
-    asyncio.run(run())
+
+async def test_a_reader_that_catches_up_has_no_end():
+    line = Line()
+    line.wire.reads = False
+    await line.send(head("/100000"), then=KEEP_ALIVE_SECONDS - 1)
+    line.wire.take(200_000)
+    line.wire.reads = True
+    await line.send(head("/1000"), then=KEEP_ALIVE_SECONDS)
+    assert line.wire.answered.count(b"HTTP/1.1 200") == 2
+    assert line.wire.closed
+    line.loop.advance(2 * WRITE_SECONDS)
+    assert not line.wire.aborted

@@ -24,36 +24,30 @@ IMAGES, OTHERS = ({"echo": {"image": f"bots:{one}", "bot": "bot.py"}} for one in
         (None, "", "No agent's image is known yet."),
     ],
 )
-def test_probe_says_what_a_dispatcher_lacks(tmp_path, monkeypatch, capsys, table, mark, said):
-    async def run():
-        file = tmp_path / "images.json"
+async def test_probe_says_what_a_dispatcher_lacks(tmp_path, monkeypatch, capsys, table, mark, said):
+    file = tmp_path / "images.json"
+    if table is not None:
+        file.write_text(json.dumps(table))
+    more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
+    agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
+    async with deployment(tmp_path, agents=agents, **more) as running:
+        monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
         if table is not None:
-            file.write_text(json.dumps(table))
-        more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
-        agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
-        async with deployment(tmp_path, agents=agents, **more) as running:
-            monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
-            if table is not None:
-                await running.dispatcher.images.look()
-            return await asyncio.to_thread(probe.main, [mark])
-
-    assert asyncio.run(run()) == (1 if said else 0)
+            await running.dispatcher.images.look()
+        assert await asyncio.to_thread(probe.main, [mark]) == (1 if said else 0)
     assert capsys.readouterr().out.startswith(said)
 
 
-def test_probe_waits_as_long_as_it_is_told(tmp_path, monkeypatch, capsys):
-    async def run():
-        file = tmp_path / "images.json"
-        more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
-        agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
-        async with deployment(tmp_path, agents=agents, **more) as running:
-            monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
-            waiting = asyncio.create_task(asyncio.to_thread(probe.main, [mark_of(IMAGES), str(PATIENCE)]))
-            file.write_text(json.dumps(IMAGES))
-            await running.dispatcher.images.look()
-            return await waiting
-
-    assert asyncio.run(run()) == 0
+async def test_probe_waits_as_long_as_it_is_told(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "images.json"
+    more = {"images_file": file, "placements": {"scripted": {"provider": "container"}}}
+    agents = {"echo": AgentSettings.model_validate({"bot": "bot.py"})}
+    async with deployment(tmp_path, agents=agents, **more) as running:
+        monkeypatch.setenv("SWITCHBOARD_PORT", running.url.rpartition(":")[2])
+        waiting = asyncio.create_task(asyncio.to_thread(probe.main, [mark_of(IMAGES), str(PATIENCE)]))
+        file.write_text(json.dumps(IMAGES))
+        await running.dispatcher.images.look()
+        assert await waiting == 0
     assert capsys.readouterr().out == ""
 
 

@@ -75,7 +75,7 @@ class Bots(ScriptedProvider):
             machine = await self.deployment.connect(spec.id, spec.id.removeprefix("m-"))
             await machine.hello("waiting")
             harms = itertools.cycle(HARMS) if spec.bot_file == HOSTILE else None
-            serving = asyncio.create_task(_serve(machine, harms))
+            serving = asyncio.create_task(_serve_until_closed(machine, harms))
             timer = asyncio.create_task(self.deployment.clock.sleep(LIFE_SECONDS))
             await asyncio.wait((serving, timer), return_when=asyncio.FIRST_COMPLETED)
             told = serving.done()
@@ -163,6 +163,11 @@ async def _serve(machine: ScriptedMachine, harms: Iterator[Harm] | None) -> None
             await machine.respond(message, answer if message.method == "POST" else {"status": "success"})
             continue
         await machine.respond(message, {"method": message.method, "path": message.path})
+
+
+async def _serve_until_closed(machine: ScriptedMachine, harms: Iterator[Harm] | None) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        await _serve(machine, harms)
 
 
 @contextlib.asynccontextmanager

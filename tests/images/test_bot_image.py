@@ -10,7 +10,6 @@ import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -200,33 +199,28 @@ def test_onnx_runtime_tells_nobody_what_it_runs(engine: Engine, bot_image: str) 
     assert engine.docker(*run, "--env", "ORT_DISABLE_TELEMETRY=", *command) != "0"
 
 
-def test_a_bot_for_pipecat_cloud_serves_a_session(engine: Engine, bot_image: str) -> None:
-    async def scenario() -> tuple[str, int]:
-        async with (
-            dispatcher() as served,
-            container(engine, bot_image, served.url, assignment("webrtc")) as started,
-        ):
-            await served.wait_for(Hello)
-            client = Client()
-            await client.connect(served)
-            await served.wait_for(Ready)
-            status, answer = await served.call("POST", "table", [["a", 1]])
-            assert status == 200, answer
-            assert answer == {"table": "-  -\na  1\n-  -", "directory": "/app"}
-            state = json.loads(
-                await asyncio.to_thread(
-                    engine.docker, "inspect", "--format", "{{json .State.Health}}", started
-                )
-            )
-            assert state["Status"] in ("starting", "healthy")
-            await asyncio.to_thread(engine.docker, "exec", started, *healthy(engine, bot_image))
-            await served.send(Stop(message="enough"))
-            ended = await served.wait_for(Ended)
-            code = await exit_code(engine, started)
-            await client.pc.close()
-            return ended.reason, code
-
-    assert asyncio.run(scenario()) == ("stopped", 0)
+async def test_a_bot_for_pipecat_cloud_serves_a_session(engine: Engine, bot_image: str) -> None:
+    async with (
+        dispatcher() as served,
+        container(engine, bot_image, served.url, assignment("webrtc")) as started,
+    ):
+        await served.wait_for(Hello)
+        client = Client()
+        await client.connect(served)
+        await served.wait_for(Ready)
+        status, answer = await served.call("POST", "table", [["a", 1]])
+        assert status == 200, answer
+        assert answer == {"table": "-  -\na  1\n-  -", "directory": "/app"}
+        state = json.loads(
+            await asyncio.to_thread(engine.docker, "inspect", "--format", "{{json .State.Health}}", started)
+        )
+        assert state["Status"] in ("starting", "healthy")
+        await asyncio.to_thread(engine.docker, "exec", started, *healthy(engine, bot_image))
+        await served.send(Stop(message="enough"))
+        ended = await served.wait_for(Ended)
+        code = await exit_code(engine, started)
+        await client.pc.close()
+        assert (ended.reason, code) == ("stopped", 0)
 
 
 def healthy(engine: Engine, image: str) -> list[str]:
@@ -247,15 +241,16 @@ def test_a_machine_that_does_not_come_to_life_is_not_healthy(engine: Engine, bot
         engine.docker("rm", "--force", started)
 
 
-def test_sigterm_reaches_the_bot_as_pid_1(engine: Engine, bot_image: str) -> None:
-    async def scenario() -> tuple[str, str, int]:
-        async with dispatcher() as served, container(engine, bot_image, served.url, None) as started:
-            await served.wait_for(Hello)
-            await asyncio.to_thread(engine.docker, "kill", "--signal", "TERM", started)
-            ended = await served.wait_for(Ended)
-            return ended.reason, ended.message, await exit_code(engine, started)
-
-    assert asyncio.run(scenario()) == ("machine_stopped", "The machine was told to stop by SIGTERM.", 0)
+async def test_sigterm_reaches_the_bot_as_pid_1(engine: Engine, bot_image: str) -> None:
+    async with dispatcher() as served, container(engine, bot_image, served.url, None) as started:
+        await served.wait_for(Hello)
+        await asyncio.to_thread(engine.docker, "kill", "--signal", "TERM", started)
+        ended = await served.wait_for(Ended)
+        assert (ended.reason, ended.message, await exit_code(engine, started)) == (
+            "machine_stopped",
+            "The machine was told to stop by SIGTERM.",
+            0,
+        )
 
 
 def test_it_says_what_it_must_be_told(engine: Engine, bot_image: str) -> None:
@@ -293,72 +288,63 @@ def probe_image(build: Build) -> str:
     return build("bot", "--tag", "switchboard-test/probe", BOT_DIR="tests/bot/bots", BOT_FILE="cloud.py")
 
 
-def test_it_serves_a_room_as_pipecat_cloud_asks_for_it(
+async def test_it_serves_a_room_as_pipecat_cloud_asks_for_it(
     engine: Engine, probe_image: str, tmp_path: Path
 ) -> None:
     headers = {"x-daily-session-id": "s-1", "x-daily-room-url": "https://x.daily.co/r"}
     headers["x-daily-room-token"] = "room-token"
 
-    async def scenario() -> dict[str, Any]:
-        async with (
-            hosted(engine, probe_image, tmp_path) as (started, address),
-            httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http,
-        ):
-            start = asyncio.create_task(http.post(f"http://{address}/bot", json={"a": 1}, headers=headers))
-            while not (tmp_path / "seen.json").exists():
-                await asyncio.sleep(0.05)
-                assert not start.done()
-            (tmp_path / "leave").touch()
-            assert (await start).json() == {}
-            await exit_code(engine, started)
-            return json.loads((tmp_path / "seen.json").read_text())
-
-    assert asyncio.run(scenario()) == {
-        "type": "DailyRunnerArguments",
-        "body": {"a": 1},
-        "session": "s-1",
-        "room": "https://x.daily.co/r",
-        "token": "room-token",
-    }
+    async with (
+        hosted(engine, probe_image, tmp_path) as (started, address),
+        httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http,
+    ):
+        start = asyncio.create_task(http.post(f"http://{address}/bot", json={"a": 1}, headers=headers))
+        while not (tmp_path / "seen.json").exists():
+            await asyncio.sleep(0.05)
+            assert not start.done()
+        (tmp_path / "leave").touch()
+        assert (await start).json() == {}
+        await exit_code(engine, started)
+        assert json.loads((tmp_path / "seen.json").read_text()) == {
+            "type": "DailyRunnerArguments",
+            "body": {"a": 1},
+            "session": "s-1",
+            "room": "https://x.daily.co/r",
+            "token": "room-token",
+        }
 
 
-def test_it_serves_a_websocket_as_pipecat_cloud_opens_it(
+async def test_it_serves_a_websocket_as_pipecat_cloud_opens_it(
     engine: Engine, probe_image: str, tmp_path: Path
 ) -> None:
-    async def scenario() -> dict[str, Any]:
-        async with hosted(engine, probe_image, tmp_path) as (started, address):
-            (tmp_path / "leave").touch()
-            async with connect(f"ws://{address}/ws", proxy=None) as call:
-                await call.send("bye")
-                assert await call.recv() == "BYE"
-                await call.wait_closed()
-            await exit_code(engine, started)
-            return json.loads((tmp_path / "seen.json").read_text())
-
-    assert asyncio.run(scenario())["type"] == "WebSocketRunnerArguments"
+    async with hosted(engine, probe_image, tmp_path) as (started, address):
+        (tmp_path / "leave").touch()
+        async with connect(f"ws://{address}/ws", proxy=None) as call:
+            await call.send("bye")
+            assert await call.recv() == "BYE"
+            await call.wait_closed()
+        await exit_code(engine, started)
+        assert json.loads((tmp_path / "seen.json").read_text())["type"] == "WebSocketRunnerArguments"
 
 
-def test_it_answers_an_offer_as_pipecat_cloud_passes_it_on(
+async def test_it_answers_an_offer_as_pipecat_cloud_passes_it_on(
     engine: Engine, bot_image: str, tmp_path: Path
 ) -> None:
-    async def scenario() -> int:
-        async with (
-            hosted(engine, bot_image, tmp_path) as (started, address),
-            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=PATIENCE) as http,
-            client() as caller,
-        ):
-            answer = await http.post("/api/offer", json=await caller.offer())
-            assert answer.status_code == 200, answer.text
-            await caller.accept(answer.json())
-            table = await http.post("/table", json=[["a", 1]])
-            assert table.json()["directory"] == "/app"
-            await caller.track
-            while caller.channel.readyState != "open":
-                await asyncio.sleep(0.05)
-            await caller.pc.close()
-            return await exit_code(engine, started)
-
-    assert asyncio.run(scenario()) == 0
+    async with (
+        hosted(engine, bot_image, tmp_path) as (started, address),
+        httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=PATIENCE) as http,
+        client() as caller,
+    ):
+        answer = await http.post("/api/offer", json=await caller.offer())
+        assert answer.status_code == 200, answer.text
+        await caller.accept(answer.json())
+        table = await http.post("/table", json=[["a", 1]])
+        assert table.json()["directory"] == "/app"
+        await caller.track
+        while caller.channel.readyState != "open":
+            await asyncio.sleep(0.05)
+        await caller.pc.close()
+        assert await exit_code(engine, started) == 0
 
 
 def test_a_transport_that_is_none(build: Build) -> None:

@@ -51,54 +51,42 @@ async def set_up(running: Deployment, api: str, secret: str = SECRET, key: str =
 
 
 @pytest.mark.parametrize("test", [b'{"test":"test"}', b'{"something":"else"}'])
-def test_webhook_is_created_once_and_its_events_are_taken(tmp_path: Path, test: bytes) -> None:
-    async def run() -> None:
-        async with at_daily(tmp_path) as (running, daily, api):
-            daily.webhooks.test = test
-            created = await set_up(running, api)
-            daily.webhooks.all[created[0]]["state"] = "FAILED"
-            assert await set_up(running, api) == (created[0], False)
-            (hook,) = daily.webhooks.all.values()
-            assert (hook["state"], hook["retryType"]) == ("ACTIVE", "exponential")
-            session_id = (await running.start("/start?wait=started"))["sessionId"]
-            payload = {"room": room_of(session_id)}
-            event = {"type": "participant.left", "id": str(uuid.uuid4()), "payload": payload}
-            assert await daily.webhooks.tell(event) == [200]
-            await running.settle()
-            assert "room-event" in [one["event"] for one in await running.timeline(session_id)]
-
-    asyncio.run(run())
+async def test_webhook_is_created_once_and_its_events_are_taken(tmp_path: Path, test: bytes) -> None:
+    async with at_daily(tmp_path) as (running, daily, api):
+        daily.webhooks.test = test
+        created = await set_up(running, api)
+        daily.webhooks.all[created[0]]["state"] = "FAILED"
+        assert await set_up(running, api) == (created[0], False)
+        (hook,) = daily.webhooks.all.values()
+        assert (hook["state"], hook["retryType"]) == ("ACTIVE", "exponential")
+        session_id = (await running.start("/start?wait=started"))["sessionId"]
+        payload = {"room": room_of(session_id)}
+        event = {"type": "participant.left", "id": str(uuid.uuid4()), "payload": payload}
+        assert await daily.webhooks.tell(event) == [200]
+        await running.settle()
+        assert "room-event" in [one["event"] for one in await running.timeline(session_id)]
 
 
-def test_webhook_is_refused_without_a_card(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with at_daily(tmp_path) as (running, daily, api):
-            daily.card = False
-            with pytest.raises(WebhookError, match=r"403: forbidden-error.*credit card"):
-                await set_up(running, api)
-
-    asyncio.run(run())
+async def test_webhook_is_refused_without_a_card(tmp_path: Path) -> None:
+    async with at_daily(tmp_path) as (running, daily, api):
+        daily.card = False
+        with pytest.raises(WebhookError, match=r"403: forbidden-error.*credit card"):
+            await set_up(running, api)
 
 
-def test_webhook_is_refused_when_dispatcher_has_another_secret(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with at_daily(tmp_path) as (running, daily, api):
-            daily.webhooks.test = b'{"new":"test"}'
-            with pytest.raises(WebhookError, match=rf"{running.url}/webhooks/daily and be answered with 200"):
-                await set_up(running, api, secret=derived_secret("another"))
-            assert daily.webhooks.all == {}
-
-    asyncio.run(run())
+async def test_webhook_is_refused_when_dispatcher_has_another_secret(tmp_path: Path) -> None:
+    async with at_daily(tmp_path) as (running, daily, api):
+        daily.webhooks.test = b'{"new":"test"}'
+        with pytest.raises(WebhookError, match=rf"{running.url}/webhooks/daily and be answered with 200"):
+            await set_up(running, api, secret=derived_secret("another"))
+        assert daily.webhooks.all == {}
 
 
-def test_refusal_has_no_key_in_it(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with at_daily(tmp_path) as (running, _, api):
-            with pytest.raises(WebhookError, match="401") as raised:
-                await set_up(running, api, key="another-key")
-            assert "another-key" not in str(raised.value)
-
-    asyncio.run(run())
+async def test_refusal_has_no_key_in_it(tmp_path: Path) -> None:
+    async with at_daily(tmp_path) as (running, _, api):
+        with pytest.raises(WebhookError, match="401") as raised:
+            await set_up(running, api, key="another-key")
+        assert "another-key" not in str(raised.value)
 
 
 class Stack:

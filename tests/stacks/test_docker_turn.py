@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from pathlib import Path
 
@@ -53,12 +52,12 @@ async def reaches(transport: turn.TurnTransport, address: str) -> bool:
     return True
 
 
-def test_relays_lead_to_bots_and_to_the_internet_and_nowhere_else(tmp_path: Path) -> None:
+async def test_relays_lead_to_bots_and_to_the_internet_and_nowhere_else(tmp_path: Path) -> None:
     port = free_port()
     # Where Docker has said nothing of a gateway, it is the first address.
     bots = (("172.20.0.0/16", ""), ("172.22.0.0/24", "172.22.0.5"))
 
-    async def run() -> None:
+    with coturn(tmp_path, port, configuration(port, tmp_path, bots)):
         transport = await relay(port, *credential())
         _, number = transport.get_extra_info("sockname")
         assert 49160 <= number <= 49223
@@ -71,14 +70,11 @@ def test_relays_lead_to_bots_and_to_the_internet_and_nowhere_else(tmp_path: Path
             assert not await reaches(transport, private), private
         transport.close()
 
-    with coturn(tmp_path, port, configuration(port, tmp_path, bots)):
-        asyncio.run(run())
 
-
-def test_a_session_has_so_many_relays_and_no_more(tmp_path: Path) -> None:
+async def test_a_session_has_so_many_relays_and_no_more(tmp_path: Path) -> None:
     port = free_port()
 
-    async def run() -> None:
+    with coturn(tmp_path, port, configuration(port, tmp_path, ())):
         held = [await relay(port, *credential()) for _ in range(RELAYS_OF_A_USER)]
         with pytest.raises(stun.TransactionFailed) as caught:
             await relay(port, *credential())
@@ -87,23 +83,17 @@ def test_a_session_has_so_many_relays_and_no_more(tmp_path: Path) -> None:
         for transport in held:
             transport.close()
 
-    with coturn(tmp_path, port, configuration(port, tmp_path, ())):
-        asyncio.run(run())
 
-
-def test_all_sessions_together_have_as_many_relays_as_there_are_ports(tmp_path: Path) -> None:
+async def test_all_sessions_together_have_as_many_relays_as_there_are_ports(tmp_path: Path) -> None:
     port = free_port()
 
-    async def run() -> None:
+    with coturn(tmp_path, port, configuration(port, tmp_path, (), ports=(49224, 49225))):
         held = [await relay(port, *credential(f"session-{number}")) for number in range(2)]
         with pytest.raises(stun.TransactionFailed) as caught:
             await relay(port, *credential("session-2"))
         assert caught.value.response.attributes["ERROR-CODE"][0] == 486
         for transport in held:
             transport.close()
-
-    with coturn(tmp_path, port, configuration(port, tmp_path, (), ports=(49224, 49225))):
-        asyncio.run(run())
 
 
 def test_the_secret_reaches_the_server_by_a_file_and_nothing_else(tmp_path: Path) -> None:

@@ -35,69 +35,60 @@ def endpoint() -> Endpoint:
     )
 
 
-def test_it_hears_thinks_and_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        async with serving(endpoint()) as served:
-            monkeypatch.setenv("OPENAI_API_KEY", served.key)
-            monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-            monkeypatch.setenv("LLM_MODEL", "a-model")
-            async with call(voice.bot) as session:
-                caller = session.caller
-                await caller.until_spoken()
-                assert likeness(GREETING, caller.heard()) > ALIKE
-                caller.say(SENTENCE)
-                started, _ = await caller.until_spoken(2)
-                assert likeness(SENTENCE, served.transcribed[0]) > ALIKE
-                (chat,) = served.chats
-                assert chat["model"] == "a-model"
-                assert [message["role"] for message in chat["messages"]] == ["system", "assistant", "user"]
-                assert chat["messages"][-1]["content"] == served.transcript
-                assert served.spoken == list(served.voices)
-                assert likeness(OBJECTION, caller.heard(since=started)) > ALIKE
-                assert {"user-started-speaking", "user-transcription", "bot-llm-text"} <= {
-                    kind for _, kind in caller.events
-                }
-
-    asyncio.run(scenario())
+async def test_it_hears_thinks_and_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(endpoint()) as served:
+        monkeypatch.setenv("OPENAI_API_KEY", served.key)
+        monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+        monkeypatch.setenv("LLM_MODEL", "a-model")
+        async with call(voice.bot) as session:
+            caller = session.caller
+            await caller.until_spoken()
+            assert likeness(GREETING, caller.heard()) > ALIKE
+            caller.say(SENTENCE)
+            started, _ = await caller.until_spoken(2)
+            assert likeness(SENTENCE, served.transcribed[0]) > ALIKE
+            (chat,) = served.chats
+            assert chat["model"] == "a-model"
+            assert [message["role"] for message in chat["messages"]] == ["system", "assistant", "user"]
+            assert chat["messages"][-1]["content"] == served.transcript
+            assert served.spoken == list(served.voices)
+            assert likeness(OBJECTION, caller.heard(since=started)) > ALIKE
+            assert {"user-started-speaking", "user-transcription", "bot-llm-text"} <= {
+                kind for _, kind in caller.events
+            }
 
 
-def test_a_user_who_speaks_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        async with serving(endpoint()) as served:
-            monkeypatch.setenv("OPENAI_API_KEY", served.key)
-            monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-            async with call(voice.bot) as session:
-                caller = session.caller
-                await caller.until(lambda: len(caller.sounded_at()) > 25, 5, "half a second of greeting")
-                caller.say(SENTENCE)
-                interrupted = await caller.until_event("user-started-speaking")
-                answered = await caller.until_event("bot-started-speaking", count=2)
-                assert not [at for at in caller.sounded_at(interrupted + ON_THE_WAY) if at < answered]
-                assert likeness(GREETING[-len(GREETING) // 3 :], caller.heard()) < ALIKE
-
-    asyncio.run(scenario())
+async def test_a_user_who_speaks_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(endpoint()) as served:
+        monkeypatch.setenv("OPENAI_API_KEY", served.key)
+        monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+        async with call(voice.bot) as session:
+            caller = session.caller
+            await caller.until(lambda: len(caller.sounded_at()) > 25, 5, "half a second of greeting")
+            caller.say(SENTENCE)
+            interrupted = await caller.until_event("user-started-speaking")
+            answered = await caller.until_event("bot-started-speaking", count=2)
+            assert not [at for at in caller.sounded_at(interrupted + ON_THE_WAY) if at < answered]
+            assert likeness(GREETING[-len(GREETING) // 3 :], caller.heard()) < ALIKE
 
 
-def test_a_refused_key_ends_the_bot_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        async with serving(endpoint()) as served:
-            monkeypatch.setenv("OPENAI_API_KEY", "another-key")
-            monkeypatch.setenv("OPENAI_BASE_URL", served.url)
-            with pytest.raises(RuntimeError, match=r"OpenAITTSService.*Incorrect API key provided"):
-                async with call(voice.bot) as session, asyncio.timeout(PATIENCE):
-                    await session.bot
-
-    asyncio.run(scenario())
+async def test_a_refused_key_ends_the_bot_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(endpoint()) as served:
+        monkeypatch.setenv("OPENAI_API_KEY", "another-key")
+        monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+        with pytest.raises(RuntimeError, match=r"OpenAITTSService.*Incorrect API key provided"):
+            async with call(voice.bot) as session, asyncio.timeout(PATIENCE):
+                await session.bot
 
 
-def test_a_missing_key_is_named_before_anything_happens() -> None:
+async def test_a_missing_key_is_named_before_anything_happens() -> None:
     async def scenario() -> None:
         connection = SmallWebRTCConnection()
         await voice.bot(SmallWebRTCRunnerArguments(webrtc_connection=connection))
 
     message = "^The voice bot needs a key for STT, LLM and TTS: set OPENAI_API_KEY.$"
     with pytest.raises(Misconfigured, match=message):
-        asyncio.run(scenario())
+        await scenario()
 
 
 def test_a_key_is_never_sent_to_another_endpoint() -> None:

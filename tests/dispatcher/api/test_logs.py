@@ -74,31 +74,28 @@ def test_log_is_bounded_when_the_bot_prints_without_end(tmp_path):
     assert len(answer.content) < LOG_BYTES + 1000
 
 
-def test_follower_gets_what_is_new_and_hears_of_the_end(tmp_path):
+async def test_follower_gets_what_is_new_and_hears_of_the_end(tmp_path):
     """Two looks at a bot that prints in between, and one when its machine is gone."""
     more = tmp_path / "more"
     wait = f"while [ ! -e {more} ]; do sleep 0.05; done"
     provider: Any = printing(tmp_path, f"echo first; printf 'not yet'; {wait}; echo ' done'; printf last")
 
-    async def run():
-        async with deployment(tmp_path, provider=provider) as running, asyncio.timeout(PATIENCE):
-            path = f"/v1/sessions/{await started(running)}/logs"
+    async with deployment(tmp_path, provider=provider) as running, asyncio.timeout(PATIENCE):
+        path = f"/v1/sessions/{await started(running)}/logs"
 
-            async def read(after, wanted):
-                while True:
-                    answer = await running.http.get(path, params={"after": after} if after else {})
-                    if answer.status_code == 200 and wanted(answer.json()):
-                        return answer.json()
-                    await running.look(0.1)
+        async def read(after, wanted):
+            while True:
+                answer = await running.http.get(path, params={"after": after} if after else {})
+                if answer.status_code == 200 and wanted(answer.json()):
+                    return answer.json()
+                await running.look(0.1)
 
-            first = await read(None, lambda part: "first" in part["lines"])
-            nothing = await read(first["next"], lambda part: True)
-            more.touch()
-            # The machine ends with its shell.
-            rest = await read(first["next"], lambda part: part["ended"])
-            return first, nothing, rest, await read(rest["next"], lambda part: True)
-
-    first, nothing, rest, nothing_more = asyncio.run(run())
+        first = await read(None, lambda part: "first" in part["lines"])
+        nothing = await read(first["next"], lambda part: True)
+        more.touch()
+        # The machine ends with its shell.
+        rest = await read(first["next"], lambda part: part["ended"])
+        nothing_more = await read(rest["next"], lambda part: True)
     assert (first["lines"], first["skippedBytes"], first["ended"]) == (["first"], 0, False)
     assert (nothing["lines"], nothing["next"]) == ([], first["next"])
     assert (rest["lines"], rest["skippedBytes"]) == (["not yet done", "last"], 0)
@@ -150,16 +147,13 @@ def test_log_is_elsewhere_when_the_provider_keeps_none(tmp_path):
     assert (answer.status_code, answer.json()["code"]) == (404, "log_elsewhere")
 
 
-def test_log_of_no_session_is_404(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            return await running.http.get("/v1/sessions/nobody/logs")
-
-    assert asyncio.run(run()).status_code == 404
+async def test_log_of_no_session_is_404(tmp_path):
+    async with deployment(tmp_path) as running:
+        assert (await running.http.get("/v1/sessions/nobody/logs")).status_code == 404
 
 
 @pytest.mark.parametrize(("scope", "status"), [("read", 200), ("admin", 200), ("start", 403)])
-def test_log_is_for_keys_that_read(tmp_path, scope, status):
+async def test_log_is_for_keys_that_read(tmp_path, scope, status):
     provider = Logged()
     provider.said = LogPart(("line",), 5)
     keys = [
@@ -167,12 +161,10 @@ def test_log_is_for_keys_that_read(tmp_path, scope, status):
         {"name": "other", "hash": hash_of("sk_other"), "scope": scope},
     ]
 
-    async def run():
-        async with deployment(tmp_path, provider=provider, keys=keys) as running:
-            started = await running.http.post("/start", headers={"Authorization": "Bearer sk_backend"})
-            path = f"/v1/sessions/{started.json()['sessionId']}/logs"
-            token = {"Authorization": f"Bearer {started.json()['sessionToken']}"}
-            assert (await running.http.get(path, headers=token)).status_code == 403
-            return await running.http.get(path, headers={"Authorization": "Bearer sk_other"})
-
-    assert asyncio.run(run()).status_code == status
+    async with deployment(tmp_path, provider=provider, keys=keys) as running:
+        started = await running.http.post("/start", headers={"Authorization": "Bearer sk_backend"})
+        path = f"/v1/sessions/{started.json()['sessionId']}/logs"
+        token = {"Authorization": f"Bearer {started.json()['sessionToken']}"}
+        assert (await running.http.get(path, headers=token)).status_code == 403
+        answer = await running.http.get(path, headers={"Authorization": "Bearer sk_other"})
+        assert answer.status_code == status

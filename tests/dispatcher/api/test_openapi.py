@@ -1,7 +1,5 @@
 """The OpenAPI document. `tests/dispatcher/contract.py` holds every answer of the other tests against it."""
 
-import asyncio
-
 import httpx
 import pytest
 from fastapi.routing import APIRoute
@@ -18,12 +16,9 @@ def test_the_committed_document_is_what_the_dispatcher_serves(tmp_path):
     assert contract.DOCUMENT.read_text() == text, "write it anew with 'make openapi'"
 
 
-def test_the_dispatcher_answers_with_it(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            assert (await running.http.get("/openapi.json")).json() == contract.document()
-
-    asyncio.run(run())
+async def test_the_dispatcher_answers_with_it(tmp_path):
+    async with deployment(tmp_path) as running:
+        assert (await running.http.get("/openapi.json")).json() == contract.document()
 
 
 def test_every_route_is_in_it(tmp_path):
@@ -74,9 +69,9 @@ def test_its_schemas_are_schemas():
         (200, "application/json", b'{"sessionId": 1}'),
     ],
 )
-def test_an_answer_that_it_does_not_allow_fails_a_test(status, content_type, content):
+async def test_an_answer_that_it_does_not_allow_fails_a_test(status, content_type, content):
     request = httpx.Request("GET", "http://127.0.0.1/sessions/x")
     headers = {"content-type": content_type}
     answer = httpx.Response(status, headers=headers, content=content, request=request)
     with pytest.raises(Exception, match=r"OpenAPI document|required property|is not of type"):
-        asyncio.run(contract.check(answer))
+        await contract.check(answer)

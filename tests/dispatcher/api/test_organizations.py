@@ -68,68 +68,62 @@ async def completed(running: Deployment) -> str:
 
 
 @pytest.mark.parametrize("mode", ["rich", "plain"])
-def test_the_command_line_shows_agents_and_sessions(tmp_path, mode):
-    async def run():
-        agents = {"echo": AgentSettings(bot=Path("bot.py"), max_sessions=7, max_duration_seconds=900)}
-        async with deployment(tmp_path, agents=agents) as running:
-            over = await completed(running)
-            live, _ = await running.reported("waiting")
+async def test_the_command_line_shows_agents_and_sessions(tmp_path, mode):
+    agents = {"echo": AgentSettings(bot=Path("bot.py"), max_sessions=7, max_duration_seconds=900)}
+    async with deployment(tmp_path, agents=agents) as running:
+        over = await completed(running)
+        live, _ = await running.reported("waiting")
 
-            async def shown(*arguments: str) -> str:
-                done = await pipecat(running, tmp_path, *arguments, mode=mode)
-                assert done.code == 0, done.output + done.errors
-                return done.output + done.errors
+        async def shown(*arguments: str) -> str:
+            done = await pipecat(running, tmp_path, *arguments, mode=mode)
+            assert done.code == 0, done.output + done.errors
+            return done.output + done.errors
 
-            listed, status, sessions, one, ended, logs = await asyncio.gather(
-                shown("agent", "list"),
-                shown("agent", "status", "echo"),
-                shown("agent", "sessions", "echo"),
-                shown("agent", "sessions", "echo", "--id", over),
-                shown("agent", "sessions", "echo", "--end-state", "completed"),
-                shown("agent", "logs", "echo"),
-            )
-            assert "echo" in listed
-            for words in ("bot.py", "900s", "7", "1024Mi"):
-                assert words in status
-            assert over in sessions
-            assert live in sessions
-            assert over in one
-            assert over in ended
-            assert live not in ended
-            assert f"{over} ended: The bot said goodbye." in logs
-
-    asyncio.run(run())
+        listed, status, sessions, one, ended, logs = await asyncio.gather(
+            shown("agent", "list"),
+            shown("agent", "status", "echo"),
+            shown("agent", "sessions", "echo"),
+            shown("agent", "sessions", "echo", "--id", over),
+            shown("agent", "sessions", "echo", "--end-state", "completed"),
+            shown("agent", "logs", "echo"),
+        )
+        assert "echo" in listed
+        for words in ("bot.py", "900s", "7", "1024Mi"):
+            assert words in status
+        assert over in sessions
+        assert live in sessions
+        assert over in one
+        assert over in ended
+        assert live not in ended
+        assert f"{over} ended: The bot said goodbye." in logs
 
 
-def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
-    async def run():
-        async with keyed(tmp_path) as running:
-            session_id = (await start(running, "backend"))["sessionId"]
+async def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
+    async with keyed(tmp_path) as running:
+        session_id = (await start(running, "backend"))["sessionId"]
 
-            def ask(*arguments: str, token: str):
-                return pipecat(running, tmp_path, *arguments, token=SECRETS.get(token, token))
+        def ask(*arguments: str, token: str):
+            return pipecat(running, tmp_path, *arguments, token=SECRETS.get(token, token))
 
-            organizations, agents, status, stopping, unknown, stranger = await asyncio.gather(
-                ask("organizations", "list", token="reader"),
-                ask("agent", "list", token="reader"),
-                ask("agent", "status", "echo", token="reader"),
-                ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="reader"),
-                ask("agent", "status", "nope", token="reader"),
-                ask("agent", "list", token="nobody"),
-            )
-            assert organizations.json["organizations"][0]["name"] == "switchboard"
-            assert [one["name"] for one in agents.json["agents"]] == ["echo", "other"]
-            assert status.json["activeSessionCount"] == 1
-            assert (stopping.code, unknown.code, stranger.code) == (1, 1, 1)
-            assert (await running.http.get(f"/sessions/{session_id}", headers=bearer("root"))).json()[
-                "state"
-            ] == "starting"
-            stopped = await ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="root")
-            assert stopped.code == 0, stopped.output + stopped.errors
-            record = await ask("agent", "sessions", "echo", "--id", session_id, token="root")
-            assert record.json["endState"] == "terminated"
-
-    asyncio.run(run())
+        organizations, agents, status, stopping, unknown, stranger = await asyncio.gather(
+            ask("organizations", "list", token="reader"),
+            ask("agent", "list", token="reader"),
+            ask("agent", "status", "echo", token="reader"),
+            ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="reader"),
+            ask("agent", "status", "nope", token="reader"),
+            ask("agent", "list", token="nobody"),
+        )
+        assert organizations.json["organizations"][0]["name"] == "switchboard"
+        assert [one["name"] for one in agents.json["agents"]] == ["echo", "other"]
+        assert status.json["activeSessionCount"] == 1
+        assert (stopping.code, unknown.code, stranger.code) == (1, 1, 1)
+        assert (await running.http.get(f"/sessions/{session_id}", headers=bearer("root"))).json()[
+            "state"
+        ] == "starting"
+        stopped = await ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="root")
+        assert stopped.code == 0, stopped.output + stopped.errors
+        record = await ask("agent", "sessions", "echo", "--id", session_id, token="root")
+        assert record.json["endState"] == "terminated"
 
 
 @pytest.mark.parametrize(
@@ -149,59 +143,47 @@ def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
         ("reader", "/echo/sessions?endState=asleep", 400),
     ],
 )
-def test_organizations_are_for_those_who_may_list(tmp_path, who, path, status):
-    async def run():
-        async with keyed(tmp_path) as running:
-            answer = await running.http.get(f"{SERVICES}{path}", headers=bearer(who))
-            assert answer.status_code == status, answer.text
-
-    asyncio.run(run())
+async def test_organizations_are_for_those_who_may_list(tmp_path, who, path, status):
+    async with keyed(tmp_path) as running:
+        answer = await running.http.get(f"{SERVICES}{path}", headers=bearer(who))
+        assert answer.status_code == status, answer.text
 
 
-def test_agents_are_filtered_by_their_placement(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            for region, names in (("process", ["echo"]), ("us-west", [])):
-                answer = await running.http.get(SERVICES, params={"region": region})
-                assert [one["name"] for one in answer.json()["services"]] == names
-
-    asyncio.run(run())
+async def test_agents_are_filtered_by_their_placement(tmp_path):
+    async with deployment(tmp_path) as running:
+        for region, names in (("process", ["echo"]), ("us-west", [])):
+            answer = await running.http.get(SERVICES, params={"region": region})
+            assert [one["name"] for one in answer.json()["services"]] == names
 
 
-def test_sessions_are_filtered_by_how_they_ended(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            expected = {"completed": await completed(running)}
-            expected["terminated"] = (await running.start())["sessionId"]
-            await running.http.delete(f"/sessions/{expected['terminated']}")
-            expected["agent_error"], machine = await running.reported("loading")
-            await machine.send(protocol.Ended(reason="invalid_bot", message="No bot.", exit_code=1))
-            await running.until(expected["agent_error"], "failed")
-            expected["active"] = (await running.start())["sessionId"]
-            for state in (*REASONS, "active", "unknown"):
-                answer = await running.http.get(f"{SERVICES}/echo/sessions", params={"endState": state})
-                found = [(one["sessionId"], one["endState"]) for one in answer.json()["sessions"]]
-                assert found == ([(expected[state], state)] if state in expected else [])
-                assert answer.json()["total_count"] == len(found)
-
-    asyncio.run(run())
+async def test_sessions_are_filtered_by_how_they_ended(tmp_path):
+    async with deployment(tmp_path) as running:
+        expected = {"completed": await completed(running)}
+        expected["terminated"] = (await running.start())["sessionId"]
+        await running.http.delete(f"/sessions/{expected['terminated']}")
+        expected["agent_error"], machine = await running.reported("loading")
+        await machine.send(protocol.Ended(reason="invalid_bot", message="No bot.", exit_code=1))
+        await running.until(expected["agent_error"], "failed")
+        expected["active"] = (await running.start())["sessionId"]
+        for state in (*REASONS, "active", "unknown"):
+            answer = await running.http.get(f"{SERVICES}/echo/sessions", params={"endState": state})
+            found = [(one["sessionId"], one["endState"]) for one in answer.json()["sessions"]]
+            assert found == ([(expected[state], state)] if state in expected else [])
+            assert answer.json()["total_count"] == len(found)
 
 
-def test_logs_are_the_timelines_of_sessions(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            over, other = await completed(running), (await running.start())["sessionId"]
-            lines = (await running.http.get(f"{SERVICES}/echo/logs")).json()["logs"]
-            assert {over, other} == {line["log"].split()[1] for line in lines}
-            assert lines == sorted(lines, key=lambda line: line["timestamp"])
-            of_one = await running.http.get(f"{SERVICES}/echo/logs", params={"sessionId": over, "limit": 2})
-            last, printed = (line["log"] for line in of_one.json()["logs"])
-            assert last.split()[1] == over
-            assert printed.startswith(f"ERROR The log of machine m-{over} cannot be read here")
-            of_none = await running.http.get(f"{SERVICES}/echo/logs", params={"deploymentId": "another"})
-            assert of_none.json() == {"logs": []}
-
-    asyncio.run(run())
+async def test_logs_are_the_timelines_of_sessions(tmp_path):
+    async with deployment(tmp_path) as running:
+        over, other = await completed(running), (await running.start())["sessionId"]
+        lines = (await running.http.get(f"{SERVICES}/echo/logs")).json()["logs"]
+        assert {over, other} == {line["log"].split()[1] for line in lines}
+        assert lines == sorted(lines, key=lambda line: line["timestamp"])
+        of_one = await running.http.get(f"{SERVICES}/echo/logs", params={"sessionId": over, "limit": 2})
+        last, printed = (line["log"] for line in of_one.json()["logs"])
+        assert last.split()[1] == over
+        assert printed.startswith(f"ERROR The log of machine m-{over} cannot be read here")
+        of_none = await running.http.get(f"{SERVICES}/echo/logs", params={"deploymentId": "another"})
+        assert of_none.json() == {"logs": []}
 
 
 @pytest.mark.parametrize(
@@ -215,20 +197,17 @@ def test_logs_are_the_timelines_of_sessions(tmp_path):
         (Rejected("kept by Fly"), ["cannot be read here: kept by Fly"]),
     ],
 )
-def test_the_command_line_shows_what_a_sessions_bot_printed(tmp_path, said, shown):
-    async def run():
-        provider = Logged()
-        provider.said = said
-        async with deployment(tmp_path, provider=provider) as running:
-            over = await completed(running)
-            logs = await pipecat(running, tmp_path, "agent", "logs", "echo", "--session-id", over)
-            lines = [line["log"] for line in logs.json["logs"]]
-            assert f"INFO {over} ended: The bot said goodbye." in lines
-            printed = [line for line in lines if not line.startswith(f"INFO {over} ")]
-            assert len(printed) == len(shown)
-            assert all(line.endswith(words) for line, words in zip(printed, shown, strict=True))
-            command = ("agent", "logs", "echo", "--limit", "1", "--session-id", over)
-            last = await pipecat(running, tmp_path, *command)
-            assert len(last.json["logs"]) == 1
-
-    asyncio.run(run())
+async def test_the_command_line_shows_what_a_sessions_bot_printed(tmp_path, said, shown):
+    provider = Logged()
+    provider.said = said
+    async with deployment(tmp_path, provider=provider) as running:
+        over = await completed(running)
+        logs = await pipecat(running, tmp_path, "agent", "logs", "echo", "--session-id", over)
+        lines = [line["log"] for line in logs.json["logs"]]
+        assert f"INFO {over} ended: The bot said goodbye." in lines
+        printed = [line for line in lines if not line.startswith(f"INFO {over} ")]
+        assert len(printed) == len(shown)
+        assert all(line.endswith(words) for line, words in zip(printed, shown, strict=True))
+        command = ("agent", "logs", "echo", "--limit", "1", "--session-id", over)
+        last = await pipecat(running, tmp_path, *command)
+        assert len(last.json["logs"]) == 1

@@ -64,108 +64,90 @@ async def cancelled(call: asyncio.Task[httpx.Response]) -> None:
 
 
 @pytest.mark.parametrize(("fault", "status"), [(AWAY, 503), (RuntimeError("a fault of ours"), 500)])
-def test_offer_session_ends_when_the_store_raises_before_the_answer(tmp_path, fault, status):
+async def test_offer_session_ends_when_the_store_raises_before_the_answer(tmp_path, fault, status):
     runner = FailsReads()
 
-    async def run():
-        async with deployment(tmp_path, runner=runner) as running:
-            runner.fault = fault
-            calling = asyncio.create_task(running.http.post("/api/offer", json=OFFER))
-            assert (await pass_time(running.clock, calling)).status_code == status
-            runner.fault = None
-            assert (await one_over(running))["reason"] == "stopped"
-
-    asyncio.run(run())
+    async with deployment(tmp_path, runner=runner) as running:
+        runner.fault = fault
+        calling = asyncio.create_task(running.http.post("/api/offer", json=OFFER))
+        assert (await pass_time(running.clock, calling)).status_code == status
+        runner.fault = None
+        assert (await one_over(running))["reason"] == "stopped"
 
 
-def test_offer_session_ends_when_its_request_is_cancelled(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running, cancellable(running) as http:
-            calling = asyncio.create_task(http.post("/api/offer", json=OFFER))
-            machine = await machine_of_the_offer(running)
-            await machine.receive()
-            await cancelled(calling)
-            assert (await one_over(running))["reason"] == "stopped"
-            await running.settle()
-            assert running.provider.running == []
-
-    asyncio.run(run())
+async def test_offer_session_ends_when_its_request_is_cancelled(tmp_path):
+    async with deployment(tmp_path) as running, cancellable(running) as http:
+        calling = asyncio.create_task(http.post("/api/offer", json=OFFER))
+        machine = await machine_of_the_offer(running)
+        await machine.receive()
+        await cancelled(calling)
+        assert (await one_over(running))["reason"] == "stopped"
+        await running.settle()
+        assert running.provider.running == []
 
 
-def test_offer_session_ends_when_its_request_is_cancelled_twice_while_the_store_is_away(tmp_path):
+async def test_offer_session_ends_when_its_request_is_cancelled_twice_while_the_store_is_away(tmp_path):
     runner = GoesAway()
 
-    async def run():
-        async with deployment(tmp_path, runner=runner) as running, cancellable(running) as http:
-            calling = asyncio.create_task(http.post("/api/offer", json=OFFER))
-            machine = await machine_of_the_offer(running)
-            await machine.receive()
-            runner.away = True
-            calling.cancel()
-            is_unanswered = running.dispatcher.terminator.is_unanswered
-            await eventually(lambda: asyncio.sleep(0, is_unanswered(machine.session_id or "")), bool)
-            assert not calling.done(), "it waits for the end of the session"
-            await cancelled(calling)
-            runner.away = False
-            await running.settle()
-            assert (await one_over(running))["reason"] == "stopped"
-            assert running.provider.running == []
-
-    asyncio.run(run())
+    async with deployment(tmp_path, runner=runner) as running, cancellable(running) as http:
+        calling = asyncio.create_task(http.post("/api/offer", json=OFFER))
+        machine = await machine_of_the_offer(running)
+        await machine.receive()
+        runner.away = True
+        calling.cancel()
+        is_unanswered = running.dispatcher.terminator.is_unanswered
+        await eventually(lambda: asyncio.sleep(0, is_unanswered(machine.session_id or "")), bool)
+        assert not calling.done(), "it waits for the end of the session"
+        await cancelled(calling)
+        runner.away = False
+        await running.settle()
+        assert (await one_over(running))["reason"] == "stopped"
+        assert running.provider.running == []
 
 
-def test_offer_is_answered_within_a_limit_when_the_store_stays_away(tmp_path):
+async def test_offer_is_answered_within_a_limit_when_the_store_stays_away(tmp_path):
     runner = GoesAway()
 
-    async def run():
-        async with deployment(tmp_path, runner=runner) as running:
-            calling = asyncio.create_task(running.http.post("/api/offer", json=OFFER))
-            machine = await machine_of_the_offer(running)
-            runner.away = True
-            await machine.answer({"sdp": "none"})
-            assert (await pass_time(running.clock, calling)).status_code == 502
-            runner.away = False
-            await running.settle()
-            assert (await one_over(running))["reason"] == "stopped"
-
-    asyncio.run(run())
+    async with deployment(tmp_path, runner=runner) as running:
+        calling = asyncio.create_task(running.http.post("/api/offer", json=OFFER))
+        machine = await machine_of_the_offer(running)
+        runner.away = True
+        await machine.answer({"sdp": "none"})
+        assert (await pass_time(running.clock, calling)).status_code == 502
+        runner.away = False
+        await running.settle()
+        assert (await one_over(running))["reason"] == "stopped"
 
 
 @pytest.mark.parametrize(("key", "stays"), [({}, False), ({"Idempotency-Key": "call-1"}, True)])
-def test_started_session_ends_when_its_request_is_cancelled_unless_a_key_brings_the_caller_back(
+async def test_started_session_ends_when_its_request_is_cancelled_unless_a_key_brings_the_caller_back(
     tmp_path, key, stays
 ):
-    async def run():
-        async with deployment(tmp_path) as running, cancellable(running) as http:
-            running.provider.gate = asyncio.Event()
-            calling = asyncio.create_task(http.post("/start", json={}, headers=key))
-            await eventually(lambda: asyncio.sleep(0, running.provider.asked), bool)
-            await cancelled(calling)
-            running.provider.gate.set()
-            if stays:
-                again = await running.http.post("/start", json={}, headers=key)
-                assert again.status_code == 200
-                assert len(await sessions(running)) == 1
-            else:
-                assert (await one_over(running))["reason"] == "stopped"
-                await running.settle()
-                assert running.provider.running == []
-
-    asyncio.run(run())
+    async with deployment(tmp_path) as running, cancellable(running) as http:
+        running.provider.gate = asyncio.Event()
+        calling = asyncio.create_task(http.post("/start", json={}, headers=key))
+        await eventually(lambda: asyncio.sleep(0, running.provider.asked), bool)
+        await cancelled(calling)
+        running.provider.gate.set()
+        if stays:
+            again = await running.http.post("/start", json={}, headers=key)
+            assert again.status_code == 200
+            assert len(await sessions(running)) == 1
+        else:
+            assert (await one_over(running))["reason"] == "stopped"
+            await running.settle()
+            assert running.provider.running == []
 
 
-def test_queued_session_ends_when_its_place_cannot_be_read(tmp_path):
+async def test_queued_session_ends_when_its_place_cannot_be_read(tmp_path):
     runner = FailsReads()
     agents = {"echo": AgentSettings(bot=Path("echo.py"), max_sessions=1)}
 
-    async def run():
-        async with deployment(tmp_path, runner=runner, agents=agents) as running:
-            first = (await running.start())["sessionId"]
-            runner.fault = AWAY
-            assert (await running.http.post("/start?queue=60", json={})).status_code == 503
-            runner.fault = None
-            await running.settle()
-            (left,) = [each for each in await sessions(running) if each["sessionId"] != first]
-            assert (left["state"], left["reason"]) == ("failed", "abandoned")
-
-    asyncio.run(run())
+    async with deployment(tmp_path, runner=runner, agents=agents) as running:
+        first = (await running.start())["sessionId"]
+        runner.fault = AWAY
+        assert (await running.http.post("/start?queue=60", json={})).status_code == 503
+        runner.fault = None
+        await running.settle()
+        (left,) = [each for each in await sessions(running) if each["sessionId"] != first]
+        assert (left["state"], left["reason"]) == ("failed", "abandoned")

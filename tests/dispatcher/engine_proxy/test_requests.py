@@ -55,31 +55,25 @@ async def status_of_create(port: int, lengths: str, content: bytes) -> int:
         (CHUNKS, chunked(VALID, size="+{:x}")),
     ],
 )
-def test_a_body_of_unclear_length_never_reaches_the_engine(
+async def test_a_body_of_unclear_length_never_reaches_the_engine(
     tmp_path: Path, lengths: str, content: bytes
 ) -> None:
     """What is sent has a body that would be let through, for a reader who goes by the one or the other."""
 
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            assert await status_of_create(proxy.port, lengths, content) == 400
-            assert proxy.engine.asked == []
-            # With a clear one it is.
-            assert await status_of_create(proxy.port, LENGTH, VALID) == 201
-            assert proxy.changed == [("POST", CREATE)]
-
-    asyncio.run(run())
+    async with world(tmp_path) as proxy:
+        assert await status_of_create(proxy.port, lengths, content) == 400
+        assert proxy.engine.asked == []
+        # With a clear one it is.
+        assert await status_of_create(proxy.port, LENGTH, VALID) == 201
+        assert proxy.changed == [("POST", CREATE)]
 
 
-def test_a_body_in_chunks_is_read_like_any_other(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            for content, expected in ((wanted(), 201), (wanted() | {"User": "0"}, 403)):
-                sent = chunked(json.dumps(content).encode(), part_bytes=7)
-                assert await status_of_create(proxy.port, CHUNKS, sent) == expected
-            assert proxy.changed == [("POST", CREATE)]
-
-    asyncio.run(run())
+async def test_a_body_in_chunks_is_read_like_any_other(tmp_path: Path) -> None:
+    async with world(tmp_path) as proxy:
+        for content, expected in ((wanted(), 201), (wanted() | {"User": "0"}, 403)):
+            sent = chunked(json.dumps(content).encode(), part_bytes=7)
+            assert await status_of_create(proxy.port, CHUNKS, sent) == expected
+        assert proxy.changed == [("POST", CREATE)]
 
 
 @pytest.mark.parametrize(
@@ -96,55 +90,43 @@ def test_a_body_in_chunks_is_read_like_any_other(tmp_path: Path) -> None:
         ("", VALID),
     ],
 )
-def test_an_encoded_body_is_refused_and_not_decoded(
+async def test_an_encoded_body_is_refused_and_not_decoded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, content: bytes
 ) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            encoded = f"Content-Encoding: {encoding}"
-            for lengths, sent in ((f"Content-Length: {len(content)}", content), (CHUNKS, chunked(content))):
-                assert await status_of_create(proxy.port, f"{encoded}\r\n{lengths}", sent) == 403
-            assert proxy.engine.asked == []
-            assert caplog.text.count("Content-Encoding: is refused") == 2
-            assert "Traceback" not in caplog.text
-
-    asyncio.run(run())
+    async with world(tmp_path) as proxy:
+        encoded = f"Content-Encoding: {encoding}"
+        for lengths, sent in ((f"Content-Length: {len(content)}", content), (CHUNKS, chunked(content))):
+            assert await status_of_create(proxy.port, f"{encoded}\r\n{lengths}", sent) == 403
+        assert proxy.engine.asked == []
+        assert caplog.text.count("Content-Encoding: is refused") == 2
+        assert "Traceback" not in caplog.text
 
 
-def test_a_body_that_is_too_large(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            made = wanted() | {"Cmd": ["x" * 2**20]}
-            status, _ = await proxy.call("POST", CREATE, made)
-            assert status == 413
-            assert proxy.engine.asked == []
-
-    asyncio.run(run())
+async def test_a_body_that_is_too_large(tmp_path: Path) -> None:
+    async with world(tmp_path) as proxy:
+        made = wanted() | {"Cmd": ["x" * 2**20]}
+        status, _ = await proxy.call("POST", CREATE, made)
+        assert status == 413
+        assert proxy.engine.asked == []
 
 
-def test_a_second_request_behind_the_first_is_judged_by_itself(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-            writer.write(
-                b"GET /v1.41/info HTTP/1.1\r\nHost: x\r\n\r\n"
-                b"GET /v1.41/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            )
-            answer = await reader.read()
-            writer.close()
-            assert answer.count(b"HTTP/1.1 200") == 1
-            assert answer.count(b"HTTP/1.1 403") == 1
-            assert [path for _, path, _ in proxy.engine.asked] == ["/v1.41/info"]
-
-    asyncio.run(run())
+async def test_a_second_request_behind_the_first_is_judged_by_itself(tmp_path: Path) -> None:
+    async with world(tmp_path) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(
+            b"GET /v1.41/info HTTP/1.1\r\nHost: x\r\n\r\n"
+            b"GET /v1.41/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        answer = await reader.read()
+        writer.close()
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert answer.count(b"HTTP/1.1 403") == 1
+        assert [path for _, path, _ in proxy.engine.asked] == ["/v1.41/info"]
 
 
-def test_an_upgrade_is_not_passed_on(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with world(tmp_path) as proxy:
-            head = "POST /v1.41/containers/calls-m-1/attach HTTP/1.1\r\nHost: x\r\nUpgrade: tcp"
-            status, _ = await proxy.raw(head)
-            assert status == 403
-            assert proxy.engine.asked == []
-
-    asyncio.run(run())
+async def test_an_upgrade_is_not_passed_on(tmp_path: Path) -> None:
+    async with world(tmp_path) as proxy:
+        head = "POST /v1.41/containers/calls-m-1/attach HTTP/1.1\r\nHost: x\r\nUpgrade: tcp"
+        status, _ = await proxy.raw(head)
+        assert status == 403
+        assert proxy.engine.asked == []

@@ -41,56 +41,44 @@ AGAIN = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("conflict", [409, 500])
-def test_a_name_that_is_taken_is_looked_for_until_its_container_is_there(
+async def test_a_name_that_is_taken_is_looked_for_until_its_container_is_there(
     tmp_path: Path, conflict: int
 ) -> None:
-    async def run() -> None:
-        engine = BusyEngine(conflict)
-        async with provider_of(engine, tmp_path) as provider:
-            status = await provider.create(SPEC)
-            assert (status.id, status.state) == ("m-1", MachineState.started)
-            assert engine.looks == 3
-
-    asyncio.run(run())
+    engine = BusyEngine(conflict)
+    async with provider_of(engine, tmp_path) as provider:
+        status = await provider.create(SPEC)
+        assert (status.id, status.state) == ("m-1", MachineState.started)
+        assert engine.looks == 3
 
 
-def test_who_has_a_taken_name_is_looked_for_no_longer_than_settling_allows(
+async def test_who_has_a_taken_name_is_looked_for_no_longer_than_settling_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "VISIBLE_SECONDS", 0.05)
 
-    async def run() -> None:
-        async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(PATIENCE):
-            with pytest.raises(Unreachable, match="the name calls-m-1 is taken"):
-                await provider.create(SPEC)
-
-    asyncio.run(run())
+    async with provider_of(SilentEngine(), tmp_path) as provider, asyncio.timeout(PATIENCE):
+        with pytest.raises(Unreachable, match="the name calls-m-1 is taken"):
+            await provider.create(SPEC)
 
 
-def test_a_container_that_was_never_started_is_not_started_by_who_looks_for_it(tmp_path: Path) -> None:
-    async def run() -> None:
-        engine = EngineWithTheUnstarted()
-        async with provider_of(engine, tmp_path) as provider:
-            assert await provider.get("m-1") == MachineStatus("m-1", MachineState.requested)
-            await provider.stop("m-1", timedelta(seconds=5))
-            assert await provider.get("m-1") is None
-            assert engine.asked.count("start") == 0
-            with pytest.raises(Rejected, match="there is no container calls-m-1"):
-                await provider.start(SPEC)
-
-    asyncio.run(run())
+async def test_a_container_that_was_never_started_is_not_started_by_who_looks_for_it(tmp_path: Path) -> None:
+    engine = EngineWithTheUnstarted()
+    async with provider_of(engine, tmp_path) as provider:
+        assert await provider.get("m-1") == MachineStatus("m-1", MachineState.requested)
+        await provider.stop("m-1", timedelta(seconds=5))
+        assert await provider.get("m-1") is None
+        assert engine.asked.count("start") == 0
+        with pytest.raises(Rejected, match="there is no container calls-m-1"):
+            await provider.start(SPEC)
 
 
 @AGAIN
-def test_a_container_that_was_never_started_is_started_once(tmp_path: Path, again: Again) -> None:
-    async def run() -> None:
-        engine = EngineWithTheUnstarted()
-        async with provider_of(engine, tmp_path) as provider:
-            for _ in range(2):
-                assert await again(provider) == MachineStatus("m-1", MachineState.started)
-            assert engine.asked.count("start") == 1
-
-    asyncio.run(run())
+async def test_a_container_that_was_never_started_is_started_once(tmp_path: Path, again: Again) -> None:
+    engine = EngineWithTheUnstarted()
+    async with provider_of(engine, tmp_path) as provider:
+        for _ in range(2):
+            assert await again(provider) == MachineStatus("m-1", MachineState.started)
+        assert engine.asked.count("start") == 1
 
 
 FULL, BUSY = "no space left on device", "device or resource busy"
@@ -112,7 +100,7 @@ FULL, BUSY = "no space left on device", "device or resource busy"
         ({"look": (403, "not yours")}, Unreachable, "not yours", "created"),
     ],
 )
-def test_no_error_but_unreachable_leaves_a_container(
+async def test_no_error_but_unreachable_leaves_a_container(
     tmp_path: Path,
     again: Again,
     fails: dict[str, tuple[int, str]],
@@ -120,15 +108,12 @@ def test_no_error_but_unreachable_leaves_a_container(
     words: str,
     state: str,
 ) -> None:
-    async def run() -> None:
-        engine = EngineWithTheUnstarted(**fails)
-        async with provider_of(engine, tmp_path) as provider:
-            with pytest.raises(kind, match=words) as caught:
-                await again(provider)
-            assert type(caught.value) is kind
-            assert engine.state == state
-
-    asyncio.run(run())
+    engine = EngineWithTheUnstarted(**fails)
+    async with provider_of(engine, tmp_path) as provider:
+        with pytest.raises(kind, match=words) as caught:
+            await again(provider)
+        assert type(caught.value) is kind
+        assert engine.state == state
 
 
 @pytest.mark.parametrize(
@@ -139,157 +124,130 @@ def test_no_error_but_unreachable_leaves_a_container(
         (413, "Maximum request body size 1048576 exceeded, actual body size 1048577"),
     ],
 )
-def test_a_create_that_is_refused_for_good_is_rejected(tmp_path: Path, status: int, words: str) -> None:
-    async def run() -> None:
-        async with provider_of(EngineWithTheUnstarted(create=(status, words)), tmp_path) as provider:
-            with pytest.raises(Rejected, match=words):
-                await provider.create(SPEC)
-
-    asyncio.run(run())
+async def test_a_create_that_is_refused_for_good_is_rejected(tmp_path: Path, status: int, words: str) -> None:
+    async with provider_of(EngineWithTheUnstarted(create=(status, words)), tmp_path) as provider:
+        with pytest.raises(Rejected, match=words):
+            await provider.create(SPEC)
 
 
-def test_a_container_that_is_being_removed_already_is_as_good_as_removed(tmp_path: Path) -> None:
+async def test_a_container_that_is_being_removed_already_is_as_good_as_removed(tmp_path: Path) -> None:
     words = "removal of container calls-m-1 is already in progress"
 
-    async def run() -> None:
-        engine = EngineWithTheUnstarted(start=(500, FULL), remove=(409, words))
-        async with provider_of(engine, tmp_path) as provider:
+    engine = EngineWithTheUnstarted(start=(500, FULL), remove=(409, words))
+    async with provider_of(engine, tmp_path) as provider:
+        await provider.stop("m-1", timedelta(seconds=5))
+        with pytest.raises(NoCapacity, match=FULL):
+            await provider.start(SPEC)
+        assert engine.asked.count("remove") == 2
+        # Any other conflict is told.
+        engine.fails["remove"] = (409, "You cannot remove a running container")
+        with pytest.raises(Rejected, match="running container"):
             await provider.stop("m-1", timedelta(seconds=5))
-            with pytest.raises(NoCapacity, match=FULL):
-                await provider.start(SPEC)
-            assert engine.asked.count("remove") == 2
-            # Any other conflict is told.
-            engine.fails["remove"] = (409, "You cannot remove a running container")
-            with pytest.raises(Rejected, match="running container"):
-                await provider.stop("m-1", timedelta(seconds=5))
-
-    asyncio.run(run())
 
 
-def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_memory_back(
+async def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_memory_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "CALL_SECONDS", 0.3)
 
-    async def run() -> None:
-        engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
-        engine.never_answers = "remove"
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
-            # The host has room for one of them.
-            for machine_id in ("m-1", "m-2"):
-                with pytest.raises(Unreachable, match=r"OCI runtime .* nor removed: the engine did not"):
-                    await provider.create(replace(SPEC, id=machine_id, memory_mb=5000))
-
-    asyncio.run(run())
+    engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
+    engine.never_answers = "remove"
+    async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
+        # The host has room for one of them.
+        for machine_id in ("m-1", "m-2"):
+            with pytest.raises(Unreachable, match=r"OCI runtime .* nor removed: the engine did not"):
+                await provider.create(replace(SPEC, id=machine_id, memory_mb=5000))
 
 
 @pytest.mark.parametrize(
     "call", [lambda one: one.start(SPEC), lambda one: one.stop("m-1", timedelta(minutes=1))]
 )
-def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
+async def test_what_needs_a_removal_that_is_never_answered_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[ContainerProvider], Awaitable[object]]
 ) -> None:
     monkeypatch.setattr(container, "CALL_SECONDS", 0.3)
 
-    async def run() -> None:
-        engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
-        engine.never_answers = "remove"
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
-            with pytest.raises(Unreachable, match="the engine did not answer"):
-                await call(provider)
-            assert engine.asked[-1] == "remove"
-
-    asyncio.run(run())
+    engine = EngineWithTheUnstarted(start=(400, "OCI runtime create failed"))
+    engine.never_answers = "remove"
+    async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
+        with pytest.raises(Unreachable, match="the engine did not answer"):
+            await call(provider)
+        assert engine.asked[-1] == "remove"
 
 
-def test_stops_that_take_their_time_keep_no_other_call_waiting(tmp_path: Path) -> None:
+async def test_stops_that_take_their_time_keep_no_other_call_waiting(tmp_path: Path) -> None:
     many = [f"m-{number}" for number in range(120)]
 
-    async def run() -> None:
-        engine = EngineWithTheDead()
-        engine.states |= dict.fromkeys(many, "running")
-        engine.answers_stops.clear()
-        async with provider_of(engine, tmp_path) as provider:
-            stops = asyncio.gather(*(provider.stop(machine_id, timedelta(hours=1)) for machine_id in many))
-            await eventually(lambda: asyncio.sleep(0, engine.stops), lambda stops: stops == len(many))
-            async with asyncio.timeout(PATIENCE):
-                assert [status.id async for status in provider.list()] == ["m-runs", *many]
-                assert await provider.get("m-runs") == MachineStatus("m-runs", MachineState.started)
-            assert not stops.done()
-            engine.answers_stops.set()
-            await stops
-
-    asyncio.run(run())
+    engine = EngineWithTheDead()
+    engine.states |= dict.fromkeys(many, "running")
+    engine.answers_stops.clear()
+    async with provider_of(engine, tmp_path) as provider:
+        stops = asyncio.gather(*(provider.stop(machine_id, timedelta(hours=1)) for machine_id in many))
+        await eventually(lambda: asyncio.sleep(0, engine.stops), lambda stops: stops == len(many))
+        async with asyncio.timeout(PATIENCE):
+            assert [status.id async for status in provider.list()] == ["m-runs", *many]
+            assert await provider.get("m-runs") == MachineStatus("m-runs", MachineState.started)
+        assert not stops.done()
+        engine.answers_stops.set()
+        await stops
 
 
-def test_what_has_the_deployments_label_alone_is_no_machine(tmp_path: Path) -> None:
+async def test_what_has_the_deployments_label_alone_is_no_machine(tmp_path: Path) -> None:
     theirs = listed("m-theirs", {})
     del theirs["Labels"][MACHINE_LABEL]
 
-    async def run() -> None:
-        engine = PullingEngine(room_for=2.5)
-        engine.pulled.set()
-        ours = listed("m-ours", {MEMORY_LABEL: str(SPEC.memory_mb)})
-        engine.listed = [theirs, listed("m-unsized", {}), ours]
-        async with provider_of(engine, tmp_path) as provider:
-            assert [status.id async for status in provider.list()] == ["m-unsized", "m-ours"]
-            # They take none of the memory that is known to be taken.
-            assert await provider.create(SPEC) == MachineStatus("m-1", MachineState.started)
-            with pytest.raises(NoCapacity, match=f"{3 * SPEC.memory_mb} MiB would be needed"):
-                await provider.create(replace(SPEC, id="m-2", memory_mb=2 * SPEC.memory_mb))
-
-    asyncio.run(run())
+    engine = PullingEngine(room_for=2.5)
+    engine.pulled.set()
+    ours = listed("m-ours", {MEMORY_LABEL: str(SPEC.memory_mb)})
+    engine.listed = [theirs, listed("m-unsized", {}), ours]
+    async with provider_of(engine, tmp_path) as provider:
+        assert [status.id async for status in provider.list()] == ["m-unsized", "m-ours"]
+        # They take none of the memory that is known to be taken.
+        assert await provider.create(SPEC) == MachineStatus("m-1", MachineState.started)
+        with pytest.raises(NoCapacity, match=f"{3 * SPEC.memory_mb} MiB would be needed"):
+            await provider.create(replace(SPEC, id="m-2", memory_mb=2 * SPEC.memory_mb))
 
 
-def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path: Path) -> None:
+async def test_a_fleet_finishes_what_a_dispatcher_left_between_its_two_calls(tmp_path: Path) -> None:
     async def place(placement: str, provider: str) -> bool:
         return (placement, provider) == ("engine", "container")
 
-    async def run() -> None:
-        engine, clock = EngineWithTheUnstarted(), SystemClock()
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
-            fleet = Fleet({"engine": provider}, clock)
-            status = await fleet.resume(SPEC, (), clock.now() + 27, place, "engine")
-            assert status == MachineStatus("m-1", MachineState.started)
-            assert engine.asked.count("start") == 1
-
-    asyncio.run(run())
+    engine, clock = EngineWithTheUnstarted(), SystemClock()
+    async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
+        fleet = Fleet({"engine": provider}, clock)
+        status = await fleet.resume(SPEC, (), clock.now() + 27, place, "engine")
+        assert status == MachineStatus("m-1", MachineState.started)
+        assert engine.asked.count("start") == 1
 
 
 @pytest.mark.parametrize("room_for", [8, 1.5])
-def test_a_create_that_was_given_up_while_its_image_was_pulled_makes_no_machine(
+async def test_a_create_that_was_given_up_while_its_image_was_pulled_makes_no_machine(
     tmp_path: Path, room_for: float
 ) -> None:
-    async def run() -> None:
-        engine = PullingEngine(room_for)
-        async with provider_of(engine, tmp_path) as provider:
-            given_up = asyncio.create_task(provider.create(SPEC))
-            await engine.pulls.wait()
-            given_up.cancel()
-            await asyncio.wait({given_up})
-            assert given_up.cancelled()
-            # It waits for the same pull, and has the room that the other one had.
-            wanted = asyncio.create_task(provider.create(replace(SPEC, id="m-2")))
-            engine.pulled.set()
-            assert (await wanted).state is MachineState.started
-            assert engine.changes == ["createcalls-m-2", "calls-m-2/start"]
-
-    asyncio.run(run())
+    engine = PullingEngine(room_for)
+    async with provider_of(engine, tmp_path) as provider:
+        given_up = asyncio.create_task(provider.create(SPEC))
+        await engine.pulls.wait()
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        assert given_up.cancelled()
+        # It waits for the same pull, and has the room that the other one had.
+        wanted = asyncio.create_task(provider.create(replace(SPEC, id="m-2")))
+        engine.pulled.set()
+        assert (await wanted).state is MachineState.started
+        assert engine.changes == ["createcalls-m-2", "calls-m-2/start"]
 
 
-def test_a_create_goes_on_after_a_pull_while_one_caller_of_several_still_waits(tmp_path: Path) -> None:
-    async def run() -> None:
-        engine = PullingEngine()
-        async with provider_of(engine, tmp_path) as provider:
-            given_up, wanted = (asyncio.create_task(provider.create(SPEC)) for _ in range(2))
-            await engine.pulls.wait()
-            given_up.cancel()
-            await asyncio.wait({given_up})
-            engine.pulled.set()
-            assert (await wanted).state is MachineState.started
-            assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
-
-    asyncio.run(run())
+async def test_a_create_goes_on_after_a_pull_while_one_caller_of_several_still_waits(tmp_path: Path) -> None:
+    engine = PullingEngine()
+    async with provider_of(engine, tmp_path) as provider:
+        given_up, wanted = (asyncio.create_task(provider.create(SPEC)) for _ in range(2))
+        await engine.pulls.wait()
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        engine.pulled.set()
+        assert (await wanted).state is MachineState.started
+        assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
 
 
 @pytest.mark.parametrize(
@@ -307,88 +265,75 @@ def test_a_create_goes_on_after_a_pull_while_one_caller_of_several_still_waits(t
         ("unauthorized: authentication required", Rejected),
     ],
 )
-def test_what_a_pull_that_breaks_off_means(tmp_path: Path, words: str, kind: type[ProviderError]) -> None:
-    async def run() -> None:
-        engine = PullingEngine(pull_fails=words)
+async def test_what_a_pull_that_breaks_off_means(
+    tmp_path: Path, words: str, kind: type[ProviderError]
+) -> None:
+    engine = PullingEngine(pull_fails=words)
+    engine.pulled.set()
+    async with provider_of(engine, tmp_path) as provider:
+        with pytest.raises(kind, match=re.escape(words)) as caught:
+            await provider.create(SPEC)
+        assert type(caught.value) is kind
+        assert engine.changes == []
+
+
+async def test_a_pull_that_ends_without_its_image_is_none(tmp_path: Path) -> None:
+    engine = PullingEngine()
+    engine.begins = engine.breaks_off = True
+    async with provider_of(engine, tmp_path) as provider:
+        wanted = asyncio.create_task(provider.create(SPEC))
+        await engine.pulls.wait()
         engine.pulled.set()
-        async with provider_of(engine, tmp_path) as provider:
-            with pytest.raises(kind, match=re.escape(words)) as caught:
-                await provider.create(SPEC)
-            assert type(caught.value) is kind
-            assert engine.changes == []
-
-    asyncio.run(run())
-
-
-def test_a_pull_that_ends_without_its_image_is_none(tmp_path: Path) -> None:
-    async def run() -> None:
-        engine = PullingEngine()
-        engine.begins = engine.breaks_off = True
-        async with provider_of(engine, tmp_path) as provider:
-            wanted = asyncio.create_task(provider.create(SPEC))
-            await engine.pulls.wait()
-            engine.pulled.set()
-            with pytest.raises(NoCapacity, match="image bot could not be pulled: its pull ended before"):
-                await wanted
-            assert engine.changes == []
-
-    asyncio.run(run())
+        with pytest.raises(NoCapacity, match="image bot could not be pulled: its pull ended before"):
+            await wanted
+        assert engine.changes == []
 
 
 @pytest.mark.parametrize("begins", [False, True])
-def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
+async def test_a_pull_without_progress_is_given_up_and_the_next_start_begins_it_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool
 ) -> None:
-    async def run() -> None:
-        engine = PullingEngine()
-        engine.begins = begins
-        async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
-            with monkeypatch.context() as patch:
-                patch.setattr(container_images, "SILENCE_SECONDS", 0.3)
-                with pytest.raises(NoCapacity, match="image bot could not be pulled: the engine did not"):
-                    await provider.create(SPEC)
-            assert engine.pulls.is_set()
-            engine.pulls.clear()
-            wanted = asyncio.create_task(provider.create(SPEC))
-            await engine.pulls.wait()
-            engine.pulled.set()
-            assert await wanted == MachineStatus("m-1", MachineState.started)
-            assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
-
-    asyncio.run(run())
+    engine = PullingEngine()
+    engine.begins = begins
+    async with provider_of(engine, tmp_path) as provider, asyncio.timeout(PATIENCE):
+        with monkeypatch.context() as patch:
+            patch.setattr(container_images, "SILENCE_SECONDS", 0.3)
+            with pytest.raises(NoCapacity, match="image bot could not be pulled: the engine did not"):
+                await provider.create(SPEC)
+        assert engine.pulls.is_set()
+        engine.pulls.clear()
+        wanted = asyncio.create_task(provider.create(SPEC))
+        await engine.pulls.wait()
+        engine.pulled.set()
+        assert await wanted == MachineStatus("m-1", MachineState.started)
+        assert engine.changes == ["createcalls-m-1", "calls-m-1/start"]
 
 
 @pytest.mark.parametrize("versions", [DOCKER_20, DOCKER_29])
-def test_an_engine_is_asked_in_a_version_that_it_has(
+async def test_an_engine_is_asked_in_a_version_that_it_has(
     tmp_path: Path, versions: tuple[tuple[int, int], tuple[int, int]]
 ) -> None:
-    async def run() -> None:
-        engine = Versioned(BusyEngine().handle, versions)
-        async with provider_of(engine, tmp_path) as provider:
-            assert (await provider.create(SPEC)).state is MachineState.started
-            assert [status async for status in provider.list()] == []
-            assert engine.pings == 1
-
-    asyncio.run(run())
+    engine = Versioned(BusyEngine().handle, versions)
+    async with provider_of(engine, tmp_path) as provider:
+        assert (await provider.create(SPEC)).state is MachineState.started
+        assert [status async for status in provider.list()] == []
+        assert engine.pings == 1
 
 
-def test_an_engine_that_is_upgraded_is_asked_for_its_version_again(tmp_path: Path) -> None:
-    async def run() -> None:
-        engine = Versioned(EngineWithTheDead().handle)
-        async with provider_of(engine, tmp_path) as provider:
-            assert [status.id async for status in provider.list()] == ["m-runs"]
-            engine.versions = DOCKER_29
-            with pytest.raises(NoCapacity, match=r"client version 1\.41 is too old"):
-                await anext(provider.list())
-            assert [status.id async for status in provider.list()] == ["m-runs"]
-            # Where it did not answer in between, no call is lost to its new version.
-            engine.versions, engine.away = DOCKER_20, True
-            with pytest.raises(Unreachable):
-                await anext(provider.list())
-            engine.away = False
-            assert [status.id async for status in provider.list()] == ["m-runs"]
-
-    asyncio.run(run())
+async def test_an_engine_that_is_upgraded_is_asked_for_its_version_again(tmp_path: Path) -> None:
+    engine = Versioned(EngineWithTheDead().handle)
+    async with provider_of(engine, tmp_path) as provider:
+        assert [status.id async for status in provider.list()] == ["m-runs"]
+        engine.versions = DOCKER_29
+        with pytest.raises(NoCapacity, match=r"client version 1\.41 is too old"):
+            await anext(provider.list())
+        assert [status.id async for status in provider.list()] == ["m-runs"]
+        # Where it did not answer in between, no call is lost to its new version.
+        engine.versions, engine.away = DOCKER_20, True
+        with pytest.raises(Unreachable):
+            await anext(provider.list())
+        engine.away = False
+        assert [status.id async for status in provider.list()] == ["m-runs"]
 
 
 @pytest.mark.parametrize(

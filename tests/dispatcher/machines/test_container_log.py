@@ -64,56 +64,46 @@ async def lines_without_end(time: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("printed", [one_line_of_a_gibibyte, lines_without_end])
-def test_log_is_cut_while_it_is_read_when_a_bot_floods(tmp_path: Path, printed) -> None:
-    async def run() -> None:
-        engine = Printing(printed)
-        async with provider_of(engine, tmp_path) as provider:
-            part = await provider.read_log("m-1", 1000)
-            assert part is not None
-            assert part.skipped is None
-            text = "\n".join(part.lines)
-            assert len(text.encode()) <= LOG_BYTES
-            assert "xxxxxx" in text
-            assert text.endswith(
-                "[switchboard: the log goes on; only its first 20 MiB of these lines were read]"
-            )
-        # Both ends have buffers.
-        assert engine.sent < READ_BYTES + 16 * MEBIBYTE
-
-    asyncio.run(run())
+async def test_log_is_cut_while_it_is_read_when_a_bot_floods(tmp_path: Path, printed) -> None:
+    engine = Printing(printed)
+    async with provider_of(engine, tmp_path) as provider:
+        part = await provider.read_log("m-1", 1000)
+        assert part is not None
+        assert part.skipped is None
+        text = "\n".join(part.lines)
+        assert len(text.encode()) <= LOG_BYTES
+        assert "xxxxxx" in text
+        assert text.endswith("[switchboard: the log goes on; only its first 20 MiB of these lines were read]")
+    # Both ends have buffers.
+    assert engine.sent < READ_BYTES + 16 * MEBIBYTE
 
 
 @pytest.mark.parametrize("printed", [one_line_of_a_gibibyte, lines_without_end])
-def test_status_of_an_ended_container_has_a_bounded_output_when_its_bot_flooded(
+async def test_status_of_an_ended_container_has_a_bounded_output_when_its_bot_flooded(
     tmp_path: Path, printed
 ) -> None:
-    async def run() -> None:
-        async with provider_of(Printing(printed, "exited"), tmp_path) as provider:
-            status = await provider.get("m-1")
-            assert status is not None
-            assert (status.state, status.exit_code) == (MachineState.gone, 0)
-            assert len(status.output) < LOG_BYTES
-
-    asyncio.run(run())
+    async with provider_of(Printing(printed, "exited"), tmp_path) as provider:
+        status = await provider.get("m-1")
+        assert status is not None
+        assert (status.state, status.exit_code) == (MachineState.gone, 0)
+        assert len(status.output) < LOG_BYTES
 
 
-def test_log_takes_little_memory_when_a_bot_floods(tmp_path: Path) -> None:
-    async def one_read() -> int:
-        async with provider_of(Printing(one_line_of_a_gibibyte), tmp_path) as provider:
-            await provider.read_log("m-1", 1)  # the client's own memory is there then
-            tracemalloc.start()
-            try:
-                await provider.read_log("m-1", 1000)
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-
+async def test_log_takes_little_memory_when_a_bot_floods(tmp_path: Path) -> None:
+    async with provider_of(Printing(one_line_of_a_gibibyte), tmp_path) as provider:
+        await provider.read_log("m-1", 1)  # the client's own memory is there then
+        tracemalloc.start()
+        try:
+            await provider.read_log("m-1", 1000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
     # The engine of this test has a MiB for each part that it writes.
-    assert asyncio.run(one_read()) < 12 * MEBIBYTE
+    assert peak < 12 * MEBIBYTE
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1000])
-def test_frames_are_put_together_when_they_come_in_pieces(tmp_path: Path, size: int) -> None:
+async def test_frames_are_put_together_when_they_come_in_pieces(tmp_path: Path, size: int) -> None:
     async def printed(time: bytes) -> AsyncIterator[bytes]:
         sent = frame(time + "a ä\n".encode()) + frame(b"") + frame(time + b"error ", STDERR)
         sent += frame(time + "ü".encode()[:1]) + frame(time + "ü".encode()[1:])
@@ -122,12 +112,9 @@ def test_frames_are_put_together_when_they_come_in_pieces(tmp_path: Path, size: 
             yield sent[at : at + size]
             await asyncio.sleep(0)
 
-    async def run() -> None:
-        async with provider_of(Printing(printed), tmp_path) as provider:
-            part = await provider.read_log("m-1", 10)
-            assert part is not None
-            assert (part.lines, part.skipped) == (("a ä", "error ü"), 0)
-        async with provider_of(Printing(printed, "exited"), tmp_path) as provider:
-            assert await provider.get("m-1") == MachineStatus("m-1", MachineState.gone, 0, "a ä\nerror ü\n")
-
-    asyncio.run(run())
+    async with provider_of(Printing(printed), tmp_path) as provider:
+        part = await provider.read_log("m-1", 10)
+        assert part is not None
+        assert (part.lines, part.skipped) == (("a ä", "error ü"), 0)
+    async with provider_of(Printing(printed, "exited"), tmp_path) as provider:
+        assert await provider.get("m-1") == MachineStatus("m-1", MachineState.gone, 0, "a ä\nerror ü\n")

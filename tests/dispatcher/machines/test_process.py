@@ -108,159 +108,126 @@ async def until_printed(machines: _Machines, words: str, machine_id: str = "m-1"
             await asyncio.sleep(0.01)
 
 
-def test_create_is_idempotent_and_list_tells_what_runs(machines):
-    async def run():
-        provider = machines.provider(SLEEP)
-        await provider.create(machines.spec())
-        await provider.create(machines.spec())
-        await provider.create(machines.spec("m-2"))
-        assert {status.id async for status in provider.list()} == {"m-1", "m-2"}
-        for machine_id in ("m-1", "m-2"):  # until then the fork that becomes the bot looks like its leader
-            await until_printed(machines, "up", machine_id)
-        assert sorted(machines.leaders()) == ["m-1", "m-2"]
-        await provider.stop("m-1", LONG_GRACE)
-        assert [status.id async for status in provider.list()] == ["m-2"]
-
-    asyncio.run(run())
+async def test_create_is_idempotent_and_list_tells_what_runs(machines):
+    provider = machines.provider(SLEEP)
+    await provider.create(machines.spec())
+    await provider.create(machines.spec())
+    await provider.create(machines.spec("m-2"))
+    assert {status.id async for status in provider.list()} == {"m-1", "m-2"}
+    for machine_id in ("m-1", "m-2"):  # until then the fork that becomes the bot looks like its leader
+        await until_printed(machines, "up", machine_id)
+    assert sorted(machines.leaders()) == ["m-1", "m-2"]
+    await provider.stop("m-1", LONG_GRACE)
+    assert [status.id async for status in provider.list()] == ["m-2"]
 
 
-def test_an_unknown_machine_is_none_and_stopping_it_is_fine(machines):
-    async def run():
-        provider = machines.provider()
-        assert await provider.get("m-1") is None
-        await provider.stop("m-1", NO_GRACE)
-
-    asyncio.run(run())
+async def test_an_unknown_machine_is_none_and_stopping_it_is_fine(machines):
+    provider = machines.provider()
+    assert await provider.get("m-1") is None
+    await provider.stop("m-1", NO_GRACE)
 
 
-def test_a_restarted_dispatcher_sees_the_same_truth(machines):
-    async def run():
-        await machines.provider(SLEEP).create(machines.spec())
-        restarted = machines.provider()
-        status = await restarted.get("m-1")
-        assert status is not None
-        assert status.state is MachineState.started
-        assert [status.id async for status in restarted.list()] == ["m-1"]
-        await restarted.create(machines.spec())
-        await restarted.stop("m-1", LONG_GRACE)
-        await restarted.stop("m-1", LONG_GRACE)
-        assert machines.processes() == []
-
-    asyncio.run(run())
+async def test_a_restarted_dispatcher_sees_the_same_truth(machines):
+    await machines.provider(SLEEP).create(machines.spec())
+    restarted = machines.provider()
+    status = await restarted.get("m-1")
+    assert status is not None
+    assert status.state is MachineState.started
+    assert [status.id async for status in restarted.list()] == ["m-1"]
+    await restarted.create(machines.spec())
+    await restarted.stop("m-1", LONG_GRACE)
+    await restarted.stop("m-1", LONG_GRACE)
+    assert machines.processes() == []
 
 
 @pytest.mark.parametrize(
     ("script", "exit_code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -11 $$", 139)]
 )
-def test_the_exit_status_outlives_the_bot_and_the_dispatcher(machines, script, exit_code):
-    async def run():
-        await machines.provider(f"echo last words; {script}").create(machines.spec())
-        status = await until_gone(machines.provider())
-        assert status.exit_code == exit_code
-        assert "last words" in status.output
-
-    asyncio.run(run())
+async def test_the_exit_status_outlives_the_bot_and_the_dispatcher(machines, script, exit_code):
+    await machines.provider(f"echo last words; {script}").create(machines.spec())
+    status = await until_gone(machines.provider())
+    assert status.exit_code == exit_code
+    assert "last words" in status.output
 
 
-def test_a_leader_that_was_killed_leaves_no_exit_status_and_no_bot(machines):
-    async def run():
-        provider = machines.provider("echo up; sleep 3661; true")
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        os.kill(int((machines.root / "m-1" / "pid").read_text().split()[0]), signal.SIGKILL)
-        restarted = machines.provider()
-        status = await restarted.get("m-1")
-        assert status is not None
-        assert status.state is MachineState.started, "its bot still runs"
-        await restarted.stop("m-1", LONG_GRACE)
-        assert (await until_gone(restarted)).exit_code is None
-        assert machines.processes() == []
-
-    asyncio.run(run())
+async def test_a_leader_that_was_killed_leaves_no_exit_status_and_no_bot(machines):
+    provider = machines.provider("echo up; sleep 3661; true")
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    os.kill(int((machines.root / "m-1" / "pid").read_text().split()[0]), signal.SIGKILL)
+    restarted = machines.provider()
+    status = await restarted.get("m-1")
+    assert status is not None
+    assert status.state is MachineState.started, "its bot still runs"
+    await restarted.stop("m-1", LONG_GRACE)
+    assert (await until_gone(restarted)).exit_code is None
+    assert machines.processes() == []
 
 
-def test_stop_asks_first_and_forces_after_the_grace(machines):
-    async def run():
-        polite = machines.provider("trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
-        await polite.create(machines.spec())
-        await until_printed(machines, "up")
-        await polite.stop("m-1", LONG_GRACE)
-        assert "goodbye" in machines.output()
-        assert (await until_gone(polite)).exit_code == 0
+async def test_stop_asks_first_and_forces_after_the_grace(machines):
+    polite = machines.provider("trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
+    await polite.create(machines.spec())
+    await until_printed(machines, "up")
+    await polite.stop("m-1", LONG_GRACE)
+    assert "goodbye" in machines.output()
+    assert (await until_gone(polite)).exit_code == 0
 
-        deaf = machines.provider("trap '' TERM; echo up; while :; do sleep 0.05; done")
-        await deaf.create(machines.spec("m-2"))
-        await deaf.stop("m-2", timedelta(seconds=0.2))
-        assert machines.processes() == []
-
-    asyncio.run(run())
+    deaf = machines.provider("trap '' TERM; echo up; while :; do sleep 0.05; done")
+    await deaf.create(machines.spec("m-2"))
+    await deaf.stop("m-2", timedelta(seconds=0.2))
+    assert machines.processes() == []
 
 
-def test_what_the_bot_leaves_in_its_group_is_ended_with_it(machines):
-    async def run():
-        provider = machines.provider("sleep 3662 & exit 0")
-        await provider.create(machines.spec())
-        await provider.stop("m-1", LONG_GRACE)
-        assert machines.processes() == []
-
-    asyncio.run(run())
+async def test_what_the_bot_leaves_in_its_group_is_ended_with_it(machines):
+    provider = machines.provider("sleep 3662 & exit 0")
+    await provider.create(machines.spec())
+    await provider.stop("m-1", LONG_GRACE)
+    assert machines.processes() == []
 
 
 @pytest.mark.parametrize("garbage", ["", "x", "-1", "12", "1 2 3", "99999999999999999999999 1", "\x00"])
-def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbage):
-    async def run():
-        provider = machines.provider("exit 0")
-        await provider.create(machines.spec())
-        await until_gone(provider)
-        for name in ("pid", "exit"):
-            (machines.root / "m-1" / name).write_text(garbage)
-        await provider.get("m-1")
-        await provider.stop("m-1", NO_GRACE)
-        await machines.provider(SLEEP).create(machines.spec("m-2"))
-        assert [status.id async for status in provider.list()] == ["m-2"]
-
-    asyncio.run(run())
+async def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbage):
+    provider = machines.provider("exit 0")
+    await provider.create(machines.spec())
+    await until_gone(provider)
+    for name in ("pid", "exit"):
+        (machines.root / "m-1" / name).write_text(garbage)
+    await provider.get("m-1")
+    await provider.stop("m-1", NO_GRACE)
+    await machines.provider(SLEEP).create(machines.spec("m-2"))
+    assert [status.id async for status in provider.list()] == ["m-2"]
 
 
 @pytest.mark.parametrize(
     "escape", ["setsid sleep 3663 &", "(cd / && exec sleep 3663) &"], ids=["session", "child"]
 )
-def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
-    async def run():
-        provider = machines.provider(f"{escape}\necho up; exec sleep 3664")
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        await provider.stop("m-1", NO_GRACE)
-        # A process that was killed as it became another program is that for a moment yet.
-        async with asyncio.timeout(PATIENCE):
-            while any("3663" in words_of(process) for process in psutil.process_iter()):
-                await asyncio.sleep(0.01)
-
-    asyncio.run(run())
+async def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
+    provider = machines.provider(f"{escape}\necho up; exec sleep 3664")
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    await provider.stop("m-1", NO_GRACE)
+    # A process that was killed as it became another program is that for a moment yet.
+    async with asyncio.timeout(PATIENCE):
+        while any("3663" in words_of(process) for process in psutil.process_iter()):
+            await asyncio.sleep(0.01)
 
 
-def test_a_variable_that_no_process_can_have_is_refused_and_nothing_runs(machines):
-    async def run():
-        provider = machines.provider(SLEEP)
-        with pytest.raises(Rejected):
-            await provider.create(machines.spec(environment={"NAMED": "a\0b"}))
-        assert machines.processes() == []
-
-    asyncio.run(run())
+async def test_a_variable_that_no_process_can_have_is_refused_and_nothing_runs(machines):
+    provider = machines.provider(SLEEP)
+    with pytest.raises(Rejected):
+        await provider.create(machines.spec(environment={"NAMED": "a\0b"}))
+    assert machines.processes() == []
 
 
-def test_a_recycled_pid_is_never_taken_for_a_machine(machines):
-    async def run():
-        provider = machines.provider("exit 0")
-        await provider.create(machines.spec())
-        await until_gone(provider)
-        (machines.root / "m-1" / "exit").unlink()
-        (machines.root / "m-1" / "pid").write_text(f"{os.getpid()} {os.getpgrp()}")
-        restarted = machines.provider()
-        await restarted.stop("m-1", NO_GRACE)  # or this test's own process group would be gone
-        assert (await until_gone(restarted)).exit_code is None
-
-    asyncio.run(run())
+async def test_a_recycled_pid_is_never_taken_for_a_machine(machines):
+    provider = machines.provider("exit 0")
+    await provider.create(machines.spec())
+    await until_gone(provider)
+    (machines.root / "m-1" / "exit").unlink()
+    (machines.root / "m-1" / "pid").write_text(f"{os.getpid()} {os.getpgrp()}")
+    restarted = machines.provider()
+    await restarted.stop("m-1", NO_GRACE)  # or this test's own process group would be gone
+    assert (await until_gone(restarted)).exit_code is None
 
 
 def _fifo(path: Path) -> None:
@@ -286,92 +253,74 @@ def _unreadable(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pid", "exit", "output.log"])
 @pytest.mark.parametrize("put", [_fifo, _endless, _directory, _huge, _unreadable])
-def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines, name, put):
-    async def run():
-        provider = machines.provider(SLEEP)
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        (machines.root / "m-1" / name).unlink(missing_ok=True)
-        put(machines.root / "m-1" / name)
-        async with asyncio.timeout(PATIENCE):
-            for again in (provider, machines.provider()):
-                assert (await again.get("m-1")).state is MachineState.started
-                assert [status.id async for status in again.list()] == ["m-1"]
-            await provider.stop("m-1", LONG_GRACE)
-            assert (await provider.get("m-1") or GONE).state is MachineState.gone
-        assert machines.processes() == []
-
-    asyncio.run(run())
-
-
-def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
-    async def run():
-        provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}", isolation="off")
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        assert (await provider.get("m-1")).state is MachineState.started
-        assert [status.id async for status in provider.list()] == ["m-1"]
+async def test_what_the_bot_puts_in_the_place_of_a_file_keeps_nobody_waiting(machines, name, put):
+    provider = machines.provider(SLEEP)
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    (machines.root / "m-1" / name).unlink(missing_ok=True)
+    put(machines.root / "m-1" / name)
+    async with asyncio.timeout(PATIENCE):
+        for again in (provider, machines.provider()):
+            assert (await again.get("m-1")).state is MachineState.started
+            assert [status.id async for status in again.list()] == ["m-1"]
         await provider.stop("m-1", LONG_GRACE)
-        assert machines.processes() == []
-
-    asyncio.run(run())
-
-
-def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
-    async def run():
-        provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 3600", isolation="off")
-        await provider.create(machines.spec())
-        async with asyncio.timeout(PATIENCE):
-            while (machines.root / "m-1").exists():
-                await asyncio.sleep(0.01)
-        assert (await provider.get("m-1")).state is MachineState.started
-        assert [status.id async for status in provider.list()] == ["m-1"]
-        await provider.stop("m-1", LONG_GRACE)
-        assert await provider.get("m-1") is None
-        assert [status async for status in provider.list()] == []
-
-    asyncio.run(run())
+        assert (await provider.get("m-1") or GONE).state is MachineState.gone
+    assert machines.processes() == []
 
 
-def test_a_bot_that_writes_an_exit_status_and_runs_on_is_not_gone(machines):
-    async def run():
-        provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}", isolation="off")
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        assert (await provider.get("m-1")).state is MachineState.started
-        assert [status.id async for status in provider.list()] == ["m-1"]
-
-    asyncio.run(run())
-
-
-def test_a_bot_that_records_another_machines_group_has_only_its_own_ended(machines):
-    async def run():
-        provider = machines.provider(SLEEP)
-        for machine_id in ("m-1", "m-2"):
-            await provider.create(machines.spec(machine_id))
-            await until_printed(machines, "up", machine_id)
-        records = [machines.root / machine_id / "pid" for machine_id in ("m-1", "m-2")]
-        (leader, _), (_, group) = (record.read_text().split() for record in records)
-        records[0].write_text(f"{leader} {group}")
-        await provider.stop("m-1", LONG_GRACE)
-        assert machines.leaders() == ["m-2"]
-
-    asyncio.run(run())
+async def test_a_bot_that_removes_its_record_is_seen_and_stopped(machines):
+    provider = machines.provider(f"rm $SWITCHBOARD_MACHINE_DIR/pid; {SLEEP}", isolation="off")
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    assert (await provider.get("m-1")).state is MachineState.started
+    assert [status.id async for status in provider.list()] == ["m-1"]
+    await provider.stop("m-1", LONG_GRACE)
+    assert machines.processes() == []
 
 
-def test_nothing_is_gone_where_the_system_has_no_descriptor_left(machines):
-    async def run():
-        provider = machines.provider(SLEEP)
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        with no_descriptors():
-            for call in (provider.get("m-1"), provider.stop("m-1", NO_GRACE), anext(provider.list())):
-                with pytest.raises(Unreachable, match="Too many open files"):
-                    await call
-        assert (await provider.get("m-1")).state is MachineState.started
-        assert [status.id async for status in provider.list()] == ["m-1"]
+async def test_a_bot_that_removes_its_directory_is_seen_and_stopped(machines):
+    provider = machines.provider("rm -r $SWITCHBOARD_MACHINE_DIR; exec sleep 3600", isolation="off")
+    await provider.create(machines.spec())
+    async with asyncio.timeout(PATIENCE):
+        while (machines.root / "m-1").exists():
+            await asyncio.sleep(0.01)
+    assert (await provider.get("m-1")).state is MachineState.started
+    assert [status.id async for status in provider.list()] == ["m-1"]
+    await provider.stop("m-1", LONG_GRACE)
+    assert await provider.get("m-1") is None
+    assert [status async for status in provider.list()] == []
 
-    asyncio.run(run())
+
+async def test_a_bot_that_writes_an_exit_status_and_runs_on_is_not_gone(machines):
+    provider = machines.provider(f"echo 0 > $SWITCHBOARD_MACHINE_DIR/exit; {SLEEP}", isolation="off")
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    assert (await provider.get("m-1")).state is MachineState.started
+    assert [status.id async for status in provider.list()] == ["m-1"]
+
+
+async def test_a_bot_that_records_another_machines_group_has_only_its_own_ended(machines):
+    provider = machines.provider(SLEEP)
+    for machine_id in ("m-1", "m-2"):
+        await provider.create(machines.spec(machine_id))
+        await until_printed(machines, "up", machine_id)
+    records = [machines.root / machine_id / "pid" for machine_id in ("m-1", "m-2")]
+    (leader, _), (_, group) = (record.read_text().split() for record in records)
+    records[0].write_text(f"{leader} {group}")
+    await provider.stop("m-1", LONG_GRACE)
+    assert machines.leaders() == ["m-2"]
+
+
+async def test_nothing_is_gone_where_the_system_has_no_descriptor_left(machines):
+    provider = machines.provider(SLEEP)
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    with no_descriptors():
+        for call in (provider.get("m-1"), provider.stop("m-1", NO_GRACE), anext(provider.list())):
+            with pytest.raises(Unreachable, match="Too many open files"):
+                await call
+    assert (await provider.get("m-1")).state is MachineState.started
+    assert [status.id async for status in provider.list()] == ["m-1"]
 
 
 @contextmanager
@@ -387,148 +336,121 @@ def no_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeypatch):
+async def test_the_environment_is_clean_and_the_neighbours_are_there(machines, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never")
     (machines.bot_file.parent / "prompt.txt").write_text("Be brief.")
     (machines.bot_file.parent / ".env").write_text("SECRET=1")
     (machines.bot_file.parent / ".git").mkdir()
 
-    async def run():
-        provider = machines.provider("env; cat prompt.txt; ls -A; touch made-here; echo done")
-        await provider.create(machines.spec())
-        await until_gone(provider)
-        output = machines.output()
-        assert "NAMED=yes" in output
-        assert "never" not in output
-        assert f"SWITCHBOARD_BOT_FILE={machines.bot_file}" in output
-        assert "Be brief." in output
-        assert ".env\n" in output, "bots read it by its name"
-        assert ".git" not in output
-        assert not (machines.bot_file.parent / "made-here").exists()
-
-    asyncio.run(run())
+    provider = machines.provider("env; cat prompt.txt; ls -A; touch made-here; echo done")
+    await provider.create(machines.spec())
+    await until_gone(provider)
+    output = machines.output()
+    assert "NAMED=yes" in output
+    assert "never" not in output
+    assert f"SWITCHBOARD_BOT_FILE={machines.bot_file}" in output
+    assert "Be brief." in output
+    assert ".env\n" in output, "bots read it by its name"
+    assert ".git" not in output
+    assert not (machines.bot_file.parent / "made-here").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts all private memory on Linux only")
-def test_memory_is_limited(machines):
-    async def run():
-        eat = "b = bytearray(400 * 1024 * 1024); print('ate it all')"
-        provider = machines.provider(f'exec {json.dumps(sys.executable)} -S -c "{eat}"')
-        await provider.create(machines.spec(memory_mb=256))
-        assert "MemoryError" in (await until_gone(provider)).output
-        await provider.create(machines.spec("m-2", memory_mb=1024))
-        assert "ate it all" in (await until_gone(provider, "m-2")).output
-
-    asyncio.run(run())
+async def test_memory_is_limited(machines):
+    eat = "b = bytearray(400 * 1024 * 1024); print('ate it all')"
+    provider = machines.provider(f'exec {json.dumps(sys.executable)} -S -c "{eat}"')
+    await provider.create(machines.spec(memory_mb=256))
+    assert "MemoryError" in (await until_gone(provider)).output
+    await provider.create(machines.spec("m-2", memory_mb=1024))
+    assert "ate it all" in (await until_gone(provider, "m-2")).output
 
 
-def test_a_machine_of_the_same_id_of_another_deployment_is_let_alone(machines, tmp_path):
-    async def run():
-        provider = machines.provider(SLEEP)
-        await provider.create(machines.spec())
-        await until_printed(machines, "up")
-        other = tmp_path / "other"
-        other.mkdir()
-        others = _Machines(other)
-        try:
-            theirs = others.provider(SLEEP)
-            await theirs.create(others.spec())
-            await until_printed(others, "up")
-            await theirs.stop("m-1", LONG_GRACE)
-            await until_gone(theirs)
-        finally:
-            others.kill_all()
-        status = await provider.get("m-1")
-        assert status is not None
-        assert status.state is MachineState.started
-        assert [bot for bot in machines.processes() if "sleep" in words_of(bot)]
-
-    asyncio.run(run())
+async def test_a_machine_of_the_same_id_of_another_deployment_is_let_alone(machines, tmp_path):
+    provider = machines.provider(SLEEP)
+    await provider.create(machines.spec())
+    await until_printed(machines, "up")
+    other = tmp_path / "other"
+    other.mkdir()
+    others = _Machines(other)
+    try:
+        theirs = others.provider(SLEEP)
+        await theirs.create(others.spec())
+        await until_printed(others, "up")
+        await theirs.stop("m-1", LONG_GRACE)
+        await until_gone(theirs)
+    finally:
+        others.kill_all()
+    status = await provider.get("m-1")
+    assert status is not None
+    assert status.state is MachineState.started
+    assert [bot for bot in machines.processes() if "sleep" in words_of(bot)]
 
 
-def test_a_missing_bot_file_is_refused_and_leaves_nothing(machines):
-    async def run():
-        provider = machines.provider()
-        with pytest.raises(Rejected, match=r"nowhere\.py does not exist"):
-            await provider.create(machines.spec(bot_file=str(machines.root / "nowhere.py")))
-        assert await provider.get("m-1") is None
-
-    asyncio.run(run())
+async def test_a_missing_bot_file_is_refused_and_leaves_nothing(machines):
+    provider = machines.provider()
+    with pytest.raises(Rejected, match=r"nowhere\.py does not exist"):
+        await provider.create(machines.spec(bot_file=str(machines.root / "nowhere.py")))
+    assert await provider.get("m-1") is None
 
 
-def test_a_missing_interpreter_is_an_exit_status_that_says_so(machines):
-    async def run():
-        provider = ProcessProvider(machines.root, python="/nowhere/python")
-        await provider.create(machines.spec())
-        status = await until_gone(provider)
-        assert status.exit_code == 127
-        assert "/nowhere/python" in status.output
-
-    asyncio.run(run())
+async def test_a_missing_interpreter_is_an_exit_status_that_says_so(machines):
+    provider = ProcessProvider(machines.root, python="/nowhere/python")
+    await provider.create(machines.spec())
+    status = await until_gone(provider)
+    assert status.exit_code == 127
+    assert "/nowhere/python" in status.output
 
 
-def test_old_directories_go_and_running_machines_stay(machines):
-    async def run():
-        provider = machines.provider("echo up; exec sleep 3600", keep=2)
-        await provider.create(machines.spec("m-live"))
-        await until_printed(machines, "up", "m-live")
-        machines.provider("exit 0")
-        for number in range(5):
-            await provider.create(machines.spec(f"m-{number}"))
-            await until_gone(provider, f"m-{number}")
-        left = {entry.name for entry in machines.root.glob("m-*")}
-        assert left == {"m-live", "m-2", "m-3", "m-4"}
-
-    asyncio.run(run())
+async def test_old_directories_go_and_running_machines_stay(machines):
+    provider = machines.provider("echo up; exec sleep 3600", keep=2)
+    await provider.create(machines.spec("m-live"))
+    await until_printed(machines, "up", "m-live")
+    machines.provider("exit 0")
+    for number in range(5):
+        await provider.create(machines.spec(f"m-{number}"))
+        await until_gone(provider, f"m-{number}")
+    left = {entry.name for entry in machines.root.glob("m-*")}
+    assert left == {"m-live", "m-2", "m-3", "m-4"}
 
 
 @pytest.mark.parametrize("dispatchers_clock", [-7200.0, 7200.0])
-def test_a_directory_in_which_no_machine_ran_goes_by_the_files_clock(machines, dispatchers_clock):
+async def test_a_directory_in_which_no_machine_ran_goes_by_the_files_clock(machines, dispatchers_clock):
     """A create that is under way has one as well, perhaps another dispatcher's."""
 
-    async def run():
-        clock = ManualClock()
-        clock.advance(time.time() + dispatchers_clock - clock.now())
-        provider = machines.provider("exit 0", keep=0, clock=clock)
-        for name, age in (("m-crashed", 2 * NEVER_RAN_SECONDS), ("m-under-way", 0)):
-            (machines.root / name).mkdir(parents=True)
-            changed_at = time.time() - age
-            os.utime(machines.root / name, (changed_at, changed_at))
-        await provider.create(machines.spec())
-        await until_gone(provider)
-        left = {entry.name for entry in machines.root.glob("m-*")}
-        assert left == {"m-under-way", "m-1"}
-
-    asyncio.run(run())
+    clock = ManualClock()
+    clock.advance(time.time() + dispatchers_clock - clock.now())
+    provider = machines.provider("exit 0", keep=0, clock=clock)
+    for name, age in (("m-crashed", 2 * NEVER_RAN_SECONDS), ("m-under-way", 0)):
+        (machines.root / name).mkdir(parents=True)
+        changed_at = time.time() - age
+        os.utime(machines.root / name, (changed_at, changed_at))
+    await provider.create(machines.spec())
+    await until_gone(provider)
+    left = {entry.name for entry in machines.root.glob("m-*")}
+    assert left == {"m-under-way", "m-1"}
 
 
 FLOOD = "echo first words; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last words"
 
 
-def test_a_bot_that_prints_without_end_fills_no_disk(machines):
-    async def run():
-        provider = machines.provider(f"{FLOOD}; exit 3")
-        await provider.create(machines.spec())
-        status = await until_gone(provider)
-        assert status.exit_code == 3
-        assert status.output.endswith("last words")
-        files = sorted((machines.root / "m-1").glob("output*.log"))
-        assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
-        assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
-        assert files[1].read_text().startswith("first words\n")
-        assert files[2].read_text().startswith("[switchboard: ")
-
-    asyncio.run(run())
+async def test_a_bot_that_prints_without_end_fills_no_disk(machines):
+    provider = machines.provider(f"{FLOOD}; exit 3")
+    await provider.create(machines.spec())
+    status = await until_gone(provider)
+    assert status.exit_code == 3
+    assert status.output.endswith("last words")
+    files = sorted((machines.root / "m-1").glob("output*.log"))
+    assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
+    assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
+    assert files[1].read_text().startswith("first words\n")
+    assert files[2].read_text().startswith("[switchboard: ")
 
 
-def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(machines):
-    async def run():
-        provider = machines.provider("sleep 3600 & echo over; exit 0")
-        await provider.create(machines.spec())
-        status = await until_gone(provider)
-        assert (status.exit_code, status.output) == (0, "over")
-
-    asyncio.run(run())
+async def test_what_a_bot_left_running_keeps_no_machine_although_it_holds_the_pipe(machines):
+    provider = machines.provider("sleep 3600 & echo over; exit 0")
+    await provider.create(machines.spec())
+    status = await until_gone(provider)
+    assert (status.exit_code, status.output) == (0, "over")
 
 
 CREATES = """
@@ -547,7 +469,7 @@ asyncio.run(ProcessProvider(Path(root), templates=False).create(spec))
 """
 
 
-def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp_path):
+async def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp_path):
     checkouts = [tmp_path / "one", tmp_path / "two"]
     for checkout in checkouts:
         left_out = shutil.ignore_patterns("node_modules", "__pycache__", "web")
@@ -561,27 +483,24 @@ def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machines, tmp
         )
         (checkout / "bot" / "late.py").write_text("")
 
-    async def run():
-        for number, checkout in enumerate([*checkouts, checkouts[0]]):
-            creating = [sys.executable, "-c", CREATES, str(machines.root), str(machines.bot_file)]
-            subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=PATIENCE)
-            await until_printed(machines, "of ", f"m-{number}")
-        for number, checkout in enumerate([*checkouts, checkouts[0]]):
-            (machines.root / f"m-{number}" / "work" / "go").touch()
-            await until_printed(machines, "later ", f"m-{number}")
-            said = [line.split() for line in machines.output(f"m-{number}").splitlines()]
-            assert [Path(file).resolve() for _, file in said] == [
-                checkout / "bot" / "__main__.py",
-                checkout / "bot" / "late.py",
-            ]
-
-    asyncio.run(run())
+    for number, checkout in enumerate([*checkouts, checkouts[0]]):
+        creating = [sys.executable, "-c", CREATES, str(machines.root), str(machines.bot_file)]
+        subprocess.run([*creating, f"m-{number}"], check=True, cwd=checkout, timeout=PATIENCE)
+        await until_printed(machines, "of ", f"m-{number}")
+    for number, checkout in enumerate([*checkouts, checkouts[0]]):
+        (machines.root / f"m-{number}" / "work" / "go").touch()
+        await until_printed(machines, "later ", f"m-{number}")
+        said = [line.split() for line in machines.output(f"m-{number}").splitlines()]
+        assert [Path(file).resolve() for _, file in said] == [
+            checkout / "bot" / "__main__.py",
+            checkout / "bot" / "late.py",
+        ]
 
 
 @pytest.mark.parametrize(
     "forks", [False, pytest.param(True, marks=pytest.mark.skipif(not SUPPORTED, reason="Linux"))]
 )
-def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, forks):
+async def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, forks):
     bot_file = tmp_path / "bot.py"
     bot_file.write_text(
         "import json\n"
@@ -619,27 +538,24 @@ def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, fo
                     found.append(words)
         return found
 
-    async def run():
-        provider = ProcessProvider(root, templates=forks)
-        try:
-            if forks:
-                await provider.prepare([Preparation(str(bot_file), {})])
-                template = next(iter(provider._templates.values()))
-                async with asyncio.timeout(PATIENCE):
-                    while not template.ready:
-                        await asyncio.sleep(0.05)
-            await provider.create(spec)
+    provider = ProcessProvider(root, templates=forks)
+    try:
+        if forks:
+            await provider.prepare([Preparation(str(bot_file), {})])
+            template = next(iter(provider._templates.values()))
             async with asyncio.timeout(PATIENCE):
-                while not any("--session-id s-1" in words for words in shown()):
+                while not template.ready:
                     await asyncio.sleep(0.05)
-            assert not [
-                words for words in shown() if "Ada" in words or "hunter2" in words or "room-token" in words
-            ]
-        finally:
-            await provider.stop("m-1", NO_GRACE)
-            await provider.close()
-
-    asyncio.run(run())
+        await provider.create(spec)
+        async with asyncio.timeout(PATIENCE):
+            while not any("--session-id s-1" in words for words in shown()):
+                await asyncio.sleep(0.05)
+        assert not [
+            words for words in shown() if "Ada" in words or "hunter2" in words or "room-token" in words
+        ]
+    finally:
+        await provider.stop("m-1", NO_GRACE)
+        await provider.close()
     assert parse([*in_private(spec).arguments, *pop_private(dict(in_private(spec).environment))]) == parse(
         spec.arguments
     )

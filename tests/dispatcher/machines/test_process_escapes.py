@@ -129,82 +129,67 @@ ISOLATED = pytest.mark.parametrize("host", [AS_ROOT, LANDLOCK], indirect=True)
 
 @EVERYWHERE
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=list(ESCAPES))
-def test_what_escapes_is_ended_by_a_restarted_dispatcher(host: _Host, escape: str) -> None:
-    async def run() -> None:
-        await host.provider(f"{escape}\nexec sleep 3600").create(host.spec())
-        await host.until_escaped()
-        await host.provider().stop("m-1", timedelta(seconds=0.1))
-        assert host.escaped() == []
-
-    asyncio.run(run())
+async def test_what_escapes_is_ended_by_a_restarted_dispatcher(host: _Host, escape: str) -> None:
+    await host.provider(f"{escape}\nexec sleep 3600").create(host.spec())
+    await host.until_escaped()
+    await host.provider().stop("m-1", timedelta(seconds=0.1))
+    assert host.escaped() == []
 
 
 @EVERYWHERE
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=list(ESCAPES))
-def test_what_escapes_ends_with_a_bot_that_ends_by_itself(host: _Host, escape: str) -> None:
-    async def run() -> None:
-        provider = host.provider(f"{escape}\ntrap 'exit 7' TERM\nwhile :; do sleep 0.05; done")
-        await provider.create(host.spec())
-        await host.until_escaped()
-        os.kill(host.leader() and _bot_of(host.leader()), 15)
-        await host.until_gone(provider)
-        assert host.escaped() == []
-        status = await provider.get("m-1")
-        assert status is not None
-        assert status.exit_code == 7
-
-    asyncio.run(run())
+async def test_what_escapes_ends_with_a_bot_that_ends_by_itself(host: _Host, escape: str) -> None:
+    provider = host.provider(f"{escape}\ntrap 'exit 7' TERM\nwhile :; do sleep 0.05; done")
+    await provider.create(host.spec())
+    await host.until_escaped()
+    os.kill(host.leader() and _bot_of(host.leader()), 15)
+    await host.until_gone(provider)
+    assert host.escaped() == []
+    status = await provider.get("m-1")
+    assert status is not None
+    assert status.exit_code == 7
 
 
 @EVERYWHERE
-def test_a_fork_bomb_is_ended(host: _Host) -> None:
-    async def run() -> None:
-        # 2^8 shells, each with children of its own, in a session of their own.
-        bomb = "b() { [ $1 -gt 0 ] || exec sleep MARK; b $(($1 - 1)) & b $(($1 - 1)) & wait; }"
-        provider = host.provider(f"(cd /; {bomb}; b 7) & exec sleep 3600")
-        await provider.create(host.spec())
-        async with asyncio.timeout(PATIENCE):
-            while len(host.escaped()) < 64:
-                await asyncio.sleep(0.05)
-        await provider.stop("m-1", timedelta(0))
-        assert host.escaped() == []
-
-    asyncio.run(run())
+async def test_a_fork_bomb_is_ended(host: _Host) -> None:
+    # 2^8 shells, each with children of its own, in a session of their own.
+    bomb = "b() { [ $1 -gt 0 ] || exec sleep MARK; b $(($1 - 1)) & b $(($1 - 1)) & wait; }"
+    provider = host.provider(f"(cd /; {bomb}; b 7) & exec sleep 3600")
+    await provider.create(host.spec())
+    async with asyncio.timeout(PATIENCE):
+        while len(host.escaped()) < 64:
+            await asyncio.sleep(0.05)
+    await provider.stop("m-1", timedelta(0))
+    assert host.escaped() == []
 
 
 @ISOLATED
-def test_a_bot_cannot_kill_its_leader(host: _Host) -> None:
-    async def run() -> None:
-        kill = "kill -9 $(cut -d ' ' -f 1 $SWITCHBOARD_MACHINE_DIR/pid) || echo refused"
-        provider = host.provider(
-            f"kill -9 $PPID || echo refused\n{kill}\n{ESCAPES['two forks']}\nexec sleep 3600"
-        )
-        await provider.create(host.spec())
-        await host.until_escaped()
-        assert (await host.until_printed("refused")).count("refused") >= 1
-        assert psutil.pid_exists(host.leader())
-        await host.provider().stop("m-1", timedelta(seconds=0.1))
-        assert host.escaped() == []
-
-    asyncio.run(run())
+async def test_a_bot_cannot_kill_its_leader(host: _Host) -> None:
+    kill = "kill -9 $(cut -d ' ' -f 1 $SWITCHBOARD_MACHINE_DIR/pid) || echo refused"
+    provider = host.provider(
+        f"kill -9 $PPID || echo refused\n{kill}\n{ESCAPES['two forks']}\nexec sleep 3600"
+    )
+    await provider.create(host.spec())
+    await host.until_escaped()
+    assert (await host.until_printed("refused")).count("refused") >= 1
+    assert psutil.pid_exists(host.leader())
+    await host.provider().stop("m-1", timedelta(seconds=0.1))
+    assert host.escaped() == []
 
 
 @pytest.mark.parametrize("host", [AS_ROOT], indirect=True)
-def test_what_escapes_is_ended_when_somebody_else_has_killed_the_leader(host: _Host) -> None:
-    async def run() -> None:
-        await host.provider(f"{ESCAPES['two forks']}\nexec sleep 3600").create(host.spec())
-        await host.until_escaped()
-        os.kill(host.leader(), 9)
-        restarted = host.provider()
-        assert [status.id async for status in restarted.list()] == ["m-1"]
-        await restarted.stop("m-1", timedelta(0))
-        assert host.escaped() == []
-
-    asyncio.run(run())
+async def test_what_escapes_is_ended_when_somebody_else_has_killed_the_leader(host: _Host) -> None:
+    await host.provider(f"{ESCAPES['two forks']}\nexec sleep 3600").create(host.spec())
+    await host.until_escaped()
+    os.kill(host.leader(), 9)
+    restarted = host.provider()
+    assert [status.id async for status in restarted.list()] == ["m-1"]
+    await restarted.stop("m-1", timedelta(0))
+    assert host.escaped() == []
 
 
 @ISOLATED
-def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
+async def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
     tries = {
         "the secret": "cat SECRET",
         "a file of another machine": "cat $SWITCHBOARD_MACHINE_DIR/../m-0/work/own",
@@ -218,53 +203,44 @@ def test_a_bot_reads_and_writes_nothing_but_its_own(host: _Host) -> None:
     script = "\n".join(f"({attempt}) >/dev/null 2>&1 && echo 'got {name}'" for name, attempt in tries.items())
     may = "echo yes > own && echo yes > $TMPDIR/own && mkdir $XDG_CACHE_HOME/$SWITCHBOARD_MACHINE_ID"
 
-    async def run() -> None:
-        provider = host.provider(f"{may} && echo its own; {script}\necho done; exec sleep 3600")
-        for machine_id in ("m-0", "m-1"):
-            await provider.create(host.spec(machine_id))
-            text = await host.until_printed("done", machine_id)
-        # The last one has another.
-        assert text.splitlines() == ["its own", "done"]
-        for machine_id in ("m-0", "m-1"):
-            await provider.stop(machine_id, timedelta(0))
-
-    asyncio.run(run())
+    provider = host.provider(f"{may} && echo its own; {script}\necho done; exec sleep 3600")
+    for machine_id in ("m-0", "m-1"):
+        await provider.create(host.spec(machine_id))
+        text = await host.until_printed("done", machine_id)
+    # The last one has another.
+    assert text.splitlines() == ["its own", "done"]
+    for machine_id in ("m-0", "m-1"):
+        await provider.stop(machine_id, timedelta(0))
 
 
 @pytest.mark.parametrize("host", [AS_ROOT], indirect=True)
-def test_each_machine_of_root_has_a_user_of_its_own(host: _Host) -> None:
-    async def run() -> None:
-        provider = host.provider("id -u; id -G; grep NoNewPrivs /proc/self/status; exec sleep 3600")
-        found = []
-        for machine_id in ("m-1", "m-2"):
-            await provider.create(host.spec(machine_id))
-            text = await host.until_printed("NoNewPrivs", machine_id)
-            user, groups, privileges = text.splitlines()
-            assert int(user) in range(FIRST_USER, FIRST_USER + USERS)
-            assert "0" not in groups.split()
-            assert privileges.split() == ["NoNewPrivs:", "1"]
-            assert (host.root / machine_id / "work").stat().st_uid == int(user)
-            found.append(user)
-        assert len(set(found)) == 2
-        for machine_id in ("m-1", "m-2"):
-            await provider.stop(machine_id, timedelta(0))
-
-    asyncio.run(run())
+async def test_each_machine_of_root_has_a_user_of_its_own(host: _Host) -> None:
+    provider = host.provider("id -u; id -G; grep NoNewPrivs /proc/self/status; exec sleep 3600")
+    found = []
+    for machine_id in ("m-1", "m-2"):
+        await provider.create(host.spec(machine_id))
+        text = await host.until_printed("NoNewPrivs", machine_id)
+        user, groups, privileges = text.splitlines()
+        assert int(user) in range(FIRST_USER, FIRST_USER + USERS)
+        assert "0" not in groups.split()
+        assert privileges.split() == ["NoNewPrivs:", "1"]
+        assert (host.root / machine_id / "work").stat().st_uid == int(user)
+        found.append(user)
+    assert len(set(found)) == 2
+    for machine_id in ("m-1", "m-2"):
+        await provider.stop(machine_id, timedelta(0))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives users")
 @pytest.mark.skipif(landlock_abi() < USABLE_ABI, reason="Landlock of Linux 5.19")
 @pytest.mark.parametrize("host", ["landlock"], indirect=True)
-def test_a_bot_that_a_user_of_its_own_cannot_read_runs_as_root_and_says_so(
+async def test_a_bot_that_a_user_of_its_own_cannot_read_runs_as_root_and_says_so(
     host: _Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def run() -> None:
-        provider = host.provider("id -u; echo done; exec sleep 3600")
-        await provider.create(host.spec())
-        assert (await host.until_printed("done")).splitlines() == ["0", "done"]
-        await provider.stop("m-1", timedelta(0))
-
-    asyncio.run(run())
+    provider = host.provider("id -u; echo done; exec sleep 3600")
+    await provider.create(host.spec())
+    assert (await host.until_printed("done")).splitlines() == ["0", "done"]
+    await provider.stop("m-1", timedelta(0))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"machines of {host.bot_file} run as root, with Landlock: ")
     assert "Permission denied" in warning

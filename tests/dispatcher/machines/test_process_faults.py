@@ -141,68 +141,61 @@ async def told(call: Callable[[], Awaitable[T]], number: int, error: int, *, las
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
-def test_a_machine_that_runs_is_never_absent(host: Host, error: int, lasts: bool) -> None:
-    async def run() -> None:
-        assert (await host.provider.create(host.spec("m-1"))).state is MachineState.started
-        for number in numbers():
-            found = await told(lambda: host.provider.get("m-1"), number, error, lasts=lasts)
-            if not FAULTS.happened:
-                break
-            here = isinstance(found, MachineStatus) and found.state is MachineState.started
-            assert here or isinstance(found, Unreachable), (found, FAULTS.happened)
-        for number in numbers():
-            listed = await told(host.listed, number, error, lasts=lasts)
-            if not FAULTS.happened:
-                break
-            assert listed == ["m-1"] or isinstance(listed, Unreachable), (listed, FAULTS.happened)
-        assert await host.listed() == ["m-1"]
-        await host.until_led_once("m-1")
-
-    asyncio.run(run())
+async def test_a_machine_that_runs_is_never_absent(host: Host, error: int, lasts: bool) -> None:
+    assert (await host.provider.create(host.spec("m-1"))).state is MachineState.started
+    for number in numbers():
+        found = await told(lambda: host.provider.get("m-1"), number, error, lasts=lasts)
+        if not FAULTS.happened:
+            break
+        here = isinstance(found, MachineStatus) and found.state is MachineState.started
+        assert here or isinstance(found, Unreachable), (found, FAULTS.happened)
+    for number in numbers():
+        listed = await told(host.listed, number, error, lasts=lasts)
+        if not FAULTS.happened:
+            break
+        assert listed == ["m-1"] or isinstance(listed, Unreachable), (listed, FAULTS.happened)
+    assert await host.listed() == ["m-1"]
+    await host.until_led_once("m-1")
 
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
-def test_a_stop_that_fails_says_so_and_can_be_repeated(host: Host, error: int, lasts: bool) -> None:
-    async def run() -> None:
-        for number in numbers():
-            machine_id = f"m-{number}"
-            await host.provider.create(host.spec(machine_id))
-            ended = await told(
-                lambda one=machine_id: host.provider.stop(one, NO_GRACE), number, error, lasts=lasts
-            )
-            happened = FAULTS.happened
-            if ended is not None:
-                assert isinstance(ended, Unreachable), (ended, happened)
-                await host.provider.stop(machine_id, NO_GRACE)
-            status = await host.provider.get(machine_id)
-            assert status is not None
-            assert status.state is MachineState.gone, happened
-            if number > EACH or not happened:
-                break
-        assert await host.listed() == []
-
-    asyncio.run(run())
+async def test_a_stop_that_fails_says_so_and_can_be_repeated(host: Host, error: int, lasts: bool) -> None:
+    for number in numbers():
+        machine_id = f"m-{number}"
+        await host.provider.create(host.spec(machine_id))
+        ended = await told(
+            lambda one=machine_id: host.provider.stop(one, NO_GRACE), number, error, lasts=lasts
+        )
+        happened = FAULTS.happened
+        if ended is not None:
+            assert isinstance(ended, Unreachable), (ended, happened)
+            await host.provider.stop(machine_id, NO_GRACE)
+        status = await host.provider.get(machine_id)
+        assert status is not None
+        assert status.state is MachineState.gone, happened
+        if number > EACH or not happened:
+            break
+    assert await host.listed() == []
 
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [*ERRORS, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_create_that_fails_leaves_nothing_and_can_be_repeated(host: Host, error: int, lasts: bool) -> None:
-    async def run() -> None:
-        for number in numbers():
-            machine_id = f"m-{number}"
-            made = await told(
-                lambda one=machine_id: host.provider.create(host.spec(one)), number, error, lasts=lasts
-            )
-            happened = FAULTS.happened
-            if isinstance(made, Exception):
-                assert host.leaders(machine_id) == [], (made, happened)
-                made = await host.provider.create(host.spec(machine_id))
-            assert isinstance(made, MachineStatus)
-            assert made.state is MachineState.started
-            await host.until_led_once(machine_id)
-            await host.provider.stop(machine_id, NO_GRACE)
-            if number > EACH or not happened:
-                break
-
-    asyncio.run(run())
+async def test_a_create_that_fails_leaves_nothing_and_can_be_repeated(
+    host: Host, error: int, lasts: bool
+) -> None:
+    for number in numbers():
+        machine_id = f"m-{number}"
+        made = await told(
+            lambda one=machine_id: host.provider.create(host.spec(one)), number, error, lasts=lasts
+        )
+        happened = FAULTS.happened
+        if isinstance(made, Exception):
+            assert host.leaders(machine_id) == [], (made, happened)
+            made = await host.provider.create(host.spec(machine_id))
+        assert isinstance(made, MachineStatus)
+        assert made.state is MachineState.started
+        await host.until_led_once(machine_id)
+        await host.provider.stop(machine_id, NO_GRACE)
+        if number > EACH or not happened:
+            break

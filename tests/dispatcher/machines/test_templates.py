@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -35,10 +34,7 @@ class Host:
         self.bot_file = directory / "bot.py"
         if not self.bot_file.exists():
             self.bot_file.write_text("import json\n\nasync def bot(runner_args): ...\n")
-        self.set_by = 0
-        """Nanoseconds."""
-        clock = SystemClock(lambda: time.time_ns() + self.set_by)
-        self.provider = ProcessProvider(self.root, clock=clock)
+        self.provider = ProcessProvider(self.root, clock=SystemClock())
 
     def spec(self, machine_id: str = "m-1") -> MachineSpec:
         """A machine that waits for a dispatcher that is not there."""
@@ -124,80 +120,68 @@ async def assert_limited(here: Host, bot: psutil.Process) -> None:
     assert cpu[0] == 3660
 
 
-def test_a_machine_of_a_template_is_a_machine_like_any_other(tmp_path):
+async def test_a_machine_of_a_template_is_a_machine_like_any_other(tmp_path):
     """One test for all that leaves the template as it is: each template takes seconds of the processor."""
 
-    async def run():
-        async with host(tmp_path) as here:
-            leader = await here.create()
-            assert is_from_template(leader)
-            assert leader.ppid() == here.templates()[0].pid
-            assert os.getpgid(bot_of(leader).pid) == leader.pid != os.getpgid(0)
-            await assert_limited(here, bot_of(leader))
-            await here.provider.create(here.spec())
-            assert [status.id async for status in here.provider.list()] == ["m-1"]
-            assert [status.id async for status in ProcessProvider(here.root).list()] == ["m-1"]
-            await here.provider.stop("m-1", GRACE)
-            await here.provider.stop("m-1", GRACE)
-            assert [status.id async for status in here.provider.list()] == []
+    async with host(tmp_path) as here:
+        leader = await here.create()
+        assert is_from_template(leader)
+        assert leader.ppid() == here.templates()[0].pid
+        assert os.getpgid(bot_of(leader).pid) == leader.pid != os.getpgid(0)
+        await assert_limited(here, bot_of(leader))
+        await here.provider.create(here.spec())
+        assert [status.id async for status in here.provider.list()] == ["m-1"]
+        assert [status.id async for status in ProcessProvider(here.root).list()] == ["m-1"]
+        await here.provider.stop("m-1", GRACE)
+        await here.provider.stop("m-1", GRACE)
+        assert [status.id async for status in here.provider.list()] == []
 
-            # How its bot ended is on record.
-            for number, exit_code in {signal.SIGKILL: 137, signal.SIGSEGV: 139}.items():
-                name = f"m-{number.name}"
-                bot_of(await here.create(name)).send_signal(number)
-                assert (await until_gone(here.provider, name)).exit_code == exit_code
+        # How its bot ended is on record.
+        for number, exit_code in {signal.SIGKILL: 137, signal.SIGSEGV: 139}.items():
+            name = f"m-{number.name}"
+            bot_of(await here.create(name)).send_signal(number)
+            assert (await until_gone(here.provider, name)).exit_code == exit_code
 
-            # It outlives the template, which ends with its dispatcher.
-            leader = await here.create("m-2")
-            assert is_from_template(leader)
-            await here.provider.close()
-            assert here.templates() == []
-            assert leader.is_running()
-
-    asyncio.run(run())
+        # It outlives the template, which ends with its dispatcher.
+        leader = await here.create("m-2")
+        assert is_from_template(leader)
+        await here.provider.close()
+        assert here.templates() == []
+        assert leader.is_running()
 
 
-def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_path, caplog):
-    async def run():
-        async with host(tmp_path) as here:
-            first = await here.create()
-            template = here.templates()[0]
-            template.kill()
-            template.wait(PATIENCE)
-            second = await here.create("m-2")
-            assert not is_from_template(second)
-            assert "ended with status" in caplog.text
-            assert first.is_running()
-            assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
-
-    asyncio.run(run())
+async def test_machines_outlive_their_template_and_later_ones_start_without_it(tmp_path, caplog):
+    async with host(tmp_path) as here:
+        first = await here.create()
+        template = here.templates()[0]
+        template.kill()
+        template.wait(PATIENCE)
+        second = await here.create("m-2")
+        assert not is_from_template(second)
+        assert "ended with status" in caplog.text
+        assert first.is_running()
+        assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
 
 
-def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):
-    async def run():
-        async with host(tmp_path) as here:
-            here.templates()[0].suspend()
-            leader = await here.create()
-            assert not is_from_template(leader)
-            assert [status.id async for status in here.provider.list()] == ["m-1"]
-
-    asyncio.run(run())
+async def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):
+    async with host(tmp_path) as here:
+        here.templates()[0].suspend()
+        leader = await here.create()
+        assert not is_from_template(leader)
+        assert [status.id async for status in here.provider.list()] == ["m-1"]
 
 
-def test_a_machine_imports_the_bot_file_as_it_is_by_then_and_its_neighbours_first(tmp_path):
+async def test_a_machine_imports_the_bot_file_as_it_is_by_then_and_its_neighbours_first(tmp_path):
     """Neighbours come before an installed package of their name, also where a template knows that one."""
     (tmp_path / "bot.py").write_text("import wave, pulumi\n")
     (tmp_path / "pulumi.py").write_text("print('the neighbour', flush=True)\n")
 
-    async def run():
-        async with host(tmp_path) as here:
-            assert is_from_template(await here.create())
-            await until_said(here, "m-1", "the neighbour")
-            here.bot_file.write_text("print('edited', flush=True)\nimport nowhere_to_be_found\n")
-            await here.create("m-2")
-            await until_said(here, "m-2", "edited")
-
-    asyncio.run(run())
+    async with host(tmp_path) as here:
+        assert is_from_template(await here.create())
+        await until_said(here, "m-1", "the neighbour")
+        here.bot_file.write_text("print('edited', flush=True)\nimport nowhere_to_be_found\n")
+        await here.create("m-2")
+        await until_said(here, "m-2", "edited")
 
 
 async def until_said(here: Host, machine_id: str, words: str) -> None:
@@ -205,7 +189,7 @@ async def until_said(here: Host, machine_id: str, words: str) -> None:
     await until(lambda: words in output.read_text() or None)
 
 
-def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
+async def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
     (tmp_path / "bot.py").write_text(
         "import os, time\n"
         "while not os.path.exists('go'): time.sleep(0.01)\n"
@@ -215,17 +199,14 @@ def test_a_bot_of_a_template_that_prints_without_end_fills_no_disk(tmp_path):
         "os._exit(3)\n"
     )
 
-    async def run():
-        async with host(tmp_path) as here:
-            assert is_from_template(await here.create())
-            directory = here.root / "m-1"
-            (directory / "work" / "go").touch()
-            status = directory / "exit"
-            assert await until(lambda: (status.exists() and status.read_text()) or None) == "3\n"
-            files = sorted(directory.glob("output*.log"))
-            assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
-            assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
-            assert "first words" in files[1].read_text()  # a log line may come between them and their end
-            assert files[2].read_text().endswith("last words\n")
-
-    asyncio.run(run())
+    async with host(tmp_path) as here:
+        assert is_from_template(await here.create())
+        directory = here.root / "m-1"
+        (directory / "work" / "go").touch()
+        status = directory / "exit"
+        assert await until(lambda: (status.exists() and status.read_text()) or None) == "3\n"
+        files = sorted(directory.glob("output*.log"))
+        assert [file.name for file in files] == ["output.1.log", "output.head.log", "output.log"]
+        assert sum(file.stat().st_size for file in files) < 3.1 * 2**20
+        assert "first words" in files[1].read_text()  # a log line may come between them and their end
+        assert files[2].read_text().endswith("last words\n")

@@ -64,68 +64,59 @@ async def held(running: Deployment, number: int) -> None:
     await eventually(lambda: asyncio.sleep(0, running.dispatcher.service.held_calls.calls), number.__eq__)
 
 
-def test_a_sessions_calls_are_refused_beyond_its_bytes_and_given_back_at_its_end(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            path, body = f"/sessions/{session_id}/api/echo", b"x" * 1024 * 1024
-            fitting = OF_SESSION.bytes // (len(body) * 4 // 3 + 100)
-            calls = [asyncio.create_task(running.http.post(path, content=body)) for _ in range(fitting)]
-            await held(running, fitting)
-            refused = await running.http.post(path, content=body)
-            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_calls")
-            assert refused.headers["Retry-After"]
-            ended = await running.http.delete(f"/sessions/{session_id}")
-            assert ended.status_code == 200
-            assert {(await call).status_code for call in calls} == {410}
-            assert running.dispatcher.service.held_calls.bytes == 0
-
-    asyncio.run(run())
+async def test_a_sessions_calls_are_refused_beyond_its_bytes_and_given_back_at_its_end(tmp_path):
+    async with deployment(tmp_path) as running:
+        session_id = (await running.start())["sessionId"]
+        path, body = f"/sessions/{session_id}/api/echo", b"x" * 1024 * 1024
+        fitting = OF_SESSION.bytes // (len(body) * 4 // 3 + 100)
+        calls = [asyncio.create_task(running.http.post(path, content=body)) for _ in range(fitting)]
+        await held(running, fitting)
+        refused = await running.http.post(path, content=body)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_calls")
+        assert refused.headers["Retry-After"]
+        ended = await running.http.delete(f"/sessions/{session_id}")
+        assert ended.status_code == 200
+        assert {(await call).status_code for call in calls} == {410}
+        assert running.dispatcher.service.held_calls.bytes == 0
 
 
 @pytest.mark.parametrize("path", ["/sessions/{}/api/echo", "/sessions/{}/api/offer"])
-def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session_id = (await running.start())["sessionId"]
-            call = asyncio.create_task(running.http.post(path.format(session_id), content=b"offer"))
-            await held(running, 1)
-            call.cancel()
-            await held(running, 0)
-
-    asyncio.run(run())
+async def test_a_call_is_held_no_longer_when_its_caller_hangs_up(tmp_path, path):
+    async with deployment(tmp_path) as running:
+        session_id = (await running.start())["sessionId"]
+        call = asyncio.create_task(running.http.post(path.format(session_id), content=b"offer"))
+        await held(running, 1)
+        call.cancel()
+        await held(running, 0)
 
 
 @pytest.mark.parametrize("path", ["api/echo", "files"])
-def test_requests_that_never_end_are_refused_beyond_the_bytes_of_a_session(tmp_path, path):
+async def test_requests_that_never_end_are_refused_beyond_the_bytes_of_a_session(tmp_path, path):
     size = 1024 * 1024
 
-    async def run():
-        async with deployment(tmp_path, keys=KEYS, key=KEY) as running:
-            started = (await running.http.post("/start?wait=none", json={})).json()
-            url = f"/sessions/{started['sessionId']}/{path}"
-            lines = [
-                f"POST {url} HTTP/1.1",
-                "Host: localhost",
-                f"Authorization: Bearer {started['sessionToken']}",
-                f"Content-Length: {size}",
-            ]
-            head = "\r\n".join([*lines, "", ""]).encode()
-            address = httpx.URL(running.url)
-            kept = []
-            for _ in range(OF_SESSION.bytes // size + 1):
-                reader, writer = await asyncio.open_connection(address.host, address.port)
-                kept.append((reader, writer))
-                writer.write(head + b"x" * (size - 1))
-                await writer.drain()
-            answers = [asyncio.create_task(reader.read(12)) for reader, _ in kept]
-            done, _ = await asyncio.wait(answers, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-            assert [answer.result() for answer in done] == [b"HTTP/1.1 429"]
-            for _, writer in kept:
-                writer.close()
-            unfinished = running.dispatcher.app.state.unfinished
-            await eventually(lambda: asyncio.sleep(0, unfinished.bytes), (0).__eq__)
-            for answer in answers:
-                answer.cancel()
-
-    asyncio.run(run())
+    async with deployment(tmp_path, keys=KEYS, key=KEY) as running:
+        started = (await running.http.post("/start?wait=none", json={})).json()
+        url = f"/sessions/{started['sessionId']}/{path}"
+        lines = [
+            f"POST {url} HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {started['sessionToken']}",
+            f"Content-Length: {size}",
+        ]
+        head = "\r\n".join([*lines, "", ""]).encode()
+        address = httpx.URL(running.url)
+        kept = []
+        for _ in range(OF_SESSION.bytes // size + 1):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            kept.append((reader, writer))
+            writer.write(head + b"x" * (size - 1))
+            await writer.drain()
+        answers = [asyncio.create_task(reader.read(12)) for reader, _ in kept]
+        done, _ = await asyncio.wait(answers, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert [answer.result() for answer in done] == [b"HTTP/1.1 429"]
+        for _, writer in kept:
+            writer.close()
+        unfinished = running.dispatcher.app.state.unfinished
+        await eventually(lambda: asyncio.sleep(0, unfinished.bytes), (0).__eq__)
+        for answer in answers:
+            answer.cancel()

@@ -14,34 +14,31 @@ from tests.dispatcher.harness import ManualClock
 from tests.dispatcher.rows import rows
 
 
-def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
-    async def run():
-        hub, clock = Hub(), ManualClock()
-        store = Store(f"sqlite:///{tmp_path}/store.db")
-        await store.open()
-        session, machine = rows()
-        assert await store.add(session, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
-        background, outage_retry = Background(clock), OutageRetry(store, clock)
-        heard: dict[str, list[str]] = {"a": [], "b": [], "c": []}
-        replicas = {}
-        for name, machines in heard.items():
-            bus = LocalBus(name, hub)
-            replicas[name] = Hints(
-                store=store,
-                repository=Repository(store, Notifier(bus), clock),
-                bus=bus,
-                background=background,
-                outage_retry=outage_retry,
-                look_soon=machines.append,
-            )
-            await bus.open()
-        replicas["b"].about_room(session.id, "Somebody came.", is_end=False)
-        replicas["a"].about_room(session.id, "The meeting ended.", is_end=True)
-        await background.settle()
-        await asyncio.sleep(0)
-        assert heard == {name: [machine.id] for name in heard}
-        assert [event.kind for event in await store.events(session.id)].count("room-event") == 2
-        await outage_retry.close()
-        await store.close()
-
-    asyncio.run(run())
+async def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
+    hub, clock = Hub(), ManualClock()
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    await store.open()
+    session, machine = rows()
+    assert await store.add(session, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
+    background, outage_retry = Background(clock), OutageRetry(store, clock)
+    heard: dict[str, list[str]] = {"a": [], "b": [], "c": []}
+    replicas = {}
+    for name, machines in heard.items():
+        bus = LocalBus(name, hub)
+        replicas[name] = Hints(
+            store=store,
+            repository=Repository(store, Notifier(bus), clock),
+            bus=bus,
+            background=background,
+            outage_retry=outage_retry,
+            look_soon=machines.append,
+        )
+        await bus.open()
+    replicas["b"].about_room(session.id, "Somebody came.", is_end=False)
+    replicas["a"].about_room(session.id, "The meeting ended.", is_end=True)
+    await background.settle()
+    await asyncio.sleep(0)
+    assert heard == {name: [machine.id] for name in heard}
+    assert [event.kind for event in await store.events(session.id)].count("room-event") == 2
+    await outage_retry.close()
+    await store.close()

@@ -50,101 +50,88 @@ async def gone(running: Deployment, machine: ScriptedMachine) -> None:
     await eventually(lambda: store.machine(machine.id), lambda row: row is not None and row.state == "gone")
 
 
-def test_a_provider_is_not_asked_before_the_bot_said_goodbye(tmp_path):
-    async def run():
-        provider = Counting()
-        async with deployment(tmp_path, provider=provider) as running:
-            machine = await stopped(running)
-            # Before its channel stood, the reaper may have asked for it.
-            provider.looks = 0
-            await small_steps(running, 3)
-            assert provider.looks == 0
-            await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
-            assert isinstance(await machine.receive(), protocol.Acknowledge)
-            provider.die(machine.id, 0)
-            await small_steps(running, 0.2)
-            await gone(running, machine)
-            assert provider.looks <= 2
-            assert (await running.timeline(machine.session_id or ""))[-1]["event"] == "machine-gone"
-
-    asyncio.run(run())
+async def test_a_provider_is_not_asked_before_the_bot_said_goodbye(tmp_path):
+    provider = Counting()
+    async with deployment(tmp_path, provider=provider) as running:
+        machine = await stopped(running)
+        # Before its channel stood, the reaper may have asked for it.
+        provider.looks = 0
+        await small_steps(running, 3)
+        assert provider.looks == 0
+        await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
+        assert isinstance(await machine.receive(), protocol.Acknowledge)
+        provider.die(machine.id, 0)
+        await small_steps(running, 0.2)
+        await gone(running, machine)
+        assert provider.looks <= 2
+        assert (await running.timeline(machine.session_id or ""))[-1]["event"] == "machine-gone"
 
 
-def test_a_machine_that_stays_after_its_goodbye_is_looked_at_ever_less_and_then_ended(tmp_path):
-    async def run():
-        provider = Counting()
-        async with deployment(tmp_path, provider=provider) as running:
-            machine = await stopped(running)
-            await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
-            assert isinstance(await machine.receive(), protocol.Acknowledge)
-            await small_steps(running, 4.8)
-            assert machine.id in provider.running
-            await small_steps(running, 0.5)
-            await gone(running, machine)
-            assert provider.stopped == [machine.id]
-            assert 4 <= provider.looks <= 8
-
-    asyncio.run(run())
+async def test_a_machine_that_stays_after_its_goodbye_is_looked_at_ever_less_and_then_ended(tmp_path):
+    provider = Counting()
+    async with deployment(tmp_path, provider=provider) as running:
+        machine = await stopped(running)
+        await machine.send(protocol.Ended(reason="stopped", message="Goodbye."))
+        assert isinstance(await machine.receive(), protocol.Acknowledge)
+        await small_steps(running, 4.8)
+        assert machine.id in provider.running
+        await small_steps(running, 0.5)
+        await gone(running, machine)
+        assert provider.stopped == [machine.id]
+        assert 4 <= provider.looks <= 8
 
 
-def test_a_channel_that_breaks_is_a_goodbye_too(tmp_path):
-    async def run():
-        provider = Counting()
-        async with deployment(tmp_path, provider=provider) as running:
-            machine = await stopped(running)
-            provider.die(machine.id, 137)
-            await machine.connection.close()
-            await small_steps(running, 0.3)
-            await gone(running, machine)
-            assert provider.looks <= 3
-
-    asyncio.run(run())
+async def test_a_channel_that_breaks_is_a_goodbye_too(tmp_path):
+    provider = Counting()
+    async with deployment(tmp_path, provider=provider) as running:
+        machine = await stopped(running)
+        provider.die(machine.id, 137)
+        await machine.connection.close()
+        await small_steps(running, 0.3)
+        await gone(running, machine)
+        assert provider.looks <= 3
 
 
-def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
-    async def run():
-        provider = Counting()
-        async with deployment(tmp_path, provider=provider) as running:
-            machine = await stopped(running)
-            await small_steps(running, 4.5)
-            assert machine.id in provider.running
-            await small_steps(running, 0.6)
-            await gone(running, machine)
-            assert provider.stopped == [machine.id]
-
-    asyncio.run(run())
+async def test_a_bot_that_never_says_goodbye_is_ended_after_its_grace(tmp_path):
+    provider = Counting()
+    async with deployment(tmp_path, provider=provider) as running:
+        machine = await stopped(running)
+        await small_steps(running, 4.5)
+        assert machine.id in provider.running
+        await small_steps(running, 0.6)
+        await gone(running, machine)
+        assert provider.stopped == [machine.id]
 
 
-def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_look(tmp_path, monkeypatch):
-    async def run():
-        async with deployment(tmp_path) as running:
-            session_id, _ = await running.reported("waiting")
-            store, clock = running.dispatcher.store, running.clock
-            session = await store.session(session_id)
-            assert session is not None
-            deadline = deadlines.deadline(session)
-            assert deadline is not None
-            clock.advance(deadline[0] - clock.now() - 1)
-            write = store.update_session
+async def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began_to_look(
+    tmp_path, monkeypatch
+):
+    async with deployment(tmp_path) as running:
+        session_id, _ = await running.reported("waiting")
+        store, clock = running.dispatcher.store, running.clock
+        session = await store.session(session_id)
+        assert session is not None
+        deadline = deadlines.deadline(session)
+        assert deadline is not None
+        clock.advance(deadline[0] - clock.now() - 1)
+        write = store.update_session
 
-            async def late(*arguments, **more):
-                clock.advance(5)
-                return await write(*arguments, **more)
+        async def late(*arguments, **more):
+            clock.advance(5)
+            return await write(*arguments, **more)
 
-            monkeypatch.setattr(store, "update_session", late)
-            await running.dispatcher.terminator.close_if(
-                session, lambda current: deadlines.overdue(current, clock.now())
-            )
-            after = await store.session(session_id)
-            assert after is not None
-            assert after.reason == "no_client"
-            assert after.ended_at is not None
-            assert after.ended_at > deadline[0]
-
-    asyncio.run(run())
+        monkeypatch.setattr(store, "update_session", late)
+        await running.dispatcher.terminator.close_if(
+            session, lambda current: deadlines.overdue(current, clock.now())
+        )
+        after = await store.session(session_id)
+        assert after is not None
+        assert after.reason == "no_client"
+        assert after.ended_at is not None
+        assert after.ended_at > deadline[0]
 
 
-def test_how_a_machine_ended_is_on_record_though_its_provider_forgets_it_before_the_end(tmp_path):
+async def test_how_a_machine_ended_is_on_record_though_its_provider_forgets_it_before_the_end(tmp_path):
     class Forgets(ScriptedProvider):
         """Tells once how a machine ended, and cannot be told to stop one."""
 
@@ -156,22 +143,19 @@ def test_how_a_machine_ended_is_on_record_though_its_provider_forgets_it_before_
         async def stop(self, machine_id: str, grace: timedelta) -> None:
             raise Unreachable("no answer")
 
-    async def run():
-        provider = Forgets()
-        async with deployment(tmp_path, provider=provider) as running:
-            machine = await stopped(running)
-            provider.die(machine.id, 7)
-            await machine.connection.close()
-            await small_steps(running, 0.3)
-            await gone(running, machine)
-            row = await running.dispatcher.store.machine(machine.id)
-            assert row is not None
-            assert row.exit_code == 7
-
-    asyncio.run(run())
+    provider = Forgets()
+    async with deployment(tmp_path, provider=provider) as running:
+        machine = await stopped(running)
+        provider.die(machine.id, 7)
+        await machine.connection.close()
+        await small_steps(running, 0.3)
+        await gone(running, machine)
+        row = await running.dispatcher.store.machine(machine.id)
+        assert row is not None
+        assert row.exit_code == 7
 
 
-def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ended(tmp_path):
+async def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ended(tmp_path):
     class Late(ScriptedProvider):
         """Its machines have ended before it answers: of each it had been asked before."""
 
@@ -180,19 +164,16 @@ def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ended(tmp_
             self.die(spec.id, 3, "ImportError: no module named 'torch'\n")
             return self.gone.pop(spec.id)
 
-    async def run():
-        async with deployment(tmp_path, provider=Late()) as running:
-            answer = await running.http.post("/start?wait=started", json={})
-            assert answer.status_code == 502
-            assert "exit status 3" in answer.text
-            (session,) = (await running.http.get("/v1/sessions")).json()["sessions"]
-            assert (session["state"], session["reason"]) == ("failed", "machine_exited")
-            assert session["exitCode"] == 3
-            machine = await running.dispatcher.store.machine(f"m-{session['sessionId']}")
-            assert machine is not None
-            assert (machine.state, machine.exit_code) == (MachineState.gone, 3)
-
-    asyncio.run(run())
+    async with deployment(tmp_path, provider=Late()) as running:
+        answer = await running.http.post("/start?wait=started", json={})
+        assert answer.status_code == 502
+        assert "exit status 3" in answer.text
+        (session,) = (await running.http.get("/v1/sessions")).json()["sessions"]
+        assert (session["state"], session["reason"]) == ("failed", "machine_exited")
+        assert session["exitCode"] == 3
+        machine = await running.dispatcher.store.machine(f"m-{session['sessionId']}")
+        assert machine is not None
+        assert (machine.state, machine.exit_code) == (MachineState.gone, 3)
 
 
 MEGABYTE = random.Random(1).randbytes(1024 * 1024)
@@ -216,48 +197,39 @@ async def deafened(running: Deployment) -> tuple[ScriptedMachine, list[asyncio.T
     return machine, calls
 
 
-def test_a_machine_is_ended_by_its_provider_when_it_does_not_read_its_channel(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            machine, calls = await deafened(running)
-            assert (await running.http.delete(f"/sessions/{machine.session_id}")).status_code == 200
-            assert {(await call).status_code for call in calls} == {410}
-            assert machine.id in running.provider.running
-            # The server's own pings would break the connection after 40 s.
-            async with asyncio.timeout(PATIENCE):
-                await running.settle()
-            assert running.provider.stopped == [machine.id]
-            await gone(running, machine)
-
-    asyncio.run(run())
+async def test_a_machine_is_ended_by_its_provider_when_it_does_not_read_its_channel(tmp_path):
+    async with deployment(tmp_path) as running:
+        machine, calls = await deafened(running)
+        assert (await running.http.delete(f"/sessions/{machine.session_id}")).status_code == 200
+        assert {(await call).status_code for call in calls} == {410}
+        assert machine.id in running.provider.running
+        # The server's own pings would break the connection after 40 s.
+        async with asyncio.timeout(PATIENCE):
+            await running.settle()
+        assert running.provider.stopped == [machine.id]
+        await gone(running, machine)
 
 
-def test_a_connection_that_is_not_read_is_cut_off(tmp_path, monkeypatch):
+async def test_a_connection_that_is_not_read_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(channel_socket, "WRITE_SECONDS", 0.2)
 
-    async def run():
-        async with deployment(tmp_path) as running:
-            machine, calls = await deafened(running)
-            channels = running.dispatcher.channels
-            await eventually(lambda: asyncio.sleep(0, channels.connected), lambda number: number == 0)
-            # The calls wait for its next connection.
-            assert not any(call.done() for call in calls)
-            await running.http.delete(f"/sessions/{machine.session_id}")
-            await asyncio.wait(calls)
-
-    asyncio.run(run())
+    async with deployment(tmp_path) as running:
+        machine, calls = await deafened(running)
+        channels = running.dispatcher.channels
+        await eventually(lambda: asyncio.sleep(0, channels.connected), lambda number: number == 0)
+        # The calls wait for its next connection.
+        assert not any(call.done() for call in calls)
+        await running.http.delete(f"/sessions/{machine.session_id}")
+        await asyncio.wait(calls)
 
 
-def test_a_new_connection_is_served_while_the_one_before_is_not_read(tmp_path):
-    async def run():
-        async with deployment(tmp_path) as running:
-            machine, calls = await deafened(running)
-            again = await running.connect(machine.id, machine.session_id)
-            assert isinstance(await again.hello("ready", opened_at=1.0), protocol.Welcome)
-            async with asyncio.timeout(PATIENCE):
-                while not isinstance(await again.receive(), protocol.Request):
-                    pass
-            await running.http.delete(f"/sessions/{machine.session_id}")
-            await asyncio.wait(calls)
-
-    asyncio.run(run())
+async def test_a_new_connection_is_served_while_the_one_before_is_not_read(tmp_path):
+    async with deployment(tmp_path) as running:
+        machine, calls = await deafened(running)
+        again = await running.connect(machine.id, machine.session_id)
+        assert isinstance(await again.hello("ready", opened_at=1.0), protocol.Welcome)
+        async with asyncio.timeout(PATIENCE):
+            while not isinstance(await again.receive(), protocol.Request):
+                pass
+        await running.http.delete(f"/sessions/{machine.session_id}")
+        await asyncio.wait(calls)

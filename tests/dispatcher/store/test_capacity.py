@@ -132,75 +132,69 @@ async def replicas(url: str, number: int) -> AsyncIterator[list[Store]]:
 
 
 @pytest.mark.parametrize("deployment", [None, MOST - 1])
-def test_replicas_never_exceed_a_limit_together_and_count_every_session(postgres_url, deployment):
+async def test_replicas_never_exceed_a_limit_together_and_count_every_session(postgres_url, deployment):
     limits = Limits({"echo": MOST}, {"echo": MOST_WAITING}, deployment)
     most = deployment or MOST
 
-    async def run():
-        async with replicas(postgres_url, REPLICAS) as stores:
-            callers = Callers(stores, limits)
-            assert await callers.fill() == {
-                "starting": most,
-                "queued": MOST_WAITING,
-                "refused": CALLERS - most - MOST_WAITING,
-            }
-            await asyncio.gather(*(callers.call(number) for number in range(CALLERS)))
-            assert callers.most == most
-        async with replicas(postgres_url, 1) as stores:
-            (store,) = stores
-            check(postgres_url)
-            last = Callers(stores, limits)
-            for session in await store.live_sessions():
-                if session.state is SessionState.starting:
-                    await last.end(session.id)
-            while await last.hand_on(store):
-                pass
-            assert await store.live_sessions() == []
-            assert callers.handed_on + last.handed_on >= MOST_WAITING
-            assert callers.hung_up > 0
+    async with replicas(postgres_url, REPLICAS) as stores:
+        callers = Callers(stores, limits)
+        assert await callers.fill() == {
+            "starting": most,
+            "queued": MOST_WAITING,
+            "refused": CALLERS - most - MOST_WAITING,
+        }
+        await asyncio.gather(*(callers.call(number) for number in range(CALLERS)))
+        assert callers.most == most
+    async with replicas(postgres_url, 1) as stores:
+        (store,) = stores
         check(postgres_url)
+        last = Callers(stores, limits)
+        for session in await store.live_sessions():
+            if session.state is SessionState.starting:
+                await last.end(session.id)
+        while await last.hand_on(store):
+            pass
+        assert await store.live_sessions() == []
+        assert callers.handed_on + last.handed_on >= MOST_WAITING
+        assert callers.hung_up > 0
+    check(postgres_url)
 
-    asyncio.run(run())
 
-
-def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_over(url):
+async def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_over(url):
     limits = Limits({"echo": 1}, {"echo": 0}, None)
 
-    async def run():
-        store = Store(url, ending_seconds=10.0)
-        await store.open()
-        try:
-            callers = Callers([store], limits)
+    store = Store(url, ending_seconds=10.0)
+    await store.open()
+    try:
+        callers = Callers([store], limits)
 
-            async def starts(session_id: str) -> bool:
-                return await callers.start(store, session_id) is not None
+        async def starts(session_id: str) -> bool:
+            return await callers.start(store, session_id) is not None
 
-            async def over(session_id: str, machine: Callable[[Machine], Machine] | None = None) -> None:
-                close = lambda one: transitions.over(one, END, 1005.0)  # noqa: E731 - it has one use
-                await store.update_session(session_id, close, CAUSE, machine)
+        async def over(session_id: str, machine: Callable[[Machine], Machine] | None = None) -> None:
+            close = lambda one: transitions.over(one, END, 1005.0)  # noqa: E731 - it has one use
+            await store.update_session(session_id, close, CAUSE, machine)
 
-            assert await starts("a")
-            await over("a")
-            assert not await starts("b"), "its machine is ending"
-            await store.update_machine("m-a", gone, CAUSE)
-            await store.update_machine("m-a", gone, CAUSE)
-            assert await starts("c"), "it is gone"
-            assert not await starts("d"), "it gave back one line"
-            await over("c")
-            assert await store.free_lines(1014.9) == 0
-            assert not await starts("e")
-            assert await store.free_lines(1015.0) == 1
-            assert await store.free_lines(1015.0) == 0
-            assert await starts("f"), "it had its grace"
-            assert not await starts("g")
-            await store.update_machine("m-c", gone, CAUSE)
-            assert not await starts("h"), "its line was given back before"
-            await over("f", gone)
-            assert await starts("i"), "both became known at once"
-        finally:
-            await store.close()
-
-    asyncio.run(run())
+        assert await starts("a")
+        await over("a")
+        assert not await starts("b"), "its machine is ending"
+        await store.update_machine("m-a", gone, CAUSE)
+        await store.update_machine("m-a", gone, CAUSE)
+        assert await starts("c"), "it is gone"
+        assert not await starts("d"), "it gave back one line"
+        await over("c")
+        assert await store.free_lines(1014.9) == 0
+        assert not await starts("e")
+        assert await store.free_lines(1015.0) == 1
+        assert await store.free_lines(1015.0) == 0
+        assert await starts("f"), "it had its grace"
+        assert not await starts("g")
+        await store.update_machine("m-c", gone, CAUSE)
+        assert not await starts("h"), "its line was given back before"
+        await over("f", gone)
+        assert await starts("i"), "both became known at once"
+    finally:
+        await store.close()
 
 
 def check(url: str) -> None:

@@ -1,6 +1,5 @@
 """Migrations, on SQLite and on PostgreSQL: from every revision, with data, and while others use it."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -113,7 +112,7 @@ def test_a_database_that_no_release_has_made_is_refused_by_name(url, change, wor
     engine.dispose()
 
 
-def test_a_migration_may_take_longer_than_other_statements(postgres_url):
+async def test_a_migration_may_take_longer_than_other_statements(postgres_url):
     def patience(connection: sa.Connection) -> str:
         return connection.scalar(sa.text("SHOW statement_timeout"))
 
@@ -122,20 +121,15 @@ def test_a_migration_may_take_longer_than_other_statements(postgres_url):
         query = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {ours}"
         return connection.scalar(sa.text(query))
 
-    async def run():
-        database, during = Database(postgres_url), []
-        try:
-            await database.migrate(
-                lambda connection: during.append((patience(connection), locks(connection)))
-            )
-            assert during == [("0", 1)]
-            assert await database.read(patience) == "10s"
-            assert await database.write(patience) == "10s"
-            await eventually(lambda: database.read(locks), lambda found: not found)
-        finally:
-            await database.close()
-
-    asyncio.run(run())
+    database, during = Database(postgres_url), []
+    try:
+        await database.migrate(lambda connection: during.append((patience(connection), locks(connection))))
+        assert during == [("0", 1)]
+        assert await database.read(patience) == "10s"
+        assert await database.write(patience) == "10s"
+        await eventually(lambda: database.read(locks), lambda found: not found)
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

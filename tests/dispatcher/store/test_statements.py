@@ -61,23 +61,20 @@ def test_a_refusal_says_the_statement_and_hides_the_values(database):
     assert "a secret" not in str(refused.value)
 
 
-def test_connections_that_died_are_replaced_before_anybody_notices(postgres_url):
+async def test_connections_that_died_are_replaced_before_anybody_notices(postgres_url):
     """As after a restart of the server: all that the pool kept are dead."""
 
-    async def run():
-        store, others = Store(postgres_url), sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-        await store.open()
-        session, machine = pair()
-        await add(store, session, machine, limits())
-        await asyncio.gather(*(store.session(session.id) for _ in range(5)))
-        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        with others.connect() as connection:
-            connection.execute(sa.text(f"{kill} AND pid <> pg_backend_pid()"))
-        found = await asyncio.gather(*(store.session(session.id) for _ in range(5)))
-        assert [one and one.id for one in found] == [session.id] * 5
-        again, its_machine = pair("other")
-        assert await add(store, again, its_machine, limits())
-        await store.close()
-        others.dispose()
-
-    asyncio.run(run())
+    store, others = Store(postgres_url), sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    await store.open()
+    session, machine = pair()
+    await add(store, session, machine, limits())
+    await asyncio.gather(*(store.session(session.id) for _ in range(5)))
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    with others.connect() as connection:
+        connection.execute(sa.text(f"{kill} AND pid <> pg_backend_pid()"))
+    found = await asyncio.gather(*(store.session(session.id) for _ in range(5)))
+    assert [one and one.id for one in found] == [session.id] * 5
+    again, its_machine = pair("other")
+    assert await add(store, again, its_machine, limits())
+    await store.close()
+    others.dispose()

@@ -88,18 +88,14 @@ def test_every_line_about_a_session_carries_its_ids_in_text(tmp_path):
     assert ready.endswith(f"starting → ready [machine=m-{session_id} trace={TRACE_ID}]")
 
 
-def test_a_traceback_stays_on_its_line_in_json_and_deep_code_knows_its_session(tmp_path):
+async def test_a_traceback_stays_on_its_line_in_json_and_deep_code_knows_its_session(tmp_path):
     provider = ScriptedProvider()
     provider.fault = ValueError("a fault of the adapter")
 
-    async def run() -> str:
+    with captured("json") as stream:
         async with deployment(tmp_path, provider=provider) as running:
             session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
             await running.until(session_id, "failed")
-            return session_id
-
-    with captured("json") as stream:
-        session_id = asyncio.run(run())
     (line,) = [line for line in objects(stream) if "raised what it must not" in line["message"]]
     assert session_id not in line["message"], "the placement does not know for whom it asks"
     assert (line["session_id"], line["machine_id"]) == (session_id, f"m-{session_id}")
@@ -168,21 +164,18 @@ def test_calls_to_a_machines_api_are_logged_at_debug_alone(level, lines):
     assert stream.getvalue().count("HTTP Request: GET http://fly.test/v1/apps") == lines
 
 
-def test_ids_are_inherited_by_tasks_and_end_with_their_block():
+async def test_ids_are_inherited_by_tasks_and_end_with_their_block():
     async def seen() -> str | None:
         await asyncio.sleep(0)
         return current().session_id
 
-    async def run() -> None:
-        with about(session_id="s-1"):
-            inside = asyncio.create_task(seen())
-            with about(machine_id="m-1"):
-                assert (current().session_id, current().machine_id) == ("s-1", "m-1")
-            assert current().machine_id is None
-        assert current().session_id is None
-        assert await inside == "s-1"
-
-    asyncio.run(run())
+    with about(session_id="s-1"):
+        inside = asyncio.create_task(seen())
+        with about(machine_id="m-1"):
+            assert (current().session_id, current().machine_id) == ("s-1", "m-1")
+        assert current().machine_id is None
+    assert current().session_id is None
+    assert await inside == "s-1"
 
 
 KEY = {"name": "backend", "hash": f"sha256:{'0' * 64}", "scope": "start"}

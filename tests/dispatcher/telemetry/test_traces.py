@@ -61,38 +61,34 @@ def collected():
     return Collected()
 
 
-def test_one_trace_goes_from_the_click_to_the_first_word_also_over_a_restart(tmp_path, collected):
+async def test_one_trace_goes_from_the_click_to_the_first_word_also_over_a_restart(tmp_path, collected):
     provider = ScriptedProvider()
 
-    async def run() -> str:
-        async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
-            answer = await running.http.post("/start", headers={"traceparent": CLICK})
-            session_id = answer.json()["sessionId"]
-            running.clock.advance(2)
-            machine = await running.machine_of(session_id)
-            await machine.hello("loading")
-            await machine.send(protocol.Heartbeat(phase="waiting", rss_bytes=1, cpu_seconds=1))
-            await running.in_phase(session_id, "waiting")
-        async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
-            running.clock.advance(3)
-            machine = await running.machine_of(session_id)
-            marks = {"connected": 100, "imported": 400, "loaded": 900, "offer": 950, "answer": 1000}
-            await machine.hello("starting", timings=protocol.Timings(**marks))
-            timings = protocol.Timings(**marks, pipeline=1500, ready=1600)
-            await machine.send(protocol.Ready(timings=timings))
-            await running.until(session_id, "ready")
-            running.clock.advance(0.5)
-            await machine.send(protocol.ClientConnected(timings=timings))
-            await machine.send(protocol.Latency(kind="first_word", milliseconds=250))
-            await eventually(
-                lambda: running.session(session_id), lambda found: found["latency"]["firstWordMs"] is not None
-            )
-            running.clock.advance(60)
-            await machine.send(protocol.Ended(reason="completed", message="Bye."))
-            await running.until(session_id, "ended")
-        return session_id
-
-    session_id = asyncio.run(run())
+    async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
+        answer = await running.http.post("/start", headers={"traceparent": CLICK})
+        session_id = answer.json()["sessionId"]
+        running.clock.advance(2)
+        machine = await running.machine_of(session_id)
+        await machine.hello("loading")
+        await machine.send(protocol.Heartbeat(phase="waiting", rss_bytes=1, cpu_seconds=1))
+        await running.in_phase(session_id, "waiting")
+    async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
+        running.clock.advance(3)
+        machine = await running.machine_of(session_id)
+        marks = {"connected": 100, "imported": 400, "loaded": 900, "offer": 950, "answer": 1000}
+        await machine.hello("starting", timings=protocol.Timings(**marks))
+        timings = protocol.Timings(**marks, pipeline=1500, ready=1600)
+        await machine.send(protocol.Ready(timings=timings))
+        await running.until(session_id, "ready")
+        running.clock.advance(0.5)
+        await machine.send(protocol.ClientConnected(timings=timings))
+        await machine.send(protocol.Latency(kind="first_word", milliseconds=250))
+        await eventually(
+            lambda: running.session(session_id), lambda found: found["latency"]["firstWordMs"] is not None
+        )
+        running.clock.advance(60)
+        await machine.send(protocol.Ended(reason="completed", message="Bye."))
+        await running.until(session_id, "ended")
     # The machine's end goes on after the session's; an exit leaves it to the next dispatcher.
     assert tree([span for span in collected.spans if span.name != "provider stop"]) == {
         "POST /start": None,
@@ -129,17 +125,14 @@ def test_one_trace_goes_from_the_click_to_the_first_word_also_over_a_restart(tmp
     assert seconds(collected.named("conversation")) == (3.5, 63.5)
 
 
-def test_each_attempt_at_each_placement_is_a_span_with_its_outcome(tmp_path, collected):
+async def test_each_attempt_at_each_placement_is_a_span_with_its_outcome(tmp_path, collected):
     first, second = ScriptedProvider(), ScriptedProvider()
     first.fault = NoCapacity("no room in the near data centre")
 
-    async def run() -> None:
-        async with deployment(
-            tmp_path, provider=first, second=second, tracer_provider=collected.provider()
-        ) as running:
-            await running.start()
-
-    asyncio.run(run())
+    async with deployment(
+        tmp_path, provider=first, second=second, tracer_provider=collected.provider()
+    ) as running:
+        await running.start()
     attempts = [span for span in collected.spans if span.name == "provider create"]
     told = [(span.attributes or {}) for span in attempts]
     assert [(one["switchboard.placement"], one["switchboard.outcome"]) for one in told] == [
@@ -151,16 +144,13 @@ def test_each_attempt_at_each_placement_is_a_span_with_its_outcome(tmp_path, col
     assert attempts[1].status.status_code is StatusCode.UNSET
 
 
-def test_a_start_that_fails_says_in_which_phase_and_why(tmp_path, collected):
+async def test_a_start_that_fails_says_in_which_phase_and_why(tmp_path, collected):
     provider = ScriptedProvider()
 
-    async def run() -> None:
-        async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
-            session_id = (await running.start())["sessionId"]
-            await running.look(31)
-            await running.until(session_id, "failed")
-
-    asyncio.run(run())
+    async with deployment(tmp_path, provider=provider, tracer_provider=collected.provider()) as running:
+        session_id = (await running.start())["sessionId"]
+        await running.look(31)
+        await running.until(session_id, "failed")
     boot = collected.named("boot")
     assert boot.status.status_code is StatusCode.ERROR
     assert "not ready within 30 s" in (boot.status.description or "")
@@ -170,58 +160,46 @@ def test_a_start_that_fails_says_in_which_phase_and_why(tmp_path, collected):
     assert (root.attributes or {})["http.response.status_code"] == 200
 
 
-def test_a_refused_start_is_a_trace_of_one_span(tmp_path, collected):
-    async def run() -> None:
-        async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
-            answer = await running.http.post("/v1/public/nobody/start", headers={"traceparent": "rubbish"})
-            assert answer.status_code == 404
-
-    asyncio.run(run())
+async def test_a_refused_start_is_a_trace_of_one_span(tmp_path, collected):
+    async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
+        answer = await running.http.post("/v1/public/nobody/start", headers={"traceparent": "rubbish"})
+        assert answer.status_code == 404
     (span,) = collected.spans
     assert span.name == "POST /v1/public/{agent}/start"
     assert span.parent is None
     assert (span.attributes or {})["http.response.status_code"] == 404
 
 
-def test_a_trace_that_its_caller_does_not_sample_is_not_sampled(tmp_path, collected):
-    async def run() -> None:
-        async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
-            await running.http.post("/start", headers={"traceparent": CLICK[:-2] + "00"})
-            (spec,) = running.provider.specs.values()
-            # The bot is told so too.
-            assert spec.environment[protocol.TRACEPARENT_VARIABLE].endswith("-00")
-
-    asyncio.run(run())
+async def test_a_trace_that_its_caller_does_not_sample_is_not_sampled(tmp_path, collected):
+    async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
+        await running.http.post("/start", headers={"traceparent": CLICK[:-2] + "00"})
+        (spec,) = running.provider.specs.values()
+        # The bot is told so too.
+        assert spec.environment[protocol.TRACEPARENT_VARIABLE].endswith("-00")
     assert collected.spans == []
 
 
-def test_the_bot_gets_the_trace_with_its_machine_or_with_its_session(tmp_path, collected):
-    async def run() -> None:
-        async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
-            session_id = (await running.start())["sessionId"]
-            given = running.provider.specs[f"m-{session_id}"].environment[protocol.TRACEPARENT_VARIABLE]
-            root = collected.named("POST /start").context
-            assert root is not None
-            assert given == f"00-{root.trace_id:032x}-{root.span_id:016x}-{root.trace_flags:02x}"
-            warm = await running.connect(f"m-{session_id}")
-            assert isinstance(await warm.hello("idle"), protocol.Welcome)
-            assign = await warm.receive()
-            assert isinstance(assign, protocol.Assign)
-            assert assign.assignment.traceparent == given
-
-    asyncio.run(run())
+async def test_the_bot_gets_the_trace_with_its_machine_or_with_its_session(tmp_path, collected):
+    async with deployment(tmp_path, tracer_provider=collected.provider()) as running:
+        session_id = (await running.start())["sessionId"]
+        given = running.provider.specs[f"m-{session_id}"].environment[protocol.TRACEPARENT_VARIABLE]
+        root = collected.named("POST /start").context
+        assert root is not None
+        assert given == f"00-{root.trace_id:032x}-{root.span_id:016x}-{root.trace_flags:02x}"
+        warm = await running.connect(f"m-{session_id}")
+        assert isinstance(await warm.hello("idle"), protocol.Welcome)
+        assign = await warm.receive()
+        assert isinstance(assign, protocol.Assign)
+        assert assign.assignment.traceparent == given
 
 
-def test_without_an_exporter_the_callers_trace_still_reaches_the_bot(tmp_path):
-    async def run() -> None:
-        async with deployment(tmp_path) as running:
-            await running.http.post("/start", headers={"traceparent": CLICK})
-            await running.http.post("/start")
-            traced, untraced = running.provider.specs.values()
-            assert traced.environment[protocol.TRACEPARENT_VARIABLE] == CLICK
-            assert protocol.TRACEPARENT_VARIABLE not in untraced.environment
-
-    asyncio.run(run())
+async def test_without_an_exporter_the_callers_trace_still_reaches_the_bot(tmp_path):
+    async with deployment(tmp_path) as running:
+        await running.http.post("/start", headers={"traceparent": CLICK})
+        await running.http.post("/start")
+        traced, untraced = running.provider.specs.values()
+        assert traced.environment[protocol.TRACEPARENT_VARIABLE] == CLICK
+        assert protocol.TRACEPARENT_VARIABLE not in untraced.environment
 
 
 @pytest.mark.parametrize(
@@ -257,20 +235,20 @@ def test_a_traceparent_is_read_as_the_specification_says(header, read):
         ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, False),
     ],
 )
-def test_the_standard_variables_turn_traces_on(environment, on):
+async def test_the_standard_variables_turn_traces_on(environment, on):
     provider = export.tracer_provider(environment)
     assert (provider is not None) == on
     if provider is not None:
         assert provider.resource.attributes["service.name"] == export.SERVICE
-        asyncio.run(export.close(provider))
+        await export.close(provider)
 
 
-def test_the_operators_own_name_of_the_service_stands(monkeypatch):
+async def test_the_operators_own_name_of_the_service_stands(monkeypatch):
     monkeypatch.setenv("OTEL_SERVICE_NAME", "voice")
     provider = export.tracer_provider({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SERVICE_NAME": "voice"})
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "voice"
-    asyncio.run(export.close(provider))
+    await export.close(provider)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +263,7 @@ def test_what_is_not_supported_is_refused_with_what_is(environment):
         export.tracer_provider(environment)
 
 
-def test_spans_arrive_at_a_collector(tmp_path, monkeypatch):
+async def test_spans_arrive_at_a_collector(tmp_path, monkeypatch):
     """The real exporter, against a collector that is one socket."""
     received: list[bytes] = []
 
@@ -297,18 +275,15 @@ def test_spans_arrive_at_a_collector(tmp_path, monkeypatch):
         await writer.drain()
         writer.close()
 
-    async def run() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            collector = await stack.enter_async_context(await asyncio.start_server(collect, "127.0.0.1", 0))
-            endpoint = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-            provider = export.tracer_provider({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
-            async with deployment(tmp_path, tracer_provider=provider) as running:
-                await running.start()
-
-    asyncio.run(run())
+    async with contextlib.AsyncExitStack() as stack:
+        collector = await stack.enter_async_context(await asyncio.start_server(collect, "127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        provider = export.tracer_provider({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        async with deployment(tmp_path, tracer_provider=provider) as running:
+            await running.start()
     assert received, "nothing came before the dispatcher had exited"
     assert received[0].startswith(b"POST /v1/traces HTTP/1.1\n")
     assert b"POST /start" in received[0].partition(b"\n")[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -33,19 +32,19 @@ def test_a_user_name_says_until_when_and_for_which_session() -> None:
     assert base64.b64decode(server["credential"]) == digest
 
 
-def test_the_bot_and_its_client_get_the_sessions_own() -> None:
+async def test_the_bot_and_its_client_get_the_sessions_own() -> None:
     clock = ManualClock()
     static = IceServer(urls=("stun:stun.example",))
     transport = WebRTC((static,), Turn(URLS, SECRET, 3600, clock))
-    opened = asyncio.run(transport.prepare("session-1", Wanted(), 0, 0))
+    opened = await transport.prepare("session-1", Wanted(), 0, 0)
     servers = opened.client["iceConfig"]["iceServers"]
     assert servers == list(opened.ice_servers)
     assert [server["urls"] for server in servers] == [["stun:stun.example"], list(URLS)]
-    other = asyncio.run(transport.prepare("session-2", Wanted(), 0, 0)).ice_servers[1]
-    assert other["credential"] != servers[1]["credential"]
+    other = await transport.prepare("session-2", Wanted(), 0, 0)
+    assert other.ice_servers[1]["credential"] != servers[1]["credential"]
 
 
-def test_a_real_server_takes_what_we_mint_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_real_server_takes_what_we_mint_and_nothing_else(tmp_path: Path) -> None:
     port = free_port()
     configuration = [
         *("use-auth-secret", f"static-auth-secret={SECRET}", "realm=test", "no-tls", "no-dtls", "no-cli"),
@@ -57,7 +56,7 @@ def test_a_real_server_takes_what_we_mint_and_nothing_else(tmp_path: Path) -> No
         server = Turn(URLS, secret, lifetime, SystemClock()).server("session-1")
         return server["username"], server["credential"]
 
-    async def run() -> None:
+    with coturn(tmp_path, port, configuration):
         transport = await relay(port, *minted(SECRET, 60))
         host, _ = transport.get_extra_info("sockname")
         assert host == "127.0.0.1"
@@ -66,6 +65,3 @@ def test_a_real_server_takes_what_we_mint_and_nothing_else(tmp_path: Path) -> No
             with pytest.raises(stun.TransactionFailed) as caught:
                 await relay(port, username, credential)
             assert caught.value.response.attributes["ERROR-CODE"][0] == 401
-
-    with coturn(tmp_path, port, configuration):
-        asyncio.run(run())
