@@ -10,8 +10,8 @@ from typing import Literal
 
 from dispatcher.clock import Clock
 from dispatcher.domain import ends, transitions
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
-from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place

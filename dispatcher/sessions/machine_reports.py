@@ -30,7 +30,7 @@ from bot.protocol import (
 )
 from dispatcher.clock import Clock
 from dispatcher.domain import model, transitions
-from dispatcher.domain.rooms import end_at_exp
+from dispatcher.domain.ends import end_at_exp
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection

@@ -18,7 +18,7 @@ from typing import Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
-from dispatcher.domain import rooms, transitions
+from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.model import End, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
@@ -184,13 +184,13 @@ class Rooms:
 
     async def _delete(self, session: Session) -> None:
         asked = self._clock.now()
-        if asked < rooms.closes_at(session):
+        if asked < deadlines.room_closes_at(session):
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
             await transport.close_room(session.id, asked + CLOSE_SECONDS)
         await self._repository.change(
-            session.id, lambda current: rooms.deleted(current, session, asked), REAPER
+            session.id, lambda current: transitions.room_deleted(current, session, asked), REAPER
         )
 
     async def _open(
@@ -240,7 +240,7 @@ class Rooms:
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
-            until = rooms.closes_at(session)
+            until = deadlines.room_closes_at(session)
             answered = await transport.open_room(session.id, room, until, deadline, confirm)
         except _NotWanted:
             return RoomOutcome("not_ours")
@@ -265,7 +265,7 @@ class Rooms:
     async def _opened(self, session: Session, *, certain: bool) -> Session | None:
         return await self._repository.change(
             session.id,
-            lambda current: rooms.opened(current, certain=certain),
+            lambda current: transitions.room_opened(current, certain=certain),
             PROVIDER,
             launcher=self._replica,
         )
@@ -275,7 +275,7 @@ class Rooms:
         now = self._clock.now()
 
         def change(current: Session) -> Session:
-            return transitions.over(rooms.nowhere(current) if nowhere else current, end, now)
+            return transitions.over(transitions.no_room(current) if nowhere else current, end, now)
 
         after = await self._repository.change(session.id, change, DISPATCHER, launcher=self._replica)
         if after is not None and after.over:

@@ -26,7 +26,6 @@ from dispatcher.domain.errors import (
 )
 from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.model import End, Session, SessionState
-from dispatcher.domain.rooms import allowed_seconds
 from dispatcher.sessions import failures
 from dispatcher.sessions.launcher import START_SHARE, Launcher
 from dispatcher.sessions.notifier import Notifier
@@ -149,6 +148,8 @@ class Starts:
         prepared = await self._prepare(session_id, agent, transport_name, start)
         room, now = prepared.room, self._clock.now()
         longest = agent.max_duration_seconds
+        if room is not None:
+            longest = deadlines.allowed_seconds(longest, room.properties, now)
         session = Session(
             id=session_id,
             agent=name,
@@ -159,7 +160,7 @@ class Starts:
             state=SessionState.queued,
             start_timeout_seconds=agent.start_timeout_seconds,
             client_timeout_seconds=agent.client_timeout_seconds,
-            max_duration_seconds=allowed_seconds(longest, room.properties, now) if room else longest,
+            max_duration_seconds=longest,
             idle_timeout_seconds=agent.idle_timeout_seconds,
             queue_seconds=start.queue_seconds,
             created_at=now,

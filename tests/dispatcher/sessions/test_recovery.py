@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from dispatcher.domain import transitions
 from dispatcher.domain.admission import Limits
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import Machine, MachineState, Session, SessionState
-from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 from dispatcher.domain.timeline import Cause
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
