@@ -9,6 +9,7 @@ from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import MachineState
 from dispatcher.domain.timeline import Cause
+from dispatcher.sessions.rooms import PAUSES
 from dispatcher.settings import AgentSettings
 from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
@@ -106,7 +107,7 @@ async def test_rooms_are_deleted_on_where_the_clock_was_set_back_after_an_outage
         assert asked > 0
         daily.dark = False
         running.clock.is_set(-600)
-        await look(running)
+        await look(running, PAUSES[0])
         assert daily.rooms == {}
 
 
