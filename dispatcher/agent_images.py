@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from dispatcher.clock import Clock, is_to_come
+from dispatcher.clock import Clock
 from dispatcher.image_table import IN_USE_SUFFIX, content_of, mark_of
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
@@ -134,14 +134,14 @@ class AgentImages:
         changed = await self._changed(file)
         if changed is not None:
             self._wanted, self._again_at = changed, float("-inf")
-        if self._wanted == self._table or is_to_come(self._again_at, self._clock.now(), AGAIN_SECONDS):
+        if self._wanted == self._table or self._clock.monotonic() < self._again_at:
             return
         failures = list[str]()
         for name, wanted in self._wanted.items():
             if wanted != self._table.get(name) and (failure := await self._take_over(name, wanted)):
                 failures.append(failure)
         if failures:
-            self._again_at = self._clock.now() + AGAIN_SECONDS
+            self._again_at = self._clock.monotonic() + AGAIN_SECONDS
             self._say("; ".join(failures))
         else:
             self._table, self._said = self._wanted, ""

@@ -30,7 +30,6 @@ from dispatcher.api import (
     webhooks,
 )
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
-from dispatcher.api.rate import StartRates
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core import Core, wire
@@ -104,8 +103,7 @@ def _app(core: Core) -> FastAPI:
     openapi.install(app)
     settings = core.settings
     keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
-    rates = StartRates(settings.keys, core.clock)
-    starter = start.Starter(core.service, rates, settings.max_start_body_bytes, core.metrics.refused)
+    starter = start.Starter(core.service, settings.max_start_body_bytes, core.metrics.refused)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)

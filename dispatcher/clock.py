@@ -25,34 +25,21 @@ catches up it is wrong: what another replica writes has a deadline too early or 
 servers see tokens that are no longer or not yet good. Deadlines and tokens bear half a minute, and that for
 no more than the five minutes that it takes; a step that they do not bear is better done with at once."""
 
-SET_BACK_SECONDS = 1.0
-"""A moment that was now once, and lies further ahead than this, is of before the clock was set back. Who read
-the clock a little before another, and comes after it, is within this."""
-
 
 class Clock(Protocol):
     """What the dispatcher may ask of time."""
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Unix seconds: for dates, and for moments that replicas share."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, which nobody sets: for intervals within this process."""
         ...
 
     async def sleep(self, seconds: float) -> None:
         """Return after that many seconds."""
         ...
-
-
-def was_set_back(now: float, since: float) -> bool:
-    """Whether a clock that has said `since` has been set back before it says `now`."""
-    return now < since - SET_BACK_SECONDS
-
-
-def is_to_come(moment: float, now: float, most: float) -> bool:
-    """Whether it is to be waited for a moment that was set at most so many seconds ahead.
-
-    One that is further ahead is of before the clock was set back: nobody waits for it.
-    """
-    return 0 < moment - now <= most
 
 
 def _elapsed() -> int:
@@ -67,7 +54,7 @@ class SystemClock:
     Where that is corrected by a little (by NTP, by hand), deadlines, limits and leases must see no jump: this
     clock catches up with it (`SLEW`), and does not go backwards. Only a difference that no drift explains
     (`ADOPTED_SECONDS`: it was set, or the whole machine was paused) is taken over at once, in either
-    direction, with a warning. Who keeps a moment to wait for must bear that (`was_set_back`).
+    direction, with a warning.
 
     Any thread may ask it.
 
@@ -102,6 +89,9 @@ class SystemClock:
                 "earlier" if behind > 0 else "later",
             )
         return now
+
+    def monotonic(self) -> float:
+        return self._elapsed() / NANOSECONDS
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -36,6 +36,7 @@ from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
+from dispatcher.sessions.start_rates import StartRates
 from dispatcher.sessions.starts import Starts
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.sessions.tokens import SessionTokens
@@ -254,6 +255,7 @@ def wire(
         images=images,
         clock=clock,
         disk=disk,
+        rates=StartRates(settings.keys, clock),
     )
     service = SessionService(
         settings=settings,

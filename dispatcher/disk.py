@@ -54,8 +54,8 @@ class Disk:
 
         A directory that cannot be looked at is the readiness' to tell, and the store's to fail with.
         """
-        now = self._clock.now()
-        if not 0 <= now - self._looked_at < LOOK_SECONDS:
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             try:
                 self._was_full = self.shortage() is not None

@@ -2,8 +2,7 @@
 
 A bucket is kept as the one moment in which it would be full again (the generic cell rate algorithm): each
 call moves that moment on by one interval, and a call may go out as soon as the moment is no further ahead
-than the burst allows. Turns are given in the order in which they were asked for. Where the clock was
-set back that moment may be hours ahead: the bucket begins anew, and forgets what it let through.
+than the burst allows. Turns are given in the order in which they were asked for.
 """
 
 from __future__ import annotations
@@ -11,8 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from dispatcher.clock import was_set_back
-from dispatcher.machines.provider import Rate
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Rate of an action: `burst` calls at once, and `per_second` in the long run."""
+
+    per_second: float
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.per_second > 0 and self.burst >= 1):
+            raise ValueError(f"a rate needs per_second > 0 and burst >= 1, not {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +31,6 @@ class TokenBucket:
     """None: calls go out at once, unless they are held."""
     full_at: float = float("-inf")
     held_until: float = float("-inf")
-    since: float = float("-inf")
-    """When these moments were last moved on."""
 
     def reserve(self, now: float, longest_wait: float) -> tuple[TokenBucket, float, bool]:
         """Ask for a turn.
@@ -33,18 +39,14 @@ class TokenBucket:
             The bucket afterwards; in how many seconds the turn comes; and whether it was taken, which it is
             if it comes within `longest_wait` seconds. A turn that was taken and not used is lost.
         """
-        if was_set_back(now, self.since):
-            return TokenBucket(self.rate).reserve(now, longest_wait)
         wait = self.wait(now)
         if wait > longest_wait:
             return self, wait, False
         full_at = max(self.full_at, now + wait) + self._interval
-        return replace(self, full_at=full_at, since=now), wait, True
+        return replace(self, full_at=full_at), wait, True
 
     def wait(self, now: float) -> float:
         """Return in how many seconds a turn would come."""
-        if was_set_back(now, self.since):
-            return 0.0
         ahead = (self.rate.burst - 1) * self._interval if self.rate else 0.0
         at = max(now, self.held_until, self.full_at - ahead)
         # Unix time has steps of 0.24 µs, and a burst adds them up: what is no further ahead is now.
@@ -53,9 +55,7 @@ class TokenBucket:
 
     def hold(self, now: float, seconds: float) -> TokenBucket:
         """Let nobody through for so long: the API itself said so."""
-        if was_set_back(now, self.since):
-            return TokenBucket(self.rate).hold(now, seconds)
-        return replace(self, held_until=max(self.held_until, now + seconds), since=now)
+        return replace(self, held_until=max(self.held_until, now + seconds))
 
     @property
     def _interval(self) -> float:

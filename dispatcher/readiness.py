@@ -84,8 +84,7 @@ class Readiness:
         except (SQLAlchemyError, TimeoutError):
             return Unready("store_down", "The store does not answer.")
         down_since = self._bus.down_since
-        # A clock that was set back is no reason to wait longer.
-        if down_since is not None and not 0 <= self._clock.now() - down_since <= BUS_GRACE_SECONDS:
+        if down_since is not None and self._clock.monotonic() - down_since > BUS_GRACE_SECONDS:
             return Unready("bus_down", "The dispatcher is cut off from the other replicas: its bus is down.")
         try:
             await within(self._clock, TRIAL_SECONDS, asyncio.shield(self._ask_fleet()), late)

@@ -23,8 +23,7 @@ class RepeatedWarning:
     def warn(self, now: float, words: str) -> None:
         """Count once more, at `now` (seconds of any clock), and log it if the last line is old enough."""
         self._times += 1
-        # A clock that was set back is no reason for silence.
-        if self._logged_at is not None and 0 <= now - self._logged_at < self._seconds:
+        if self._logged_at is not None and now - self._logged_at < self._seconds:
             return
         self._log.warning(self._message, self._times, words)
         self._times, self._logged_at = 0, now

@@ -108,7 +108,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
             owner=caller.owner,
             traceparent=served.traceparent,
         )
-        started = await starter.start(caller, start, served)
+        started = await starter.start(start, served)
         session, status = started.session, 500
         try:
             calling = service.call(session.id, _message("POST", offered, None))

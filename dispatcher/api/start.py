@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -21,7 +20,6 @@ from dispatcher.api.files import FILES_PATH
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, StartAnswer
 from dispatcher.api.openapi import problems
-from dispatcher.api.rate import StartRates
 from dispatcher.domain.errors import InvalidRequest, SessionError
 from dispatcher.domain.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
@@ -87,25 +85,21 @@ OnRefused = Callable[[str, str, str], None]
 
 
 class Starter:
-    """Starts sessions for callers: no more often than their keys may, and every refusal is counted."""
+    """Starts sessions for callers, and counts every refusal."""
 
-    def __init__(
-        self, service: SessionService, rates: StartRates, max_body_bytes: int, on_refused: OnRefused
-    ) -> None:
+    def __init__(self, service: SessionService, max_body_bytes: int, on_refused: OnRefused) -> None:
         self.max_body_bytes = max_body_bytes
         self._service = service
-        self._rates = rates
         self._on_refused = on_refused
 
-    async def start(self, caller: Caller, start: Start, served: Served) -> Started:
+    async def start(self, start: Start, served: Served) -> Started:
         """Have the session written down and its machine asked for.
 
         Raises:
             SessionError: no session was started.
         """
         try:
-            with self._rates.start(caller, start.key) as count:
-                started = await self._service.start(replace(start, count=count))
+            started = await self._service.start(start)
         except SQLAlchemyError:
             served.status = 503
             self._on_refused(*_labels(self._service, start), refusals.STORE_DOWN)
@@ -143,7 +137,7 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
             key=_idempotency_key(request, caller),
             traceparent=served.traceparent,
         )
-        started = await starter.start(caller, start, served)
+        started = await starter.start(start, served)
         try:
             joined = await unless_gone(request, service.joined(started, wait))
             if joined is None:

@@ -1,11 +1,21 @@
-"""Deadlines of sessions and machines: when each is due, and the end that misses it."""
+"""Deadlines of sessions, machines and rooms: when each is due, and the end that misses it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from dispatcher.domain.model import End, Machine, Session
 
 DEADLINE_GRACE_SECONDS = 15.0
 """How long after its maximum duration a session is left to its bot's own timer."""
+
+ROOM_SETTLING_SECONDS = 10.0
+"""So long after the last moment in which a call for a room is made it may still come through: as long as such
+a call may take at most."""
+
+LEAST_SECONDS = 1.0
+"""Duration of a session whose room's `exp` passes while it is being written."""
 
 
 def deadline(session: Session) -> tuple[float, End] | None:
@@ -39,6 +49,39 @@ def absence_counts(machine: Machine, session: Session | None, settling: float, n
     if session is not None and session.started_at is not None:
         asked_until = min(asked_until, session.started_at)
     return now >= asked_until + settling
+
+
+def room_closes_at(session: Session) -> float:
+    """Return when the room of an admitted session closes by itself (unix seconds): its latest end."""
+    return (session.admitted_at or session.created_at) + session.max_duration_seconds + DEADLINE_GRACE_SECONDS
+
+
+def room_due(session: Session) -> float | None:
+    """Return from when on the room has to be deleted (unix seconds); None if there is nothing to do."""
+    if not session.over or session.ended_at is None or session.room_state in (None, "closed"):
+        return None
+    if session.room_state == "doubted":
+        return max(session.ended_at, room_settled_at(session))
+    return session.ended_at
+
+
+def room_settled_at(session: Session) -> float:
+    """Return from when on no call brings the room back (unix seconds).
+
+    Nobody asks for it after its start's time, or once it has closed by itself.
+    """
+    since = session.admitted_at or session.created_at
+    return min(since + session.start_timeout_seconds + ROOM_SETTLING_SECONDS, room_closes_at(session))
+
+
+def allowed_seconds(longest: float, wanted: Mapping[str, Any], now: float) -> float:
+    """Maximum duration of a session whose start request wants such a room.
+
+    Args:
+        longest: The agent's limit, in seconds.
+        wanted: The room's properties; `exp` is the unix time at which it closes.
+    """
+    return min(longest, max(wanted["exp"] - now, LEAST_SECONDS)) if "exp" in wanted else longest
 
 
 def _step_deadline(session: Session, admitted_at: float) -> tuple[float, End] | None:

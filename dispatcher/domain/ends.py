@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from dispatcher.domain.model import End, MachineStatus
+from dispatcher.domain.model import End, MachineStatus, Session
+
+CLOCKS_APART_SECONDS = 5.0
+"""How much sooner, by our clock, a room's service may close it at its `exp`."""
 
 
 def end_by_loss(status: MachineStatus | None) -> End:
@@ -39,3 +42,15 @@ def end_by_silence(seconds: float) -> End:
     """The machine runs by its provider's word, and has said nothing for so many seconds."""
     message = f"The bot has not reported for {seconds:g} s, although its machine runs; it is ended."
     return End("unresponsive", message)
+
+
+def end_at_exp(session: Session, end: End, now: float) -> End:
+    """Return the end of a session by its bot's report.
+
+    A bot fails when its room closes as the start asked for, or ends itself at that time: whichever is first.
+    """
+    exp = (session.room or {}).get("properties", {}).get("exp")
+    if end.reason not in ("bot_error", "max_duration") or exp is None or now < exp - CLOCKS_APART_SECONDS:
+        return end
+    why = "The room closed at its `exp`, as the start request asked for."
+    return End("max_duration", why, f"{end.message}\n{end.detail or ''}".strip(), end.exit_code)

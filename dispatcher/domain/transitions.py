@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dispatcher.domain import deadlines
 from dispatcher.domain.model import (
     ADMITTED,
     End,
@@ -211,3 +212,40 @@ def _timed(session: Session, timings: Mapping[str, float] | None) -> Session:
     if timings is None or timings.items() <= session.timings.items():
         return session
     return replace(session, timings={**session.timings, **timings})
+
+
+# Rooms, where a transport has them.
+#
+#     wanted ──→ open ─────────────┬──→ closed
+#       └──────→ found ─→ doubted ─┘
+#
+#     wanted    it may be asked for               found      there; a call without an answer may make it again
+#     open      there, and nobody asks any more   doubted    deleted; such a call may bring it back
+#
+# A room is deleted once its session is over. While a call that makes it may still come through, a room that
+# is not there may be there a moment later: it is deleted again when that has passed.
+
+
+def room_opened(session: Session, *, certain: bool) -> Session:
+    """Note that the room is there; `certain`: no call is under way that could bring it back later."""
+    if session.room_state not in ("wanted", "doubted"):
+        return session
+    return replace(session, room_state="open" if certain else "found")
+
+
+def no_room(session: Session) -> Session:
+    """Note that there certainly is no room, and that nobody asks for one any more."""
+    return replace(session, room_state="closed") if session.room_state == "wanted" else session
+
+
+def room_deleted(session: Session, before: Session, asked: float) -> Session:
+    """Note that a call that began at that moment deleted the room or found none; the session is over.
+
+    Args:
+        before: The session as it was when that call began: a room that has come since may still be there.
+    """
+    if session.room_state in (None, "closed"):
+        return session
+    if before.room_state == "open" or asked >= deadlines.room_settled_at(session):
+        return replace(session, room_state="closed")
+    return session if session.room_state == "open" else replace(session, room_state="doubted")

@@ -5,16 +5,13 @@
                                    └────────failure─────────┘ for twice as long
 
 While it is open nobody is let through; then one is, as a probe, and the others wait for its outcome. A probe
-whose outcome never comes is followed by another. A clock that was set back closes it: it would be open for as
-long as that was.
+whose outcome never comes is followed by another.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
-
-from dispatcher.clock import was_set_back
 
 FAILURES = 3
 """So many failures in a row open it: one lost packet is no outage."""
@@ -43,8 +40,6 @@ class Breaker:
     probing: bool = False
     shut_until: float = float("-inf")
     """Nobody is let through before that moment."""
-    since: float = float("-inf")
-    """When that was said."""
 
     @property
     def tripped(self) -> bool:
@@ -59,13 +54,11 @@ class Breaker:
 
     def admit(self, now: float) -> tuple[Breaker, bool]:
         """Ask to be let through. Where it had opened, the one who is let through is its probe."""
-        if was_set_back(now, self.since):
-            return Breaker(), True
         if not self.tripped:
             return self, True
         if now < self.shut_until:
             return self, False
-        return replace(self, probing=True, shut_until=now + PROBE_SECONDS, since=now), True
+        return replace(self, probing=True, shut_until=now + PROBE_SECONDS), True
 
     def worked(self) -> Breaker:
         """A call was answered."""
@@ -73,12 +66,10 @@ class Breaker:
 
     def failed(self, now: float) -> Breaker:
         """A call was not answered."""
-        if was_set_back(now, self.since):
-            return Breaker().failed(now)
         failures = self.failures + 1
         if failures < FAILURES or (self.tripped and not self.probing):
             # The second: calls that were under way when it opened say nothing new.
             return replace(self, failures=failures)
         # The exponent is bounded, or a long outage would overflow a float.
         seconds = min(OPEN_SECONDS * 2 ** min(self.openings, 16), LONGEST_OPEN_SECONDS)
-        return Breaker(failures, self.openings + 1, probing=False, shut_until=now + seconds, since=now)
+        return Breaker(failures, self.openings + 1, probing=False, shut_until=now + seconds)

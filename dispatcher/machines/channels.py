@@ -47,11 +47,6 @@ class _Machine:
     last_heard: float = 0.0
     calls: dict[str, _Call] = field(default_factory=dict)
 
-    def heard_by(self, now: float) -> float:
-        """When it was last heard. Never after now: where the clock was set back it would not fall silent."""
-        self.last_heard = min(self.last_heard, now)
-        return self.last_heard
-
 
 class Channels:
     """Where each machine is connected, here or at another replica, and how to reach it.
@@ -137,13 +132,13 @@ class Channels:
             machine.last_heard = now
 
     def last_heard(self, machine_id: str) -> float | None:
-        """When a connected machine last sent something, in unix seconds; None if it is not connected.
+        """When a connected machine last sent something, by the monotonic clock; None if it is not connected.
 
         Of a machine at another replica it may be told as later than it was, by two and a half heartbeats.
         """
         machine = self._machines.get(machine_id)
         if machine is not None and machine.connection is not None:
-            return machine.heard_by(self._clock.now())
+            return machine.last_heard
         return self._relay.last_heard(machine_id)
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
@@ -199,11 +194,11 @@ class Channels:
 
     def quiet(self, seconds: float) -> dict[str, float]:
         """Machine → seconds since it was heard here, of those where that is more than so many."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         return {
-            machine_id: now - machine.heard_by(now)
+            machine_id: now - machine.last_heard
             for machine_id, machine in self._machines.items()
-            if machine.connection is not None and now - machine.heard_by(now) > seconds
+            if machine.connection is not None and now - machine.last_heard > seconds
         }
 
     def elsewhere(self, machine_id: str, opened_at: float) -> bool:

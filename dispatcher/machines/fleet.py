@@ -163,7 +163,7 @@ class Fleet:
         if not waits or min(waits.values()) <= most:
             return
         words = "; ".join(f"{name}: the next one may be made in {wait:.1f} s" for name, wait in waits.items())
-        self._throttled.warn(self._clock.now(), words)
+        self._throttled.warn(self._clock.monotonic(), words)
         raise Throttled(words, min(waits.values()))
 
     async def create(
@@ -196,7 +196,7 @@ class Fleet:
                 placement.enter()
                 return await self._create_at(placement, spec, deadline, turn_by, place)
             except Throttled as error:
-                self._throttled.warn(self._clock.now(), f"{placement.name}: {error}")
+                self._throttled.warn(self._clock.monotonic(), f"{placement.name}: {error}")
                 failures.append(Failure(placement.name, error))
             except ProviderError as error:
                 log.warning("machine %s: not from %s: %s", spec.id, placement.name, error)

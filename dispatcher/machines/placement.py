@@ -89,7 +89,7 @@ class Placement:
     @property
     def avoided(self) -> bool:
         """True if a start would be refused now, because the placement did not answer the last ones."""
-        return not self._breaker.admit(self._clock.now())[1]
+        return not self._breaker.admit(self._clock.monotonic())[1]
 
     def enter(self) -> None:
         """Ask to start a machine here.
@@ -97,7 +97,7 @@ class Placement:
         Raises:
             Unreachable: the placement did not answer the last starts, and is not asked for a while.
         """
-        now = self._clock.now()
+        now = self._clock.monotonic()
         self._breaker, admitted = self._breaker.admit(now)
         if not admitted:
             raise Unreachable(
@@ -119,13 +119,13 @@ class Placement:
 
     def failed(self) -> None:
         """The placement did not answer a start."""
-        self._breaker = self._breaker.failed(self._clock.now())
+        self._breaker = self._breaker.failed(self._clock.monotonic())
         if self._breaker.tripped:
             log.warning("placement %s does not answer: it is skipped for a while", self.name)
 
     def delay(self, machine_id: str) -> float:
         """Return in how many seconds the provider could be asked to create this machine."""
-        return self._bucket("create", self._lane(machine_id)).wait(self._clock.now())
+        return self._bucket("create", self._lane(machine_id)).wait(self._clock.monotonic())
 
     async def create(
         self,
@@ -225,14 +225,13 @@ class Placement:
             except Throttled as error:
                 words = str(error)
                 bucket, seconds = self._bucket(action, lane), max(error.retry_after, LEAST_HOLD_SECONDS)
-                self._buckets[action, lane] = bucket.hold(self._clock.now(), seconds)
+                self._buckets[action, lane] = bucket.hold(self._clock.monotonic(), seconds)
 
     async def _turn(self, action: Action, lane: str, turn_by: float, words: str = "") -> bool:
         """Return when its turn has come, by `turn_by` (Unix seconds); True if that took a wait."""
-        now = self._clock.now()
         bucket = self._bucket(action, lane)
-        longest_wait = max(0.0, turn_by - now)
-        self._buckets[action, lane], wait, taken = bucket.reserve(now, longest_wait)
+        longest_wait = max(0.0, turn_by - self._clock.now())
+        self._buckets[action, lane], wait, taken = bucket.reserve(self._clock.monotonic(), longest_wait)
         if not taken:
             because = words or f"no more '{action}' calls are allowed"
             raise Throttled(f"{because}; the next one may be made in {wait:.1f} s", wait)

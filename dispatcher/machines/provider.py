@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Literal, Protocol, runtime_checkable
 
 from dispatcher.domain.model import MachineStatus
+from dispatcher.rate_limit import Rate
 
 Action = Literal["create", "start", "get", "list", "stop"]
 """A call to a provider; each kind has a rate of its own."""
@@ -88,18 +89,6 @@ class MachineSpec:
     def whole_environment(self) -> Mapping[str, str]:
         """Both; the machine's own have precedence."""
         return {**self.agent_environment, **self.environment}
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Rate of an action: `burst` calls at once, and `per_second` in the long run."""
-
-    per_second: float
-    burst: int = 1
-
-    def __post_init__(self) -> None:
-        if not (self.per_second > 0 and self.burst >= 1):
-            raise ValueError(f"a rate needs per_second > 0 and burst >= 1, not {self}")
 
 
 def thread_variables(cpu: float) -> dict[str, str]:

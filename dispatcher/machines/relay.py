@@ -231,7 +231,7 @@ class Relay:
             first = error.errors(include_url=False, include_input=False)[0]
             log.warning("a message of replica %s cannot be read: %s: %s", sender, first["loc"], first["msg"])
             return
-        now = self._clock.now()
+        now = self._clock.monotonic()
         replica = self._replicas.setdefault(sender, _Replica(now))
         replica.heard_at = now
         match message:
@@ -283,11 +283,7 @@ class Relay:
 
     def _bury(self) -> None:
         """Forget replicas that have not been heard for too long, and what they held."""
-        now = self._clock.now()
-        oldest = now - MISSED_SIGNS * self._interval
-        for replica in self._replicas.values():
-            # A clock that was set back leaves a moment far ahead.
-            replica.heard_at = min(replica.heard_at, now)
+        oldest = self._clock.monotonic() - MISSED_SIGNS * self._interval
         for name in [name for name, replica in self._replicas.items() if replica.heard_at < oldest]:
             held = list(self._replicas[name].machines)
             log.warning("replica %s is not heard any more; it held %d machines", name, len(held))

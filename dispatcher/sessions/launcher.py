@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from dispatcher.clock import Clock
 from dispatcher.domain import ends, transitions
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions import failures
-from dispatcher.sessions.ends import end_by_provider
-from dispatcher.sessions.launches import Launches, deadline
+from dispatcher.sessions.failures import end_by_provider
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
@@ -30,6 +32,31 @@ log = logging.getLogger(__name__)
 START_SHARE = 0.9
 """The part of the start timeout in which a machine must be had: one that came later had no time to get ready,
 and what the placements said is told before the timeout, which knows less, closes the session."""
+
+
+INHERITED_SECONDS = 10 * ROOM_SETTLING_SECONDS
+"""So long after its deadline it is still known that a machine was inherited. A call for its room that began
+before the deadline may take `ROOM_SETTLING_SECONDS`, and what its answer means depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartOutcome:
+    """Answer of the fleet to a start: what is to be written down.
+
+    requested    nothing: the machine reports itself
+    started      its provider says that it started, at this moment
+    no_machine   it is certain that there is none, and the session is over if there is an end
+    unknown      the session is over, and a machine may be there
+    taken_over   another replica goes on with the start
+    """
+
+    kind: Literal["requested", "started", "no_machine", "unknown", "taken_over"]
+    end: End | None = None
+    by: str = PROVIDER
+    """Cause of the end, for the timeline."""
+    status: MachineStatus | None = None
+    """Last status of the machine, if there was one."""
+    started_at: float = 0.0
 
 
 class TakenOver(Exception):
@@ -167,13 +194,11 @@ class Launcher:
             asked = self._clock.now()
             await room.wait()
             fresh = fresh and self._clock.now() == asked
-        write_down = await self._ask(session, machine, fresh=fresh, resumed=resumed)
-        await self._outage_retry.persist(write_down)
+        outcome = await self._ask(session, machine, fresh=fresh, resumed=resumed)
+        await self._outage_retry.persist(lambda: self._write_down(session, outcome))
 
-    async def _ask(
-        self, session: Session, machine: Machine, *, fresh: bool, resumed: bool
-    ) -> Callable[[], Awaitable[None]]:
-        """Ask the fleet for the session's machine; gives what writes down what came of it."""
+    async def _ask(self, session: Session, machine: Machine, *, fresh: bool, resumed: bool) -> StartOutcome:
+        """Ask the fleet for the session's machine."""
         agent = self._settings.agents[session.agent]
         try:
             spec = self._specs.of(session)
@@ -189,29 +214,40 @@ class Launcher:
         except TakenOver:
             log.warning("session %s: another replica goes on with its start", session.id)
             self._launches.lost(machine.id)
-            return lambda: self._take_back(session)
+            return StartOutcome("taken_over")
         except NotWanted:
-            return lambda: self._nowhere(session, None)
+            return StartOutcome("no_machine")
         except NoMachine as none:
             # Throttled starts come by the thousand: the fleet logs how many.
             level = logging.DEBUG if isinstance(none.error, Throttled) else logging.WARNING
             log.log(level, "session %s: no machine: %s", session.id, none)
-            end = end_by_provider(none.error)
-            if none.nowhere:
-                return lambda: self._nowhere(session, end)
-            return lambda: self._close(session, end, PROVIDER)
+            return StartOutcome("no_machine" if none.nowhere else "unknown", end_by_provider(none.error))
         except Exception as error:
             log.exception("session %s: no machine", session.id)
             message = "The dispatcher could not ask for a machine; its log says why."
             internal = End("internal_error", message, f"{type(error).__name__}: {error}")
-            return lambda: self._close(session, internal, DISPATCHER)
+            return StartOutcome("unknown", internal, DISPATCHER)
         if status.state is MachineState.requested:
-            return _nothing
+            return StartOutcome("requested")
         if status.state is MachineState.gone:
             # An earlier create of it, whose answer was lost. Its provider may tell only once how it ended.
-            return lambda: self._nowhere(session, ends.end_by_loss(status), status)
-        now = self._clock.now()
-        return lambda: self._started(session, now)
+            return StartOutcome("no_machine", ends.end_by_loss(status), status=status)
+        return StartOutcome("started", started_at=self._clock.now())
+
+    async def _write_down(self, session: Session, outcome: StartOutcome) -> None:
+        """Act on the fleet's answer. Idempotent."""
+        match outcome.kind:
+            case "requested":
+                return
+            case "started":
+                await self._started(session, outcome.started_at)
+            case "no_machine":
+                await self._nowhere(session, outcome.end, outcome.status)
+            case "unknown":
+                assert outcome.end is not None  # noqa: S101 - for the type checker
+                await self._close(session, outcome.end, outcome.by)
+            case "taken_over":
+                await self._take_back(session)
 
     async def _take_back(self, session: Session) -> None:
         """Begin anew where another replica stopped, if that one died too and it is ours again by now.
@@ -294,5 +330,64 @@ class Launcher:
         return place
 
 
-async def _nothing() -> None:
-    """There is nothing to write down."""
+class Launches:
+    """Remembers machines until their deadline, from which on nobody begins to ask for them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._begun = _Ids(clock)
+        self._inherited = _Ids(clock)
+
+    def begin(self, machine: Machine) -> bool:
+        """Whether to ask for it now: not if that was begun already, or its time has passed."""
+        return machine.id not in self._begun and self._begun.add(machine.id, deadline(machine))
+
+    def begun(self, machine_id: str) -> bool:
+        return machine_id in self._begun
+
+    def inherit(self, machine: Machine) -> None:
+        """Another replica may have asked for it, and it is about to become ours.
+
+        To be said before the row does: of a write that was kept the answer may be lost.
+        """
+        self._inherited.add(machine.id, deadline(machine) + INHERITED_SECONDS)
+
+    def inherited(self, machine_id: str) -> bool:
+        return machine_id in self._inherited
+
+    def lost(self, machine_id: str) -> None:
+        """Another replica asks for it now, and may die over it in its turn."""
+        self._begun.discard(machine_id)
+
+
+class _Ids:
+    """Ids, each until a moment; forgotten at some time after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ids: set[str] = set()
+        self._until: list[tuple[float, str]] = []
+        """A heap."""
+
+    def __contains__(self, one: str) -> bool:
+        return one in self._ids
+
+    def add(self, one: str, until: float) -> bool:
+        """False if that moment has passed."""
+        now = self._clock.now()
+        while self._until and self._until[0][0] <= now:
+            self._ids.discard(heapq.heappop(self._until)[1])
+        if until <= now:
+            return False
+        self._ids.add(one)
+        heapq.heappush(self._until, (until, one))
+        return True
+
+    def discard(self, one: str) -> None:
+        self._ids.discard(one)
+
+
+def deadline(machine: Machine) -> float:
+    """When its session no longer wants it: Unix seconds. The session was admitted."""
+    if machine.create_by is None:
+        raise AssertionError(f"machine {machine.id}: its session was admitted without it")
+    return machine.create_by

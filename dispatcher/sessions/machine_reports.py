@@ -30,11 +30,11 @@ from bot.protocol import (
 )
 from dispatcher.clock import Clock
 from dispatcher.domain import model, transitions
-from dispatcher.domain.rooms import end_at_exp
+from dispatcher.domain.ends import end_at_exp
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions.ends import end_by_report
+from dispatcher.sessions.failures import end_by_report
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.outage_retry import Backlog, OutageRetry
 from dispatcher.sessions.repository import Repository
@@ -96,7 +96,7 @@ class MachineReports:
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
         await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
-        if not await self._channels.attach(machine_id, connection, self._clock.now(), hello.opened_at):
+        if not await self._channels.attach(machine_id, connection, self._clock.monotonic(), hello.opened_at):
             return
         self._phases.pop(machine_id, None)
         now = self._clock.now()
@@ -161,7 +161,7 @@ class MachineReports:
     async def heard(self, machine_id: str, message: FromMachine) -> None:
         """A machine said something."""
         now = self._clock.now()
-        self._channels.heard(machine_id, now)
+        self._channels.heard(machine_id, self._clock.monotonic())
         if isinstance(message, Response):
             self._channels.answered(machine_id, message)
             return

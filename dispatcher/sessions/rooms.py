@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock, is_to_come
-from dispatcher.domain import rooms, transitions
+from dispatcher.clock import Clock
+from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.model import End, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
-from dispatcher.sessions.ends import end_by_room
+from dispatcher.sessions.failures import end_by_room
 from dispatcher.sessions.maintenance.leader import Leadership
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
@@ -52,6 +54,16 @@ GONE = "This deployment has no rooms any more for the transport of this session.
 
 class _NotWanted(Exception):
     """The room is no longer wanted, or another replica asks for it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOutcome:
+    """Answer of the transport to a call for a room: what is to be written down."""
+
+    kind: Literal["opened", "failed", "not_ours"]
+    certain: bool = False
+    """Opened: no call under way can bring it back. Failed: there is no room, and no call makes one."""
+    end: End | None = None
 
 
 class Rooms:
@@ -146,7 +158,7 @@ class Rooms:
             await self._look()
 
     async def _look(self) -> None:
-        if not self._leadership.held or is_to_come(self._resting_until, self._clock.now(), PAUSES[-1]):
+        if not self._leadership.held or self._clock.monotonic() < self._resting_until:
             return
         failed = False
         for session in await self._store.rooms_due(self._clock.now(), AT_ONCE):
@@ -162,7 +174,7 @@ class Rooms:
                         break
         if failed:
             pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
-            self._failures, self._resting_until = self._failures + 1, self._clock.now() + pause
+            self._failures, self._resting_until = self._failures + 1, self._clock.monotonic() + pause
         else:
             self._failures = 0
 
@@ -172,13 +184,13 @@ class Rooms:
 
     async def _delete(self, session: Session) -> None:
         asked = self._clock.now()
-        if asked < rooms.closes_at(session):
+        if asked < deadlines.room_closes_at(session):
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
             await transport.close_room(session.id, asked + CLOSE_SECONDS)
         await self._repository.change(
-            session.id, lambda current: rooms.deleted(current, session, asked), REAPER
+            session.id, lambda current: transitions.room_deleted(current, session, asked), REAPER
         )
 
     async def _open(
@@ -189,8 +201,8 @@ class Rooms:
         inherited: Callable[[], bool],
         begun: asyncio.Event,
     ) -> None:
-        write_down = await self._ask(session, room, deadline, inherited, begun)
-        after = await self._outage_retry.persist(write_down) if write_down is not None else None
+        outcome = await self._ask(session, room, deadline, inherited, begun)
+        after = await self._outage_retry.persist(lambda: self._write_down(session, outcome))
         if after is None or (not after.over and after.room_state == "wanted"):
             # Another replica asks for it, and may have died over it: who took it over from that one found it
             # under way here. From now on it would find nothing.
@@ -212,8 +224,8 @@ class Rooms:
         deadline: float,
         inherited: Callable[[], bool],
         begun: asyncio.Event,
-    ) -> Callable[[], Awaitable[Session | None]] | None:
-        """Ask for the room; gives what writes down what came of it, or None if that is not ours to say."""
+    ) -> RoomOutcome:
+        """Ask the transport for the room."""
 
         async def confirm() -> None:
             begun.set()
@@ -228,25 +240,32 @@ class Rooms:
             transport = self._with_rooms.get(session.transport)
             if transport is None:
                 raise Refused(GONE)
-            until = rooms.closes_at(session)
+            until = deadlines.room_closes_at(session)
             answered = await transport.open_room(session.id, room, until, deadline, confirm)
         except _NotWanted:
-            return None
+            return RoomOutcome("not_ours")
         except RoomError as error:
             log.warning("session %s: no room: %s", session.id, error)
-            end, nowhere = end_by_room(error), error.nowhere and not inherited()
-            return lambda: self._failed(session, end, nowhere=nowhere)
+            return RoomOutcome("failed", error.nowhere and not inherited(), end_by_room(error))
         except Exception as error:
             log.exception("session %s: no room", session.id)
             message = "The dispatcher could not ask for a room; its log says why."
             internal = End("internal_error", message, f"{type(error).__name__}: {error}")
-            return lambda: self._failed(session, internal, nowhere=False)
-        return lambda: self._opened(session, certain=answered and not inherited())
+            return RoomOutcome("failed", end=internal)
+        return RoomOutcome("opened", answered and not inherited())
+
+    async def _write_down(self, session: Session, outcome: RoomOutcome) -> Session | None:
+        """Act on the transport's answer; None if that is another replica's task. Idempotent."""
+        if outcome.kind == "not_ours":
+            return None
+        if outcome.end is not None:
+            return await self._failed(session, outcome.end, nowhere=outcome.certain)
+        return await self._opened(session, certain=outcome.certain)
 
     async def _opened(self, session: Session, *, certain: bool) -> Session | None:
         return await self._repository.change(
             session.id,
-            lambda current: rooms.opened(current, certain=certain),
+            lambda current: transitions.room_opened(current, certain=certain),
             PROVIDER,
             launcher=self._replica,
         )
@@ -256,7 +275,7 @@ class Rooms:
         now = self._clock.now()
 
         def change(current: Session) -> Session:
-            return transitions.over(rooms.nowhere(current) if nowhere else current, end, now)
+            return transitions.over(transitions.no_room(current) if nowhere else current, end, now)
 
         after = await self._repository.change(session.id, change, DISPATCHER, launcher=self._replica)
         if after is not None and after.over:

@@ -6,7 +6,7 @@ The row comes first, then the machine.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,12 +26,12 @@ from dispatcher.domain.errors import (
 )
 from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.model import End, Session, SessionState
-from dispatcher.domain.rooms import allowed_seconds
 from dispatcher.sessions import failures
 from dispatcher.sessions.launcher import START_SHARE, Launcher
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.start_rates import StartRates
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
@@ -57,8 +57,6 @@ class Start:
     """The session's owner: the name of the caller's key, if there is one."""
     key: str | None = None
     """The `Idempotency-Key`. The same key of another owner is another key."""
-    count: Callable[[], None] | None = None
-    """Called once the start is known to repeat no earlier one; raises RateExceeded for one too many."""
     traceparent: str | None = None
     """The trace context of the request."""
 
@@ -96,6 +94,7 @@ class Starts:
         images: AgentImages,
         clock: Clock,
         disk: Disk,
+        rates: StartRates,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -108,6 +107,7 @@ class Starts:
         self._notifier = notifier
         self._clock = clock
         self._disk = disk
+        self._rates = rates
 
     async def start(self, start: Start) -> Started:
         """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
@@ -124,27 +124,43 @@ class Starts:
             raise DiskFull("The dispatcher's disk is full: free some of it, and try again.")
         if name in self._images.missing:
             raise NoImage(f"The image of {name}'s machines is not known yet: `make up` is not over.")
-        machine_id = f"m-{session_id}"
-        self._launcher.check_delay(machine_id, agent, start.queue_seconds)
-        if start.count is not None:
-            start.count()
+        self._launcher.check_delay(f"m-{session_id}", agent, start.queue_seconds)
+        counted = self._rates.count(start.owner, start.key)
+        try:
+            return await self._add(start, name, agent, transport_name, session_id, claim)
+        finally:
+            if counted:
+                self._rates.done(start.owner, start.key)
+
+    async def _add(
+        self,
+        start: Start,
+        name: str,
+        agent: AgentSettings,
+        transport_name: str,
+        session_id: str,
+        claim: Claim | None,
+    ) -> Started:
+        """Write down a session that is new and may be started."""
         spends = self._transports[transport_name].prepare_calls
         if spends and await self._queue.would_refuse(name, start.queue_seconds):
             raise self._at_capacity(name, agent, start)
         prepared = await self._prepare(session_id, agent, transport_name, start)
         room, now = prepared.room, self._clock.now()
         longest = agent.max_duration_seconds
+        if room is not None:
+            longest = deadlines.allowed_seconds(longest, room.properties, now)
         session = Session(
             id=session_id,
             agent=name,
             transport=transport_name,
             body=start.body,
             ice_servers=list(prepared.ice_servers),
-            machine_id=machine_id,
+            machine_id=f"m-{session_id}",
             state=SessionState.queued,
             start_timeout_seconds=agent.start_timeout_seconds,
             client_timeout_seconds=agent.client_timeout_seconds,
-            max_duration_seconds=allowed_seconds(longest, room.properties, now) if room else longest,
+            max_duration_seconds=longest,
             idle_timeout_seconds=agent.idle_timeout_seconds,
             queue_seconds=start.queue_seconds,
             created_at=now,

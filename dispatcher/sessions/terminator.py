@@ -164,7 +164,7 @@ class Terminator:
 
         A machine that does not read its channel holds the message back: that is part of the grace.
         """
-        deadline = self._clock.now() + STOP_GRACE.total_seconds()
+        deadline = self._clock.monotonic() + STOP_GRACE.total_seconds()
         try:
             sent = await within(
                 self._clock,
@@ -185,10 +185,9 @@ class Terminator:
 
         Nobody but the bot knows when it will be ready to go, so its provider is only asked after its goodbye.
         """
-        await rest(self._clock, deadline - self._clock.now(), goodbye)
+        await rest(self._clock, deadline - self._clock.monotonic(), goodbye)
         pause = FIRST_LOOK_SECONDS
-        # A clock that was set back leaves the deadline far ahead.
-        while 0 < (left := deadline - self._clock.now()) <= STOP_GRACE.total_seconds():
+        while (left := deadline - self._clock.monotonic()) > 0:
             await self._clock.sleep(min(pause, left))
             pause *= 2
             status = await self._fleet.get(placement, machine_id)

@@ -266,7 +266,7 @@ class PostgresBus:
 
     def _up(self) -> None:
         if self._down_since is not None:
-            log.info("the bus stands again after %.1f s", self._clock.now() - self._down_since)
+            log.info("the bus stands again after %.1f s", self._clock.monotonic() - self._down_since)
             self._down_since = None
         self._stands = True
         self._tried.set()
@@ -283,7 +283,7 @@ class PostgresBus:
     def _down(self, why: str) -> None:
         self._stands = False
         if self._down_since is None:
-            self._down_since = self._clock.now()
+            self._down_since = self._clock.monotonic()
             log.warning("the bus is down, and what replicas tell one another is lost: %s", why)
         self._lost += len(self._waiting)
         self._waiting.clear()

@@ -34,7 +34,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from dispatcher.store import engines
 from dispatcher.store.ballast import Ballast
 from dispatcher.store.checkpoints import Checkpoints
-from dispatcher.store.on_loop import OnLoop
 from dispatcher.store.outage import Outage
 
 T = TypeVar("T")
@@ -107,9 +106,9 @@ class Database:
         self._engine = engines.of(sa.make_url(url))
         autocommit = {"isolation_level": "AUTOCOMMIT"} if self.is_postgres else {}
         self._reading = self._engine.execution_options(**{engines.READ_ONLY: True}, **autocommit)
-        self._on_loop: OnLoop | None = None
+        self._on_loop: engines.OnLoop | None = None
         if runner is None and not self.is_postgres:
-            self._on_loop = OnLoop(sa.make_url(url))
+            self._on_loop = engines.OnLoop(sa.make_url(url))
         self._runner = runner or _threads(self.is_postgres)
         self._checkpoints = Checkpoints(self._checkpoint, self._log_bytes)
         self._on_transaction = on_transaction
@@ -218,7 +217,7 @@ class Database:
             await self._checkpoint("RESTART")
 
     async def _at_once(
-        self, here: OnLoop, work: Callable[[sa.Connection], T], *, writes: bool, until: float
+        self, here: engines.OnLoop, work: Callable[[sa.Connection], T], *, writes: bool, until: float
     ) -> T:
         """Run it on the event loop; in a thread, if another process writes just now."""
         while True:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from dispatcher.domain import deadlines, rooms
+from dispatcher.domain import deadlines
 from dispatcher.domain.model import Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import REPEATED, Event
 from dispatcher.store.statements import Statement
@@ -134,7 +134,7 @@ def values(of: Session | Machine) -> dict[str, Any]:
     if isinstance(of, Session):
         due = deadlines.deadline(of)
         found["due_at"] = due[0] if due is not None else None
-        found["room_due_at"] = rooms.due(of)
+        found["room_due_at"] = deadlines.room_due(of)
     return found
 
 

@@ -21,11 +21,11 @@ from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.listing import Cursor, Filter
 from dispatcher.domain.model import LIVE, OVER, Machine, MachineState, Session
 from dispatcher.domain.timeline import Cause, Event
-from dispatcher.store import capacity, counts, due, entry, leases, lists, retention, rows
-from dispatcher.store.counts import Counts
+from dispatcher.store import capacity, leases, queries, retention, rows
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
+from dispatcher.store.queries import Counts
 from dispatcher.store.tables import claims, events, messages, sessions
 
 RECENT = 20
@@ -109,7 +109,7 @@ class Store:
             if claim is not None:
                 _stake(connection, claim, now)
             after, of_session = transitions.admitted(session, now), admit(machine)
-            if entry.enter(connection, after, of_session, told(after), limits):
+            if capacity.enter_at_once(connection, after, of_session, told(after), limits):
                 return after, of_session
             if not capacity.enter(connection, session, limits):
                 after, of_session = session, machine
@@ -253,35 +253,35 @@ class Store:
 
     async def counts(self) -> Counts:
         """How many sessions and machines are live."""
-        return await self._database.read(counts.count)
+        return await self._database.read(queries.count_live)
 
     async def list_sessions(
         self, wanted: Filter, behind: Cursor | None, limit: int, offset: int = 0
     ) -> Sequence[Session]:
         """A page of sessions, newest first, without their bodies, ICE servers and rooms."""
-        query = lists.page(wanted, behind, limit, offset)
+        query = queries.page(wanted, behind, limit, offset)
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def count_sessions(self, wanted: Filter, at_most: int) -> int:
         """How many there are, or `at_most` if there are more: counting all of them would take ever longer."""
-        query = lists.count(wanted, at_most)
+        query = queries.count(wanted, at_most)
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 
     async def live_machines(
         self,
         behind: str = "",
         *,
-        limit: int = due.PAGE,
+        limit: int = queries.PAGE,
         placement: str | None = None,
         started_before: float = math.inf,
-    ) -> due.Page:
+    ) -> queries.Page:
         """Machines that are not known to be gone: the first ones behind this id, of one placement or of all.
 
         Args:
             started_before: In unix seconds. Who started later is not among the `started`.
         """
         return await self._database.read(
-            lambda connection: due.live(connection, behind, limit, placement, started_before)
+            lambda connection: queries.live(connection, behind, limit, placement, started_before)
         )
 
     async def due_machines(
@@ -291,16 +291,18 @@ class Store:
 
         Their sessions come as lists have them: without bodies, ICE servers and rooms.
         """
-        return await self._database.read(lambda connection: due.due(connection, now, others))
+        return await self._database.read(lambda connection: queries.due(connection, now, others))
 
     async def machine_with_session(self, machine_id: str) -> tuple[Machine, Session | None] | None:
         """The same of one machine; None if it is known to be gone."""
-        found = await self._database.read(lambda connection: due.pairs(connection, [machine_id]), quick=True)
+        found = await self._database.read(
+            lambda connection: queries.pairs(connection, [machine_id]), quick=True
+        )
         return found[0] if found else None
 
     async def rooms_due(self, now: float, limit: int) -> Sequence[Session]:
         """Sessions that are over and whose rooms have to be deleted by now, as lists have them."""
-        return await self._database.read(lambda connection: due.rooms(connection, now, limit))
+        return await self._database.read(lambda connection: queries.rooms(connection, now, limit))
 
     async def update_session(
         self,

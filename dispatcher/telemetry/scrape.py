@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.clock import Clock
 from dispatcher.domain.model import LIVE, MachineState
 from dispatcher.machines.breaker import BreakerState
-from dispatcher.store.counts import Counts
+from dispatcher.store.queries import Counts
 from dispatcher.telemetry.metrics import PREFIX
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class Scrape(Collector):
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics, in the format that the scraper accepts, and its media type."""
         async with self._counting:
-            # A clock that was set back leaves a moment far ahead.
-            if not 0 <= self._clock.now() - self._counted_at < CACHE_SECONDS:
+            if self._clock.monotonic() - self._counted_at >= CACHE_SECONDS:
                 await self._count()
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
@@ -98,7 +97,7 @@ class Scrape(Collector):
             # An old count would look like a quiet deployment; a missing one is an alert of its own.
             log.debug("the store did not answer a scrape", exc_info=True)
             self._counts = None
-        self._counted_at = self._clock.now()
+        self._counted_at = self._clock.monotonic()
 
     def _families(self, counts: Counts, *, known: bool = False) -> Iterator[GaugeMetricFamily]:
         sessions = GaugeMetricFamily(

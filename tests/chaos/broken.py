@@ -14,7 +14,7 @@ from unittest import mock
 
 import sqlalchemy as sa
 
-from dispatcher.domain import admission, deadlines, ends, model, rooms, timeline, transitions
+from dispatcher.domain import admission, deadlines, ends, model, timeline, transitions
 from dispatcher.domain.model import MachineState, SessionState
 from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines import failover, fleet, placement
@@ -332,7 +332,7 @@ def rooms_are_left_to_expire() -> Any:
 @variant("rooms", "gone is gone")
 def rooms_are_deleted_once() -> Any:
     """That a call without an answer may still make a room is forgotten."""
-    return mock.patch.object(rooms, "_settled_at", return_value=0.0)
+    return mock.patch.object(deadlines, "room_settled_at", return_value=0.0)
 
 
 @variant("intent first")

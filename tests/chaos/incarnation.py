@@ -184,6 +184,9 @@ class _Clock:
     def now(self) -> float:
         return self._loop.now
 
+    def monotonic(self) -> float:
+        return self._loop.time()
+
     async def sleep(self, seconds: float) -> None:
         await self._gate.living()
         await asyncio.sleep(max(seconds, 0.0))

@@ -128,5 +128,8 @@ class _Clock:
     def now(self) -> float:
         return self._loop.now
 
+    def monotonic(self) -> float:
+        return self._loop.time()
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

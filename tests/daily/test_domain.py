@@ -86,6 +86,9 @@ class Standing:
     def now(self) -> float:
         return 0.0
 
+    def monotonic(self) -> float:
+        return 0.0
+
     async def sleep(self, seconds: float) -> None:
         self._sleeps += 1
         if self._sleeps == 2:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.domain import rooms, transitions
+from dispatcher.domain import deadlines, transitions
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import MachineState
-from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 from dispatcher.domain.timeline import Cause
+from dispatcher.sessions.rooms import PAUSES
 from dispatcher.settings import AgentSettings
 from tests.daily.fake import FakeDaily, Fault
 from tests.daily.harness import agents, room_of, until_rooms_are_looked_after, with_daily
@@ -106,7 +107,7 @@ async def test_rooms_are_deleted_on_where_the_clock_was_set_back_after_an_outage
         assert asked > 0
         daily.dark = False
         running.clock.is_set(-600)
-        await look(running)
+        await look(running, PAUSES[0])
         assert daily.rooms == {}
 
 
@@ -330,7 +331,7 @@ async def test_rooms_of_a_deployment_that_has_none_any_more_are_forgotten_once_t
         assert session is not None
         await running.look(100)
         assert "room-gone" not in await kinds(running, session_id)
-        clock.advance(rooms.closes_at(session) - clock.now())
+        clock.advance(deadlines.room_closes_at(session) - clock.now())
         await running.dispatcher.reaper.tick()
         # Its own rounds do it.
         await pass_time(clock, asyncio.create_task(_is_last(running, session_id, "room-gone")), step=1)

@@ -42,12 +42,15 @@ class ManualClock:
     """Time passes when a test says so."""
 
     def __init__(self) -> None:
-        self._now = START_OF_TIME
+        self._now = self._monotonic = START_OF_TIME
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
     def now(self) -> float:
         return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
 
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -56,6 +59,7 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         self._now += seconds
+        self._monotonic += seconds
         while self._sleepers and self._sleepers[0][0] <= self._now:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatcher.clock import ADOPTED_SECONDS, NANOSECONDS, SLEW, SystemClock, was_set_back
+from dispatcher.clock import ADOPTED_SECONDS, NANOSECONDS, SLEW, SystemClock
 
 START = 1_700_000_000 * NANOSECONDS
 
@@ -106,20 +106,6 @@ def test_many_drifts_are_no_step(caplog):
 
 def test_the_time_is_wrong_for_no_longer_than_tokens_bear():
     assert ADOPTED_SECONDS * SLEW <= 300
-
-
-@given(step, st.lists(span, min_size=1))
-def test_only_what_is_taken_over_counts_as_a_clock_that_was_set_back(step, spans):
-    hardware = Hardware()
-    clock = hardware.clock()
-    hardware.is_set(step)
-    latest = clock.now()
-    for seconds in spans:
-        hardware.passes(seconds)
-        assert not was_set_back(clock.now(), latest)
-        latest = clock.now()
-    hardware.is_set(-2 * ADOPTED_SECONDS)
-    assert was_set_back(clock.now(), latest)
 
 
 @pytest.mark.parametrize("pause", [60, 3 * 3600])

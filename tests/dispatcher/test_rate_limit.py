@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.machines.provider import Rate
-from dispatcher.rate_limit import TokenBucket
+from dispatcher.rate_limit import Rate, TokenBucket
 
 EPSILON = 1e-6
 
@@ -89,23 +88,6 @@ def test_nobody_gets_through_while_it_is_held(rate, asked, until):
 
 def test_a_shorter_hold_does_not_shorten_a_longer_one():
     assert TokenBucket().hold(0, 20).hold(0, 10).reserve(0, 100)[1] == 20
-
-
-@given(rates, asks, st.floats(0, 50), st.floats(2, 10_000))
-def test_a_clock_that_is_set_back_gives_a_whole_burst(rate, asked, seconds, step):
-    bucket, now = TokenBucket(rate), 0.0
-    for pause, patience in asked:
-        now += pause
-        bucket, _, _ = bucket.reserve(now, patience)
-    bucket = bucket.hold(now, seconds)
-    for _ in range(rate.burst):
-        bucket, wait, taken = bucket.reserve(now - step, EPSILON)
-        assert taken
-        assert wait <= EPSILON
-
-
-def test_what_is_held_after_the_clock_was_set_back_is_held_for_that_long():
-    assert TokenBucket().hold(1000, 60).hold(400, 5).reserve(400, 100)[1] == 5
 
 
 def test_without_a_rate_nobody_waits():

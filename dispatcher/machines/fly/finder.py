@@ -19,8 +19,8 @@ from dispatcher.domain.model import MachineState
 from dispatcher.machines.fly.client import FlyApi, Machine
 from dispatcher.machines.fly.request import Place, filters, metadata
 from dispatcher.machines.fly.status import is_machine, machine_id_of, state_of
-from dispatcher.machines.provider import ProviderError, Rate, Throttled, Unreachable
-from dispatcher.rate_limit import TokenBucket
+from dispatcher.machines.provider import ProviderError, Throttled, Unreachable
+from dispatcher.rate_limit import Rate, TokenBucket
 from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Finder:
 
     async def _turn(self, app: str) -> None:
         """Wait until the app's machines may be listed."""
-        self._turns[app], wait, taken = self._turns[app].reserve(self._clock.now(), LOOK_PATIENCE)
+        self._turns[app], wait, taken = self._turns[app].reserve(self._clock.monotonic(), LOOK_PATIENCE)
         if not taken:
             raise Throttled(f"the machines of app {app} may be listed again in {wait:.1f} s", wait)
         if wait > 0:

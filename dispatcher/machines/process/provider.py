@@ -182,13 +182,13 @@ class ProcessProvider:
             group = await asyncio.to_thread(_group, self._root / machine_id)
             if group is None:
                 return
-            deadline = self._clock.now() + grace.total_seconds()
+            deadline = self._clock.monotonic() + grace.total_seconds()
             await asyncio.to_thread(group.ask)
-            while await asyncio.to_thread(group.leads) and self._clock.now() < deadline:
+            while await asyncio.to_thread(group.leads) and self._clock.monotonic() < deadline:
                 await self._clock.sleep(POLL_SECONDS)
             # Also if the bot is gone: what it started and left behind goes with it.
             while await asyncio.to_thread(group.runs):
-                late = self._clock.now() >= deadline + FORCE_SECONDS
+                late = self._clock.monotonic() >= deadline + FORCE_SECONDS
                 await asyncio.to_thread(group.kill if late else group.end)
                 await self._clock.sleep(POLL_SECONDS)
             await asyncio.to_thread(free_room, self._root / machine_id)
@@ -266,8 +266,7 @@ class ProcessProvider:
         template = self._templates.get(_template_key(spec.bot_file, spec.python, environment))
         if template is None or template.ready:
             return template
-        # A clock that was set back leaves a moment far ahead.
-        recent = 0 <= self._clock.now() - template.started_at <= RESTART_SECONDS
+        recent = self._clock.monotonic() - template.started_at <= RESTART_SECONDS
         if template.dead and not recent:
             template.close()
             self._start_template(spec.bot_file, spec.python, environment)
@@ -281,7 +280,7 @@ class ProcessProvider:
                 Path(bot_file),
                 template_environment(self._root, Path(bot_file), environment),
                 self._root / f"template-{Path(bot_file).stem}.log",
-                started_at=self._clock.now(),
+                started_at=self._clock.monotonic(),
             )
 
     def _look(self, directory: Path, running: Mapping[Path, Group] | None = None) -> MachineStatus | None:

@@ -61,7 +61,7 @@ class Leadership:
     @property
     def held(self) -> bool:
         """Whether this replica is certainly the only reaper."""
-        return self._mine and 0 <= self._clock.now() - self._beat_at < HELD_SECONDS
+        return self._mine and self._clock.monotonic() - self._beat_at < HELD_SECONDS
 
     def is_dead(self, replica: str | None) -> bool:
         """Whether that replica has gone, or stands still. False as long as nothing is known."""
@@ -97,7 +97,7 @@ class Leadership:
             SQLAlchemyError: the store does not answer.
         """
         async with self._beating:
-            if not 0 <= self._clock.now() - self._beat_at < BEAT_SECONDS:
+            if self._clock.monotonic() - self._beat_at >= BEAT_SECONDS:
                 await self._beat()
         return self.held
 
@@ -118,7 +118,7 @@ class Leadership:
             await self._store.forget_leases(dead)
 
     async def _beat(self) -> None:
-        began_at = self._clock.now()
+        began_at = self._clock.monotonic()
         still = {name: seen.beat for name, seen in self._observed.items() if self._stands_still(name)}
         try:
             rows = await self._store.beat(self.replica, (self.replica, REAPER), still, self._alone)
@@ -134,12 +134,12 @@ class Leadership:
         self._mine, self._beat_at, self._known = mine, began_at, True
 
     def _observe(self, rows: Mapping[str, Beat]) -> None:
-        now = self._clock.now()
+        now = self._clock.monotonic()
         before, self._observed = self._observed, {}
         for name, row in rows.items():
             seen = before.get(name)
             if seen is not None and seen.beat == row:
-                self._observed[name] = _Observed(row, min(seen.since, now), seen.readings + 1)
+                self._observed[name] = _Observed(row, seen.since, seen.readings + 1)
             else:
                 self._observed[name] = _Observed(row, now)
 
@@ -147,4 +147,4 @@ class Leadership:
         seen = self._observed[name]
         if seen.beat.holder == self.replica or seen.readings <= DEAD_READINGS:
             return False
-        return self._clock.now() >= seen.since + DEAD_SECONDS
+        return self._clock.monotonic() >= seen.since + DEAD_SECONDS

@@ -111,19 +111,17 @@ class OrphanScan:
         self._absent.discard(machine_id)
 
     async def _look_at(self, placement: str) -> None:
-        began_at = self._clock.now()
+        asked, began_at = self._clock.now(), self._clock.monotonic()
         listed = [
             status.id async for status in self._fleet.list(placement) if status.state is not MachineState.gone
         ]
         # After the listing: the row comes before its machine, so a machine without one never had one.
-        owned = await self._owned(placement, set(listed), began_at - self._fleet.settling(placement))
+        owned = await self._owned(placement, set(listed), asked - self._fleet.settling(placement))
         ended = self._fleet.ended(placement)
         self._fleet.recorded(placement, [machine_id for machine_id in ended if machine_id not in owned])
         strays = [machine_id for machine_id in listed if machine_id not in owned]
         for machine_id in strays:
             stray = self._strays.setdefault((placement, machine_id), _Stray(began_at))
-            # A clock that was set back leaves a moment far ahead.
-            stray.since = min(stray.since, began_at)
             stray.listings += 1
             if stray.listings >= ORPHAN_LISTINGS and began_at >= stray.since + ORPHAN_SECONDS:
                 self._background.spawn(self._end(placement, machine_id, stray))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock, is_to_come
+from dispatcher.clock import Clock
 from dispatcher.domain import deadlines, ends, transitions
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session, SessionState
 from dispatcher.domain.timeline import PROVIDER, REAPER
@@ -127,7 +127,7 @@ class Probes:
 
         Of the others is forgotten how often they were asked about.
         """
-        since, last_heard = self._clock.now() - self._silence_seconds, self._channels.last_heard
+        since, last_heard = self._clock.monotonic() - self._silence_seconds, self._channels.last_heard
         found = []
         for machine_id in machine_ids:
             if (heard := last_heard(machine_id)) is None or heard < since:
@@ -147,7 +147,7 @@ class Probes:
         asked = self._asked.get(machine_id)
         if asked is None or asked.alone != alone:
             return True
-        if not is_to_come(asked.next_at, self._clock.now(), PAUSES[-1]):
+        if self._clock.monotonic() >= asked.next_at:
             return True
         return self._orphan_scan.suspects(machine_id)
 
@@ -300,13 +300,12 @@ class Probes:
     def _note(self, machine_id: str, *, alone: bool) -> None:
         """Note that it was asked about."""
         before = self._asked.get(machine_id)
-        now = self._clock.now()
+        now = self._clock.monotonic()
         again = before is not None and before.alone == alone
         times = before.times if before is not None and again else 0
         since = before.since if before is not None and again and self._channels.hears_all else now
         pause = PAUSES[min(times, len(PAUSES) - 1)]
-        # A clock that was set back leaves a moment far ahead.
-        self._asked[machine_id] = _Asked(alone, times + 1, now + pause, min(since, now))
+        self._asked[machine_id] = _Asked(alone, times + 1, now + pause, since)
 
     def _is_unresponsive(self, session: Session) -> bool:
         """Whether the machine of a bot that was ready has been silent for too long.
@@ -318,7 +317,7 @@ class Probes:
             session.ready_at is not None
             and asked is not None
             and asked.times >= UNRESPONSIVE_LOOKS
-            and self._clock.now() >= asked.since + self._unresponsive_seconds
+            and self._clock.monotonic() >= asked.since + self._unresponsive_seconds
         )
 
     def _is_lost(

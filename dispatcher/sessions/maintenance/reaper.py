@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.clock import Clock, is_to_come
+from dispatcher.clock import Clock
 from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.model import Machine, Session, SessionState
 from dispatcher.domain.timeline import REAPER
@@ -97,7 +97,7 @@ class Reaper:
     async def run(self) -> None:
         """Look, again and again, until stopped."""
         while not self._stopping:
-            began_at, finished, ours = self._clock.now(), False, True
+            began_at, finished, ours = self._clock.monotonic(), False, True
             try:
                 ours = await self.tick()
                 finished = True
@@ -106,7 +106,7 @@ class Reaper:
             except Exception:
                 log.exception("the reaper could not finish its round")
             if ours:
-                self._on_round(finished, self._clock.now() - began_at)
+                self._on_round(finished, self._clock.monotonic() - began_at)
             await self._pause()
 
     async def tick(self) -> bool:
@@ -183,8 +183,8 @@ class Reaper:
 
     async def _search(self) -> list[str]:
         """Machines to ask about, of the stretch of all ids that this look searches."""
-        began_at = self._clock.now()
-        if is_to_come(self._search_at, began_at, TICK_SECONDS):
+        began_at = self._clock.monotonic()
+        if began_at < self._search_at:
             return []
         found: list[str] = []
         while True:
@@ -198,7 +198,7 @@ class Reaper:
             if page.last is None:
                 self._probes.keep(self._found)
                 self._found.clear()
-            took = self._clock.now() - began_at
+            took = self._clock.monotonic() - began_at
             if page.last is None or took >= SEARCH_SHARE * TICK_SECONDS:
                 self._search_at = began_at + min(took / SEARCH_SHARE, TICK_SECONDS)
                 return found

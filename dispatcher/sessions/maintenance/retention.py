@@ -29,17 +29,16 @@ class Retention:
         self._leadership = leadership
         self._clock = clock
         self._kept_seconds = keep_sessions_days * DAY_SECONDS
-        self._done_at = clock.now()
+        self._done_at = clock.monotonic()
 
     async def clean(self) -> None:
         """Delete a batch of each, when that is due. A full batch leaves the rest to the next call."""
-        now = self._clock.now()
-        # A clock that was set back leaves a moment far ahead.
-        if 0 <= now - self._done_at < EVERY_SECONDS:
+        now, began_at = self._clock.now(), self._clock.monotonic()
+        if began_at - self._done_at < EVERY_SECONDS:
             return
         claims = await self._store.delete_expired_claims(now, CLAIMS)
         sessions = await self._store.delete_old_sessions(now - self._kept_seconds, SESSIONS)
         messages = await self._store.delete_old_messages(now, MESSAGES)
         await self._leadership.forget_dead()
         if claims < CLAIMS and sessions < SESSIONS and messages < MESSAGES:
-            self._done_at = now
+            self._done_at = began_at

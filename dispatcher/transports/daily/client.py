@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import httpx
 
 from dispatcher.clock import Clock
-from dispatcher.machines.provider import Rate
-from dispatcher.rate_limit import TokenBucket
+from dispatcher.rate_limit import Rate, TokenBucket
 from dispatcher.tasks import within
 from dispatcher.transports.calls import OnRoomCall, RoomAction, RoomCall, outcome_of, unobserved
 from dispatcher.transports.errors import NoAnswer, Refused, RoomError, TooManyCalls
@@ -163,11 +162,12 @@ class DailyApi:
                 words = str(error)
                 pause = max(error.retry_after, PAUSES[min(attempt, len(PAUSES) - 1)])
                 attempt += 1
-                self._buckets[kind] = self._buckets[kind].hold(self._clock.now(), pause)
+                self._buckets[kind] = self._buckets[kind].hold(self._clock.monotonic(), pause)
 
     async def _turn(self, kind: Kind, deadline: float, words: str) -> None:
-        now = self._clock.now()
-        self._buckets[kind], wait, taken = self._buckets[kind].reserve(now, deadline - now)
+        longest_wait = deadline - self._clock.now()
+        bucket = self._buckets[kind]
+        self._buckets[kind], wait, taken = bucket.reserve(self._clock.monotonic(), longest_wait)
         if not taken:
             because = words or "Daily takes no more calls"
             raise TooManyCalls(f"{because}; the next one may be made in {wait:.1f} s", wait)
@@ -178,14 +178,14 @@ class DailyApi:
         self, action: RoomAction, path: str, body: dict[str, Any] | None, seconds: float
     ) -> dict[str, Any] | None:
         """Make one call, and tell what came of it."""
-        began, failure = self._clock.now(), None
+        began, failure = self._clock.monotonic(), None
         try:
             return await self._ask(REQUESTS[action], path, body, seconds)
         except BaseException as error:
             failure = error
             raise
         finally:
-            took = max(0.0, self._clock.now() - began)
+            took = self._clock.monotonic() - began
             self._on_call(RoomCall(action, outcome_of(failure), took))
 
     async def _ask(

@@ -52,13 +52,6 @@ async def test_a_public_key_has_a_rate_unless_its_entry_says_otherwise(tmp_path)
         assert [(await start(running, other, **origin)).status_code for _ in range(2)] == [200, 429]
 
 
-async def test_a_clock_that_was_set_back_keeps_nobody_waiting(tmp_path):
-    async with keyed(tmp_path, *KEYS) as running:
-        assert [(await start(running, LIMITED)).status_code for _ in range(3)] == [200, 200, 429]
-        running.clock.is_set(-600)
-        assert [(await start(running, LIMITED)).status_code for _ in range(3)] == [200, 200, 429]
-
-
 async def test_the_rate_is_the_names_and_nobody_elses(tmp_path):
     async with keyed(tmp_path, *KEYS) as running:
         statuses = [(await start(running, key)).status_code for key in (LIMITED, NEWER, NEWER)]

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.domain import rooms, transitions
+from dispatcher.domain import deadlines, ends, transitions
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import End, Session, SessionState
-from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 
 ADMITTED_AT, ENDED_AT = 1000.0, 1005.0
 SETTLED_AT = ADMITTED_AT + 30 + ROOM_SETTLING_SECONDS
@@ -46,14 +46,14 @@ def session(room_state, *, over: bool = True, **more) -> Session:
     ],
 )
 def test_when_a_room_has_to_be_deleted(room_state, due):
-    assert rooms.due(session(room_state)) == due
-    assert rooms.due(session(room_state, over=False)) is None
+    assert deadlines.room_due(session(room_state)) == due
+    assert deadlines.room_due(session(room_state, over=False)) is None
 
 
 def test_of_a_session_that_never_had_a_line_there_is_no_room():
     ended = session("wanted", admitted_at=None, state=SessionState.queued)
     assert ended.room_state == "closed"
-    assert rooms.due(ended) is None
+    assert deadlines.room_due(ended) is None
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_of_a_session_that_never_had_a_line_there_is_no_room():
     ],
 )
 def test_what_a_deletion_proves(before, now, asked, after):
-    assert rooms.deleted(session(now), session(before), asked).room_state == after
+    assert transitions.room_deleted(session(now), session(before), asked).room_state == after
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_what_a_deletion_proves(before, now, asked, after):
     ],
 )
 def test_a_room_that_is_there(room_state, certain, after):
-    assert rooms.opened(session(room_state), certain=certain).room_state == after
+    assert transitions.room_opened(session(room_state), certain=certain).room_state == after
 
 
 @pytest.mark.parametrize(("room_state", "after"), [("wanted", "closed"), ("found", "found"), (None, None)])
 def test_a_room_that_is_certainly_not_there(room_state, after):
-    assert rooms.nowhere(session(room_state)).room_state == after
+    assert transitions.no_room(session(room_state)).room_state == after
 
 
 def test_a_room_that_closes_by_itself_settles_with_that():
     brief = session("doubted", max_duration_seconds=5)
-    assert rooms.due(brief) == rooms.closes_at(brief) == ADMITTED_AT + 20
-    assert rooms.closes_at(session("open")) == CLOSES_AT
+    assert deadlines.room_due(brief) == deadlines.room_closes_at(brief) == ADMITTED_AT + 20
+    assert deadlines.room_closes_at(session("open")) == CLOSES_AT
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_room_that_closes_by_itself_settles_with_that():
     [({}, 7200), ({"exp": ADMITTED_AT + 600}, 600), ({"exp": ADMITTED_AT + 9e9}, 7200), ({"exp": 1.0}, 1.0)],
 )
 def test_session_is_no_longer_than_its_room(wanted, seconds):
-    assert rooms.allowed_seconds(7200, wanted, ADMITTED_AT) == seconds
+    assert deadlines.allowed_seconds(7200, wanted, ADMITTED_AT) == seconds
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_session_is_no_longer_than_its_room(wanted, seconds):
 def test_bot_that_fails_as_its_room_closes_has_reached_its_maximum(reason, now, told):
     room = {"url": "https://x", "token": "t", "properties": {"exp": ADMITTED_AT + 600}}
     end = End(reason, "Words.", "Detail.", 1)
-    seen = rooms.end_at_exp(session("open", over=False, room=room), end, now)
+    seen = ends.end_at_exp(session("open", over=False, room=room), end, now)
     assert seen.reason == told
     assert "Words." in f"{seen.message}{seen.detail}"
     assert seen.exit_code == 1
-    assert rooms.end_at_exp(session("open", over=False), end, now) == end
+    assert ends.end_at_exp(session("open", over=False), end, now) == end

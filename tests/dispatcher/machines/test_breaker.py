@@ -53,15 +53,6 @@ def test_a_probe_that_never_comes_back_is_followed_by_another():
     assert admitted(breaker, OPEN_SECONDS + PROBE_SECONDS)
 
 
-def test_a_clock_that_is_set_back_closes_it():
-    opened = failing(FAILURES, 1000)
-    assert admitted(opened, 400)
-    probing, _ = opened.admit(1000 + OPEN_SECONDS)
-    assert admitted(probing, 400)
-    assert admitted(opened.failed(400), 400), "one failure in a row"
-    assert not admitted(opened, 999.5), "that is no clock that was set"
-
-
 events = st.lists(st.tuples(st.floats(0, 300), st.sampled_from(["admit", "failed", "worked"])), max_size=200)
 
 

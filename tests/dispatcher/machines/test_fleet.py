@@ -377,39 +377,6 @@ def test_a_placement_that_keeps_failing_is_skipped_for_a_while_and_then_probed(w
     assert world.machines() == (2, 2), "the probe worked"
 
 
-SET_BACK = 600.0
-
-
-def test_a_placement_that_is_skipped_is_asked_at_once_after_the_clock_was_set_back(world):
-    fleet = world.fleet(LosesRequests(world.near, times=FAILURES))
-    world.clock.run(world.create(fleet, "m-1"))
-    assert fleet.first()[0] == "far"
-    world.clock.is_set(-SET_BACK)
-    before = world.clock.now()
-    assert fleet.first()[0] == "near"
-    world.clock.run(world.create(fleet, "m-2"))
-    assert (world.machines()[0], world.clock.now()) == (1, before)
-
-
-def test_turns_that_are_far_ahead_are_forgotten_where_the_clock_was_set_back(world):
-    provider = HasRates(world.near, {"create": Rate(per_second=0.1)})
-    fleet = world.fleet(provider)
-    world.clock.run(world.create(fleet, "m-1"))
-    world.clock.is_set(-SET_BACK)
-    before = world.clock.now()
-    world.clock.run(world.create(fleet, "m-2"))
-    assert provider.created_at == [before + SET_BACK, before]
-
-
-def test_a_throttle_is_forgotten_where_the_clock_was_set_back(world):
-    fleet = Fleet({"near": ThrottlesFirst(world.near, times=1, retry_after=60)}, world.clock)
-    assert isinstance(world.fails(fleet).error, Throttled)
-    world.clock.is_set(-SET_BACK)
-    before = world.clock.now()
-    world.clock.run(world.create(fleet))
-    assert (world.machines()[0], world.clock.now()) == (1, before)
-
-
 def test_the_only_placement_that_keeps_failing_says_for_how_long_it_is_skipped(world):
     fleet = Fleet({"near": LosesRequests(world.near, times=100)}, world.clock)
     world.fails(fleet)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, entrypoint_arguments
-from dispatcher.clock import NANOSECONDS, SystemClock
+from dispatcher.clock import SystemClock
 from dispatcher.domain.model import MachineState
 from dispatcher.machines.process import templates
 from dispatcher.machines.process.provider import ProcessProvider
@@ -35,10 +34,7 @@ class Host:
         self.bot_file = directory / "bot.py"
         if not self.bot_file.exists():
             self.bot_file.write_text("import json\n\nasync def bot(runner_args): ...\n")
-        self.set_by = 0
-        """Nanoseconds."""
-        clock = SystemClock(lambda: time.time_ns() + self.set_by)
-        self.provider = ProcessProvider(self.root, clock=clock)
+        self.provider = ProcessProvider(self.root, clock=SystemClock())
 
     def spec(self, machine_id: str = "m-1") -> MachineSpec:
         """A machine that waits for a dispatcher that is not there."""
@@ -165,18 +161,6 @@ async def test_machines_outlive_their_template_and_later_ones_start_without_it(t
         assert "ended with status" in caplog.text
         assert first.is_running()
         assert {status.id async for status in here.provider.list()} == {"m-1", "m-2"}
-
-
-async def test_a_template_that_died_is_started_again_where_the_clock_was_set_back(tmp_path):
-    async with host(tmp_path) as here:
-        template = here.templates()[0]
-        template.kill()
-        template.wait(PATIENCE)
-        # The first finds out.
-        await here.create()
-        here.set_by = -600 * NANOSECONDS
-        await here.create("m-2")
-        await until(lambda: here.templates() or None)
 
 
 async def test_a_frozen_template_costs_a_moment_and_no_session(tmp_path):

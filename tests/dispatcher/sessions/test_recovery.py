@@ -11,13 +11,12 @@ from sqlalchemy.exc import OperationalError
 
 from dispatcher.domain import transitions
 from dispatcher.domain.admission import Limits
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import Machine, MachineState, Session, SessionState
-from dispatcher.domain.rooms import ROOM_SETTLING_SECONDS
 from dispatcher.domain.timeline import Cause
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
-from dispatcher.sessions.launcher import START_SHARE
-from dispatcher.sessions.launches import Launches
+from dispatcher.sessions.launcher import START_SHARE, Launches
 from dispatcher.sessions.maintenance.leader import REAPER, Leadership
 from dispatcher.sessions.repository import Repository
 from dispatcher.settings import AgentSettings

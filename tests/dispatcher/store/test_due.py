@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from dispatcher.domain.model import MachineState, SessionState
-from dispatcher.store import due
+from dispatcher.store import queries
 from dispatcher.store.rows import values
 from dispatcher.store.tables import machines, sessions
 from tests.dispatcher.rows import rows
@@ -66,7 +66,7 @@ def test_what_somebody_must_look_after_is_found_and_nothing_else(connection):
     over = write(connection, "over", {**IS_OVER, "due_at": None}, gone)
 
     def found(others: list[str]) -> list[tuple[str, str | None]]:
-        pairs = due.due(connection, NOW, others)
+        pairs = queries.due(connection, NOW, others)
         assert all(session is None or session.body is None for _, session in pairs), "of a megabyte each"
         return sorted((machine.id, session and session.id) for machine, session in pairs)
 
@@ -88,7 +88,7 @@ def test_all_that_lives_is_searched_page_by_page(connection):
     for limit in (1, 2, 3, 10, 11):
         ids, started, alone, pages, behind = [], [], [], 0, ""
         while behind is not None:
-            page = due.live(connection, behind, limit, None, inf)
+            page = queries.live(connection, behind, limit, None, inf)
             assert {*page.started, *page.alone} <= {*page.ids}
             ids += page.ids
             started += page.started
@@ -101,7 +101,7 @@ def test_all_that_lives_is_searched_page_by_page(connection):
 
 
 def test_of_nothing_there_is_one_page(connection):
-    assert due.live(connection, "", 10, None, inf) == due.Page((), (), (), None)
+    assert queries.live(connection, "", 10, None, inf) == queries.Page((), (), (), None)
 
 
 def test_what_lives_at_one_placement_is_told_with_what_had_started_by_a_moment(connection):
@@ -110,10 +110,10 @@ def test_what_lives_at_one_placement_is_told_with_what_had_started_by_a_moment(c
             state = {**TALKS, "started_at": started_at}
             write(connection, f"{name}-{placement}", state, {"placement": placement})
     write(connection, "nowhere", TALKS, {"placement": None})
-    page = due.live(connection, "", 10, "here", 1000.0)
+    page = queries.live(connection, "", 10, "here", 1000.0)
     assert sorted(page.ids) == ["m-early-here", "m-late-here", "m-never-here"]
     assert page.started == ["m-early-here"]
-    assert len(due.live(connection, "", 10, None, 1000.0).ids) == 7
+    assert len(queries.live(connection, "", 10, None, 1000.0).ids) == 7
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
@@ -124,9 +124,9 @@ def test_the_search_costs_no_more_when_there_are_many_past_sessions(memory, anal
         return steps(
             memory,
             lambda connection: (
-                due.live(connection, "m-1", 100, None, inf),
-                due.live(connection, "m-1", 100, "here", NOW),
-                due.due(connection, NOW, ["m-7"]),
+                queries.live(connection, "m-1", 100, None, inf),
+                queries.live(connection, "m-1", 100, "here", NOW),
+                queries.due(connection, NOW, ["m-7"]),
             ),
         )
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import sqlite
 
 from dispatcher.domain.listing import Cursor, Filter
 from dispatcher.domain.model import LIVE, OVER, SessionState
-from dispatcher.store import lists
+from dispatcher.store import queries
 from dispatcher.store.tables import sessions
 from tests.dispatcher.store.costs import steps
 
@@ -40,22 +40,22 @@ def read(query: sa.Select) -> Callable[[sa.Connection], object]:
 
 @pytest.mark.parametrize(("agent", "states"), list(product([None, "echo"], STATES)))
 def test_a_list_costs_no_more_when_there_are_many_sessions(memory, agent, states):
-    queries = [
+    statements = [
         query
         for wanted in (Filter(agent, states), Filter(agent, states, created_from=1100, created_until=1300))
         for query in (
-            lists.page(wanted, None, 10, 0),
-            lists.page(wanted, Cursor(1200.0, "x"), 10, 0),
-            lists.page(wanted, None, 10, 20),
-            lists.count(wanted, 50),
+            queries.page(wanted, None, 10, 0),
+            queries.page(wanted, Cursor(1200.0, "x"), 10, 0),
+            queries.page(wanted, None, 10, 20),
+            queries.count(wanted, 50),
         )
     ]
     fill(memory, 2_000)
-    few = [steps(memory, read(query)) for query in queries]
+    few = [steps(memory, read(query)) for query in statements]
     memory.execute(sa.delete(sessions))
     fill(memory, 20_000)
-    many = [steps(memory, read(query)) for query in queries]
-    for query, before, after in zip(queries, few, many, strict=True):
+    many = [steps(memory, read(query)) for query in statements]
+    for query, before, after in zip(statements, few, many, strict=True):
         assert after <= 1.3 * before + 1, str(query.compile(dialect=sqlite.dialect()))
 
 
@@ -70,15 +70,15 @@ def test_a_list_is_the_same_whether_states_are_read_one_by_one(memory, agent, st
     ]
     wanted = Filter(agent, (*states, *states))
     for limit, offset in product([1, 10, 100], [0, 3, 30]):
-        found = memory.execute(lists.page(wanted, None, limit, offset)).all()
+        found = memory.execute(queries.page(wanted, None, limit, offset)).all()
         assert [row.id for row in found] == expected[offset : offset + limit]
-    behind = memory.execute(lists.page(wanted, Cursor(1050.0, "000050"), 100, 0)).all()
+    behind = memory.execute(queries.page(wanted, Cursor(1050.0, "000050"), 100, 0)).all()
     assert [row.id for row in behind] == [number for number in expected if number < "000050"]
-    assert memory.scalar(lists.count(wanted, 1000)) == len(expected)
+    assert memory.scalar(queries.count(wanted, 1000)) == len(expected)
 
 
 def test_a_list_leaves_the_bodies_where_they_are(memory):
     fill(memory, 3)
     memory.execute(sa.update(sessions).values(body={"long": "x" * 100_000}))
-    listed = memory.execute(lists.page(Filter(), None, 10, 0)).mappings().all()
+    listed = memory.execute(queries.page(Filter(), None, 10, 0)).mappings().all()
     assert [row["body"] for row in listed] == [None] * 3

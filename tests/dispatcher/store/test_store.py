@@ -19,7 +19,7 @@ from dispatcher.domain import transitions
 from dispatcher.domain.admission import Limits, Load
 from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import Cause
-from dispatcher.store.due import Page
+from dispatcher.store.queries import Page
 from dispatcher.store.store import Store
 from dispatcher.store.tables import machines, messages
 from tests.dispatcher.rows import rows

@@ -126,14 +126,6 @@ async def test_many_scrapers_cost_one_count(tmp_path):
         assert (await scrape(running)).value("switchboard_sessions", agent="echo", state="starting") == 1
 
 
-async def test_a_count_from_before_the_clock_was_set_back_is_not_shown_again(tmp_path):
-    async with deployment(tmp_path) as running:
-        await scrape(running)
-        await running.start()
-        running.clock.is_set(-600)
-        assert (await scrape(running)).value("switchboard_sessions", agent="echo", state="starting") == 1
-
-
 async def test_without_a_store_there_is_no_count_and_it_says_so(tmp_path, monkeypatch):
     async def no_counts():
         raise OperationalError("SELECT", {}, Exception("the server is gone"))

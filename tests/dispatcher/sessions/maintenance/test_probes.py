@@ -17,7 +17,7 @@ from dispatcher.machines.placement import Placement
 from dispatcher.machines.provider import MachineSpec, NoCapacity, Unreachable
 from dispatcher.sessions.maintenance import probes
 from dispatcher.sessions.maintenance.leader import Leadership
-from dispatcher.store.due import Page
+from dispatcher.store.queries import Page
 from dispatcher.store.store import Store
 from tests.dispatcher.harness import Deployment, ScriptedProvider, deployment, eventually
 from tests.dispatcher.sessions.looks import dies, end_of, limits, look_once

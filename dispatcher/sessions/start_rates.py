@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
-from dispatcher.api.access import Caller
 from dispatcher.clock import Clock
 from dispatcher.domain.errors import RateExceeded
 from dispatcher.keys import KeySettings
-from dispatcher.machines.provider import Rate
-from dispatcher.rate_limit import TokenBucket
+from dispatcher.rate_limit import Rate, TokenBucket
 
 
 class StartRates:
@@ -21,42 +18,34 @@ class StartRates:
         self._clock = clock
         rates = {key.name: rate for key in keys if (rate := key.start_rate) is not None}
         self._buckets = {name: TokenBucket(Rate(rate.per_second, rate.burst)) for name, rate in rates.items()}
-        self._under_way: set[tuple[str, str]] = set()
+        self._under_way: set[tuple[str | None, str | None]] = set()
 
-    @contextlib.contextmanager
-    def start(self, caller: Caller, idempotency_key: str | None) -> Iterator[Callable[[], None]]:
-        """Gives what counts a start of the caller's, for as long as the start is under way.
+    def count(self, owner: str | None, idempotency_key: str | None) -> bool:
+        """Count a start of the owner's keys. True if its key must be given to `done` when the start is over.
 
         A start that is repeated while it is under way counts once. A later repetition is known by its
         session, and is not to be counted at all.
 
         Raises:
-            RateExceeded: by what counts; it says when to come again.
+            RateExceeded: one too many; it says when to come again.
         """
-        name = caller.owner
-        if name is None or name not in self._buckets:
-            yield lambda: None
-            return
+        if owner is None or owner not in self._buckets:
+            return False
         if idempotency_key is None:
-            yield lambda: self._count(name)
-            return
-        start, counted = (name, idempotency_key), False
+            self._count(owner)
+            return False
+        if (owner, idempotency_key) in self._under_way:
+            return False
+        self._count(owner)
+        self._under_way.add((owner, idempotency_key))
+        return True
 
-        def count() -> None:
-            nonlocal counted
-            if start not in self._under_way:
-                self._count(name)
-                self._under_way.add(start)
-                counted = True
-
-        try:
-            yield count
-        finally:
-            if counted:
-                self._under_way.discard(start)
+    def done(self, owner: str | None, idempotency_key: str | None) -> None:
+        """Forget a start that was counted: it is over."""
+        self._under_way.discard((owner, idempotency_key))
 
     def _count(self, name: str) -> None:
-        bucket, wait, taken = self._buckets[name].reserve(self._clock.now(), longest_wait=0)
+        bucket, wait, taken = self._buckets[name].reserve(self._clock.monotonic(), longest_wait=0)
         if not taken:
             # Whole seconds, and never too few of them.
             seconds = math.ceil(wait)

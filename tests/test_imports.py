@@ -1,0 +1,229 @@
+"""Arrows between modules, read from all imports: also those in functions and under TYPE_CHECKING."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("bot", "dispatcher", "stacks")
+
+BESIDE = "beside"
+"""Modules of `dispatcher/` that several packages share: they know `domain` and each other."""
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("domain",),
+    (BESIDE,),
+    ("machines", "transports", "reserve", "store"),
+    ("agent_images", "telemetry"),
+    ("sessions", "readiness"),
+    ("api",),
+    (
+        *("app", "core", "limits", "channel_socket", "server", "engine_proxy"),
+        *("commands", "openapi", "new_key", "__main__"),
+    ),
+)
+"""Packages and modules of `dispatcher/`, lowest first: each imports from lower floors alone. The highest
+floor composes the rest, and its modules may import each other."""
+
+EXCEPTIONS = {
+    # The settings are checked by the providers and transports that are installed.
+    ("dispatcher.beside", "dispatcher.machines.registry"),
+    ("dispatcher.beside", "dispatcher.machines.settings"),
+    ("dispatcher.beside", "dispatcher.transports.registry"),
+    # What runs in a machine is also run by the process provider.
+    ("dispatcher.machines", "bot.confinement"),
+    ("dispatcher.machines", "bot.leader"),
+    ("dispatcher.machines", "bot.output"),
+    ("dispatcher.sessions", "bot.versions"),
+    ("stacks.config", "dispatcher.fields"),
+    ("stacks.config", "dispatcher.keys"),
+    ("stacks.daily", "dispatcher.fields"),
+    ("stacks.daily_webhook", "dispatcher.transports.daily.webhooks"),
+    ("stacks.docker", "dispatcher.engine_proxy.settings"),
+    ("stacks.docker", "dispatcher.fields"),
+    ("stacks.docker", "dispatcher.image_table"),
+    ("stacks.docker", "dispatcher.keys"),
+    ("stacks.docker", "dispatcher.machines.container.request"),
+    ("stacks.docker", "dispatcher.printable"),
+    ("stacks.docker", "dispatcher.version"),
+    ("stacks.docs", "dispatcher.engine_proxy.settings"),
+    ("stacks.docs", "dispatcher.fields"),
+    ("stacks.docs", "dispatcher.keys"),
+    ("stacks.docs", "dispatcher.machines.registry"),
+    ("stacks.fly", "dispatcher.fields"),
+    ("stacks.fly", "dispatcher.machines.fly.answers"),
+    ("stacks.fly", "dispatcher.machines.fly.sizes"),
+    ("stacks.ice", "dispatcher.fields"),
+    ("stacks.local", "bot.versions"),
+    ("stacks.log_commands", "dispatcher.machines.container.request"),
+    ("stacks.log_commands", "dispatcher.machines.fly.request"),
+    ("stacks.logs", "dispatcher.printable"),
+    ("stacks.refusals", "dispatcher.fields"),
+    ("stacks.refusals", "dispatcher.keys"),
+    ("stacks.smoke", "dispatcher.transports.daily.domain"),
+    ("stacks.smoke", "dispatcher.transports.daily.tokens"),
+    ("stacks.smoke", "dispatcher.transports.daily.webhooks"),
+}
+"""(package, imported module) against the arrows: to be shrunk, never to grow."""
+
+CIRCLES = {
+    frozenset({"bot.daily", "bot.observe", "bot.watch"}),
+    frozenset({"bot.hosted", "bot.hosted_routes"}),
+    frozenset(
+        {
+            "dispatcher.machines.fly.client",
+            "dispatcher.machines.fly.finder",
+            "dispatcher.machines.fly.provider",
+            "dispatcher.machines.fly.settings",
+        }
+    ),
+    frozenset({"dispatcher.settings", "dispatcher.transports.registry", "dispatcher.transports.settings"}),
+    frozenset({"stacks.clouds", "stacks.deployment", "stacks.prices"}),
+    frozenset({"stacks.config", "stacks.daily", "stacks.ice", "stacks.refusals"}),
+}
+"""Files that import each other: to be shrunk, never to grow."""
+
+
+def test_imports_follow_the_arrows() -> None:
+    found = set(_against_the_arrows(_imports(ROOT)))
+    assert found - EXCEPTIONS == set(), "imports against the arrows of design.md"
+    assert EXCEPTIONS - found == set(), "exceptions that nothing needs any more: delete them"
+
+
+def test_no_circle_of_files() -> None:
+    assert set(circles(_imports(ROOT))) == CIRCLES
+
+
+def test_no_circle_of_packages_in_dispatcher() -> None:
+    arrows: dict[str, set[str]] = {}
+    for module, imported in _imports(ROOT).items():
+        for other in imported:
+            if _top(module) == _top(other) == "dispatcher" and _package(module) != _package(other):
+                arrows.setdefault(_package(module), set()).add(_package(other))
+    assert set(circles(arrows)) == PACKAGE_CIRCLES
+
+
+PACKAGE_CIRCLES = {
+    frozenset({"dispatcher.machines", "dispatcher.settings", "dispatcher.transports"}),
+}
+"""Packages of `dispatcher/` that import each other: to be shrunk, never to grow."""
+
+
+def test_imports_in_functions_and_for_types_are_read(tmp_path: Path) -> None:
+    for name, text in {
+        "bot/protocol.py": "",
+        "bot/runtime.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import dispatcher.app",
+        "dispatcher/app.py": "def late():\n    from bot import protocol, runtime",
+        "stacks/__init__.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    imports = _imports(tmp_path)
+    assert imports["dispatcher.app"] == {"bot.protocol", "bot.runtime"}
+    assert set(_against_the_arrows(imports)) == {
+        ("bot.runtime", "dispatcher.app"),
+        ("dispatcher.app", "bot.runtime"),
+    }
+    assert list(circles(imports)) == [frozenset({"bot.runtime", "dispatcher.app"})]
+
+
+def _imports(root: Path) -> dict[str, set[str]]:
+    """Module → the modules of ours that it imports."""
+    files = {_name(file.relative_to(root)): file for top in PACKAGES for file in (root / top).rglob("*.py")}
+    return {name: set(_imported(file, files)) - {name} for name, file in files.items()}
+
+
+def _imported(file: Path, ours: Mapping[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in ours)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert node.level == 0, f"{file}: a relative import"
+            for alias in node.names:
+                named = f"{node.module}.{alias.name}"
+                if named in ours:
+                    yield named
+                elif node.module in ours:
+                    yield node.module
+
+
+def _name(file: Path) -> str:
+    parts = file.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def _package(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _unit(module: str) -> str:
+    """Return the part of `dispatcher/` that the arrows name."""
+    name = module.split(".")[1] if "." in module else BESIDE
+    return name if any(name in floor for floor in FLOORS) else BESIDE
+
+
+def _against_the_arrows(imports: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
+    for module, imported in imports.items():
+        for other in imported:
+            if not _allowed(module, other):
+                yield _importer(module), other
+
+
+def _importer(module: str) -> str:
+    return f"dispatcher.{_unit(module)}" if _top(module) == "dispatcher" else _package(module)
+
+
+def _allowed(module: str, other: str) -> bool:
+    match _top(module), _top(other):
+        case "dispatcher", "dispatcher":
+            return _goes_down(_unit(module), _unit(other))
+        case "dispatcher", "bot":
+            return other == "bot.protocol"
+        case "stacks", "dispatcher":
+            parts = other.split(".")
+            return other == "dispatcher.settings" or (
+                parts[1] in ("machines", "transports") and parts[-1] == "settings"
+            )
+        case first, second:
+            return first == second
+
+
+def _goes_down(unit: str, other: str) -> bool:
+    floor, below = _floor(unit), _floor(other)
+    return below < floor or unit == other or (floor == below == len(FLOORS) - 1)
+
+
+def _floor(unit: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if unit in floor)
+
+
+def circles(arrows: Mapping[str, Iterable[str]]) -> Iterator[frozenset[str]]:
+    """Yield the strongly connected parts of more than one node (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> Iterator[frozenset[str]]:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for following in sorted(arrows.get(node, ())):
+            if following not in index:
+                yield from visit(following)
+                low[node] = min(low[node], low[following])
+            elif following in stack:
+                low[node] = min(low[node], index[following])
+        if low[node] == index[node]:
+            members = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(members) > 1:
+                yield frozenset(members)
+
+    for node in sorted(arrows):
+        if node not in index:
+            yield from visit(node)
