@@ -142,6 +142,8 @@ def dispatcher_process(
         heard: Its machines are taken for ones that talk on their channels.
     """
     port = free_port()
+    # As `python -m dispatcher` does before it serves.
+    data_dir.mkdir(mode=0o700)
     environment = os.environ | {
         "SWITCHBOARD_PORT": str(port),
         "SWITCHBOARD_DATA_DIR": str(data_dir),

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from dispatcher.api.bodies import MAX_BODY_BYTES, read_body
+from dispatcher.api.bodies import MAX_BODY_BYTES, chunks_of
 from dispatcher.limits import (
     BODY_SECONDS,
     HEAD_SECONDS,
@@ -350,7 +350,8 @@ async def measure(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(b"x" * int(size))(scope, receive, send)
         return
     with contextlib.suppress(ClientDisconnect):
-        length = len(await read_body(Request(request.scope, receive)))
+        request = Request(request.scope, receive)
+        length = sum([len(chunk) async for chunk in chunks_of(request, MAX_BODY_BYTES)])
         await Response(str(length))(scope, receive, send)
 
 

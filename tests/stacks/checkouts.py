@@ -49,7 +49,7 @@ class CheckoutCopy:
         (root / "dispatcher").mkdir()
         (root / "bot" / "agents").mkdir(parents=True)
         for name in (
-            *("__init__.py", "addresses.py", "header_secret.py", "image_table.py", "keys.py"),
+            *("__init__.py", "addresses.py", "fields.py", "header_secret.py", "image_table.py", "keys.py"),
             *("printable.py", "plugins.py", "settings.py", "version.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)

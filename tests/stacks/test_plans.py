@@ -200,7 +200,7 @@ def test_a_plan_is_kept_to_when_a_local_stack_changes(local: Planned) -> None:
 def test_a_plan_is_kept_to_when_a_docker_stack_changes(docker: Planned) -> None:
     first = docker.kept_to()
     unknown = {path for path, value in first.planned("dispatcher-variables").items() if value == UNKNOWN}
-    assert unknown == {"values.SWITCHBOARD_KEYS"}
+    assert unknown == {"values.SWITCHBOARD_KEYS", "values.SWITCHBOARD_MACHINE_NETWORKS"}
     assert first.planned("dispatcher-variables")["values.SWITCHBOARD_TURN_SECRET"] == "[secret]"
     assert [value for value in first.planned("engine-proxy").values() if value == UNKNOWN] == [UNKNOWN]
 
