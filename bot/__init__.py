@@ -1,1 +1,1 @@
-"""What runs in a machine: one Pipecat bot for one session."""
+"""Runtime of a machine: one Pipecat bot for one session."""

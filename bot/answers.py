@@ -1,4 +1,4 @@
-"""What the machine was asked, and what it answered: so that a request that comes again does not run again.
+"""Requests and their answers, kept so that a repeated request does not run twice.
 
 A dispatcher cannot know whether a request, or the answer to it, was lost with a broken connection, so it
 sends what it has no answer to once more over the next one.
@@ -25,7 +25,7 @@ class Answers:
         self._bytes = 0
 
     def is_new(self, request: Request) -> bool:
-        """Whether the request comes for the first time; from now on it does not."""
+        """Return True if the request comes for the first time; from now on it does not."""
         if request.id in self._answers:
             return False
         self._answers[request.id] = None
@@ -48,7 +48,7 @@ class Answers:
             self._bytes -= _size(answer)
 
     def find(self, request: Request) -> Response | None:
-        """What was answered. None if there is no answer yet, or none any more."""
+        """Return the answer; None if there is none yet, or none any more."""
         return self._answers.get(request.id)
 
 

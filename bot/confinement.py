@@ -50,7 +50,7 @@ _SCOPE_SIGNALS = 1 << 1
 
 @dataclass(frozen=True)
 class Confinement:
-    """What a machine may reach."""
+    """Limits on what a machine may reach."""
 
     user: int | None = None
     """The id of its own user; None: the dispatcher's user."""

@@ -1,4 +1,4 @@
-"""What `from pipecatcloud_system import app` gives a bot: the names of Pipecat Cloud's base image.
+"""Module behind a bot's `from pipecatcloud_system import app`: the names of Pipecat Cloud's base image.
 
 Found under that name through `bot.session_api.offer_pipecatcloud`, and only if no real one is installed. A
 bot adds routes to `app`; they are reached as `/sessions/{id}/{path}` of the dispatcher.

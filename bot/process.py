@@ -1,4 +1,4 @@
-"""What the process knows of itself: its age, its load, and how it leaves."""
+"""The process itself: its age, its load, and its exit."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Admissions:
 
 
 def _address(host: str) -> str:
-    """What counts as one address: of IPv6 the /64, which is the least that a provider gives a customer."""
+    """Return the key by which addresses are counted: of IPv6 the /64, the least that a customer gets."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the replicas of a dispatcher tell one another, and the bus of those that share a process.
+"""The bus between replicas: its messages, its protocol, and the bus of replicas that share a process.
 
 A message is delivered at most once. A subscriber that may have missed some is told so, and reads again what
 they were about: nothing is true only because a message said it.
@@ -31,12 +31,12 @@ class Bus(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether there can be no other replica, so that nothing need be published."""
+        """True if there can be no other replica, so that nothing need be published."""
         ...
 
     @property
     def stands(self) -> bool:
-        """Whether messages go through, as far as this replica knows."""
+        """True if messages go through, as far as this replica knows."""
         ...
 
     @property

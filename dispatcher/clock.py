@@ -27,7 +27,7 @@ no more than the five minutes that it takes; a step that they do not bear is bet
 
 
 class Clock(Protocol):
-    """What the dispatcher may ask of time."""
+    """A clock: wall time, monotonic time, and sleep."""
 
     def now(self) -> float:
         """Unix seconds: for dates, and for moments that replicas share."""

@@ -366,7 +366,7 @@ def wire(
 
 
 def _directories(settings: Settings) -> list[Path]:
-    """What the dispatcher writes on this host's disks."""
+    """Return the directories on this host that the dispatcher writes to."""
     url = sa.make_url(settings.store_url)
     database = url.database if url.get_backend_name() == "sqlite" else None
     directories = [settings.data_dir, *([Path(database).parent] if database else [])]

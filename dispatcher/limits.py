@@ -1,4 +1,4 @@
-"""What a connection may ask of the server before any of our code sees a request.
+"""Limits on a connection, before any of our code sees a request.
 
 Uvicorn's parser takes a URL, headers and trailers of any size into memory, waits for ever for a request that
 is begun and for a reader that takes nothing, and answers what is no HTTP in plain text. Here each of these
@@ -48,7 +48,7 @@ and the answer could be lost with it (RFC 9112, 9.6)."""
 
 
 class _Part(enum.Enum):
-    """Of a request: what the next byte belongs to."""
+    """Part of a request that the next byte belongs to."""
 
     none = enum.auto()
     head = enum.auto()
@@ -250,7 +250,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._look_at_reader_later()
 
     def _count_untaken(self) -> int:
-        """What of the answers the client has not acknowledged, in bytes.
+        """Count the bytes of answers that the client has not acknowledged.
 
         Linux holds up to 4 MB for a connection, and asks for more when a third of that is gone: by what the
         transport still has alone, a reader of 500 bytes a second would seem to take nothing for half an hour.
@@ -291,7 +291,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._read_within(LINGER_SECONDS, self._close)
 
     def _may_answer(self) -> bool:
-        """Whether the next answer on this connection is the one to the request that is being read."""
+        """Return True if the next answer on this connection is the one to the request that is being read."""
         if self._part is _Part.body:
             return not self.cycle.response_started and not self.pipeline
         return self.cycle is None or self.cycle.response_complete

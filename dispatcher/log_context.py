@@ -1,4 +1,4 @@
-"""What the code that runs is about: bound where work on a session begins, and inherited by its tasks.
+"""Log context: bound where work on a session begins, and inherited by its tasks.
 
 So each line of the log and each call to a machines API carries the ids without being given them.
 """
@@ -35,7 +35,7 @@ _subject: ContextVar[Subject] = ContextVar("switchboard_subject", default=Subjec
 
 
 def current() -> Subject:
-    """What the code that runs is about."""
+    """Return the log context of the running code."""
     return _subject.get()
 
 

@@ -1,4 +1,4 @@
-"""What serving needs, tried out: a write, the bus, room on the disk, descriptors, a machines API."""
+"""Readiness: tries what serving needs, a write, the bus, room on the disk, descriptors, a machines API."""
 
 from __future__ import annotations
 

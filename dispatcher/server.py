@@ -26,7 +26,7 @@ TAKEN = (errno.EADDRINUSE, errno.EWOULDBLOCK)
 
 
 def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """What `take` gives, tried for a second.
+    """Return what `take` returns, tried for a second.
 
     A dispatcher that was killed while it started a process leaves its port and its lock to that
     process, until this becomes the program that it was started for.

@@ -41,7 +41,7 @@ class Signer:
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
     def subject(self, token: str, audience: str) -> str:
-        """What the token is about.
+        """Return the token's subject.
 
         Raises:
             InvalidToken: it was not signed by us, is for another audience, or has expired.

@@ -31,7 +31,7 @@ async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T], late: Exception) -> T:
-    """What `work` gives; if it takes longer than so many seconds, it is cancelled and `late` is raised."""
+    """Return what `work` returns; after so many seconds cancel it and raise `late`."""
     task = asyncio.ensure_future(work)
     timer = asyncio.ensure_future(clock.sleep(seconds))
     try:

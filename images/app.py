@@ -17,7 +17,7 @@ LEFT_OUT = frozenset({"node_modules", "__pycache__"})
 
 
 def is_left_out(path: Path) -> bool:
-    """Whether an image does not have this entry of a bot directory, nor what lies below it."""
+    """Return True if an image does not have this entry of a bot directory, nor what lies below it."""
     if path.name.startswith(".") or path.name in LEFT_OUT or path.suffix == ".pyc":
         return True
     # Every virtual environment has this file (PEP 405).

@@ -35,7 +35,7 @@ NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "sock
 
 
 class NoNetwork(OSError):
-    """What a call for the network gets: who asked may go on without, as torch.hub does with what it has."""
+    """Error of a call for the network: its caller may go on without, as torch.hub does with what it has."""
 
 
 def refuse_network(event: str, arguments: tuple) -> None:
@@ -86,7 +86,7 @@ def voice() -> Iterator[list[float]]:
 
 
 def main(detector: str) -> str | None:
-    """What is wrong with the detector; None if nothing is."""
+    """Return what is wrong with the detector; None if nothing is."""
     confidence = {"onnx": onnx, "torch": torch}[detector]()
     silent = max(confidence([0.0] * WINDOW) for _ in range(WINDOWS))
     if not 0 <= silent < SILENT:

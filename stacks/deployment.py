@@ -1,4 +1,4 @@
-"""What every cloud's program is given, what it returns, and what they all share: names and tags."""
+"""A cloud's program: its input, its output, and the names and tags that all of them share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a deployed stack tells its user: the stack's outputs."""
+    """Outputs of a deployed stack."""
 
     url: pulumi.Input[str]
     """The voice page and the API."""

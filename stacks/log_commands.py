@@ -198,7 +198,7 @@ def _show_history(
 
 
 class _Shown:
-    """What is followed: the dispatcher, and bots as they come and go."""
+    """Logs that are followed: the dispatcher's, and those of bots as they come and go."""
 
     def __init__(
         self,

@@ -109,7 +109,7 @@ class Files:
 
     @property
     def lacks_session(self) -> bool:
-        """Whether a session was named that has no machine's file."""
+        """True if a session was named that has no machine's file."""
         return bool(self.session) and not self._followed
 
     def lines(self) -> Iterator[tuple[str, str]]:

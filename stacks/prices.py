@@ -1,4 +1,4 @@
-"""What a machine of an agent costs, by its cloud and size: estimates, from price lists of a date."""
+"""Price of an agent's machine, by its cloud and size: estimates, from price lists of a date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THIRTY_DAYS = 30 * 24 * 3600
 
 @dataclass(frozen=True)
 class Price:
-    """What a running machine costs."""
+    """Price of a running machine."""
 
     per_second: float
     """USD."""

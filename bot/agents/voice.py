@@ -66,7 +66,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Services:
-    """What the bot is made of, as the environment names it."""
+    """Services of the bot, as the environment names them."""
 
     stt: Service
     llm: Service

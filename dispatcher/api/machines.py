@@ -162,7 +162,7 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
 
 
 def _in_words(error: ValidationError | TimeoutError) -> str:
-    """What is wrong in one line, without what was said: it may be secret, and long."""
+    """Return the fault in one line, without the input: that may be secret, and long."""
     if isinstance(error, TimeoutError):
         return f"no hello within {HELLO_SECONDS:g} s"
     if (faults := error.error_count()) > MOST_FAULTS:

@@ -1,4 +1,4 @@
-"""What operators and the page ask: health, agents, and the page itself."""
+"""Routes for operators and the page: health, agents, metrics, and the page itself."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> API
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})
     async def metrics(request: Request) -> Response:
-        """What this replica counted, for Prometheus."""
+        """Metrics of this replica, for Prometheus."""
         text, media_type = await scrape.exposition(request.headers.get("accept", ""))
         return Response(text, media_type=media_type)
 

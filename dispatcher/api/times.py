@@ -11,5 +11,5 @@ def iso(time: float) -> str:
 
 
 def maybe_iso(time: float | None) -> str | None:
-    """The same for what may not have happened yet."""
+    """Return the time as `iso` does; None stays None."""
     return None if time is None else iso(time)

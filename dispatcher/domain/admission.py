@@ -1,4 +1,4 @@
-"""Who may start now, who waits, and how long: values in, values out.
+"""Admission policy: start now, wait, or be refused. Values in, values out.
 
 A deployment has so many lines, and each agent so many of them. Sessions that wait are admitted in the order
 in which they were asked for; one that waits only for its own agent's lines holds up nobody else's.
@@ -42,14 +42,14 @@ class Place:
 
 
 def has_line(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Whether one more session of the agent may be admitted."""
+    """Return True if one more session of the agent may be admitted."""
     if loads.get(agent, Load()).live >= limits.agents.get(agent, 0):
         return False
     return limits.deployment is None or sum(load.live for load in loads.values()) < limits.deployment
 
 
 def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Whether a new session of the agent takes a line from nobody who waits for it."""
+    """Return True if a new session of the agent takes a line from nobody who waits for it."""
     if loads.get(agent, Load()).queued > 0:
         return False
     if limits.deployment is None:
@@ -58,12 +58,12 @@ def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
 
 
 def is_admitted(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Whether a new session of the agent is admitted at once."""
+    """Return True if a new session of the agent is admitted at once."""
     return has_line(agent, loads, limits) and may_overtake(agent, loads, limits)
 
 
 def is_full(agent: str, queue_seconds: float, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Whether a new session that is not admitted has no place in the queue either."""
+    """Return True if a new session that is not admitted has no place in the queue either."""
     return queue_seconds <= 0 or loads.get(agent, Load()).queued >= limits.queues.get(agent, 0)
 
 

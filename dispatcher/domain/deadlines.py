@@ -33,13 +33,13 @@ def deadline(session: Session) -> tuple[float, End] | None:
 
 
 def overdue(session: Session, now: float) -> End | None:
-    """What a live session has missed, if anything."""
+    """Return the end of a live session that missed a deadline; None if it missed none."""
     due = deadline(session)
     return due[1] if due is not None and now > due[0] else None
 
 
 def absence_counts(machine: Machine, session: Session | None, settling: float, now: float) -> bool:
-    """Whether a provider that does not know the machine proves that it is gone.
+    """Return True if a provider that does not know the machine proves that it is gone.
 
     While it is being asked for, and for the provider's settling time after that, it proves nothing.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong with a request for a session.
+"""Errors of requests for a session.
 
     SessionError
     ├── InvalidRequest       400  the request names something that is not on offer

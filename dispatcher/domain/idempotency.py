@@ -35,7 +35,7 @@ class AlreadyClaimed(Exception):
 
 
 def is_key(key: str) -> bool:
-    """Whether it is 1 to 255 visible ASCII characters."""
+    """Return True if it is 1 to 255 visible ASCII characters."""
     return 1 <= len(key) <= MAX_KEY_LENGTH and all("!" <= character <= "~" for character in key)
 
 

@@ -1,4 +1,4 @@
-"""What a session's owner reads of its past: an event per transition, and per fact worth knowing.
+"""A session's timeline: an event per transition, and per fact worth knowing.
 
     queued             asked for, by whom          client-connected     somebody is there
     starting           a machine is asked for      client-disconnected  and gone again; may come back
@@ -69,7 +69,7 @@ _PHASES: dict[Phase, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Who changed something, and when (unix seconds)."""
+    """Author and time (unix seconds) of a change."""
 
     actor: str
     at: float

@@ -154,7 +154,7 @@ def wanted(
 
 
 def lacks_machine(machine: Machine, session: Session) -> bool:
-    """Whether the machine of a session that was admitted is not known to be there yet."""
+    """Return True if the machine of a session that was admitted is not known to be there yet."""
     return (
         session.state is SessionState.starting
         and session.started_at is None
@@ -163,7 +163,7 @@ def lacks_machine(machine: Machine, session: Session) -> bool:
 
 
 def lacks_room(machine: Machine, session: Session) -> bool:
-    """The same of its room, which may take longer than its machine."""
+    """Return True if its room is not known to be there yet; that may take longer than its machine."""
     return (
         session.state in ADMITTED
         and session.room_state == "wanted"
@@ -172,7 +172,7 @@ def lacks_room(machine: Machine, session: Session) -> bool:
 
 
 def left_alone(machine: Machine, session: Session, now: float) -> bool:
-    """Whether somebody has to go on asking for the machine or the room, if its launcher is dead."""
+    """Return True if somebody has to go on asking for the machine or the room, if its launcher is dead."""
     return (
         (lacks_machine(machine, session) or lacks_room(machine, session))
         and machine.placement is not None

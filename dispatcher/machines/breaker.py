@@ -43,7 +43,7 @@ class Breaker:
 
     @property
     def tripped(self) -> bool:
-        """Whether it is open or probing."""
+        """True if it is open or probing."""
         return self.openings > 0
 
     @property

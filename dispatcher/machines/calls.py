@@ -1,4 +1,4 @@
-"""What is told of a call to a machines API when it has ended."""
+"""Record of a call to a machines API that has ended."""
 
 from __future__ import annotations
 

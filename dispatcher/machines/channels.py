@@ -80,7 +80,7 @@ class Channels:
 
     @property
     def hears_all(self) -> bool:
-        """Whether machines at other replicas are heard of here."""
+        """True if machines at other replicas are heard of here."""
         return self._bus.stands
 
     def open(self) -> None:

@@ -12,6 +12,6 @@ KILL_AFTER_SECONDS = 10
 
 
 def command(seconds: int) -> list[str]:
-    """What a machine runs, before the bot's arguments; it ends after that many seconds at the latest."""
+    """Return a machine's command, before the bot's arguments; it ends after so many seconds."""
     # -P: `bot` is our package, whatever lies in the working directory.
     return ["timeout", f"--kill-after={KILL_AFTER_SECONDS}", str(seconds), "python", "-P", "-m", "bot"]

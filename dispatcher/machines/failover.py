@@ -1,4 +1,4 @@
-"""What the fleet does about a placement's error, and what it says when no placement gave a machine: policy.
+"""Failover policy: the fleet's next step after a placement's error, and its words when none gave a machine.
 
 Throttled     the placement is asked again when it allows; is that after the deadline, the next one
 NoCapacity    the next placement at once
@@ -58,12 +58,12 @@ class Failure:
 
 
 def may_go_on(failures: Sequence[Failure]) -> bool:
-    """Whether another placement may be asked after these."""
+    """Return True if another placement may be asked after these."""
     return not any(isinstance(failure.error, (Rejected, Unknown)) for failure in failures)
 
 
 def nowhere(failures: Sequence[Failure]) -> bool:
-    """Whether it is certain that no placement has the machine."""
+    """Return True if it is certain that no placement has the machine."""
     return not any(isinstance(failure.error, Unknown) for failure in failures)
 
 

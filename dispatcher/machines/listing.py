@@ -10,7 +10,7 @@ from dispatcher.tasks import end_tasks
 
 
 class Listing:
-    """What a provider lists, as it comes."""
+    """A provider's list of machines, as it comes."""
 
     def __init__(self, statuses: AsyncIterator[MachineStatus]) -> None:
         self._come: list[MachineStatus] = []
@@ -18,7 +18,7 @@ class Listing:
         self._reading = asyncio.create_task(self._read(statuses))
 
     async def more(self) -> Sequence[MachineStatus]:
-        """What came since the last time, once something has; nothing at the end.
+        """Return what came since the last call, once something has; nothing at the end.
 
         Raises what the provider does, after all that came before.
         """

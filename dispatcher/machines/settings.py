@@ -34,7 +34,7 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class ProviderContext:
-    """What a provider is built from, beside its placement's settings."""
+    """Parts that a provider is built from, beside its placement's settings."""
 
     clock: Clock
     shared: SharedSettings

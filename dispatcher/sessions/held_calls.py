@@ -18,7 +18,7 @@ MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """What may be held at the same time."""
+    """Limits on calls that are held at the same time."""
 
     calls: int
     bytes: int

@@ -1,4 +1,4 @@
-"""What others say about a session. It is never proof: it only makes us look sooner, and is on record.
+"""Hints of third parties about a session. Never proof: a hint makes us look sooner, and is on record.
 
 A room's service says that the meeting ended when the last one left, who may come back in a moment; its
 messages come late, twice, or not at all. What ends a session is its bot's word, its machine's end, or a

@@ -338,7 +338,7 @@ class Launches:
         self._inherited = _Ids(clock)
 
     def begin(self, machine: Machine) -> bool:
-        """Whether to ask for it now: not if that was begun already, or its time has passed."""
+        """Return True if it is to be asked for now: not begun before, and its time has not passed."""
         return machine.id not in self._begun and self._begun.add(machine.id, deadline(machine))
 
     def begun(self, machine_id: str) -> bool:

@@ -126,7 +126,7 @@ class Notifier:
         reached: Callable[[Session], bool],
         since: int | None = None,
     ) -> Session | None:
-        """The same, of the row alone: what this replica writes meanwhile is not read again.
+        """Wait for the row alone: what this replica writes meanwhile is not read again.
 
         Args:
             reached: Once true of a session, it stays so: writes of one row may be told out of their order.

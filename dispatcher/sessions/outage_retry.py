@@ -70,7 +70,7 @@ class OutageRetry:
 
 
 class Backlog:
-    """What machines say is dealt with in order, machine by machine, and kept while the store is away."""
+    """Backlog of machine reports: handled in order, machine by machine, and kept while the store is away."""
 
     def __init__(self, outage_retry: OutageRetry, background: Background) -> None:
         self._outage_retry = outage_retry

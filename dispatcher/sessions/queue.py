@@ -67,7 +67,7 @@ class Queue:
         self._closed = True
 
     async def would_refuse(self, agent: str, queue_seconds: float) -> bool:
-        """Whether there is neither a line for a new session nor a place to wait for one, at this moment.
+        """Return True if there is neither a slot for a new session now nor a place in the queue.
 
         The session's write decides; this is for who would spend something before that.
         """

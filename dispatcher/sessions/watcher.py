@@ -32,7 +32,7 @@ class Seen:
 
     @property
     def over(self) -> bool:
-        """Whether the session's own last event is among these or before them."""
+        """True if the session's own last event is among these or before them."""
         # The events are read after the session and may know more.
         return (self.session.over and not self.more) or any(event.kind in ENDS for event in self.events)
 
@@ -56,7 +56,7 @@ class TimelineWatcher:
         self._stopped.set()
 
     async def read(self, session_id: str, after: int = 0) -> Seen | None:
-        """What happened after that event so far, a page of it; None if there is no such session."""
+        """Return a page of what happened after that event; None if there is no such session."""
         session = await self._store.session(session_id)
         if session is None:
             return None
@@ -71,7 +71,7 @@ class TimelineWatcher:
     async def wait(
         self, session_id: str, after: int, seconds: float, place: int | None = None
     ) -> Seen | None:
-        """The same, held until something happened or the session is over, for so many seconds at most.
+        """Read as `read` does, once something happened or the session is over, after so many seconds at most.
 
         Args:
             place: The place in the queue that is known: another one is something that happened.

@@ -309,7 +309,7 @@ def _backoff(failures: int) -> float:
 
 
 def _arguments(url: str | sa.URL) -> dict[str, Any]:
-    """What psycopg is called with, as SQLAlchemy would do it."""
+    """Return the arguments that SQLAlchemy would call psycopg with."""
     parsed = sa.make_url(url)
     _, named = parsed.get_dialect()().create_connect_args(parsed)
     return {**CONNECTION, **named}

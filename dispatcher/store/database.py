@@ -127,7 +127,7 @@ class Database:
         return self._engine.dialect.name == "postgresql"
 
     async def read(self, work: Callable[[sa.Connection], T], *, quick: bool = False) -> T:
-        """What `work` reads. Every statement is a transaction of its own.
+        """Return what `work` reads. Every statement is a transaction of its own.
 
         Args:
             quick: It reads a few rows, by their keys.

@@ -1,4 +1,4 @@
-"""Who lives among the replicas, and which of them does what only one may do: one row for each.
+"""Leases: the replicas that live, and the one that does what only one may do. One row for each.
 
 A row tells no time. Its holder counts it up as long as it lives, and whoever sees that it stands still, on a
 clock of its own, may take it: replicas' clocks need not agree.

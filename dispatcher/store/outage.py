@@ -14,7 +14,7 @@ READ_ONLY = "25006"
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same transaction may work once the database is back. A refusal or a bug is no outage."""
+    """Return True if the transaction may work once the database is back. A refusal or bug is no outage."""
     if isinstance(error, DBAPIError):
         gone = error.connection_invalidated or getattr(error.orig, "sqlstate", None) == READ_ONLY
         return gone or isinstance(error, (OperationalError, InterfaceError))
@@ -23,7 +23,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Outage:
-    """Whether the database answers, by its last transactions."""
+    """State of the database, by its last transactions: it answers, or it does not."""
 
     def __init__(self) -> None:
         self._down = False

@@ -29,7 +29,7 @@ STATE_AT = {kind: names.index("state") for kind, names in FIELDS.items()}
 
 
 def select(kind: type[Session | Machine | Event]) -> sa.Select[Any]:
-    """Of these records; what `one` and `many` read."""
+    """Select these records, as `one` and `many` read them."""
     return sa.select(*(TABLES[kind].c[name] for name in FIELDS[kind]))
 
 

@@ -1,4 +1,4 @@
-"""What the dispatcher keeps, and the only package that speaks SQL.
+"""The store: all that the dispatcher keeps. No other package speaks SQL.
 
 Every change of a session or a machine is a pure function from `domain/transitions.py`, applied inside a
 transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
@@ -294,7 +294,7 @@ class Store:
         return await self._database.read(lambda connection: queries.due(connection, now, others))
 
     async def machine_with_session(self, machine_id: str) -> tuple[Machine, Session | None] | None:
-        """The same of one machine; None if it is known to be gone."""
+        """Return one machine with its session; None if it is known to be gone."""
         found = await self._database.read(
             lambda connection: queries.pairs(connection, [machine_id]), quick=True
         )

@@ -1,1 +1,1 @@
-"""What the dispatcher shows of itself: metrics, traces, and logs that carry the ids of what they tell of."""
+"""Telemetry: metrics, traces, and logs that carry the ids of their session and machine."""

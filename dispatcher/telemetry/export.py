@@ -32,7 +32,7 @@ class InvalidExport(ValueError):
 
 
 def tracer_provider(environment: Mapping[str, str]) -> TracerProvider | None:
-    """What makes and sends spans, or None if nothing is to be traced.
+    """Return the maker and sender of spans; None if nothing is to be traced.
 
     Raises:
         InvalidExport: a variable has a value that is not supported.

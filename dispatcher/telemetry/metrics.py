@@ -47,7 +47,7 @@ STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 
 class Metrics:
-    """What this dispatcher has counted and timed since its process began."""
+    """Metrics of this dispatcher since its process began."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What is looked up when somebody scrapes: what lives now, by the store's own count.
+"""Gauges that are looked up at a scrape: live sessions and machines, by the store's own count.
 
 A gauge that a process keeps by itself is wrong after a restart and with a second replica; the rows never are.
 So every replica shows the whole deployment's sessions and machines, to be aggregated with `max`, and its own
@@ -31,7 +31,7 @@ CACHE_SECONDS = 5.0
 
 class Counting(Protocol):
     async def counts(self) -> Counts:
-        """What is live. Raises SQLAlchemyError if the store does not answer."""
+        """Return the counts of what is live. Raises SQLAlchemyError if the store does not answer."""
         ...
 
 

@@ -56,7 +56,7 @@ def told(before: Session | None, after: Session) -> Iterator[Piece]:
 
 
 def _bot(session: Session, ready_at: float) -> Iterator[Piece]:
-    """What the machine's process did. Its marks are milliseconds since it began, by its own clock: the moment
+    """Spans of the machine's process. Its marks are milliseconds since it began, by its own clock: the moment
     in which both clocks are known is the bot's `ready`."""
     marks = session.timings
     ready = marks.get("ready", marks.get("pipeline"))

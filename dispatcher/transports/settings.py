@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransportContext:
-    """What a transport is built from."""
+    """Parts that a transport is built from."""
 
     clock: Clock
     shared: SharedSettings

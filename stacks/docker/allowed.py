@@ -51,7 +51,7 @@ class AllowedImagesProvider(ResourceProvider):
 
 
 class AllowedImages(Resource, module="switchboard", name="AllowedImages"):
-    """What bots may run.
+    """Images that bots may run.
 
     Args:
         images: References, to the letter.

@@ -19,7 +19,7 @@ WITHOUT = ("bot/agents", "dispatcher/web/dist")
 def fingerprint(
     checkout: Path, names: Iterable[str], bots: Path | None, arguments: Mapping[str, str], whose: str
 ) -> str:
-    """Of these files and directories of the checkout, of a bot directory, and of the build's arguments.
+    """Return the fingerprint of files and directories, of a bot directory, and of the build's arguments.
 
     Args:
         whose: What in the config names them.

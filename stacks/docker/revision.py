@@ -22,7 +22,7 @@ def revision(checkout: Path, paths: Sequence[str]) -> str | None:
 
 
 def _git(checkout: Path, *arguments: str) -> str:
-    """What git says; nothing if there is none, or no repository of which it would tell us."""
+    """Return git's output; nothing if there is no git, or no repository that it would speak of."""
     try:
         said = subprocess.run(
             # Not the repository that the checkout may lie in, if it has none of its own.

@@ -1,4 +1,4 @@
-"""What an engine knows of a stack: its state and its config, and what is changed of its state by hand."""
+"""A stack as the engine knows it: its state and config, and changes of its state by hand."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Driver:
             self._out(f"stack {name} is down" + loss.told_of(kept))
 
     def outputs(self) -> OutputMap:
-        """What the last up has told; nothing if the stack is not up."""
+        """Return the outputs of the last up; nothing if the stack is not up."""
         return {} if self.workspace.never_up else self._stack().outputs()
 
     def config(self) -> StackConfig | None:

@@ -1,4 +1,4 @@
-"""What interrupted runs left in a file backend: locks, and attributes that were half-written.
+"""Remains of interrupted runs in a file backend: locks, and attributes that were half-written.
 
 A backend in files has no server that could tell a dead run from a living one: a run that is killed leaves its
 lock file, and every later run refuses. The file names pid and host, so that can be told here.
@@ -25,7 +25,7 @@ CLOCK_SLACK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Lock:
-    """Who holds a stack, as its lock file says."""
+    """Holder of a stack, as its lock file says."""
 
     file: Path
     pid: int
@@ -35,7 +35,7 @@ class Lock:
 
     @property
     def dead(self) -> bool:
-        """Whether its owner is known to be gone: of another host nothing is known."""
+        """True if its owner is known to be gone: of another host nothing is known."""
         if self.host != socket.gethostname():
             return False
         try:

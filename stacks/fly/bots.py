@@ -1,4 +1,4 @@
-"""What an app has at the end of the stack that no state knows: bots' machines, and what a failed run left.
+"""Machines of an app that no state knows, at the end of the stack: bots' machines, and a failed run's.
 
 The resource is made before the dispatcher and deleted after it, when nobody starts bots any more.
 """

@@ -144,7 +144,7 @@ def find(commands: Sequence[Sequence[str]], variable: str, value: str) -> list[I
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether this very process listens on the port."""
+    """Return True if this very process listens on the port."""
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
     except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -70,7 +70,7 @@ def _wait_healthy(identity: Identity, server: Server) -> str | None:
 
 
 def healthy(identity: Identity, host: str, port: int) -> bool:
-    """Whether this process, and no other that has the port, says that it is alive and ready."""
+    """Return True if this process, and no other that has the port, says that it is alive and ready."""
     if not process.alive(identity) or not process.listens(identity.pid, port):
         return False
     return all(_status(host, port, path) == 200 for path in HEALTH_PATHS)

@@ -68,7 +68,7 @@ def mapped(error: Exception) -> ProviderError:
 
 
 def is_of_another_version(error: Exception) -> bool:
-    """Whether the engine refuses the version of its API that it was asked in: too old, or too new."""
+    """Return True if the engine refuses the version of its API that it was asked in: too old, or too new."""
     return (
         isinstance(error, aiodocker.DockerError)
         and error.status == 400
@@ -77,7 +77,7 @@ def is_of_another_version(error: Exception) -> bool:
 
 
 def is_of_the_gone(error: Exception) -> bool:
-    """Whether there is no such container; or the engine refuses to remove it because it is doing that."""
+    """Return True if there is no such container, or the engine is already removing it."""
     if not isinstance(error, aiodocker.DockerError):
         return False
     being_removed = error.status == 409 and "already in progress" in error.message.lower()
@@ -85,7 +85,7 @@ def is_of_the_gone(error: Exception) -> bool:
 
 
 def is_taken_name(error: aiodocker.DockerError) -> bool:
-    """Whether a container of that name is there. Podman 4.3 says so with status 500."""
+    """Return True if a container of that name is there. Podman 4.3 says so with status 500."""
     return error.status == 409 or "already in use" in error.message
 
 
@@ -95,7 +95,7 @@ one to two seconds."""
 
 
 class EngineClient:
-    """What a provider asks its engine with.
+    """Client of a container engine's API.
 
     Args:
         url: The engine's API: `unix:///…`, `tcp://host:port` or `http://host:port`.

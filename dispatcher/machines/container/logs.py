@@ -38,7 +38,7 @@ UNREAD = f"[switchboard: the log goes on; only its first {READ_BYTES // 2**20} M
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What an engine has sent of a container's log."""
+    """Part of a container's log, as the engine sent it."""
 
     pieces: Sequence[bytes]
     """Each is a frame: a line, or a part of a long one."""

@@ -65,7 +65,7 @@ class FlyTokens:
 
 
 def _sendable(token: object) -> bool:
-    """Whether it can be sent in a header."""
+    """Return True if it can be sent in a header."""
     return isinstance(token, str) and bool(token.strip()) and token.isascii() and token.isprintable()
 
 

@@ -1,1 +1,1 @@
-"""What runs in the background: leader election, the reaper, probes, the orphan scan, retention."""
+"""Background work: leader election, the reaper, probes, the orphan scan, retention."""

@@ -60,17 +60,17 @@ class Leadership:
 
     @property
     def held(self) -> bool:
-        """Whether this replica is certainly the only reaper."""
+        """True if this replica is certainly the only reaper."""
         return self._mine and self._clock.monotonic() - self._beat_at < HELD_SECONDS
 
     def is_dead(self, replica: str | None) -> bool:
-        """Whether that replica has gone, or stands still. False as long as nothing is known."""
+        """Return True if that replica has gone, or stands still. False as long as nothing is known."""
         if replica == self.replica or not self._known:
             return False
         return replica is None or replica not in self._observed or self._stands_still(replica)
 
     async def is_gone(self, replica: str | None) -> bool:
-        """The same, for certain: one that was never seen may have come since the last beat.
+        """Return True if it is certainly gone: one that was never seen may have come since the last beat.
 
         Every replica beats before it does anything else, so a beat that begins now sees it.
         """

@@ -103,7 +103,7 @@ class OrphanScan:
                 log.warning("the machines of %s could not be listed: %s", placement, error)
 
     def suspects(self, machine_id: str) -> bool:
-        """Whether the last listing did not have that machine, and nobody has asked for it by name since."""
+        """Return True if the last listing lacked that machine, and nobody has asked for it by name since."""
         return machine_id in self._absent
 
     def asked(self, machine_id: str) -> None:
@@ -158,7 +158,7 @@ class OrphanScan:
 
 
 def _owns(machine: Machine | None, placement: str) -> bool:
-    """Whether a row stands for a machine at a placement.
+    """Return True if a row stands for a machine at a placement.
 
     That its session is over does not matter here: as long as its row is open, the reaper sees it off.
     """

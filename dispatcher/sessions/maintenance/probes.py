@@ -308,7 +308,7 @@ class Probes:
         self._asked[machine_id] = _Asked(alone, times + 1, now + pause, since)
 
     def _is_unresponsive(self, session: Session) -> bool:
-        """Whether the machine of a bot that was ready has been silent for too long.
+        """Return True if the machine of a bot that was ready has been silent for too long.
 
         Before a bot is ready, its start and its client have deadlines of their own.
         """

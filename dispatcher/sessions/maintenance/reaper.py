@@ -39,7 +39,7 @@ are over: of very many, each look searches some."""
 
 
 class Reaper:
-    """Of all replicas' reapers, the one that has the lease looks; the others watch that it lives.
+    """The reaper. The replica with the lease works; the others watch that it lives.
 
     A look waits for the store alone: what only a provider can say, `Probes` find out.
 
@@ -133,7 +133,7 @@ class Reaper:
             raise
 
     async def _look_after(self, lost: Collection[str]) -> bool:
-        """What is due, and what may be silent; and these machines, whose channels broke."""
+        """Look after what is due or may be silent, and after these machines, whose channels broke."""
         found = (await self._search())[:MOST_AT_ONCE]
         due = await self._store.due_machines(self._clock.now(), [*lost, *found])
         self._found.update(machine.id for machine, _ in due)

@@ -1,4 +1,4 @@
-"""What is deleted, and when: expired keys, messages that were read, sessions that were over long ago."""
+"""Retention: deletes expired keys, messages that were read, sessions that were over long ago."""
 
 from __future__ import annotations
 
