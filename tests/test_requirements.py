@@ -13,9 +13,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FILES = {
     "requirements.txt": PROJECT["dependencies"],
+    "requirements-aws.txt": PROJECT["dependencies"] + EXTRAS["aws"],
     "requirements-docker.txt": PROJECT["dependencies"] + EXTRAS["docker"],
     "requirements-fly.txt": PROJECT["dependencies"] + EXTRAS["fly"],
-    "requirements-dev.txt": PROJECT["dependencies"] + EXTRAS["docker"] + EXTRAS["dev"],
+    "requirements-dev.txt": PROJECT["dependencies"] + EXTRAS["aws"] + EXTRAS["docker"] + EXTRAS["dev"],
 }
 
 

@@ -31,7 +31,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     (web / "src").mkdir(parents=True)
     for name in ("package.json", "package-lock.json", "build.mjs", "src/main.ts"):
         (web / name).write_text(name)
-    for name in ("", "-dev", "-node", "-docker", "-fly"):
+    for name in ("", "-dev", "-node", "-docker", "-aws", "-fly"):
         (made.root / f"requirements{name}.txt").write_text(name)
     (made.root / "images").mkdir()
     (made.root / "images/requirements-build.txt").write_text("uv")
