@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import psutil
 
 
@@ -15,3 +17,8 @@ def words_of(process: psutil.Process) -> list[str]:
 
 def title_of(process: psutil.Process) -> str:
     return " ".join(words_of(process))
+
+
+def unmistakable_seconds() -> str:
+    """Return an argument of `sleep` that no other process of this machine has, of no other run either."""
+    return str(10**8 + secrets.randbelow(10**9))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from dispatcher.machines.process.templates import SUPPORTED
 from dispatcher.machines.provider import MachineSpec, Preparation, Rejected, Unreachable
 from tests.dispatcher.harness import ManualClock
 from tests.patience import PATIENCE
-from tests.processes import words_of
+from tests.processes import unmistakable_seconds, words_of
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NO_GRACE = timedelta(0)
@@ -199,16 +200,17 @@ async def test_what_the_bot_writes_into_its_record_harms_nobody(machines, garbag
 
 
 @pytest.mark.parametrize(
-    "escape", ["setsid sleep 3663 &", "(cd / && exec sleep 3663) &"], ids=["session", "child"]
+    "escape", ["setsid sleep SECONDS &", "(cd / && exec sleep SECONDS) &"], ids=["session", "child"]
 )
 async def test_what_the_bot_lets_out_of_its_group_is_ended_with_it(machines, escape):
-    provider = machines.provider(f"{escape}\necho up; exec sleep 3664")
+    seconds = unmistakable_seconds()
+    provider = machines.provider(f"{escape.replace('SECONDS', seconds)}\necho up; exec sleep 3600")
     await provider.create(machines.spec())
     await until_printed(machines, "up")
     await provider.stop("m-1", NO_GRACE)
     # A process that was killed as it became another program is that for a moment yet.
     async with asyncio.timeout(PATIENCE):
-        while any("3663" in words_of(process) for process in psutil.process_iter()):
+        while any(seconds in words_of(process) for process in psutil.process_iter()):
             await asyncio.sleep(0.01)
 
 
@@ -501,6 +503,8 @@ async def test_a_machine_runs_the_runtime_of_the_checkout_that_starts_it(machine
     "forks", [False, pytest.param(True, marks=pytest.mark.skipif(not SUPPORTED, reason="Linux"))]
 )
 async def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_path, forks):
+    # Other runs' machines may go on beside this one's.
+    session_id = f"s-{secrets.token_hex(8)}"
     bot_file = tmp_path / "bot.py"
     bot_file.write_text(
         "import json\n"
@@ -509,7 +513,7 @@ async def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_pa
         "    await __import__('asyncio').Event().wait()\n"
     )
     session = Assignment(
-        session_id="s-1",
+        session_id=session_id,
         agent="echo",
         transport="webrtc",
         body={"patient": "Ada Lovelace"},
@@ -534,7 +538,7 @@ async def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_pa
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 words = " ".join(process.cmdline())
-                if str(root) in words or "--session-id s-1" in words:
+                if str(root) in words or f"--session-id {session_id}" in words:
                     found.append(words)
         return found
 
@@ -548,7 +552,7 @@ async def test_what_is_personal_is_on_no_command_line_and_reaches_the_bot(tmp_pa
                     await asyncio.sleep(0.05)
         await provider.create(spec)
         async with asyncio.timeout(PATIENCE):
-            while not any("--session-id s-1" in words for words in shown()):
+            while not any(f"--session-id {session_id}" in words for words in shown()):
                 await asyncio.sleep(0.05)
         assert not [
             words for words in shown() if "Ada" in words or "hunter2" in words or "room-token" in words

@@ -21,7 +21,7 @@ from dispatcher.machines.process.isolation import Mode
 from dispatcher.machines.process.provider import ProcessProvider
 from dispatcher.machines.provider import MachineSpec
 from tests.patience import PATIENCE
-from tests.processes import words_of
+from tests.processes import unmistakable_seconds, words_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has orphans adopted")
 
@@ -55,7 +55,7 @@ class _Host:
         project.mkdir()
         self.bot_file = project / "bot.py"
         self.bot_file.write_text("")
-        self.mark = str(10_000_000 + os.getpid() * 1000 + id(self) % 1000)
+        self.mark = unmistakable_seconds()
         self._mode: Mode = "off" if kind == "off" else "required"
 
     def provider(self, script: str = "") -> ProcessProvider:
