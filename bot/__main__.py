@@ -4,7 +4,7 @@
 if __name__ == "__main__":
     import gc
 
-    # Nothing that is imported is garbage; `bot.session` lets the collector run once the bot is loaded.
+    # Imports leave no garbage; `bot.session` lets the collector run once the bot is loaded.
     gc.disable()
 
     from bot.runtime import main

@@ -1,7 +1,7 @@
 """Requests and their answers, kept so that a repeated request does not run twice.
 
-A dispatcher cannot know whether a request, or the answer to it, was lost with a broken connection, so it
-sends what it has no answer to once more over the next one.
+A broken connection may have lost a request or its answer; the dispatcher cannot tell which. It repeats every
+request that it has no answer to over the next connection.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections import OrderedDict
 from bot.protocol import Request, Response
 
 KEPT_REQUESTS = 1000
-"""Ids are remembered of so many; a client's requests in the few seconds of a reconnect are a handful."""
+"""Limit on the ids remembered; in the few seconds of a reconnect a client makes a handful of requests."""
 
 KEPT_BYTES = 8 * 1024 * 1024
-"""Of answers, the newest: two of the largest frames."""
+"""Limit on the answers kept, the newest first: room for two of the largest frames."""
 
 
 class Answers:
@@ -25,7 +25,7 @@ class Answers:
         self._bytes = 0
 
     def is_new(self, request: Request) -> bool:
-        """Return True if the request comes for the first time; from now on it does not."""
+        """Return True if the request comes for the first time, and remember its id."""
         if request.id in self._answers:
             return False
         self._answers[request.id] = None
@@ -35,7 +35,7 @@ class Answers:
         return True
 
     def keep(self, response: Response) -> None:
-        """This is the answer, in case it is asked for again."""
+        """Keep the answer, in case the request is repeated."""
         if response.id not in self._answers:
             return
         self._bytes += _size(response) - _size(self._answers[response.id])
@@ -48,7 +48,7 @@ class Answers:
             self._bytes -= _size(answer)
 
     def find(self, request: Request) -> Response | None:
-        """Return the answer; None if there is none yet, or none any more."""
+        """Return the answer; None if there is none yet, or if it is no longer kept."""
         return self._answers.get(request.id)
 
 

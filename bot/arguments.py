@@ -29,7 +29,7 @@ from bot.protocol import (
 )
 
 USAGE_ERROR = 2
-"""The exit status for arguments that cannot be used, as of every Unix command."""
+"""Exit status for arguments that cannot be used, as Unix commands have it."""
 
 _MACHINE = ("protocol", "machine_id", "dispatcher")
 _SESSION_ARGUMENTS = ("session_id", "agent", "transport", "max_duration")
@@ -48,7 +48,7 @@ class Arguments:
     """The dispatcher's URL, without a slash at the end."""
     assignment: Assignment | None
     is_told_of_room: bool = False
-    """True if the session has a room, and the dispatcher says when that is there."""
+    """True if the session has a room and the dispatcher says when the room exists."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Variables:
 
 @dataclass(frozen=True)
 class HostVariables:
-    """Values that the environment gives to a process that serves its session by HTTP (`bot.hosted`).
+    """Variables of a process that serves its session by HTTP (`bot.hosted`).
 
-    The names but ours are those of Pipecat Cloud's base image.
+    Apart from Switchboard's own, the names are those of Pipecat Cloud's base image.
     """
 
     bot_file: Path
     port: int
     shutdown_seconds: float
-    """Time that a session may go on after the process was told to end."""
+    """Time that a session may go on after the process was told to exit."""
     ice_config_url: str
     """URL for STUN and TURN servers."""
     health_file: Path | None
@@ -89,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """Read the entrypoint's arguments. Those that only a newer dispatcher knows are passed over.
+    """Read the entrypoint's arguments; ignore those that only a newer dispatcher knows.
 
     Raises:
         UsageError: one is missing, unknown, or has a value that is not allowed.
@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 
 def read_variables(environment: MutableMapping[str, str]) -> Variables:
-    """Read the machine's variables, and take the token out: the bot's own subprocesses need not have it.
+    """Read the machine's variables, and remove the token, which the bot's own subprocesses must not inherit.
 
     Raises:
         UsageError: one is missing.
@@ -121,10 +121,10 @@ def read_variables(environment: MutableMapping[str, str]) -> Variables:
 
 
 def take_variables(environment: MutableMapping[str, str]) -> None:
-    """Add the variables that are in a file, if one is named, and delete it.
+    """Add the variables of the file that is named, if any, and delete the file.
 
     Raises:
-        UsageError: it cannot be read, or is not what it must be.
+        UsageError: the file cannot be read, or is not a JSON object of texts.
     """
     path = environment.pop(VARIABLES_FILE_VARIABLE, "")
     if not path:
@@ -146,10 +146,10 @@ def take_variables(environment: MutableMapping[str, str]) -> None:
 
 
 def pop_private(environment: MutableMapping[str, str]) -> list[str]:
-    """Take the arguments out of the environment that are not on the command line.
+    """Take the arguments that are not on the command line out of the environment.
 
     Raises:
-        UsageError: they are not what they must be.
+        UsageError: they are not a JSON list of texts.
     """
     text = environment.pop(PRIVATE_ARGUMENTS_VARIABLE, "[]")
     try:
@@ -159,8 +159,7 @@ def pop_private(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def is_hosted(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Return True if nobody says what machine this is: then it is started as Pipecat Cloud starts an
-    image."""
+    """Return True if nothing says which machine this is: the image was then started as on Pipecat Cloud."""
     return not arguments and MACHINE_TOKEN_VARIABLE not in environment
 
 

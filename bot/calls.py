@@ -38,8 +38,8 @@ class Calls:
         self.peer: asyncio.Future[Peer] = loop.create_future()
         """Set when offers can be answered."""
         self.loaded: asyncio.Future[None] = loop.create_future()
-        """Set when the bot file is imported. Answers to offers wait for it: a client that has its answer has
-        a bot, and one whose bot cannot be imported gets the same error whichever comes first."""
+        """Set when the bot file is imported. Answers to offers wait for it: a client that has an answer then
+        has a bot, and a bot that cannot be imported gives the client the same error whichever came first."""
         self.routes: asyncio.Future[Routes] = loop.create_future()
         """Set when the bot runs."""
         self._respond = respond

@@ -1,7 +1,7 @@
-"""The client end of the channel: one WebSocket to the dispatcher, opened again while the machine lives.
+"""The client end of the channel: one WebSocket to the dispatcher, reopened for as long as the machine lives.
 
-A dispatcher may be killed and started again in the middle of a call. What the machine has to say in the
-meantime waits and is sent, in order, once the next connection stands.
+A dispatcher may be killed and restarted during a call. The machine's messages are queued meanwhile, and sent
+in order over the next connection.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from bot.protocol import (
 )
 
 OPEN_SECONDS = 10.0
-"""For each of: the connection with its handshake, and the `welcome`."""
+"""Limit on the connection with its handshake, and again on the wait for `welcome`."""
 
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
-"""A dispatcher that is restarted is back within seconds, and thousands of machines must not call as one."""
+"""Limit on the backoff: a dispatcher restarts within seconds, and thousands of machines must not reconnect at
+once."""
 
 KEPT_MESSAGES = 1000
-"""What waits for a connection at most; a turn's latency every second fills it in a quarter of an hour."""
+"""Limit on the messages queued without a connection; one turn's latency a second fills it in a quarter of an
+hour."""
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _REFUSED_STATUSES = (401, 403)
@@ -48,11 +50,11 @@ _REFUSED_CLOSE_CODES = (1008, 4401, 4403, 4426)
 
 
 class Refused(Exception):
-    """The dispatcher does not take this machine; the text says why."""
+    """The dispatcher refuses this machine; the text says why."""
 
 
 class Owner(Protocol):
-    """Whose channel it is. Called on the channel's event loop."""
+    """The channel's owner. Its methods are called on the channel's event loop."""
 
     def hello(self) -> Hello: ...
 
@@ -65,7 +67,7 @@ class Owner(Protocol):
     def received(self, message: FromDispatcher) -> None: ...
 
     def unconnected(self, seconds: float) -> None:
-        """No connection stands, and none has for this long."""
+        """Take note that there has been no connection for this long."""
         ...
 
 
@@ -112,7 +114,7 @@ class Channel:
         self.connected = False
 
     def send(self, message: FromMachine) -> None:
-        """Send as soon as a connection stands, after what was sent before."""
+        """Queue a message; it is sent in order once a connection stands."""
         if len(self._waiting) >= KEPT_MESSAGES:
             logger.warning(f"{KEPT_MESSAGES} messages wait for the dispatcher; a '{message.type}' is dropped")
             return
@@ -120,11 +122,11 @@ class Channel:
         self._more.set()
 
     async def run(self) -> None:
-        """Connect, and connect again, until cancelled.
+        """Connect and reconnect until cancelled.
 
         Raises:
             Refused: the dispatcher refused the very first connection. A later refusal is retried: a call
-                that is under way is worth more than its channel.
+                under way is worth more than its channel.
         """
         failures = 0
         down_since = self._now()
@@ -147,7 +149,7 @@ class Channel:
             failures += 1
 
     async def _connect_once(self) -> bool:
-        """One connection, from its handshake to its end. False if it was never welcomed."""
+        """Run one connection from its handshake to its end. Return False if no `welcome` came."""
         opening = connect(
             self._url,
             additional_headers={"Authorization": f"Bearer {self._token}"},
@@ -156,7 +158,7 @@ class Channel:
             max_size=MAX_MESSAGE_BYTES,
             # Frames are small and links are fast; zlib would cost memory and a moment per message.
             compression=None,
-            # A proxy of the environment (HTTP_PROXY) is not asked for what runs on this host.
+            # A proxy of the environment (HTTP_PROXY) is not used for a dispatcher on this host.
             proxy=None if self._local else True,
         )
         try:
@@ -181,7 +183,7 @@ class Channel:
         return was_connected
 
     async def _greet(self, connection: ClientConnection) -> float:
-        """Say hello and wait for the welcome; its heartbeat interval in seconds."""
+        """Say hello, wait for the welcome, and return its heartbeat interval in seconds."""
         await connection.send(self._owner.hello().model_dump_json())
         async with asyncio.timeout(OPEN_SECONDS):
             welcome = parse_from_dispatcher(await connection.recv())
@@ -197,7 +199,7 @@ class Channel:
         return welcome.heartbeat_seconds
 
     async def _converse(self, connection: ClientConnection, heartbeat_seconds: float) -> None:
-        # A phase of before the break would contradict the hello.
+        # A phase from before the break would contradict the hello.
         self._waiting = deque(message for message in self._waiting if not isinstance(message, Heartbeat))
         speaking = [
             asyncio.create_task(self._write(connection)),
@@ -228,7 +230,7 @@ class Channel:
                 while not self._waiting:
                     self._more.clear()
                     await self._more.wait()
-                # Taken off only once it is sent, so that a break loses as little as can be known here.
+                # Removed only once it is sent, so that a break loses as little as possible.
                 await connection.send(self._waiting[0].model_dump_json())
                 self._waiting.popleft()
 
@@ -236,7 +238,7 @@ class Channel:
         self.send(self._owner.heartbeat())
         while True:
             await self._sleep(seconds)
-            # Behind messages that the network does not take, heartbeats would only pile up.
+            # While the network takes no messages, heartbeats would only pile up.
             if not self._waiting and self._owner.is_alive():
                 self.send(self._owner.heartbeat())
 

@@ -57,7 +57,7 @@ _LISTS = ("ice_servers", "allowed_origins")
 
 
 class _Recorded(BaseException):
-    """Ends a main block at its call of `main`: nothing catches it by accident."""
+    """Ends a main block at its call of `main`; a BaseException, so that no `except Exception` catches it."""
 
 
 def parse(file: Path, module: ModuleType, arguments: list[str]) -> argparse.Namespace:
@@ -72,7 +72,7 @@ def parse(file: Path, module: ModuleType, arguments: list[str]) -> argparse.Name
     except InvalidBot as error:
         if arguments:
             raise
-        # Such as paths that only its author's machine has: `bot` itself may need none of it.
+        # The main block may use paths that only its author's machine has, and `bot` may need none of it.
         logger.warning(f"{error} The bot runs without what its main block sets.")
         own = None
     parser = own or argparse.ArgumentParser(description="Pipecat Development Runner")
@@ -138,7 +138,7 @@ def _own_parser(file: Path, module: ModuleType) -> argparse.ArgumentParser | Non
 
 @contextlib.contextmanager
 def _recording(record: Callable[..., NoReturn], module: ModuleType) -> Iterator[None]:
-    """Put `record` in the place of the runner's `main`, for whoever imports it or has imported it."""
+    """Replace the runner's `main` by `record`, also where it is imported already."""
     runner = sys.modules.get(_RUNNER)
     if runner is None:
         # The runner itself would import a web server, which few bots need.
@@ -161,7 +161,7 @@ def _recording(record: Callable[..., NoReturn], module: ModuleType) -> Iterator[
 
 
 class _Stub(ModuleType):
-    """The runner with a `main` that is recorded; whoever wants more of it gets the real one's."""
+    """A stand-in for the runner with a `main` that is recorded; any other name comes from the real one."""
 
     def __init__(self, record: Callable[..., NoReturn]) -> None:
         super().__init__(_RUNNER)
@@ -178,14 +178,14 @@ class _Stub(ModuleType):
         return getattr(importlib.import_module(_RUNNER), name)
 
     def leave(self) -> None:
-        """Be no module any more."""
+        """Remove the stand-in from the imported modules."""
         if sys.modules.get(_RUNNER) is self:
             del sys.modules[_RUNNER]
             delattr(self._package, self._name)
 
 
 def _main_block(file: Path) -> ast.Module | None:
-    """Return the main block, if it does more than to call the runner's `main` without arguments."""
+    """Return the main block, if it does more than call the runner's `main` without arguments."""
     tree = ast.parse(file.read_bytes())
     if not any(_imports_main(node) for node in ast.walk(tree)):
         return None

@@ -1,8 +1,9 @@
-"""Keeps a machine that is a process of this host away from what is not its own.
+"""Confines a machine that is a process of this host to its own files.
 
-Two means, each where the system has it: a user of the machine's own, where the dispatcher is root, and
-Landlock (Linux 5.19 and later), which takes files away from a process and all that it starts, for good. It
-imports the standard library alone: it runs in processes that have nothing else.
+Two means, each where the system has it: a user of the machine's own, where the dispatcher is root; and
+Landlock (Linux 5.19 and later), which denies files to a process and to all that it starts, for good.
+
+Imports the standard library alone: it runs in processes that have nothing else.
 """
 
 from __future__ import annotations
@@ -19,26 +20,30 @@ from functools import cache
 from pathlib import Path
 
 FIRST_USER, USERS = 0x70000000, 2**16
-"""The ids of machines' own users and groups; systemd's table of ids leaves this range to nobody."""
+"""The ids of machines' own users and groups; systemd's table of ids assigns this range to nobody."""
 
 USABLE_ABI = 2
-"""Landlock's first version lets nobody move a file from one directory to another (Linux 5.13 to 5.18)."""
+"""The first usable version: version 1 (Linux 5.13 to 5.18) denies every move of a file between
+directories."""
 
 SIGNALS_ABI = 6
-"""From this version on Landlock keeps a process from signalling others (Linux 6.12)."""
+"""The first version that keeps a process from signalling others (Linux 6.12)."""
 
 MAX_PROCESSES = 4096
-"""Processes and threads of a machine that has a user of its own."""
+"""Limit on the processes and threads of a machine that has a user of its own."""
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-"""System calls, of the same numbers on every architecture that Python runs on."""
+"""Numbers of the system calls, the same on every architecture that Python runs on."""
 
 _GET_VERSION, _PATH_BENEATH = 1, 1
 _SET_DUMPABLE, _DROP_CAPABILITY, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 4, 24, 36, 38
 
 _ROOTS = (0, 1, 3, 4, 5, 6, 7, 10, 13, 23)
-"""Capabilities that a machine of root keeps: of files, users, signals, ports below 1024, raw sockets and
-priorities. Others, such as CAP_PERFMON, give it the memory of any process, whatever Landlock says."""
+"""Capabilities that a machine of root keeps: files, users, signals, ports below 1024, raw sockets,
+priorities.
+
+Others, such as CAP_PERFMON, would let it read the memory of any process, whatever Landlock denies.
+"""
 
 _ON_FILES = 0b111  # execute, write, read
 _TO_READ = 0b101
@@ -88,7 +93,7 @@ def confine(confinement: Confinement) -> None:
     Raises:
         OSError: The system refuses. The process may be confined in part, and must not go on.
     """
-    # First: what the user cannot list must be listed.
+    # First: the rules list directories that the machine's user cannot.
     rules = _ruleset(confinement) if confinement.landlock else -1
     if confinement.user is not None:
         _become(confinement.user, confinement.group)
@@ -103,13 +108,13 @@ def confine(confinement: Confinement) -> None:
 
 def _become(user: int, group: int | None) -> None:
     for stream in (1, 2):
-        os.fchown(stream, user, user)  # or nothing could open `/dev/stdout`
+        os.fchown(stream, user, user)  # else nothing could open `/dev/stdout`
     resource.setrlimit(resource.RLIMIT_NPROC, (MAX_PROCESSES, MAX_PROCESSES))
-    os.umask(0o007)  # what is downloaded into the cache is the group's
+    os.umask(0o007)  # files downloaded into the cache belong to the group
     os.setgroups([] if group is None else [group])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    _prctl(_SET_DUMPABLE, 1)  # or it could not read its own `/proc/self`
+    _prctl(_SET_DUMPABLE, 1)  # else it could not read its own `/proc/self`
 
 
 def _drop_capabilities() -> None:
@@ -128,7 +133,7 @@ def _ruleset(confinement: Confinement) -> int:
     """Return a descriptor of rules that allow all but the private paths."""
     abi = landlock_abi()
     on_files = _ON_FILES | (_TRUNCATE if abi >= _TRUNCATE_ABI else 0)
-    # Names may be listed everywhere: Landlock cannot allow that for a directory and not for all in it.
+    # Listing names is allowed everywhere: Landlock cannot allow it for a directory and deny it below.
     everything = on_files | _ON_DIRECTORIES
     size = 8 if abi < _NET_ABI else 16 if abi < SIGNALS_ABI else 24
     wanted = (ctypes.c_uint64 * 3)(everything, 0, _SCOPE_SIGNALS)
@@ -141,7 +146,7 @@ def _ruleset(confinement: Confinement) -> int:
 
 
 def _all_but(directory: Path, private: Sequence[Path]) -> list[Path]:
-    """Return what is in the directory; of a directory that holds a private path, what is in that."""
+    """Return the directory's entries; an entry that holds a private path is replaced by its own entries."""
     found: list[Path] = []
     try:
         with os.scandir(directory) as entries:
@@ -149,7 +154,7 @@ def _all_but(directory: Path, private: Sequence[Path]) -> list[Path]:
     except PermissionError:
         return []
     for path, is_link in present:
-        if is_link or path in private:  # a link allows nothing; where it leads is met by itself
+        if is_link or path in private:  # a link gets no rule; its target gets its own
             continue
         if any(path in one.parents for one in private):
             found += _all_but(path, private)
@@ -163,7 +168,7 @@ def _allow(rules: int, paths: Sequence[Path], on_directories: int, on_files: int
         try:
             place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            continue  # it is gone meanwhile, or not to be reached anyway
+            continue  # it was removed meanwhile, or cannot be reached anyway
         try:
             access = on_directories if stat.S_ISDIR(os.fstat(place).st_mode) else on_files
             rule = access.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder)

@@ -1,10 +1,12 @@
 """The control thread: the channel, the timers and the end of a machine, whatever its bot is doing.
 
-The bot has the main thread, as under `python bot.py`. Code of the bot that blocks (`time.sleep`, an import
-that hangs) blocks that thread only: `stop` and the maximum duration are kept, and the last word is said from
-here. Heartbeats go on while a bot starts. During a call they say that the bot's event loop runs: a bot that
-blocks it for long is as good as dead, and the dispatcher ends it as `unresponsive`. What even this thread
-cannot survive, a bot that never lets go of Python's lock, ends by `faulthandler`, which needs none.
+The bot has the main thread, as under `python bot.py`. Bot code that blocks (`time.sleep`, an import that
+hangs) blocks only that thread: the control thread still obeys `stop`, keeps the maximum duration and sends
+`ended`.
+
+Heartbeats go on while a bot starts. During a call a heartbeat says that the bot's event loop runs: the
+dispatcher ends a session whose bot blocks its loop for long, as `unresponsive`. A bot that never releases
+Python's lock stops even this thread; `faulthandler`, which needs no lock, then ends the process.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from bot.protocol import (
 )
 
 INTERNAL_ERROR = 70
-"""EX_SOFTWARE of sysexits.h: the runtime itself is broken."""
+"""EX_SOFTWARE of sysexits.h: the runtime itself failed."""
 
 _IN_A_CALL: tuple[Phase, ...] = ("ready", "active")
 _BEFORE_A_CALL: tuple[Phase, ...] = ("booting", "idle", "loading", "waiting")
@@ -61,21 +63,22 @@ class Limits:
     """Limits on the machine's waits for others, in seconds."""
 
     grace: float = 5.0
-    """For a bot that is told to stop."""
+    """Wait for a bot that is told to stop."""
     acknowledge: float = 10.0
-    """For the dispatcher to take down the last word."""
+    """Wait for the dispatcher to acknowledge `ended`."""
     acknowledge_stopped: float = 2.0
-    """The same of a machine that its host stops: Docker ends it 10 s after SIGTERM, and may have stopped the
-    dispatcher too."""
+    """Wait for the same when the host stops the machine: Docker kills 10 s after SIGTERM, and may have
+    stopped the dispatcher too."""
     unreachable: float = 120.0
-    """For the dispatcher, when the machine has no call and so nothing to do without it."""
+    """Wait for an unreachable dispatcher, for a machine without a call; without a dispatcher it has nothing
+    to do."""
     room: float = 3.0
-    """For the dispatcher to say that the session's room is there, when it cannot be reached: a restart takes
-    about as long, and by then the room is there, or nobody opens it."""
+    """Wait for an unreachable dispatcher to say that the session's room exists. A restart takes about as
+    long; after it the room either exists or will never be opened."""
     exit_hooks: float = 2.0
-    """For the bot's exit hooks, after the last word."""
+    """Wait for the bot's exit hooks, after `ended`."""
     last_resort: float = 5.0
-    """After all of these are over, before the process is ended with what needs no Python."""
+    """Wait after all of these, before the process is ended without Python's help."""
 
 
 class Commands(Protocol):
@@ -130,7 +133,7 @@ class Control:
         self._exit_code = 0
 
     def start(self, commands: Commands) -> None:
-        """Open the channel, and from now on pass on what the dispatcher asks for."""
+        """Open the channel, and pass on what the dispatcher asks for."""
         self._commands = commands
         self._thread.start()
 
@@ -140,7 +143,7 @@ class Control:
         self._post(self._set_phase, phase)
 
     def mark(self, name: str) -> None:
-        """Note the time of one of the fields of `Timings`; the first time counts."""
+        """Note the time of a field of `Timings`; only the first call for a field counts."""
         self._post(self._set_timing, name, self._clock.milliseconds())
 
     def ready(self) -> None:
@@ -185,7 +188,7 @@ class Control:
 
     def is_alive(self) -> bool:
         ran = self._bot_ran
-        if ran:  # or what the event loop was asked to do the last time still waits there
+        if ran:  # else the previous check is still queued on the event loop
             self._bot_ran = False
             self._commands.run_soon(self._note_that_the_bot_ran)
         return ran or self._phase not in _IN_A_CALL
@@ -195,7 +198,7 @@ class Control:
             case Welcome(protocol=protocol):
                 self._protocol = protocol
                 self._set_timing("connected", self._clock.milliseconds())
-                # Also after a reconnect: the last word is repeated until it is on record.
+                # Also after a reconnect: `ended` is repeated until it is on record.
                 self._say_ended()
             case Assign(assignment=assignment):
                 self._assign(assignment)

@@ -1,8 +1,7 @@
-"""A Daily bot's room, as its transport's own events tell it: the join, the clients, the bot's removal.
+"""Events of a Daily bot's room, as its transport reports them: the join, the clients, the bot's removal.
 
-Pipecat's transport reports a refused join and a lost call as errors that the pipeline goes on after, and
-pushes no frame when a participant leaves: no observer of frames can see them. Importing this imports
-nothing of Pipecat.
+Pipecat's transport reports a refused join and a lost call as errors after which the pipeline goes on, and
+pushes no frame when a participant leaves: an observer of frames cannot see them. Imports nothing of Pipecat.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _MODULE = "pipecat.transports.daily.transport"
 
 
 class RoomEvents:
-    """Tells a listener what happens in the room of one transport."""
+    """Tells a listener what happens in one transport's room."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -25,7 +24,7 @@ class RoomEvents:
         self._clients: set[str] = set()
 
     def attach(self, transport: Any) -> None:
-        """Hear the transport's events; the bot's own handlers stay."""
+        """Listen to the transport's events; the bot's own handlers stay."""
         transport.add_event_handler("on_joined", self._on_joined)
         transport.add_event_handler("on_error", self._on_error)
         transport.add_event_handler("on_before_leave", self._on_before_leave)
@@ -48,7 +47,7 @@ class RoomEvents:
         self._leaving = True
 
     async def _on_call_state_updated(self, _transport: Any, state: Any) -> None:
-        # Reconnecting is daily-core's: a call that it gives up is over. One that the bot leaves says so
+        # daily-core reconnects; a call that it gives up is over. A call that the bot leaves is reported
         # before.
         if state == "left" and self._joined and not self._leaving:
             self._listener.removed_from_room()
@@ -64,11 +63,11 @@ class RoomEvents:
 
 
 def attach(worker: Any, listener: Listener) -> bool:
-    """Hear the rooms of a worker's Daily transports; return False if it has none."""
+    """Listen to the rooms of a worker's Daily transports; return False if it has none."""
     module = sys.modules.get(_MODULE)
     if module is None:
         return False
-    # A processor of a transport names it only privately; one that does not is passed over.
+    # A transport's processor has only a private attribute for it; a processor without it is skipped.
     named = (getattr(processor, "_transport", None) for processor in _processors(worker.pipeline))
     transports = {id(one): one for one in named if isinstance(one, module.DailyTransport)}
     for transport in transports.values():

@@ -1,8 +1,8 @@
 """A session's files: what its client uploads for the bot, and what the bot leaves for its client.
 
-As Pipecat's development runner has them. Uploads go into the storage of the bot file's
-`create_file_storage()`, or into a directory of the session; the bot finds them through
-`runner_args.file_storage`. All that was uploaded is deleted when the session ends.
+The routes and limits are those of Pipecat's development runner. Uploads go into the storage that the bot
+file's `create_file_storage()` returns, else into a directory of the session; the bot finds them through
+`runner_args.file_storage`. All uploads are deleted when the session ends.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ FILES_PATH = "files"
 _RUNNER = "pipecat.runner.run"
 
 MAX_UPLOADS = 100
-"""Limit on the uploads of one session; the directory keeps the last ten, the development runner's default."""
+"""Limit on the uploads of one session; the directory keeps the last ten, as the development runner does."""
 
 MAX_DOWNLOAD_BYTES = 3_000_000
-"""Limit on a file that is given: as base64, a third more, it must fit into one message of the channel."""
+"""Limit on a file for the client: in base64, which adds a third, it must fit into one message of
+the channel."""
 
 MAX_NAME_BYTES = 255
-"""Limit on a file's name, on every file system that a machine has."""
+"""Limit on a file's name: that of every file system that a machine has."""
 
 _SHOWN = 80
-"""Characters of a name in a problem."""
+"""Characters of a name that an error message shows."""
 
 _DELETE_SECONDS = 1.0
-"""For deleting them all, at a storage that may be somewhere else."""
+"""Limit on deleting all uploads; the bot's storage may be remote."""
 
 
 class _RunnerFinder:
@@ -82,8 +83,8 @@ class Files:
     """The files of one session. `storage` is None where uploads are switched off.
 
     Args:
-        directory: Where the session may keep files, for as long as it lives; None on a machine that has
-            nowhere to write.
+        directory: The session's directory for files, for as long as the session lives; None on a machine that
+            has no writable disk.
     """
 
     def __init__(self, storage: Any, directory: Path | None) -> None:
@@ -110,7 +111,7 @@ class Files:
         return files
 
     def _share_downloads(self, runner: ModuleType) -> None:
-        """Let the bot get the folder from `runner_downloads_folder()`."""
+        """Make `runner_downloads_folder()` return the folder to the bot."""
         if self._downloads and getattr(runner, "RUNNER_DOWNLOADS_FOLDER", "") is None:
             self._downloads.mkdir(parents=True, exist_ok=True)
             runner.__dict__["RUNNER_DOWNLOADS_FOLDER"] = str(self._downloads)
@@ -123,10 +124,10 @@ class Files:
         )
 
     async def call(self, request: Request) -> Response:
-        """Save what is uploaded, or give what the bot left.
+        """Save an upload, or return a file that the bot left.
 
         Raises:
-            Problem: the request, or the storage, is at fault.
+            Problem: the request is wrong, or the storage failed.
         """
         if request.piece is not None:
             return await self._save_piece(request, request.piece)
@@ -137,7 +138,7 @@ class Files:
         return await self._give(request)
 
     async def close(self) -> None:
-        """Delete what was uploaded."""
+        """Delete the uploads."""
         deleting = asyncio.create_task(self._delete())
         _, late = await asyncio.wait({deleting}, timeout=_DELETE_SECONDS)
         if late:
@@ -149,7 +150,8 @@ class Files:
         return await self._store(request, *_file_of(request, base64.b64decode(request.body)))
 
     async def _save_piece(self, request: Request, piece: Piece) -> Response:
-        """Add a piece to its upload, and save what is whole. The answer says how much of it is there."""
+        """Add a piece to its upload, and save the upload once it is complete. The answer says how much has
+        arrived."""
         try:
             self._check_uploads()
             if self._arriving is None:
@@ -168,7 +170,7 @@ class Files:
         return answer.model_copy(update={"size": piece.offset})
 
     async def _give_piece(self, request: Request, start: int) -> Response:
-        """Give a piece of what the bot left, with the headers of the whole."""
+        """Return a piece of a file that the bot left, with the headers of the whole file."""
         name = request.path.strip("/").removeprefix(f"{FILES_PATH}/")
         file, body, size = await self._read(name, start, PIECE_BYTES)
         if request.method.upper() == "HEAD":
@@ -225,7 +227,8 @@ class Files:
 
 
 def _new_directory() -> Path | None:
-    """A name of the session's own, since machines of some hosts share the place; None where there is none."""
+    """Return the name of a directory of the session's own, as machines of some hosts share one; None if not
+    writable."""
     try:
         return Path(tempfile.gettempdir()) / f"session-files-{uuid.uuid4().hex}"
     except FileNotFoundError:
@@ -257,27 +260,27 @@ def _headers(file: Path) -> tuple[tuple[str, str], ...]:
     quoted = urllib.parse.quote(os.fsencode(file.name))
     return (
         ("content-type", mimetypes.guess_type(file)[0] or "application/octet-stream"),
-        # The dispatcher's page has this origin: nothing of a bot's is shown as a page of it.
+        # The dispatcher's own page has this origin, so a bot's file must never open as a page.
         ("content-disposition", f"attachment; filename*=UTF-8''{quoted}"),
         ("x-content-type-options", "nosniff"),
     )
 
 
 def _file_in(request: Request, form: Path) -> tuple[str, bytes, str]:
-    """Read the field `file` of a form on the disk; of it alone the contents get into memory."""
+    """Read the field `file` of a form on the disk; only that field's contents are held in memory."""
     with form.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as body:
         return _file_of(request, body)
 
 
 def _file_of(request: Request, body: bytes | mmap.mmap) -> tuple[str, bytes, str]:
-    """Name, contents and media type of the field `file` of a form (RFC 7578)."""
+    """Return name, contents and media type of the field `file` of a form (RFC 7578)."""
     header = Message()
     header["content-type"] = dict(request.headers).get("content-type", "")
     boundary = header.get_param("boundary")
     if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
         given = header["content-type"][:80]
         raise Problem(400, "bad-request", f"content-type: allowed is multipart/form-data, not '{given}'.")
-    # What stands before the first boundary and after the last one is nobody's.
+    # RFC 2046: text before the first boundary and after the last one is ignored.
     line = b"\r\n--" + boundary.encode("latin-1")
     begin = 0 if body[: len(line) - 2] == line[2:] else body.find(line) + 2
     while begin >= 0 and (end := body.find(line, begin)) >= 0:

@@ -1,4 +1,4 @@
-"""A sign of life for whoever runs the container: a file that is touched while the control thread can."""
+"""The health file of a container: touched for as long as the control thread runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from bot.logs import logger
 
 HEALTH_FILE_VARIABLE = "SWITCHBOARD_HEALTH_FILE"
-"""The path of the file; the images set it, and their health command looks how old the file is."""
+"""The path of the health file; the images set it, and their health command checks the file's age."""
 
 BEAT_SECONDS = 5.0
 
 
 async def beat(file: Path) -> None:
-    """Touch the file now and then, until cancelled or until it can't be written: a bot goes on without it."""
+    """Touch the file periodically, until cancelled or until it cannot be written: the bot goes on
+    without it."""
     while True:
         try:
             file.touch()  # noqa: ASYNC240 - in memory, where a container has it

@@ -1,8 +1,8 @@
-"""Serves the process's one session by HTTP, as Pipecat Cloud's base image does, for who starts it that way.
+"""Serves the process's one session by HTTP, as Pipecat Cloud's base image does.
 
-What is asked comes through the routes of `bot.hosted_routes` instead of the dispatcher's channel; the session
-is the same one. The bot file is imported before the port opens, and the process ends with its session: with
-status 1 if that failed. SIGTERM lets a session go on and takes no other one.
+Requests come through the routes of `bot.hosted_routes` instead of the dispatcher's channel; the session is
+the same `bot.session.Session`. The bot file is imported before the port opens. The process exits with its
+session, with status 1 if that failed. After SIGTERM the session goes on, and no other one is taken.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ OFFER_SECONDS = 120.0
 
 _ICE_CONFIG_SECONDS = 5.0
 _HANG_UP_SECONDS = 5
-"""For answers that are under way when the session is over."""
+"""Wait for answers under way when the session is over."""
 
 
 def take_port(port: int) -> socket.socket:
-    """A socket that has the port, and does not listen on it yet.
+    """Return a socket bound to the port, not listening yet.
 
     Raises:
-        UsageError: it is not to be had.
+        UsageError: the port is taken or not allowed.
     """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,10 +58,10 @@ def take_port(port: int) -> socket.socket:
 
 
 class Host:
-    """The session, and what the routes need of it. All of it belongs to the event loop but the report.
+    """The session, and what the routes need of it. Everything but the report belongs to the event loop.
 
     Args:
-        listener: Has the port; listens once the bot file is imported.
+        listener: Bound to the port; listens once the bot file is imported.
         grace: Seconds that a bot has to end once it is told to.
     """
 
@@ -108,11 +108,11 @@ class Host:
                 alive.cancel()
 
     def told_to_leave(self) -> None:
-        """Take no session any more; a second time, or when its time is up: end the one there is."""
+        """Take no further session; on the second call, or when its time is up, end the current one."""
         if self._leaving or not self._claimed:
             self.session.stop()
         else:
-            logger.info("told to end: the session goes on, and no other one is taken")
+            logger.info("told to exit: the session goes on, and no other is taken")
             self._loop.call_later(self._variables.shutdown_seconds, self.session.stop)
         self._leaving = True
 
@@ -123,25 +123,25 @@ class Host:
         return self._claimed
 
     def claim(self) -> None:
-        """Be the one that starts the session.
+        """Reserve the process for the session that is starting.
 
         Raises:
-            Problem: there is or was one, or the process is about to end.
+            Problem: there is or was a session, or the process is about to exit.
         """
         if self._leaving:
-            raise Problem(503, "leaving", "This process was told to end, and takes no session.")
+            raise Problem(503, "leaving", "This process was told to exit, and takes no session.")
         if self._claimed:
             raise Problem(409, "session-taken", "This process has its session already, and serves only one.")
         self._claimed = True
         self._loop.call_later(LONGEST_SECONDS, self.session.stop)
 
     async def ice_servers(self) -> tuple[IceServer, ...]:
-        """STUN and TURN servers, from where the platform offers them. None if it does not."""
+        """Return the STUN and TURN servers that the platform offers; None if it offers none."""
         url = self._variables.ice_config_url
         try:
             config = _IceConfig.model_validate_json(await asyncio.to_thread(_fetch, url))
         except (OSError, http.client.HTTPException, ValidationError, ValueError) as error:
-            logger.warning(f"no STUN or TURN servers: {url} does not tell them ({error})")
+            logger.warning(f"no STUN or TURN servers: {url} does not return them ({error})")
             return ()
         return tuple(
             IceServer(
@@ -157,7 +157,7 @@ class Host:
 
         def give_up() -> None:
             if not self.answered.is_set():
-                logger.error(f"no client's offer came within {OFFER_SECONDS:g} s")
+                logger.error(f"no offer from a client within {OFFER_SECONDS:g} s")
                 self.session.stop()
 
         self._loop.call_later(OFFER_SECONDS, give_up)
@@ -174,11 +174,10 @@ class Host:
             del self._answers[request.id]
 
     async def readiness(self) -> Any:
-        """Say if a session would be taken: the answer of the bot file's own `readyz`, as long as there is
-        none.
+        """Say if a session would be taken: before the first one, the answer of the bot file's own `readyz`.
 
         Raises:
-            Exception: of the bot's.
+            Exception: any that `readyz` raises.
         """
         if self._leaving:
             return {"ready": False, "status": "leaving"}
@@ -190,7 +189,7 @@ class Host:
         said = own()
         return await said if inspect.isawaitable(said) else said
 
-    # The session's report; may come from any thread.
+    # The session's report; called from any thread.
 
     def phase(self, phase: Phase) -> None:
         logger.debug(f"phase: {phase}")
@@ -220,7 +219,7 @@ class Host:
             answer.set_result(response)
 
     async def _serve_http(self, session: asyncio.Task[Outcome]) -> None:
-        """Open the port until the session is over and its callers know."""
+        """Serve the port until the session is over and its callers have their answers."""
         app = importlib.import_module(SYSTEM_MODULE).app
         add_routes(app, self)
         config = uvicorn.Config(
@@ -230,7 +229,7 @@ class Host:
         serving = asyncio.create_task(server.serve([self._listener]))
         await asyncio.wait({session, serving}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
-            # Before its time: the bot's own lifespan did not start.
+            # The server exited early: the bot's own lifespan did not start.
             self.session.stop()
             await session
             raise RuntimeError("the bot's application did not start; its log says why")
@@ -242,7 +241,7 @@ class Host:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the session's, which may go on for long after the first one."""
+        """Leave signals to the session, which may go on for long after the first one."""
         yield
 
 

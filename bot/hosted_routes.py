@@ -36,14 +36,15 @@ if TYPE_CHECKING:
     from bot.hosted import Host
 
 LONGEST_SECONDS = 14400.0
-"""Of a session: the most that Pipecat Cloud lets an agent have. It ends a session itself; others may not."""
+"""Limit on a session: the longest that Pipecat Cloud allows an agent. It enforces it itself; other hosts may
+not."""
 
 _TRY_AGAIN_LATER = 1013
-"""The close code for a WebSocket that is not served; before it is accepted, it becomes HTTP's 403."""
+"""Close code of a WebSocket that is refused; before it is accepted, this becomes HTTP's 403."""
 
 
 def add_routes(app: FastAPI, host: Host) -> None:
-    """Add the routes. A bot's own come first, as it was imported before."""
+    """Add the routes. A bot's own routes come first, as it was imported before."""
 
     @app.post("/bot")
     async def start(request: Request) -> Response:
@@ -60,7 +61,7 @@ def add_routes(app: FastAPI, host: Host) -> None:
         if assignment.transport == WEBRTC and not host.answered.is_set():
             problem = Problem(504, "no-offer", "The session ended before a client's offer was answered.")
             return _http(problem.to_response(""))
-        # As in the base image, also where the bot failed: the process's exit status and its log tell that.
+        # As in the base image, even if the bot failed: the process's exit status and its log say so.
         return JSONResponse({})
 
     @app.websocket("/ws")
@@ -112,16 +113,16 @@ def add_routes(app: FastAPI, host: Host) -> None:
 
 @contextlib.contextmanager
 def _claimed(host: Host) -> Iterator[None]:
-    """Be the one that starts the session: in here it is assigned, or else it ends.
+    """Reserve the process for the session that is starting; end that session if the block does not assign it.
 
     Raises:
-        Problem: there is or was one, or the process is about to end.
+        Problem: there is or was a session, or the process is about to exit.
     """
     host.claim()
     try:
         yield
     except BaseException:
-        # Nobody else can assign it any more, and the process would wait for it.
+        # Nobody else can assign the session now, and the process would wait for one.
         host.session.stop()
         raise
 
@@ -157,7 +158,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _encoded_body(encoded: str | None) -> Any:
-    """The body in a WebSocket's address; a connection that stands is not refused for a broken one."""
+    """Return the body in a WebSocket's address; a broken one is logged, as the connection stands already."""
     if not encoded:
         return {}
     try:

@@ -1,8 +1,8 @@
-"""Packages that only pass names on are passed on lazily: their modules are imported when somebody asks.
+"""Lazy imports for packages that only re-export names: a module is imported when one of its names is read.
 
 `openai.types` imports 500 modules of pydantic models so that each can be named in one place, and a bot uses a
-dozen of them; that was a third of a voice bot's CPU time for its imports. Who asks for a name gets what they
-would have got; only the moment of the import is another.
+dozen of them; that was a third of a voice bot's CPU time for its imports. Every name has the same value as
+before; only the moment of the import differs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from types import ModuleType
 from typing import Any
 
 LAZY = "openai.types"
-"""This package and those in it."""
+"""The package whose imports, and whose subpackages' imports, become lazy."""
 
 
 def install() -> None:
-    """From now on packages under `LAZY` are imported lazily. Fine if there are none."""
+    """Import packages under `LAZY` lazily from now on. Does nothing if there are none."""
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
 
@@ -41,7 +41,7 @@ class _Finder:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Loads a package's `__init__.py` as what it says, if it says nothing but `from .module import Name`."""
+    """Loads a package's `__init__.py` lazily, if it contains nothing but `from .module import Name`."""
 
     def exec_module(self, module: ModuleType) -> None:
         names = _passed_on(self.get_data(self.path))
@@ -68,10 +68,10 @@ class _Names:
         if name in self._names:
             module, original = self._names[name]
             value = getattr(importlib.import_module(module, package), original)
-            # What is asked for again is found without asking.
+            # Cached: the next access does not come here.
             setattr(self._module, name, value)
             return value
-        # Its modules are its attributes, as after an import of all of them.
+        # The package's modules are its attributes, as if all were imported.
         if not name.startswith("__"):
             try:
                 return importlib.import_module(f".{name}", package)
@@ -85,7 +85,7 @@ class _Names:
 
 
 def _passed_on(source: bytes) -> dict[str, tuple[str, str]] | None:
-    """Name -> the module and the name there; None if the file does anything else."""
+    """Return name → (module, name in it); None if the file does anything but re-export."""
     names: dict[str, tuple[str, str]] = {}
     for statement in ast.parse(source).body:
         match statement:

@@ -3,8 +3,9 @@
 `python -I -S bot/leader.py switchboard-machine ID DIRECTORY` starts a machine from nothing, and reads its
 order from standard input: JSON with the members of `_Order`. A template forks its machines' leaders.
 
-The leader adopts what the bot starts and leaves (Linux), whatever group, session and environment that has, so
-that nothing outlives it. It imports the standard library alone: one runs for each machine.
+The leader adopts every process that the bot starts and leaves behind (Linux), whatever its group, session and
+environment, so that nothing outlives the leader. It imports the standard library alone: one runs for each
+machine.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from bot.confinement import Confinement, adopt_orphans, confine
 from bot.output import Child, Output, keep
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The whole group gets these; the leader outlives them."""
+"""Signals passed on to the whole group; the leader survives them."""
 
 END_SIGNAL = signal.SIGUSR1
-"""Has a leader kill its bot, with all that it started."""
+"""Signal that makes a leader kill its bot, with all that the bot started."""
 
 END_USER = "end-user"
-"""In the place of the leader's name: kill every process of the user whose id follows."""
+"""Replaces the leader's name on the command line: kill every process of the user whose id follows."""
 
 SWEEP_SECONDS = 10.0
-"""Longest that a leader spends on ending what its bot left; the provider goes on from there."""
+"""Limit on ending what a bot left behind; after that the provider takes over."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class _Order:
 
 
 def begin(directory: Path, user: int | None, run: Callable[[], NoReturn], settle: Callable[[], None]) -> str:
-    """Fork a leader, and wait until its machine is on record. Return what went wrong; empty: nothing.
+    """Fork a leader, and wait until its machine is on record. Return the error; empty if there was none.
 
     Args:
         user: The machine's own user.
@@ -88,7 +89,7 @@ def _lead(
         printed, write = os.pipe()
         output, child = Output(directory), Child()
         signal.signal(END_SIGNAL, lambda *_: child.end())
-        # On record before it runs: a machine without a record could never be stopped.
+        # Recorded before it runs: a machine without a record could never be stopped.
         (directory / "pid").write_text(f"{os.getpid()} {os.getpgrp()}\n")
         bot = os.fork()
         if bot == 0:
@@ -132,7 +133,8 @@ def _become_bot(
 
 
 def _record_exit(directory: Path, status: int) -> None:
-    """Write the exit status in the place of whatever the bot put there: a FIFO would keep the leader."""
+    """Write the exit status, and replace whatever the bot put in its place: opening a FIFO would block the
+    leader."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(directory / "exit")
     with open(directory / "exit", "x") as file:
@@ -142,8 +144,8 @@ def _record_exit(directory: Path, status: int) -> None:
 def _end_all(user: int | None) -> None:
     """Kill whatever the bot left running.
 
-    All are stopped before the first is killed: what is stopped forks no more, and its place in the process
-    table stays taken, which a fork bomb would fill again.
+    All are stopped before the first is killed: a stopped process cannot fork, and keeps its slot in the
+    process table, which a fork bomb would fill again.
     """
     limit_at = time.monotonic() + SWEEP_SECONDS
     while time.monotonic() < limit_at:
@@ -173,11 +175,11 @@ def end_user(user: int) -> None:
 
 
 def descendants(ancestor: int) -> set[int]:
-    """Return the processes that this one started, and those that they started, as far as they live."""
+    """Return this process's living descendants."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if sys.platform == "linux" else ():
         if name.isdigit():
-            with contextlib.suppress(OSError):  # it is gone meanwhile
+            with contextlib.suppress(OSError):  # it has exited meanwhile
                 state, parent = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(name))
@@ -197,7 +199,7 @@ def _signal(pids: set[int], number: signal.Signals) -> None:
 
 
 def _reap() -> bool:
-    """Collect the dead. Return True if some child lives."""
+    """Reap children that have exited. Return True if one still lives."""
     try:
         while True:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -209,7 +211,8 @@ def _reap() -> bool:
 
 
 def main() -> int:
-    """Start a machine from nothing, and return 0 once it is on record; or end all of a machine's user."""
+    """Start a machine from nothing and return 0 once it is on record, or kill all processes of a machine's
+    user."""
     if sys.argv[1] == END_USER:
         end_user(int(sys.argv[2]))
         return 0

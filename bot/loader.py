@@ -25,7 +25,8 @@ BotFunction = Callable[[Any], Any]
 _OUR_PACKAGE = __package__ or "bot"
 _OUR_DIRECTORY = Path(__file__).resolve().parent
 _SPARE_NAME = "switchboard_bot_file"
-"""The module name of a file whose own name is taken: `bot.py`, because our package is called `bot`."""
+"""The module name of a bot file whose own name is taken: `bot.py`, because the runtime's package is called
+`bot`."""
 
 
 def load(file: Path, arguments: Sequence[str] = ()) -> tuple[BotFunction, ModuleType]:
@@ -52,18 +53,18 @@ def load(file: Path, arguments: Sequence[str] = ()) -> tuple[BotFunction, Module
 
 
 def loaded_module(file: Path) -> ModuleType | None:
-    """The module that `load` has made of the bot file."""
+    """Return the module that `load` has made of the bot file."""
     modules = list(sys.modules.values())
     return next((module for module in modules if getattr(module, "__file__", None) == str(file)), None)
 
 
 @contextmanager
 def as_main_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let code of this thread believe it is the main one, where the two differ for a bot file.
+    """Make this thread look like the main one to a bot file.
 
     Args:
-        loop: The main thread's event loop. It is the one that `asyncio.get_event_loop()` gives here too, and
-            it must run: signal handlers are set through it.
+        loop: The main thread's event loop, which `asyncio.get_event_loop()` returns here too. It must run:
+            signal handlers are set through it.
     """
     set_signal = signal.signal
 
@@ -86,16 +87,17 @@ def as_main_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _module_name(file: Path) -> str:
-    """The file's own name, so that a neighbour that imports it gets the same module; else a spare one."""
+    """Return the file's own name, so that a neighbour that imports it gets the same module; else a
+    spare one."""
     name = file.stem
     taken = name in sys.modules or name in sys.stdlib_module_names or name == "__main__"
     return _SPARE_NAME if taken or not name.isidentifier() else name
 
 
 def _enter_package(file: Path) -> str:
-    """Make the packages that the file's relative imports need importable; return their name, "" for none.
+    """Make the packages importable that the file's relative imports need; return their name, "" for none.
 
-    As `python -m package.bot` does from the directory above them.
+    `python -m package.bot` does the same from the directory above them.
     """
     try:
         depth = _relative_level(ast.parse(file.read_bytes()))
@@ -116,7 +118,8 @@ def _enter_package(file: Path) -> str:
 
 
 def _relative_level(node: ast.AST) -> int:
-    """Return the most dots of a relative import; one in a `try` counts for none, as it has an alternative."""
+    """Return the most dots of any relative import. One inside a `try` is not counted, as it has an
+    alternative."""
     if isinstance(node, ast.Try | ast.expr):
         return 0
     if isinstance(node, ast.ImportFrom):
@@ -170,9 +173,9 @@ def _bot_function(file: Path, module: ModuleType) -> BotFunction:
 
 
 def _share_our_name(directory: Path) -> None:
-    """Let the user's files `import bot` and mean their own `bot.py`, or `bot/`, beside the bot file.
+    """Let the user's files `import bot` and get their own `bot.py`, or `bot/`, beside the bot file.
 
-    The name is our package's. What it does not have is looked for in theirs.
+    The name belongs to the runtime's package; attributes that it lacks are looked up in the user's module.
     """
     if directory.is_relative_to(_OUR_DIRECTORY):
         return
@@ -187,7 +190,7 @@ def _share_our_name(directory: Path) -> None:
 
 
 class _Theirs:
-    """The `__getattr__` of our package: attributes of the user's module of the same name."""
+    """The `__getattr__` of the runtime's package: attributes of the user's module of the same name."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -205,8 +208,8 @@ class _Theirs:
             return loaded
         if self._module is None:
             name = f"{_SPARE_NAME}_neighbour"
-            # Their package is on our package's path: under its own name, it has each of its modules once.
-            # Where one has the name of one of ours, its relative imports must not find ours.
+            # Their package is on our package's path; under its own name, each module is imported once.
+            # If one is named like one of ours, its relative imports must not find ours.
             is_package = self._file.name == "__init__.py"
             known = _OUR_PACKAGE if is_package and not _shares_a_name(self._file.parent) else name
             loader = importlib.machinery.SourceFileLoader(known, str(self._file))
@@ -220,6 +223,6 @@ class _Theirs:
 
 
 def _shares_a_name(theirs: Path) -> bool:
-    """Tell whether a module of their package has the name of one of ours."""
+    """Return True if a module of the user's package has the name of one of the runtime's."""
     ours = {entry.stem for entry in _OUR_DIRECTORY.iterdir()} - {"__init__", "__pycache__"}
     return any(entry.stem in ours for entry in theirs.iterdir())

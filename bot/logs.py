@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LEVEL_VARIABLE = "SWITCHBOARD_LOG_LEVEL"
 DEFAULT_LEVEL = "INFO"
-"""Loguru's own default is DEBUG: Pipecat then formats hundreds of lines while it starts."""
+"""The default level. Loguru's own is DEBUG, at which Pipecat formats hundreds of lines while it starts."""
 
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <8} {name}:{function}:{line} {message}"
 _LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR")
@@ -22,7 +22,7 @@ _AUTOINIT = "LOGURU_AUTOINIT"
 
 
 def _import_loguru() -> Logger:
-    """Import loguru without its default handler, so that the first one added has the number 0.
+    """Import loguru without its default handler, so that the first handler added has the number 0.
 
     Bot files begin with `logger.remove(0)`, as Pipecat's examples do; that must find a handler.
     """
@@ -39,7 +39,7 @@ def _import_loguru() -> Logger:
 
 
 logger = _import_loguru()
-"""Loguru's logger. The runtime's modules take it from here, so that nobody imports loguru earlier."""
+"""Loguru's logger. The runtime's modules import it from here, so that none imports loguru earlier."""
 
 _errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
 
@@ -64,5 +64,5 @@ def configure(level: str) -> None:
 
 
 def recent_errors() -> str:
-    """The last lines that were logged as errors, unless the bot has removed our handler."""
+    """Return the last lines that were logged as errors, unless the bot has removed the runtime's handler."""
     return "".join(_errors)

@@ -27,9 +27,9 @@ class PipelineObserver(BaseObserver):
     Pipecat runs observers on tasks of their own, so none of this holds up the pipeline.
 
     Args:
-        now: Seconds of a clock that nobody sets, in which everything is measured.
+        now: Seconds of a monotonic clock, in which everything is measured.
         wall: Unix seconds, the clock of Pipecat's own frame times.
-        tells_client: Whether the client's arrival is told by its frame. Not where the transport's events
+        tells_client: Whether the client's arrival is told by its frame. False where the transport's events
             tell it: the frame may come after the client has left again.
     """
 
@@ -58,7 +58,7 @@ class PipelineObserver(BaseObserver):
             VADUserStoppedSpeakingFrame: self._vad_stopped,
             UserStoppedSpeakingFrame: self._turn_stopped,
             BotStartedSpeakingFrame: self._bot_started,
-            # Audio that is not marked as speech (a bot that plays or repeats sounds) has no start of speech.
+            # Audio that is not marked as speech (of a bot that plays sounds) has no start of speech.
             OutputAudioRawFrame: self._bot_sounded,
         }
         for error in (ErrorFrame, *ErrorFrame.__subclasses__()):
@@ -83,7 +83,7 @@ class PipelineObserver(BaseObserver):
         self._user_spoke = self._has_vad = True
 
     def _vad_stopped(self, frame: VADUserStoppedSpeakingFrame) -> None:
-        # The VAD tells after `stop_secs` of silence; the user stopped before that.
+        # The VAD reports after `stop_secs` of silence; the user stopped that much earlier.
         self._has_vad = True
         told_ago = max(self._wall() - frame.timestamp, 0.0)
         self._user_stopped_at = self._now() - told_ago - frame.stop_secs
@@ -101,7 +101,7 @@ class PipelineObserver(BaseObserver):
             self._user_stopped_at = None
 
     def _failed(self, frame: ErrorFrame) -> None:
-        # Any other error is one that the pipeline goes on after; Pipecat logs it.
+        # After any other error the pipeline goes on; Pipecat logs it.
         if frame.fatal or (frame.processor is not None and not frame.processor.is_usable):
             self._listener.failed(frame.error, fatal=frame.fatal)
 

@@ -37,10 +37,10 @@ _JOIN_ADVICE: dict[tuple[str, ...], str] = {
         "*.wss.daily.co, port 443."
     ),
 }
-"""What to do about a refused join, by parts of Daily's words in lower case; the first that fits counts.
+"""Advice for a refused join, by parts of Daily's message in lower case; the first that fits is used.
 
-The words are the types of the event `error` (docs.daily.co, daily-js, "Error events"), and those of
-daily-python where it reaches nobody.
+The messages are the types of the event `error` (docs.daily.co, daily-js, "Error events"), and daily-python's
+own for a server that it cannot reach.
 """
 
 _OURS = Path(__file__).resolve().parent
@@ -48,8 +48,10 @@ _OURS = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Outcome:
-    """The reason why a session is over; `message` is a sentence, `detail` the end of a traceback or of the
-    log."""
+    """The reason why a session is over.
+
+    `message` is a sentence; `detail` is the end of a traceback or of the log.
+    """
 
     reason: EndReason
     message: str
@@ -57,9 +59,9 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Exit status of a machine whose end nobody put on record."""
+        """Exit status of a machine whose end could not be reported."""
         if self.reason == "machine_stopped":
-            # As of a process that handles no signals: a dispatcher that hears no last word sees what it was.
+            # As if no signal were handled: a dispatcher that gets no `ended` sees the signal in the status.
             return 128 + signal.SIGTERM
         return 0 if self.reason in ("completed", "stopped") else 1
 
@@ -73,7 +75,7 @@ class Outcome:
 
 
 class InvalidBot(Exception):
-    """The bot file cannot be run at all. The text is the sentence for the user."""
+    """The bot file cannot be run at all. The text is a sentence for the user."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
@@ -81,13 +83,13 @@ class InvalidBot(Exception):
 
 
 def returned(started: bool, errors: str, *, failure: str = "", fatal: bool = False) -> Outcome:
-    """The bot's function returned, or left through `sys.exit()`.
+    """Return the outcome of a bot function that returned, or left through `sys.exit()`.
 
     Args:
         started: Whether its pipeline had started or a client was there.
-        errors: What it logged as errors.
-        failure: Why a part of its pipeline could not do its job.
-        fatal: Whether the pipeline ended for that.
+        errors: The lines it logged as errors.
+        failure: The reason why a part of its pipeline could not do its job.
+        fatal: Whether the pipeline ended for that reason.
     """
     if fatal:
         return Outcome("bot_error", f"The bot's pipeline failed: {_sentence(failure)}", errors)
@@ -97,15 +99,15 @@ def returned(started: bool, errors: str, *, failure: str = "", fatal: bool = Fal
 
 
 def raised(error: BaseException) -> Outcome:
-    """The bot's function raised."""
+    """Return the outcome of a bot function that raised."""
     return Outcome("bot_error", f"The bot raised {describe(error)}", traceback_of(error))
 
 
 def exited(code: object, otherwise: Outcome, errors: str) -> Outcome:
-    """The bot called `sys.exit(code)`.
+    """Return the outcome of a bot that called `sys.exit(code)`.
 
     Args:
-        otherwise: What a return would have been; exit status 0 is no more than that.
+        otherwise: The outcome had it returned; exit status 0 means no more than that.
     """
     if code is None or code == 0:
         return otherwise
@@ -113,10 +115,10 @@ def exited(code: object, otherwise: Outcome, errors: str) -> Outcome:
 
 
 def join_refused(words: str) -> Outcome:
-    """The room's service did not let the bot in.
+    """Return the outcome of a bot that its room's service did not let in.
 
     Args:
-        words: Its own.
+        words: The service's own message.
     """
     known = (told for parts, told in _JOIN_ADVICE.items() if any(part in words.lower() for part in parts))
     advice = next(known, "Words that this release does not know." + _SEE)
@@ -124,7 +126,7 @@ def join_refused(words: str) -> Outcome:
 
 
 def removed_from_room() -> Outcome:
-    """The room's service ended the bot's call."""
+    """Return the outcome of a bot whose call the room's service ended."""
     return Outcome(
         "bot_error",
         "Daily ended the bot's call: the bot was ejected, its room was deleted or closed, or its connection "
@@ -137,7 +139,7 @@ def stopped(message: str = "The session was stopped.") -> Outcome:
 
 
 def describe(error: BaseException) -> str:
-    """`TypeName: text`, on one line, closed like a sentence."""
+    """Return `TypeName: text` on one line, with a full stop."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return _sentence(text)
@@ -149,7 +151,8 @@ def _sentence(text: str) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback from the first line that is not ours or the import system's."""
+    """Return the traceback from the first frame that belongs neither to the runtime nor to the
+    import system."""
     frame: TracebackType | None = error.__traceback__
     while frame is not None and _is_plumbing(frame):
         frame = frame.tb_next

@@ -1,14 +1,14 @@
-"""Keeps what a machine prints, to a bound, for machines that are processes of one host.
+"""Keeps what a machine prints, up to a limit, for machines that are processes of one host.
 
-    output.head.log    the first MiB, once there is more
-    output.1.log       the MiB before the newest, once there is more than two
-    output.log         the newest; its first line says how much was cut before it
+    output.head.log   the first MiB, once there is more
+    output.1.log      the MiB before the newest, once there is more than two
+    output.log        the newest; its first line says how much was cut before it
 
-A bot prints into a pipe, and its leader moves that into the files: without the bound, a bot that prints
-without end filled the disk. The pipe is always emptied, also when the disk takes nothing more, so that no
-bot waits for its log.
+A bot prints into a pipe, and its leader moves the output into the files: without a limit, a bot that prints
+without end would fill the disk. The pipe is always emptied, even when the disk is full, so that no bot blocks
+on its log.
 
-It imports the standard library alone: it runs in each machine's leader.
+Imports the standard library alone: it runs in each machine's leader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEGMENT_BYTES = 2**20
 NEWEST, BEFORE, HEAD = "output.log", "output.1.log", "output.head.log"
 
 CUT = f"[switchboard: %d bytes were cut between {HEAD} and {BEFORE}]\n"
-"""First line of the newest file, where something was cut: it gives the file's place in the log."""
+"""First line of the newest file after a cut; it gives the file's offset in the log."""
 
 _CHUNK = 2**16
 _PIPE_BYTES = 2**20
@@ -33,7 +33,8 @@ _PIPE_BYTES = 2**20
 
 
 class Output:
-    """The files of one machine's output. Raises nothing: what cannot be written is dropped and counted."""
+    """The files of one machine's output. Its methods raise nothing: what cannot be written is dropped and
+    counted."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -57,7 +58,7 @@ class Output:
             self._total += len(part)
 
     def close(self) -> None:
-        """Say what the disk did not take, if it does now."""
+        """Write how much was dropped, if the disk takes it now."""
         if self._lost:
             self._append(f"\n[switchboard: {self._lost} bytes could not be written]\n".encode())
         if self._file >= 0:
@@ -80,7 +81,7 @@ class Output:
             newest = self._directory / NEWEST
             newest.replace(self._directory / (HEAD if self._segments == 1 else BEFORE))
         with contextlib.suppress(OSError):
-            # Remove what the bot put there instead: a FIFO would keep its leader.
+            # Remove whatever the bot put there instead: opening a FIFO would block the leader.
             (self._directory / NEWEST).unlink(missing_ok=True)
         self._open(os.O_EXCL)
         self._size = 0
@@ -94,7 +95,7 @@ class Output:
 
 
 class Child:
-    """Tells that a child has ended or shall end, to a poll. Make it before the child."""
+    """Wakes a poll when a child has ended or shall end. Create it before the child."""
 
     def __init__(self) -> None:
         self.shall_end = False
@@ -105,11 +106,11 @@ class Child:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def end(self) -> None:
-        """Have the child killed. To be called in a signal's handler: the signal ends the poll."""
+        """Have the child killed. For a signal handler: the signal interrupts the poll."""
         self.shall_end = True
 
     def forget(self) -> None:
-        """Undo it, in the child itself."""
+        """Undo the signal handling, in the child itself."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self.read)
@@ -117,9 +118,10 @@ class Child:
 
 
 def keep(pipe: int, output: Output, pid: int, child: Child) -> int:
-    """Move what comes through the pipe into the files until the process has ended; return its wait status.
+    """Move the pipe's output into the files until the process has ended; return its wait status.
 
-    What the process left running may still hold the pipe: nobody waits for that. Other children are reaped.
+    Processes that it left running may still hold the pipe: they are not waited for. Other children are
+    reaped.
     """
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
@@ -142,7 +144,7 @@ def keep(pipe: int, output: Output, pid: int, child: Child) -> int:
 
 
 def _reap(wanted: int) -> int | None:
-    """Collect the children that have ended. Return the wait status of this one, if it is among them."""
+    """Reap the children that have ended. Return the wait status of this one, if it is among them."""
     pid = -1
     while pid != 0:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -152,7 +154,7 @@ def _reap(wanted: int) -> int | None:
 
 
 def _drain(pipe: int, output: Output) -> None:
-    """Take what was printed before the end, and no more than that: others may go on printing."""
+    """Take what was printed before the end, and no more: others may go on printing."""
     os.set_blocking(pipe, False)
     left = _PIPE_BYTES
     with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Packages: check the version of Pipecat, and name the package that has a module which is missing."""
+"""Packages of a bot: checks Pipecat's version, and names the package of a module that is missing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _OTHER_NAMES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Module → package, where the names differ and Pipecat's metadata does not tell."""
+"""Module → package, where the names differ and Pipecat's metadata does not say so."""
 
 
 def check_pipecat() -> None:
-    """Refuse a version of Pipecat that cannot work here, and log a warning about one that was not tried.
+    """Refuse an unsupported version of Pipecat, and log a warning about an untested one.
 
     Raises:
-        InvalidBot: it names the version, and those that work.
+        InvalidBot: the message names the version and the supported ones.
     """
     version = versions.installed()
     if refusal := versions.unsupported(version):
@@ -40,9 +40,9 @@ def check_pipecat() -> None:
 
 
 def advice(error: BaseException) -> str:
-    """Name the package of a module that is missing, and the command; empty if nothing is missing.
+    """Name the package of a missing module, and the command that installs it; empty if none is missing.
 
-    Pipecat's services raise another error where their module is missing: it stands behind that one.
+    Pipecat's services raise another error when their module is missing; the import error is its cause.
     """
     missing = _missing(error)
     if missing is None or not missing.name:
@@ -73,7 +73,8 @@ def _package(error: ModuleNotFoundError, module: str) -> str:
 
 
 def _of_pipecat(error: ModuleNotFoundError, module: str) -> str:
-    """Return `pipecat-ai[extra]` if an extra has the name of the module, or of the part that imports it."""
+    """Return `pipecat-ai[extra]` if an extra is named like the module, or like the Pipecat module that
+    imports it."""
     try:
         extras = importlib.metadata.metadata(versions.PACKAGE).get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:

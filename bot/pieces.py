@@ -1,4 +1,4 @@
-"""Files in pieces: uploads are put together on the disk, and what a bot leaves is read from there."""
+"""Files in pieces: assembles uploads on the disk, and reads the bot's files from there."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bot.problems import Problem
 from bot.protocol import MAX_FILE_BYTES, MAX_UPLOAD_BYTES, Piece
 
 MOST_ARRIVING = 4
-"""Uploads of one session at a time that are larger than a message."""
+"""Limit on a session's concurrent uploads that are larger than a message."""
 
 IDLE_SECONDS = 60.0
-"""After so long without a piece an upload makes room for another: its client has hung up."""
+"""Time without a piece after which an upload makes room for another: its client has hung up."""
 
 
 _NO_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 )
-"""The system's errors for a name that is no file's; ENXIO is a socket's."""
+"""The system's errors for a name that is not a regular file; ENXIO comes from a socket."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class _Upload:
 
 
 class Arriving:
-    """Uploads that are not whole yet.
+    """Uploads that are not complete yet.
 
     Args:
-        directory: Where they are kept until then; made when it is needed.
+        directory: Where they are kept until then; created when it is needed.
     """
 
     def __init__(self, directory: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -49,10 +49,10 @@ class Arriving:
         self._uploads: dict[str, _Upload] = {}
 
     async def add(self, piece: Piece, body: bytes) -> Path | None:
-        """Add a piece; return the file once it is whole, which is the caller's to delete.
+        """Add a piece. Return the file once it is complete; the caller deletes it.
 
         Raises:
-            Problem: the piece has no place, or the upload is too large.
+            Problem: the piece does not continue an upload, or the upload is too large.
         """
         upload = self._uploads.get(piece.upload) or self._begin(piece)
         if piece.offset != upload.size:
@@ -71,7 +71,7 @@ class Arriving:
         return upload.file
 
     def size(self, piece: Piece) -> int:
-        """Return how much there is of an upload."""
+        """Return how many bytes of an upload have arrived."""
         upload = self._uploads.get(piece.upload)
         return upload.size if upload else 0
 
@@ -91,14 +91,14 @@ class Arriving:
 
 
 def too_large() -> Problem:
-    """Return the answer to a file over the limit, in the development runner's words."""
+    """Return the answer to a file over the limit, worded as the development runner does."""
     return Problem(413, "file-too-large", f"The file exceeds the limit of {MAX_FILE_BYTES} bytes (50 MiB).")
 
 
 def part_of(folder: Path, name: str, start: int, most: int) -> tuple[Path, bytes, int] | None:
     """Return a regular file below the folder, at most `most` bytes of it from `start` on, and its size.
 
-    None if there is none of this name.
+    None if there is no file of this name.
 
     Raises:
         Problem: it cannot be read.
@@ -124,7 +124,7 @@ def part_of(folder: Path, name: str, start: int, most: int) -> tuple[Path, bytes
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a file, but no link that was put there meanwhile; for no FIFO wait until it has a writer."""
+    """Open a file, without following a link put there meanwhile, and without waiting for a FIFO's writer."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 

@@ -1,7 +1,7 @@
-"""Module behind a bot's `from pipecatcloud_system import app`: the names of Pipecat Cloud's base image.
+"""Module behind a bot's `from pipecatcloud_system import app`, as in Pipecat Cloud's base image.
 
-Found under that name through `bot.session_api.offer_pipecatcloud`, and only if no real one is installed. A
-bot adds routes to `app`; they are reached as `/sessions/{id}/{path}` of the dispatcher.
+`bot.session_api.offer_pipecatcloud` provides it under that name, if no real one is installed. A bot adds
+routes to `app`; clients reach them as `/sessions/{id}/{path}` of the dispatcher.
 """
 
 from __future__ import annotations

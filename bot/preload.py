@@ -1,4 +1,4 @@
-"""The imports that can be done before anything is known of the session."""
+"""The imports that need no knowledge of the session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_ALMOST_EVERY_BOT = (
 
 
 def preload() -> None:
-    """Import everything that almost every bot needs; what is not installed is left out.
+    """Import everything that almost every bot needs; skip what is not installed.
 
     For machines of the reserve, and for a template process that forks machines: it starts no event loop and
     reads no argument. (numpy's linear algebra starts its threads when it is imported; they survive a fork.)
@@ -30,7 +30,7 @@ def preload() -> None:
 
 
 def preload_transport() -> None:
-    """Import what an offer's answer needs, and nothing else: it is the first thing that a client waits for.
+    """Import what an offer's answer needs, and nothing else: the client waits for this first.
 
     Raises:
         ImportError: Pipecat's SmallWebRTC is not installed.

@@ -11,11 +11,11 @@ from bot.protocol import Response
 
 
 class Problem(Exception):
-    """An answer that is an error.
+    """An error answer.
 
     Args:
         status: The HTTP status.
-        code: For programs; stable.
+        code: A stable code for programs.
         detail: A sentence for people.
     """
 

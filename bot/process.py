@@ -17,7 +17,7 @@ _PAGE = resource.getpagesize()
 
 
 def age_seconds() -> float:
-    """How long ago the kernel started this process; 0 where it does not say (macOS, some sandboxes)."""
+    """Return the seconds since the kernel started this process; 0 where unknown (macOS, some sandboxes)."""
     try:
         # The second field is the command in brackets and may hold anything; starttime is field 22.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
@@ -32,8 +32,8 @@ class ProcessClock:
     """Milliseconds since the process began, Python's own start-up included; a week at most.
 
     Args:
-        age: How old the process is, in seconds, as far as the system knows.
-        monotonic: Seconds of a clock that nobody sets.
+        age: The process's age in seconds, as far as the system knows.
+        monotonic: Seconds of a monotonic clock.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ProcessClock:
 
 
 def rss_bytes() -> int:
-    """Memory that is resident now."""
+    """Return the resident memory."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
     except OSError:
@@ -56,19 +56,19 @@ def rss_bytes() -> int:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
+    """Return the CPU time of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def leave(code: int) -> NoReturn:
-    """Run the exit hooks (traces and error reports are flushed in them), then end, whatever threads live."""
+    """Run the exit hooks (they flush traces and error reports), then exit, whatever threads still run."""
     # The interpreter's own way out would first join every thread that is not a daemon.
     atexit._run_exitfuncs()
     end_now(code)
 
 
 def end_now(code: int) -> NoReturn:
-    """End at once; only what was printed is flushed."""
+    """Exit at once; only printed output is flushed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

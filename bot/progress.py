@@ -1,4 +1,4 @@
-"""The progress of a bot: turns what its pipeline does into what the machine reports."""
+"""The progress of a bot: turns pipeline events into the machine's reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Report(Protocol):
     def phase(self, phase: Phase) -> None: ...
 
     def mark(self, name: str) -> None:
-        """Note the time of one of the fields of `Timings`."""
+        """Note the time of a field of `Timings`."""
         ...
 
     def ready(self) -> None: ...
@@ -29,10 +29,10 @@ class Report(Protocol):
 
 
 class Progress:
-    """Ready is said once, and before the client, whatever order the frames come in.
+    """Reports `ready` once, and before the client, whatever order the frames come in.
 
     Args:
-        in_room: Whether the bot is ready only once it is in a room (Daily), not with its pipeline alone.
+        in_room: Whether the bot is ready only once it is in a room (Daily), and not with its pipeline alone.
         end: Ends the session with this outcome.
     """
 
@@ -80,7 +80,7 @@ class Progress:
         self._report.mark("first_word")
 
     def failed(self, error: str, *, fatal: bool) -> None:
-        # The first error is the cause; what comes after it is its consequence.
+        # The first error is the cause of those after it.
         if not self.error or (fatal and not self.is_broken):
             self.error = error
         self.is_broken = self.is_broken or fatal

@@ -30,60 +30,67 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 from bot.confinement import Confinement
 
 PROTOCOL_VERSION = 4
-"""Raised when a message or an argument is added or changes its meaning. Dispatcher and bot image are deployed
-one after the other, and a session outlives a deployment: each side works with the version before its own and
-with the one after. The older side passes over what it does not know of the newer one; the newer side, which
-learns the other's version from `hello` or `welcome`, asks of it nothing that it cannot know."""
+"""Raised when a message or an argument is added or changes its meaning.
+
+Dispatcher and bot image are deployed one after the other, and a session outlives a deployment: each side
+works with the version before its own and with the one after. The older side ignores what it does not know.
+The newer side learns the other's version from `hello` or `welcome`, and sends nothing that the other cannot
+know.
+"""
 
 MACHINE_STOPPED_SINCE = 4
-"""The version from which on a dispatcher knows the reason `machine_stopped`."""
+"""The first version whose dispatcher knows the reason `machine_stopped`."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 TRACEPARENT_VARIABLE = "TRACEPARENT"
-"""The W3C trace context of the machine's session, in the variable that OpenTelemetry has for it."""
+"""The variable with the W3C trace context of the machine's session; the name is OpenTelemetry's."""
 BOT_ARGUMENTS_VARIABLE = "SWITCHBOARD_BOT_ARGUMENTS"
-"""The bot's own command line, a JSON list."""
+"""The variable with the bot's own command line, a JSON list."""
 
 VARIABLES_FILE_VARIABLE = "SWITCHBOARD_VARIABLES_FILE"
-"""The path of a file with more variables, a JSON object of texts: where others can read a machine's own. The
-bot deletes it once it has read it."""
+"""The variable with the path of a file of further variables, a JSON object of texts.
+
+For hosts on which others can read a machine's environment. The bot deletes the file once it has read it.
+"""
 
 PRIVATE_ARGUMENTS_VARIABLE = "SWITCHBOARD_PRIVATE_ARGUMENTS"
-"""Arguments of `python -m bot` that other users of a host must not see, a JSON list. The command line of a
-process is every user's to read, and its environment its own user's."""
+"""The variable with arguments of `python -m bot` that other users of a host must not see, a JSON list.
+
+Every user can read a process's command line; only its own user can read its environment.
+"""
 
 _SESSION_ID = "--session-id"
-"""The first of those that tell of a session."""
+"""The first of the arguments that describe a session."""
 
 PRIVATE_ARGUMENTS = ("--body", "--room-url", "--token", "--ice-servers")
 
 BOT_FILE_VARIABLE = "SWITCHBOARD_BOT_FILE"
-"""The path of the bot file inside the machine; `/app/bot.py` in the images."""
+"""The variable with the path of the bot file inside the machine; `/app/bot.py` in the images."""
 
 MAX_ARGUMENT_BODY_BYTES = 4096
-"""A larger `body` of a start request travels in `assign`, with any provider: of a process, the environment
-has a limit too."""
+"""Limit on a `body` that is passed as an argument; a larger one travels in `assign`, with every provider:
+even a process's environment has a limit."""
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""The largest frame that either side accepts: a 1 MB body, base64 and JSON around it, and room to spare."""
+"""Limit on a frame, for either side: a 1 MB body in base64, the JSON around it, and room to spare."""
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
-"""Of a file that a client uploads, as in Pipecat's development runner."""
+"""Limit on a file that a client uploads, as in Pipecat's development runner."""
 
 MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 64 * 1024
-"""Of such a file with the form around it."""
+"""Limit on an upload: a file of the largest size, and the form around it."""
 
 PIECE_BYTES = 1024 * 1024
-"""Of a file that goes over the channel in pieces."""
+"""Size of one piece of a file that goes over the channel in pieces."""
 
 PIECE_TAKEN = 202
-"""The status of the answer to each piece of an upload but the last."""
+"""Status of the answer to each piece of an upload except the last."""
 
 Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
-"""Where a machine is: `booting` (imports), `idle` (a machine of the reserve), `loading` (the bot file is
-imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet),
-`ready` (pipeline started), `active` (a client is connected), `ending`."""
+"""Phase of a machine: `booting` (imports), `idle` (a machine of the reserve), `loading` (the bot file is
+imported), `waiting` (for its client's offer), `starting` (the bot runs, its pipeline does not yet), `ready`
+(pipeline started), `active` (a client is connected), `ending`."""
 
 EndReason = Literal[
     "completed",
@@ -95,9 +102,9 @@ EndReason = Literal[
     "never_ready",
     "join_refused",
 ]
-"""Why a machine ended: the bot returned; the dispatcher told it to stop; its host did; its time was up; it
-raised; its file could not be imported or has no `async def bot(runner_args)`; it returned before its pipeline
-had started; it was not let into its room."""
+"""Reason for a machine's end, in this order: the bot returned; the dispatcher stopped it; its host stopped
+it; its time was up; it raised; its file could not be imported or has no `async def bot(runner_args)`; it
+returned before its pipeline had started; it was not let into its room."""
 
 
 class Message(BaseModel):
@@ -115,7 +122,7 @@ class IceServer(Message):
 
 
 class Assignment(Message):
-    """The session of a machine, as it is told by arguments or over the channel."""
+    """The session of a machine, told by arguments or over the channel."""
 
     session_id: str
     agent: str
@@ -128,15 +135,15 @@ class Assignment(Message):
     max_duration_seconds: float
     """The machine ends itself this long after it was assigned, with `max_duration`."""
     traceparent: str | None = None
-    """The W3C trace context of the session, for a bot that traces. It is no argument: a machine that is
-    started for its session has it in `TRACEPARENT_VARIABLE`."""
+    """The W3C trace context of the session, for a bot that traces. Not an argument: a machine that is started
+    for its session has it in `TRACEPARENT_VARIABLE`."""
 
 
 def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignment | None) -> list[str]:
-    """The arguments of `python -m bot` for a machine; `bot/runtime.py` parses exactly these.
+    """Return the arguments of `python -m bot` for a machine; `bot/runtime.py` parses exactly these.
 
-    Without an assignment the machine waits for one over the channel: a machine of the reserve, or one
-    whose session's body is over `MAX_ARGUMENT_BODY_BYTES`.
+    Without an assignment the machine waits for one over the channel: a machine of the reserve, or one whose
+    session's body is over `MAX_ARGUMENT_BODY_BYTES`.
     """
     arguments = ["--protocol", str(PROTOCOL_VERSION), "--machine-id", machine_id, "--dispatcher", dispatcher]
     if assignment is None:
@@ -161,7 +168,7 @@ def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignmen
 
 
 def without_secrets(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments for where others can read them: without the session, if some of it is private.
+    """Return the arguments for a place that others can read: without the session, if part of it is private.
 
     The machine then gets its session over the channel, as every version can.
     """
@@ -171,22 +178,27 @@ def without_secrets(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 LONGEST_MILLISECONDS = 604_800_000.0
-"""A week, which is more than any session lasts."""
+"""Limit on a reported duration: a week, longer than any session."""
 
 Milliseconds = Annotated[float, Field(ge=0, le=LONGEST_MILLISECONDS)]
-"""A duration, or the time from a start to an event. A bot reports a week for what took longer
-(`milliseconds`), and nothing below 0; the dispatcher takes no other numbers into its records and metrics."""
+"""A duration, or the time from a start to an event.
+
+A bot reports a week for anything longer (`milliseconds`), and nothing below 0; the dispatcher refuses other
+numbers, so that they reach no record or metric.
+"""
 
 
 def milliseconds(value: float) -> float:
-    """The next one that may be said: a machine may have idled for weeks, and a kernel or a clock may err."""
+    """Return `value` within the limits of `Milliseconds`: a machine may have idled for weeks, and a clock may
+    err."""
     return round(min(max(value, 0.0), LONGEST_MILLISECONDS), 1)
 
 
 class Timings(Message):
-    """Where a start went, in milliseconds since the machine's process began; None until it happened.
+    """The phases of a start, in milliseconds since the machine's process began; None for one that has not
+    happened.
 
-    A process of the reserve began long before its session did. Each `hello` has them all once more.
+    A process of the reserve began long before its session did. Each `hello` repeats them all.
     """
 
     connected: Milliseconds | None = None
@@ -219,8 +231,8 @@ class Hello(Message):
     """Versions of `pipecat` and `python`, for the session's record."""
     timings: Timings = Timings()
     opened_at: float = 0.0
-    """When the machine opened this connection, in seconds of a clock of its own that never goes back: where
-    two of its connections seem to stand, at two dispatchers, the later one counts."""
+    """Time when the machine opened this connection, in seconds of its own monotonic clock. If two dispatchers
+    each hold a connection of one machine, the later one counts."""
 
 
 class Heartbeat(Message):
@@ -262,11 +274,12 @@ class Response(Message):
     body: str = ""
     """Base64."""
     size: int | None = Field(default=None, ge=0)
-    """Of the whole file, where the body is a piece of it; of an upload, how much of it is there."""
+    """Size of the whole file, if the body is a piece of it; in the answer to a piece of an upload, the bytes
+    that arrived."""
 
 
 class Ended(Message):
-    """The machine's last word. Sent again after a reconnect until it is acknowledged."""
+    """The machine's last message, sent again after a reconnect until it is acknowledged."""
 
     type: Literal["ended"] = "ended"
     reason: EndReason
@@ -275,8 +288,11 @@ class Ended(Message):
     detail: str = ""
     """The end of the traceback, where there is one."""
     exit_code: int = Field(default=0, ge=0, le=255)
-    """The exit code that the bot's own end amounts to: 0, or 1 if it failed. The process itself exits with 0
-    once this message is acknowledged, because some platforms restart a machine that failed."""
+    """Exit code that the bot's end amounts to: 0, or 1 if it failed.
+
+    The process itself exits with 0 once this message is acknowledged, because some platforms restart a
+    machine that failed.
+    """
 
 
 class Welcome(Message):
@@ -294,7 +310,7 @@ class Piece(Message):
     """A piece of an upload: pieces are sent in order, each after the answer to the one before."""
 
     upload: str
-    """The same for all pieces of one."""
+    """The upload's id, shared by all its pieces."""
     offset: int = Field(ge=0)
     is_last: bool = False
 
@@ -310,12 +326,13 @@ class Request(Message):
     body: str = ""
     """Base64."""
     base: str = ""
-    """Where the session's paths begin for the client, `https://host/sessions/{id}`: the bot's redirects and
-    links need it."""
+    """The client's base URL of the session's paths, `https://host/sessions/{id}`, for the bot's redirects and
+    links."""
     piece: Piece | None = None
-    """The body is this piece of a `POST`; the answer has a `size`, unless the machine knows of no pieces."""
+    """The body is this piece of a `POST`. The answer has a `size`, unless the machine is older than
+    pieces."""
     start: int | None = Field(default=None, ge=0)
-    """The answer may be the piece of a file that begins with this byte, and then has its `size`."""
+    """The first byte of the piece of a file that is asked for. An answer that is a piece has its `size`."""
 
 
 class Stop(Message):
@@ -325,9 +342,9 @@ class Stop(Message):
 
 
 class RoomOpen(Message):
-    """To a machine that was started with its session: the room is there, and the bot may join it.
+    """Sent to a machine that was started with its session: the room exists, and the bot may join it.
 
-    Room and machine are asked for at the same time. `assign` comes only once the room is there.
+    Room and machine are requested at the same time. `assign` is sent only once the room exists.
     """
 
     type: Literal["room-open"] = "room-open"
@@ -338,15 +355,15 @@ class Acknowledge(Message):
 
 
 class Launch(Message):
-    """A template process's order to fork: a line of JSON. It answers with a `Launched`.
+    """An order to a template process to fork: a line of JSON. It answers with a `Launched`.
 
-    Templates belong to machines that are processes of one host; no other machine knows of them.
+    Templates exist only for machines that are processes of one host.
     """
 
     machine_id: str
     directory: str
-    """The machine's directory: the ids of its processes go into `pid`, its exit status into `exit`, what it
-    prints into `output.log`; `work` in it is the working directory."""
+    """The machine's directory: `pid` gets the ids of its processes, `exit` its exit status, `output.log` its
+    output; `work` is the working directory."""
     arguments: tuple[str, ...]
     """Arguments of `python -m bot`."""
     environment: dict[str, str]
@@ -355,11 +372,11 @@ class Launch(Message):
     cpu_seconds: int
     """Limit on CPU time (RLIMIT_CPU)."""
     confinement: Confinement = Confinement()
-    """What the machine may reach of this host."""
+    """Limits on what the machine may reach of this host."""
 
 
 class Launched(Message):
-    """The machine runs, and is on record in its directory; or it does not, for this reason."""
+    """The machine runs and is on record in its directory, or the reason why it does not."""
 
     error: str | None = None
 

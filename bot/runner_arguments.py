@@ -27,15 +27,15 @@ def runner_arguments(
 ) -> Any:
     """Return the object that the bot function is called with.
 
-    The fields differ between versions of Pipecat: each gets what it knows of.
+    The fields differ between versions of Pipecat: each version gets those that it has.
 
     Args:
         cli_args: The parsed command line of the bot (`bot.command_line`).
         connection: The SmallWebRTCConnection, for transport `webrtc`.
-        request_data: What the client sent with its offer. As in Pipecat's development runner, it takes the
-            place of the start request's body unless it is empty.
-        file_storage: Where the client's uploads are.
-        websocket: The FastAPI WebSocket that the session talks over, where it came to the machine itself.
+        request_data: The data that the client sent with its offer. As in Pipecat's development runner, it
+            replaces the start request's body unless it is empty.
+        file_storage: The storage of the client's uploads.
+        websocket: The FastAPI WebSocket that the session talks over, if it came to the machine itself.
     """
     cls = _class("WebSocket" if websocket is not None else _CLASSES.get(assignment.transport, ""))
     body = request_data or assignment.body

@@ -1,10 +1,10 @@
-"""The entrypoint: reads who it is, starts the control thread, runs one session, and leaves.
+"""The entrypoint: reads the arguments, starts the control thread, runs one session, and exits.
 
-The order is made for the first second. The channel comes before any heavy import, so that the dispatcher can
-hand over the client's offer; what the answer needs is imported next; the bot file's own imports go on while
-the peers find each other.
+The order serves the first second. The channel opens before any heavy import, so that the dispatcher can pass
+on the client's offer; the imports that the answer needs come next; the bot file is imported while the peers
+connect.
 
-Without any argument or token nobody has started a machine: the session then comes by HTTP (`bot.hosted`).
+A process without arguments and token was not started as a machine: its session comes by HTTP (`bot.hosted`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from bot.process import ProcessClock, leave
 from bot.session import Session
 
 _SWITCH_SECONDS = 0.001
-"""Time that a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default. The
-event loops answer the client meanwhile, and each of their steps would else wait that long."""
+"""Time that a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default.
+
+The event loops answer the client meanwhile, and each of their steps may wait that long.
+"""
 
 _CLOUD_LEVEL_VARIABLE = "PIPECAT_LOG_LEVEL"
 """Pipecat Cloud's name for the level of the log."""
@@ -61,9 +63,9 @@ def main(arguments: Sequence[str] | None = None, limits: Limits | None = None) -
 
 
 def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
-    """Run one machine to its end. Does not return: the process ends.
+    """Run one machine to its end. Does not return: the process exits.
 
-    Also for a process that has just been forked from one in which `bot.preload.preload` has run.
+    Also for a process just forked from one in which `bot.preload.preload` has run.
     """
     clock = ProcessClock()
     loop = _prepare(os.environ.get(logs.LEVEL_VARIABLE, logs.DEFAULT_LEVEL))
@@ -92,14 +94,14 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
 
 
 def host(variables: HostVariables, limits: Limits) -> NoReturn:
-    """Serve one session by HTTP. Does not return: the process ends.
+    """Serve one session by HTTP. Does not return: the process exits.
 
     Raises:
-        UsageError: the port is not to be had.
+        UsageError: the port is taken or not allowed.
     """
     level = os.environ.get(logs.LEVEL_VARIABLE) or os.environ.get(_CLOUD_LEVEL_VARIABLE) or logs.DEFAULT_LEVEL
     loop = _prepare(level)
-    # It imports FastAPI and a server: half a second that no machine of ours should spend.
+    # Imports FastAPI and a server, which takes half a second; a machine needs neither.
     from bot.hosted import Host, take_port
 
     served = Host(loop, variables, take_port(variables.port), limits.grace)
@@ -112,13 +114,13 @@ def host(variables: HostVariables, limits: Limits) -> NoReturn:
 
 
 def _prepare(level: str) -> asyncio.AbstractEventLoop:
-    # Nothing that is imported is garbage; the collector runs again once the bot is loaded.
+    # Imports leave no garbage; the collector runs again once the bot is loaded.
     gc.disable()
     lazy.install()
     logs.configure(level)
-    # As Pipecat's development runner: its examples load Krisp's filter, which is of Pipecat Cloud, otherwise.
+    # As in Pipecat's runner; otherwise its examples load Krisp's filter, which only Pipecat Cloud has.
     os.environ.setdefault("ENV", "local")
-    # A machine may be killed at any moment; what its bot has printed is in the log by then.
+    # A machine may be killed at any moment, so every line must reach the log at once.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)

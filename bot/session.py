@@ -28,10 +28,11 @@ from bot.watch import Watch
 
 _PIPELINE_SHARE = 0.6
 _TASK_SHARE = 0.3
-"""Share of the grace for the pipeline to end once it is cancelled, and then for the bot's task."""
+"""Share of the grace for the pipeline to end once it is cancelled; the bot's task gets the same share after
+it."""
 
 _HANG_UP_SECONDS = 1.0
-"""For the peer connection's last packets."""
+"""Wait for the peer connection's last packets."""
 
 WEBRTC = "webrtc"
 
@@ -94,11 +95,11 @@ class Session:
     # From any thread.
 
     def assign(self, assignment: Assignment, *, websocket: Any = None) -> None:
-        """This is the session; with the connection that it talks over, if the machine has that already."""
+        """Assign the session, with the connection that it talks over if the machine has one already."""
         self._loop.call_soon_threadsafe(self._assign, assignment, websocket)
 
     def room_open(self) -> None:
-        """The session's room is there, or nobody can say so."""
+        """Let the bot join: the session's room exists, or nobody can say so."""
         self._loop.call_soon_threadsafe(self._room_open.set)
 
     def request(self, request: Request) -> None:
@@ -116,9 +117,9 @@ class Session:
         """Serve one session, from the first import to the bot's end.
 
         Args:
-            assignment: What the machine was started for; None if `assign` will say.
-            is_told_of_room: Whether `room_open` will be called: until then its room may not be there, and a
-                bot that cannot join at once does not try again.
+            assignment: The session that the machine was started for; None if `assign` will tell it.
+            is_told_of_room: Whether `room_open` will be called. The room may not exist before that, and a bot
+                that cannot join at once does not try again.
         """
         if not is_told_of_room:
             self._room_open.set()
@@ -130,7 +131,7 @@ class Session:
         if not serving.done():
             await self._wind_down(serving)
         stopping.cancel()
-        # Also of a bot that returned by itself after that.
+        # Also if the bot returned by itself after that.
         result = self._cut_short or _result(serving, self._grace)
         await self._hang_up(result)
         return result
@@ -170,7 +171,7 @@ class Session:
         self._files = files = Files.of(self._bot_file)
         routes = Routes(files)
         async with contextlib.nullcontext() if self._has_server else routes.lifespan():
-            # A page may ask a route of the bot before it makes its offer.
+            # A page may call a route of the bot before it makes its offer.
             self._calls.routes.set_result(routes)
             arguments = await self._arguments(assignment, files.storage)
             self._watch = Watch(self._progress)
@@ -231,7 +232,7 @@ class Session:
             self._stopping.set()
 
     async def _wind_down(self, serving: asyncio.Task[Outcome]) -> None:
-        """Let the bot end as Pipecat ends one; cancel its task only if that does not do it."""
+        """Let the bot end as Pipecat ends one; cancel its task only if that does not work."""
         if self._watch is not None and self._watch.can_cancel:
             cancelling = asyncio.create_task(self._watch.cancel("the session was stopped"))
             await asyncio.wait({serving}, timeout=self._grace * _PIPELINE_SHARE)
@@ -251,7 +252,7 @@ class Session:
             await self._files.close()
 
     def _load(self) -> None:
-        """Import on a thread: an import that hangs, or takes seconds, must hold up neither `stop` nor ICE."""
+        """Import on a thread: an import that hangs, or takes seconds, must not delay `stop` or ICE."""
         thread = threading.Thread(target=self._load_on_thread, name="switchboard-loader", daemon=True)
         thread.start()
 
@@ -259,7 +260,7 @@ class Session:
         with as_main_thread(self._loop):
             try:
                 packages.check_pipecat()
-                # Which transport it is may come over the channel, meanwhile.
+                # The transport may be told over the channel meanwhile.
                 is_known = self._assignment.done()
                 if is_known:
                     self._load_transport()
@@ -267,7 +268,7 @@ class Session:
                 if not is_known:
                     self._load_transport()
                 self._report.mark("imported")
-                # With a session to serve, only what the bot file itself asks for is worth its time.
+                # With a session to serve, only the bot file's own imports are worth the time.
                 if not self._assignment.done():
                     preload()
                 if self._assignment.done():
@@ -289,17 +290,17 @@ class Session:
         except InvalidBot as error:
             if known:
                 raise
-            # An image of other transports; its session will hardly be of this one.
+            # The image was built for other transports; the session is unlikely to use this one.
             self._loop.call_soon_threadsafe(self._transport_missing, error)
         else:
             self._loop.call_soon_threadsafe(self._transport_loaded.set_result, None)
 
     def _transport_missing(self, error: InvalidBot) -> None:
         self._transport_loaded.set_exception(error)
-        self._transport_loaded.exception()  # asyncio complains of one that nobody has looked at
+        self._transport_loaded.exception()  # mark it as retrieved, or asyncio logs it
 
     def _loading_done(self, bot: BotFunction) -> None:
-        # What was imported lives to the end; the collector need never look at it again.
+        # Imported modules live to the end; the collector need not visit them again.
         gc.freeze()
         gc.enable()
         self._loaded.set_result(bot)
@@ -342,8 +343,8 @@ def _result(serving: asyncio.Task[Outcome], grace: float) -> Outcome:
 
 
 def _problem(result: Outcome) -> Problem:
-    """Return the answer of a server of this process to calls of a session that ended so; as the
-    dispatcher's."""
+    """Return the answer to calls of a session that ended so; the dispatcher's own answer has the
+    same form."""
     if result.exit_code == 0:
         return Problem(410, "session_over", result.message)
     return Problem(502, result.reason, result.message)

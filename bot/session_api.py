@@ -29,19 +29,21 @@ SYSTEM_MODULE = "pipecatcloud_system"
 RUNNER_MODULE = "pipecat.runner.run"
 
 _ENVELOPE_BYTES = 4096
-"""For the JSON around a response's body."""
+"""Room for the JSON around a response's body."""
 
 _MOST_BYTES = (MAX_MESSAGE_BYTES - _ENVELOPE_BYTES) * 3 // 4
-"""Of an answer: it goes in one message, in base64."""
+"""Limit on an answer: it is sent in one message, in base64."""
 
 _ANSWER_SECONDS = 600.0
-"""The longest that a dispatcher may be set to wait for an answer: it bounds a stream without end."""
+"""Limit on a call: the longest that a dispatcher can be set to wait for an answer. It bounds an endless
+stream."""
 
 _State = MutableMapping[str, Any]
 
 
 class _SystemFinder:
-    """Finds our `pipecatcloud_system` when nobody else does; FastAPI is imported only if a bot asks."""
+    """Finds Switchboard's `pipecatcloud_system` if no other is installed; FastAPI is imported only if a bot
+    asks."""
 
     @staticmethod
     def find_spec(
@@ -69,7 +71,7 @@ class Routes:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Start and end what the application wants started and ended around its life."""
+        """Run the application's lifespan around the block."""
         async with contextlib.AsyncExitStack() as stack:
             for app in _apps():
                 _warn_of_websockets(app)
@@ -81,9 +83,9 @@ class Routes:
         """Call the route.
 
         Raises:
-            Problem: the bot has no routes at all, or the route raised, or answered with too much.
+            Problem: the bot has no routes at all, or the route raised, or its answer is too large.
         """
-        # A piece of an upload comes by another method: a machine of before must not take it for the whole.
+        # A piece of an upload has a method of its own: an older machine must not take it for the whole file.
         whole = request if request.piece is None else request.model_copy(update={"method": "POST"})
         scope = _scope(whole, self._state)
         app = _app_of(scope)
@@ -99,7 +101,7 @@ class Routes:
         task = asyncio.create_task(app(scope, call.receive, call.send))
         self._running.add(task)
         task.add_done_callback(self._done)
-        # The application may go on after its answer, with background work; that is not waited for.
+        # The application may do background work after its answer; the call does not wait for it.
         waiting = {task, asyncio.ensure_future(call.complete)}
         await asyncio.wait(waiting, timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if call.is_too_large:
@@ -112,7 +114,7 @@ class Routes:
         if task.done():
             raise Problem(500, "route-failed", f"The bot's route '{request.path}' gave no answer.")
         task.cancel()
-        text = f"The answer of the bot's route '{request.path}' had no end after {_ANSWER_SECONDS:g} s."
+        text = f"The answer of the bot's route '{request.path}' did not end within {_ANSWER_SECONDS:g} s."
         raise Problem(504, "answer-without-end", text)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -161,7 +163,7 @@ class _Call:
 
 
 def _bounded(request: Request, answer: Response) -> Response:
-    """The answer, which is a message that the channel takes.
+    """Return the answer, if it fits into a message of the channel.
 
     Raises:
         Problem: it is too large.
@@ -178,7 +180,7 @@ def _too_large(request: Request, size: str) -> Problem:
 
 
 def _apps() -> list[Any]:
-    """The applications that the bot imported; neither is imported here."""
+    """Return the applications that the bot has imported; import none."""
     apps = (getattr(sys.modules.get(name), "app", None) for name in (SYSTEM_MODULE, RUNNER_MODULE))
     return [app for app in apps if app is not None]
 
@@ -208,14 +210,14 @@ def _websockets(routes: Sequence[Any], prefix: str = "") -> Iterator[str]:
 
 
 def _app_of(scope: dict[str, Any]) -> Any:
-    """The first application with a route for this path, else the first one, which answers 404."""
+    """Return the first application with a route for this path, else the first one, which answers 404."""
     apps = _apps()
     matching = (app for app in apps if any(route.matches(scope)[0].value for route in app.router.routes))
     return next(matching, apps[0] if apps else None)
 
 
 def _has_route(app: Any, scope: dict[str, Any]) -> bool:
-    """Tell whether the bot has a route of its own for the request."""
+    """Return True if the bot has a route of its own for the request."""
     if app is None:
         return False
     from starlette.routing import Match  # imported by the bot, with its application

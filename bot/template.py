@@ -1,12 +1,12 @@
-"""A template: a process that has imported what a bot needs, and forks machines that need not.
+"""A template: a process that has imported a bot's packages, and forks machines that need not import them.
 
-`python -P -m bot.template BOT_FILE` imports Pipecat and the installed packages that the bot file names, says
-`{}` on its standard output, and from then on forks a machine for each line on its standard input. It never
-runs a line of the user's own code, so a bot file that was edited is read anew by the next machine. When its
-standard input ends, it ends; its machines go on.
+`python -P -m bot.template BOT_FILE` imports Pipecat and the installed packages that the bot file names,
+prints `{}`, and then forks a machine for each line on its standard input. It never runs a line of the user's
+own code, so the next machine reads an edited bot file anew. When its standard input ends, it exits; its
+machines go on.
 
 A machine of a template is two processes in a group of their own: the bot, and its leader (see `leader.py`),
-which waits for it and writes down how it ended. Linux only: other systems' libraries do not stand a fork.
+which waits for it and records how it ended. Linux only: other systems' libraries do not survive a fork.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def main() -> None:
     """Import, then fork on request until standard input ends."""
     bot_file = Path(sys.argv[1])
     replies = os.dup(1)
-    os.dup2(2, 1)  # what an import prints is no reply
-    importlib.import_module("bot.logs")  # first: it imports loguru the way that the runtime needs it
+    os.dup2(2, 1)  # output of an import must not be read as a reply
+    importlib.import_module("bot.logs")  # first: it imports loguru without its default handler
     lazy.install()
     preload()
     _import_packages_of(bot_file)
     gc.collect()
-    gc.freeze()  # or a collection in a machine would copy every page that the template shares with it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaders are reaped by the system
-    # Some packages start a thread when they are imported. It is idle, and is not needed in a machine.
+    gc.freeze()  # else a collection in a machine would copy every page shared with the template
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps leaders
+    # Some packages start a thread on import. It is idle, and a machine does not need it.
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     setproctitle(f"switchboard-template {bot_file}")
     _reply(replies, Launched())
@@ -58,9 +58,10 @@ def main() -> None:
 
 
 def _import_packages_of(bot_file: Path) -> None:
-    """Import the installed packages that the bot file imports at its top; its own neighbours are not.
+    """Import the installed packages that the bot file imports at its top, but not the modules beside the
+    file.
 
-    A neighbour may have the name of an installed package, and comes first in a machine.
+    Such a module may have the name of an installed package, and comes first in a machine.
     """
     neighbours = {entry.name.partition(".")[0] for entry in bot_file.resolve().parent.iterdir()}
     for name in _imports_of(bot_file):
@@ -102,20 +103,20 @@ def _fork(launch: Launch, replies: int) -> Launched:
 
 
 def _run(launch: Launch) -> NoReturn:
-    """Be the bot, as `python -m bot` would be in this environment."""
+    """Become the bot, as `python -m bot` would in this environment."""
     code = 1
     try:
         os.environ.clear()
         os.environ.update(launch.environment)
         os.chdir(Path(launch.directory) / "work")
-        tempfile.tempdir = None  # it is looked up anew, in the machine's own TMPDIR
+        tempfile.tempdir = None  # looked up again, from the machine's own TMPDIR
         setproctitle(f"python -m bot {' '.join(launch.arguments)}")
         leader.limit(resource.RLIMIT_CORE, 0)
         leader.limit(resource.RLIMIT_DATA, launch.memory_kib * 1024)
         leader.limit(resource.RLIMIT_CPU, launch.cpu_seconds)
         confine(launch.confinement)
         _seed()
-        # Processes that multiprocessing spawns import the main module again, unless it is a package's.
+        # A process that multiprocessing spawns imports the main module again, unless a package owns it.
         sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("bot.__main__", None)
         from bot.runtime import main as run_bot
 

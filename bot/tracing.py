@@ -13,11 +13,11 @@ from bot.protocol import TRACEPARENT_VARIABLE
 def join(traceparent: str | None) -> None:
     """Make the spans that this task and its tasks start part of the session's trace.
 
-    Costs nothing where OpenTelemetry is not installed; where it is, Pipecat has imported it before.
+    Costs nothing where OpenTelemetry is not installed; where it is, Pipecat has imported it already.
     """
     if traceparent is None:
         return
-    # For what the bot starts as a process of its own, also on a machine that was started before its session.
+    # For the bot's subprocesses, also on a machine that was started before its session.
     os.environ[TRACEPARENT_VARIABLE] = traceparent
     try:
         from opentelemetry import context

@@ -14,18 +14,17 @@ _loaded: list[VADAnalyzer] = []
 
 
 def preload_vad() -> None:
-    """Load the model for the next `create_vad`.
+    """Load the model for the next `create_vad`. Call it at the top of a bot file.
 
-    For the top of a bot file: a machine imports it while it waits for its client, so the model is there when
-    the session begins.
+    A machine imports the file while it waits for its client, so the model is loaded when the session begins.
     """
     if not _loaded:
         _loaded.append(SileroVADAnalyzer())
 
 
 def create_vad() -> VADAnalyzer:
-    """A detector with Pipecat's default parameters, for one stream of 8 or 16 kHz mono audio.
+    """Return a detector with Pipecat's default parameters, for one stream of 8 or 16 kHz mono audio.
 
-    Each call returns another one: a detector remembers what it heard, and is closed with its pipeline.
+    Each call returns a new one: a detector keeps state of its stream, and is closed with its pipeline.
     """
     return _loaded.pop() if _loaded else SileroVADAnalyzer()

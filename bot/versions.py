@@ -16,7 +16,7 @@ PACKAGE = "pipecat-ai"
 
 OLDEST = (1, 7)
 NEWEST = (1, 14)
-"""The first and last version that was tried; a later one of the same major version gets a warning."""
+"""The newest version that was tried; a later one of the same major version gets a warning."""
 
 
 def _text(release: tuple[int, int]) -> str:
@@ -25,11 +25,11 @@ def _text(release: tuple[int, int]) -> str:
 
 SUPPORTED = f"{_text(OLDEST)} to {_text(NEWEST)}"
 REQUIREMENT = f">={_text(OLDEST)},<{NEWEST[0] + 1}"
-"""What is installed where a bot asks for a version other than the project's."""
+"""The requirement that is installed where a bot asks for a version other than the project's."""
 
 
 def unsupported(version: str) -> str:
-    """Say in a sentence why this version of Pipecat cannot be used; empty if it can, or is no release."""
+    """Return a sentence why this version of Pipecat cannot be used; empty if it can, or is not a release."""
     release = _release(version)
     if release is None or (release >= OLDEST and release[0] == NEWEST[0]):
         return ""
@@ -40,7 +40,7 @@ def unsupported(version: str) -> str:
 
 
 def untested(version: str) -> str:
-    """Say in a sentence that this version of Pipecat is newer than those that were tried; empty if not."""
+    """Return a sentence that this version of Pipecat is newer than those tried; empty if it is not."""
     release = _release(version)
     if release is None or release <= NEWEST or unsupported(version):
         return ""
@@ -56,7 +56,7 @@ def _release(version: str) -> tuple[int, int] | None:
 
 
 def installed() -> str:
-    """Return the version that this Python has; empty where it runs from a checkout, or is missing."""
+    """Return the version that this Python has; empty if it runs from a checkout, or is missing."""
     try:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The runtime's view of an unmodified bot's pipelines, and the handle by which it cancels them."""
+"""A view of an unmodified bot's pipelines, and the handle that cancels them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ SETUP_FILES_VARIABLE = "PIPECAT_SETUP_FILES"
 
 
 class Listener(Protocol):
-    """A listener to what the pipeline does. Called on the bot's event loop; must return at once."""
+    """Receives what the pipeline does. Called on the bot's event loop; must return at once."""
 
     def pipeline_started(self) -> None: ...
 
     def bot_in_room(self) -> None: ...
 
     def join_refused(self, words: str) -> None:
-        """The room's service did not let the bot in, in its own words."""
+        """Take note that the room's service did not let the bot in; `words` is its message."""
         ...
 
     def removed_from_room(self) -> None:
-        """The bot was in its room, and is out of it for good without having left."""
+        """Take note that the bot was in its room, did not leave, and is out of it for good."""
         ...
 
     def client_here(self) -> None: ...
 
     def client_gone(self) -> None:
-        """No client is there any more; one may come back."""
+        """Take note that no client is connected; one may come back."""
         ...
 
     def bot_spoke(self) -> None: ...
 
     def failed(self, error: str, *, fatal: bool) -> None:
-        """A processor cannot do its job any more; `fatal` if the pipeline ends for it."""
+        """Take note that a processor cannot do its job any more; `fatal` if the pipeline ends for it."""
         ...
 
     def latency(self, kind: Literal["first_word", "turn"], milliseconds: float) -> None: ...
@@ -50,7 +50,7 @@ class Watch:
         self._worker: Any = None
 
     def install(self) -> None:
-        """From now on Pipecat's set-up hooks reach this watch.
+        """Make Pipecat's set-up hooks reach this watch.
 
         Called after the bot file's import, because that often loads a `.env` file over the environment.
         """
@@ -66,7 +66,7 @@ class Watch:
         return bool(self._runners) or self._worker is not None
 
     async def cancel(self, reason: str) -> None:
-        """Cancel the bot's pipelines the way that Pipecat has for it; the bot function then returns."""
+        """Cancel the bot's pipelines as Pipecat does; the bot function then returns."""
         for target in self._runners or [self._worker]:
             await target.cancel(reason=reason)
 

@@ -25,7 +25,7 @@ from bot.protocol import IceServer
 _Model = TypeVar("_Model", bound=BaseModel)
 
 _MEANINGLESS = (ValueError, AssertionError, KeyError, IndexError, InvalidAccessError, OperationError)
-"""aiortc's ways to say that a description is well-formed and no connection can be made from it."""
+"""Errors that aiortc raises for a description that is well-formed but allows no connection."""
 
 
 class Offer(BaseModel):
@@ -48,10 +48,10 @@ class Candidates(BaseModel):
 
 
 class Peer:
-    """Exactly one connection: one session is one bot, and one client talks to it.
+    """The session's only connection: one session is one bot, and one client talks to it.
 
     Args:
-        ice_servers: STUN and TURN servers for our own candidates.
+        ice_servers: STUN and TURN servers for the bot's own candidates.
         connected: Called with the connection and the client's request data, once, after the first offer.
         closed: Called when the client has gone.
     """
@@ -69,7 +69,7 @@ class Peer:
         self._connected = connected
         self._closed = closed
         self._connection: SmallWebRTCConnection | None = None
-        # Offers one after the other, and no candidate in the middle of one.
+        # Serialized: one offer at a time, and no candidate during an offer.
         self._negotiation = asyncio.Lock()
 
     async def offer(self, body: bytes) -> dict[str, str]:
@@ -98,7 +98,7 @@ class Peer:
             connection = self._connection
             if connection is None or connection.pc_id != batch.pc_id:
                 raise _unknown(batch.pc_id)
-        # Together: the lookup of a `.local` name that is not in our network takes a second to fail.
+        # Concurrently: the lookup of a `.local` name outside this network takes a second to fail.
         await asyncio.gather(*(connection.add_ice_candidate(candidate) for candidate in parsed if candidate))
         if None in parsed:
             await connection.add_ice_candidate(None)
@@ -115,7 +115,7 @@ class Peer:
             return await self._first(offer)
         if offer.pc_id is not None and offer.pc_id != connection.pc_id:
             raise _unknown(offer.pc_id)
-        # What is closed cannot be negotiated again; a client that comes back gets a new one.
+        # A closed connection cannot be renegotiated; a client that returns gets a new one.
         restart = bool(offer.restart_pc) or connection.pc.connectionState in ("closed", "failed")
         if offer.pc_id is None:
             # A client whose first answer was lost offers again, with a new peer connection and no pc_id.
@@ -135,7 +135,7 @@ class Peer:
             raise
         connection.add_event_handler("closed", self._on_closed)
         self._connection = connection
-        # Until the bot's pipeline reads it, audio that arrives is dropped and not collected.
+        # Until the bot's pipeline reads audio, it is dropped instead of queued.
         connection.audio_input_track()
         self._connected(connection, offer.request_data)
         return _answer(connection)
@@ -173,7 +173,7 @@ def _check_sdp(sdp: str) -> None:
 
 
 def _candidate(index: int, given: Candidate) -> RTCIceCandidate | None:
-    """The candidate as aiortc has it; None for an empty one, which ends them (RFC 8840)."""
+    """Return the candidate in aiortc's form; None for an empty one, which ends them (RFC 8840)."""
     if not given.candidate:
         return None
     try:

@@ -1,9 +1,10 @@
-"""Take out of a bot directory what no bot runs, and what must not get into an image.
+"""Remove from a bot directory what no bot runs, and what must not get into an image.
 
     python app.py DIRECTORY
 
-What begins with a dot (secrets, repositories, what tools keep), virtual environments, packages of Node, and
-bytecode. The fingerprint of a bot directory (`stacks/docker/content.py`) is of what this leaves.
+Removed are names that begin with a dot (secrets, repositories, caches of tools), virtual environments,
+packages of Node, and bytecode. The fingerprint of a bot directory (`stacks/docker/content.py`) covers what is
+left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LEFT_OUT = frozenset({"node_modules", "__pycache__"})
 
 
 def is_left_out(path: Path) -> bool:
-    """Return True if an image does not have this entry of a bot directory, nor what lies below it."""
+    """Return True if the image lacks this entry of a bot directory, and everything below it."""
     if path.name.startswith(".") or path.name in LEFT_OUT or path.suffix == ".pyc":
         return True
     # Every virtual environment has this file (PEP 405).
@@ -25,7 +26,8 @@ def is_left_out(path: Path) -> bool:
 
 
 def walk(directory: Path) -> Iterator[tuple[Path, bool]]:
-    """Every entry below a directory that is no directory itself, or is left out; and whether it is."""
+    """Yield each entry below a directory that is left out or is not a directory, and whether it is
+    left out."""
     for path in sorted(directory.iterdir()):
         if is_left_out(path):
             yield path, True

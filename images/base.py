@@ -36,7 +36,7 @@ LEFT_OUT = (
     *("/usr/lib/python3*/idlelib", "/usr/local/lib/python3*/idlelib", "/usr/local/bin/idle*"),
     *("/usr/local/lib/python3*/tkinter", "/usr/local/lib/python3*/turtledemo"),
     *("/usr/local/lib/python3*/config-*", "/usr/local/include", "/usr/include"),
-    # What administers a machine: its disks, users and services. Python finds libraries by `ldconfig`.
+    # Administration of disks, users and services. `ldconfig` stays: Python finds libraries by it.
     *("/usr/sbin/[a-km-z]*", "/usr/sbin/ldattach", "/usr/sbin/losetup", "/usr/bin/openssl"),
     *("/usr/bin/ls[bcilmnf]?*", "/usr/bin/partx", "/usr/bin/dmesg", "/usr/bin/setarch", "/usr/bin/nsenter"),
     *("/usr/bin/unshare", "/usr/bin/setpriv", "/usr/bin/findmnt", "/usr/bin/ipc*", "/usr/bin/script*"),
@@ -56,7 +56,7 @@ LEFT_OUT = (
     # All authorities in one file, which OpenSSL would read as a whole (30 ms) for every client that is made.
     # It finds the one that it needs in /etc/ssl/certs.
     "/usr/lib/ssl/cert.pem",
-    # Of the build itself, or of the machine that runs it.
+    # Files of the build itself, or of the host that runs it.
     *("/proc/*", "/sys/*", "/dev/*", "/run/*", "/tmp/*", "/var/tmp/*", "/var/log/*", "/root/*", "/root/.*"),  # noqa: S108
     *("/etc/resolv.conf", "/etc/hostname", "/etc/hosts", "/etc/mtab", "*/__pycache__", "/.dockerenv"),
 )
@@ -74,14 +74,14 @@ PACKAGES_LEFT_OUT = (
     ),
     *("python3-setuptools", "python3-wheel", "python3-packaging", "sqv"),
 )
-"""Of which `LEFT_OUT` leaves nothing that runs."""
+"""Debian packages of which `LEFT_OUT` leaves nothing that runs."""
 
 SET_ID = stat.S_ISUID | stat.S_ISGID
-"""Programs that change the user or group of whoever runs them (`su`, `mount`): nobody does in a container."""
+"""Mode bits of programs that change their caller's user or group (`su`, `mount`); a container needs none."""
 
 
 def copy(root: Path, out: Path) -> None:
-    """Copy `root` to `out`; neither devices nor other file systems have a part in it."""
+    """Copy `root` to `out`, without devices and other file systems."""
     left_out = (*LEFT_OUT, str(out))
 
     def ignored(directory: str, names: list[str]) -> set[str]:
@@ -93,7 +93,7 @@ def copy(root: Path, out: Path) -> None:
         }
 
     shutil.copytree(root, out, symlinks=True, ignore=ignored, dirs_exist_ok=True)
-    # `copytree` keeps modes and times, and owners not.
+    # `copytree` keeps modes and times, but not owners.
     for path in out.rglob("*"):
         status = (root / path.relative_to(out)).lstat()
         if (status.st_uid, status.st_gid) != (0, 0):
@@ -104,7 +104,7 @@ def copy(root: Path, out: Path) -> None:
 
 
 def list_packages(status: Path) -> None:
-    """Take `PACKAGES_LEFT_OUT` off Debian's list of what is installed."""
+    """Remove `PACKAGES_LEFT_OUT` from Debian's list of installed packages."""
     kept = []
     for paragraph in status.read_text().strip().split("\n\n"):
         name = paragraph.partition("\n")[0].removeprefix("Package: ")
@@ -114,7 +114,8 @@ def list_packages(status: Path) -> None:
 
 
 def check_authorities(directory: Path) -> None:
-    """The image relies on a directory of authorities that OpenSSL can look one up in."""
+    """Check that the directory of certificate authorities is indexed for OpenSSL, as the image
+    relies on it."""
     if not any(directory.glob("*.0")):
         sys.exit(
             "BASE: there are no authorities in its /etc/ssl/certs: it must have Debian's ca-certificates"

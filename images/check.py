@@ -14,38 +14,40 @@ from collections.abc import Callable, Iterator
 
 RATE = 16_000
 WINDOW = 512
-"""Samples that Silero takes at once at 16 kHz."""
+"""Samples that Silero takes at once, at 16 kHz."""
 
 WINDOWS = 31
-"""A second."""
+"""Windows in a second."""
 
 SILENT, SPOKEN = 0.3, 0.7
-"""Confidence that it is speech: of silence the most, of a voice the least that some window must have. A model
-that is broken gives one for both, or none at all. Silero gives 0.01 and 1.0."""
+"""Limits on the confidence that a window is speech: the most for silence, the least that a voice must reach.
+
+Silero gives 0.01 and 1.0. A broken model gives the same for both, or nothing.
+"""
 
 PITCH = 160
 FORMANTS = ((300, 60), (2300, 100), (3000, 120))
-"""Hz, and widths of them: an [i] of a man's voice (Peterson and Barney 1952)."""
+"""Formants in Hz and their widths: a man's [i] (Peterson and Barney 1952)."""
 
 Confidence = Callable[[list[float]], float]
-"""What a detector makes of the next window, samples from -1 to 1."""
+"""A detector: the confidence that the next window, samples from -1 to 1, is speech."""
 
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 
 
 class NoNetwork(OSError):
-    """Error of a call for the network: its caller may go on without, as torch.hub does with what it has."""
+    """Raised for a call to the network. The caller may go on without, as torch.hub does with its cache."""
 
 
 def refuse_network(event: str, arguments: tuple) -> None:
-    """An audit hook: every call of Python's that would reach the network fails as if there were none."""
+    """Audit hook: fail every call of Python's that would reach the network, as if there were none."""
     if event in NETWORK:
         raise NoNetwork(f"{event} of {arguments[0]!r}: there is no network")
 
 
 def onnx() -> Confidence:
-    """The model inside Pipecat's wheel."""
+    """Load the model inside Pipecat's wheel."""
     import numpy as np
     from pipecat.audio.vad.silero import SileroVADAnalyzer
 
@@ -60,7 +62,7 @@ def onnx() -> Confidence:
 
 
 def torch() -> Confidence:
-    """The model that `torch.hub` has in TORCH_HOME."""
+    """Load the model that `torch.hub` has in TORCH_HOME."""
     import torch  # pyright: ignore[reportMissingImports] - in the images with VAD=torch
 
     model, _ = torch.hub.load("snakers4/silero-vad", "silero_vad", trust_repo=True)
@@ -68,7 +70,7 @@ def torch() -> Confidence:
 
 
 def voice() -> Iterator[list[float]]:
-    """Four syllables of a vowel."""
+    """Return four syllables of a vowel."""
     partials = [
         (PITCH * number, sum(1 / (1 + ((PITCH * number - at) / width) ** 2) for at, width in FORMANTS))
         for number in range(1, 4000 // PITCH)
@@ -86,7 +88,7 @@ def voice() -> Iterator[list[float]]:
 
 
 def main(detector: str) -> str | None:
-    """Return what is wrong with the detector; None if nothing is."""
+    """Return the detector's fault; None if it has none."""
     confidence = {"onnx": onnx, "torch": torch}[detector]()
     silent = max(confidence([0.0] * WINDOW) for _ in range(WINDOWS))
     if not 0 <= silent < SILENT:

@@ -24,7 +24,7 @@ from pathlib import Path
 LEFT_OUT = (
     # Tests of packages, and their data. (Packages named `testing` are for their users.)
     *("**/tests", "**/test"),
-    # For type checkers, C programmers, and tools that lay hands on models before they run.
+    # For type checkers, C programmers, and tools that modify models before they run.
     *("**/*.pyi", "**/*.pxd", "**/*.pyx", "**/*.a", "numpy/_core/include", "numpy/f2py"),
     *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/datasets"),
     # ONNX runtime for other languages: Python's own module has all of it inside (28 MB).
@@ -32,8 +32,8 @@ LEFT_OUT = (
 )
 
 PROCESSES = 4
-"""That compile. Bytecode depends on what its process compiled before (on which strings are shared), so each
-has a fixed share of the modules, in a fixed order, on any number of cores."""
+"""Number of processes that compile. Bytecode depends on what its process compiled before (on which strings
+are shared), so each has a fixed share of the modules, in a fixed order, on any number of cores."""
 
 
 def prune(directory: Path) -> None:
@@ -53,7 +53,7 @@ def strip(directory: Path) -> None:
 
 
 def compile_bytecode(directory: Path) -> None:
-    """Write every module's bytecode; what is no valid Python (templates of packages) is left as it is."""
+    """Write every module's bytecode; skip files that are not valid Python (templates of packages)."""
     modules = [path for path in _files(directory) if path.suffix == ".py"]
     shares = [(directory, modules[number::PROCESSES]) for number in range(PROCESSES)]
     spawn = multiprocessing.get_context("spawn")
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--no-bytecode", action="store_true", help="leave Python files as they are")
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    # The order of a frozen set in bytecode follows it.
+    # The hash seed sets the order of a frozen set in bytecode.
     if os.environ.get("PYTHONHASHSEED") != "0":
         sys.exit("finish.py: PYTHONHASHSEED must be 0, for the same bytecode in every build")
     prune(arguments.directory)

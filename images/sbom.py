@@ -19,20 +19,20 @@ from urllib.parse import quote
 
 
 def of_python(python: str) -> dict[str, Any]:
-    """The whole document, as of the environment alone."""
+    """Return the document for the Python environment alone."""
     command = ["cyclonedx-py", "environment", "--output-reproducible", "--spec-version", "1.6", python]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def of_interpreter(python: str) -> dict[str, Any]:
-    """The interpreter: in an official image it is no package of Debian's."""
+    """Return the interpreter's component; in an official image it is not a Debian package."""
     command = [python, "-c", "import platform; print(platform.python_version())"]
     version = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     return _component(f"pkg:generic/python@{quote(version)}", "python", version)
 
 
 def of_npm(lock: str) -> Iterator[dict[str, Any]]:
-    """The components of a package-lock.json that are not for development alone."""
+    """Return the components of a package-lock.json that are not for development only."""
     for path, package in sorted(json.loads(lock)["packages"].items()):
         if not path or package.get("dev"):
             continue
@@ -41,7 +41,7 @@ def of_npm(lock: str) -> Iterator[dict[str, Any]]:
 
 
 def of_debian(status: str) -> Iterator[dict[str, Any]]:
-    """The components of Debian's list of what is installed."""
+    """Return the components of Debian's list of installed packages."""
     for paragraph in status.strip().split("\n\n"):
         fields = Parser().parsestr(paragraph)
         if not fields["Status"].endswith(" installed"):
@@ -65,7 +65,7 @@ def main(python: str, status: Path, name: str, version: str, lock: Path | None =
     }
     document["components"] += sorted(of_debian(status.read_text()), key=lambda component: component["name"])
     document["components"].append(of_interpreter(python))
-    # Of a package that is needed in one version by several there is one component.
+    # A package that several others need in one version is one component.
     npm = {one["bom-ref"]: one for one in of_npm(lock.read_text())} if lock is not None else {}
     document["components"] += npm.values()
     json.dump(document, sys.stdout, indent=2)

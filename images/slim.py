@@ -1,9 +1,8 @@
-"""Leave out of an image's packages what bots that talk never use: `python3 slim.py audio|video DIRECTORY`.
+"""Remove libraries that voice bots never use from an image: `python3 slim.py audio|video DIRECTORY`.
 
-FFmpeg's libraries, which PyAV's wheel brings along, are linked to encoders of video and to those of a screen,
-and would not load without them. Each of these gives way to a stand-in: a library of its name with the
-functions that are asked of it, all of which fail. So FFmpeg loads, refuses to encode with them as it does
-when memory is short, and finds no screen.
+FFmpeg's libraries, which PyAV's wheel contains, are linked to video encoders and to screen libraries, and do
+not load without them. Each of these is replaced by a stand-in: a library of the same name whose functions all
+fail. So FFmpeg loads, refuses to encode with them as it does when memory is short, and finds no screen.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 
 ENCODERS = ("libx265", "libSvtAv1Enc", "libvmaf")
-"""Encoders of H.265 and AV1, and a meter of video quality, 29 MB: no transport of Pipecat's sends what they
-make. Those of VP8 and H.264, which SmallWebRTC sends, stay."""
+"""Encoders of H.265 and AV1, and a meter of video quality, 29 MB: no Pipecat transport sends their output.
+The encoders of VP8 and H.264, which SmallWebRTC sends, stay."""
 
 SCREENS = ("libxcb", "libXau", "libdrm")
-"""Libraries of a screen with the parts of libxcb, 31 MB with the gaps in their files: FFmpeg and Pillow make
-pictures of one with them."""
+"""Screen libraries, 31 MB with the gaps in their files: FFmpeg and Pillow take pictures of a screen with
+them."""
 
 FORMATS = ("PIL/_avif*.so", "pillow.libs/libavif-*")
-"""Images in AVIF, 5 MB. Pillow reads and writes all others, and says of this one that it has no support."""
+"""Images in AVIF, 5 MB. Pillow reads and writes all other formats, and reports this one as not supported."""
 
 FAILS = {
-    # A status that is not 0; x265's one function gives a table of others, each of which gives no memory.
+    # A status other than 0. x265's only function returns a table of functions that all return NULL.
     "x86_64": "mov $-1, %eax\n ret",
     "aarch64": "mov w0, #-1\n ret",
 }
@@ -37,7 +36,8 @@ NOTHING = {"x86_64": "xor %eax, %eax\n ret", "aarch64": "mov x0, #0\n ret"}
 TABLE = {"x86_64": "lea table(%rip), %rax\n ret", "aarch64": "adrp x0, table\n add x0, x0, :lo12:table\n ret"}
 
 TABLE_ENTRIES = 64
-"""More than x265's `x265_api` has members; those before the functions are numbers that nobody compares."""
+"""Entries of a stand-in's table: more than x265's `x265_api` has. Those before the functions are numbers that
+nobody compares."""
 
 GIVES_TABLE = re.compile(r"x265_api_get_\d+")
 
@@ -60,10 +60,10 @@ def slim(directory: Path) -> None:
 
 
 def stand_in(library: Path, asked: Set[str]) -> None:
-    """Replace a library by one that has the functions among `asked` that it has; all of them fail.
+    """Replace a library by one with those of the functions `asked` that it has; all of them fail.
 
     Raises:
-        SystemExit: something that is no function is asked of it.
+        SystemExit: a name asked for is not a function.
     """
     given = symbols("--defined-only", [library])
     wanted = sorted(asked & given.keys())

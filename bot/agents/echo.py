@@ -44,13 +44,14 @@ SAMPLE_RATE = 16_000
 """Hz, in and out, so that nothing is resampled on the way; Silero hears 8 or 16 kHz."""
 
 PAUSE_SECONDS = 0.4
-"""How long the user may pause, after the 0.2 s in which the detector notices, before the bot answers."""
+"""The longest pause in the user's speech: 0.2 s until the detector notices, then this long until the bot
+answers."""
 
 PRE_ROLL_SECONDS = 1.0
-"""Kept from before the detector fires: that is 0.4 s into a loud voice, 0.6 s into a quiet one."""
+"""Audio kept from before the detector fires: it fires 0.4 s into a loud voice, 0.6 s into a quiet one."""
 
 QUIET = 0.02
-"""Of the loudest sample: what comes before the first louder one is cut off, but for `LEAD_IN_SECONDS`."""
+"""Share of the loudest sample below which the beginning is cut off, except for `LEAD_IN_SECONDS`."""
 
 LEAD_IN_SECONDS = 0.1
 
@@ -58,11 +59,11 @@ POST_ROLL_SECONDS = 0.15
 """Kept after the last sound that the detector took for speech: the end of a word is often quiet."""
 
 LONGEST_SECONDS = 60.0
-"""Of what is said in one go, the last minute is said back."""
+"""Limit on one turn: of a longer one, the last minute is said back."""
 
 
 def bytes_of(seconds: float) -> int:
-    """How many bytes `seconds` of 16-bit mono audio take."""
+    """Return the number of bytes that `seconds` of 16-bit mono audio take."""
     return round(seconds * SAMPLE_RATE) * 2
 
 
@@ -71,13 +72,13 @@ def read_greeting() -> bytes:
         return file.readframes(file.getnframes())
 
 
-# A machine imports this file while its client is on the way, so what takes time belongs here.
+# A machine imports this file while its client connects, so slow work belongs here.
 GREETING = read_greeting()
 preload_vad()
 
 
 def speech(audio: bytes) -> list[Frame]:
-    """`audio` as a text-to-speech service sends it; an interruption drops what has not been played."""
+    """Yield `audio` as a text-to-speech service sends it; an interruption drops what has not been played."""
     return [TTSStartedFrame(), TTSAudioRawFrame(audio, SAMPLE_RATE, 1), TTSStoppedFrame()]
 
 
@@ -122,7 +123,7 @@ class Echo(FrameProcessor):
 
 
 def create_worker(transport: BaseTransport, idle_timeout_secs: float | None) -> PipelineWorker:
-    """The bot's pipeline; the worker adds the RTVI events that tell a page who speaks."""
+    """Return the bot's pipeline; its worker adds the RTVI events that tell a page who speaks."""
     turn_end = SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=PAUSE_SECONDS, wait_for_transcript=False)
     turns = UserTurnStrategies(start=[VADUserTurnStartStrategy()], stop=[turn_end])
     return PipelineWorker(

@@ -19,11 +19,11 @@ import soxr
 
 WORDS_PER_MINUTE = 160
 SAMPLE_RATE = 16_000
-"""Of the bots' audio, in Hz; espeak-ng itself speaks at 22050."""
+"""Sample rate of the bots' audio, in Hz; espeak-ng itself speaks at 22050."""
 PEAK = 0.6
-"""Of full scale: as loud as a person on a headset, so that nobody reaches for the volume."""
+"""Peak of the recording, as a share of full scale: as loud as a person on a headset."""
 AUDIBLE = 0.005
-"""Of the peak: what is quieter at either end is cut off."""
+"""Share of the peak below which sound at either end is cut off."""
 
 
 def synthesize(text: str, voice: str) -> bytes:

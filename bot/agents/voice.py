@@ -47,7 +47,7 @@ INSTRUCTIONS = (
     "short sentences, in plain words, without lists, symbols or emoji."
 )
 
-# A machine imports this file while its client is on the way, so what takes time belongs here.
+# A machine imports this file while its client connects, so slow work belongs here.
 preload_vad()
 
 
@@ -57,7 +57,7 @@ class Misconfigured(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """One of the three services: where it is, its key, and its model."""
+    """Address, key and model of one of the three services."""
 
     api_key: str
     base_url: str | None
@@ -92,7 +92,7 @@ class Services:
 
 
 def _service(environment: Mapping[str, str], name: str, model: str) -> Service:
-    # A key goes to the endpoint that it was given for, and to no other.
+    # A key is sent only to the endpoint that it was given for.
     owner = name if environment.get(f"{name}_BASE_URL") else "OPENAI"
     key = environment.get(f"{owner}_API_KEY")
     if not key:
@@ -105,7 +105,8 @@ def _service(environment: Mapping[str, str], name: str, model: str) -> Service:
 def create_worker(
     transport: BaseTransport, services: Services, idle_timeout_secs: float | None
 ) -> PipelineWorker:
-    """The bot's pipeline. Smart Turn decides when the user is done, a user who speaks interrupts the bot."""
+    """Return the bot's pipeline. Smart Turn decides when the user is done; a user who speaks interrupts the
+    bot."""
     stt = OpenAISTTService(
         api_key=services.stt.api_key,
         base_url=services.stt.base_url,
@@ -173,7 +174,7 @@ async def bot(runner_args: RunnerArguments) -> None:
 
     @worker.event_handler("on_pipeline_error")
     async def give_up(_worker: PipelineWorker, frame: ErrorFrame) -> None:
-        # A mute bot is worse than none. What may pass, such as a timeout, is only reported to the client.
+        # A mute bot is worse than none. A transient error, such as a timeout, is only reported to the client.
         if _is_permanent(frame):
             failures.append(f"{frame.processor} cannot go on: {frame.error}")
             await worker.cancel()
