@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pulumi
 from pulumi.runtime import config as engine_config
+from pydantic import BaseModel
 
+from dispatcher.machines.settings import PlacementSettings
 from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.prices import price_of
@@ -39,6 +42,60 @@ class Environment:
     def tags(self, agent: str | None = None) -> dict[str, str]:
         tags = {"project": self.project, "stack": self.stack}
         return tags if agent is None else {**tags, "agent": agent}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The host as placements see it. A derived class has resources for placements of its own cloud."""
+
+    cloud: str
+    machine_url: str | None
+    """URL at which machines of other clouds reach the dispatcher; None if they cannot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedBots:
+    """A placement before anything is made: pure, from the config, with stand-ins for what the stack makes."""
+
+    name: str
+    """Its key in `switchboard:placements`; without that key, the name of its cloud."""
+    cloud: str
+    keys: BaseModel
+    """Its own keys, as the cloud's model has them."""
+    settings: Mapping[str, PlacementSettings] = field(default_factory=dict)
+    """Name of a dispatcher's placement → its settings. Most clouds have one, called as the stack's. A
+    cloud that needs one for each agent calls it `<name>-<agent>`."""
+    by_agent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Agent → the names in `settings` that its machines may be at, in order. No entry: all of them."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Agent → the reference of its image, or a stand-in. Empty where bots run without images."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Deployment-wide settings of the provider (`fly_api_url` → value), with stand-ins for secret ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedBots:
+    """A place for bots, as a cloud's `placement` provisions it and its `host` is told of it."""
+
+    planned: PlannedBots
+    settings: Mapping[str, pulumi.Input[PlacementSettings]] = field(default_factory=dict)
+    """The keys of `planned.settings` → settings with what the stack made; no output where all is known."""
+    images: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    """Agent → the reference of its image in this placement's registry, by digest."""
+    secrets: Mapping[str, pulumi.Input[str] | Mapping[str, pulumi.Input[str]]] = field(default_factory=dict)
+    """Variable of the dispatcher → its secret value. A mapping is a JSON object to which every placement adds
+    (Fly's tokens by app); any other variable may come from one placement alone."""
+    permissions: Sequence[Mapping[str, Any]] = ()
+    """Statements in the words of `planned.cloud` that the dispatcher needs. A host of that cloud reads them
+    and grants them to the dispatcher's identity. Where `Site.cloud` is another cloud, the placement gives
+    credentials in `secrets` in their place, or refuses in `plan`."""
+    needed: Sequence[pulumi.Resource] = ()
+    """Resources that the dispatcher must start after."""
+    swept: Sequence[pulumi.Resource] = ()
+    """Resources whose deletion ends the machines that the dispatcher left. The host's dispatcher depends
+    on them: `make down` deletes them after it, when nobody starts bots any more."""
+    logs: Sequence[str] = ()
+    """Names under which the cloud's own tool shows bots' lines: labels, apps, log groups."""
 
 
 @dataclass(frozen=True)
