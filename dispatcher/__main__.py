@@ -1,9 +1,10 @@
-"""`python -m dispatcher` serves; `python -m dispatcher stop-machines` ends every machine of this data_dir.
+"""The command line of `python -m dispatcher`.
 
+`python -m dispatcher` serves; `python -m dispatcher stop-machines` stops every machine of this data_dir.
 `python -m dispatcher new-key NAME` makes a key for callers, as `make key NAME=…` does.
 
-Settings come from `SWITCHBOARD_…` environment variables. SIGTERM and SIGINT end the dispatcher and leave
-live bots alone: they are processes of their own and reconnect to the next dispatcher.
+Settings come from `SWITCHBOARD_…` environment variables. SIGTERM and SIGINT end the dispatcher but not its
+bots: these are processes of their own and reconnect to the next dispatcher.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line; return the exit status."""
     if sys.argv[1:2] == ["new-key"]:
         return new_key.command(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m dispatcher", description=__doc__)
@@ -44,15 +45,15 @@ def main() -> int:
     except ValidationError as error:
         return _fail("; ".join(_in_words(fault) for fault in error.errors(include_url=False)))
     except SettingsError as error:
-        # Its text names the field, and not the value, which may be a secret.
+        # The text names the field but not the value, which may be a secret.
         return _fail(f"{error}; allowed: JSON")
     try:
         file = settings.log_file if command == "serve" else None
         logs.configure(settings.log_level, settings.log_lines, file=file)
     except OSError as error:
         return _fail(f"log_file: {settings.log_file} cannot be opened: {error.strerror}")
-    # Imported for good settings alone, and with nobody looking for garbage: what a module makes stays, and to
-    # go through all of it again and again takes a tenth of the time.
+    # Imported only once the settings are valid, with the collector off: imports leave no garbage, and
+    # scanning their objects takes a tenth of the time.
     gc.disable()
     from dispatcher import commands
 

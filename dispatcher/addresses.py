@@ -1,4 +1,4 @@
-"""Addresses of servers: their form, and where they lead."""
+"""Addresses of servers: their form, and who can reach them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 ADDRESS = re.compile(
     r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(?P<path>(/[A-Za-z0-9._~/-]*)?)"
 )
-"""A web server's: no user, no query and no fragment, which nothing could be put behind."""
+"""A web server's URL, without user, query or fragment, so that a path can be appended."""
 
 
 def is_loopback(host: str) -> bool:

@@ -1,10 +1,11 @@
-"""How many HTTP connections a dispatcher has: of clients that said who they are, and of all others.
+"""Limits on a dispatcher's HTTP connections, of authenticated clients and of all others.
 
-A connection costs a file descriptor before anything is known of its client. Once too many have not
-authenticated, the oldest of them is closed for the newest: a client that means to be served authenticates
-within milliseconds, one that holds connections loses them. So strangers keep nobody out. Channels are
-strangers' without a machine's token, and while they are closed; the others are not counted: what these limits
-leave is theirs, the store's and the providers'.
+A connection costs a file descriptor before its client is known. Once too many are unauthenticated, the oldest
+of these is closed for the newest: a client that means to be served authenticates within milliseconds, while
+one that only holds connections loses them. So strangers lock nobody out.
+
+A channel counts as unauthenticated until its machine's token is checked, and while it closes; in between it
+is not counted. What these limits leave is for channels, the store and the providers.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from dispatcher.repeated_warning import RepeatedWarning
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 60.0
-"""Between two log lines about connections that were refused: an attack must not fill the log."""
+"""Interval between log lines about refused connections: an attack must not fill the log."""
 
 Limit = Literal["address", "unauthenticated", "authenticated"]
 
 
 class Connection(Protocol):
     def abort(self) -> None:
-        """Close at once, without what is still to be sent."""
+        """Close at once, and drop unsent data."""
         ...
 
 
 class Admissions:
-    """Counts the connections of one server. Of its descriptors authenticated clients have at most half.
+    """Counts the connections of one server.
 
-    Connections that have not authenticated have an eighth, those of one address half of that. The rest is
-    kept for machines' channels, the store and the providers.
+    Authenticated clients get at most half of its descriptors. Unauthenticated connections get an eighth, and
+    those of one address half of that. The rest is for machines' channels, the store and the providers.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Admissions:
         )
 
     def opened(self, connection: Connection, host: str) -> None:
-        """Count a new connection. Close the oldest that has not authenticated if there are too many."""
+        """Count a new connection. If too many are unauthenticated, close the oldest of these."""
         address = _address(host)
         same = self._of_address.setdefault(address, {})
         if len(same) >= self.max_of_address:
@@ -80,7 +81,7 @@ class Admissions:
         return True
 
     def closed(self, connection: Connection) -> None:
-        """Count the connection no more: it is closed, or a WebSocket. Idempotent."""
+        """Stop counting the connection: it is closed, or a WebSocket. Idempotent."""
         self._authenticated.discard(connection)
         self._forget_stranger(connection)
 
@@ -108,7 +109,7 @@ class Admissions:
 
 
 def _address(host: str) -> str:
-    """Return the key by which addresses are counted: of IPv6 the /64, the least that a customer gets."""
+    """Return the key by which addresses are counted: for IPv6 the /64, the least that a customer gets."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,8 +1,10 @@
 """The images of agents' machines, which a stack changes while the dispatcher runs.
 
-A file has them, which is looked at every second: a new image needs no new dispatcher, and no caller is
-refused for it. Each agent's new image is in use once the engine has it. What is in use is kept in a second
-file: a dispatcher that starts again begins with images that have run, not with some that nobody has tried.
+A stack writes them to a file, which is checked every second: a new image needs no new dispatcher, and no
+caller is refused for it. Each agent's new image is used once the engine has it.
+
+The images in use are kept in a second file: a restarted dispatcher begins with images that have run, not with
+untried ones.
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ from dispatcher.settings import AgentName, Image, Settings
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the file."""
+"""Interval between checks of the file."""
 
 AGAIN_SECONDS = 10.0
-"""Between two attempts to get images that could not be had."""
+"""Pause before images that could not be fetched are fetched again."""
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Of the file: more than all agents have that a dispatcher can have."""
+"""Limit on the file: more than the largest number of agents takes."""
 
 MOST_PATH = 4096
-"""Characters of a bot file's path, as on Linux."""
+"""Limit on the characters of a bot file's path, as on Linux."""
 
 
 class AgentImage(BaseModel):
-    """An agent's image, and its bot file's path in there: a renamed file comes with the image that has it."""
+    """An agent's image, and the path of its bot file inside: the two change together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,14 +52,14 @@ class AgentImage(BaseModel):
 _TABLE: TypeAdapter[dict[str, AgentImage]] = TypeAdapter(dict[AgentName, AgentImage])
 
 Seen = tuple[int, int, int]
-"""Inode, size and time of a file: another content is not the same."""
+"""Inode, size and time of a file; a file with other content differs in one."""
 
 
 class AgentImages:
     """Agent → the image of its machines, and its bot file.
 
     Args:
-        fleet: Gets images that are to be used.
+        fleet: Fetches new images.
     """
 
     def __init__(self, settings: Settings, fleet: Fleet, clock: Clock) -> None:
@@ -73,13 +75,13 @@ class AgentImages:
         self._clock = clock
         self._table: Mapping[str, AgentImage] = {}
         self._wanted: Mapping[str, AgentImage] = {}
-        """The file's last table that was not refused."""
+        """The last table of the file that was accepted."""
         self._seen: Seen | None = None
         self._again_at = float("-inf")
         self._said = ""
 
     def of(self, agent: str) -> str:
-        """Return the image of an agent's machines; empty if it has none, or none yet."""
+        """Return the image of an agent's machines; empty if it has none yet, or needs none."""
         used = self._table.get(agent)
         return used.image if used is not None else self._agents[agent].image or ""
 
@@ -90,21 +92,21 @@ class AgentImages:
 
     @property
     def mark(self) -> str | None:
-        """`mark_of` the table that is in use; None without a file."""
+        """The `mark_of` of the table in use; None without a file."""
         return None if self._file is None else mark_of(_plain(self._table))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Agents whose machines need an image, and have none yet."""
+        """Agents whose machines need an image and have none yet."""
         return tuple(name for name in self._needed if not self.of(name))
 
     @property
     def lacks_all(self) -> bool:
-        """True if no agent can be started for want of images."""
+        """True if no agent can start, as all lack an image."""
         return len(self.missing) == len(self._agents)
 
     async def load(self) -> None:
-        """Begin with the images that were last in use, if there were any."""
+        """Begin with the images that were last in use, if any."""
         if self._file is None:
             return
         try:
@@ -113,7 +115,7 @@ class AgentImages:
         except FileNotFoundError:
             return
         except (OSError, ValidationError) as error:
-            log.error("images_file: those that were last in use are not known: %s", error)
+            log.error("images_file: the images last in use cannot be read: %s", error)
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
@@ -122,13 +124,13 @@ class AgentImages:
             try:
                 await self.look()
             except Exception:
-                # Nobody else would look again.
+                # Nothing else would check again.
                 log.exception("images_file: %s: a look failed", self._file)
                 pause = AGAIN_SECONDS
             await self._clock.sleep(pause)
 
     async def look(self) -> None:
-        """Use what the file has, as far as it can be had."""
+        """Use the file's images, as far as they can be fetched."""
         if (file := self._file) is None:
             return
         changed = await self._changed(file)
@@ -148,25 +150,26 @@ class AgentImages:
         await self._keep(file)
 
     async def _take_over(self, name: str, wanted: AgentImage) -> str:
-        """Use an agent's new image once its placements have it; gives why they have not."""
+        """Use an agent's new image once its placements have it; return the error if they do not."""
         if name in self._agents and wanted.image != self.of(name):
             try:
                 await self._fleet.fetch(wanted.image, self._agents[name].placements)
             except ProviderError as error:
-                return f"agent {name} does not use {wanted.image} yet, which cannot be had: {error}"
+                return f"agent {name} does not use {wanted.image} yet; it cannot be fetched: {error}"
         self._table = {**self._table, name: wanted}
         log.info("images_file: agent %s uses %s", name, wanted.image)
         return ""
 
     async def _keep(self, file: Path) -> None:
-        """Write down what is in use. A disk that is full costs a fetch after the next start, and no call."""
+        """Record the images in use. If the disk is full, the next dispatcher fetches again; no call is
+        affected."""
         try:
             await asyncio.to_thread(_write, _in_use(file), content_of(_plain(self._table)))
         except OSError as error:
             log.warning("images_file: the images in use cannot be kept: %s", error)
 
     async def _changed(self, file: Path) -> dict[str, AgentImage] | None:
-        """Return the table if the file is another one than it was; None for one that is refused, too."""
+        """Return the table if the file has changed; None if it has not, or if it is refused."""
         try:
             seen, content = await asyncio.to_thread(_read, file, self._seen)
         except FileNotFoundError:
@@ -187,12 +190,12 @@ class AgentImages:
         return table
 
     def _refuse(self, seen: Seen | None, why: str) -> None:
-        """It may be in the middle of being written, and is looked at again once it is another one."""
-        self._say(f"refused, the table of before stays in use: {why}")
+        """Refuse the file, which may be half written; it is read again once it has changed."""
+        self._say(f"refused, the previous table stays in use: {why}")
         self._seen = seen
 
     def _say(self, words: str) -> None:
-        """Log an error, once as long as it stays the same."""
+        """Log an error, once for as long as it stays the same."""
         if words != self._said:
             log.error("images_file: %s: %s", self._file, words)
         self._said = words
@@ -207,14 +210,14 @@ def _plain(table: Mapping[str, AgentImage]) -> dict[str, dict[str, str]]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Replace a file whole: what is there is never half of it."""
+    """Replace a file atomically."""
     new = file.with_name(file.name + ".new")
     new.write_bytes(content)
     new.replace(file)
 
 
 def _read(file: Path, known: Seen | None) -> tuple[Seen, bytes | None]:
-    """Return which file it is, and its content unless that is known."""
+    """Return the file's identity, and its content unless it is unchanged."""
     with file.open("rb") as opened:
         status = os.fstat(opened.fileno())
         seen = (status.st_ino, status.st_size, status.st_mtime_ns)

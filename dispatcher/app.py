@@ -1,6 +1,6 @@
-"""A whole dispatcher: what the settings name, wired, behind its HTTP interface.
+"""The composition root: builds a dispatcher from its settings, with its HTTP interface.
 
-This file and core.py are the only ones that know every concrete class.
+Only this file and core.py know every concrete class.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dispatcher(Core):
-    """A dispatcher with its HTTP interface, which runs the rest as long as it is served."""
+    """A dispatcher with its HTTP interface; its background work runs while the app is served."""
 
     app: FastAPI
 
@@ -62,13 +62,13 @@ def build(
     runner: Runner | None = None,
     daily: httpx.AsyncBaseTransport | None = None,
 ) -> Dispatcher:
-    """Wire a dispatcher. Nothing runs and nothing is opened until its app starts.
+    """Build a dispatcher. Nothing runs and nothing is opened until its app starts.
 
     Args:
-        providers: Placement → provider, in the place of those that the settings name.
-        tracer_provider: Takes the spans, in the place of what the `OTEL_…` variables say.
-        runner: Runs the store's transactions, in the place of threads.
-        daily: Answers in the place of Daily's API.
+        providers: Placement → provider, instead of those that the settings name.
+        tracer_provider: Receives the spans, instead of the exporter that the `OTEL_…` variables name.
+        runner: Runs the store's transactions, instead of threads.
+        daily: Answers instead of Daily's API.
     """
     clock = clock or SystemClock()
     core = wire(
@@ -95,7 +95,7 @@ def _app(core: Core) -> FastAPI:
         title="Switchboard dispatcher",
         docs_url=None,
         redoc_url=None,
-        # A path with a slash too many is none of ours: it gets a problem, and not a 307 without a body.
+        # A path with an extra slash is unknown: a problem, not a 307 without a body.
         redirect_slashes=False,
         lifespan=lifespan,
         responses=openapi.problems(*openapi.ANYWHERE),
@@ -127,10 +127,10 @@ def _app(core: Core) -> FastAPI:
 
 
 def _bus(settings: Settings, clock: Clock) -> Bus:
-    """Return the bus to the other replicas, if the store is one that several can share."""
+    """Return the bus to the other replicas: a real one if several replicas can share the store."""
     replica = new_replica()
     if sa.make_url(settings.store_url).get_backend_name() == "postgresql":
-        # Its driver is a tenth of the time of a dispatcher's imports.
+        # Imported here: its driver takes a tenth of the time of all imports.
         from dispatcher.store.bus import PostgresBus
 
         return PostgresBus(settings.store_url, replica, clock)
@@ -145,7 +145,7 @@ def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]
 
 
 def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -> ProviderContext:
-    """Return what a placement's provider is built from."""
+    """Return the context from which a placement's provider is built."""
     return ProviderContext(
         clock=clock,
         shared=settings.shared_of(placement),
@@ -158,7 +158,7 @@ def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -
 
 
 def _private(settings: Settings) -> list[Path]:
-    """Return what no machine may read: the data directory, and the store's files beside one of SQLite."""
+    """Return the paths that no machine may read: the data directory, and a SQLite store's files elsewhere."""
     url = sa.make_url(settings.store_url)
     database = url.database if url.get_backend_name() == "sqlite" else None
     files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []

@@ -1,7 +1,7 @@
-"""The bus between replicas: its messages, its protocol, and the bus of replicas that share a process.
+"""The bus between replicas: its messages, its protocol, and the bus inside one process.
 
-A message is delivered at most once. A subscriber that may have missed some is told so, and reads again what
-they were about: nothing is true only because a message said it.
+A message is delivered at most once. A subscriber that may have missed some is told so, and reads their
+subjects from the store again: no decision rests on a message alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ class Subscriber(Protocol):
     """Called on the event loop, in the order in which a sender published; must not wait."""
 
     def received(self, sender: str, payload: str) -> None:
-        """Another replica published this."""
+        """Take a message that another replica published."""
         ...
 
     def resumed(self) -> None:
-        """Messages may have been lost, in either direction. Also called once the bus stands at first."""
+        """Take note that messages may have been lost, in either direction. Also called when the bus first
+        connects."""
         ...
 
 
@@ -27,11 +28,11 @@ class Bus(Protocol):
     """One replica's end of the bus."""
 
     replica: str
-    """This replica's name on it."""
+    """This replica's name on the bus."""
 
     @property
     def alone(self) -> bool:
-        """True if there can be no other replica, so that nothing need be published."""
+        """True if there can be no other replica, so that publishing is pointless."""
         ...
 
     @property
@@ -41,29 +42,29 @@ class Bus(Protocol):
 
     @property
     def down_since(self) -> float | None:
-        """When messages ceased to go through, in unix seconds; None while they do."""
+        """Unix seconds since when messages fail to go through; None while they do go through."""
         ...
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Hear what is published under a topic; a word without spaces, one subscriber each."""
+        """Subscribe to a topic, a word without spaces; one subscriber per topic."""
         ...
 
     def publish(self, topic: str, payload: str, to: str | None = None) -> bool:
-        """Tell one replica, or all others. Returns at once, and never raises.
+        """Send to one replica, or to all others. Returns at once and never raises.
 
-        False if the message is lost already; True says nothing of its arrival.
+        False if the message is lost already; True does not mean that it arrives.
         """
         ...
 
     async def open(self) -> None:
-        """Return once the bus stands, or its first attempt to stand has failed; it goes on trying."""
+        """Return once the bus is connected, or the first attempt has failed; later attempts go on."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Hub:
-    """Where the replicas of one process meet."""
+    """The meeting point of the replicas of one process."""
 
     def __init__(self) -> None:
         self.members: dict[str, LocalBus] = {}
@@ -73,7 +74,7 @@ class LocalBus:
     """The bus inside a process. It loses nothing.
 
     Args:
-        hub: Where it meets the others; without one it is alone.
+        hub: The hub of the other replicas; without one it has no peers.
     """
 
     def __init__(self, replica: str | None = None, hub: Hub | None = None) -> None:
@@ -121,5 +122,5 @@ class LocalBus:
 
 
 def new_replica() -> str:
-    """A name for this process."""
+    """Return a name for this process."""
     return uuid.uuid4().hex

@@ -1,8 +1,9 @@
-"""The WebSocket under a machine's channel: one that is not read is cut off, and a stranger's is counted.
+"""The WebSocket under a machine's channel: aborted if the machine does not read, counted until it is
+authenticated.
 
-Uvicorn's waits without a limit: a send for the buffer to empty, and a close for what is in it to be taken,
-also after a ping without an answer. A machine that reads nothing would hold every send to it for as long as
-it lives. And it waits 10 s for the peer's answer to a close, in which the connection keeps its descriptor.
+Uvicorn's own waits without a limit: a send waits for the buffer to empty, and a close for its content to be
+taken, even after an unanswered ping. A machine that reads nothing would block every send to it for as long as
+it lives. And after a close it waits 10 s for the peer's answer, while the connection keeps its descriptor.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from dispatcher.admissions import Admissions
 from dispatcher.api.auth import ADMIT
 
 _log = logging.getLogger("uvicorn.error.channels")
-"""Has a few lines for each connection: `telemetry.logs` passes them on at debug alone."""
+"""Logs a few lines for each connection: `telemetry.logs` passes them on at level debug only."""
 
 WRITE_SECONDS = 30.0
-"""How long a machine may leave its connection's buffer over the mark (64 KiB, asyncio's own). The largest
-message, 4 MB, takes that long at 1.1 Mbit/s."""
+"""Limit on the time that a connection's buffer stays over its high-water mark (64 KiB, asyncio's own).
+
+The largest message, 4 MB, takes that long at 1.1 Mbit/s.
+"""
 
 
 class ChannelSocket(WebSocketsSansIOProtocol):
     """Uvicorn's WebSocket connection, aborted if its peer does not read.
 
-    It counts as a stranger's until the app admits it, and again from our close until the peer has closed too.
+    It counts as unauthenticated until the app admits it, and again from the dispatcher's close until the
+    peer's.
     """
 
     admissions: ClassVar[Admissions | None] = None
@@ -90,5 +94,5 @@ class ChannelSocket(WebSocketsSansIOProtocol):
 
 
 def counted(admissions: Admissions) -> type[ChannelSocket]:
-    """Return the WebSocket protocol of a server whose connections are counted there."""
+    """Return a WebSocket protocol whose connections are counted by `admissions`."""
     return type("CountedSocket", (ChannelSocket,), {"admissions": admissions})

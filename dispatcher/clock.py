@@ -1,4 +1,4 @@
-"""Time, injected: tests run hours of timeouts in microseconds on a clock of their own."""
+"""Clocks, injected: tests run hours of timeouts in microseconds on a virtual clock."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 NANOSECONDS = 1_000_000_000
-"""In a second."""
+"""Nanoseconds in a second."""
 
 SLEW = 10
-"""The clock runs at most one part in so many faster or slower than time passes, until it agrees with the
-system's again. Timeouts are that much off meanwhile, which is less than what the lease leaves for two clocks
-that differ (`sessions/maintenance/leader.py`)."""
+"""The clock runs at most 1/SLEW faster or slower than time passes, until it agrees with the system's again.
+
+Timeouts are off by that much meanwhile, which is less than the lease allows two clocks to differ
+(`sessions/maintenance/leader.py`).
+"""
 
 ADOPTED_SECONDS = 30
-"""A larger difference is no drift: the system's clock was set, or the machine was paused. While this one
-catches up it is wrong: what another replica writes has a deadline too early or too late, and Daily and TURN
-servers see tokens that are no longer or not yet good. Deadlines and tokens bear half a minute, and that for
-no more than the five minutes that it takes; a step that they do not bear is better done with at once."""
+"""Largest difference that is corrected slowly; beyond it the system's clock was set, or the machine was
+paused.
+
+While this clock catches up it is wrong: deadlines that other replicas write come too early or too late, and
+Daily and TURN servers see tokens that are not valid yet, or no longer. Deadlines and tokens tolerate half a
+minute for the five minutes that the correction takes; a larger step is better taken at once.
+"""
 
 
 class Clock(Protocol):
     """A clock: wall time, monotonic time, and sleep."""
 
     def now(self) -> float:
-        """Unix seconds: for dates, and for moments that replicas share."""
+        """Return Unix seconds, for dates and for moments that replicas share."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment, which nobody sets: for intervals within this process."""
+        """Return seconds of a monotonic clock, for intervals within this process."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -43,24 +48,21 @@ class Clock(Protocol):
 
 
 def _elapsed() -> int:
-    """Nanoseconds that have passed, those in which the machine slept among them, since some moment."""
-    # macOS has none of this name; there, monotonic time goes on in sleep as well.
+    """Return the nanoseconds since some moment, including those in which the machine slept."""
+    # macOS lacks this clock; there, monotonic time goes on in sleep.
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class SystemClock:
     """The system's wall clock, without its steps.
 
-    Where that is corrected by a little (by NTP, by hand), deadlines, limits and leases must see no jump: this
-    clock catches up with it (`SLEW`), and does not go backwards. Only a difference that no drift explains
-    (`ADOPTED_SECONDS`: it was set, or the whole machine was paused) is taken over at once, in either
-    direction, with a warning.
-
-    Any thread may ask it.
+    Deadlines, limits and leases must see no jump when NTP or a person corrects the clock a little: this clock
+    catches up slowly (`SLEW`) and never goes backwards. A larger difference (`ADOPTED_SECONDS`) is adopted at
+    once, in either direction, with a warning. Thread-safe.
 
     Args:
         wall: The system's clock, in Unix nanoseconds.
-        elapsed: Nanoseconds that have passed since any moment; nobody sets it.
+        elapsed: A monotonic clock, in nanoseconds.
     """
 
     def __init__(self, wall: Callable[[], int] = time.time_ns, elapsed: Callable[[], int] = _elapsed) -> None:
@@ -68,7 +70,7 @@ class SystemClock:
         self._elapsed = elapsed
         self._lock = threading.Lock()
         self._elapsed_at = elapsed()
-        # Whole numbers: who asks often would lose in rounding what is to be caught up with.
+        # Integers: with frequent calls, rounding would lose the correction.
         self._now = wall()
 
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""The commands of `python -m dispatcher` once its settings are known: serve, or end every machine."""
+"""The commands of `python -m dispatcher`, once the settings are known: serve, or stop every machine."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ SHUTDOWN_SECONDS = 10
 
 
 DESCRIPTORS = 65536
-"""File descriptors that a dispatcher allows itself: one per connection. Systems give 1,024 by default, for
-programs that use `select`, and more to whoever asks."""
+"""File descriptors that a dispatcher asks for: one per connection. Systems give 1,024 by default, for
+programs that use `select`, and more on request."""
 
 
 PRIVATE_UMASK = 0o077
-"""Whatever the dispatcher makes is its user's alone, however it was started."""
+"""Umask: only the dispatcher's user may read the files it makes, however it was started."""
 
 
 class Unusable(Exception):
-    """A setting names a thing that cannot be used. The text begins with the setting's name."""
+    """A setting names something unusable. The text begins with the setting's name."""
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to exit; gives the exit status.
+    """Serve until told to exit; return the exit status.
 
     Raises:
         Unusable: the port, the directory, the database, or the Daily domain.
@@ -74,7 +74,7 @@ def serve(settings: Settings) -> int:
         with _data_dir(settings):
             held.enter_context(_lock(settings))
             dispatcher = build(settings)
-        # Before the server does it, which would tell of a failure with a traceback.
+        # Before the server does it, which would report a failure with a traceback.
         asyncio.run(_open_store(dispatcher))
         if wrong := asyncio.run(check_accounts(settings, SystemClock())):
             raise Unusable(wrong)
@@ -94,7 +94,7 @@ def serve(settings: Settings) -> int:
             on_drain=dispatcher.drain,
             on_exit=dispatcher.refuse,
         )
-        # Uvicorn raises the signal that ended it once more when all is done: that is a good end, not a death.
+        # Uvicorn re-raises the signal when it is done; the exit is a success, not a death by signal.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         for notice in notices:
@@ -105,10 +105,10 @@ def serve(settings: Settings) -> int:
 
 
 def _check_host(settings: Settings) -> list[HostNotice]:
-    """Check what the placements' providers need of this host. Return what the log says of it.
+    """Check that this host has what the placements' providers need. Return the notes for the log.
 
     Raises:
-        Unusable: The host lacks it.
+        Unusable: The host lacks something.
     """
     notices: list[HostNotice] = []
     for placement in settings.placements.values():
@@ -134,9 +134,9 @@ def _raise_descriptor_limit() -> int:
 
 
 def stop_machines(settings: Settings) -> int:
-    """End every machine, and close what sessions they had, whether or not a dispatcher runs.
+    """Stop every machine and close its session, whether or not a dispatcher runs.
 
-    Gives the exit status: 1 if a machine could not be ended; all others were.
+    Return the exit status: 1 if a machine could not be stopped; all others were.
 
     Raises:
         Unusable: the directory or the database.
@@ -147,9 +147,9 @@ def stop_machines(settings: Settings) -> int:
             dispatcher = build(settings)
         return 0 if asyncio.run(_stop_machines(dispatcher)) else 1
     except Unusable as error:
-        # Providers know their machines without the store.
+        # The providers can list their machines without the store.
         if ended := asyncio.run(_stop_without_store(settings)):
-            raise Unusable(f"{error} (ended all the same: {', '.join(ended)})") from error
+            raise Unusable(f"{error} (stopped nevertheless: {', '.join(ended)})") from error
         raise
 
 
@@ -174,7 +174,7 @@ async def _stop_machines(dispatcher: Dispatcher) -> bool:
 
 
 async def _stop_without_store(settings: Settings) -> list[str]:
-    """Stop what the providers list. Return the ids of the machines that were ended."""
+    """Stop the machines that the providers list. Return the ids of the stopped ones."""
     fleet = Fleet(providers_of(settings, SystemClock()), SystemClock(), lambda _: None)
     ended: list[str] = []
     try:
@@ -186,14 +186,14 @@ async def _stop_without_store(settings: Settings) -> list[str]:
                     await fleet.stop(placement, machine_id, STOP_GRACE)
                     ended.append(machine_id)
             except ProviderError as error:
-                log.warning("placement %s: machines may be left: %s", placement, error)
+                log.warning("placement %s: machines may still run: %s", placement, error)
     finally:
         await fleet.close()
     return ended
 
 
 async def _open_store(dispatcher: Dispatcher) -> None:
-    """Open the store and write to it once: a store that is only read serves nobody.
+    """Open the store and write to it once, as a read-only store is useless.
 
     Raises:
         Unusable: It cannot be used.
@@ -225,7 +225,7 @@ async def _stop_one(dispatcher: Dispatcher, placement: str, machine_id: str, end
 
 @contextlib.contextmanager
 def _data_dir(settings: Settings) -> Iterator[None]:
-    """Report what cannot be used in the data directory in the setting's name."""
+    """Report an error in the data directory under the setting's name."""
     try:
         yield
     except (OSError, InvalidSecret) as error:
@@ -234,9 +234,9 @@ def _data_dir(settings: Settings) -> Iterator[None]:
 
 
 def _lock(settings: Settings) -> IO[bytes]:
-    """Hold the data directory until the file is closed: two reapers would end each other's machines.
+    """Lock the data directory until the file is closed: two reapers would stop each other's machines.
 
-    Replicas on one host share it, with the machines that run there: their reaper is found in the database.
+    Replicas on one host share the lock, with the machines that run there; the database elects their reaper.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     _close_to_others(settings.data_dir)
@@ -251,17 +251,17 @@ def _lock(settings: Settings) -> IO[bytes]:
 
 
 def _close_to_others(data_dir: Path) -> None:
-    """Take from others what an earlier release let them read: a store of calls' data, logs, keys."""
+    """Take from others the read permission that an earlier release gave them: to the store, logs and keys."""
     for path in (data_dir, *(one for one in data_dir.iterdir() if one.is_file() and not one.is_symlink())):
         if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o066 and path.stat().st_uid == os.geteuid():
             path.chmod(mode & ~0o066)
 
 
 def _listener(settings: Settings) -> socket.socket:
-    """A socket that listens on the port.
+    """Return a socket that listens on the port.
 
     Raises:
-        Unusable: the port is not to be had.
+        Unusable: the port is taken or not allowed.
     """
     try:
         return _listen(settings)
@@ -284,7 +284,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         once_free(lambda: listener.bind(address))
-        listener.listen(LISTEN_BACKLOG)  # now, or another dispatcher could still bind the port
+        listener.listen(LISTEN_BACKLOG)  # now, else another dispatcher could still bind the port
     except OSError:
         listener.close()
         raise

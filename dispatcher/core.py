@@ -1,4 +1,4 @@
-"""A dispatcher without its HTTP interface: its parts, wired, and the order in which they start and end."""
+"""A dispatcher without its HTTP interface: its wiring, and the order in which its parts start and stop."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 DRAIN_SECONDS = 10.0
-"""Grace for starts in flight when the dispatcher exits. With the answers' time before and the reaper's behind
-it that is within the 30 s which Kubernetes and ECS leave a container by default."""
+"""Grace for starts in flight when the dispatcher exits.
+
+With the answers' time before it and the reaper's after it, that is within the 30 s that Kubernetes and ECS
+give a container by default.
+"""
 
 REAPER_SECONDS = 5.0
 """Grace for the reaper's round when the dispatcher exits."""
@@ -99,31 +102,31 @@ class Core:
     scrape: Scrape
     traces: Traces
     spans: TracerProvider | None
-    """The maker and sender of spans, if anything is traced."""
+    """Makes and exports spans, if anything is traced."""
 
     @property
     def replica(self) -> str:
-        """This process, among the replicas of its deployment."""
+        """This process's name among the replicas of its deployment."""
         return self.bus.replica
 
     def drain(self) -> None:
-        """The dispatcher exits in a while: take no new starts, and serve everything else."""
+        """Refuse new starts, and serve everything else: the dispatcher will exit soon."""
         self.service.drain()
 
     def refuse(self) -> None:
-        """The dispatcher is about to exit: send away who waits, each with a way to come back."""
+        """Refuse waiting callers, each with a way to come back: the dispatcher is exiting."""
         self.service.refuse()
         self.watch.stop()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the store and look after sessions and machines, until the block ends."""
+        """Open the store, and run the background work for as long as the block runs."""
         await self.store.open()
         await self.bus.open()
         self.channels.open()
-        # Before anything is asked for: what a replica asks for is nobody's once it is taken for dead.
+        # Before any request for a machine: one requested by a replica that seems dead would be an orphan.
         await self.leadership.keep()
-        # Whoever is the reaper: a dispatcher that crashes again and again never is, and admits at once.
+        # On every replica, leader or not: one that crashes again and again never leads, yet admits at once.
         await self.background.spawn(self.reaper.end_overdue())
         await self.images.load()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
@@ -138,8 +141,8 @@ class Core:
         try:
             yield
         finally:
-            # Starts in flight finish or are left to another dispatcher, which also admits who waits; live
-            # calls are untouched.
+            # Starts in flight finish or are left to another dispatcher, which also admits queued callers;
+            # live calls are untouched.
             self.service.refuse()
             self.queue.close()
             self.terminator.abandon()
@@ -149,7 +152,7 @@ class Core:
             self.reaper.stop()
             await asyncio.wait([reaping], timeout=REAPER_SECONDS)
             await end_tasks(reaping, keeping)
-            # What its last round began is left to others too: the store is about to close.
+            # Its last round's tasks are left to other dispatchers too: the store is about to close.
             await self.background.close(0)
             await self.outage_retry.close()
             await self.rooms.close()
@@ -158,7 +161,7 @@ class Core:
             await self.fleet.close()
             await self.channels.close()
             await self.bus.close()
-            # The next one takes it again, and may need the room to start.
+            # The next dispatcher takes it again, and may need the space to start.
             await self.store.ballast.give_up()
             await self.store.close()
             if self.spans is not None:
@@ -176,11 +179,11 @@ def wire(
     runner: Runner | None = None,
     daily: httpx.AsyncBaseTransport | None = None,
 ) -> Core:
-    """Wire all of a dispatcher but its HTTP interface.
+    """Wire everything but the HTTP interface.
 
     Args:
-        runner: Runs the store's transactions, in the place of threads.
-        daily: Answers in the place of Daily's API.
+        runner: Runs the store's transactions, instead of threads.
+        daily: Answers instead of Daily's API.
     """
     metrics, disk = Metrics(), Disk(_directories(settings), clock)
     store = Store(settings.store_url, runner, metrics.store_used, settings.ending_seconds)
@@ -380,7 +383,7 @@ def _secrets(settings: Settings) -> list[bytes]:
 
 
 def _url_for_machines(settings: Settings) -> str:
-    """Return the URL at which machines find a dispatcher; on this host, never a public name or a proxy."""
+    """Return the URL at which machines reach a dispatcher; on this host, never a public name or a proxy."""
     if settings.machine_url is not None:
         return settings.machine_url.rstrip("/")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104

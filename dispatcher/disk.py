@@ -1,4 +1,4 @@
-"""Room on this host's disks. What is short of it sheds starts first: ends must still be written."""
+"""Free space on this host's disks. When it is short, starts are refused first: ends must still be written."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from dispatcher.clock import Clock
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
-"""Of each directory that is written. SQLite's log takes that much until it is copied (`checkpoints`)."""
+"""Free bytes needed in each directory. SQLite's log takes as much until it is copied (`checkpoints`)."""
 
 LOOK_SECONDS = 1.0
-"""Between two looks for starts: the fastest of bots fills what is left in less, and a look takes 10 µs."""
+"""Interval between checks for starts: the fastest bot fills the rest in less, and a check takes 10 µs."""
 
 
 def free_bytes(directory: Path) -> int:
@@ -23,10 +23,10 @@ def free_bytes(directory: Path) -> int:
 
 
 class Disk:
-    """The directories that a dispatcher writes on this host's disks.
+    """The directories on this host's disks that a dispatcher writes to.
 
     Args:
-        free: Tells how many bytes may still be written in a directory.
+        free: Returns how many bytes may still be written in a directory.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Disk:
         self._was_full = False
 
     def shortage(self) -> tuple[Path, int] | None:
-        """Return a directory without enough room, and how many bytes it has left; None if each has enough.
+        """Return a directory without enough room, and its free bytes; None if each has enough.
 
         Raises:
-            OSError: One cannot be looked at.
+            OSError: One cannot be checked.
         """
         for directory in self._directories:
             if (free := self._free(directory)) < LEAST_FREE_BYTES:
@@ -50,9 +50,9 @@ class Disk:
         return None
 
     def is_full(self) -> bool:
-        """Return True if starts are to be refused, as of the last second.
+        """Return True if starts must be refused, as of the last second.
 
-        A directory that cannot be looked at is the readiness' to tell, and the store's to fail with.
+        A directory that cannot be checked is not full: readiness reports it, and the store fails on it.
         """
         now = self._clock.monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
@@ -65,7 +65,7 @@ class Disk:
 
 
 def why_not(directory: Path) -> str:
-    """Try to write a page in a directory. Return why that fails, and what to do; nothing if it does not."""
+    """Write a page in a directory. Return the error and its remedy; empty if it worked."""
     try:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
             file.write(bytes(_PAGE_BYTES))
@@ -75,13 +75,13 @@ def why_not(directory: Path) -> str:
 
 
 def in_words(error: OSError) -> str:
-    """Return the system's error with what to do about it, where that is known."""
+    """Return the system's error, with its remedy where known."""
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{error}; {remedy}" if remedy else str(error)
 
 
 _PAGE_BYTES = 65536
-"""More than a file takes within its directory's entry."""
+"""Size of the trial file: larger than what some file systems keep within the directory entry."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some of the disk, or name another directory",

@@ -1,7 +1,7 @@
 """Describe fields of settings models: the description and the allowed values, for docs and refusals.
 
-The field itself is the only source: its docstring, type and constraints, and `Allowed` where these do not
-say in words which values are allowed.
+The field is the only source: its docstring, type and constraints, and `Allowed` where these do not say in
+words which values are allowed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def allowed_at(model: type[BaseModel], location: Sequence[int | str]) -> str:
         annotation, metadata = _inside(annotation, part)
         if annotation is None:
             break
-        # Of an item or a value only its own words: what its type tells is less than the list's words.
+        # For an item or a value only its own words: the list's words say more than the item's type.
         of_field = isinstance(within, type) and issubclass(within, BaseModel)
         found = (_words(annotation, metadata) if of_field else _said(metadata)) or found
     return found

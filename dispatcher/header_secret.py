@@ -1,4 +1,4 @@
-"""A secret that a header takes."""
+"""A secret that can be sent in a header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
 
 
 def _can_be_sent(secret: SecretStr) -> SecretStr:
-    # An HTTP client says the whole header where it refuses one, and so the secret that is in it.
+    # An HTTP client that refuses a header prints it whole, with the secret in it.
     if not SENDABLE.fullmatch(secret.get_secret_value()):
         raise ValueError(
             "it is empty or has other characters than visible ASCII; allowed: these, with spaces, "

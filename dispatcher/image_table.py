@@ -8,17 +8,17 @@ import json
 from collections.abc import Mapping
 
 IN_USE_SUFFIX = ".in-use"
-"""After the name of the table's file: the dispatcher's own, with what it uses."""
+"""Suffix of the dispatcher's own file, with the images in use, beside the table's."""
 
 Table = Mapping[str, Mapping[str, str]]
 """Agent → `image`, a reference, and `bot`, the bot file's path in it."""
 
 
 def content_of(images: Table) -> bytes:
-    """Return a table as its file has it."""
+    """Return a table as its file's content."""
     return json.dumps({name: dict(one) for name, one in images.items()}, sort_keys=True).encode()
 
 
 def mark_of(images: Table) -> str:
-    """Return what tells this table from others: 16 hexadecimal digits."""
+    """Return 16 hexadecimal digits that identify this table."""
     return hashlib.sha256(content_of(images)).hexdigest()[:16]

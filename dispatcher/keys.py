@@ -1,9 +1,9 @@
-"""Keys: what one is, and what the settings say of it.
+"""Keys: their form, and their settings.
 
 A key is 256 random bits behind a prefix that Pipecat Cloud's users know: `pk_` for public keys, which pages
-hold, and `sk_` for all others. Only its SHA-256 is kept. A slow, salted hash (scrypt, argon2) protects what
-people choose, because that can be guessed; nobody guesses 256 random bits, and a slow hash on every request
-would only slow down the dispatcher.
+hold, and `sk_` for all others. Only its SHA-256 is kept. A slow, salted hash (scrypt, argon2) protects
+passwords, because people choose guessable ones; 256 random bits cannot be guessed, and a slow hash would only
+slow down every request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def hash_of(key: str) -> str:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it (RFC 6454, 6.2): nothing else would ever be equal to one."""
+    """Return an origin as browsers send it (RFC 6454, 6.2); any other spelling would never match."""
     try:
         parts = urlsplit(text)
         default = {"http": 80, "https": 443}.get(parts.scheme, parts.port)
@@ -57,7 +57,7 @@ Origin = Annotated[str, AfterValidator(_origin)]
 
 
 def _host_name(text: str) -> str:
-    """A host as `Host` has it, without its port."""
+    """Return a host as `Host` has it, without its port."""
     try:
         exact = urlsplit(f"//{text}").netloc == text and urlsplit(f"//{text}").hostname == text.strip("[]")
     except ValueError:
@@ -91,7 +91,7 @@ class KeyRate(BaseModel):
 
 
 PUBLIC_RATE = KeyRate(per_second=5, burst=20)
-"""Rate of a key with origins that has none of its own: all who open a page share it, and may mean harm."""
+"""Default rate of a key with origins: everybody who opens a page shares the key, attackers included."""
 
 
 class KeySettings(BaseModel):
@@ -107,23 +107,23 @@ class KeySettings(BaseModel):
     )
 
     name: Annotated[KeyName, Allowed(NAME_WORDS)]
-    """The key's owner: in timelines, and the owner of the sessions that it starts. Two keys of one name are
-    the old and the new one of the same caller."""
+    """The key's owner, as timelines show it. It owns the sessions that the key starts. Two keys of one name
+    are the old and the new key of one caller."""
     hash: Annotated[str, Allowed("what `make key NAME=…` prints as such, never the key itself")] = Field(
         pattern=r"^sha256:[0-9a-f]{64}$"
     )
     """The key's SHA-256; never the key itself."""
     scope: KeyScope
-    """`start`: start sessions, and show, follow, stop and call those that keys of this name started.
-    `read`: list, show and follow all sessions. `admin`: everything."""
+    """`start`: start sessions, and show, follow, stop and call those that keys of this name started. `read`:
+    list, show and follow all sessions. `admin`: everything."""
     agents: Annotated[tuple[AgentName, ...], Allowed("a list of names of agents")] = ()
-    """The agents whose sessions it is good for; by default all."""
+    """The agents whose sessions it is valid for; by default all."""
     origins: tuple[Origin, ...] = ()
     """The sites whose pages may use it. Such a key is public: whoever opens the page can read it."""
     rate: Annotated[KeyRate | None, Allowed("perSecond, above 0 and up to 10000, and burst, 1 to 100000")] = (
         None
     )
-    """Rate of its starts; by default as often as there is room, and with origins `PUBLIC_RATE`."""
+    """Rate of its starts; by default unlimited, and with origins `PUBLIC_RATE`."""
     expires_at: Annotated[
         AwareDatetime | None, Allowed("a time with its offset, such as 2030-01-01T00:00:00Z")
     ] = None
@@ -133,22 +133,26 @@ class KeySettings(BaseModel):
     def _public_keys_only_start(self) -> KeySettings:
         if self.origins and self.scope != "start":
             raise ValueError(
-                f"key '{self.name}': a key with origins can be read by everybody, so its scope must not be "
+                f"key '{self.name}': everybody can read a key with origins, so its scope must not be "
                 f"'{self.scope}'; allowed: start"
             )
         return self
 
     @property
     def start_rate(self) -> KeyRate | None:
-        """Rate of its starts; None: as often as there is room."""
+        """Rate of its starts; None: no limit."""
         return PUBLIC_RATE if self.rate is None and self.origins else self.rate
 
 
 def _distinct(keys: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:
-    """Raises ValueError if keys cannot be told apart, or if those of one name are not one caller's."""
+    """Check that keys can be told apart, and that keys of one name belong to one caller.
+
+    Raises:
+        ValueError: They do not.
+    """
     for name, count in Counter(key.name for key in keys).items():
         if count > 2:
-            raise ValueError(f"key '{name}' is there {count} times; allowed: two, the old and the new one")
+            raise ValueError(f"there are {count} keys '{name}'; allowed: two, the old and the new one")
         same = [key.model_dump(exclude={"hash", "expires_at"}) for key in keys if key.name == name]
         if any(one != same[0] for one in same):
             raise ValueError(f"the two keys '{name}' may differ in nothing but hash and expires_at")

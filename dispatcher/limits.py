@@ -1,8 +1,8 @@
-"""Limits on a connection, before any of our code sees a request.
+"""Limits on a connection, before the app sees a request.
 
-Uvicorn's parser takes a URL, headers and trailers of any size into memory, waits for ever for a request that
-is begun and for a reader that takes nothing, and answers what is no HTTP in plain text. Here each of these
-has an end, which the client is told as a problem.
+Uvicorn's parser buffers a URL, headers and trailers of any size, waits for ever for an unfinished request and
+for a client that reads nothing, and answers non-HTTP in plain text. Here each of these has a limit, and the
+client gets a problem.
 """
 
 from __future__ import annotations
@@ -26,25 +26,29 @@ from dispatcher.api.problems import problem
 
 MAX_URL_BYTES = 8192
 MAX_HEAD_BYTES = 32768
-"""Of URL and headers. Both are nginx's defaults (large_client_header_buffers, 4 of 8k)."""
+"""Limit on URL and headers, each nginx's default (large_client_header_buffers, 4 of 8k)."""
 
 HEAD_SECONDS = 30.0
-"""From the connection, or from the first byte of a further request, to the end of its headers."""
+"""Limit from the connection, or from the first byte of a further request, to the end of its headers."""
 
 BODY_SECONDS = 20.0
 BODY_BYTES_PER_SECOND = 500
-"""A body has 20 s, and one more for every 500 bytes of it that came: the defaults of Apache's mod_reqtimeout
-(`body=20,MinRate=500`). The slowest of mobile links, GPRS, carries several times as much."""
+"""Least rate of a body: 20 s, and one more for every 500 bytes that arrived.
+
+The defaults of Apache's mod_reqtimeout (`body=20,MinRate=500`). The slowest mobile link, GPRS, is several
+times as fast.
+"""
 
 WRITE_SECONDS = 30.0
 WRITE_BYTES_PER_SECOND = 500
-"""An answer that waits for its client is looked at every 30 s: who took less than 500 bytes a second in
-that time, the pace of the bodies above, is cut off. One that takes nothing at all has between 30 s, from the
-beginning of its wait, and 60 s, if it stops just after a look."""
+"""Least rate at which a client must take an answer, checked every 30 s; the same as for bodies.
+
+A client that takes nothing at all is cut off after 30 s to 60 s, depending on when the check comes.
+"""
 
 LINGER_SECONDS = 2.0
-"""How long a client that was refused may go on sending: closed at once, the system would reset the connection
-and the answer could be lost with it (RFC 9112, 9.6)."""
+"""Time that a refused client may go on sending: if it were closed at once, the system would reset the
+connection, and the answer could be lost (RFC 9112, 9.6)."""
 
 
 class _Part(enum.Enum):
@@ -56,7 +60,7 @@ class _Part(enum.Enum):
 
 
 class _Refused(Exception):
-    """Raise in a callback of the parser: it reads nothing after the request that was refused."""
+    """Raised in a callback of the parser, so that it reads nothing after the refused request."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -74,12 +78,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._framing_bytes = 0
-        """Since the last byte of the body: chunk sizes, their extensions, trailers."""
+        """Bytes since the last byte of the body: chunk sizes, their extensions, trailers."""
         self._body_began = 0.0
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._untaken_bytes = 0
-        """Of the answer, at the last look."""
+        """Bytes of the answer that the client had not taken at the last check."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -109,7 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
         elif self._read_timer is None and (self.cycle is None or self.cycle.response_complete):
-            # These bytes have ended uvicorn's wait for a further request, and began none.
+            # These bytes have ended uvicorn's wait for a further request without beginning one.
             self._read_within(HEAD_SECONDS, self._head_is_late)
 
     def send_400_response(self, msg: str) -> None:
@@ -121,7 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._watch_reader()
 
     def resume_writing(self) -> None:
-        # The end of an answer, which is shorter than what pauses us, is still to be taken.
+        # The rest of the answer is below the high-water mark, but the client has not taken it.
         if not self.transport.is_closing():
             self._write_timer = _cancelled(self._write_timer)
         super().resume_writing()
@@ -146,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._read_within(HEAD_SECONDS, self._head_is_late)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # The headers are the app's since they were complete: trailers must not be added to them.
+        # The app has the complete headers already: trailers must not be added to them.
         if self._part is _Part.head:
             super().on_header(name, value)
 
@@ -158,8 +162,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse_head()
             raise _Refused
         if b"%00" in self.url:
-            # PostgreSQL takes it in no text: what it says to that would look like an outage of the store.
-            self._refuse(400, "The URL has a NUL character in it (%00).")
+            # PostgreSQL refuses it in text; its error would look like an outage of the store.
+            self._refuse(400, "The URL contains a NUL character (%00).")
             raise _Refused
         super().on_headers_complete()
         if self.admissions is not None:
@@ -170,7 +174,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._should_upgrade():
             self._part = _Part.none
         else:
-            # To another protocol than ours (HTTP/2): the parser takes nothing for HTTP that comes after it.
+            # An upgrade to an unsupported protocol (HTTP/2): the parser reads nothing after it as HTTP.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -201,7 +205,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.flow.read_paused:
             self._read_within(HEAD_SECONDS, self._head_is_late)
         elif self._part is _Part.head:
-            self._refuse(408, f"The request's headers did not come within {HEAD_SECONDS:g} s.")
+            self._refuse(408, f"The request's headers did not arrive within {HEAD_SECONDS:g} s.")
         else:
             self._close()
 
@@ -216,9 +220,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _body_is_late(self) -> None:
         if self.flow.read_paused or self.cycle.waiting_for_100_continue:
-            # It is we who do not take it yet.
+            # The app has not read the body yet; the client is not at fault.
             self._body_began = self.loop.time()
-        # A body that nobody waits for any more earns no time.
+        # A body that the app no longer reads earns no more time.
         earned = 0 if self.cycle.response_complete else self._body_bytes / BODY_BYTES_PER_SECOND
         left = self._body_began + BODY_SECONDS + earned - self.loop.time()
         if left > 0:
@@ -226,12 +230,12 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._refuse(
                 408,
-                f"The request's body did not come within {BODY_SECONDS:g} s, "
+                f"The request's body did not arrive within {BODY_SECONDS:g} s, "
                 f"and one more for every {BODY_BYTES_PER_SECOND} bytes.",
             )
 
     def _close(self) -> None:
-        """Close the connection once all answers are taken, which has the same end as everything."""
+        """Close the connection once all answers are taken, under the same limit as other answers."""
         self.transport.close()
         self._watch_reader()
 
@@ -250,17 +254,17 @@ class LimitedProtocol(HttpToolsProtocol):
             self._look_at_reader_later()
 
     def _count_untaken(self) -> int:
-        """Count the bytes of answers that the client has not acknowledged.
+        """Return the bytes of answers that the client has not acknowledged.
 
-        Linux holds up to 4 MB for a connection, and asks for more when a third of that is gone: by what the
-        transport still has alone, a reader of 500 bytes a second would seem to take nothing for half an hour.
-        Other systems hold a few hundred kB, and do not tell.
+        Linux buffers up to 4 MB for a connection, and asks for more when a third of that is gone: judged by
+        the transport's buffer alone, a client that reads 500 bytes a second would seem to read nothing for
+        half an hour. Other systems buffer a few hundred kB, and do not report it.
         """
         untaken = self.transport.get_write_buffer_size()
         connection: socket.socket | None = self.transport.get_extra_info("socket")
         if sys.platform != "linux" or connection is None or connection.fileno() < 0:
             return untaken
-        # SIOCOUTQ, which has the terminals' number (tcp(7)).
+        # SIOCOUTQ, which has the same number as TIOCOUTQ (tcp(7)).
         unacknowledged = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
         return untaken + int.from_bytes(unacknowledged, sys.byteorder)
 
@@ -271,15 +275,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, f"The request's line and headers are larger than {MAX_HEAD_BYTES} bytes.")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer in the place of the app, and read no more."""
+        """Answer instead of the app, and read no more."""
         self._refused = True
         self._read_timer = _cancelled(self._read_timer)
         if not self._may_answer():
-            # An answer is on its way; another one in its midst would be read as part of it.
+            # An answer is being sent; a second one in the middle would be read as part of it.
             self._close()
             return
         if self._part is _Part.body:
-            # The app that has this request in hand can no longer be heard.
+            # The app is handling this request; its answer must no longer be sent.
             self.cycle.disconnected = True
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
@@ -291,14 +295,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._read_within(LINGER_SECONDS, self._close)
 
     def _may_answer(self) -> bool:
-        """Return True if the next answer on this connection is the one to the request that is being read."""
+        """Return True if the next answer on this connection belongs to the request that is being read."""
         if self._part is _Part.body:
             return not self.cycle.response_started and not self.pipeline
         return self.cycle is None or self.cycle.response_complete
 
 
 def limited(admissions: Admissions) -> type[LimitedProtocol]:
-    """Return the protocol of a server whose connections are counted there."""
+    """Return an HTTP protocol whose connections are counted by `admissions`."""
     return type("CountedProtocol", (LimitedProtocol,), {"admissions": admissions})
 
 

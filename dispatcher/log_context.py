@@ -1,6 +1,6 @@
 """Log context: bound where work on a session begins, and inherited by its tasks.
 
-So each line of the log and each call to a machines API carries the ids without being given them.
+So each log line and each call to a machines API carries the ids without being passed them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Ids of what work is about; None where it is about none."""
+    """Ids that the running work concerns; None for those that do not apply."""
 
     session_id: str | None = None
     machine_id: str | None = None
@@ -43,7 +43,7 @@ def current() -> Subject:
 def about(
     *, session_id: str | None = None, machine_id: str | None = None, traceparent: str | None = None
 ) -> Iterator[None]:
-    """Bind ids; those that are None stay as they are around this."""
+    """Bind ids for the block; those that are None keep their value."""
     given = {"session_id": session_id, "machine_id": machine_id, "traceparent": traceparent}
     known = {name: value for name, value in given.items() if value is not None}
     token = _subject.set(replace(_subject.get(), **known))
@@ -54,14 +54,15 @@ def about(
 
 
 def about_session(session: Session) -> contextlib.AbstractContextManager[None]:
-    """Bind all the ids of a session."""
+    """Bind all ids of a session."""
     return about(session_id=session.id, machine_id=session.machine_id, traceparent=session.traceparent)
 
 
 def read_traceparent(header: str | None) -> str | None:
-    """A `traceparent` header in the form of version 00; None if it is none (W3C Trace Context, 3.2).
+    """Return the parts of a `traceparent` header in version 00; None if it is malformed (W3C Trace Context,
+    3.2).
 
-    What is malformed is ignored, as the specification says: a caller's faulty trace must not cost a start.
+    The specification says to ignore a malformed one: a caller's faulty trace must not fail a start.
     """
     text = (header or "").strip()
     known, more = text[:55], text[55:]

@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Print a new key, this once, and its entry; gives the exit status."""
+    """Print a new key, this once, and its entry; return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.burst is not None and options.per_second is None:
@@ -41,8 +41,8 @@ def command(arguments: Sequence[str]) -> int:
             place = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int))
             print(f"dispatcher: {OPTIONS.get(place, '')}{in_words(fault)}", file=sys.stderr)
         return 2
-    print(f"The key, which is kept nowhere and shown this once:\n\n  {key}\n")
-    print(f"Its entry for the setting 'keys', which holds no secret:\n\n  {entry}")
+    print(f"The key, shown only this once and stored nowhere:\n\n  {key}\n")
+    print(f"Its entry for the setting 'keys', which contains no secret:\n\n  {entry}")
     return 0
 
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", metavar="NAME", help=f"whose key it is: {NAME_WORDS}")
     parser.add_argument("--scope", choices=get_args(KeyScope), default="start", help="default: start")
-    parser.add_argument("--agent", action="append", help="an agent that it is good for; default: all")
+    parser.add_argument("--agent", action="append", help="an agent that it is valid for; default: all")
     parser.add_argument(
         "--origin", action="append", help="a site whose pages may use it, which makes it a public key"
     )

@@ -1,4 +1,4 @@
-"""`python -m dispatcher.openapi`: the OpenAPI document, of a dispatcher as it comes."""
+"""`python -m dispatcher.openapi`: prints the OpenAPI document of a dispatcher with default settings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Plugins by their entry points: `pyproject.toml` of any installed package may name some.
+"""Plugins, found by entry points: any installed package may register some in its `pyproject.toml`.
 
-Ours are registered the same way: `switchboard.dist-info` lies beside this package, where
-`importlib.metadata` finds it on every path that finds the code. A plugin is a class, and is imported when it
-is asked for.
+Switchboard's own are registered the same way: `switchboard.dist-info` lies beside this package, where
+`importlib.metadata` finds it on every path that has the code. A plugin is a class, imported on first use.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from pydantic.fields import FieldInfo
 
 
 class RegistryError(Exception):
-    """The entry points cannot be used. The text says which, and what to do."""
+    """The entry points cannot be used. The text names the entry point and the fix."""
 
 
 class UnknownPlugin(ValueError):
-    """No installed package has a plugin of this name. The text lists those that exist."""
+    """No plugin of this name is installed. The text lists those that are."""
 
 
 class SharedSettings(BaseModel):
     """Deployment-wide settings of one plugin, its credentials as `SecretStr`.
 
     Each field is a setting of the dispatcher: `api_token` of the plugin `fly` is `fly_api_token`, which the
-    variable `SWITCHBOARD_FLY_API_TOKEN` gives. Every field has a default, and its checks are in its
+    variable `SWITCHBOARD_FLY_API_TOKEN` sets. Every field has a default, and its checks are in its
     annotation.
     """
 
@@ -41,7 +40,7 @@ class SharedSettings(BaseModel):
         """Return the settings as this class.
 
         Raises:
-            TypeError: They are another plugin's.
+            TypeError: They belong to another plugin.
         """
         if not isinstance(shared, cls):
             raise TypeError(f"these are {type(shared).__name__}, not {cls.__name__}")
@@ -49,7 +48,7 @@ class SharedSettings(BaseModel):
 
 
 class Plugin:
-    """The base of what an entry point names: a class that is asked, and perhaps never made."""
+    """Base of the classes that entry points name; a class may be asked without ever being instantiated."""
 
     shared: ClassVar[type[SharedSettings]] = SharedSettings
 
@@ -62,7 +61,7 @@ class Registry(Generic[T]):
 
     Args:
         base: The class that a plugin derives from.
-        kind: What a plugin is, in a refusal.
+        kind: The word for such a plugin, in a refusal.
     """
 
     def __init__(self, group: str, base: type[T], kind: str) -> None:
@@ -77,15 +76,15 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> list[str]:
-        """The plugins, in the order in which they are registered."""
+        """Names of the plugins, in the order in which they are registered."""
         return list(self._entries)
 
     def load(self, name: str) -> type[T]:
         """Import a plugin.
 
         Raises:
-            UnknownPlugin: There is none of this name.
-            RegistryError: It cannot be imported, or is another thing.
+            UnknownPlugin: None has this name.
+            RegistryError: It cannot be imported, or is not a class of the right kind.
         """
         if (entry := self._entries.get(name)) is None:
             raise UnknownPlugin(
@@ -110,7 +109,7 @@ class Registry(Generic[T]):
         }
 
     def importable(self) -> dict[str, type[T]]:
-        """Return name → plugin of all that can be imported: one that is broken harms only who uses it."""
+        """Return name → plugin of all that can be imported: a broken plugin harms only its users."""
         found: dict[str, type[T]] = {}
         for name in self.names:
             with contextlib.suppress(RegistryError):
@@ -119,7 +118,7 @@ class Registry(Generic[T]):
 
 
 def setting(plugin: str, field: str) -> str:
-    """Return the dispatcher's setting for a plugin's field."""
+    """Return the name of the dispatcher's setting for a plugin's field."""
     return f"{plugin.replace('-', '_')}_{field}"
 
 
@@ -138,13 +137,14 @@ def _entries(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
 
 @functools.cache
 def distributions(path: tuple[str, ...]) -> Sequence[importlib.metadata.Distribution]:
-    """Return the distributions on a path that have entry points of ours.
+    """Return the distributions on a path that have entry points of these groups.
 
-    `importlib.metadata.entry_points` parses those of all distributions for each group: five times as long.
+    `importlib.metadata.entry_points` parses those of all distributions for each group, which takes five times
+    as long.
     """
     found: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions(path=list(path)):
         if "[switchboard." in (distribution.read_text("entry_points.txt") or ""):
-            # The first on the path is the one whose code is imported.
+            # The first on the path: its code is the one that is imported.
             found.setdefault(distribution.metadata["Name"], distribution)
     return list(found.values())

@@ -1,8 +1,8 @@
-"""`python -m dispatcher.probe [MARK [SECONDS]]`: whether the dispatcher of this container would take a start.
+"""`python -m dispatcher.probe [MARK [SECONDS]]`: checks that this container's dispatcher takes starts.
 
-With a mark it also has to use the table of agents' images that `dispatcher.image_table.mark_of` gives that
-for. If it is not so within so many seconds, the exit status is 1 and what is missing is printed. A stack runs
-this in the container.
+With a mark, the dispatcher must also use the table of agents' images that has this
+`dispatcher.image_table.mark_of`. If the check fails for that many seconds, the exit status is 1 and the
+reason is printed. A stack runs this in the container.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SECONDS = 10.0
 """Limit on the answer: readiness tries the store, and a placement."""
 
 LOOK_SECONDS = 0.5
-"""Between two looks."""
+"""Pause between two checks."""
 
 MOST_BYTES = 64 * 1024
-"""Of an answer."""
+"""Limit on an answer that is read."""
 
 
 def missing(port: int, mark: str) -> str:
-    """Return what keeps it from starts; nothing if nothing does."""
+    """Return why the dispatcher takes no starts; empty if it does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
         connection.request("GET", "/readyz")
@@ -38,12 +38,12 @@ def missing(port: int, mark: str) -> str:
     if answer.status != 200:
         return str(told.get("detail", told))
     if mark and told.get("images") != mark:
-        return "it does not use the new images yet; its log says why, if it cannot have them"
+        return "it does not use the new images yet; its log has the reason if they cannot be fetched"
     return ""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line; return the exit status."""
     port = int(os.environ.get("SWITCHBOARD_PORT", DEFAULT_PORT))
     mark = arguments[0] if arguments else ""
     deadline = time.monotonic() + (float(arguments[1]) if len(arguments) > 1 else 0.0)

@@ -1,8 +1,8 @@
-"""A token bucket as a value: it answers when the next call may go out, and forgets nothing it promised.
+"""A token bucket as a value: says when the next call may go out.
 
-A bucket is kept as the one moment in which it would be full again (the generic cell rate algorithm): each
-call moves that moment on by one interval, and a call may go out as soon as the moment is no further ahead
-than the burst allows. Turns are given in the order in which they were asked for.
+The bucket is stored as the moment at which it would be full again (the generic cell rate algorithm, GCRA):
+each call moves that moment on by one interval, and a call may go out once the moment is no further ahead than
+the burst allows. Turns are given in the order of the requests.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """The calls of one action. Times are seconds of whatever clock the caller uses."""
+    """A token bucket (GCRA) for the calls of one action. Times are seconds of the caller's clock."""
 
     rate: Rate | None = None
-    """None: calls go out at once, unless they are held."""
+    """None: no limit, unless calls are held."""
     full_at: float = float("-inf")
     held_until: float = float("-inf")
 
     def reserve(self, now: float, longest_wait: float) -> tuple[TokenBucket, float, bool]:
-        """Ask for a turn.
+        """Reserve a turn.
 
         Returns:
-            The bucket afterwards; in how many seconds the turn comes; and whether it was taken, which it is
-            if it comes within `longest_wait` seconds. A turn that was taken and not used is lost.
+            The bucket afterwards; the seconds until the turn; and whether it was reserved, which it is if it
+                comes within `longest_wait` seconds. A reserved turn that is not used is lost.
         """
         wait = self.wait(now)
         if wait > longest_wait:
@@ -46,15 +46,15 @@ class TokenBucket:
         return replace(self, full_at=full_at), wait, True
 
     def wait(self, now: float) -> float:
-        """Return in how many seconds a turn would come."""
+        """Return the seconds until a turn."""
         ahead = (self.rate.burst - 1) * self._interval if self.rate else 0.0
         at = max(now, self.held_until, self.full_at - ahead)
-        # Unix time has steps of 0.24 µs, and a burst adds them up: what is no further ahead is now.
+        # Unix time as a float has steps of 0.24 µs, which a burst adds up; a smaller wait counts as none.
         steps = math.ulp(at) * self.rate.burst if self.rate else 0.0
         return at - now if at - now > steps else 0.0
 
     def hold(self, now: float, seconds: float) -> TokenBucket:
-        """Let nobody through for so long: the API itself said so."""
+        """Let no call out for so long, as the API itself asked."""
         return replace(self, held_until=max(self.held_until, now + seconds))
 
     @property

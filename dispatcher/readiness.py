@@ -1,4 +1,4 @@
-"""Readiness: tries what serving needs, a write, the bus, room on the disk, descriptors, a machines API."""
+"""Readiness: checks what a start needs: a write, the bus, disk space, file descriptors, a machines API."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from dispatcher.tasks import end_tasks, within
 log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 8.0
-"""How long a trial may take. Load balancers wait for 5 to 10 s; a database that hangs says so after 10 s."""
+"""Limit on a check. Load balancers wait 5 to 10 s; a hanging database fails after 10 s."""
 
 DESCRIPTORS = 8
-"""A start takes some: its request's connection, its machine's channel, a pipe or two for a process."""
+"""File descriptors of a start: its request's connection, its machine's channel, a pipe or two for a
+process."""
 
 
 BUS_GRACE_SECONDS = 10.0
-"""How long the bus may be away: replicas lose it together, in a failover of the database, and answer by
-polling meanwhile. Two attempts to open it again fit (`LONGEST_BACKOFF_SECONDS`)."""
+"""Grace for a bus that is down: in a database failover all replicas lose it together, and poll meanwhile.
+
+Two attempts to reconnect fit in (`LONGEST_BACKOFF_SECONDS`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """Something is missing: a stable code, and a sentence for people."""
+    """The reason for not being ready: a stable code, and a sentence for people."""
 
     code: str
     message: str
 
 
 class Readiness:
-    """Tries whether this dispatcher can take starts."""
+    """Checks that this dispatcher can take starts."""
 
     def __init__(
         self, *, store: Store, bus: Bus, fleet: Fleet, images: AgentImages, clock: Clock, disk: Disk
@@ -56,7 +59,7 @@ class Readiness:
         self._known: str | None = None
 
     async def missing(self) -> Unready | None:
-        """Return what is missing; None if nothing is. Each change is logged once."""
+        """Return why starts cannot be taken; None if they can. Each change is logged once."""
         found = await self._try_all()
         code = found.code if found is not None else None
         if code != self._known:
@@ -95,14 +98,14 @@ class Readiness:
         return None
 
     def _ask_fleet(self) -> asyncio.Task[None]:
-        """Ask whether there can be machines: one question at a time, however many want to know."""
+        """Ask the fleet for a usable placement: one question at a time, shared by all callers."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._fleet.check())
             self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._asking
 
     async def close(self) -> None:
-        """Wait no more for what was asked."""
+        """Cancel the pending question."""
         if self._asking is not None:
             await end_tasks(self._asking)
 
@@ -110,7 +113,7 @@ class Readiness:
         try:
             _open_some()
         except OSError as error:
-            return Unready("no_descriptors", f"The dispatcher can open no file: {error.strerror}.")
+            return Unready("no_descriptors", f"The dispatcher cannot open files: {error.strerror}.")
         if (path := self._store.lost_file()) is not None:
             words = f"The store's file {path} was deleted or replaced. Restore it and restart."
             return Unready("store_lost", words)
@@ -123,7 +126,11 @@ class Readiness:
 
 
 def _open_some() -> None:
-    """Raises OSError if there are no descriptors left for a start."""
+    """Open some descriptors and close them again.
+
+    Raises:
+        OSError: None are left for a start.
+    """
     opened: list[int] = []
     try:
         for _ in range(DESCRIPTORS):

@@ -1,4 +1,4 @@
-"""Refused settings in words: the value as it was given, and what is allowed."""
+"""Refused settings in words: the value as given, and the allowed ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dispatcher.keys import NAME_PATTERN, NAME_WORDS
 
 LONGEST_SHOWN = 60
 MAY_BE_SECRET = re.compile(r"key|secret|token|password|url|ice_servers|arguments|env|hash")
-"""Names of settings whose values are not shown: a refusal ends up in logs."""
+"""Names of settings whose values are never shown: refusals are logged."""
 
 
 def in_words(fault: ErrorDetails) -> str:
     """Return what is wrong with the value at its place, without the place: `'Web' is refused; allowed: …`."""
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] in ("value_error", "missing", "extra_forbidden"):
-        # A check of ours, whose words say what is allowed; and faults of the place, not of its value.
+        # A check of ours says what is allowed; other faults concern the key, not its value.
         return message
     if (fault.get("ctx") or {}).get("pattern") == NAME_PATTERN:
         allowed = NAME_WORDS
@@ -32,7 +32,7 @@ def in_words(fault: ErrorDetails) -> str:
 
 def _shown(fault: ErrorDetails) -> str:
     value: Any = fault.get("input")
-    # The place of a faulty name of a mapping ends with pydantic's `[key]`.
+    # For a faulty key of a mapping, the location ends with pydantic's `[key]`.
     place = [str(part).lower() for part in fault["loc"] if part != "[key]"]
     if not isinstance(value, (str, int, float)) or any(MAY_BE_SECRET.search(part) for part in place):
         return ""

@@ -1,4 +1,4 @@
-"""A log line about something that may happen thousands of times a second."""
+"""A rate-limited warning, for an event that may happen thousands of times a second."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 
 
 class RepeatedWarning:
-    """Warns now and then, with the number of times since the last line.
+    """Logs a warning at most once per interval, with the number of events since the last line.
 
     Args:
-        message: Takes that number and the words of the last time.
-        seconds: Between two lines.
+        message: Takes that number and the words of the last event.
+        seconds: The interval.
     """
 
     def __init__(self, log: logging.Logger, message: str, seconds: float = 1.0) -> None:
@@ -21,7 +21,7 @@ class RepeatedWarning:
         self._logged_at: float | None = None
 
     def warn(self, now: float, words: str) -> None:
-        """Count once more, at `now` (seconds of any clock), and log it if the last line is old enough."""
+        """Count an event at `now` (seconds of any clock), and log it if the last line is old enough."""
         self._times += 1
         if self._logged_at is not None and now - self._logged_at < self._seconds:
             return

@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TAKEN_SECONDS = 1.0
-"""How long a port or a lock that is taken is asked for again."""
+"""Time for which a taken port or lock is retried."""
 
 TAKEN = (errno.EADDRINUSE, errno.EWOULDBLOCK)
 
 
 def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """Return what `take` returns, tried for a second.
+    """Return the result of `take`, retried for a second while the resource is taken.
 
-    A dispatcher that was killed while it started a process leaves its port and its lock to that
-    process, until this becomes the program that it was started for.
+    A dispatcher that was killed while it started a process leaves its port and its lock to that process,
+    until the process has executed its own program.
 
     Raises:
-        OSError: what `take` raised the last time; at once if it says anything but that it is taken.
+        OSError: the last error of `take`; at once if it is not that the resource is taken.
     """
     for _ in range(round(TAKEN_SECONDS / 0.05)):
         try:
@@ -45,17 +45,17 @@ def once_free(take: Callable[[], T], sleep: Callable[[float], None] = time.sleep
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which drains before it exits, and ends the process if the event loop hangs.
+    """Uvicorn, which drains before it exits, and exits if the event loop hangs.
 
-    Load balancers learn from a failing readiness probe that a server is about to exit, and send it requests
-    until then: the listener stays open for `drain_seconds` after the first signal. A second signal closes it
-    at once; one more SIGINT exits without waiting for anything, as uvicorn does.
+    Load balancers learn from a failing readiness probe that a server will exit, and send it requests until
+    then: the listener stays open for `drain_seconds` after the first signal. A second signal closes it at
+    once; one more SIGINT exits without any wait, as uvicorn does.
 
     Args:
         on_drain: Called at the first signal; new work is refused from then on.
-        on_exit: Called before answers in flight are waited for. Held calls and streams would otherwise hold
-            every exit until uvicorn's own limit, and be cut.
-        elapsed: Returns the seconds that have passed since any moment.
+        on_exit: Called before the wait for answers in flight. Held calls and streams would otherwise delay
+            every exit until uvicorn's own limit, and then be cut.
+        elapsed: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # Some 90,000 objects are there by now, and stay. Looking for garbage among them took 50 ms each time,
-        # in which nobody is answered. What is garbage already would stay with them.
+        # Some 90,000 objects exist by now, and stay. Each collection among them took 50 ms, during which
+        # nobody is answered. Collect first, or present garbage would stay too.
         gc.collect()
         gc.freeze()
 
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        # The main loop goes on while requests are answered: it keeps their `Date` right.
+        # The main loop goes on while requests are answered: it updates their `Date`.
         if not await super().on_tick(counter):
             return False
         if self._drain_ends is None:

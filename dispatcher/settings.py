@@ -1,7 +1,7 @@
-"""Every setting that the dispatcher reads, and the only place where it reads its environment.
+"""Every setting of the dispatcher, and the only place that reads its environment.
 
-Stacks build a dispatcher's environment from the same classes (`Settings.to_environment`), so a setting
-that exists in one and not in the other cannot happen.
+Stacks build a dispatcher's environment from the same classes (`Settings.to_environment`), so a setting cannot
+exist on one side only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ else:
 DailyProperty = Literal["enable_dialout", "enable_recording", "exp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 BotLogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
-"""Loguru's names, with which Pipecat logs."""
+"""Loguru's level names, which Pipecat uses."""
 LogFormat = Literal["text", "json"]
 
 
@@ -73,15 +73,15 @@ Image = Annotated[str, Field(min_length=1, max_length=512)]
 TurnUrl = Annotated[
     str, Field(pattern=r"^turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?$")
 ]
-"""RFC 7065."""
+"""URL of a TURN server (RFC 7065)."""
 
 MIN_SECRET_LENGTH = 32
-"""Characters. HS256 wants a key of at least 256 bits (RFC 7518, 3.2)."""
+"""Least characters of a secret. HS256 needs a key of at least 256 bits (RFC 7518, 3.2)."""
 
 
 DRAIN_SECONDS = 5.0
-"""How long a dispatcher that others reach goes on answering: a load balancer that asks every second or two
-has seen by then that it is not ready."""
+"""Default of `drain_seconds` off loopback: a load balancer that probes every second or two has seen by then
+that the dispatcher is not ready."""
 
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
@@ -106,37 +106,41 @@ class AgentSettings(BaseModel):
     transports: tuple[TransportName, ...] = Field(default=("webrtc",), min_length=1)
     """The transports that a client may ask for; the first is the default."""
     daily_allowed_properties: tuple[DailyProperty, ...] = ()
-    """Properties that a start request's `dailyRoomProperties` may have besides what anybody may ask for:
-    recording and dial-out cost extra on the account, and `exp` closes the room before its session's end."""
+    """Properties that a start request's `dailyRoomProperties` may have besides those that anybody may ask
+    for: recording and dial-out cost extra on the account, and `exp` closes the room before its session's end.
+    """
     cpu: float = Field(default=1.0, gt=0, le=64)
     """vCPUs of one machine."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)
     """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
     env: Annotated[tuple[EnvironmentName, ...], Allowed("a list of names of environment variables")] = ()
-    """Names of environment variables that are handed to the bot; it sees no others of the dispatcher's."""
+    """Names of environment variables that are passed to the bot; it sees no others of the dispatcher's."""
     log_level: BotLogLevel | None = None
-    """The level of its bots' logs, as loguru has them; by default the dispatcher's own."""
+    """The level of its bots' logs, in loguru's names; by default the dispatcher's own."""
     arguments: Annotated[tuple[str, ...], Allowed("a list of texts, the bot's command line")] = ()
-    """The bot's own command line: what the development runner would be given after the bot file's name."""
+    """The bot's own command line: the arguments that the development runner would get after the bot file's
+    name."""
     python: Path | None = None
     """The interpreter of its machines where they are processes; by default the dispatcher's."""
     max_sessions: int = Field(default=10, ge=1, le=100_000)
     """Sessions of this agent that may live at the same time."""
     max_queued: int = Field(default=100, ge=0, le=10_000)
-    """Callers who may wait for one of these, beyond them; 0 for no queue."""
+    """Callers who may wait for a slot at the same time; 0 for no queue."""
     max_queue_seconds: float = Field(default=600.0, ge=0, le=3600)
-    """Longest wait that a caller may ask for."""
+    """Longest wait in the queue that a caller may ask for."""
     start_timeout_seconds: float = Field(default=30.0, ge=1, le=600)
-    """From admission (without a queue: the start request) until the machine can take its client."""
+    """Limit on a start: from admission (without a queue: the start request) until the machine can take its
+    client."""
     max_start_delay_seconds: float = Field(default=5.0, ge=0, le=600)
-    """Longest wait for a machines API's rate: a start that would wait longer is refused at once, so that all
-    others are served soon. A caller's own `queue` counts where it is longer."""
+    """Longest wait for a machines API's rate limit. A start that would wait longer is refused at once, so
+    that all others are served soon. A caller's own `queue` replaces it where that is longer."""
     client_timeout_seconds: float = Field(default=60.0, ge=1, le=3600)
-    """From a machine that can take its client until the client is there."""
+    """Limit on the wait for the client, once the machine can take it."""
     idle_timeout_seconds: float = Field(default=300.0, ge=1, le=86_400)
-    """Life of a session after its client has left. 300 is how long Pipecat's own pipelines idle."""
+    """Time that a session goes on after its client has left. 300 is the idle timeout of Pipecat's own
+    pipelines."""
     max_duration_seconds: float = Field(default=7200.0, ge=1, le=86_400)
-    """From admission to the forced end. 7200 is Pipecat Cloud's default."""
+    """Limit on a session, from admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
     """Placements of its machines, in the order in which they are asked; by default all."""
 
@@ -152,7 +156,7 @@ class IceServer(BaseModel):
 
 
 class CoreSettings(BaseSettings):
-    """The settings that are no provider's and no transport's own."""
+    """The settings that belong to no provider and no transport."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
@@ -171,26 +175,25 @@ class CoreSettings(BaseSettings):
     and Pipecat's clients ask for what they need at the root."""
     machine_url: str | None = None
     """The URL under which machines reach a dispatcher, if not `http://host:port`; it may have a path. With
-    several of them it leads to any: a machine whose dispatcher dies goes on with another."""
+    several dispatchers it may lead to any: a machine whose dispatcher dies goes on with another."""
     machine_networks: tuple[IPvAnyNetwork, ...] = ()
-    """Networks that only machines are in. Their addresses may open a machine's channel, and nothing else."""
+    """Networks that contain only machines. Their addresses may open a machine's channel, and nothing else."""
     data_dir: Path = Path(".switchboard/dispatcher")
     """The directory of the store, the machines' directories and the signing secret."""
     database_url: str | None = Field(default=None, repr=False)
     """URL of the store: `postgresql://…` with libpq's parameters, for several dispatchers on one store, or
     `sqlite:///path`. By default SQLite in `data_dir`."""
     secrets: tuple[SecretStr, ...] = Field(default=(), max_length=2)
-    """Secrets that machine and session tokens are signed with: the first signs, both are accepted. By
-    default one that is made and kept in `data_dir`; dispatchers that share a database must share their
-    secrets too."""
+    """Secrets that sign machine and session tokens: the first signs, both are accepted. By default one that
+    is generated and kept in `data_dir`; dispatchers that share a database must share their secrets too."""
     log_level: LogLevel = "info"
     """Level of the log lines of the dispatcher, and of its bots unless their agent has its own."""
     images: dict[AgentName, Image] = {}
-    """Agent → the image of its machines; goes before the agent's own `image`. A stack gives the images here:
-    it knows them last, and a plan shows the rest of the agents."""
+    """Agent → the image of its machines; takes precedence over the agent's own `image`. A stack gives the
+    images here: it learns them last, and a plan shows the rest of the agents."""
     images_file: Path | None = None
-    """A file with agents' images, as `images` has them; goes before that. It may change at any time, and
-    is used once the placements have the images."""
+    """A file with agents' images, in the form of `images`, over which it takes precedence. It may change at
+    any time, and is used once the placements have the images."""
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -205,45 +208,44 @@ class CoreSettings(BaseSettings):
     """Sites whose pages may call without a key, beside those of this machine (`http://localhost:5173`); with
     keys each key names its own."""
     allowed_hosts: tuple[HostName, ...] = ()
-    """Other names under which the dispatcher is called, such as a tunnel's or `host.docker.internal`."""
+    """Further names under which the dispatcher is called, such as a tunnel's or `host.docker.internal`."""
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
-    """Time between two reports of a machine over its channel."""
+    """Interval between a machine's heartbeats over its channel."""
     unresponsive_seconds: float = Field(default=120.0, ge=30, le=86_400)
-    """Longest time without a report of the machine of a bot that was ready: it is ended then, although its
-    provider says that it runs."""
+    """Longest silence of a machine whose bot was ready: after that the session is ended, even if the provider
+    says that the machine runs."""
     ending_seconds: float = Field(default=60.0, ge=0, le=3600)
-    """Longest time that a session which is over counts against `max_sessions`, because its machine is not
-    known to be gone; 0 to count sessions alone."""
+    """Longest time that an ended session counts against `max_sessions` because its machine is not known to be
+    gone; 0 to count only live sessions."""
     call_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
     """Limit on a client's request to a running bot."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for bots and their clients."""
     turn_urls: tuple[TurnUrl, ...] = ()
-    """TURN servers that share `turn_secret`: each session gets a credential of its own for them."""
+    """TURN servers that share `turn_secret`: each session gets its own credential for them."""
     turn_secret: HeaderSecret | None = None
-    """The secret that these servers (coturn with `use-auth-secret`) check the credentials with."""
+    """The secret with which these servers (coturn with `use-auth-secret`) check the credentials."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
-    """Time that sessions are kept after their end, with their timelines. Not less than a day: for so long an
-    `Idempotency-Key` stands for its session."""
+    """Time that sessions are kept after their end, with their timelines. At least a day: an `Idempotency-Key`
+    is valid for so long."""
     max_start_body_bytes: int = Field(default=64 * 1024, ge=1024, le=1024 * 1024)
-    """Size of a start's request. It is kept until the session ends, and read on the event loop."""
+    """Limit on a start request's body. It is kept until the session ends, and parsed on the event loop."""
     drain_seconds: float | None = Field(default=None, ge=0, le=60)
-    """How long to go on answering after being told to exit, so that load balancers send callers elsewhere: by
-    default 0 on loopback, where nobody balances, and 5 elsewhere."""
+    """Time that the dispatcher goes on answering after it is told to exit, so that load balancers send
+    callers elsewhere; by default 0 on loopback, where there is no load balancer, and 5 elsewhere."""
     keep_machine_dirs: int = Field(default=100, ge=0)
-    """Number of directories of machines that are gone that are kept, for their logs."""
+    """Number of directories of gone machines that are kept, for their logs."""
     log_file: Path | None = None
-    """Where a dispatcher that serves writes its log, in the place of stderr: 10 MiB, and two older files."""
+    """File for the log of a dispatcher that serves, instead of stderr: 10 MiB, and two older files."""
     log_format: LogFormat | None = None
-    """Format of log lines; by default text on loopback, where a person reads them, and JSON elsewhere, where
-    a collector does."""
+    """Format of log lines; by default text on loopback, for a person, and JSON elsewhere, for a collector."""
 
     @field_validator("agents")
     @classmethod
     def _with_images(
         cls, agents: dict[AgentName, AgentSettings], found: ValidationInfo
     ) -> dict[AgentName, AgentSettings]:
-        # A refused `images` is not in here, and has an error of its own.
+        # A refused `images` is missing here and has its own error.
         images: dict[AgentName, Image] = found.data.get("images", {})
         for name in images:
             if name not in agents:
@@ -261,7 +263,7 @@ class CoreSettings(BaseSettings):
         address = ADDRESS.fullmatch(url)
         has_path = address is not None and address["path"] not in ("", "/")
         if address is None or (has_path and field.field_name == "public_url"):
-            # What stands before an @ may be a password.
+            # Text before an @ may be a password.
             shown = "a URL with an @" if "@" in url else repr(url)
             path = ", with a path or without" if field.field_name == "machine_url" else ""
             raise ValueError(f"{shown} is not accepted; allowed: http(s)://host or http(s)://host:port{path}")
@@ -285,7 +287,7 @@ class CoreSettings(BaseSettings):
                     allowed = ", ".join(self.placements)
                     raise ValueError(f"agent '{name}': '{placement}' is not a placement; allowed: {allowed}")
         if self.database_url is not None and not _is_store(self.database_url):
-            # Not the value: it may have a password in it.
+            # Without the value: it may contain a password.
             raise ValueError(
                 f"database_url: allowed is a URL that begins with {' or '.join(STORES)}, "
                 "with %40, %2F and %3A for @, / and : in its password"
@@ -337,10 +339,10 @@ class CoreSettings(BaseSettings):
         return self
 
     def _check_transports(self) -> None:
-        """Check that what the agents offer is configured.
+        """Check that the agents' transports are configured.
 
         Raises:
-            ValueError: It is not; the text says what is missing.
+            ValueError: One is not; the text says what is missing.
         """
         missing: dict[str, str] = {}
         for name, transport in transports().importable().items():
@@ -371,7 +373,7 @@ class CoreSettings(BaseSettings):
 
     @property
     def drained_seconds(self) -> float:
-        """How long to go on answering after being told to exit."""
+        """Time that the dispatcher goes on answering after it is told to exit."""
         if self.drain_seconds is not None:
             return self.drain_seconds
         return 0.0 if is_loopback(self.host) else DRAIN_SECONDS
@@ -405,22 +407,23 @@ class CoreSettings(BaseSettings):
         if self.database_url:
             # Without a driver's name SQLAlchemy would take another one.
             return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
-        # Built from its parts: a path may hold what means something in the text of a URL.
+        # Built from its parts: a path may contain characters that have a meaning in a URL.
         database = str(self.data_dir.resolve() / "switchboard.sqlite")
         return URL.create("sqlite", database=database)
 
     @classmethod
     def secret_settings(cls) -> frozenset[str]:
-        """Return the settings that are never written down: secrets, and the URL that may have a password."""
+        """Return the settings that are never written down: secrets, and the URL that may contain a
+        password."""
         secret = {name for name, field in cls.model_fields.items() if _holds_secret(field.annotation)}
         return frozenset(secret | {"database_url"})
 
     def to_environment(self) -> dict[str, str]:
-        """The environment variables that give a dispatcher these settings, without the secret ones.
+        """Return the environment variables that give a dispatcher these settings, without the secret ones.
 
-        Only what was set is written, so a default can change with the code. `secret_settings` are left out,
-        and `ice_servers` with a credential: this goes into a stack's state. They reach a dispatcher by
-        reference, from its cloud's secret store.
+        Only set values are written, so a default can change with the code. `secret_settings` are left out,
+        and `ice_servers` with a credential, because this goes into a stack's state. They reach a dispatcher
+        by reference, from its cloud's secret store.
         """
         dumped: dict[str, Any] = {}
         secret = self.secret_settings() | ({"ice_servers"} if self.has_ice_credentials else set())
@@ -452,10 +455,10 @@ class CoreSettings(BaseSettings):
 
 
 def settings_class() -> type[CoreSettings]:
-    """Return the class of the dispatcher's settings, with those of the plugins that are installed.
+    """Return the class of the dispatcher's settings, including those of the installed plugins.
 
     Raises:
-        RegistryError: A plugin's setting has the name of another one.
+        RegistryError: Two plugins have a setting of one name.
     """
     of_transports = transports().shared_fields()
     fields = {**of_transports, **providers().shared_fields()}
@@ -471,7 +474,8 @@ def _holds_secret(annotation: Any) -> bool:
 
 
 def variables(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """The environment variables from which pydantic-settings reads these values; collections are JSON."""
+    """Return the environment variables from which pydantic-settings reads these values; collections
+    are JSON."""
     return {
         prefix + name.upper(): json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
         for name, value in values.items()

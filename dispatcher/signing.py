@@ -1,4 +1,4 @@
-"""Signed tokens: a JWT that says what it is about, what it is for, and until when."""
+"""Signed tokens: JWTs with a subject, an audience and an expiry."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dispatcher.clock import Clock
 SECRET_BYTES = 32
 
 LEEWAY_SECONDS = 300
-"""How long a token outlives what it is about: a last word may be late, and clocks differ."""
+"""Time that a token outlives its subject: `ended` may arrive late, and clocks differ."""
 
 
 class InvalidToken(Exception):
-    """The token is not one of ours, is for something else, or its time is up."""
+    """The token was not signed here, is for another audience, or has expired."""
 
 
 class InvalidSecret(Exception):
-    """The signing secret's file does not hold a secret of ours."""
+    """The signing secret's file does not contain a valid secret."""
 
 
 class Signer:
@@ -33,9 +33,9 @@ class Signer:
         self._clock = clock
 
     def sign(self, subject: str, audience: str, until: float) -> str:
-        """A token about `subject`, for `audience`, until that unix time and a little longer.
+        """Return a token about `subject`, for `audience`, valid until that Unix time plus `LEEWAY_SECONDS`.
 
-        The same arguments give the same token.
+        Deterministic: the same arguments give the same token.
         """
         claims = {"sub": subject, "aud": audience, "exp": int(until + LEEWAY_SECONDS)}
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
@@ -44,7 +44,7 @@ class Signer:
         """Return the token's subject.
 
         Raises:
-            InvalidToken: it was not signed by us, is for another audience, or has expired.
+            InvalidToken: it was not signed here, is for another audience, or has expired.
         """
         fault = jwt.InvalidTokenError("there is no secret")
         for secret in self._secrets:
@@ -54,7 +54,7 @@ class Signer:
                     secret,
                     algorithms=["HS256"],
                     audience=audience,
-                    # The time is ours to compare: it is injected.
+                    # The expiry is checked below, against the injected clock.
                     options={"require": ["sub", "aud", "exp"], "verify_exp": False},
                 )
             except jwt.InvalidTokenError as error:
@@ -67,13 +67,14 @@ class Signer:
 
 
 def load_or_create_secret(path: Path) -> bytes:
-    """The signing secret: 32 random bytes in a file that only its owner reads, made at first use."""
+    """Return the signing secret: 32 random bytes in a file that only its owner can read, created on first
+    use."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(SECRET_BYTES))
-        # A link fails where the file exists: of two dispatchers that start at once, one wins for both.
+        # A link fails if the file exists: of two dispatchers that start at once, both use the first one's.
         try:
             os.link(fresh, path)
         except FileExistsError:

@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and see them end."""
+    """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:
-    """Return after so many seconds, or sooner when the event is set."""
+    """Return after so many seconds, or as soon as the event is set."""
     timer, event = asyncio.create_task(clock.sleep(seconds)), asyncio.create_task(until.wait())
     try:
         await asyncio.wait((timer, event), return_when=asyncio.FIRST_COMPLETED)
@@ -31,7 +31,7 @@ async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T], late: Exception) -> T:
-    """Return what `work` returns; after so many seconds cancel it and raise `late`."""
+    """Return the result of `work`; after so many seconds cancel it and raise `late`."""
     task = asyncio.ensure_future(work)
     timer = asyncio.ensure_future(clock.sleep(seconds))
     try:
@@ -46,11 +46,12 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T], late: Excepti
 
 
 class Background:
-    """Work that nobody waits for, kept until it is done. An error is logged: the reaper comes back to it."""
+    """Background tasks that nobody awaits, kept until they are done. Errors are logged; the reaper
+    retries."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # In order, so that what happens does not depend on where objects lie in memory.
+        # In order: iteration over a set would depend on memory addresses.
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -60,12 +61,12 @@ class Background:
         return task
 
     async def settle(self) -> None:
-        """Let everything finish that is under way, and what comes of it."""
+        """Wait for all running tasks, and for those that they start."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
     async def close(self, seconds: float) -> None:
-        """Let everything finish for so long, and cancel what has not."""
+        """Wait that long for all tasks, then cancel the rest."""
         settled, timer = asyncio.create_task(self.settle()), asyncio.create_task(self._clock.sleep(seconds))
         await asyncio.wait((settled, timer), return_when=asyncio.FIRST_COMPLETED)
         await end_tasks(settled, timer)

@@ -1,7 +1,8 @@
-"""`python -m dispatcher.unprivileged COMMAND…`: run it as the service's user, who gets the data directory.
+"""`python -m dispatcher.unprivileged COMMAND…`: runs the command as the service's user, who gets the data
+directory.
 
-Where a new disk belongs to root (Fly's volumes do), somebody must give it away first. So there the image is
-built with `RUN_AS=0:0`, begins here, and is nobody special by the time that it reads its first setting.
+Where a new disk belongs to root, as Fly's volumes do, root must first give it away. There the image is built
+with `RUN_AS=0:0` and starts here; it drops root before it reads its first setting.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 from dispatcher.settings import ENVIRONMENT_PREFIX
 
 USER = 10001
-"""Of user and group, as in images/dispatcher.Dockerfile."""
+"""Id of user and group, as in images/dispatcher.Dockerfile."""
 
 DATA_DIR_VARIABLE = f"{ENVIRONMENT_PREFIX}DATA_DIR"
 
 
 def drop(directory: Path, user: int = USER) -> None:
-    """Give the directory to the user, and become it for good.
+    """Give the directory to the user, and become that user for good.
 
-    What is in the directory is the user's already: nobody else has written there.
+    Files in the directory already belong to the user: nobody else has written there.
     """
     os.chown(directory, user, user)
     os.setgroups([])

@@ -1,4 +1,4 @@
-"""The release that this code is."""
+"""The release of this code."""
 
 VERSION = "0.1.0"
-"""As in pyproject.toml; a test holds the two together."""
+"""The version in pyproject.toml; a test compares them."""

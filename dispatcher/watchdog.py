@@ -1,8 +1,8 @@
-"""Ends a process whose event loop hangs, so that what started it starts it again.
+"""Ends a process whose event loop hangs, so that its supervisor restarts it.
 
-A Docker engine starts a container again that has ended, and leaves one alone whose health command fails. The
-timer is the interpreter's own (`faulthandler`), whose thread needs no lock of Python's. Before it ends the
-process, with status 1, it writes to stderr where each thread was.
+A Docker engine restarts a container that exits, but not one whose health command fails. The timer is the
+interpreter's own (`faulthandler`), whose thread does not need Python's lock. Before it ends the process, with
+status 1, it writes every thread's stack to stderr.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import faulthandler
 from collections.abc import AsyncIterator
 
 HANG_SECONDS = 60.0
-"""Of the monotonic clock, which stands while the host sleeps. No call of ours holds the loop for a second."""
+"""Limit on a hang, by the monotonic clock, which stops while the host sleeps. No call of the dispatcher's
+blocks the loop for a second."""
 
 BEATS = 6
-"""How often within HANG_SECONDS the loop shows that it lives."""
+"""Number of times within HANG_SECONDS that the loop resets the timer."""
 
 
 @contextlib.asynccontextmanager
 async def watching() -> AsyncIterator[None]:
-    """Watch this process's event loop, until it is left. There is one timer in a process."""
+    """Watch this process's event loop for as long as the block runs. A process has only one such timer."""
     beating = asyncio.create_task(_beat())
     try:
         yield

@@ -1,1 +1,1 @@
-"""HTTP: what clients, machines and operators call."""
+"""The HTTP interface, for clients, machines and operators."""

@@ -1,7 +1,7 @@
-"""Permissions: values in, values out.
+"""Permissions: pure functions.
 
-What a route does is said in one table, `ROUTES`. What is not in it is for admins alone, so a route that
-somebody adds and forgets here is closed, not open; a test walks all routes of the app and wants each of them.
+One table, `ROUTES`, maps each route to its action. A route that is missing there is for admins alone, so a
+forgotten route is closed, not open; a test walks all routes of the app and requires each of them.
 
     scope     may
     start     start sessions; show, follow, stop and call those that keys of its name started
@@ -9,7 +9,8 @@ somebody adds and forgets here is closed, not open; a test walks all routes of t
     admin     everything
     session   (a session's own token) show, follow, stop and call that session
 
-A key that names agents is good for theirs alone, and one for what belongs to no agent must name none.
+A key that names agents is valid for these alone. An action that concerns no agent needs a key that names
+none.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ class Action(StrEnum):
     """The action that a request asks for."""
 
     open = "open"
-    """Nothing that needs a key: health, the page and its files, the API's description."""
+    """No key needed: health, the page and its files, the API's description."""
     channel = "channel"
-    """A machine's connection; the machine has a token of its own."""
+    """A machine's channel; the machine has a token of its own."""
     notify = "notify"
-    """A message of a service that the deployment uses, signed with a secret of theirs."""
+    """A webhook of a service that the deployment uses, signed with that service's secret."""
     start = "start"
     agents = "agents"
     list = "list"
     show = "show"
     follow = "follow"
-    """The session's timeline, as it is or as it grows."""
+    """Reading the session's timeline, at once or as a stream."""
     logs = "logs"
-    """The output of the session's bot: its operator's to read, not its caller's."""
+    """Reading the output of the session's bot: for its operator, not for its caller."""
     stop = "stop"
     call = "call"
-    """Whatever the session's bot answers."""
+    """Calling any route of the session's bot."""
     measure = "measure"
-    """The deployment's metrics."""
+    """Reading the deployment's metrics."""
     operate = "operate"
-    """Everything else."""
+    """Any other action."""
 
 
 CALLS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"})
@@ -55,7 +56,7 @@ READS = frozenset({"GET", "HEAD"})
 SOCKET = frozenset({"WEBSOCKET"})
 
 ORGANIZATION = "/v1/organizations/{organization}"
-"""Below it is what Pipecat Cloud's command line asks for."""
+"""The prefix of the routes that Pipecat Cloud's command line calls."""
 
 ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/", Action.open),
@@ -89,7 +90,7 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (CALLS, "/sessions/{session_id}/{path:path}", Action.call),
     (CALLS, "/v1/public/{agent}/sessions/{session_id}/{path:path}", Action.call),
 )
-"""Methods, path as the app's routes have it, and what is done there."""
+"""Methods, path as in the app's routes, and action."""
 
 
 def _expression(path: str) -> re.Pattern[str]:
@@ -106,7 +107,7 @@ _ROUTES = tuple((methods, _expression(path), action) for methods, path, action i
 FROM_OTHER_SITES = frozenset(
     {Action.start, Action.agents, Action.show, Action.follow, Action.stop, Action.call}
 )
-"""Actions that pages of other sites can be allowed: what a public key or a session's token is good for."""
+"""Actions that pages of other sites can be allowed: those of a public key or a session's token."""
 
 Kind = KeyScope | Literal["session"]
 
@@ -129,29 +130,29 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The maker of a request, and what they may do at most."""
+    """A caller, and the most that they may do."""
 
     by: str
-    """For timelines: the key's name."""
+    """The key's name, for timelines."""
     kind: Kind
     owner: str | None = None
-    """The name under which the sessions that it starts are kept; None without a key."""
+    """The name that owns the sessions it starts; None without a key."""
     agents: frozenset[str] = frozenset()
-    """The agents that it is good for; empty for all."""
+    """The agents that its key is valid for; empty for all."""
     session_id: str | None = None
-    """The one session that a session's token is good for."""
+    """The only session that a session's token is valid for."""
     public: bool = False
-    """Predicate: browsers hold its key, so that many people are this one caller."""
+    """True if browsers hold its key, so that many people share this caller."""
 
     @property
     def sees_all_sessions(self) -> bool:
-        """True if no session has to be looked at to know if it is the caller's to see."""
+        """True if the caller may see every session, so that no row need be read to decide."""
         return self.kind == "session" or (self.kind in ("read", "admin") and not self.agents)
 
 
 CLIENT = "its client"
 LOCAL = Caller(CLIENT, "admin")
-"""Everybody, where the dispatcher asks for no key: on loopback."""
+"""The caller where the dispatcher needs no key: everybody, on loopback."""
 
 
 def asked(method: str, path: str) -> Asked:
@@ -164,31 +165,33 @@ def asked(method: str, path: str) -> Asked:
 
 
 def may(kind: Kind, action: Action) -> bool:
-    """Return True if such a caller may do it at all."""
+    """Return True if such a caller may do this at all."""
     return action in (Action.open, Action.channel, Action.notify) or action in _MAY[kind]
 
 
 def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:
-    """Say why the caller may not do it, for the person at the other end; None if nothing is known against it.
+    """Return why the caller may not do it, in a sentence; None if nothing speaks against it yet.
 
-    Whose a session is only its row tells: see `sees`.
+    The owner of a session is known only from its row: see `sees`.
     """
     if not may(caller.kind, wanted.action):
-        return f"{_subject(caller)} is not good for this; it may {_abilities(caller.kind)}."
+        return f"{_subject(caller)} does not allow this; it may {_abilities(caller.kind)}."
     if caller.session_id is not None and wanted.session_id != caller.session_id:
-        return "The session's token is good for its own session alone."
+        return "The session's token is valid for its own session alone."
     if not caller.agents:
         return None
     if wanted.action in (Action.measure, Action.operate):
-        return f"{_subject(caller)} is good for some agents only, and this belongs to no agent."
+        return f"{_subject(caller)} is valid for some agents only, and this belongs to no agent."
     agent = wanted.agent or (default_agent if wanted.action is Action.start else None)
     if agent is not None and agent not in caller.agents:
-        return f"{_subject(caller)} is not good for {agent}; allowed: {', '.join(sorted(caller.agents))}."
+        return (
+            f"{_subject(caller)} is not valid for agent {agent}; allowed: {', '.join(sorted(caller.agents))}."
+        )
     return None
 
 
 def sees(caller: Caller, session: Session) -> bool:
-    """Return True if the session is one of those that the caller is good for."""
+    """Return True if the caller may see the session."""
     if caller.agents and session.agent not in caller.agents:
         return False
     if caller.session_id is not None:

@@ -1,11 +1,11 @@
-"""Authentication and authorization: Host, Origin, keys and sessions' tokens.
+"""Authentication and authorization: Host, Origin, keys and session tokens.
 
-On loopback, without keys, everybody on the machine may do everything. Two checks keep the pages of the
-internet out. The Host must be a name of this dispatcher: a page that rebinds its own name to 127.0.0.1 sends
-that name. A browser's Origin must be the dispatcher's own or one that `Keys.allows`. With keys both hold for
-requests that have an Origin.
+On loopback, without keys, everybody on the machine may do everything. Two checks keep out the pages of other
+sites. The Host must be a name of this dispatcher: a page that rebinds its own name to 127.0.0.1 sends that
+name. A browser's Origin must be the dispatcher's own or one that `Keys.allows`. With keys, both checks apply
+to requests that have an Origin.
 
-Nothing here writes down a key or a token, nor says which key came close.
+No key or token is logged, nor which key nearly matched.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - its name
 
 
 ADMIT = "admit"
-"""Of a request's state: counts its connection as an authenticated client's (`Admissions.admit`)."""
+"""Key of a request's state: a function that counts the connection as an authenticated client's
+(`Admissions.admit`)."""
 
 UNAUTHENTICATED = (Action.open, Action.channel, Action.notify)
-"""What is done without a key, or with a secret of another kind."""
+"""Actions that need no key, or a secret of another kind."""
 
 
 class Refused(Exception):
-    """The request must not come in."""
+    """The request is refused."""
 
     def __init__(self, status: int, reason: str, code: str | None = None) -> None:
         super().__init__(reason)
@@ -54,7 +55,7 @@ class Refused(Exception):
 
 
 class Keys:
-    """Tells whose a key or a session's token is."""
+    """Looks up the caller of a key or a session token."""
 
     def __init__(
         self,
@@ -74,15 +75,15 @@ class Keys:
 
     @property
     def admit_sites(self) -> bool:
-        """True if pages of any other site may call."""
+        """True if pages of some other site may call."""
         return not self._keys or bool(self._origins_of_keys())
 
     def allows(self, origin: str) -> bool:
-        """Return True if pages of this other site may call: with some key or token, or without where none is
+        """Return True if pages of this other site may call: with a key or token, or without where none is
         needed.
 
-        Without keys these are the pages that this machine serves, on any port, as a client's development
-        server does, and the origins that the settings name.
+        Without keys these are the pages that this machine serves on any port, such as a client's development
+        server, and the origins that the settings name.
         """
         if self._keys:
             return origin in self._origins_of_keys()
@@ -93,14 +94,13 @@ class Keys:
         return frozenset(origin for key in self._keys if not _expired(key, now) for origin in key.origins)
 
     def caller(self, given: str, origin: str | None) -> Caller:
-        """Return the caller with this key or token, from a page of that origin if from a page of another
-        site.
+        """Return the caller of this key or token; for a page of another site, check its origin.
 
         Raises:
-            Refused: it is none, or not good for pages of that origin.
+            Refused: the key or token is unknown, or not valid for pages of that origin.
         """
         now, hashed = self._clock.now(), hash_of(given).encode()
-        # Every key is compared, so that the time taken does not tell which one came close.
+        # Every key is compared, so that the time taken does not reveal which one nearly matched.
         matches = [key for key in self._keys if hmac.compare_digest(hashed, key.hash.encode())]
         if not matches:
             return self._holder_of(given)
@@ -121,10 +121,11 @@ class Keys:
 
 
 def bearer_of(headers: Headers) -> str | None:
-    """The token of `Authorization: Bearer`; None if it says something else, or is not there.
+    """Return the token of `Authorization: Bearer`; None if there is none.
 
     Raises:
-        ValueError: it is there twice: who reads the first and who reads the last would not mean the same.
+        ValueError: the header occurs twice; a proxy that reads the first and a server that reads the last
+            would differ.
     """
     given = headers.getlist("authorization")
     if len(given) > 1:
@@ -134,7 +135,7 @@ def bearer_of(headers: Headers) -> str | None:
 
 
 class Gate:
-    """ASGI middleware: refuses what must not come in, before anything else looks at it."""
+    """ASGI middleware: refuses a request before anything else reads it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, default_agent: str) -> None:
         self._app = app
@@ -162,7 +163,7 @@ class Gate:
             )
             return
         token = _take_token(scope, asked)
-        # A preflight has no key: it asks for another request, which will have one.
+        # A preflight has no key; the request that follows it has one.
         preflighted = headers.get("access-control-request-method") if method == "OPTIONS" else None
         try:
             foreign = self._foreign_origin(headers)
@@ -179,14 +180,14 @@ class Gate:
             state["caller"] = self._caller(asked, headers, token, foreign)
             admit = state.get(ADMIT)
             if asked.action not in UNAUTHENTICATED and admit is not None and not admit():
-                raise Refused(503, "The dispatcher has as many connections as it can hold.", "busy")
+                raise Refused(503, "The dispatcher is at its limit of connections. Try again soon.", "busy")
         except Refused as refused:
             await _refuse(refused, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _is_machine(self, scope: Scope) -> bool:
-        """Return True if the caller's address is of a network that only machines are in."""
+        """Return True if the caller's address belongs to a network of machines (`machine_networks`)."""
         if not self._machine_networks or not scope.get("client"):
             return False
         try:
@@ -198,17 +199,17 @@ class Gate:
         return any(address in network for network in self._machine_networks)
 
     def _foreign_origin(self, headers: Headers) -> str | None:
-        """The origin of the page of another site that calls; None if it is our own page, or no page.
+        """Return the origin of a page of another site; None for the dispatcher's own page, or without a page.
 
         Raises:
-            Refused: what was called is not this dispatcher's name.
+            Refused: the Host is not a name of this dispatcher.
         """
         hosts = headers.getlist("host")
         if len(hosts) > 1:
-            # RFC 9112, 3.2: who reads the first and who reads the last would not mean the same.
+            # RFC 9112, 3.2: a proxy that reads the first and a server that reads the last would differ.
             raise Refused(400, f"Host: allowed is one, not {len(hosts)}.")
         host = "".join(hosts)
-        # Load balancers and scrapers call under names and addresses of their own: them, the key tells apart.
+        # Load balancers and scrapers call by other names and addresses; with keys, the key decides.
         must_be_ours = "origin" in headers or not self._keys.needed
         if must_be_ours and not self._is_our_host(host):
             raise Refused(403, f"The Host '{host}' is not a name of this dispatcher.")
@@ -245,12 +246,12 @@ class Gate:
 
 
 def caller_of(request: HTTPConnection) -> Caller:
-    """Return the maker of the request, as the gate found."""
+    """Return the caller that the gate has authenticated."""
     return request.state.caller
 
 
 def own_sessions_only(service: SessionService) -> Callable[[Request], Awaitable[None]]:
-    """A dependency of routes: to a caller whose session it is not, there is no such session."""
+    """Dependency of routes: answer 404 for a session that the caller may not see."""
 
     async def check(request: Request) -> None:
         caller, session_id = caller_of(request), request.path_params.get("session_id")
@@ -268,16 +269,16 @@ def _expired(key: KeySettings, now: float) -> bool:
 
 
 def _is_loopback_origin(origin: str) -> bool:
-    """Return True for `http(s)://` and a loopback name, with a port or without; `null` is anybody's."""
+    """Return True for `http(s)://` and a loopback name, with or without a port. Any page can send `null`."""
     parsed = _split(origin)
     exact = origin == f"{parsed.scheme}://{parsed.netloc}" and "@" not in origin
     return exact and parsed.scheme in ("http", "https") and is_loopback(parsed.hostname or "")
 
 
 def _take_token(scope: Scope, asked: Asked) -> str | None:
-    """The session's token of a request's URL. It is taken out, so that whatever logs URLs does not have it.
+    """Remove the session token from a request's URL and return it, so that no log of URLs contains it.
 
-    Only timelines are followed with it; on the routes of a session's bot it would be the bot's own parameter.
+    Only timelines accept it; on the routes of a session's bot, the parameter is the bot's own.
     """
     if asked.action is Action.call:
         return None
@@ -303,7 +304,7 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) 
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL; of what is none, empty parts, which are nobody's."""
+    """Return the parts of a URL; empty parts for text that is not a URL, which match nothing."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # Python reads it only when it is asked for: `localhost:80.evil.example` is no name

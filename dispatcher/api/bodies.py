@@ -1,7 +1,7 @@
-"""Reading request bodies with a limit, before they are in memory.
+"""Request bodies, read with a limit before they fill memory.
 
-A body may come slowly, and is kept until it is whole: those of one session's or key's callers, and of all,
-have the limits of calls that are held (`dispatcher.sessions.held_calls`).
+A slow body is held until it is complete. Unfinished bodies are limited per session, per key and in all, with
+the limits of held calls (`dispatcher.sessions.held_calls`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 
 class Unfinished:
-    """The bytes of bodies of which more is to come: of each session's token, of each key, and of all."""
+    """Bytes of unfinished bodies, counted per session token, per key and in all."""
 
     def __init__(self) -> None:
         self._bytes: Counter[tuple[str, str]] = Counter()
@@ -30,10 +30,10 @@ class Unfinished:
         return self._bytes.total()
 
     def add(self, caller: Caller, size: int) -> None:
-        """Count some more.
+        """Count more bytes.
 
         Raises:
-            TooManyCalls: The caller or the dispatcher has as many as it may; nothing is counted.
+            TooManyCalls: The caller or the dispatcher is at its limit; nothing is counted.
         """
         whose, most = _whose(caller)
         if self._bytes[whose] + size > most or self.bytes + size > IN_ALL.bytes:
@@ -41,7 +41,7 @@ class Unfinished:
         self._bytes[whose] += size
 
     def give_back(self, caller: Caller, size: int) -> None:
-        """Count so many no more: their body is whole, refused or given up."""
+        """Stop counting these bytes: their body is complete, refused or abandoned."""
         whose, _ = _whose(caller)
         self._bytes[whose] -= size
         if not self._bytes[whose]:
@@ -49,10 +49,10 @@ class Unfinished:
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES, advice: str = "") -> bytes:
-    """The request's whole body; 413 as soon as it is longer than `limit` bytes.
+    """Return the request's whole body; 413 as soon as it exceeds `limit` bytes.
 
     Args:
-        advice: Sentence behind the refusal.
+        advice: A sentence that is added to the refusal.
     """
     caller, unfinished = caller_of(request), unfinished_of(request)
     body = bytearray()
@@ -66,7 +66,7 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES, advice: str =
 
 
 async def chunks_of(request: Request, limit: int, advice: str = "") -> AsyncIterator[bytes]:
-    """Yield the request's body as it comes; 413 as soon as it is longer than `limit` bytes."""
+    """Yield the request's body as it arrives; 413 as soon as it exceeds `limit` bytes."""
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(limit, advice)
@@ -83,7 +83,7 @@ def _too_large(limit: int, advice: str) -> HTTPException:
 
 
 def unfinished_of(request: Request) -> Unfinished:
-    """Return what is counted of this application's requests."""
+    """Return the counter of this application's requests."""
     state = request.app.state
     if not hasattr(state, "unfinished"):
         state.unfinished = Unfinished()

@@ -1,4 +1,4 @@
-"""The answers that Pipecat Cloud's command line reads."""
+"""Answers to Pipecat Cloud's command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EndState = Literal[
     "agent_error",
     "unknown",
 ]
-"""A session's state, in Pipecat Cloud's words."""
+"""A session's state, in Pipecat Cloud's terms."""
 
 
 class Organization(BaseModel):
@@ -35,12 +35,12 @@ class Service(BaseModel):
 
     name: str
     region: str
-    """Its placements, with commas."""
+    """Its placements, separated by commas."""
     desiredDeploymentId: str
     activeDeploymentId: str
     reconciledDeploymentId: str
     createdAt: str
-    """Since when this dispatcher runs with it."""
+    """Time since when this dispatcher has run with it."""
     updatedAt: str
 
 
@@ -67,7 +67,7 @@ class Resources(BaseModel):
 
 class DeploymentSpec(BaseModel):
     image: str
-    """The bot file, where machines are processes."""
+    """The machines' image; the bot file where machines are processes."""
     autoScaling: Scaling
     resources: Resources
     maxSessionDurationSeconds: int
@@ -106,7 +106,7 @@ class ServiceSession(CloudSession):
 
 class ServiceSessions(BaseModel):
     total_count: int
-    """Counted no further than 10,000 sessions behind the page."""
+    """Total, counted to at most 10,000 sessions after the page."""
     sessions: list[ServiceSession]
 
 

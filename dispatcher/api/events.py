@@ -1,6 +1,7 @@
-"""A session's timeline: read at once, waited for, or streamed.
+"""A session's timeline: returned at once, waited for, or streamed.
 
-It is not below `/sessions/{id}/`: every path there is the bot's, and a bot's own `events` must stay its own.
+Its path is not below `/sessions/{id}/`: every path there belongs to the bot, which may have an `events` of
+its own.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ from dispatcher.sessions.watcher import Seen, TimelineWatcher
 from dispatcher.store.outage import is_outage
 
 KEEP_ALIVE_SECONDS = 15.0
-"""How long a stream may be silent: proxies and load balancers cut idle connections after 30 s to 60 s."""
+"""Longest silence of a stream: proxies and load balancers close idle connections after 30 s to 60 s."""
 
 MAX_WAIT_SECONDS = 60.0
 
 OUTAGE_SECONDS = 5.0
-"""How long a stream rests before it asks a store again that did not answer."""
+"""Pause of a stream before it asks an unavailable store again."""
 
 EVENT_STREAM = "text/event-stream"
 
-EventNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="The id of the last event that is known.")]
+EventNumber = Annotated[
+    int, Query(ge=0, le=2**31 - 1, description="Id of the last event that the client has.")
+]
 LastEventId = Annotated[int | None, Header(ge=0, le=2**31 - 1, description="`after`, as browsers send it.")]
 WaitSeconds = Annotated[
     float,
-    Query(ge=0, le=MAX_WAIT_SECONDS, description="Hold the answer until there is an event, so long at most."),
+    Query(
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        description="Longest wait for an event, in seconds, before the answer.",
+    ),
 ]
 
 
@@ -46,7 +53,7 @@ _STREAMED = {
 
 
 def router(watch: TimelineWatcher) -> APIRouter:
-    """`GET /v1/sessions/{id}/events`, as JSON or, for those who accept it, as server-sent events."""
+    """Return the routes: `GET /v1/sessions/{id}/events`, as JSON or, if accepted, as server-sent events."""
     routes = APIRouter()
 
     @routes.get(
@@ -73,8 +80,8 @@ def router(watch: TimelineWatcher) -> APIRouter:
 
 
 def describe(seen: Seen) -> Timeline:
-    """A timeline as its owner reads it."""
-    # A session that was read a moment before its events may be behind them.
+    """Return a timeline as its owner reads it."""
+    # The session was read before its events and may be behind them.
     state = seen.events[-1].state if seen.events else seen.session.state
     described = [_describe(event) for event in seen.events]
     place = QueuePlace.of(seen.place)
@@ -86,7 +93,7 @@ async def _stream(watch: TimelineWatcher, session_id: str, after: int) -> Respon
     if seen is None:
         raise UnknownSession.of(session_id)
     if seen.over and not seen.events:
-        # A browser reopens a stream that ended; this status is what tells it that there is no more.
+        # A browser reopens a stream that ended; this status tells it that there is no more.
         return Response(status_code=204)
     # Proxies that buffer would hold events back; this header is nginx's switch.
     headers = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
@@ -101,7 +108,7 @@ async def _frames(watch: TimelineWatcher, session_id: str, after: int) -> AsyncI
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
-            # A browser gives up for good on a stream that it reopens in vain: this one outlives the outage.
+            # A browser whose attempt to reopen a stream fails gives up for good: keep this one open.
             yield ": the store does not answer\n\n"
             await watch.rest(OUTAGE_SECONDS)
             continue
@@ -116,7 +123,7 @@ async def _frames(watch: TimelineWatcher, session_id: str, after: int) -> AsyncI
         moved = seen.place is not None and seen.place.number != place
         place = seen.place.number if seen.place is not None else None
         if moved and (shown := QueuePlace.of(seen.place)) is not None:
-            # Without an id: it is true now, and nothing that a client could have missed.
+            # Without an id: it describes the present, so a client that reconnects has missed nothing.
             yield f"event: queue\ndata: {shown.model_dump_json()}\n\n"
         elif not seen.events:
             yield ": still there\n\n"

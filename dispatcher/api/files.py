@@ -1,8 +1,9 @@
 """Files of a session, on their way between its client and its bot.
 
-What fits one message goes in one. The rest goes in pieces, each of which waits for the answer to the one
-before: the dispatcher holds a few megabytes of a file, whatever its size, and reads no faster than the bot
-takes it. A machine that was started before there were pieces takes files of one message alone.
+A file that fits one message is sent in one. A larger one is sent in pieces, each after the answer to the one
+before:
+so the dispatcher holds a few megabytes of any file, and reads no faster than the bot takes it. A machine
+older than pieces takes only files of one message.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ from dispatcher.sessions.service import SessionService
 log = logging.getLogger(__name__)
 
 FILES_PATH = "files"
-"""Where clients upload files for a session's bot, and below it what the bot has left for them."""
+"""Path for the client's uploads; below it are the files that the bot has left for the client."""
 
 MAX_WHOLE_BYTES = 2 * 1024 * 1024
-"""Of what goes in one message, which takes 4 MiB of base64 and JSON."""
+"""Limit on a file that is sent in one message: with base64 and JSON it takes less than the
+message's 4 MiB."""
 
 
 def is_upload(method: str, path: str) -> bool:
-    """Tell whether a call is an upload, unless the bot has a route of its own there."""
+    """Return True if a call is an upload, and the bot has no route of its own there."""
     return method == "POST" and path.strip("/") == FILES_PATH
 
 
 def is_download(method: str, path: str) -> bool:
-    """Tell whether a call asks for a file that the bot has left."""
+    """Return True if a call asks for a file that the bot has left."""
     return method in ("GET", "HEAD") and path.lstrip("/").startswith(f"{FILES_PATH}/")
 
 
@@ -47,7 +49,7 @@ async def upload(
     """Pass the body on, as one message or in pieces; return the bot's answer.
 
     Raises:
-        HTTPException: it is larger than a file may be, or than this machine takes.
+        HTTPException: the body is larger than a file may be, or than this machine takes.
         SessionError: the session is over, or its bot does not answer.
     """
     held = bytearray()
@@ -86,7 +88,7 @@ async def upload(
 async def download(
     service: SessionService, session_id: str, agent: str | None, message: protocol.Request
 ) -> tuple[protocol.Response, AsyncIterator[bytes] | None]:
-    """Return the bot's answer, and what follows its first piece; None if it is whole."""
+    """Return the bot's answer, and the pieces that follow; None if the answer is the whole file."""
     first = await service.call(session_id, message.model_copy(update={"start": 0}), agent)
     size = first.size
     if size is None or message.method != "GET":

@@ -1,4 +1,4 @@
-"""Callers that hang up before they have their answer."""
+"""Callers that hang up before their answer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dispatcher.tasks import end_tasks
 T = TypeVar("T")
 
 HUNG_UP = 499
-"""nginx's number for a caller that is gone; nobody reads it."""
+"""nginx's status for a client that has hung up; nobody receives it."""
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what `work` gives, or None as soon as the caller has hung up; once its body was read."""
+    """Return the result of `work`, or None as soon as the caller hangs up. Read the request's body first."""
     working = asyncio.create_task(work)
     gone = asyncio.create_task(_gone(request))
     try:

@@ -1,4 +1,4 @@
-"""Lists of sessions: this dispatcher's own, and Pipecat Cloud's."""
+"""Lists of sessions: Switchboard's own, and Pipecat Cloud's."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from dispatcher.store.store import Store
 
 MAX_LIMIT = 100
 MAX_TIME = 2**40
-"""Far away, and exact in every number that it passes through."""
+"""Latest time that a filter takes: far in the future, and exact as an integer and as a float."""
 
 COUNTED_AHEAD = 10_000
-"""Limit on the sessions behind a page that are counted: in about 1 ms, where 1,000,000 take SQLite 60 ms and
-more. A client that pages on as long as `total_count` is above the offset still reaches every one."""
+"""Limit on the sessions after a page that are counted: about 1 ms, where counting 1,000,000 takes SQLite 60
+ms and more.
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many sessions at most.")]
+A client that pages on as long as `total_count` is above the offset still reaches every session.
+"""
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Limit on the sessions of one page.")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1)]
 Time = Annotated[int | None, Query(ge=0, le=MAX_TIME)]
 Seconds = Annotated[int, Query(ge=0, le=MAX_TIME)]
 
 OWNER = "switchboard"
-"""Pipecat Cloud names the owner of every session; a deployment has one owner."""
+"""Owner of every session in Pipecat Cloud's list; a deployment has one owner."""
 
 
 def router(service: SessionService, store: Store) -> APIRouter:
-    """`GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session below it."""
+    """Return the routes: `GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session
+    below it."""
     routes = APIRouter()
 
     @routes.get("/v1/sessions", response_model=SessionPage)
@@ -48,7 +52,7 @@ def router(service: SessionService, store: Store) -> APIRouter:
         limit: Limit = 20,
     ) -> JSONResponse:
         behind = Cursor.parse(cursor) if cursor is not None else None
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         found = await store.list_sessions(
             Filter(agent, state, agents=caller_of(request).agents), behind, limit + 1
         )
@@ -69,10 +73,11 @@ def router(service: SessionService, store: Store) -> APIRouter:
         startTimeMin: Seconds = 0,
         startTimeMax: Seconds = 0,
     ) -> JSONResponse:
-        """Pipecat Cloud's list. `total_count` counts no further than 10,000 sessions behind the page.
+        """List an agent's sessions, as Pipecat Cloud does.
 
-        It is exact where fewer follow; where more do, it is below the total and above the offset.
-        `startTimeMin` and `startTimeMax` look at every session that the other filters leave.
+        `total_count` counts at most 10,000 sessions after the page. It is exact if fewer follow; if more do,
+        it is below the total and above the offset. `startTimeMin` and `startTimeMax` scan every session that
+        the other filters leave.
         """
         if agent not in service.agents:
             raise UnknownAgent(f"There is no agent '{agent}'; allowed: {', '.join(service.agents)}.")
@@ -109,12 +114,12 @@ def router(service: SessionService, store: Store) -> APIRouter:
 
 
 def _in_list(session: Session) -> dict[str, Any]:
-    """A session in Pipecat Cloud's list, whose `endedAt` is never null."""
+    """Return a session of Pipecat Cloud's list, in which `endedAt` is never null."""
     return common(session) | ({"endedAt": iso(session.ended_at)} if session.ended_at is not None else {})
 
 
 def common(session: Session) -> dict[str, Any]:
-    """The members that Pipecat Cloud has of a session wherever it tells of one."""
+    """Return the members that every answer of Pipecat Cloud about a session has."""
     times = (session.started_at, session.waiting_at, session.ready_at, session.active_at, session.ended_at)
     updated = max(time for time in (session.created_at, *times) if time is not None)
     ready_after = session.ready_at - session.created_at if session.ready_at is not None else None

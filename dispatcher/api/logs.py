@@ -1,5 +1,6 @@
-"""The output of a session's bot, where its placement keeps that. Beside `events`, and not below
-`/sessions/{id}/`, for the same reason: every path there is the bot's.
+"""The output of a session's bot, where its placement keeps it.
+
+Its path is not below `/sessions/{id}/`: every path there belongs to the bot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dispatcher.store.store import Store
 
 MAX_LINES = 1000
 
-Tail = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many of the last lines, 256 KiB at most.")]
+Tail = Annotated[int, Query(ge=1, le=MAX_LINES, description="Number of the last lines, 256 KiB at most.")]
 After = Annotated[
     str | None,
     Query(
@@ -31,7 +32,7 @@ After = Annotated[
 
 
 def router(store: Store, fleet: Fleet) -> APIRouter:
-    """`GET /v1/sessions/{id}/logs`."""
+    """Return the route `GET /v1/sessions/{id}/logs`."""
     routes = APIRouter()
 
     @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 503))
@@ -43,7 +44,7 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
             return problem(
                 404, f"Session {session_id} has no log: no machine was asked for it.", code="no_log"
             )
-        # As it was before the log is read: a machine that was gone by then has printed all that it will.
+        # Before the log is read: a machine that is gone by now has printed everything.
         ended = machine.state is MachineState.gone
         place = None if after is None else int(after)
         try:
@@ -56,7 +57,7 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
             detail = f"The log of machine {machine.id} cannot be read now: {error}. Ask again."
             return problem(503, detail, code="log_unreachable", headers={"Retry-After": "5"})
         if part is None:
-            return problem(404, f"Machine {machine.id} has no log, or none any more.", code="no_log")
+            return problem(404, f"Machine {machine.id} has no log, or it is no longer kept.", code="no_log")
         read = Logs(
             sessionId=session_id,
             machineId=machine.id,

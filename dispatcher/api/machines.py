@@ -1,4 +1,4 @@
-"""The channel's end: one WebSocket per machine, opened by the machine."""
+"""The dispatcher's end of the channel: one WebSocket per machine, opened by the machine."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ from dispatcher.signing import InvalidToken
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
-"""How long a machine may take to say who it is."""
+"""Limit on the wait for a machine's `hello`."""
 
 MOST_FAULTS = 100
-"""Of a message, to be looked at one by one: pydantic writes out all or none, and a million take it 4 s."""
+"""Limit on a message's faults that are checked one by one: pydantic renders all or none, and a million take 4
+s."""
 
 UNAUTHORIZED = 4401
 UNSUPPORTED = 4426
 MALFORMED = 4400
 REPLACED = 4409
 TRY_AGAIN_LATER = 1013
-"""Of the registry of WebSocket close codes (IANA)."""
+"""Close code 1013, "Try Again Later" (IANA's registry of WebSocket close codes)."""
 
 
 class _Connection:
-    """One machine's connection. Both ways raise `ChannelLost` once it is gone, whoever noticed first."""
+    """One machine's connection. Sending and receiving raise `ChannelLost` once it is broken."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -62,7 +63,11 @@ class _Connection:
         await _close(self._websocket, REPLACED, reason)
 
     async def receive(self) -> FromMachine:
-        """The next message. Raises pydantic.ValidationError for what is none."""
+        """Return the next message.
+
+        Raises:
+            pydantic.ValidationError: the frame is not a message.
+        """
         try:
             frame = await self._websocket.receive()
         except RuntimeError as error:
@@ -73,7 +78,8 @@ class _Connection:
 
 
 def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
-    """The channel. A machine is known by its token alone; what it says of itself must agree with it."""
+    """Return the channel's route. Only the token identifies a machine; its `hello` must agree with
+    the token."""
     routes = APIRouter()
     greeting: dict[str, asyncio.Timeout] = {}
     refusals = RepeatedWarning(log, "channels were refused: %d since the last line like this: %s")
@@ -108,7 +114,7 @@ def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
                 refusals.warn(time.monotonic(), words)
                 await _close(websocket, MALFORMED, "not a message of the channel")
             except SQLAlchemyError as error:
-                # What it said is not on record. It comes back, and its hello says what matters once more.
+                # Its messages are not on record. It reconnects, and its `hello` repeats what matters.
                 log.warning("machine %s: the store does not answer: %s", machine_id, type(error).__name__)
                 await _close(websocket, TRY_AGAIN_LATER, "the store does not answer")
 
@@ -123,7 +129,7 @@ async def _serve(
 ) -> None:
     connection = _Connection(websocket)
     async with asyncio.timeout(HELLO_SECONDS) as limit:
-        # A machine has one connection that has not said hello: the latest.
+        # At most one connection of a machine may be without a `hello`: the latest.
         earlier = greeting.get(machine_id)
         if earlier is not None and not earlier.expired():
             earlier.reschedule(float("-inf"))
@@ -162,7 +168,7 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
 
 
 def _in_words(error: ValidationError | TimeoutError) -> str:
-    """Return the fault in one line, without the input: that may be secret, and long."""
+    """Return the fault in one line, without the input, which may be secret or long."""
     if isinstance(error, TimeoutError):
         return f"no hello within {HELLO_SECONDS:g} s"
     if (faults := error.error_count()) > MOST_FAULTS:

@@ -1,4 +1,4 @@
-"""The answers, as clients read them. What is in the OpenAPI document comes from these."""
+"""Answers as clients read them; the OpenAPI document is generated from these."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Logs(BaseModel):
     sessionId: str
     machineId: str
     lines: list[str]
-    """As the bot printed them, the newest last: escape codes too. A line without an end is given once it has
-    one, once the machine is gone, or in pieces of 64 KiB."""
+    """Lines as the bot printed them, escape codes included, the newest last. A line is returned once it is
+    complete, once the machine is gone, or in pieces of 64 KiB."""
     next: str
-    """`after` of the next request, for what comes after these lines."""
+    """`after` of the next request, for the lines that follow."""
     skippedBytes: int | None
-    """How much lies between `after`, else the log's beginning, and the first of these lines: it was cut, or
-    is more than was asked for. Null: some does, and the provider does not count it."""
+    """Bytes between `after`, else the beginning of the log, and the first of these lines: they were cut, or
+    exceed what was asked for. Null: there are some, and the provider does not count them."""
     ended: bool
-    """The machine is gone: nothing comes after these lines."""
+    """True if the machine is gone: no line will follow."""
 
 
 class Status(BaseModel):
@@ -34,20 +34,20 @@ class Status(BaseModel):
 
 class ReadyStatus(Status):
     images: str | None = None
-    """What tells the table of agents' images that is in use from others, where a stack gives one."""
+    """Identifies the table of agents' images in use, if the stack gives one."""
 
 
 class Agent(BaseModel):
     name: str
     transports: list[TransportName]
     maxQueueSeconds: float
-    """Longest wait in the queue that a caller may ask for, in seconds; 0: there is no queue."""
+    """Longest wait in the queue that a caller may ask for, in seconds; 0 if there is no queue."""
 
 
 class Agents(BaseModel):
     agents: list[Agent]
     defaultAgent: str | None
-    """The agent of `POST /start`; null if the caller's key is not good for it."""
+    """The agent of `POST /start`; null if the caller's key is not valid for it."""
 
 
 class IceServer(BaseModel):
@@ -61,12 +61,12 @@ class IceConfig(BaseModel):
 
 
 class QueuePlace(BaseModel):
-    """A session's place in the queue."""
+    """A session's position in the queue."""
 
     place: int
-    """1 is next."""
+    """Position; 1 is next."""
     estimatedWaitSeconds: float | None
-    """By how long the agent's last sessions took; null as long as there are none."""
+    """Estimated wait, from how long the agent's last sessions took; null before the first has ended."""
 
     @classmethod
     def of(cls, place: Place | None) -> QueuePlace | None:
@@ -77,17 +77,17 @@ class QueuePlace(BaseModel):
 
 
 class StartAnswer(BaseModel):
-    """A session that was asked for, and what its client needs to join."""
+    """A started session, and what its client needs to join."""
 
     sessionId: str
     sessionToken: str
-    """Good for this session alone, until its deadline: to show, follow, stop and call it."""
+    """Token for this session alone, valid until its deadline: to show, follow, stop and call it."""
     fileUploadUrl: str
     """URL for the client's uploads for the bot, as a path of the same origin."""
     dailyRoom: str | None = None
-    """The room's URL, where the session's transport is `daily`."""
+    """The room's URL, if the session's transport is `daily`."""
     dailyToken: str | None = None
-    """The client's token for that room, good until the session's latest end."""
+    """The client's token for the room, valid until the session's latest end."""
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
     """Position of a queued session; left out otherwise."""
@@ -99,7 +99,7 @@ class OfferAnswer(BaseModel):
     sdp: str
     type: str
     pc_id: str
-    """The connection's name here: for its next offers, and its ICE candidates."""
+    """The connection's id, for further offers and for ICE candidates."""
     sessionId: str
 
 
@@ -108,7 +108,7 @@ class RunnerStatus(BaseModel):
 
     status: str
     transports: list[TransportName]
-    """The default agent's transports; none if the caller's key is not good for it."""
+    """The default agent's transports; empty if the caller's key is not valid for it."""
 
 
 class Stopped(BaseModel):
@@ -124,7 +124,7 @@ class Latency(BaseModel):
 
 
 class SessionRecord(BaseModel):
-    """A session as its owner reads it. Pipecat Cloud's members are among the others."""
+    """A session as its owner reads it, with Pipecat Cloud's members among the others."""
 
     sessionId: str
     agent: str
@@ -170,7 +170,7 @@ class CloudSession(BaseModel):
     createdAt: str
     updatedAt: str
     endedAt: str | None = None
-    """In a list it is left out while the session lives; alone it is null."""
+    """End of the session. In a list it is left out while the session lives; alone it is null."""
 
 
 class CloudSessionRecord(CloudSession):
@@ -186,7 +186,7 @@ class CloudSessionList(BaseModel):
 
 
 class TimelineEvent(BaseModel):
-    """One event. `state` and `phase` are the session's right after it."""
+    """One event, with the session's `state` and `phase` right after it."""
 
     id: int
     event: Kind
@@ -199,12 +199,13 @@ class TimelineEvent(BaseModel):
 
 
 class Timeline(BaseModel):
-    """The events after the one that was asked about, oldest first: 200 at most."""
+    """The events after the given one, oldest first, 200 at most."""
 
     sessionId: str
     state: SessionState
     over: bool
-    """True if its end is among these events or before them; then only its machine's end can still follow."""
+    """True if the session's end is among these events or before them; only its machine's end can
+    follow then."""
     queue: QueuePlace | None
-    """The session's place in the queue, if it waits. A stream tells of every step as an event `queue`."""
+    """The position of a queued session. A stream sends each change as an event `queue`."""
     events: list[TimelineEvent]

@@ -1,7 +1,7 @@
-"""The development runner's own routes: offers without a start before them, and what transports there are.
+"""The development runner's own routes: offers without a start before them, and the list of transports.
 
-A `pc_id` that a client gets here begins with its session's id. So the next offer of the connection and its
-ICE candidates find their session at any dispatcher, after a restart too, and nothing has to be kept.
+A `pc_id` that a client gets here begins with its session's id. So later offers of the connection and its ICE
+candidates find their session at any dispatcher, after a restart too, and nothing has to be kept.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Offer(BaseModel):
-    """An offer as Pipecat's clients send it. Members that are not known are passed on to the bot."""
+    """An offer as Pipecat's clients send it. Unknown members are passed on to the bot."""
 
     model_config = ConfigDict(extra="allow")
 
     sdp: Annotated[str, Field(pattern=r"^v=0\r?\n")]
     type: Literal["offer"]
     pc_id: str | None = None
-    """An earlier answer's: the connection is negotiated again. A session starts if that one is over."""
+    """Id of an earlier answer, to renegotiate its connection. If that session is over, a new one starts."""
     request_data: Any = Field(default=None, validation_alias=AliasChoices("request_data", "requestData"))
     """The bot's `body`."""
 
@@ -63,7 +63,7 @@ class Candidates(BaseModel):
 
 
 def _described(model: type[BaseModel], *statuses: int, answer: type[BaseModel]) -> dict[str, Any]:
-    # The bodies are read by hand, with limits and words of their own.
+    # The bodies are read by hand, for their own limits and messages.
     body = {"content": {"application/json": {"schema": model.model_json_schema()}}, "required": True}
     return {
         "response_model": answer,
@@ -73,12 +73,12 @@ def _described(model: type[BaseModel], *statuses: int, answer: type[BaseModel]) 
 
 
 def router(service: SessionService, starter: Starter, traces: Traces) -> APIRouter:
-    """`POST` and `PATCH /api/offer` for the default agent, and `GET /status`."""
+    """Return the routes: `POST` and `PATCH /api/offer` for the default agent, and `GET /status`."""
     routes = APIRouter()
 
     @routes.get("/status", response_model=RunnerStatus)
     async def status(request: Request) -> JSONResponse:
-        """The transports of the default agent."""
+        """List the transports of the default agent."""
         seen = caller_of(request).agents
         is_seen = not seen or service.default_agent in seen
         transports = list(service.agents[service.default_agent].transports) if is_seen else []
@@ -120,7 +120,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
             raise
         finally:
             served.status = status
-            # Until the answer its caller does not know of the session: whatever keeps that back ends it.
+            # Before the answer the caller does not know the session, so any failure to answer ends it.
             if status != 200:
                 await service.close_unanswered(started, caller.by)
         return response
@@ -145,9 +145,9 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
 async def _session_of(
     service: SessionService, caller: Caller, given: str | None
 ) -> tuple[Session, str] | None:
-    """The session of an earlier answer's `pc_id`, and what its bot calls the connection.
+    """Return the session of an earlier answer's `pc_id`, and the bot's own id of the connection.
 
-    None if it is none of ours, or not the caller's.
+    None if the id was not issued here, or its session is not the caller's.
     """
     found = PC_ID.fullmatch(given or "")
     if found is None:
@@ -171,7 +171,7 @@ def _message(method: str, body: Offer | Candidates, pc_id: str | None) -> protoc
 
 
 def _answer(session: Session, answer: protocol.Response) -> Response:
-    """The bot's answer to an offer, with the session in its `pc_id`; whatever is none, as it is."""
+    """Return the bot's answer to an offer with the session in its `pc_id`; any other answer unchanged."""
     response = response_of(answer)
     if response.status_code != 200:
         return response
@@ -181,7 +181,7 @@ def _answer(session: Session, answer: protocol.Response) -> Response:
         if not all(isinstance(value, str) for value in known.values()):
             raise ValueError("not text")
     except (ValueError, TypeError, KeyError) as error:
-        raise StartFailed("The bot's answer to the offer is none.", code="bad_answer") from error
+        raise StartFailed("The bot's answer is not a session description.", code="bad_answer") from error
     return JSONResponse(known | {"pc_id": f"{session.id}/{known['pc_id']}", "sessionId": session.id})
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI generates, made true where it cannot know better.
+"""The OpenAPI document: FastAPI's, corrected where FastAPI cannot know better.
 
 `python -m dispatcher.openapi` prints it; `docs/openapi.json` is a copy, so that a change shows in review.
 """
@@ -20,7 +20,7 @@ PROXIED = ("get", "post", "put", "patch", "delete", "options", "head")
 _MEANINGS = {
     400: "The request; `detail` names the member, its value and what is allowed.",
     401: "A valid key or session token is needed.",
-    403: "The key or token is not good for this, or a foreign Host or Origin; `detail` says which.",
+    403: "The key or token does not allow this, or the Host or Origin is foreign; `detail` says which.",
     404: "No such agent or session.",
     408: "The headers or the body came too slowly.",
     410: "The session was over, or ended before what the request waits for; a bot may have had the call.",
@@ -57,7 +57,7 @@ _SCHEMES = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for its `responses`."""
+    """Return the error answers of a route, for its `responses`."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": _MEANINGS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -66,7 +66,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Let the app answer `/openapi.json` with the whole document."""
+    """Serve the whole document at `/openapi.json`."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def install(app: FastAPI) -> None:
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema()
-    # What is invalid is a 400 here, and no answer has FastAPI's own form.
+    # An invalid request is a 400 here, and no error has FastAPI's own form.
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for path, operations in document["paths"].items():
@@ -99,7 +99,8 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter may be left out; `null` is a word like any other in a URL or a header."""
+    """Remove null from parameters: one may be left out, but `null` in a URL or a header is an
+    ordinary word."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
@@ -107,7 +108,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Take the error answers out of the operations, each of which then refers to them."""
+    """Replace the error answers of the operations by references to shared ones."""
     shared: dict[str, Any] = {}
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -128,13 +129,13 @@ def _secure(path: str, method: str, operation: dict[str, Any]) -> None:
         ways.append({"sessionToken": []})
     if action is Action.follow:
         ways.append({"sessionTokenInUrl": []})
-    # One is enough, and as the deployment is set up none: on loopback no key is asked for.
+    # One is enough; on loopback without keys, none is needed.
     operation["security"] = [*ways, {}]
     operation["responses"].update({str(key): value for key, value in problems(401).items()})
 
 
 def _proxy(path: str, method: str) -> dict[str, Any]:
-    """Every path and method below a session is its bot's."""
+    """Describe the routes of a session's bot: every path and method below the session."""
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
@@ -153,5 +154,5 @@ def _proxy(path: str, method: str) -> dict[str, Any]:
 
 
 def text(app: FastAPI) -> str:
-    """The document as it is committed."""
+    """Return the document as it is committed."""
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"

@@ -19,7 +19,7 @@ from dispatcher.telemetry.scrape import Scrape
 
 PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
 
-# Nothing comes from another host, and nothing is written into the page.
+# Nothing is loaded from another host, and no script is inline.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -41,11 +41,11 @@ _EXPOSITIONS: dict[str, Any] = {
     "text/plain": {"schema": {"type": "string"}},
     "application/openmetrics-text": {"schema": {"type": "string"}},
 }
-"""As the scraper's `Accept` says."""
+"""Media types of the metrics; the scraper's `Accept` chooses one."""
 
 
 def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> APIRouter:
-    """Health, readiness and metrics, the agents, and the voice page."""
+    """Return the routes of health, readiness, metrics, agents and the voice page."""
     routes = APIRouter()
 
     # Load balancers ask with HEAD, too.
@@ -66,7 +66,7 @@ def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> API
 
     @routes.get("/metrics", response_class=PlainTextResponse, responses={200: {"content": _EXPOSITIONS}})
     async def metrics(request: Request) -> Response:
-        """Metrics of this replica, for Prometheus."""
+        """Return the metrics of this replica, for Prometheus."""
         text, media_type = await scrape.exposition(request.headers.get("accept", ""))
         return Response(text, media_type=media_type)
 
@@ -102,7 +102,7 @@ def mount_page(app: FastAPI) -> None:
 
 
 class _Immutable:
-    """Lets browsers keep what never changes under its name."""
+    """Static files that browsers may cache for good: a change of content changes the name."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""The read commands of Pipecat Cloud's command line, with `PIPECAT_API_HOST` naming this dispatcher.
+"""The read commands of Pipecat Cloud's command line, with `PIPECAT_API_HOST` set to this dispatcher.
 
-`agent list`, `status`, `sessions`, `logs` and `stop`, and `organizations list`: views of what other routes
-have. Agents come from the deployment's settings, so what creates or changes one is not served.
+`agent list`, `status`, `sessions`, `logs` and `stop`, and `organizations list`: views of other routes' data.
+Agents come from the deployment's settings, so commands that create or change one are not served.
 """
 
 from __future__ import annotations
@@ -47,23 +47,24 @@ REASONS: dict[EndState, tuple[str, ...]] = {
         *("out_of_memory", "unresponsive"),
     ),
 }
-"""Pipecat Cloud's word for an end → our reasons. `active` has none yet, and all others are `unknown`."""
+"""Pipecat Cloud's end state → Switchboard's reasons. `active` has none yet; any other reason is `unknown`."""
 
 _NAMED = tuple(reason for reasons in REASONS.values() for reason in reasons)
 
 COUNTED_SESSIONS = 100_001
-"""One more than the `maxSessions` that an agent may have."""
+"""Limit on the sessions that are counted: one more than the largest `maxSessions`."""
 
 LOGGED_SESSIONS = 20
-"""Number of an agent's last sessions that `logs` tells of, where it names none."""
+"""Number of an agent's last sessions that `logs` shows if none is named."""
 
-LogLimit = Annotated[int, Query(ge=1, le=1000, description="How many lines at most.")]
+LogLimit = Annotated[int, Query(ge=1, le=1000, description="Limit on the lines.")]
 
 
 def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) -> APIRouter:
-    """`/v1/organizations` and below. A deployment has one owner, which any organization's name stands for."""
+    """Return the routes below `/v1/organizations`. Any organization's name stands for the deployment's one
+    owner."""
     routes = APIRouter()
-    # An agent is as old as the settings that name it, as far as this dispatcher knows.
+    # The dispatcher does not know an agent's age: its settings are as old as this process.
     since = iso(clock.now())
 
     def known(agent: str) -> AgentSettings:
@@ -82,7 +83,7 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
 
     @routes.get(f"{ORGANIZATION}/services", response_model=Services)
     async def services(request: Request, organization: str, region: str | None = None) -> JSONResponse:
-        """The agents, as `agent list` shows them. `region` names a placement."""
+        """List the agents, as `agent list` shows them. `region` names a placement."""
         seen = caller_of(request).agents or frozenset(service.agents)
         shown = [
             listed(name) | {"id": name, "organizationId": OWNER, "deletedAt": None}
@@ -93,7 +94,7 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
 
     @routes.get(f"{ORGANIZATION}/services/{{agent}}", response_model=ServiceAnswer, responses=problems(404))
     async def service_status(agent: str, organization: str) -> JSONResponse:
-        """An agent, as `agent status` shows it."""
+        """Return an agent, as `agent status` shows it."""
         settings = known(agent)
         active = await store.count_sessions(Filter(agent, LIVE), COUNTED_SESSIONS)
         scaling = {"minReplicas": 0, "maxReplicas": settings.max_sessions}
@@ -132,7 +133,7 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
         offset: Offset = 0,
         endState: EndState | None = None,
     ) -> JSONResponse:
-        """An agent's sessions, newest first, as `agent sessions` shows them."""
+        """List an agent's sessions, newest first, as `agent sessions` shows them."""
         known(agent)
         wanted = _filter(agent, endState)
         found = await store.list_sessions(wanted, None, limit, offset)
@@ -145,7 +146,7 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
         responses=problems(404),
     )
     async def session(agent: str, session_id: str, organization: str) -> JSONResponse:
-        """A session, as `agent sessions --id` shows it."""
+        """Return a session, as `agent sessions --id` shows it."""
         return JSONResponse(_described(await service.get(session_id, agent)))
 
     @routes.delete(
@@ -166,13 +167,14 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
         sessionId: str | None = None,
         deploymentId: str | None = None,
     ) -> JSONResponse:
-        """The timelines of an agent's last sessions, or of one with what its bot printed: oldest first."""
+        """Return the timelines of an agent's last sessions, or of one session with its bot's output: oldest
+        first."""
         known(agent)
         if deploymentId not in (None, agent):
             return JSONResponse({"logs": []})
         if sessionId is not None:
             session = await service.get(sessionId, agent)
-            # A line has the bot's own time in it, if any; all were printed by now, or by the session's end.
+            # A line has no time but the bot's own, if any; all were printed by now, or by the session's end.
             read_at = iso(session.ended_at or clock.now())
             printed = [
                 {"timestamp": read_at, "log": line} for line in await _printed(store, fleet, session, limit)
@@ -185,7 +187,7 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
 
     @routes.get("/v1/organizations", response_model=Organizations)
     async def organizations() -> JSONResponse:
-        """The one organization that there is, as `organizations list` shows it."""
+        """List the only organization, as `organizations list` shows it."""
         return JSONResponse(
             {"organizations": [{"id": OWNER, "name": OWNER, "verboseName": OWNER.capitalize()}]}
         )
@@ -216,7 +218,7 @@ def _end_state(session: Session) -> EndState:
 
 def _described(session: Session) -> dict[str, Any]:
     return common(session) | {
-        # The command line reads it of every session, in a list too.
+        # The command line reads it for every session, in lists too.
         "endedAt": maybe_iso(session.ended_at),
         "endState": _end_state(session),
         "resourceMetrics": None,
@@ -224,7 +226,7 @@ def _described(session: Session) -> dict[str, Any]:
 
 
 async def _lines(store: Store, session: Session) -> list[dict[str, str]]:
-    """A session's timeline as lines of a log, each with the level that the command line filters by."""
+    """Yield a session's timeline as log lines, each with the level that the command line filters by."""
     lines = []
     for event in await store.events(session.id):
         level = "ERROR" if event.kind == "failed" else "INFO"
@@ -234,7 +236,7 @@ async def _lines(store: Store, session: Session) -> list[dict[str, str]]:
 
 
 async def _printed(store: Store, fleet: Fleet, session: Session, limit: int) -> list[str]:
-    """Return the last lines that a session's bot printed, or why they cannot be read."""
+    """Return the last lines that a session's bot printed, or the reason why they cannot be read."""
     _, machine = await store.session_with_machine(session.id)
     if machine is None or machine.placement is None:
         return []

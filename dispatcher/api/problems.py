@@ -27,7 +27,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error answer."""
 
     type: str = "about:blank"
     title: str
@@ -41,7 +41,7 @@ class Problem(BaseModel):
 def problem(
     status: int, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error answer; `detail` is a sentence for the person at the other end."""
+    """Return an error answer; `detail` is a sentence for the client's user."""
     body = Problem(
         title=http.HTTPStatus(status).phrase,
         status=status,
@@ -54,7 +54,7 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the app an answer of this form."""
+    """Give every error of the app this form."""
     app.add_exception_handler(SessionError, _session_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -80,7 +80,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        # The framework names the methods of one route alone; a path has a route for each of its methods.
+        # The framework names the methods of one route only, and each method of a path is a route.
         path = getattr(request.scope.get("route"), "path_format", None)
         if operations := request.app.openapi()["paths"].get(path):
             headers["Allow"] = ", ".join(method.upper() for method in operations)
@@ -93,7 +93,7 @@ async def _store_down(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:
-    # Its body never came whole. Nobody reads this answer, and it is no fault of ours that a log should show.
+    # The client hung up during its body. Nobody reads this answer, and it is not an error to log.
     return Response(status_code=400)
 
 

@@ -1,4 +1,4 @@
-"""A session: its state, its end, and the way to its bot."""
+"""One session: its state, its end, and calls to its bot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NOT_FORWARDED = frozenset(
 )
 
 CORS_PREFIX = "access-control-"
-"""Prefix of headers that say which sites may read an answer: the dispatcher's to say, not the bot's."""
+"""Prefix of headers that say which sites may read an answer: set by the dispatcher, not by the bot."""
 
 ANSWERED = frozenset(
     {
@@ -50,25 +50,26 @@ ANSWERED = frozenset(
         *("cache-control", "etag", "last-modified", "retry-after"),
     }
 )
-"""Headers of a bot's answer that reach the client, beside those of its own (`x-…`) and redirects
-in its session.
+"""Headers of a bot's answer that reach the client, beside its own (`x-…`) and redirects within its session.
 
-All others speak for the whole site or to the proxies in front of it: a bot must not set its cookies, its
-transport security or its service workers, nor have a proxy answer with another file or from another app."""
+Any other header may concern the whole site or a proxy in front: a bot must not set its cookies, its transport
+security or its service workers, nor make a proxy serve another file or another app.
+"""
 
 OWN_PREFIX = "x-"
 PROXY_PREFIXES = ("x-accel-", "x-sendfile", "x-lighttpd-")
-"""Prefixes of headers with which nginx, Apache and lighttpd are told what to do."""
+"""Prefixes of headers that command nginx, Apache and lighttpd."""
 
 MAX_HEADERS = 100
-"""Limit of a bot's answer: Apache's default (LimitRequestFields). A frame of 330,000 took the loop 15 s."""
+"""Limit on the headers of a bot's answer: Apache's default (LimitRequestFields). 330,000 took the event loop
+15 s."""
 
 NO_CONTENT = frozenset({204, 205, 304})
 """Statuses whose answers have no body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
 
 
 def router(service: SessionService) -> APIRouter:
-    """`GET` and `DELETE` of a session, and everything below it that its bot answers."""
+    """Return the routes: `GET` and `DELETE` of a session, and every path below it, which its bot answers."""
     routes = APIRouter()
 
     @routes.get("/sessions/{session_id}", response_model=SessionRecord, responses=problems(404))
@@ -113,10 +114,10 @@ def router(service: SessionService) -> APIRouter:
 
 
 def response_of(answer: protocol.Response, base: str | None = None) -> Response:
-    """Return the bot's answer, as the client gets it.
+    """Return the bot's answer as the client gets it.
 
     Args:
-        base: Where the session's paths begin; a redirect that leaves them has no `Location`.
+        base: The URL of the session's paths; a redirect that leaves them loses its `Location`.
     """
     try:
         if not 200 <= answer.status <= 599:
@@ -139,13 +140,13 @@ def response_of(answer: protocol.Response, base: str | None = None) -> Response:
 
 
 def _base(request: Request, path: str) -> str:
-    """Where the session's paths begin, as the client wrote it."""
+    """Return the URL of the session's paths, as the client wrote it."""
     above = request.scope["path"].removesuffix(path).rstrip("/")
     return f"{request.url.scheme}://{request.url.netloc}{above}"
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """A session as its owner reads it. Pipecat Cloud's members are among the others."""
+    """Return a session as its owner reads it, with Pipecat Cloud's members among the others."""
     end = session.ended_at
     ready_after = session.ready_at - session.created_at if session.ready_at is not None else None
     return {
@@ -172,7 +173,8 @@ def describe(session: Session) -> dict[str, Any]:
 
 
 def _forwarded(headers: Headers) -> tuple[tuple[str, str], ...]:
-    """The caller's headers that its bot gets; those that `Connection` names are for this connection alone."""
+    """Return the caller's headers for the bot, without those that `Connection` names, which concern only this
+    hop."""
     named = ",".join(headers.getlist("connection")).split(",")
     dropped = NOT_FORWARDED | {name.strip().lower() for name in named}
     return tuple(

@@ -45,22 +45,21 @@ QueueSeconds = Annotated[
 
 
 class StartRequest(BaseModel):
-    """Pipecat Cloud's start request. Members that are not known are ignored, as it does."""
+    """Pipecat Cloud's start request. Unknown members are ignored, as there."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     transport: str | None = None
     createDailyRoom: bool = False
     dailyRoomProperties: dict[str, Any] | None = None
-    """Properties of the room of a session over `daily`; one that the deployment does not allow is refused by
-    name."""
+    """Properties of the room, over `daily`; one that the deployment does not allow is refused by name."""
     dailyMeetingTokenProperties: dict[str, Any] | None = None
-    """Properties of its client's token."""
+    """Properties of the client's token, over `daily`."""
     enableDefaultIceServers: bool = False
     body: Any = None
 
 
-# The body and the key are read by hand, with limits and words of their own.
+# The body and the key are read by hand, for their own limits and messages.
 _DESCRIBED: dict[str, Any] = {
     "response_model": StartAnswer,
     "responses": problems(404, 410, 413, 422, 429, 502),
@@ -81,7 +80,7 @@ _DESCRIBED: dict[str, Any] = {
 
 
 OnRefused = Callable[[str, str, str], None]
-"""Is told of each start that was refused: agent and transport, empty if they are none of ours, and why."""
+"""Called for each refused start with agent, transport (empty if unknown) and code."""
 
 
 class Starter:
@@ -93,7 +92,7 @@ class Starter:
         self._on_refused = on_refused
 
     async def start(self, start: Start, served: Served) -> Started:
-        """Have the session written down and its machine asked for.
+        """Admit the session; its machine is then requested.
 
         Raises:
             SessionError: no session was started.
@@ -114,7 +113,7 @@ class Starter:
 
 
 def router(service: SessionService, starter: Starter, tokens: SessionTokens, traces: Traces) -> APIRouter:
-    """`POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
+    """Return the routes: `POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
     routes = APIRouter()
 
     async def answer(
@@ -123,7 +122,7 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
         caller, wanted = caller_of(request), await _read(request, starter.max_body_bytes)
         start = Start(
             agent=agent,
-            # The older way of asking for Daily, which clients still use.
+            # The older way to ask for Daily, which clients still use.
             transport=wanted.transport or ("daily" if wanted.createDailyRoom else None),
             body=wanted.body,
             wanted=Wanted(
@@ -181,7 +180,8 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
 
 
 def _labels(service: SessionService, start: Start) -> tuple[str, str]:
-    """Agent and transport, as far as they are ours: a client's own words would make series without bound."""
+    """Return agent and transport, empty if unknown: a client's own words would make metric series without
+    bound."""
     name = start.agent or service.default_agent
     if (agent := service.agents.get(name)) is None:
         return "", ""
@@ -193,7 +193,8 @@ TOO_LARGE = "More is allowed by switchboard:maxStartBodyBytes (SWITCHBOARD_MAX_S
 
 
 ON_LOOP_BYTES = 64 * 1024
-"""A larger request is read in a thread: a MiB of numbers takes a tenth of a second."""
+"""Limit on a request that is parsed on the event loop; a larger one is parsed in a thread: 1 MiB of numbers
+takes 0.1 s."""
 
 
 async def _read(request: Request, limit: int) -> StartRequest:
@@ -221,7 +222,7 @@ def _idempotency_key(request: Request, caller: Caller) -> str | None:
         allowed = f"one of 1 to {MAX_KEY_LENGTH} visible ASCII characters"
         raise InvalidRequest(f"Idempotency-Key: allowed is {allowed}, not {given}.")
     if caller.public and not is_random(keys[0]):
-        # All who open the page are one caller: whoever guessed a key would get the session of another.
+        # Everybody who opens the page is one caller: a guessed key would return another person's session.
         raise InvalidRequest(
             f"Idempotency-Key: allowed with the key '{caller.by}', which browsers hold, is a random UUID "
             f"(crypto.randomUUID()), not {keys[0][:40]!r}."

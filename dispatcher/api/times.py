@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def iso(time: float) -> str:
-    """Unix seconds as RFC 3339, in UTC, to the millisecond."""
+    """Return Unix seconds as RFC 3339, in UTC, to the millisecond."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
 
 

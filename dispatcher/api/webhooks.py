@@ -1,4 +1,4 @@
-"""Webhooks of services that the deployment uses. Nobody else's word counts: each message is signed."""
+"""Webhooks of services that the deployment uses. Each message is signed; others are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dispatcher.transports.daily.webhooks import DailyWebhooks, Forged
 MAX_BYTES = 64 * 1024
 """Limit on one message; Daily's events have some hundred bytes."""
 
-# The body is read by hand: its bytes are what is signed.
+# The body is read by hand: the signature is over its bytes.
 _DESCRIBED: dict[str, Any] = {
     "response_model": Status,
     "responses": problems(401, 404, 413),
@@ -30,7 +30,7 @@ _DESCRIBED: dict[str, Any] = {
 
 
 def router(webhooks: DailyWebhooks | None, hints: Hints) -> APIRouter:
-    """`POST /webhooks/daily`."""
+    """Return the route `POST /webhooks/daily`."""
     routes = APIRouter()
 
     @routes.post("/webhooks/daily", summary="Take a webhook of Daily's", **_DESCRIBED)

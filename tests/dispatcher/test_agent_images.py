@@ -177,7 +177,7 @@ async def test_images_in_use_that_cannot_be_read_are_had_anew(tmp_path, caplog, 
         (tmp_path / f"images.json{IN_USE_SUFFIX}").write_text(content)
         async with world(tmp_path, OLD) as (running, engine, _, _):
             assert await image_of_a_start(running, engine) == "bots:1"
-            assert "those that were last in use are not known" in caplog.text
+            assert "the images last in use cannot be read" in caplog.text
 
 
 async def test_a_bot_file_is_the_one_that_comes_with_its_image(tmp_path):

@@ -149,7 +149,7 @@ def test_new_key_prints_a_key_and_its_entry(capsys, arguments, prefix, members):
         ("web --origin https://a.example/", "dispatcher: --origin: 'https://a.example/' is not a browser's"),
         (
             "web --origin https://a.example --scope admin",
-            "dispatcher: key 'web': a key with origins",
+            "dispatcher: key 'web': everybody can read a key with origins",
         ),
         ("web --per-second 0", "dispatcher: --per-second: 0.0 is refused; allowed: greater than 0\n"),
         ("web --per-second 1 --burst 0", "dispatcher: --burst: 0 is refused; allowed: greater than or equal"),

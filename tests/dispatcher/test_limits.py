@@ -155,7 +155,7 @@ async def test_no_url_has_a_nul_character(tmp_path, url):
     async with deployment(tmp_path) as running:
         answer = await running.http.get(url)
         assert answer.status_code == 400
-        assert answer.json()["detail"] == "The URL has a NUL character in it (%00)."
+        assert answer.json()["detail"] == "The URL contains a NUL character (%00)."
 
 
 REFUSED = {

@@ -20,7 +20,7 @@ IMAGES, OTHERS = ({"echo": {"image": f"bots:{one}", "bot": "bot.py"}} for one in
     [
         (IMAGES, mark_of(IMAGES), ""),
         (IMAGES, "", ""),
-        (IMAGES, mark_of(OTHERS), "it does not use the new images yet; its log says why"),
+        (IMAGES, mark_of(OTHERS), "it does not use the new images yet; its log has the reason"),
         (None, "", "No agent's image is known yet."),
     ],
 )

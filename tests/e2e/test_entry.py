@@ -99,7 +99,7 @@ def test_a_page_without_a_key_asks_for_one_and_talks_with_it(
         start_and_stop(dispatcher, SLOW)
         for given, title, text in (
             # Good for a look around, and for no call.
-            (READER, "This page may not start this call", "The key 'reader' is not good for this"),
+            (READER, "This page may not start this call", "The key 'reader' does not allow this"),
             (SLOW, "Too many calls at once", "Please try again in 17 minutes."),
         ):
             enter(voice, given)

@@ -246,7 +246,9 @@ async def test_a_key_is_good_for_its_agents_alone(tmp_path):
         for path in ("/v1/public/other/start", "/start"):
             refused = await running.http.post(path, headers=bearer("backend"))
             assert refused.status_code == 403
-            assert refused.json()["detail"] == "The key 'backend' is not good for other; allowed: echo."
+            assert (
+                refused.json()["detail"] == "The key 'backend' is not valid for agent other; allowed: echo."
+            )
         assert not running.provider.specs
         await start(running, "backend", "echo")
         listed = (await running.http.get("/v1/agents", headers=bearer("backend"))).json()
