@@ -25,8 +25,6 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from dispatcher.addresses import ADDRESS, is_loopback
 from dispatcher.fields import Allowed
@@ -43,6 +41,8 @@ ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 IMAGES_VARIABLE = f"{ENVIRONMENT_PREFIX}IMAGES"
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     TransportName = str
 else:
     TransportName = Literal[tuple(transports().names)]
@@ -407,6 +407,8 @@ class CoreSettings(BaseSettings):
         if self.database_url:
             # Without a driver's name SQLAlchemy would take another one.
             return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        from sqlalchemy import URL  # Here: the stacks read these settings, and have no store.
+
         # Built from its parts: a path may contain characters that have a meaning in a URL.
         database = str(self.data_dir.resolve() / "switchboard.sqlite")
         return URL.create("sqlite", database=database)
@@ -485,6 +487,10 @@ def variables(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
 def _is_store(url: str) -> bool:
     if not url.startswith(STORES):
         return False
+    # Here: the stacks read these settings, and have no store.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         host = make_url(url).host
     except (ArgumentError, ValueError):

@@ -22,6 +22,9 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BEING_COMPILED = shutil.ignore_patterns("*.pyc.*")
+"""What other tests are just writing. A copy has the bytecode, or its first processes would compile it all."""
+
 AGENTS = {"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}}
 
 
@@ -41,8 +44,7 @@ class CheckoutCopy:
         self.engine = engine
         self.port = free_port()
         self.lines: list[str] = []
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=ignored)
+        shutil.copytree(REPOSITORY / "stacks", root / "stacks", ignore=BEING_COMPILED)
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(REPOSITORY / name, root / name)
         shutil.copytree(REPOSITORY / METADATA, root / METADATA)
@@ -55,11 +57,15 @@ class CheckoutCopy:
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
         for package in ("domain", "machines", "transports"):
             shutil.copytree(
-                REPOSITORY / "dispatcher" / package, root / "dispatcher" / package, ignore=ignored
+                REPOSITORY / "dispatcher" / package, root / "dispatcher" / package, ignore=BEING_COMPILED
             )
         for name in ("__init__.py", "confinement.py", "leader.py", "protocol.py", "versions.py"):
             shutil.copy(REPOSITORY / "bot" / name, root / "bot" / name)
-        shutil.copytree(REPOSITORY / "dispatcher" / "engine_proxy", root / "dispatcher" / "engine_proxy")
+        shutil.copytree(
+            REPOSITORY / "dispatcher" / "engine_proxy",
+            root / "dispatcher" / "engine_proxy",
+            ignore=BEING_COMPILED,
+        )
         shutil.copy(Path(__file__).with_name("stand_in.py"), root / "dispatcher" / "__main__.py")
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
         self.write_config(port=self.port, agents=AGENTS)

@@ -18,6 +18,7 @@ from stacks.config import StackConfig, parse
 from stacks.docker import settings as of_docker
 from stacks.errors import ConfigError
 from stacks.fly import settings as of_fly
+from stacks.local import program as local_program
 from tests.ports import free_port
 from tests.stacks.test_program import REPOSITORY, run
 
@@ -217,9 +218,9 @@ def test_a_package_that_local_bots_lack_is_told(tmp_path: Path, monkeypatch: pyt
     given = {"daily": DOMAIN, "dailyApiKey": "hunter2-of-daily"}
     if importlib.util.find_spec("daily") is None:
         (warning,) = described_by("local", **given)["warnings"]
-        assert warning == local.missing_package(config("local", **given))
+        assert warning == local_program.missing_package(config("local", **given))
         assert "switchboard:agents.echo.transports: a bot in a Daily room needs the package" in warning
         assert warning.endswith("images/requirements-bot-daily.txt")
     (tmp_path / "daily.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert local.missing_package(config("local", **given)) is None
+    assert local_program.missing_package(config("local", **given)) is None

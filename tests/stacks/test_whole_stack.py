@@ -28,7 +28,7 @@ def checkout(
     tmp_path: Path, pulumi_engine: PulumiCommand, nobody_logged_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[CheckoutCopy]:
     copy = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
-    ignored = shutil.ignore_patterns("__pycache__", "node_modules", "src")
+    ignored = shutil.ignore_patterns("*.pyc.*", "node_modules", "src")
     for name in ("dispatcher", "bot"):
         shutil.rmtree(copy.root / name)
         shutil.copytree(REPOSITORY / name, copy.root / name, ignore=ignored)
