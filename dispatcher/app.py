@@ -36,7 +36,7 @@ from dispatcher.core import Core, wire
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.settings import PlacementSettings, ProviderContext
 from dispatcher.settings import Settings, is_loopback
-from dispatcher.store.database import Runner
+from dispatcher.store.threads import Runner
 from dispatcher.telemetry.requests import Subjects
 from dispatcher.transports.daily.settings import DailyShared, webhooks_of
 

@@ -43,8 +43,8 @@ from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watcher import TimelineWatcher
 from dispatcher.settings import Settings
 from dispatcher.signing import Signer, load_or_create_secret
-from dispatcher.store.database import Runner
 from dispatcher.store.store import Store
+from dispatcher.store.threads import Runner
 from dispatcher.tasks import Background, end_tasks
 from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics

@@ -20,7 +20,7 @@ from dispatcher.api.times import iso
 from dispatcher.domain.errors import UnknownSession
 from dispatcher.domain.timeline import Event
 from dispatcher.sessions.watcher import Seen, TimelineWatcher
-from dispatcher.store.outage import is_outage
+from dispatcher.store.database import is_outage
 
 KEEP_ALIVE_SECONDS = 15.0
 """Longest silence of a stream: proxies and load balancers close idle connections after 30 s to 60 s."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
-from dispatcher.store.outage import is_outage
+from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks
 

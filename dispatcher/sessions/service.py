@@ -29,7 +29,7 @@ from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.starts import Start, Started, Starts
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
-from dispatcher.store.outage import is_outage
+from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background, end_tasks, rest
 from dispatcher.transports.transport import Transport

@@ -17,7 +17,7 @@ from dispatcher.domain.admission import Limits, Load, has_line, is_admitted, is_
 from dispatcher.domain.model import Machine, Session, SessionState
 from dispatcher.domain.timeline import Event
 from dispatcher.store import rows
-from dispatcher.store.statements import Statement
+from dispatcher.store.rows import Statement
 from dispatcher.store.tables import events, loads, machines, sessions
 
 DEPLOYMENT = ""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from dispatcher.store import statements
+from dispatcher.store.rows import execute
 
 READ_ONLY = "switchboard_read_only"
 """The execution option of connections that only read: on SQLite they need not wait for the write lock."""
@@ -98,7 +97,7 @@ def sqlite(url: sa.URL, *, connections: int, busy_timeout: float, checkpoints: b
             return
         left = options[UNTIL] - time.perf_counter() if UNTIL in options else BUSY_TIMEOUT_SECONDS
         wait_at_most(connection, max(left, 0.0))
-        statements.execute(connection, "BEGIN IMMEDIATE")
+        execute(connection, "BEGIN IMMEDIATE")
 
     return engine
 
@@ -125,52 +124,3 @@ def _tell(connection: Any, info: dict[Any, Any], seconds: float) -> None:
     if info.get(WAITS) != milliseconds:
         connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
         info[WAITS] = milliseconds
-
-
-T = TypeVar("T")
-
-
-class OnLoop:
-    """SQLite's connection that the event loop uses, and keeps. It waits for no lock, and copies no log.
-
-    Its transactions are begun and ended here: to take a connection from the pool, have SQLAlchemy begin and
-    give it back takes a fifth of the time of a short one.
-    """
-
-    def __init__(self, url: sa.URL) -> None:
-        self._engine = sqlite(url, connections=1, busy_timeout=0, checkpoints=False)
-        # SQLAlchemy is not to begin any.
-        self._reading = self._engine.execution_options(**{READ_ONLY: True})
-        self._kept: sa.Connection | None = None
-
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        connection = self._connection()
-        try:
-            return work(connection)
-        finally:
-            connection.rollback()
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        connection = self._connection()
-        statements.execute(connection, "BEGIN IMMEDIATE")
-        try:
-            result = work(connection)
-            statements.execute(connection, "COMMIT")
-        except BaseException:
-            # The pool undoes what was begun, and drops a connection with which that fails.
-            self._kept = None
-            connection.close()
-            raise
-        # What SQLAlchemy takes for a transaction of its own, where `work` has used it.
-        connection.rollback()
-        return result
-
-    def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-        self._engine.dispose()
-
-    def _connection(self) -> sa.Connection:
-        if self._kept is None:
-            self._kept = self._reading.connect()
-        return self._kept

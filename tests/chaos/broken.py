@@ -22,7 +22,7 @@ from dispatcher.sessions import launcher, machine_reports, queue, service, start
 from dispatcher.sessions.maintenance import probes, reaper
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
-from dispatcher.store import capacity, database, store
+from dispatcher.store import capacity, store, threads
 from dispatcher.store.tables import claims
 from dispatcher.transports.errors import RoomError
 from tests.chaos.world import Outcome, simulate
@@ -118,11 +118,11 @@ def reaper_does_not_re_read() -> Any:
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
-    def write(self: database.Database, _until: float, work: Callable[[sa.Connection], Any]) -> Any:
+    def write(self: threads.InThreads, _until: float, work: Callable[[sa.Connection], Any]) -> Any:
         with self._engine.begin() as connection:
             return work(connection)
 
-    return mock.patch.object(database.Database, "_write", write)
+    return mock.patch.object(threads.InThreads, "_write", write)
 
 
 @variant("settles")

@@ -29,7 +29,7 @@ from dispatcher.limits import LimitedProtocol
 from dispatcher.machines.provider import MachineSpec
 from dispatcher.server import Server
 from dispatcher.settings import AgentSettings, Settings
-from dispatcher.store.database import Runner
+from dispatcher.store.threads import Runner
 from tests.dispatcher import contract
 from tests.patience import PATIENCE
 

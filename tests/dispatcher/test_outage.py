@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError, StatementError
 
 from bot import protocol
 from dispatcher.settings import AgentSettings
-from dispatcher.store.database import Database, Threads
+from dispatcher.store.database import Database
+from dispatcher.store.threads import Threads
 from tests.dispatcher.harness import Deployment, ScriptedMachine, deployment, eventually
 from tests.patience import PATIENCE
 from tests.postgres import Postgres
@@ -116,7 +117,7 @@ async def test_a_stop_ends_the_machine_while_the_store_takes_no_writes(tmp_path,
             running, lambda: answered(running, session_id), lambda found: found["state"] == "ended"
         )
         assert over["reason"] == "stopped"
-    told = [record.message for record in caplog.records if record.name == "dispatcher.store.outage"]
+    told = [record.message for record in caplog.records if record.name == "dispatcher.store.database"]
     assert told == [
         "the store does not answer: database or disk is full",
         "the store answers again",

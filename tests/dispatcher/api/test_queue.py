@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from dispatcher.domain.model import MachineState
 from dispatcher.sessions.service import COME_BACK_SECONDS
 from dispatcher.settings import AgentSettings
-from dispatcher.store.database import Threads
+from dispatcher.store.threads import Threads
 from tests.dispatcher.harness import (
     Deployment,
     ManualClock,

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from dispatcher.settings import AgentSettings
-from dispatcher.store.database import Threads
+from dispatcher.store.threads import Threads
 from tests.dispatcher.api.test_offers import OFFER, machine_of_the_offer
 from tests.dispatcher.harness import Deployment, deployment, eventually, pass_time
 from tests.dispatcher.test_outage import GoesAway

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from dispatcher.store import checkpoints, database, engines
+from dispatcher.store import checkpoints, engines, threads
 from dispatcher.store.database import Database, OnTransaction, unobserved
 from tests.patience import PATIENCE
 
@@ -63,7 +63,7 @@ async def test_the_thread_that_writes_gives_way_to_the_loop(tmp_path):
     async with opened(tmp_path) as (notes, _):
         ours = await notes.write(niceness, quick=True)
         assert await notes.read(niceness) == ours
-        assert await notes.write(niceness) == min(ours + database.WRITER_NICENESS, 19)
+        assert await notes.write(niceness) == min(ours + threads.WRITER_NICENESS, 19)
 
 
 async def test_a_system_that_keeps_priorities_to_itself_costs_no_write(tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ async def test_a_log_that_is_long_is_copied_and_cut_off(tmp_path, monkeypatch):
 async def test_a_reader_of_an_older_state_keeps_no_writer_waiting(tmp_path, monkeypatch):
     """A backup may read for minutes. SQLite has all writers wait for it at the end of a copy of the log."""
     monkeypatch.setattr(checkpoints, "WRITES", 5)
-    monkeypatch.setattr(database, "CHECKPOINT_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "CHECKPOINT_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(engines, "BUSY_TIMEOUT_SECONDS", 3600.0)
 
     async with opened(tmp_path) as (notes, path):

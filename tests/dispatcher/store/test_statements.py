@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dispatcher.store.statements import Statement
+from dispatcher.store.rows import Statement
 from dispatcher.store.store import Store
 from tests.dispatcher.store.test_store import add, limits, pair
 
