@@ -103,7 +103,7 @@ def _app(core: Core) -> FastAPI:
     openapi.install(app)
     settings = core.settings
     keys = Keys(settings.keys, core.session_tokens, core.clock, settings.allowed_origins)
-    starter = start.Starter(core.service, settings.max_start_body_bytes, core.metrics.refused)
+    starter = start.Starter(core.starts, core.service, settings.max_start_body_bytes, core.metrics.refused)
     app.add_middleware(Gate, settings=settings, keys=keys, default_agent=core.service.default_agent)
     app.add_middleware(Subjects)
     problems.install(app)

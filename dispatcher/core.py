@@ -36,7 +36,6 @@ from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
-from dispatcher.sessions.start_rates import StartRates
 from dispatcher.sessions.starts import Starts
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.sessions.tokens import SessionTokens
@@ -80,6 +79,7 @@ class Core:
     readiness: Readiness
     fleet: Fleet
     channels: Channels
+    starts: Starts
     service: SessionService
     queue: Queue
     images: AgentImages
@@ -243,6 +243,7 @@ def wire(
         store=store,
         repository=repository,
         launcher=launcher,
+        fleet=fleet,
         notifier=notifier,
         background=background,
     )
@@ -254,11 +255,10 @@ def wire(
         terminator=terminator,
         queue=queue,
         transports=transports,
-        notifier=notifier,
+        fleet=fleet,
         images=images,
-        clock=clock,
         disk=disk,
-        rates=StartRates(settings.keys, clock),
+        clock=clock,
     )
     service = SessionService(
         settings=settings,
@@ -343,6 +343,7 @@ def wire(
         readiness=Readiness(store=store, bus=bus, fleet=fleet, images=images, clock=clock, disk=disk),
         fleet=fleet,
         channels=channels,
+        starts=starts,
         service=service,
         queue=queue,
         images=images,

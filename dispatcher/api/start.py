@@ -23,7 +23,7 @@ from dispatcher.api.openapi import problems
 from dispatcher.domain.errors import InvalidRequest, SessionError
 from dispatcher.domain.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
-from dispatcher.sessions.starts import Start, Started
+from dispatcher.sessions.starts import Start, Started, Starts
 from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.traces import Served, Traces
@@ -86,7 +86,10 @@ OnRefused = Callable[[str, str, str], None]
 class Starter:
     """Starts sessions for callers, and counts every refusal."""
 
-    def __init__(self, service: SessionService, max_body_bytes: int, on_refused: OnRefused) -> None:
+    def __init__(
+        self, starts: Starts, service: SessionService, max_body_bytes: int, on_refused: OnRefused
+    ) -> None:
+        self._starts = starts
         self.max_body_bytes = max_body_bytes
         self._service = service
         self._on_refused = on_refused
@@ -98,7 +101,7 @@ class Starter:
             SessionError: no session was started.
         """
         try:
-            started = await self._service.start(start)
+            started = await self._starts.start(start)
         except SQLAlchemyError:
             served.status = 503
             self._on_refused(*_labels(self._service, start), refusals.STORE_DOWN)

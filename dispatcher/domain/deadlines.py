@@ -14,6 +14,10 @@ ROOM_SETTLING_SECONDS = 10.0
 """So long after the last moment in which a call for a room is made it may still come through: as long as such
 a call may take at most."""
 
+START_SHARE = 0.9
+"""Share of the start timeout in which a machine must be had: one that came later had no time to get ready. The
+placements' own errors are told before the timeout, which knows less, closes the session."""
+
 LEAST_SECONDS = 1.0
 """Duration of a session whose room's `exp` passes while it is being written."""
 
@@ -30,6 +34,11 @@ def deadline(session: Session) -> tuple[float, End] | None:
     longest = (session.admitted_at + allowed + DEADLINE_GRACE_SECONDS, last)
     step = _step_deadline(session, session.admitted_at)
     return longest if step is None or longest[0] <= step[0] else step
+
+
+def create_by(session: Session, admitted_at: float) -> float:
+    """Return until when a machine is asked for, if the session is admitted at that time (unix seconds)."""
+    return admitted_at + START_SHARE * session.start_timeout_seconds
 
 
 def overdue(session: Session, now: float) -> End | None:

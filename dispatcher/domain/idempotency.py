@@ -34,6 +34,11 @@ class AlreadyClaimed(Exception):
         self.standing = standing
 
 
+def claim_of(owner: str | None, key: str, request: Any, session_id: str, now: float) -> Claim:
+    """Return the hold of a caller's key on the session that the request is to start."""
+    return Claim(claim_id(owner or "", key), fingerprint(request), session_id, {}, now + KEPT_SECONDS)
+
+
 def is_key(key: str) -> bool:
     """Return True if it is 1 to 255 visible ASCII characters."""
     return 1 <= len(key) <= MAX_KEY_LENGTH and all("!" <= character <= "~" for character in key)

@@ -16,23 +16,17 @@ from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
-from dispatcher.sessions import failures
 from dispatcher.sessions.failures import end_by_provider
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.terminator import Terminator
-from dispatcher.settings import AgentSettings, Settings
+from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 
 log = logging.getLogger(__name__)
-
-START_SHARE = 0.9
-"""The part of the start timeout in which a machine must be had: one that came later had no time to get ready,
-and what the placements said is told before the timeout, which knows less, closes the session."""
-
 
 INHERITED_SECONDS = 10 * ROOM_SETTLING_SECONDS
 """So long after its deadline it is still known that a machine was inherited. A call for its room that began
@@ -86,7 +80,7 @@ class Launcher:
         outage_retry: OutageRetry,
     ) -> None:
         self._outage_retry = outage_retry
-        self._replica = replica
+        self.replica = replica
         self._settings = settings
         self._store = store
         self._repository = repository
@@ -97,32 +91,6 @@ class Launcher:
         self._clock = clock
         self._background = background
         self._launches = Launches(clock)
-
-    def machine(self, session: Session) -> Machine:
-        """The machine that the session is going to have; nobody is asked for it yet."""
-        provider = self._fleet.first(self._settings.agents[session.agent].placements)[1]
-        return Machine(session.machine_id, session.id, provider, MachineState.requested, session.created_at)
-
-    def wanted(self, session: Session, machine: Machine) -> Machine:
-        """The machine's row once its session is admitted."""
-        agent = self._settings.agents[session.agent]
-        create_by = self._clock.now() + START_SHARE * session.start_timeout_seconds
-        return transitions.wanted(machine, *self._fleet.first(agent.placements), create_by, self._replica)
-
-    def check_delay(self, machine_id: str, agent: AgentSettings, accepted: float) -> None:
-        """Refuse a start whose machine could not be asked for soon enough.
-
-        Args:
-            accepted: Seconds that its caller accepts to wait; more than the agent's own limit counts.
-
-        Raises:
-            NotStarted: the rates of the machines APIs let it wait for longer.
-        """
-        most = max(agent.max_start_delay_seconds, accepted)
-        try:
-            self._fleet.check_delay(machine_id, agent.placements, most)
-        except Throttled as error:
-            raise failures.no_machine(error) from error
 
     def launch(self, session: Session, machine: Machine) -> None:
         """Ask for the machine of a session that was admitted, in the background; once, whoever says it again.
@@ -146,7 +114,7 @@ class Launcher:
     async def _catch_up(self) -> None:
         due = await self._outage_retry.persist(lambda: self._store.due_machines(self._clock.now()))
         for machine, listed in due:
-            if listed is None or machine.launcher != self._replica or self._launches.begun(machine.id):
+            if listed is None or machine.launcher != self.replica or self._launches.begun(machine.id):
                 continue
             if self._terminator.is_unanswered(listed.id):
                 continue
@@ -174,9 +142,9 @@ class Launcher:
         before = machine.launcher
         self._launches.inherit(machine)
         taken = await self._repository.change_machine(
-            machine.id, lambda current: transitions.handed_on(current, before, self._replica), REAPER
+            machine.id, lambda current: transitions.handed_on(current, before, self.replica), REAPER
         )
-        if taken is None or taken.launcher != self._replica:
+        if taken is None or taken.launcher != self.replica:
             return False
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
         self._begin(session, taken)
@@ -255,7 +223,7 @@ class Launcher:
         Who took it over found it begun here, and left it to that launch, which knew nothing of the other's.
         """
         current, machine = await self._store.session_with_machine(session.id)
-        if current is None or machine is None or machine.launcher != self._replica:
+        if current is None or machine is None or machine.launcher != self.replica:
             return
         if transitions.left_alone(machine, current, self._clock.now()):
             self._begin(current, machine)
@@ -272,14 +240,14 @@ class Launcher:
             lambda current: current if end is None else transitions.over(current, end, now),
             PROVIDER,
             machine=lambda current: transitions.machine_gone(current, status, now),
-            launcher=self._replica,
+            launcher=self.replica,
         )
 
     async def _close(self, session: Session, end: End, by: str) -> None:
         """Close a session whose machine may be there; unless another replica asks for it by now."""
         now = self._clock.now()
         after = await self._repository.change(
-            session.id, lambda current: transitions.over(current, end, now), by, launcher=self._replica
+            session.id, lambda current: transitions.over(current, end, now), by, launcher=self.replica
         )
         if after is not None and after.over:
             self._terminator.terminate_later(session.machine_id, end.message)
@@ -313,7 +281,7 @@ class Launcher:
                 lambda: self._store.session_with_machine(session.id)
             )
             # By the placement too: who took it over may have died in its turn, and the machine be there.
-            if known is not None and (known.launcher, known.placement) != (self._replica, at):
+            if known is not None and (known.launcher, known.placement) != (self.replica, at):
                 raise TakenOver
             if current is None or current.over:
                 return False

@@ -21,10 +21,6 @@ LINE = "*"
 POLL_SECONDS = 2.0
 """Between two reads of who waits while the bus is down: 1,000 held starts cost 500 reads a second."""
 
-TOLD_KEPT = 10_000
-"""Of so many sessions it is known when they were told of last. A start takes milliseconds from its row to the
-wait for it; should so many others be told of meanwhile, it is read once more than needed."""
-
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -49,10 +45,6 @@ class Notifier:
         self._bus = bus
         # In order, so that who is told first does not depend on where objects lie in memory.
         self._waiters: dict[str, dict[_Waiter, None]] = {}
-        self._told: dict[str, int] = {}
-        self._count = 0
-        self._unknown_until = 0
-        """Up to here anything may have been told of any session, or gone unheard."""
         bus.subscribe(TOPIC, self)
 
     def notify(self, session_id: str, written: Session | None = None) -> None:
@@ -76,8 +68,6 @@ class Notifier:
 
     def resumed(self) -> None:
         """Notifier may have gone unheard: whoever waits reads again."""
-        self._count += 1
-        self._unknown_until = self._count
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.hear(None)
@@ -88,10 +78,6 @@ class Notifier:
             await clock.sleep(POLL_SECONDS)
             if not self._bus.stands:
                 self.resumed()
-
-    def mark(self) -> int:
-        """This moment, for `until_session`."""
-        return self._count
 
     async def until(
         self,
@@ -124,19 +110,14 @@ class Notifier:
         session_id: str,
         read: Callable[[str], Awaitable[Session | None]],
         reached: Callable[[Session], bool],
-        since: int | None = None,
     ) -> Session | None:
         """Wait for the row alone: what this replica writes meanwhile is not read again.
 
         Args:
             reached: Once true of a session, it stays so: writes of one row may be told out of their order.
-            since: A mark from before the caller's last look at the row, which was not as asked for: it is
-                read only if something was told of it after that.
         """
         waiter = self._enter(session_id, _Waiter(reached))
         try:
-            if since is not None and max(self._told.get(session_id, 0), self._unknown_until) <= since:
-                await waiter.wakes.wait()
             while waiter.found is None:
                 waiter.wakes.clear()
                 found = await read(session_id)
@@ -164,11 +145,5 @@ class Notifier:
                     waiter.hear(None)
 
     def _wake(self, session_id: str, written: Session | None) -> None:
-        self._count += 1
-        self._told.pop(session_id, None)
-        self._told[session_id] = self._count
-        if len(self._told) > TOLD_KEPT:
-            oldest = next(iter(self._told))
-            self._unknown_until = max(self._unknown_until, self._told.pop(oldest))
         for waiter in self._waiters.get(session_id, ()):
             waiter.hear(written)

@@ -7,9 +7,10 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dispatcher.domain import admission
+from dispatcher.domain import admission, deadlines, transitions
 from dispatcher.domain.admission import Limits, Place
-from dispatcher.domain.model import Session, SessionState
+from dispatcher.domain.model import Machine, Session, SessionState
+from dispatcher.machines.fleet import Fleet
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.repository import Repository
@@ -39,6 +40,7 @@ class Queue:
         store: Store,
         repository: Repository,
         launcher: Launcher,
+        fleet: Fleet,
         notifier: Notifier,
         background: Background,
     ) -> None:
@@ -46,6 +48,8 @@ class Queue:
         self._store = store
         self._repository = repository
         self._launcher = launcher
+        self._fleet = fleet
+        self._agents = settings.agents
         self._notifier = notifier
         self._background = background
         self._advancing: asyncio.Task[None] | None = None
@@ -100,10 +104,16 @@ class Queue:
                 log.debug("nobody can be admitted: the store does not answer (%s)", error)
 
     async def _admit(self) -> bool:
-        admitted = await self._repository.admit_next(self.limits, self._launcher.wanted)
+        admitted = await self._repository.admit_next(self.limits, self._wanted)
         if admitted is not None:
             self._launcher.launch(*admitted)
         return admitted is not None
+
+    def _wanted(self, session: Session, machine: Machine, now: float) -> Machine:
+        """Return the machine's row as it is once its session is admitted."""
+        placement, provider = self._fleet.first(self._agents[session.agent].placements)
+        create_by = deadlines.create_by(session, now)
+        return transitions.wanted(machine, placement, provider, create_by, self._launcher.replica)
 
     def _observe(self, before: Session | None, after: Session) -> None:
         if before is None:

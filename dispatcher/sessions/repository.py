@@ -49,13 +49,13 @@ class Repository:
         self,
         session: Session,
         machine: Machine,
+        admitted: Machine,
         limits: Limits,
         by: str,
         claim: Claim | None,
-        admit: Callable[[Machine], Machine],
     ) -> tuple[Session, Machine] | None:
         """Write a new session, as `Store.add` does."""
-        added = await self._store.add(session, machine, limits, by, claim, admit)
+        added = await self._store.add(session, machine, admitted, limits, by, claim)
         if added is not None:
             after = added[0]
             with about_session(after):
@@ -68,7 +68,7 @@ class Repository:
         return added
 
     async def admit_next(
-        self, limits: Limits, admit: Callable[[Session, Machine], Machine]
+        self, limits: Limits, admit: Callable[[Session, Machine, float], Machine]
     ) -> tuple[Session, Machine] | None:
         """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
         admitted = await self._store.admit_next(limits, admit, self._clock.now())

@@ -26,7 +26,7 @@ from dispatcher.sessions.held_calls import HeldCalls
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.queue import Queue
-from dispatcher.sessions.starts import Start, Started, Starts
+from dispatcher.sessions.starts import Started, Starts
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.database import is_outage
@@ -76,7 +76,6 @@ class SessionService:
         self._clock = clock
         self._background = background
         self._holders: Counter[str] = Counter()
-        self._draining = False
         self._drained = asyncio.Event()
         self.held_calls = HeldCalls()
 
@@ -95,30 +94,18 @@ class SessionService:
     @property
     def draining(self) -> bool:
         """True if new starts are refused because the dispatcher is about to exit."""
-        return self._draining or self._drained.is_set()
+        return self._starts.draining
 
     def drain(self) -> None:
-        """Take no new starts. Who waits goes on waiting."""
-        self._draining = True
+        """Refuse new starts. Starts that are held go on waiting."""
+        self._starts.draining = True
 
     def refuse(self) -> None:
-        """The dispatcher is about to exit: take no new starts, and let nobody wait any longer.
-
-        Starts that are held are answered, held calls are sent away with a retry.
-        """
+        """Refuse new starts, answer those that are held, and send held calls away with a retry."""
+        self.drain()
         self._drained.set()
         # Who holds an answer looks again, and sees that.
         self._notifier.resumed()
-
-    async def start(self, start: Start) -> Started:
-        """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
-
-        Raises:
-            SessionError: no session was started.
-        """
-        if self.draining:
-            raise Restarting()
-        return await self._starts.start(start)
 
     async def joined(self, started: Started, wait: Wait) -> Started:
         """Hold a start answer for as long as `wait` says.
@@ -274,12 +261,10 @@ class SessionService:
             return reached(session) or self._drained.is_set()
 
         session = started.session
-        return session if enough(session) else await self._until(session.id, enough, started.mark)
+        return session if enough(session) else await self._until(session.id, enough)
 
-    async def _until(
-        self, session_id: str, reached: Callable[[Session], bool], since: int | None = None
-    ) -> Session:
-        session = await self._notifier.until_session(session_id, self._store.session, reached, since)
+    async def _until(self, session_id: str, reached: Callable[[Session], bool]) -> Session:
+        session = await self._notifier.until_session(session_id, self._store.session, reached)
         if session is None:
             raise UnknownSession.of(session_id)
         return session

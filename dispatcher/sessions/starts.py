@@ -1,4 +1,4 @@
-"""The beginning of a session: a request is checked, written down, and its machine asked for.
+"""Start of a session: check the request, write the session down, have its machine asked for.
 
 The row comes first, then the machine.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from dispatcher.agent_images import AgentImages
 from dispatcher.clock import Clock
 from dispatcher.disk import Disk
-from dispatcher.domain import deadlines, idempotency
+from dispatcher.domain import deadlines, idempotency, transitions
 from dispatcher.domain.admission import Place
 from dispatcher.domain.errors import (
     AtCapacity,
@@ -21,17 +21,19 @@ from dispatcher.domain.errors import (
     InvalidRequest,
     KeyReused,
     NoImage,
+    Restarting,
     UnknownAgent,
     UnknownSession,
 )
 from dispatcher.domain.idempotency import AlreadyClaimed, Claim
-from dispatcher.domain.model import End, Session, SessionState
+from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
+from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.provider import Throttled
+from dispatcher.rate_limit import StartRates
 from dispatcher.sessions import failures
-from dispatcher.sessions.launcher import START_SHARE, Launcher
-from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.repository import Repository
-from dispatcher.sessions.start_rates import StartRates
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.store import Store
@@ -50,7 +52,7 @@ class Start:
     body: Any = None
     wanted: Wanted = field(default_factory=Wanted)
     queue_seconds: float = 0.0
-    """Longest wait for a line that the caller accepts."""
+    """Longest wait in the queue that the caller accepts."""
     by: str = "its client"
     """The caller, for the timeline."""
     owner: str | None = None
@@ -73,8 +75,6 @@ class Started:
     """Its place in the queue, if it waits."""
     keyed: bool = False
     """True if its caller can come back for it."""
-    mark: int | None = None
-    """Mark of `Notifier`, from before the session was written; None if it was read, at any time."""
 
 
 class Starts:
@@ -90,31 +90,36 @@ class Starts:
         terminator: Terminator,
         queue: Queue,
         transports: Mapping[str, Transport],
-        notifier: Notifier,
+        fleet: Fleet,
         images: AgentImages,
-        clock: Clock,
         disk: Disk,
-        rates: StartRates,
+        clock: Clock,
     ) -> None:
-        self._settings = settings
+        self._agents = settings.agents
+        self._default_agent = settings.start_agent
+        self._deployment_limit = settings.max_sessions
         self._store = store
         self._repository = repository
-        self._images = images
         self._launcher = launcher
         self._terminator = terminator
         self._queue = queue
         self._transports = transports
-        self._notifier = notifier
-        self._clock = clock
+        self._fleet = fleet
+        self._images = images
         self._disk = disk
-        self._rates = rates
+        self._clock = clock
+        self._rates = StartRates(settings.keys, clock)
+        self.draining = False
+        """True to refuse new starts, because the dispatcher is about to exit."""
 
     async def start(self, start: Start) -> Started:
-        """Write a session down and have its machine asked for, or have it wait for a line. Waits for neither.
+        """Write a session down, admitted or queued, and have its machine asked for. Waits for neither.
 
         Raises:
             SessionError: no session was started.
         """
+        if self.draining:
+            raise Restarting()
         name, agent, transport_name = self._resolve(start)
         session_id = str(uuid.uuid4())
         claim = self._claim(start, name, session_id)
@@ -124,7 +129,7 @@ class Starts:
             raise DiskFull("The dispatcher's disk is full: free some of it, and try again.")
         if name in self._images.missing:
             raise NoImage(f"The image of {name}'s machines is not known yet: `make up` is not over.")
-        self._launcher.check_delay(f"m-{session_id}", agent, start.queue_seconds)
+        self._check_delay(f"m-{session_id}", agent, start.queue_seconds)
         counted = self._rates.count(start.owner, start.key)
         try:
             return await self._add(start, name, agent, transport_name, session_id, claim)
@@ -171,16 +176,13 @@ class Starts:
         )
         if claim is not None:
             claim = replace(claim, client=prepared.client)
-        machine = self._launcher.machine(session)
-        mark = self._notifier.mark()
+        placement, provider = self._fleet.first(agent.placements)
+        machine = Machine(session.machine_id, session.id, provider, MachineState.requested, now)
+        create_by, replica = deadlines.create_by(session, now), self._launcher.replica
+        admitted = transitions.wanted(machine, placement, provider, create_by, replica)
         try:
             added = await self._repository.add(
-                session,
-                machine,
-                self._queue.limits,
-                start.by,
-                claim,
-                lambda m: self._launcher.wanted(session, m),
+                session, machine, admitted, self._queue.limits, start.by, claim
             )
         except AlreadyClaimed as first:
             return await self._again(first.wanted, first.standing)
@@ -204,22 +206,16 @@ class Starts:
             if claim is None:
                 self._terminator.close_unanswered(written, UNHEARD)
             raise
-        return Started(written, prepared.client, place=place, keyed=claim is not None, mark=mark)
+        return Started(written, prepared.client, place=place, keyed=claim is not None)
 
     def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
         """The hold that the request's key is to have on its session; None without a key."""
         if start.key is None:
             return None
-        # What is not said leaves no trace, so that a release that knows of more has the same fingerprints.
+        # A default leaves no trace, so that a release that knows of more has the same fingerprints.
         said = {name: value for name, value in asdict(start.wanted).items() if value != {}}
         request = [agent, start.transport, start.body, said]
-        return Claim(
-            id=idempotency.claim_id(start.owner or "", start.key),
-            fingerprint=idempotency.fingerprint(request),
-            session_id=session_id,
-            client={},
-            expires_at=self._clock.now() + idempotency.KEPT_SECONDS,
-        )
+        return idempotency.claim_of(start.owner, start.key, request, session_id, self._clock.now())
 
     async def _again(self, wanted: Claim, standing: Claim) -> Started:
         """Answer a request whose key stands for a session already, as it was answered the first time."""
@@ -232,10 +228,10 @@ class Starts:
         return Started(session, standing.client, new=False, place=place, keyed=True)
 
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
-        name = start.agent or self._settings.start_agent
-        agent = self._settings.agents.get(name)
+        name = start.agent or self._default_agent
+        agent = self._agents.get(name)
         if agent is None:
-            allowed = ", ".join(self._settings.agents)
+            allowed = ", ".join(self._agents)
             raise UnknownAgent(f"There is no agent '{name}'; allowed: {allowed}.")
         transport = start.transport or agent.transports[0]
         if transport not in agent.transports:
@@ -250,19 +246,35 @@ class Starts:
             raise InvalidRequest(f"queue '{given}' is not allowed for {name}; allowed: 0 to {most} seconds.")
         return name, agent, transport
 
+    def _check_delay(self, machine_id: str, agent: AgentSettings, accepted: float) -> None:
+        """Refuse a start whose machine could not be asked for soon enough.
+
+        Args:
+            accepted: Seconds that its caller accepts to wait; more than the agent's own limit counts.
+
+        Raises:
+            NotStarted: the rates of the machines APIs let it wait for longer.
+        """
+        most = max(agent.max_start_delay_seconds, accepted)
+        try:
+            self._fleet.check_delay(machine_id, agent.placements, most)
+        except Throttled as error:
+            raise failures.no_machine(error) from error
+
     async def _prepare(self, session_id: str, agent: AgentSettings, transport: str, start: Start) -> Prepared:
         now, longest = self._clock.now(), start.queue_seconds + agent.max_duration_seconds
         until = now + longest + deadlines.DEADLINE_GRACE_SECONDS
-        deadline = now + START_SHARE * agent.start_timeout_seconds
+        deadline = now + deadlines.START_SHARE * agent.start_timeout_seconds
         try:
             return await self._transports[transport].prepare(session_id, start.wanted, until, deadline)
         except RoomError as error:
             raise failures.no_room(error) from error
 
     def _at_capacity(self, name: str, agent: AgentSettings, start: Start) -> AtCapacity:
-        limit = "1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"
-        whole = self._settings.max_sessions
-        lines = f"{name} takes {limit} at a time" + (f", and the deployment {whole}" if whole else "")
+        limits = ["1 session" if agent.max_sessions == 1 else f"{agent.max_sessions} sessions"]
+        if self._deployment_limit:
+            limits.append(f"{self._deployment_limit} in the deployment")
         if start.queue_seconds > 0:
-            lines += f"; {agent.max_queued} callers may wait, and so many do"
-        return AtCapacity(f"All lines are busy: {lines}. Please try again later.")
+            limits.append(f"{agent.max_queued} in its queue")
+        retry = f"Retry in {AtCapacity.retry_after:g} s, or raise max_sessions."
+        return AtCapacity(f"Agent {name} is at capacity ({', '.join(limits)}). {retry}")

@@ -85,17 +85,17 @@ class Store:
         self,
         session: Session,
         machine: Machine,
+        admitted: Machine,
         limits: Limits,
         actor: str,
         claim: Claim | None = None,
-        admit: Callable[[Machine], Machine] = lambda machine: machine,
     ) -> tuple[Session, Machine] | None:
         """Write a new session with its machine: admitted if there is a line, else queued if it may be.
 
         Args:
-            actor: Who asked for it.
-            claim: The key that stands for it from now on.
-            admit: What becomes of the machine if its session is admitted.
+            admitted: The machine if the session is admitted.
+            actor: The caller.
+            claim: The key that stands for the session from now on.
 
         Returns:
             Both as they were written, or None if there is neither a line nor a place in the queue.
@@ -108,7 +108,7 @@ class Store:
         def write(connection: sa.Connection) -> tuple[Session, Machine]:
             if claim is not None:
                 _stake(connection, claim, now)
-            after, of_session = transitions.admitted(session, now), admit(machine)
+            after, of_session = transitions.admitted(session, now), admitted
             if capacity.enter_at_once(connection, after, of_session, told(after), limits):
                 return after, of_session
             if not capacity.enter(connection, session, limits):
@@ -133,7 +133,7 @@ class Store:
             raise AlreadyClaimed(claim, standing) from None
 
     async def admit_next(
-        self, limits: Limits, admit: Callable[[Session, Machine], Machine], now: float
+        self, limits: Limits, admit: Callable[[Session, Machine, float], Machine], now: float
     ) -> tuple[Session, Machine] | None:
         """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
 
@@ -144,7 +144,7 @@ class Store:
             change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
             updated = self._update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
             machine = rows.change(
-                connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine)
+                connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine, now)
             )
             return (updated[1], machine[1]) if updated is not None and machine is not None else None
 

@@ -235,7 +235,7 @@ def queue_admits_twice() -> Any:
     original = launcher.Launcher.launch
 
     async def admit(self: queue.Queue) -> bool:
-        admitted = await self._repository.admit_next(self.limits, self._launcher.wanted)
+        admitted = await self._repository.admit_next(self.limits, self._wanted)
         if admitted is not None:
             for _ in range(2):
                 # What a launcher knows of what it did, another one does not.
@@ -299,10 +299,16 @@ def answered_before_it_is_written() -> Any:
     tasks: set[asyncio.Task[Any]] = set()
 
     async def add(
-        self: Repository, session: model.Session, machine: Any, limits: Any, by: str, claim: Any, admit: Any
+        self: Repository,
+        session: model.Session,
+        machine: Any,
+        admitted: Any,
+        limits: Any,
+        by: str,
+        claim: Any,
     ) -> Any:
-        tasks.add(asyncio.ensure_future(original(self, session, machine, limits, by, claim, admit)))
-        return transitions.admitted(session, session.created_at), admit(machine)
+        tasks.add(asyncio.ensure_future(original(self, session, machine, admitted, limits, by, claim)))
+        return transitions.admitted(session, session.created_at), admitted
 
     return mock.patch.object(Repository, "add", add)
 

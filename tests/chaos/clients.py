@@ -241,7 +241,7 @@ class Client:
         if plan.large:
             body["padding"] = "x" * protocol.MAX_ARGUMENT_BODY_BYTES
         start = Start(plan.agent, plan.transport, body=body, queue_seconds=plan.queue_seconds, key=plan.key)
-        started = await core.service.start(start)
+        started = await core.starts.start(start)
         joined = asyncio.ensure_future(core.service.joined(started, plan.wait))
         patience = asyncio.ensure_future(self._outage_retry())
         try:

@@ -11,12 +11,12 @@ from sqlalchemy.exc import OperationalError
 
 from dispatcher.domain import transitions
 from dispatcher.domain.admission import Limits
-from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
+from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS, START_SHARE
 from dispatcher.domain.model import Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import Cause
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
-from dispatcher.sessions.launcher import START_SHARE, Launches
+from dispatcher.sessions.launcher import Launches
 from dispatcher.sessions.maintenance.leader import REAPER, Leadership
 from dispatcher.sessions.repository import Repository
 from dispatcher.settings import AgentSettings
@@ -51,7 +51,7 @@ async def leave(
     now = running.clock.now()
     session, machine = rows(at=now, provider="scripted", start_timeout_seconds=within)
     machine = replace(machine, placement=placement, create_by=now + START_SHARE * within, launcher=launcher)
-    assert await running.dispatcher.store.add(session, machine, ALLOWED, "tester")
+    assert await running.dispatcher.store.add(session, machine, machine, ALLOWED, "tester")
     return session
 
 
@@ -404,7 +404,7 @@ async def test_overdue_sessions_are_ended_before_a_dispatcher_serves_that_is_not
     await store.open()
     session, machine = rows(at=START_OF_TIME - 31, provider="scripted", start_timeout_seconds=30)
     machine = replace(machine, placement="scripted", create_by=START_OF_TIME, launcher="dead")
-    assert await store.add(session, machine, ALLOWED, "tester")
+    assert await store.add(session, machine, machine, ALLOWED, "tester")
     await store.beat("dead", ("dead", REAPER), {}, alone=False)
     await store.close()
     async with deployment(tmp_path, database_url=postgres_url) as running:

@@ -55,7 +55,7 @@ class Callers:
 
     async def start(self, store: Store, session_id: str, queue_seconds: float = 0.0) -> Session | None:
         session, machine = rows(session_id, queue_seconds=queue_seconds)
-        added = await store.add(session, machine, self._limits, "tester", admit=wanted)
+        added = await store.add(session, machine, wanted(machine), self._limits, "tester")
         return self._known(added)
 
     async def end(self, session_id: str) -> None:
@@ -66,7 +66,7 @@ class Callers:
 
     async def hand_on(self, store: Store) -> bool:
         """Give a line to who has waited longest, and end that session; whether somebody got one."""
-        admitted = await store.admit_next(self._limits, lambda _, machine: wanted(machine), 1002.0)
+        admitted = await store.admit_next(self._limits, lambda _, machine, __: wanted(machine), 1002.0)
         session = self._known(admitted)
         if session is None:
             return False

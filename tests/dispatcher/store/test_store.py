@@ -39,7 +39,7 @@ def limits(agent: int = 1, *, queue: int = 0, deployment: int | None = None) -> 
 
 async def add(store: Store, session: Session, machine: Machine, allowed: Limits) -> Any:
     """The session as it was written; None if it was refused."""
-    added = await store.add(session, machine, allowed, "tester", admit=lambda machine: machine)
+    added = await store.add(session, machine, machine, allowed, "tester")
     return added and added[0]
 
 
@@ -99,11 +99,11 @@ async def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
         added = [await add(store, *one, allowed) for one in queued]
         assert [one and one.state for one in added] == ["queued", "queued", "queued", None]
         assert await store.place(added[1]) == (2, [])
-        assert await store.admit_next(allowed, lambda _, machine: machine, 1010.0) is None
+        assert await store.admit_next(allowed, lambda _, machine, __: machine, 1010.0) is None
         await store.update_session(first.id, over, CAUSE)
         assert await add(store, *pair(), allowed) is None, "the line belongs to who waits"
         admitted = await asyncio.gather(
-            *(store.admit_next(allowed, lambda _, machine: machine, 1010.0) for _ in range(5))
+            *(store.admit_next(allowed, lambda _, machine, __: machine, 1010.0) for _ in range(5))
         )
         assert [one[0].id for one in admitted if one] == [added[0].id]
         assert await store.place(added[1]) == (1, [1.0])
@@ -120,7 +120,7 @@ async def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
         assert other.state == "starting"
         waits = await add(store, *waiting("other", at=1002.0), allowed)
         await store.update_session(other.id, over, CAUSE)
-        admitted = await store.admit_next(allowed, lambda _, machine: machine, 1010.0)
+        admitted = await store.admit_next(allowed, lambda _, machine, __: machine, 1010.0)
         assert admitted is not None
         assert admitted[0].id == waits.id
 
@@ -132,7 +132,7 @@ async def test_who_has_waited_long_enough_is_not_admitted(url):
         await add(store, *waiting(patience=5.0), allowed)
         patient = await add(store, *waiting(at=1001.0), allowed)
         await store.update_session(first.id, over, CAUSE)
-        admitted = await store.admit_next(allowed, lambda _, machine: machine, 1006.0)
+        admitted = await store.admit_next(allowed, lambda _, machine, __: machine, 1006.0)
         assert admitted is not None
         assert admitted[0].id == patient.id
 
@@ -190,7 +190,7 @@ async def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_
         await store.update_session(session.id, over, CAUSE)
         # Run again, it would admit the next one, and nobody would know of the first.
         with the_answer_to_a_commit_is_lost(), pytest.raises(OperationalError):
-            await store.admit_next(limits(2, queue=2), lambda _, machine: machine, 1002.0)
+            await store.admit_next(limits(2, queue=2), lambda _, machine, __: machine, 1002.0)
         live = {live.id: live.state for live in await store.live_sessions()}
         assert live == {second.id: SessionState.starting, third.id: SessionState.queued}
 
