@@ -15,8 +15,8 @@ ROOM_SETTLING_SECONDS = 10.0
 a call may take at most."""
 
 START_SHARE = 0.9
-"""Share of the start timeout in which a machine must be had: one that came later had no time to get ready. The
-placements' own errors are told before the timeout, which knows less, closes the session."""
+"""Share of the start timeout in which a machine must be had: one that came later had no time to get ready.
+The placements' errors are told before the timeout, which knows less, closes the session."""
 
 LEAST_SECONDS = 1.0
 """Duration of a session whose room's `exp` passes while it is being written."""

@@ -115,7 +115,7 @@ async def test_places_and_estimates_count_down_for_those_who_only_asked(tmp_path
         assert fourth["queue"] == {"place": 2, "estimatedWaitSeconds": 80.0}
         full = await running.http.post("/start?queue=600&wait=none", json={})
         assert (full.status_code, full.json()["code"]) == (429, "PCC-AGENT-AT-CAPACITY")
-        assert "2 callers may wait" in full.json()["detail"]
+        assert "2 in its queue" in full.json()["detail"]
         assert int(full.headers["retry-after"]) >= 1
         await end(running, second)
         await eventually(lambda: waits(running, fourth["sessionId"]), lambda found: found["place"] == 1)
@@ -385,7 +385,7 @@ async def test_the_whole_deployments_limit(tmp_path):
         await running.start("/v1/public/other/start")
         refused = await running.http.post("/v1/public/other/start", json={})
         assert refused.status_code == 429
-        assert "the deployment 2" in refused.json()["detail"]
+        assert "2 in the deployment" in refused.json()["detail"]
         waiting = await running.start("/v1/public/other/start?queue=60&wait=none")
         await end(running, first)
         await running.until(waiting["sessionId"], "starting")
