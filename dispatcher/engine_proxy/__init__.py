@@ -1,5 +1,5 @@
-"""Proxy between the dispatcher and a Docker engine, whose socket is the host's root.
+"""Proxy between the dispatcher and a Docker engine, because the engine's socket gives root on the host.
 
-It runs in a container of its own, from the dispatcher's image: `python -m dispatcher.engine_proxy`. It lets
-through what the `container` provider asks for, and nothing else: rules.py says what that is.
+It runs in a container of its own, from the dispatcher's image: `python -m dispatcher.engine_proxy`. It passes
+only requests that the `container` provider makes: rules.py defines them.
 """

@@ -1,4 +1,4 @@
-"""`python -m dispatcher.engine_proxy` serves until it is told to exit."""
+"""The command line of `python -m dispatcher.engine_proxy`, which serves until told to exit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(settings: ProxySettings) -> None:
-    """Serve until told to exit. An engine that is started again is found at its socket's path."""
+    """Serve until told to exit. A restarted engine is found at its socket's path."""
     over = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, over.set)
@@ -33,7 +33,7 @@ async def serve(settings: ProxySettings) -> None:
 
 
 def main() -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line; return the exit status."""
     try:
         settings = ProxySettings()  # pyright: ignore[reportCallIssue] - its fields come from the environment
     except (ValidationError, SettingsError) as error:

@@ -1,4 +1,4 @@
-"""The engine's proxy as an HTTP server: reads requests, asks the engine what the rules make of them."""
+"""The engine's proxy as an HTTP server: reads requests, and calls the engine as the rules say."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 CALL_SECONDS = 10.0
 """Limit on one answer of the engine, pulls and the grace of a stop not counted. The provider waits as long
-for the whole of its call (`container.CALL_SECONDS`): for longer there is no caller."""
+for its whole call (`container.CALL_SECONDS`): after that there is no caller."""
 
 CHUNK_BYTES = 64 * 1024
 
 WORDS = 500
-"""Characters of an engine's refusal that are passed on and logged."""
+"""Limit on the characters of an engine's refusal that are passed on and logged."""
 
 ANSWER_HEADERS = ("Content-Type", "Api-Version")
 
@@ -44,7 +44,7 @@ ANSWER_HEADERS = ("Content-Type", "Api-Version")
 async def serving(
     rules: Rules, socket: Path, host: str, port: int, call_seconds: float = CALL_SECONDS
 ) -> AsyncIterator[Proxy]:
-    """Serve the engine at this socket on this address, until it is left."""
+    """Serve the engine at this socket on this address, for as long as the block runs."""
     connector = aiohttp.UnixConnector(str(socket), limit=0)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         proxy = Proxy(rules, session, call_seconds)
@@ -63,20 +63,20 @@ async def serving(
 
 
 class Proxy:
-    """Rules, and a session whose every connection is the engine's socket."""
+    """The rules, and an HTTP session that connects to the engine's socket."""
 
     def __init__(self, rules: Rules, session: aiohttp.ClientSession, call_seconds: float) -> None:
         self._rules = rules
         self._session = session
         self._newest: str | None = None
-        """Version of the API that the engine has, for what we ask of our own accord; None: not known."""
+        """The engine's API version, for the proxy's own calls; None if unknown."""
         self._call_seconds = call_seconds
         self._creating: set[str] = set()
-        """Machines, until the engine has answered, with a caller or without."""
+        """Machines that are being created, until the engine has answered, with or without a caller."""
         self._starting: dict[str, asyncio.Task[tuple[int, bytes, str]]] = {}
-        """By the container's name, likewise."""
+        """Container's name → its start, until the engine has answered."""
         self._looks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By the container's name, as long as somebody asks for its start."""
+        """Container's name → lock, for as long as somebody asks for its start."""
         self._carried: set[asyncio.Task[Any]] = set()
         self._capacity = Capacity(lambda: self._answer(rules.info()), self._listed, rules.max_containers)
 
@@ -111,7 +111,7 @@ class Proxy:
             return _json({"message": why}, status=504 if isinstance(error, TimeoutError) else 502)
 
     async def close(self) -> None:
-        """Wait no more for what the engine has not answered."""
+        """Cancel the pending calls to the engine."""
         for task in self._carried:
             task.cancel()
         await asyncio.gather(*self._carried, return_exceptions=True)
@@ -119,10 +119,10 @@ class Proxy:
     async def _create(
         self, request: web.BaseRequest, ask: Ask, machine_id: str, memory_mb: int
     ) -> web.StreamResponse:
-        """Create a container if the host has room: a dispatcher that was taken over asks for any number.
+        """Create a container if the host has room; a compromised dispatcher may ask for any number.
 
         Raises:
-            Refused: it has not. The provider takes the words for `NoCapacity`.
+            Refused: there is no room. The provider reads the text as `NoCapacity`.
             TimeoutError: the engine has not answered yet.
         """
         if machine_id in self._creating:
@@ -148,9 +148,11 @@ class Proxy:
             return await asyncio.shield(self._carry(create()))
 
     async def _start(self, ask: Ask, name: str) -> web.StreamResponse:
-        """Start a container that was never started: again it would live for another whole time, and its
-        memory is no longer counted. Of all who ask for it one looks at a time, and not while it is being
-        started, which they share: between the look and the start of another it could have ended.
+        """Start a container that was never started: a second start would give it another whole lifetime, and
+        its memory is no longer counted.
+
+        Concurrent callers share one start, and check one at a time: between one caller's check and start, the
+        container could have ended.
         """
         look = self._looks.setdefault(name, asyncio.Lock())
         async with asyncio.timeout(self._call_seconds):
@@ -170,8 +172,8 @@ class Proxy:
             return answer.status, await answer.read(), answer.content_type
 
     def _carry(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A change that the engine makes once it is asked, whether or not somebody waits for its answer: what
-        hangs on it, such as the room of a container, waits for the answer, and the caller may leave."""
+        """Make a change at the engine to its end, whether or not the caller still waits: a container's
+        reserved memory depends on the answer."""
         task = asyncio.create_task(change)
         self._carried.add(task)
         task.add_done_callback(self._done)
@@ -183,8 +185,10 @@ class Proxy:
             task.exception()  # whoever waited for it has it
 
     async def _health(self) -> web.Response:
-        """Say if the engine does what it is asked, and its newest version. A ping alone it would answer in
-        any case, and refuse all other calls."""
+        """Return whether the engine works, and its newest version.
+
+        A ping alone would succeed even if the engine refused all other calls.
+        """
         newest = await self._learn()
         await self._answer(self._rules.info())
         return web.Response(text="OK", headers={container_version.HEADER: newest})
@@ -196,7 +200,7 @@ class Proxy:
             return self._newest
 
     async def _answer(self, ask: Ask) -> Any:
-        """Return the engine's answer to a question of our own, in its version."""
+        """Return the engine's answer to a call of the proxy's own, in the engine's version."""
         newest = await self._learn() if self._newest is None else self._newest
         async with self._ask(replace(ask, version=container_version.chosen(newest))) as answer:
             await self._good(answer)
@@ -212,10 +216,10 @@ class Proxy:
             raise Refused(f"the engine failed: status {answer.status}: {words}", 500)
 
     async def _ours(self, name: str, version: str) -> dict[str, Any]:
-        """A container of this deployment. The engine is asked by its id: a name may change hands.
+        """Return a container of this deployment. The engine is then called by its id: a name may be reused.
 
         Raises:
-            Refused: there is none, or it is somebody else's, which is the same to the caller.
+            Refused: it does not exist, or is not this deployment's; the caller sees no difference.
         """
         async with self._ask(Ask("GET", f"containers/{name}/json", version=version)) as answer:
             found = await answer.json() if answer.status == 200 else None
@@ -251,10 +255,10 @@ def _json(content: Any, status: int = 200) -> web.Response:
 
 
 async def _pass_on(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """The engine's answer as it comes: the progress of a pull, log lines.
+    """Stream the engine's answer: the progress of a pull, log lines.
 
-    If the engine breaks off, so do we: what has begun has a status already, and the caller must see that it
-    has no end.
+    If the engine breaks off, break off too: the status has been sent, and the caller must notice that the end
+    is missing.
     """
     headers = {name: answer.headers[name] for name in ANSWER_HEADERS if name in answer.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)

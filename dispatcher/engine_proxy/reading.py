@@ -1,4 +1,4 @@
-"""Reads parts of a request strictly: what two readers might read differently is refused."""
+"""Strict parsing of a request's parts: anything that two parsers might read differently is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class Refused(Exception):
-    """The request is none that the provider makes; the text names what is wrong with it."""
+    """The provider makes no such request; the text names the difference."""
 
     def __init__(self, reason: str, status: int = 403) -> None:
         super().__init__(reason)
@@ -34,7 +34,11 @@ def read_query(text: str | None) -> dict[str, str]:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Raises Refused if it is not JSON that all readers read alike."""
+    """Return the JSON value.
+
+    Raises:
+        Refused: it is not JSON that all parsers read alike.
+    """
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}

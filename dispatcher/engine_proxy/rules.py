@@ -1,8 +1,8 @@
-"""Rules of the engine's proxy: pure, from a request to what the engine is asked.
+"""Rules of the engine's proxy: pure functions from a request to the call to the engine.
 
-Nothing of a request is passed on. It is read strictly, compared with what the `container` provider would
-send, and the engine is asked anew with what we have made ourselves. So it does not matter how the engine
-would read what we refuse or drop: members of JSON in another case or there twice, paths with dots, headers.
+No part of a request is passed on. It is parsed strictly and compared with the provider's own request, and the
+proxy then makes a new request to the engine. So it does not matter how the engine would read the parts that
+are refused or dropped: JSON members in another case or repeated, paths with dots, headers.
 """
 
 from __future__ import annotations
@@ -52,50 +52,54 @@ TARGET = re.compile(
     rf"/((?P<version>{re.escape(OLD)}|{re.escape(NEW)})/)?"
     r"(?P<path>[A-Za-z0-9/._:@-]+)(\?(?P<query>[!-~]*))?"
 )
-"""A request's target. No percent sign may be in the path: the engine would decode what we compare."""
+"""A request's target. The path must not contain a percent sign: the engine would decode it after the
+comparison."""
 
 MACHINE = re.compile(r"m-[A-Za-z0-9_-]{1,100}")
-"""A machine's id, as the dispatcher makes them: no name of the stack's own containers is one."""
+"""A machine's id, as the dispatcher makes them: no name of the stack's own containers matches."""
 VERSION = re.compile(r"(?=[:@])(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?")
 """The part of an image's name after its repository."""
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NOT_IN_OURS = re.compile(r"[\x00-\x1f\x7f]")
 NOT_IN_AGENTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""Control characters, of which an agent's variable may have tabs and line ends: keys in PEM, JSON of many
-lines. What reads variables on the host reads the engine's list of them, in which a line end is no end."""
+"""Control characters, except tabs and line ends, which an agent's variable may have: keys in PEM, JSON of
+many lines.
+
+Programs on the host that read variables read them from the engine's list, in which a line end ends nothing.
+"""
 MAX_STOP_SECONDS = 3600
 MAX_LINES = 1001
 SINCE = re.compile(r"[0-9]{1,11}\.[0-9]{9}")
 """Seconds and nanoseconds since 1970."""
 
 Keep = Callable[[Any], Any]
-"""Reduces the engine's answer to what the caller gets."""
+"""Reduces the engine's answer to the parts for the caller."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A call to the engine in the place of a request."""
+    """A call to the engine, made instead of the request."""
 
     method: str
     path: str
-    """Below the API's version. `{id}` stands for that of the container that is looked up first."""
+    """Path after the API's version. `{id}` stands for the id of the container that is looked up first."""
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     container: str | None = None
     """The name of a container, which must be the deployment's own."""
     keep: Keep | None = None
-    """None: the answer is passed on as it comes."""
+    """None: the answer is streamed unchanged."""
     machine: tuple[str, int] | None = None
-    """The machine that is created and its MiB of memory, for which there must be room."""
+    """The machine that is created and its MiB of memory, which must be free."""
     waits: float | None = 0.0
-    """Seconds that the engine has beyond those of any call; None for as long as it takes."""
+    """Seconds for the engine beyond the limit of any call; None for no limit."""
     is_new: bool = False
-    """True if it is for a container that never ran."""
+    """True if the container must never have run."""
     starts: bool = False
-    """True if it starts a container: only one that never ran, whose memory is counted."""
+    """True if it starts a container, which must never have run and whose memory is counted."""
     version: str = OLD
-    """Version of the engine's API: the one that the caller has found out."""
+    """Version of the engine's API, as the caller has found out."""
 
     def target(self, container_id: str = "") -> str:
         if self.path == PING:
@@ -116,7 +120,7 @@ class Rules:
         """Return the call to the engine for this request.
 
         Raises:
-            Refused: it is none that the provider makes.
+            Refused: the provider makes no such request.
         """
         match = TARGET.fullmatch(target)
         if match is None:
@@ -145,7 +149,8 @@ class Rules:
         return Ask("GET", "containers/json", filters, keep=self.listed)
 
     def listed(self, found: Any) -> list[dict[str, Any]]:
-        """Return what the caller gets of a list: this deployment's machines, whatever the engine filtered."""
+        """Return the part of a list for the caller: this deployment's machines, whatever the engine
+        filtered."""
         return [
             {name: one[name] for name in ("Id", "Names", "State", "Labels")}
             for one in found
@@ -160,7 +165,7 @@ class Rules:
         """Return True if the engine's answer is about this deployment's machine of that name.
 
         Raises:
-            Refused: It is about another container, so nothing is known of the one that was asked for.
+            Refused: It is about another container, so nothing is known of the requested one.
         """
         if (shown := found["Name"].lstrip("/")) != name:
             raise Refused(f"the engine failed: it answered with container {shown} when asked for {name}", 500)
@@ -265,7 +270,7 @@ class Rules:
         )
 
     def _facts(self, machine_id: str, given: Any) -> Facts:
-        """Read what is up to the caller, within its bounds."""
+        """Return the facts that the caller may choose, within their limits."""
         settings = self._settings
         most_cpu = round(settings.max_cpu * 1e9)
         host = member(given, "HostConfig", dict)
@@ -341,7 +346,7 @@ def _lines(query: dict[str, str]) -> dict[str, str]:
 
 
 def _difference(wanted: Any, given: Any, where: str = "") -> str | None:
-    """The first place where a body is not what it must be, by its path; None if it is the same."""
+    """Return the path of the first difference between a body and the expected one; None if they are equal."""
     if isinstance(wanted, dict) and isinstance(given, dict):
         for name in sorted({*wanted, *given}):
             path = f"{where}.{name}" if where else name
@@ -366,7 +371,8 @@ def _image_seen(found: Any) -> dict[str, Any]:
 
 
 def _inspected(found: Any) -> dict[str, Any]:
-    """Without the environment, which has the machine's token, and without the host's paths."""
+    """Return the answer without the environment, which contains the machine's token, and without the host's
+    paths."""
     state, config = found["State"], found["Config"]
     return {
         "Id": found["Id"],

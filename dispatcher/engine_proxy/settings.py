@@ -1,4 +1,4 @@
-"""The settings of the engine's proxy, and the only place where it reads its environment."""
+"""The settings of the engine's proxy, and the only place that reads its environment."""
 
 from __future__ import annotations
 
@@ -48,29 +48,31 @@ class ProxySettings(BaseSettings):
     )
 
     socket: Path = Path("/var/run/docker.sock")
-    """The engine's socket. In a container, its directory is mounted: an engine that is started again makes
-    another socket, which a mount of the old one alone would not show."""
+    """The engine's socket. In a container, mount its directory: a restarted engine makes a new socket, which
+    a mount of the old one would not show."""
     host: str = "0.0.0.0"  # noqa: S104 - in a network of its own, with the dispatcher alone
     """Address that the proxy listens on."""
     port: int = Field(default=2375, ge=1, le=65535)
     """TCP port that the proxy listens on."""
     deployment: PlacementName
-    """Deployment whose containers may be made, seen and ended."""
+    """Deployment whose containers may be created, read and stopped."""
     network: str = Field(min_length=1)
     """The network that containers are in."""
     models: str = ""
     """Volume, or directory of the host, that containers see at /mnt/models."""
     images: tuple[str, ...] = ()
-    """Images that containers may run; references are compared to the letter."""
+    """Images that containers may run; references are compared literally."""
     repositories: tuple[Repository, ...] = ()
-    """Repositories of which containers may run any image, by its tag or digest: a new one of a bot needs no
-    new proxy. Who puts images there has the bots in any case."""
+    """Repositories of which containers may run any image, by tag or digest: a new bot image needs no new
+    proxy. Whoever can push there controls the bots in any case."""
     variables: tuple[EnvironmentName, ...] = ()
-    """Names of the variables that agents' `env` hands to bots. A container gets these, with any value, the
-    provider's own and no others. What a bot does with a variable stays in its container, and what bots do, a
-    dispatcher that was taken over says in any case. But some variables are read on the host: where NVIDIA's
-    runtime is the engine's default, NVIDIA_VISIBLE_DEVICES gives devices away, and LD_PRELOAD has led to root
-    (CVE-2025-23266)."""
+    """Names of the variables that agents' `env` passes to bots. A container gets these, with any value, the
+    provider's own, and no others.
+
+    A bot uses a variable inside its container only, and a compromised dispatcher controls bots in any case.
+    But some variables are read on the host: where NVIDIA's runtime is the engine's default,
+    NVIDIA_VISIBLE_DEVICES grants devices, and LD_PRELOAD has led to root (CVE-2025-23266).
+    """
     max_cpu: float = Field(gt=0, le=64)
     """vCPUs of one container."""
     max_memory_mb: int = Field(ge=4, le=131072)
@@ -85,5 +87,5 @@ class ProxySettings(BaseSettings):
     """Format of the proxy's log lines."""
 
     def to_environment(self) -> dict[str, str]:
-        """The environment variables that give a proxy these settings."""
+        """Return the environment variables that give a proxy these settings."""
         return variables(PROXY_PREFIX, self.model_dump(mode="json", exclude_unset=True))

@@ -1,1 +1,1 @@
-"""Machines: the providers' contract, the providers, and the channels to what runs in them."""
+"""Machines: the provider contract, the providers, and the channels to running machines."""

@@ -1,6 +1,6 @@
-"""Reads files that a bot can write: regular files alone, to a bound, through no link, without waiting.
+"""Reads files that a bot can write: only regular files, up to a limit, without following links or blocking.
 
-A bot may put a FIFO, a link to `/dev/zero` or 10 GB in the place of a file of its machine. Even so a read
+A bot may put a FIFO, a link to `/dev/zero` or 10 GB in the place of a file of its machine. Reading still
 takes disk time: call this off the event loop.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _UNREADABLE = (errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM)
-"""A link, a socket, and modes that a bot has set. Every other error is the system's, and says nothing."""
+"""Errors that a link, a socket or a mode set by the bot causes. Any other error is the system's."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -22,10 +22,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 def read_end(directory: Path, name: str, most: int) -> bytes | None:
     """Return the last `most` bytes of a file in a machine's directory.
 
-    None: there is no such file. Empty: what is there is no regular file that can be read.
+    None: there is no such file. Empty: it is not a readable regular file.
 
     Raises:
-        OSError: The system could not tell, as with no file descriptor left.
+        OSError: The system failed, as with no file descriptor left.
     """
     try:
         file = open_regular(directory, name)
@@ -42,11 +42,11 @@ def read_end(directory: Path, name: str, most: int) -> bytes | None:
 
 
 def open_regular(directory: Path, name: str) -> int | None:
-    """Open a file in a machine's directory; None if what is there is no regular file that can be read.
+    """Open a file in a machine's directory; return None if it is not a readable regular file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: The system could not tell, as with no file descriptor left.
+        OSError: The system failed, as with no file descriptor left.
     """
     try:
         there = os.open(directory, _DIRECTORY)

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 FAILURES = 3
-"""So many failures in a row open it: one lost packet is no outage."""
+"""Failures in a row that open the breaker: one lost packet is not an outage."""
 
 OPEN_SECONDS = 10.0
-"""For how long it opens first; a start that is spared an outage fails over in milliseconds."""
+"""Time for which it first opens. A start that is refused meanwhile fails over in milliseconds."""
 
 LONGEST_OPEN_SECONDS = 120.0
-"""For how long it opens at most: so late may a recovery be noticed."""
+"""Longest time for which it opens: a recovery is noticed at most that late."""
 
 PROBE_SECONDS = 60.0
-"""After so long without an outcome a probe is taken for lost: its start may have been called off."""
+"""Time without an outcome after which a probe counts as lost: its start may have been cancelled."""
 
 
 BreakerState = Literal["closed", "open", "probing"]
@@ -34,12 +34,12 @@ class Breaker:
     """The breaker of one placement."""
 
     failures: int = 0
-    """In a row."""
+    """Failures in a row."""
     openings: int = 0
-    """How often it opened in a row."""
+    """Openings in a row."""
     probing: bool = False
     shut_until: float = float("-inf")
-    """Nobody is let through before that moment."""
+    """Moment until which all starts are refused."""
 
     @property
     def tripped(self) -> bool:
@@ -53,7 +53,7 @@ class Breaker:
         return "probing" if self.probing else "open"
 
     def admit(self, now: float) -> tuple[Breaker, bool]:
-        """Ask to be let through. Where it had opened, the one who is let through is its probe."""
+        """Ask to start. After the breaker had opened, the first that is let through is its probe."""
         if not self.tripped:
             return self, True
         if now < self.shut_until:
@@ -61,11 +61,11 @@ class Breaker:
         return replace(self, probing=True, shut_until=now + PROBE_SECONDS), True
 
     def worked(self) -> Breaker:
-        """A call was answered."""
+        """Record that a call was answered."""
         return Breaker()
 
     def failed(self, now: float) -> Breaker:
-        """A call was not answered."""
+        """Record that a call was not answered."""
         failures = self.failures + 1
         if failures < FAILURES or (self.tripped and not self.probing):
             # The second: calls that were under way when it opened say nothing new.

@@ -13,13 +13,13 @@ from dispatcher.machines.provider import Action, NoCapacity, QuotaReached, Rejec
 CallOutcome = Literal[
     "ok", "throttled", "no_capacity", "quota_reached", "rejected", "unreachable", "faulty", "cancelled"
 ]
-"""What came of a call: an answer, an error by its kind (`faulty`: one that a provider must not raise), or
-nobody waited for it any more."""
+"""Outcome of a call: an answer, an error by its kind (`faulty`: an exception that a provider must not raise),
+or `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderCall:
-    """One call to a machines API, repetitions counted apart. Times are unix seconds."""
+    """One call to a machines API; each repetition is a call. Times are Unix seconds."""
 
     placement: str
     provider: str
@@ -28,7 +28,7 @@ class ProviderCall:
     began_at: float
     ended_at: float
     error: str = ""
-    """What the provider said, for people."""
+    """The provider's message."""
 
     @property
     def seconds(self) -> float:
@@ -36,11 +36,11 @@ class ProviderCall:
 
 
 OnCall = Callable[[ProviderCall], None]
-"""Is told of every call when it has ended, in the task that made it."""
+"""Called after every call, in the task that made it."""
 
 
 def unobserved(_call: ProviderCall) -> None:
-    """Nobody is told."""
+    """Ignore the call."""
 
 
 def outcome_of(error: BaseException | None) -> CallOutcome:

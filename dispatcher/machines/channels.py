@@ -1,4 +1,4 @@
-"""The dispatcher's ends of the channels: one live connection per machine, and calls over it."""
+"""The dispatcher's end of the channels: one live connection per machine, and calls over it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ REPLACED = "another connection of this machine took its place"
 
 
 class ChannelLost(Exception):
-    """The machine's connection broke before the message was out."""
+    """The machine's connection broke before the message was sent."""
 
 
 class Connection(Protocol):
     """One connection of a machine."""
 
     async def send(self, message: FromDispatcher) -> None:
-        """Raises ChannelLost if it broke before the message was out."""
+        """Send a message.
+
+        Raises:
+            ChannelLost: the connection broke first.
+        """
         ...
 
     async def close(self, reason: str) -> None:
-        """Close it; that it is closed already is fine."""
+        """Close the connection. Idempotent."""
         ...
 
 
@@ -49,13 +53,13 @@ class _Machine:
 
 
 class Channels:
-    """Where each machine is connected, here or at another replica, and how to reach it.
+    """The connections of machines, at this replica or another, and the calls over them.
 
-    A call outlives its connection: its request goes out once more over the machine's next one, to whichever
-    replica that is, and the machine runs it once.
+    A call outlives its connection: its request is sent again over the machine's next one, at whichever
+    replica, and the machine runs it once.
 
     Args:
-        heartbeat_seconds: How often machines report, and replicas to one another.
+        heartbeat_seconds: Interval of machines' heartbeats, and of replicas' signs of life.
         on_lost: Called when another replica has vanished.
     """
 
@@ -75,12 +79,12 @@ class Channels:
 
     @property
     def connected(self) -> int:
-        """How many machines are connected to this replica."""
+        """Number of machines that are connected to this replica."""
         return sum(machine.connection is not None for machine in self._machines.values())
 
     @property
     def hears_all(self) -> bool:
-        """True if machines at other replicas are heard of here."""
+        """True if this replica hears about machines at other replicas."""
         return self._bus.stands
 
     def open(self) -> None:
@@ -95,12 +99,12 @@ class Channels:
     async def attach(
         self, machine_id: str, connection: Connection, now: float, opened_at: float = 0.0
     ) -> bool:
-        """A machine's connection stands. It takes the place of an earlier one, which is closed.
+        """Register a machine's connection; it replaces an earlier one, which is closed.
 
-        False if it is itself the earlier one, of two that came in the wrong order; it is closed then.
+        False if this one is the earlier of two that arrived in the wrong order; it is closed then.
 
         Args:
-            opened_at: When the machine says that it opened it (`Hello.opened_at`).
+            opened_at: The machine's own time of opening it (`Hello.opened_at`).
         """
         machine = self._machines.get(machine_id)
         here = machine.opened_at if machine is not None and machine.connection is not None else None
@@ -117,7 +121,7 @@ class Channels:
         return True
 
     def detach(self, machine_id: str, connection: Connection) -> bool:
-        """That connection is gone. False if another had taken its place already."""
+        """Remove that connection. Return False if another has replaced it already."""
         machine = self._machines.get(machine_id)
         if machine is None or machine.connection is not connection:
             return False
@@ -127,14 +131,15 @@ class Channels:
         return True
 
     def heard(self, machine_id: str, now: float) -> None:
-        """The machine sent something."""
+        """Record that the machine sent something."""
         if machine := self._machines.get(machine_id):
             machine.last_heard = now
 
     def last_heard(self, machine_id: str) -> float | None:
-        """When a connected machine last sent something, by the monotonic clock; None if it is not connected.
+        """Return when a connected machine last sent something, by the monotonic clock; None if it is not
+        connected.
 
-        Of a machine at another replica it may be told as later than it was, by two and a half heartbeats.
+        For a machine at another replica the time may be too late by up to two and a half heartbeats.
         """
         machine = self._machines.get(machine_id)
         if machine is not None and machine.connection is not None:
@@ -142,7 +147,7 @@ class Channels:
         return self._relay.last_heard(machine_id)
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
-        """Send to a machine. False if it is not connected, or its connection broke under the message."""
+        """Send to a machine. Return False if it is not connected, or its connection broke."""
         machine = self._machines.get(machine_id)
         if machine is not None and machine.connection is not None:
             return await self.deliver(machine_id, message)
@@ -171,7 +176,7 @@ class Channels:
             self._tidy(machine_id)
 
     def answered(self, machine_id: str, response: Response) -> None:
-        """A machine answered a call. An answer that nobody waits for any more is dropped."""
+        """Take a machine's answer to a call. An answer to a call that has ended is dropped."""
         asker = response.id.partition(".")[0]
         if asker != self._bus.replica:
             self._relay.answer(asker, machine_id, response)
@@ -185,7 +190,7 @@ class Channels:
     # What the relay asks of the channels here.
 
     def held(self) -> dict[str, float]:
-        """Machine → when it opened the connection that stands here."""
+        """Machine → the time when it opened its connection to this replica."""
         return {
             machine_id: machine.opened_at
             for machine_id, machine in self._machines.items()
@@ -193,7 +198,7 @@ class Channels:
         }
 
     def quiet(self, seconds: float) -> dict[str, float]:
-        """Machine → seconds since it was heard here, of those where that is more than so many."""
+        """Return machine → seconds since its last message here, for those over the limit."""
         now = self._clock.monotonic()
         return {
             machine_id: now - machine.last_heard
@@ -202,7 +207,7 @@ class Channels:
         }
 
     def elsewhere(self, machine_id: str, opened_at: float) -> bool:
-        """Another replica holds the machine. False if the connection that stands here is a later one."""
+        """Take note that another replica holds the machine. Return False if the connection here is later."""
         machine = self._machines.get(machine_id)
         if machine is None:
             return True
@@ -216,7 +221,7 @@ class Channels:
         return True
 
     async def deliver(self, machine_id: str, message: FromDispatcher) -> bool:
-        """Send over the connection that stands here. False if there is none, or it broke."""
+        """Send over the connection at this replica. Return False if there is none, or it broke."""
         machine = self._machines.get(machine_id)
         if machine is None or machine.connection is None:
             return False
@@ -227,7 +232,7 @@ class Channels:
         return True
 
     def _close_later(self, replaced: Connection) -> None:
-        """Close a connection that may not be read any more: nobody waits for that."""
+        """Close a connection in the background: its peer may not read any more."""
         closing = asyncio.create_task(replaced.close(REPLACED))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

@@ -1,17 +1,17 @@
-"""A machine's own deadline, where its provider keeps none: the bot is a child of `timeout`.
+"""A machine's own deadline, for providers that keep none: the bot is a child of `timeout`.
 
-It ends the bot when the machine's time is up, whether or not there still is a dispatcher, and however stuck
-the bot is. It is no bound for a hostile bot: `timeout` has the bot's own user, who can stop it. That one is
-ended by the dispatcher, from outside.
+`timeout` ends the bot when the machine's time is up, with or without a dispatcher, however stuck the bot is.
+It does not stop a hostile bot: `timeout` runs as the bot's own user, who can kill it. The dispatcher ends
+such a bot from outside.
 """
 
 from __future__ import annotations
 
 KILL_AFTER_SECONDS = 10
-"""Between the machine's deadline and the end of a bot that ignores it."""
+"""Time from the machine's deadline until a bot that ignores it is killed."""
 
 
 def command(seconds: int) -> list[str]:
-    """Return a machine's command, before the bot's arguments; it ends after so many seconds."""
+    """Return the command that precedes the bot's arguments and ends it after so many seconds."""
     # -P: `bot` is our package, whatever lies in the working directory.
     return ["timeout", f"--kill-after={KILL_AFTER_SECONDS}", str(seconds), "python", "-P", "-m", "bot"]

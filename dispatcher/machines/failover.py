@@ -23,26 +23,30 @@ from dispatcher.machines.provider import (
 )
 
 ATTEMPTS = 3
-"""How often one placement is asked to create a machine when its answers are lost."""
+"""Attempts to create a machine at one placement when its answers are lost."""
 
 LOOKUPS = 5
-"""After so many unanswered look-ups in a row the placement is told to stop the machine, seen or not."""
+"""Unanswered look-ups in a row after which the placement is told to stop the machine, seen or not."""
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 4.0
 
 
 class Faulty(Unreachable):
-    """The provider raised what it must not. What it did before is not known, and it would do it again."""
+    """The provider raised an exception outside its contract. The call's effect is unknown; a repetition would
+    fail too."""
 
 
 class CutShort(Unreachable):
-    """The call had waited so long for its turn that the deadline came before its answer. It may have worked,
-    and nothing is wrong with the placement."""
+    """The deadline passed before the answer, because the call had waited so long for its turn.
+
+    It may have worked, and nothing is wrong with the placement.
+    """
 
 
 class Abandoned(Unreachable):
-    """Whoever asked for the machine died over it, and whether there is one could not be found out."""
+    """The caller that asked for the machine died, and it could not be found out whether the machine
+    exists."""
 
 
 class Unknown(Unreachable):
@@ -51,7 +55,7 @@ class Unknown(Unreachable):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a placement gave no machine."""
+    """The reason why a placement gave no machine."""
 
     placement: str
     error: ProviderError
@@ -68,9 +72,9 @@ def nowhere(failures: Sequence[Failure]) -> bool:
 
 
 def verdict(failures: Sequence[Failure]) -> ProviderError:
-    """One error for all: of the kind that ended the search, else of the one that a retry helps soonest.
+    """Return one error for all: the one that ended the search, else the one that a retry helps soonest.
 
-    Its text has the words of each placement.
+    Its text has the message of each placement.
     """
     words = "; ".join(f"{failure.placement}: {failure.error}" for failure in failures)
     errors = [failure.error for failure in failures]
@@ -87,5 +91,5 @@ def verdict(failures: Sequence[Failure]) -> ProviderError:
 
 
 def pause(attempt: int) -> float:
-    """Seconds before the next attempt; the first is number 0."""
+    """Return the seconds before the next attempt; the first is number 0."""
     return min(FIRST_PAUSE_SECONDS * 2 ** min(attempt, 16), LONGEST_PAUSE_SECONDS)

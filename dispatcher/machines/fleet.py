@@ -1,8 +1,8 @@
-"""The fleet: gets a machine from the first placement that has one, and finds machines where they are.
+"""The fleet: gets a machine from the first placement that has one, and finds existing machines.
 
-Two machines for one id are impossible through it. A create whose answer is lost may have worked, so the
-placement is looked at until it is certain that it has no such machine; until then nobody is asked again.
-Where a machine may be is written down before its placement is asked (`Place`), so a crash loses nothing.
+It never creates two machines for one id. A create whose answer is lost may have worked, so the placement is
+looked up until it is certain that it has no such machine; no other placement is asked until then. The
+placement is recorded before it is asked (`Place`), so a crash loses nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ from dispatcher.tasks import end_tasks
 log = logging.getLogger(__name__)
 
 Place = Callable[[str, str], Awaitable[bool]]
-"""Writes down that a placement (its name, its provider's name) is about to be asked for the machine, before
-each time that it is. False: the machine is no longer wanted."""
+"""Records a placement (its name, its provider's name) before each time that it is asked for the machine.
+
+Returns False if the machine is no longer wanted.
+"""
 
 NO_GRACE = timedelta(0)
 
@@ -51,7 +53,7 @@ class NoMachine(Exception):
     """No placement gave a machine.
 
     Attributes:
-        error: The kind of failure, with the words of each placement.
+        error: The kind of failure, with the message of each placement.
         nowhere: Whether it is certain that no machine was created.
     """
 
@@ -62,7 +64,7 @@ class NoMachine(Exception):
 
 
 class NotWanted(Exception):
-    """The machine was no longer wanted before a placement was asked. It is certain that there is none."""
+    """The machine was no longer wanted before a placement was asked. No machine was created."""
 
 
 class Fleet:
@@ -81,7 +83,7 @@ class Fleet:
 
     @property
     def placements(self) -> tuple[str, ...]:
-        """Their names, in order."""
+        """Names of the placements, in order."""
         return tuple(self._placements)
 
     @property
@@ -90,37 +92,37 @@ class Fleet:
         return {name: placement.breaker for name, placement in self._placements.items()}
 
     def first(self, names: Sequence[str] = ()) -> tuple[str, str]:
-        """The placement that `create` would ask first, and its provider's name."""
+        """Return the placement that `create` would ask first, and its provider's name."""
         order = self._order(names)
         placement = next((one for one in order if not one.avoided), order[0])
         return placement.name, placement.provider.name
 
     def ended(self, placement: str) -> Collection[str]:
-        """Machines that the placement's last listing found gone, and that it keeps."""
+        """Return the ended machines that the placement keeps, as of its last listing."""
         provider = self._at(placement).provider
         return provider.ended if isinstance(provider, KeepsEnded) else ()
 
     def recorded(self, placement: str, machine_ids: Iterable[str]) -> None:
-        """The placement need not keep these, which have ended, any longer."""
+        """Tell the placement that it need not keep these ended machines any longer."""
         provider = self._at(placement).provider
         if isinstance(provider, KeepsEnded):
             provider.recorded(machine_ids)
 
     async def fetch(self, image: str, names: Sequence[str] = ()) -> None:
-        """Get an image to these placements; to all of the deployment's, if none are named.
+        """Fetch an image to these placements; to all of the deployment's, if none are named.
 
         Raises:
-            ProviderError: one could not get it.
+            ProviderError: one could not fetch it.
         """
         for placement in self._order(names):
             if isinstance(placement.provider, Fetches):
                 await placement.provider.fetch(image)
 
     async def check(self) -> None:
-        """Return if a placement can be asked for machines, as far as that can be told.
+        """Check that a placement can be asked for machines, as far as can be known.
 
         Raises:
-            Unreachable: none can; with the words of each.
+            Unreachable: none can; the text has each one's message.
         """
         checks = [asyncio.create_task(placement.check()) for placement in self._placements.values()]
         failures = list[str]()
@@ -137,12 +139,12 @@ class Fleet:
         raise Unreachable("; ".join(failures))
 
     def settling(self, placement: str | None) -> float:
-        """Seconds after the end of a create from which on `None` from `get` is to be believed."""
+        """Return the seconds after a create's end from which on `None` from `get` is reliable."""
         known = self._placements.get(placement or "")
         return known.settling if known is not None else 0.0
 
     async def prepare(self, preparations: Mapping[str, Iterable[Preparation]]) -> None:
-        """Placement → the machines that will be asked of it. Returns at once."""
+        """Prepare for machines (placement → those that will be requested). Returns at once."""
         for name, placement in self._placements.items():
             if isinstance(placement.provider, Prepares):
                 await placement.provider.prepare(preparations.get(name, ()))
@@ -154,10 +156,10 @@ class Fleet:
                 await placement.provider.close()
 
     def check_delay(self, machine_id: str, names: Sequence[str], most: float) -> None:
-        """Refuse a machine for which no placement could be asked within `most` seconds.
+        """Refuse a machine for which no placement can be asked within `most` seconds.
 
         Raises:
-            Throttled: the rates of all placements let it wait for longer.
+            Throttled: all placements' rate limits require a longer wait.
         """
         waits = {one.name: one.delay(machine_id) for one in self._order(names) if not one.avoided}
         if not waits or min(waits.values()) <= most:
@@ -178,12 +180,12 @@ class Fleet:
 
         Args:
             names: The agent's placements; all of the deployment's, if none are named.
-            deadline: In unix seconds. Nobody is being asked any more when it has passed.
+            deadline: Unix seconds after which no placement is asked any more.
             max_delay: Longest wait for the placements' rates, in seconds.
 
         Raises:
             NoMachine: no placement gave one.
-            NotWanted: `place` said so.
+            NotWanted: `place` returned False.
         """
         failures: list[Failure] = []
         turn_by = self._clock.now() + max_delay
@@ -214,14 +216,14 @@ class Fleet:
         at: str,
         max_delay: float = math.inf,
     ) -> MachineStatus:
-        """Go on with a `create` of somebody who died over it: it may have worked.
+        """Continue a `create` whose caller died: it may have worked.
 
         Args:
             at: The placement that was asked last, or was about to be.
 
         Raises:
             NoMachine: no placement gave one; `Abandoned`, if it is not known whether there is one already.
-            NotWanted: `place` said so.
+            NotWanted: `place` returned False.
         """
         lost = Unreachable("the dispatcher that asked for the machine is gone")
         try:
@@ -233,11 +235,11 @@ class Fleet:
         return await self.create(spec, names, deadline, place, max_delay)
 
     async def get(self, placement: str | None, machine_id: str) -> MachineStatus | None:
-        """Return the placement's view of the machine. None also where no placement was asked for it yet."""
+        """Return the placement's view of the machine. None also if no placement was asked for it yet."""
         return None if placement is None else await self._at(placement).get(machine_id)
 
     async def stop(self, placement: str | None, machine_id: str, grace: timedelta) -> None:
-        """End the machine where it is. Fine where no placement was asked for it yet."""
+        """Stop the machine at its placement. Does nothing if no placement was asked for it yet."""
         if placement is not None:
             await self._at(placement).stop(machine_id, grace)
 
@@ -248,13 +250,14 @@ class Fleet:
         return await self._at(placement).read_log(machine_id, lines, after, ended=ended)
 
     def list(self, placement: str) -> AsyncIterator[MachineStatus]:
-        """Every machine of this deployment at the placement."""
+        """Yield every machine of this deployment at the placement."""
         return self._at(placement).list()
 
     async def _create_at(
         self, placement: Placement, spec: MachineSpec, deadline: float, turn_by: float, place: Place
     ) -> MachineStatus:
-        """Ask one placement, again after a lost answer. Its errors other than `Unknown` mean: none here."""
+        """Ask one placement, again after a lost answer. Any error but `Unknown` means that it has
+        no machine."""
 
         async def confirm() -> None:
             if not await place(placement.name, placement.provider.name):
@@ -289,12 +292,12 @@ class Fleet:
     async def _look_up(
         self, placement: Placement, spec: MachineSpec, deadline: float, place: Place, lost: Unreachable
     ) -> MachineStatus | None:
-        """After a create without an answer: the machine, or None once it is certain that there is none.
+        """Return the machine of a create without an answer, or None once it is certain that there is none.
 
-        One that was left before it was started is started, if it is still wanted.
+        A machine that was created but not started is started, if it is still wanted.
 
         Raises:
-            Unknown: the deadline came first, or the placement answers nothing.
+            Unknown: the deadline came first, or the placement does not answer.
         """
         settled = self._clock.now() + placement.settling
         unanswered = attempt = 0
@@ -324,7 +327,8 @@ class Fleet:
     async def _start(
         self, placement: Placement, spec: MachineSpec, status: MachineStatus, deadline: float, place: Place
     ) -> MachineStatus | None:
-        """Start what was left, and give what it is by then; None if it could not be, and is no more."""
+        """Start a created machine and return its status; None if it could not be started and no longer
+        exists."""
         if not await place(placement.name, placement.provider.name):
             # Whoever sees its session off ends it.
             return status
@@ -337,7 +341,7 @@ class Fleet:
     async def _forget(
         self, placement: Placement, machine_id: str, deadline: float, last: ProviderError
     ) -> None:
-        """End a machine that cannot be seen: when that has worked, there is none."""
+        """Stop a machine that cannot be seen: once that has worked, there is none."""
         try:
             await placement.stop(machine_id, NO_GRACE, deadline)
         except ProviderError as error:

@@ -1,4 +1,4 @@
-"""A listing that is read ahead: a limit of time costs something for each page, not for each machine."""
+"""A listing that is read ahead, so that a time limit costs something per page, not per machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Listing:
         self._reading = asyncio.create_task(self._read(statuses))
 
     async def more(self) -> Sequence[MachineStatus]:
-        """Return what came since the last call, once something has; nothing at the end.
+        """Return the machines since the last call, waiting for some; empty at the end.
 
-        Raises what the provider does, after all that came before.
+        Raises the provider's error, after the machines that came before it.
         """
         while not self._come and not self._reading.done():
             self._news.clear()

@@ -1,4 +1,4 @@
-"""One placement: every call to its provider goes through here, under its rates and within a time."""
+"""One placement: makes every call to its provider, within rate limits and time limits."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ PATIENCE_SECONDS = 30.0
 """Limit on the wait for its turn of a call that has no deadline of its own."""
 
 LEAST_CALL_SECONDS = 2.0
-"""A call waits for no turn that leaves it less time than this: its answer would come too late, and whether a
-machine was created would not be known."""
+"""Least time for a call after its turn: with less, its answer would come too late, and whether a machine was
+created would be unknown."""
 
 LEAST_HOLD_SECONDS = 0.1
-"""A throttled call is not repeated sooner, whatever the API says."""
+"""Least pause after a throttled call, whatever the API says."""
 
 
 class Placement:
@@ -71,7 +71,7 @@ class Placement:
         self._breaker = Breaker()
         self._rates = rates
         self._buckets: dict[tuple[Action, str], TokenBucket] = {}
-        """By action and lane."""
+        """Buckets by action and lane."""
 
     @property
     def settling(self) -> float:
@@ -79,7 +79,7 @@ class Placement:
         return self.provider.settling.total_seconds() if isinstance(self.provider, Settles) else 0.0
 
     def needs_start(self, status: MachineStatus) -> bool:
-        """Return True if the machine was created and stays as it is until it is started."""
+        """Return True if the machine was created, and stays so until it is started."""
         return self._starter is not None and status.state is MachineState.requested
 
     @property
@@ -88,14 +88,14 @@ class Placement:
 
     @property
     def avoided(self) -> bool:
-        """True if a start would be refused now, because the placement did not answer the last ones."""
+        """True if a start would be refused now, because the placement failed to answer the last ones."""
         return not self._breaker.admit(self._clock.monotonic())[1]
 
     def enter(self) -> None:
         """Ask to start a machine here.
 
         Raises:
-            Unreachable: the placement did not answer the last starts, and is not asked for a while.
+            Unreachable: the placement failed to answer the last starts, and is skipped for a while.
         """
         now = self._clock.monotonic()
         self._breaker, admitted = self._breaker.admit(now)
@@ -106,7 +106,11 @@ class Placement:
             )
 
     async def check(self) -> None:
-        """Return if the provider can be asked, or if that is not to be told; raise Unreachable if not."""
+        """Check that the provider can be asked, as far as it can tell.
+
+        Raises:
+            Unreachable: it cannot.
+        """
         if isinstance(self.provider, Answers):
             try:
                 await self.provider.check()
@@ -114,17 +118,17 @@ class Placement:
                 raise Unreachable(f"{self.name}: {error}") from error
 
     def worked(self) -> None:
-        """The placement answered a start, be it with a no."""
+        """Record that the placement answered a start, even with a refusal."""
         self._breaker = self._breaker.worked()
 
     def failed(self) -> None:
-        """The placement did not answer a start."""
+        """Record that the placement did not answer a start."""
         self._breaker = self._breaker.failed(self._clock.monotonic())
         if self._breaker.tripped:
             log.warning("placement %s does not answer: it is skipped for a while", self.name)
 
     def delay(self, machine_id: str) -> float:
-        """Return in how many seconds the provider could be asked to create this machine."""
+        """Return the seconds until the provider could be asked to create this machine."""
         return self._bucket("create", self._lane(machine_id)).wait(self._clock.monotonic())
 
     async def create(
@@ -134,12 +138,12 @@ class Placement:
         confirm: Callable[[], Awaitable[None]],
         turn_by: float = math.inf,
     ) -> MachineStatus:
-        """Create a machine as the provider does, and never beyond the deadline.
+        """Create a machine as the provider does, never beyond the deadline.
 
         Args:
             deadline: In Unix seconds.
-            confirm: Called after every wait, before the provider is asked: what it raises ends the call.
-            turn_by: In Unix seconds. A turn that comes later is not waited for.
+            confirm: Called after every wait, before the provider is asked; its exception ends the call.
+            turn_by: In Unix seconds. A later turn is not waited for.
         """
         lane = self._lane(spec.id)
         limit = CREATE_SECONDS
@@ -147,7 +151,7 @@ class Placement:
         return await self._call("create", lane, call, limit, deadline, turn_by, confirm)
 
     async def start(self, spec: MachineSpec, deadline: float) -> MachineStatus:
-        """Start a machine that the provider has left, and never beyond the deadline (unix seconds)."""
+        """Start a created machine, never beyond the deadline (Unix seconds)."""
         lane, starter = self._lane(spec.id), self._starter
         if starter is None:
             raise AssertionError(f"placement {self.name} starts machines as it creates them")
@@ -165,10 +169,10 @@ class Placement:
     async def read_log(
         self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
     ) -> LogPart | None:
-        """Read a log as the provider does. It counts for no rate: only the calls that make machines do.
+        """Read a log as the provider does. Not rate-limited: only the calls that make machines are.
 
         Raises:
-            Rejected: The provider keeps no log, or none that it can read.
+            Rejected: The provider keeps no log, or cannot read it.
         """
         provider = self.provider
         if not isinstance(provider, KeepsLogs):
@@ -178,7 +182,7 @@ class Placement:
         )
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine here. It takes as long as its pages take: each comes within a call's time."""
+        """Yield every machine here. The limit of a call applies to each page, not to the whole."""
         await self._turn("list", "", self._clock.now() + PATIENCE_SECONDS - LEAST_CALL_SECONDS)
         listing = Listing(self.provider.list())
         began_at, error = self._clock.now(), None
@@ -204,7 +208,7 @@ class Placement:
         turn_by: float = math.inf,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
-        """Make a call in its turn, and again if it was throttled, as long as the deadline allows."""
+        """Make a call in its turn, and again while it is throttled and the deadline allows."""
         if deadline is None:
             deadline = self._clock.now() + PATIENCE_SECONDS + limit
         words, waited = "", False
@@ -228,7 +232,7 @@ class Placement:
                 self._buckets[action, lane] = bucket.hold(self._clock.monotonic(), seconds)
 
     async def _turn(self, action: Action, lane: str, turn_by: float, words: str = "") -> bool:
-        """Return when its turn has come, by `turn_by` (Unix seconds); True if that took a wait."""
+        """Wait for a turn until `turn_by` (Unix seconds); return True if that took a wait."""
         bucket = self._bucket(action, lane)
         longest_wait = max(0.0, turn_by - self._clock.now())
         self._buckets[action, lane], wait, taken = bucket.reserve(self._clock.monotonic(), longest_wait)
@@ -246,7 +250,7 @@ class Placement:
         return self.provider.lane(machine_id) if isinstance(self.provider, HasLanes) else ""
 
     async def _watched(self, action: Action, call: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """One call, of which somebody is told."""
+        """Make one call and report it to `on_call`."""
         began_at, error = self._clock.now(), None
         try:
             return await self._guarded(call, seconds)
@@ -262,7 +266,7 @@ class Placement:
         self._on_call(ProviderCall(self.name, self.provider.name, action, outcome, began_at, now, words))
 
     async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """Bound a call, and let it raise nothing but `ProviderError`."""
+        """Limit a call's time, and raise nothing but `ProviderError`."""
         try:
             late = Unreachable(f"no answer within {seconds:.0f} s")
             return await within(self._clock, seconds, call(), late)

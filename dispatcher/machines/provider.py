@@ -20,20 +20,20 @@ from dispatcher.domain.model import MachineStatus
 from dispatcher.rate_limit import Rate
 
 Action = Literal["create", "start", "get", "list", "stop"]
-"""A call to a provider; each kind has a rate of its own."""
+"""A call to a provider; each kind has its own rate limit."""
 
 MACHINE_VARIABLE = "SWITCHBOARD_MACHINE_ID"
-"""In the environment of a machine: its id."""
+"""Variable of a machine with its id."""
 
 LOG_BYTES = 256 * 1024
-"""The most that a provider gives of a machine's log: one answer must not fill the dispatcher's memory."""
+"""Limit on the part of a log in one answer, for the dispatcher's memory."""
 
 LOG_PIECE_BYTES = 64 * 1024
-"""An unfinished line of this length is given as it is; a shorter one waits for its end."""
+"""Length from which on an unfinished line is returned in pieces; a shorter one waits for its end."""
 
 
 class ProviderError(Exception):
-    """A call to a machines API did not do what was asked. The text is for the person who reads the log."""
+    """A call to a machines API failed. The text is for the log's reader."""
 
 
 class Throttled(ProviderError):
@@ -82,24 +82,26 @@ class MachineSpec:
     python: str = ""
     """The interpreter that has the bot's packages, for processes; empty for the dispatcher's own."""
     agent_environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """The variables that the agent's `env` names, its secrets among them: never log them. A provider whose
-    cloud keeps them and hands them to machines itself leaves them out."""
+    """The variables that the agent's `env` names, secrets included: never log them.
+
+    A provider whose cloud stores them and gives them to machines itself leaves them out.
+    """
 
     @property
     def whole_environment(self) -> Mapping[str, str]:
-        """Both; the machine's own have precedence."""
+        """Both environments; the machine's own variables take precedence."""
         return {**self.agent_environment, **self.environment}
 
 
 def thread_variables(cpu: float) -> dict[str, str]:
-    """Variables for numeric libraries: else they start a thread per core of the host, whatever the machine's
-    size in vCPUs."""
+    """Return variables for numeric libraries, which otherwise start a thread per core of the host, whatever
+    the machine's size in vCPUs."""
     threads = str(max(1, math.ceil(cpu)))
     return {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
 
 
 class MachineProvider(Protocol):
-    """An adapter to one machines API. Every method raises `ProviderError` and nothing else by design."""
+    """An adapter to one machines API. Its methods raise only `ProviderError` by contract."""
 
     @property
     def name(self) -> str:
@@ -107,43 +109,42 @@ class MachineProvider(Protocol):
         ...
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
-        """Create the machine; a second call with the same `spec.id` gives the same machine.
+        """Create the machine. Idempotent by `spec.id`.
 
-        Any error but `Unreachable` says that there is no machine. A call that is cancelled is as good as
-        `Unreachable`.
+        Any error but `Unreachable` means that there is no machine. A cancelled call counts as `Unreachable`.
         """
         ...
 
     async def get(self, machine_id: str) -> MachineStatus | None:
-        """Return what is known of the machine, or None if the provider has never heard of it."""
+        """Return the machine's status, or None if the provider does not know it."""
         ...
 
     def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine of this deployment that is not gone."""
+        """Yield every machine of this deployment that is not gone."""
         ...
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        """End the machine: ask it, and after `grace` force it. Stopping what is gone is fine."""
+        """Stop the machine gracefully; kill it after `grace`. Idempotent."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The common part of the machines of one agent."""
+    """The common part of one agent's machines."""
 
     bot_file: str
     environment: Mapping[str, str] = field(repr=False)
-    """Variables of `MachineSpec.whole_environment`, all but the machine's token and its trace context."""
+    """`MachineSpec.whole_environment` without the machine's token and trace context."""
     image: str = ""
     python: str = ""
 
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A provider that can get ready for machines before they are asked for."""
+    """A provider that can prepare for machines before they are requested."""
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
-        """Machines like these will be asked for. Returns at once; getting ready goes on behind it."""
+        """Prepare for machines like these. Returns at once; the work goes on in the background."""
         ...
 
     async def close(self) -> None:
@@ -153,33 +154,33 @@ class Prepares(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogPart:
-    """Lines of what a machine printed, without gaps between them."""
+    """Lines that a machine printed, without gaps between them."""
 
     lines: tuple[str, ...]
     next: int
-    """Where the log goes on after them; the provider's own measure, and larger for what comes later."""
+    """The log's place after these lines, in the provider's own unit; later places are larger."""
     skipped: int | None = 0
-    """Bytes before the first line that were asked for and are not there; None: some, uncounted."""
+    """Requested bytes before the first line that are missing; None: some, uncounted."""
 
 
 @runtime_checkable
 class KeepsLogs(Protocol):
-    """A provider that keeps what machines print, also for a while after their end."""
+    """A provider that keeps machines' output, also for a while after their end."""
 
     async def read_log(
         self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
     ) -> LogPart | None:
         """Return the last lines that the machine printed, `LOG_BYTES` at most; None if nothing is kept.
 
-        Memory and time are bounded while it is read: a bot may print without end, also in one line.
+        Memory and time are limited while it is read: a bot may print without end, even in one line.
 
         Args:
-            after: `next` of an earlier part: only what came since is asked for. What is no place in this log
-                counts as the log's beginning.
-            ended: The machine is gone: its last line is as finished as it will be.
+            after: `next` of an earlier part: only later lines are returned. An invalid place counts as the
+                beginning.
+            ended: The machine is gone, so its last line will not grow.
 
         Raises:
-            Rejected: The log is kept where this provider cannot read it; the text says where.
+            Rejected: This provider cannot read the log; the text says where it is.
         """
         ...
 
@@ -190,49 +191,52 @@ class PublishesRates(Protocol):
 
     @property
     def rates(self) -> Mapping[Action, Rate]:
-        """The rate of each action that has one."""
+        """The rate limit of each limited action."""
         ...
 
 
 @runtime_checkable
 class HasLanes(Protocol):
-    """A provider whose rates hold for each of several parts of it: who waits in one keeps no other one
-    waiting."""
+    """A provider whose rate limits apply to each of several lanes: a queue in one does not delay another."""
 
     def lane(self, machine_id: str) -> str:
-        """The part that a machine is in, or would be."""
+        """Return the lane of this machine, which may not exist yet."""
         ...
 
 
 @runtime_checkable
 class KeepsEnded(Protocol):
-    """A provider that keeps machines that have ended, for whoever asks how."""
+    """A provider that keeps ended machines, so that their end can be looked up."""
 
     @property
     def ended(self) -> Collection[str]:
-        """Those that the last `list` found."""
+        """The ended machines that the last `list` found."""
         ...
 
     def recorded(self, machine_ids: Iterable[str]) -> None:
-        """How these ended is on record, or nobody will ask: they need not be kept any longer."""
+        """Release these ended machines: their end is on record, or of no interest."""
         ...
 
 
 @runtime_checkable
 class Fetches(Protocol):
-    """A provider whose host has to have an image before a machine can run it."""
+    """A provider whose host needs an image before a machine can run it."""
 
     async def fetch(self, image: str) -> None:
-        """Get the image, unless it is there; raise a ProviderError if it cannot be had."""
+        """Fetch the image, unless it is there.
+
+        Raises:
+            ProviderError: it cannot be fetched.
+        """
         ...
 
 
 @runtime_checkable
 class Answers(Protocol):
-    """A provider that tells at little cost whether it can be asked for machines now."""
+    """A provider that can cheaply tell whether it can be asked for machines now."""
 
     async def check(self) -> None:
-        """Return if it can; raise `Unreachable` or what else a create would be refused with."""
+        """Return if machines can be requested; else raise the error that a create would raise."""
         ...
 
 
@@ -240,40 +244,39 @@ class Answers(Protocol):
 class StartsSeparately(Protocol):
     """A provider whose `create` makes a machine in one call and starts it in another.
 
-    What was left between the two stays `requested` until it is started: `get` does not do that, for who looks
-    at a machine may be about to end it.
+    A machine between the two is `requested` until it is started. `get` does not start it, because its caller
+    may be about to stop the machine.
     """
 
     async def start(self, spec: MachineSpec) -> MachineStatus:
-        """Start a machine that was created; what it is by now, if it was started already.
+        """Start a created machine. Idempotent; returns its status.
 
-        `NoCapacity`, `QuotaReached` and `Rejected` say that there is no such machine any more.
+        `NoCapacity`, `QuotaReached` and `Rejected` mean that the machine no longer exists.
         """
         ...
 
 
 @runtime_checkable
 class Suspends(Protocol):
-    """A provider that can freeze a machine, which then costs its storage only, and let it go on."""
+    """A provider that can suspend a machine, which then costs only its storage, and resume it."""
 
     async def suspend(self, machine_id: str) -> None:
-        """Freeze a machine that runs. Its connections are lost; its state is `requested` until it goes on."""
+        """Suspend a running machine. Its connections are lost; its state is `requested` until it resumes."""
         ...
 
     async def resume(self, machine_id: str) -> MachineStatus:
-        """Let it go on. Its clock is behind for a while; or it has begun anew, where what was frozen is
-        lost."""
+        """Resume the machine. Its clock is behind for a while; if its memory was lost, it starts anew."""
         ...
 
 
 @runtime_checkable
 class Settles(Protocol):
-    """A provider whose `get` may not know a machine yet although its create went through.
+    """A provider whose `get` may not know a machine yet although its create succeeded.
 
-    Without this, `get` tells the truth from the moment in which a create has ended.
+    Without this, `get` is reliable from the moment in which a create has ended.
     """
 
     @property
     def settling(self) -> timedelta:
-        """So long after a create has ended, however it did, `None` from `get` means that there is none."""
+        """Time after a create's end from which on `None` from `get` means that there is no machine."""
         ...

@@ -1,4 +1,4 @@
-"""The machine providers that are installed: entry points of the group `switchboard.machine_providers`."""
+"""The installed machine providers: entry points of the group `switchboard.machine_providers`."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def _placement(given: Any) -> Any:
 
 
 AnyPlacement = Annotated[SerializeAsAny[PlacementSettings], BeforeValidator(_placement)]
-"""A placement of any provider that is installed."""
+"""A placement of any installed provider."""

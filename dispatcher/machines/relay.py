@@ -30,13 +30,14 @@ log = logging.getLogger(__name__)
 TOPIC = "machines"
 
 MISSED_SIGNS = 3
-"""A replica that was not heard for so many intervals is gone."""
+"""Missed intervals after which a replica counts as gone."""
 
 QUIET_HEARTBEATS = 1.5
-"""A machine is reported as quiet after so many: with the interval until then, before three are missed."""
+"""Heartbeats after which a machine is reported as quiet; with the reporting interval, that is before it has
+missed three."""
 
 RECEIPT_SECONDS = 5.0
-"""How long another replica may take to say that it has sent a message to its machine."""
+"""Limit on the wait for another replica's receipt that a message was sent to its machine."""
 
 
 class _Message(BaseModel):
@@ -58,13 +59,13 @@ class _Detached(_Message):
 class _Alive(_Message):
     type: Literal["alive"] = "alive"
     count: int
-    """Of the machines that it holds."""
+    """Number of the machines that it holds."""
     quiet: dict[str, float]
-    """Machine → seconds since it was heard."""
+    """Machine → seconds since its last message."""
 
 
 class _Ask(_Message):
-    """Answered with a `_Holds`."""
+    """Asks for a `_Holds`."""
 
     type: Literal["ask"] = "ask"
 
@@ -72,7 +73,7 @@ class _Ask(_Message):
 class _Holds(_Message):
     type: Literal["holds"] = "holds"
     machines: dict[str, float]
-    """All of them: machine → when it opened its connection."""
+    """All its machines: machine → the time when it opened its connection."""
 
 
 class _Deliver(_Message):
@@ -80,7 +81,7 @@ class _Deliver(_Message):
     machine_id: str
     message: FromDispatcher
     receipt: str | None = None
-    """To be answered with a `_Receipt` of this id."""
+    """Id of the `_Receipt` that is expected, if any."""
 
 
 class _Receipt(_Message):
@@ -106,23 +107,23 @@ class Holder(Protocol):
     """The channels of this replica."""
 
     def held(self) -> dict[str, float]:
-        """Machine → when it opened the connection that stands here."""
+        """Machine → the time when it opened its connection to this replica."""
         ...
 
     def quiet(self, seconds: float) -> dict[str, float]:
-        """Machine → seconds since it was heard, of those where that is more than so many."""
+        """Return machine → seconds since its last message here, for those over the limit."""
         ...
 
     def elsewhere(self, machine_id: str, opened_at: float) -> bool:
-        """Another replica holds the machine. False if the connection that stands here is a later one."""
+        """Take note that another replica holds the machine. Return False if the connection here is later."""
         ...
 
     async def deliver(self, machine_id: str, message: FromDispatcher) -> bool:
-        """Send over the connection that stands here; False if there is none, or it broke."""
+        """Send over the connection at this replica; return False if there is none, or it broke."""
         ...
 
     def answered(self, machine_id: str, response: Response) -> None:
-        """A machine answered a request of this replica."""
+        """Take a machine's answer to a request of this replica."""
         ...
 
 
@@ -131,14 +132,14 @@ class _Replica:
     heard_at: float
     machines: dict[str, float] = field(default_factory=dict)
     quiet: dict[str, float] = field(default_factory=dict)
-    """Machine → when it was last heard."""
+    """Machine → the time of its last message."""
 
 
 class Relay:
     """One replica's knowledge of the others' machines.
 
     Args:
-        on_lost: Called when another replica has vanished, with whatever it had not told yet.
+        on_lost: Called when another replica has vanished, with any news that it had not sent.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Relay:
         bus.subscribe(TOPIC, self)
 
     async def run(self) -> None:
-        """Say that this replica lives, and notice when another does not, until cancelled."""
+        """Send this replica's signs of life and watch the others', until cancelled."""
         try:
             while not self._bus.alone:
                 quiet = self._holder.quiet(QUIET_HEARTBEATS * self._interval)
@@ -168,21 +169,22 @@ class Relay:
                 await end_tasks(*self._tasks)
 
     def attached(self, machine_id: str, opened_at: float) -> None:
-        """A machine's connection stands here now."""
+        """Tell the others that a machine is connected here."""
         self._forget(machine_id)
         self._tell(_Attached(machine_id=machine_id, opened_at=opened_at))
 
     def detached(self, machine_id: str, opened_at: float) -> None:
-        """It is gone."""
+        """Tell the others that a machine is no longer connected here."""
         self._tell(_Detached(machine_id=machine_id, opened_at=opened_at))
 
     def opened_at(self, machine_id: str) -> float | None:
-        """When the machine opened the connection that stands at another replica; None if none does."""
+        """Return when the machine opened its connection to another replica; None if it has none."""
         replica = self._where.get(machine_id)
         return self._replicas[replica].machines[machine_id] if replica is not None else None
 
     def last_heard(self, machine_id: str) -> float | None:
-        """When the machine was last heard at another replica, in unix seconds; None if none holds it."""
+        """Return when the machine last sent something to another replica, in Unix seconds; None if none holds
+        it."""
         name = self._where.get(machine_id)
         if name is None:
             return None
@@ -190,13 +192,13 @@ class Relay:
         return replica.quiet.get(machine_id, replica.heard_at)
 
     def request(self, machine_id: str, request: Request) -> None:
-        """Pass a request on, if another replica holds the machine. Its answer comes to the holder."""
+        """Pass a request on, if another replica holds the machine. The answer comes to `Holder.answered`."""
         replica = self._where.get(machine_id)
         if replica is not None:
             self._tell(_Deliver(machine_id=machine_id, message=request), to=replica)
 
     async def send(self, machine_id: str, message: FromDispatcher) -> bool:
-        """Send a message through the replica that holds the machine; True once that one has sent it."""
+        """Send a message through the replica that holds the machine; True once it has been sent."""
         replica = self._where.get(machine_id)
         if replica is None:
             return False
@@ -282,7 +284,7 @@ class Relay:
             del self._replicas[replica].machines[machine_id]
 
     def _bury(self) -> None:
-        """Forget replicas that have not been heard for too long, and what they held."""
+        """Forget silent replicas, and their machines."""
         oldest = self._clock.monotonic() - MISSED_SIGNS * self._interval
         for name in [name for name, replica in self._replicas.items() if replica.heard_at < oldest]:
             held = list(self._replicas[name].machines)

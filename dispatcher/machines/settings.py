@@ -1,4 +1,4 @@
-"""The settings that a machine provider declares: of a placement, and of all its placements together."""
+"""The settings that a machine provider declares: for each placement, and for all its placements together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9]
 
 
 class Agent(Protocol):
-    """The part of an agent's settings that its machines are made from."""
+    """The part of an agent's settings that its machines depend on."""
 
     @property
     def image(self) -> str | None: ...
@@ -34,7 +34,7 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class ProviderContext:
-    """Parts that a provider is built from, beside its placement's settings."""
+    """Context from which a provider is built, beside its placement's settings."""
 
     clock: Clock
     shared: SharedSettings
@@ -44,16 +44,16 @@ class ProviderContext:
     private: Sequence[Path] = ()
     """Files and directories that no machine may read."""
     keep_machine_dirs: int = 100
-    """Number of directories of machines that are gone that are kept, for their logs."""
+    """Number of directories of gone machines that are kept, for their logs."""
     has_remote_callers: bool = False
     """True if callers on other hosts reach the dispatcher."""
     http: httpx.AsyncBaseTransport | None = None
-    """Answers in the place of the provider's API, for tests."""
+    """Answers instead of the provider's API, in tests."""
 
 
 @dataclass(frozen=True)
 class HostNotice:
-    """A line of the log about this host, at the dispatcher's start."""
+    """A log line about this host, at the dispatcher's start."""
 
     level: int
     text: str
@@ -71,13 +71,14 @@ class PlacementSettings(Plugin, BaseModel):
     )
 
     needs_image: ClassVar[bool] = True
-    """True if machines run an image, which each agent must then have."""
+    """True if machines run an image, which each agent must then name."""
     takes_images_file: ClassVar[bool] = False
     """True if images may come from `images_file` while the dispatcher runs."""
     only_one: ClassVar[str] = ""
-    """Not empty if there can be only one placement of this provider: the reason, as `are all this host`."""
+    """Reason why there can be only one placement of this provider, such as `are all this host`;
+    empty if not."""
     is_default: ClassVar[bool] = False
-    """True if a dispatcher without `placements` has one of this provider, under the provider's name."""
+    """True if a dispatcher without `placements` gets one of this provider, with the provider's name."""
 
     provider: str
 
@@ -88,27 +89,28 @@ class PlacementSettings(Plugin, BaseModel):
             name: The placement's.
 
         Raises:
-            ValueError: It cannot be; the text begins with the setting's name.
+            ValueError: It is not usable; the text begins with the setting's name.
         """
 
     def check_agent(self, agent: Agent) -> None:
-        """Check that machines of this agent can be had here.
+        """Check that this placement can run machines of the agent.
 
         Raises:
-            ValueError: They cannot; the text says why.
+            ValueError: It cannot; the text says why.
         """
 
     def check_host(self, context: ProviderContext) -> Sequence[HostNotice]:
-        """Check what the provider needs of the host that the dispatcher runs on, before it serves.
+        """Check the dispatcher's host for what the provider needs, before serving.
 
         Raises:
-            ValueError: The host lacks it; the text begins with the setting's name.
+            ValueError: The host lacks something; the text begins with the setting's name.
         """
         return ()
 
     def build(self, context: ProviderContext) -> MachineProvider:
-        """Build the provider. Nothing is called and nothing is opened.
+        """Build the provider, without a call and without opening anything.
 
-        Import the provider's client library here: a dispatcher without such a placement does without.
+        Import the provider's client library here, so that a dispatcher without such a placement does not need
+        it.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The machines' tokens: good for one machine, for its session's life, and for the channel alone."""
+"""Machines' tokens: each is valid for one machine's channel, for its session's life."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ AUDIENCE = "switchboard-machine"
 
 
 class MachineTokens:
-    """Issues and checks the machines' tokens."""
+    """Issues and checks machines' tokens."""
 
     def __init__(self, signer: Signer, clock: Clock) -> None:
         self._signer = signer
@@ -19,9 +19,9 @@ class MachineTokens:
         return self._signer.sign(machine_id, AUDIENCE, self._clock.now() + lifetime_seconds)
 
     def machine_id(self, token: str) -> str:
-        """The machine that the token was issued for.
+        """Return the machine that the token was issued for.
 
         Raises:
-            InvalidToken: it was not issued by us for a machine, or has expired.
+            InvalidToken: it was not issued here for a machine, or has expired.
         """
         return self._signer.subject(token, AUDIENCE)

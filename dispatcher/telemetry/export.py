@@ -1,7 +1,7 @@
-"""Where spans go: OTLP over HTTP, as the standard `OTEL_…` variables say; the SDK itself reads most of them.
+"""Export of spans: OTLP over HTTP, as the standard `OTEL_…` variables say; the SDK itself reads most of them.
 
-Off unless an endpoint or the exporter is named: then nothing of the SDK is even imported. (The
-specification's own default, to send to this host, would fill the log of everybody without a collector.)
+Off unless an endpoint or the exporter is named: then the SDK is not even imported. (The specification's own
+default, to send to this host, would fill the log of everybody without a collector.)
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 CLOSE_SECONDS = 3.0
-"""How long an exit waits for the last spans to be sent."""
+"""Limit on an exit's wait for the last spans to be sent."""
 
 
 class InvalidExport(ValueError):
-    """An `OTEL_…` variable asks for what is not there."""
+    """An `OTEL_…` variable has an unsupported value."""
 
 
 def tracer_provider(environment: Mapping[str, str]) -> TracerProvider | None:
-    """Return the maker and sender of spans; None if nothing is to be traced.
+    """Return the tracer provider; None if nothing is to be traced.
 
     Raises:
         InvalidExport: a variable has a value that is not supported.
@@ -58,7 +58,7 @@ def tracer_provider(environment: Mapping[str, str]) -> TracerProvider | None:
 
 
 async def close(provider: TracerProvider) -> None:
-    """Send what is left. A collector that does not answer holds up no exit."""
+    """Send the remaining spans. A collector that does not answer delays no exit."""
     thread = threading.Thread(target=provider.shutdown, name="switchboard-spans", daemon=True)
     thread.start()
     await asyncio.to_thread(thread.join, CLOSE_SECONDS)

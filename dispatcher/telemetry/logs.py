@@ -40,18 +40,19 @@ _SECRETS = (
     ("=", re.compile(r"(?P<kept>[?&](?:access_token|api_?key|key|secret|token)=)[^&\s\"']+", re.IGNORECASE)),
     ("://", re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+(?=@)", re.IGNORECASE)),
 )
-"""Each with what must be in a line, in lower case, for it to be looked for: a search takes as long as writing
-the line, and there are five for every line."""
+"""Patterns of secrets, each with a text that a line must contain, in lower case, to be searched: a search
+takes as long as writing the line, and there are five for every line."""
 
 
 FILE_BYTES = 10 * 1024 * 1024
-"""Size at which a log file is renamed, and a new one begun."""
+"""Size at which a log file is rotated."""
 
 OLD_FILES = 2
 
 
 class _BoundedFile(RotatingFileHandler):
-    """A file that this process's stdout and stderr lead to as well: what a library prints counts too."""
+    """A log file that also receives this process's stdout and stderr: a library's output counts towards its
+    size."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
@@ -95,12 +96,13 @@ def configure(
 
 
 def replica() -> str:
-    """This process among the deployment's: a container has a host name of its own, a host many processes."""
+    """Return this process's name among the deployment's: a container's host name is its own, a host has many
+    processes."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def masked(text: str) -> str:
-    """The text without what looks like a secret."""
+    """Return the text with everything masked that looks like a secret."""
     lower = text.lower()
     for mark, secret in _SECRETS:
         if mark in lower:

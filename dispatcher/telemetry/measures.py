@@ -23,7 +23,7 @@ READY = "ok"
 """The outcome of a start whose bot became ready; any other is the reason for which it did not."""
 
 OTHER = "other"
-"""In the place of a reason that is not known here, so that a new one never makes series without bound."""
+"""Replaces an unknown reason, so that a new one never makes series without bound."""
 
 END_REASONS = frozenset(
     {
@@ -56,7 +56,7 @@ END_REASONS = frozenset(
         "unresponsive",
     }
 )
-"""Every reason of an end; a test holds this against the code that gives them."""
+"""Every reason of an end; a test compares it with the code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def phases(before: Session, after: Session) -> Iterator[tuple[Phase, float, floa
 
 
 def phase_of(session: Session) -> tuple[Phase | None, float]:
-    """The phase that a session is in, or was in when it ended, and since when; None after the last one."""
+    """Return a session's phase, or the last one before its end, and since when; None after the last one."""
     since, is_in = session.created_at, None
     for phase, at in reversed(_ends(session)):
         if at is not None:

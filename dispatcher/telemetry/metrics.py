@@ -103,12 +103,12 @@ class Metrics:
         info.labels(VERSION, platform.python_version()).set(1)
 
     def session_changed(self, before: Session | None, after: Session) -> None:
-        """Called with every change of a session that was written."""
+        """Record a session's change. Called after each change that was written."""
         for one in measured(before, after):
             self._measure(after, one)
 
     def refused(self, agent: str, transport: str, outcome: str) -> None:
-        """A start was refused before there was a session."""
+        """Record a start that was refused before there was a session."""
         self._starts.labels(agent, transport, outcome).inc()
 
     def connection_refused(self, limit: Limit) -> None:

@@ -1,4 +1,4 @@
-"""Under which outcome a start counts that was refused before there was a session."""
+"""Outcomes of starts that were refused before there was a session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUTCOMES: dict[type[SessionError], str] = {
 }
 
 ROOMS = frozenset({"room_rejected", "room_throttled", "room_unreachable"})
-"""The reasons for which a start may have no room, already before there is a session."""
+"""Reasons for which a start gets no room, also before there is a session."""
 
 THROTTLED = "throttled"
 
@@ -36,7 +36,7 @@ STORE_DOWN = "store_down"
 
 
 def outcome(error: SessionError) -> str | None:
-    """None if the error is about a session: its end counts then."""
+    """Return the outcome; None if the error is about a session, whose end is counted."""
     if isinstance(error, (NotStarted, StartFailed)) and (error.code in ROOMS or error.code == THROTTLED):
         return error.code
     return next((OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES), None)

@@ -1,4 +1,4 @@
-"""Binds the session of a request by its path, for all that is logged while the request is served."""
+"""Binds the session in a request's path to the log context, while the request is served."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Gauges that are looked up at a scrape: live sessions and machines, by the store's own count.
+"""Gauges that are computed at a scrape: live sessions and machines, counted by the store.
 
-A gauge that a process keeps by itself is wrong after a restart and with a second replica; the rows never are.
-So every replica shows the whole deployment's sessions and machines, to be aggregated with `max`, and its own
-channels and circuit breakers.
+A gauge that a process keeps is wrong after a restart and with a second replica; the rows never are. So every
+replica shows the whole deployment's sessions and machines, to be aggregated with `max`, and its own channels
+and circuit breakers.
 """
 
 from __future__ import annotations
@@ -26,19 +26,23 @@ from dispatcher.telemetry.metrics import PREFIX
 log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 5.0
-"""For so long a count is shown again, so that several scrapers cost one query; every 15 s is common."""
+"""Time that a count is cached, so that several scrapers cost one query; an interval of 15 s is common."""
 
 
 class Counting(Protocol):
     async def counts(self) -> Counts:
-        """Return the counts of what is live. Raises SQLAlchemyError if the store does not answer."""
+        """Return the counts of live sessions and machines.
+
+        Raises:
+            SQLAlchemyError: the store does not answer.
+        """
         ...
 
 
 class Channels(Protocol):
     @property
     def connected(self) -> int:
-        """How many machines are connected to this replica."""
+        """Number of machines that are connected to this replica."""
         ...
 
 
@@ -74,7 +78,7 @@ class Scrape(Collector):
         registry.register(self)
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All metrics, in the format that the scraper accepts, and its media type."""
+        """Return all metrics, in the format that the scraper accepts, and its media type."""
         async with self._counting:
             if self._clock.monotonic() - self._counted_at >= CACHE_SECONDS:
                 await self._count()
@@ -82,7 +86,7 @@ class Scrape(Collector):
         return encode(self._registry), media_type
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Named without being collected: nothing is known before the first scrape."""
+        """Name the metrics without collecting them: nothing is known before the first scrape."""
         yield from self._families(Counts())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -130,7 +134,8 @@ def _fill(
     names: Iterable[str],
     states: Iterable[str],
 ) -> None:
-    """A zero where there is none: a series that comes and goes cannot be compared with its past."""
+    """Add a zero for each missing label value: a series that comes and goes cannot be compared with
+    its past."""
     states = tuple(states)
     zeros = {(name, str(state)): 0 for name in names for state in states}
     for labels, number in (zeros | {(name, str(state)): n for (name, state), n in counted.items()}).items():

@@ -26,7 +26,7 @@ CONVERSATION = "conversation"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A span that is over. Times are unix seconds."""
+    """A finished span. Times are Unix seconds."""
 
     name: str
     since: float
@@ -38,7 +38,7 @@ class Piece:
 
 
 def told(before: Session | None, after: Session) -> Iterator[Piece]:
-    """The spans that ended with this change."""
+    """Return the spans that ended with this change."""
     if before is None:
         return
     for phase, since, until in phases(before, after):
@@ -56,8 +56,11 @@ def told(before: Session | None, after: Session) -> Iterator[Piece]:
 
 
 def _bot(session: Session, ready_at: float) -> Iterator[Piece]:
-    """Spans of the machine's process. Its marks are milliseconds since it began, by its own clock: the moment
-    in which both clocks are known is the bot's `ready`."""
+    """Return the spans of the machine's process.
+
+    Its marks are milliseconds since its beginning, by its own clock; both clocks are known at the bot's
+    `ready`.
+    """
     marks = session.timings
     ready = marks.get("ready", marks.get("pipeline"))
     if ready is None:

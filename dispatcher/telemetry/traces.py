@@ -1,7 +1,7 @@
-"""Writes spans. One trace goes from the click that started a session to the bot's first word.
+"""Writes spans. One trace covers a start from the click to the bot's first word.
 
-The caller's `traceparent` is its root, else the start request is. The session's row keeps the context of that
-request, so that whoever learns of the next step, after whatever restart, tells it under the same parent.
+The caller's `traceparent` is its root, else the start request is. The session's row stores the context of
+that request, so that later steps, after any restart, are recorded under the same parent.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from dispatcher.telemetry.spans import Piece, told
 
 @dataclass
 class Served:
-    """A request that is being served. What is set here is on its span when it ends."""
+    """A request that is being served. Attributes set here are on its span when it ends."""
 
     traceparent: str | None
-    """The context of what the request causes; without tracing, the caller's own."""
+    """The context of the request's consequences; without tracing, the caller's own."""
     status: int = 500
     attributes: dict[str, str] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Traces:
 
     @contextlib.contextmanager
     def serve(self, method: str, route: str, header: str | None) -> Iterator[Served]:
-        """A request, until the block ends.
+        """Record a request for as long as the block runs.
 
         Args:
             header: The request's `traceparent`.
@@ -82,16 +82,16 @@ class Traces:
             span.end(_nanoseconds(self._clock.now()))
 
     def session_changed(self, before: Session | None, after: Session) -> None:
-        """Called with every change of a session that was written."""
+        """Record a session's change. Called after each change that was written."""
         if self._tracer is None or after.traceparent is None:
             return
         for piece in told(before, after):
             self._write(self._tracer, piece, _under(after.traceparent), _attributes(after))
 
     def provider_called(self, call: ProviderCall) -> None:
-        """Called after each call; one that is not about a session with a trace is not told.
+        """Record a call to a provider, if it concerns a session with a trace.
 
-        Neither are `get` and `list`: who waits for a machine to go asks ten times a second.
+        `get` and `list` are not recorded: the wait for a machine's end makes ten a second.
         """
         subject = current()
         if self._tracer is None or subject.traceparent is None or call.action not in ("create", "stop"):
@@ -141,7 +141,7 @@ def _attributes(session: Session) -> dict[str, str]:
 
 
 def _under(traceparent: str | None) -> Context:
-    """The context below that span; an empty one, never the caller's, without."""
+    """Return the context below that span; without a span an empty one, never the caller's."""
     if traceparent is None:
         return Context()
     _, trace_id, span_id, flags = traceparent.split("-")

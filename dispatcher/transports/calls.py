@@ -1,4 +1,4 @@
-"""Reports on calls to the API that rooms come from, when they have ended."""
+"""Records of calls to the API of a transport's rooms."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 RoomAction = Literal["get_domain", "create_room", "get_room", "delete_room", "create_token"]
 
 RoomCallOutcome = Literal["ok", "throttled", "rejected", "unreachable", "faulty", "cancelled"]
-"""Outcome of a call: an answer, an error by its kind (`faulty`: one of ours), or nobody waited any more."""
+"""Outcome of a call: an answer, an error by its kind (`faulty`: a bug here), or `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoomCall:
-    """One call, repetitions counted apart."""
+    """One call; each repetition is a call."""
 
     action: RoomAction
     outcome: RoomCallOutcome
     seconds: float
-    """Until its answer, without the wait for its turn."""
+    """Time until the answer, without the wait for its turn."""
 
 
 OnRoomCall = Callable[[RoomCall], None]
-"""Is told of every call when it has ended, in the task that made it."""
+"""Called after every call, in the task that made it."""
 
 
 def unobserved(_call: RoomCall) -> None:
-    """Tell nobody."""
+    """Ignore the call."""
 
 
 def outcome_of(error: BaseException | None) -> RoomCallOutcome:

@@ -23,11 +23,11 @@ def configured(
     http: httpx.AsyncBaseTransport | None,
     on_room_call: OnRoomCall,
 ) -> dict[str, Transport]:
-    """Name → transport.
+    """Return name → transport.
 
     Args:
-        http: Answers in the place of the API that rooms come from.
-        on_room_call: Is told of every call to it.
+        http: Answers instead of the API of the rooms.
+        on_room_call: Called after every call to it.
     """
     return {
         name: transport.build(context)

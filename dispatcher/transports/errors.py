@@ -12,10 +12,10 @@ from __future__ import annotations
 
 
 class RoomError(Exception):
-    """A call about a room did not do what was asked.
+    """A call about a room failed.
 
     Attributes:
-        nowhere: Whether it is certain that there is no such room by this call.
+        nowhere: Whether it is certain that this call made no room.
     """
 
     nowhere = False
@@ -31,7 +31,7 @@ class TooManyCalls(RoomError):
 
 
 class NoAnswer(RoomError):
-    """No answer, or none that can be read: the call may have worked or not."""
+    """There was no readable answer: the call may have worked or not."""
 
 
 class Refused(RoomError):
@@ -48,4 +48,5 @@ class Refused(RoomError):
 
 
 class Unacceptable(Exception):
-    """A start request asks its transport for what nobody may have; the text names what is allowed."""
+    """A start request asks its transport for something that nobody may have; the text names what is
+    allowed."""

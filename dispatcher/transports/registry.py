@@ -1,4 +1,4 @@
-"""The transports that are installed: entry points of the group `switchboard.transports`."""
+"""The installed transports: entry points of the group `switchboard.transports`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransportContext:
-    """Parts that a transport is built from."""
+    """Context from which a transport is built."""
 
     clock: Clock
     shared: SharedSettings
@@ -30,9 +30,9 @@ class TransportContext:
     turn: Turn | None
     """The TURN servers with which this deployment shares a secret."""
     on_room_call: OnRoomCall
-    """Is told of every call to the API that rooms come from."""
+    """Called after every call to the API of the rooms."""
     http: httpx.AsyncBaseTransport | None = None
-    """Answers in the place of that API, for tests."""
+    """Answers instead of that API, in tests."""
 
 
 class TransportSettings(Plugin):

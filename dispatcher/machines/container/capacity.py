@@ -1,4 +1,4 @@
-"""The capacity of a host: the provider asks for it before a container is created, and the proxy again."""
+"""The capacity of a host: checked by the provider before it creates a container, and again by the proxy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dispatcher.machines.container.request import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import NoCapacity
 
 HOST_SHARE = 0.9
-"""The part of the host's memory that machines may have together: an engine promises what there is not, and
-the kernel then ends a bot in the middle of its call."""
+"""Share of the host's memory for all machines together: an engine overcommits, and the kernel then kills a
+bot during its call."""
 
 
 class Capacity:
-    """The memory of one host, and how many containers it may have.
+    """The memory of one host, and its limit on containers.
 
     Args:
-        info: Asks the engine for what `GET /info` answers.
-        containers: Asks it for all machines of the deployment, as `GET /containers/json` lists them.
-        most: So many containers there may be, those that have ended with them; None for any number.
+        info: Returns the engine's answer to `GET /info`.
+        containers: Returns all machines of the deployment, as `GET /containers/json` lists them.
+        most: Limit on containers, including those that have ended; None for none.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Capacity:
         self._one_at_a_time = asyncio.Lock()
 
     async def take(self, machine_id: str, memory_mb: int) -> None:
-        """Keep room for a container that is about to be created, until it is given back.
+        """Reserve memory for a container that is about to be created, until `give_back`.
 
         Raises:
-            NoCapacity: there is none.
+            NoCapacity: there is not enough.
         """
         async with self._one_at_a_time:
             whole = await self._for_machines()
@@ -63,18 +63,18 @@ class Capacity:
             self._taken_mb[machine_id] = memory_mb
 
     def give_back(self, machine_id: str) -> None:
-        """The container can be seen in the engine's list, or will never be."""
+        """Release the reservation: the container is in the engine's list, or will never be."""
         self._taken_mb.pop(machine_id, None)
 
     async def _for_machines(self) -> float:
-        """The MiB of memory that the host has for machines. It keeps them: the engine is asked once."""
+        """Return the host's memory for machines, in MiB. The engine is asked once."""
         if not self._whole_mb:
             self._whole_mb = (await self._info())["MemTotal"] * HOST_SHARE / 2**20
         return self._whole_mb
 
 
 def state_of(status: str) -> MachineState:
-    """Read the engine's words for it; a container that is paused or being restarted still is a machine."""
+    """Return the engine's state of a container; one that is paused or restarting still is a machine."""
     match status:
         case "created":
             return MachineState.requested

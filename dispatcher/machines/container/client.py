@@ -1,4 +1,4 @@
-"""A client of an engine's API, in the version that the engine has, whose errors are those of the taxonomy."""
+"""A client of the engine's API, in the engine's version; its errors are `ProviderError`s."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.machines.provider import NoCapacity, ProviderError, Rejected, Th
 log = logging.getLogger(__name__)
 
 REGISTRY_RETRY_SECONDS = 60.0
-"""A registry that counts pulls says not when the next one may come."""
+"""Pause after a registry's rate limit, as registries do not say when the next pull may come."""
 
 FULL = (
     "no space left on device",
@@ -42,12 +42,14 @@ NOT_TO_BE_HAD = (
     "unauthorized",
     "forbidden",
 )
-"""What a pull says in the middle of its progress, without a status, of an image that it will not get later
-either. Anything else was the way to the registry, or the registry's own trouble."""
+"""Messages of a pull whose image will never be available; they come within its progress, without a status.
+
+Any other message is about the connection to the registry, or the registry's own trouble.
+"""
 
 
 def mapped(error: Exception) -> ProviderError:
-    """The engine's error, in the taxonomy."""
+    """Return the engine's error as a ProviderError."""
     if not isinstance(error, aiodocker.DockerError):
         return Unreachable(f"the engine did not answer: {error or type(error).__name__}")
     words, lower = error.message.strip(), error.message.lower()
@@ -68,7 +70,7 @@ def mapped(error: Exception) -> ProviderError:
 
 
 def is_of_another_version(error: Exception) -> bool:
-    """Return True if the engine refuses the version of its API that it was asked in: too old, or too new."""
+    """Return True if the engine refuses the API version of the request, as too old or too new."""
     return (
         isinstance(error, aiodocker.DockerError)
         and error.status == 400
@@ -77,7 +79,7 @@ def is_of_another_version(error: Exception) -> bool:
 
 
 def is_of_the_gone(error: Exception) -> bool:
-    """Return True if there is no such container, or the engine is already removing it."""
+    """Return True if the container does not exist, or the engine is removing it."""
     if not isinstance(error, aiodocker.DockerError):
         return False
     being_removed = error.status == 409 and "already in progress" in error.message.lower()
@@ -85,13 +87,13 @@ def is_of_the_gone(error: Exception) -> bool:
 
 
 def is_taken_name(error: aiodocker.DockerError) -> bool:
-    """Return True if a container of that name is there. Podman 4.3 says so with status 500."""
+    """Return True if a container of that name exists. Podman 4.3 answers so with status 500."""
     return error.status == 409 or "already in use" in error.message
 
 
 CALL_SECONDS = 10.0
-"""How long one call may take, pulls and stops not counted. An engine on a slow disk creates a container in
-one to two seconds."""
+"""Limit on one call, pulls and stops not counted. An engine on a slow disk creates a container in one to two
+seconds."""
 
 
 class EngineClient:
@@ -107,9 +109,10 @@ class EngineClient:
         self._version_known = False
 
     async def docker(self) -> aiodocker.Docker:
-        """The client, in the right version.
+        """Return the client, in the engine's version.
 
-        The engine is asked for it at first, and again when it has not answered: it may be a newer one then.
+        The engine is asked for its version at first, and again after it has not answered: it may be newer
+        then.
 
         Raises:
             ProviderError: it does not answer.
@@ -127,7 +130,7 @@ class EngineClient:
         await self._ping(await self.docker())
 
     async def _ping(self, docker: aiodocker.Docker) -> str | None:
-        """Return the newest version that the engine has."""
+        """Return the newest API version that the engine supports."""
         with self.translated():
             async with docker._query(PING, versioned_api=False) as answer:
                 return answer.headers.get(HEADER)
@@ -142,10 +145,10 @@ class EngineClient:
 
     @contextlib.contextmanager
     def translated(self, *, gone_is_fine: bool = False) -> Iterator[None]:
-        """Raise the engine's errors as those of the taxonomy.
+        """Raise the engine's errors as ProviderErrors.
 
         Args:
-            gone_is_fine: Whether a container that does not exist, or is being removed, is no error.
+            gone_is_fine: Ignore the error that a container does not exist, or is being removed.
         """
         try:
             yield
@@ -165,9 +168,9 @@ class EngineClient:
 
 
 class HostAddress:
-    """The gateway of the machines' network, where that is an address of this computer.
+    """The gateway of the machines' network, if it is an address of this computer.
 
-    Elsewhere, as with an engine in a virtual machine, only the engine knows.
+    Otherwise, as with an engine in a virtual machine, only the engine knows the address.
     """
 
     def __init__(self, engine: EngineClient, network: str) -> None:
@@ -177,7 +180,7 @@ class HostAddress:
         self._is_refused = False
 
     async def find(self) -> str:
-        """Return an address, or the engine's word for it."""
+        """Return an address, or the engine's own name for it."""
         if not (self._is_refused or _is_of_this_computer(self._known)):
             self._known = await self._gateway()
         return self._known if _is_of_this_computer(self._known) else ASK_THE_ENGINE
@@ -199,7 +202,7 @@ class HostAddress:
 
 
 def _is_of_this_computer(address: str) -> bool:
-    """Return True if something of this computer can listen there."""
+    """Return True if a process of this computer can listen on the address."""
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as one:

@@ -1,4 +1,4 @@
-"""The images of an engine's machines: each is pulled once, however many wait for it."""
+"""The images of an engine's machines: each is pulled once, for all who wait for it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 SILENCE_SECONDS = 300.0
-"""How long a pull may tell of no progress before it is given up; the next start begins it anew. An engine
-tells of each layer several times a second."""
+"""Limit on a pull without progress; the next start pulls again. An engine reports each layer several times a
+second."""
 
 
 class Images:
-    """Pulls what the engine does not have. A pull goes on when nobody waits for it any more."""
+    """Pulls images that the engine lacks. A pull goes on when nobody waits for it any more."""
 
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
         self._pulling: dict[str, asyncio.Task[None]] = {}
 
     def prepare(self, image: str) -> None:
-        """Get an image that will be needed. Returns at once."""
+        """Pull an image that will be needed. Returns at once."""
         self._pull(image).add_done_callback(_log_failed_pull)
 
     async def close(self) -> None:
@@ -39,7 +39,7 @@ class Images:
         await asyncio.gather(*pulls, return_exceptions=True)
 
     async def have(self, image: str) -> None:
-        """Get the image of a machine that is to be created.
+        """Pull the image of a machine that is about to be created, if it is missing.
 
         Raises:
             ProviderError: it could not be pulled; never `Unreachable`.
@@ -51,17 +51,17 @@ class Images:
             raise NoCapacity(f"image {image} could not be pulled: {error}") from error
 
     async def reads_file(self, image: str) -> bool:
-        """Return True if the image's bot reads variables from a file; False if the engine has no such image.
+        """Return True if the image's bot reads variables from a file; False if the engine lacks the image.
 
         Raises:
-            aiodocker.DockerError: the engine does not tell.
+            aiodocker.DockerError: the engine did not answer.
         """
         found = await _found(await self._engine.docker(), image)
         labels = (found or {}).get("Config", {}).get("Labels") or {}
         return labels.get(IMAGE_LABEL) == "true"
 
     def _pull(self, image: str) -> asyncio.Task[None]:
-        """Get an image that the engine does not have, once however many wait for it."""
+        """Pull an image that the engine lacks, once for all who wait for it."""
         if (task := self._pulling.get(image)) is None:
             task = asyncio.create_task(self._pull_now(image))
             self._pulling[image] = task
@@ -96,8 +96,10 @@ async def _found(docker: aiodocker.Docker, image: str) -> dict[str, Any] | None:
 
 
 async def _without_silence(steps: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    """These steps, or TimeoutError. No limit of the client's own would do: it takes one that is over in the
-    middle of a pull for the end of the pull."""
+    """Yield the steps of a pull; raise TimeoutError after `SILENCE_SECONDS` without one.
+
+    The client's own limit would not do: it takes an expired limit for the end of the pull.
+    """
     while True:
         async with asyncio.timeout(SILENCE_SECONDS):
             step = await anext(steps, None)

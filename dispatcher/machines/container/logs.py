@@ -28,10 +28,10 @@ HEADER_BYTES = 8
 CHUNK_BYTES = 64 * 1024
 
 READ_BYTES = 20 * 2**20
-"""Limit on what is read of one answer: more than 1,000 lines of Docker's, which it cuts at 16 KiB each."""
+"""Limit on what is read of one answer: more than 1,000 of Docker's lines, which it cuts at 16 KiB each."""
 
 TIME_BYTES = 64
-"""More than the time before a piece has, which stays where the middle of the piece is left out."""
+"""Bytes kept from the beginning of a long piece: more than its timestamp takes."""
 
 UNREAD = f"[switchboard: the log goes on; only its first {READ_BYTES // 2**20} MiB of these lines were read]"
 
@@ -41,11 +41,11 @@ class Printed:
     """Part of a container's log, as the engine sent it."""
 
     pieces: Sequence[bytes]
-    """Each is a frame: a line, or a part of a long one."""
+    """Frames: each is a line, or a part of a long one."""
     is_cut: bool
-    """Pieces before these were left out, or bytes of them."""
+    """True if earlier pieces, or bytes of them, were left out."""
     is_unread: bool
-    """The engine had more to send."""
+    """True if the engine had more to send."""
 
     def text(self) -> str:
         end = f"\n{UNREAD}\n" if self.is_unread else ""
@@ -53,12 +53,10 @@ class Printed:
 
 
 async def read_pieces(docker: aiodocker.Docker, container: str, most: int, **parameters: Any) -> Printed:
-    """Read the last of what a container has printed, some `most` bytes.
-
-    The caller bounds the time.
+    """Read the last `most` bytes or so that a container has printed. The caller limits the time.
 
     Args:
-        parameters: Of the engine's "Get container logs": `tail`, `since`, `timestamps`.
+        parameters: Those of the engine's "Get container logs": `tail`, `since`, `timestamps`.
     """
     pieces: deque[bytearray] = deque()
     kept, read, is_cut = 0, 0, False
@@ -85,7 +83,7 @@ async def read_pieces(docker: aiodocker.Docker, container: str, most: int, **par
 
 
 async def _unframed(content: aiohttp.StreamReader) -> AsyncIterator[tuple[bool, bytes]]:
-    """Yield what was printed as it comes, and whether it begins a frame."""
+    """Yield the output as it arrives, and whether it begins a frame."""
     header, left, begins = b"", 0, False
     async for chunk in content.iter_chunked(CHUNK_BYTES):
         at = 0
@@ -105,14 +103,14 @@ async def _unframed(content: aiohttp.StreamReader) -> AsyncIterator[tuple[bool, 
 NANO = 10**9
 
 PIECES = 10**6
-"""More than an engine tells of one moment."""
+"""Limit on the pieces of one moment: more than any engine has."""
 
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
-"""RFC 3339, which Docker writes with nine digits and Z, and Podman with an offset."""
+"""A timestamp in RFC 3339; Docker writes nine digits and Z, Podman an offset."""
 
 
 def since(after: int) -> str:
-    """Return the engine's parameter of this name: pieces of that moment come too."""
+    """Return the engine's parameter `since`; it includes the pieces of that very moment."""
     moment = after // PIECES
     return f"{moment // NANO}.{moment % NANO:09}"
 
@@ -120,12 +118,12 @@ def since(after: int) -> str:
 def part_of(
     printed: Sequence[bytes], lines: int, after: int, most: int = LOG_BYTES, *, is_cut: bool = False
 ) -> LogPart:
-    """Return the last lines that came after that place.
+    """Return the last lines after that place.
 
     Args:
-        printed: The engine's pieces, each with its time before it: at most `lines`, and one more that tells
-            that some are left out. One without a time is the rest of a piece.
-        is_cut: Pieces before these were left out.
+        printed: The engine's pieces, each with its timestamp: at most `lines`, and one more if some are left
+            out. A piece without a timestamp is the rest of the one before.
+        is_cut: True if earlier pieces were left out.
     """
     cut = is_cut or sum(_TIME.match(piece) is not None for piece in printed) > lines
     # Of pieces that were left out nobody knows which they were: then none counts as given before.
@@ -155,7 +153,7 @@ def part_of(
 
 
 def _within(lines: Sequence[str], most: int) -> Sequence[str]:
-    """Return the last lines that `most` bytes have room for; of a single longer one its end."""
+    """Return the last lines that fit into `most` bytes; of a single longer line its end."""
     room = most
     for index in range(len(lines) - 1, -1, -1):
         room -= len(lines[index].encode()) + 1

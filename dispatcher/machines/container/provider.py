@@ -56,20 +56,23 @@ from dispatcher.machines.provider import (
 log = logging.getLogger(__name__)
 
 VISIBLE_SECONDS, LOOK_SECONDS = 5.0, 0.1
-"""Time that a container may be invisible whose name is taken, and the pause between looks for it: as long as
-an engine on a busy host takes to create one."""
+"""Time that a container may be invisible although its name is taken, and the pause between look-ups: as long
+as an engine on a busy host takes to create one."""
 
 LATE = timedelta(seconds=30)
-"""A bot keeps its own deadline: the container's is so much later, for one that does not."""
+"""Time from a session's deadline, which the bot enforces, to the container's, for a bot that does not."""
 
 TAIL_LINES, TAIL_BYTES = 20, 16 * 1024
-"""Part of the log of a container that has ended; the bytes are those of a line of Docker's."""
+"""Limits on the log of an ended container in its status; Docker's longest line has as many bytes."""
 
 HAS_RUN = 409
 
 LOG_SECONDS = 3.0
-"""Limit on reading a log: the client has none for logs. Together with the look at the container's state it
-must come within the 10 s that the fleet gives a `get`, or its exit code is not told either."""
+"""Limit on reading a log, as the client has none.
+
+Together with the look-up of the container it must stay below the 10 s that the fleet gives a `get`, or the
+exit code would be lost too.
+"""
 
 
 class ContainerProvider:
@@ -77,18 +80,18 @@ class ContainerProvider:
 
     Args:
         url: The engine's API: `unix:///…`, `tcp://host:port` or `http://host:port`.
-        deployment: Tells this deployment's machines from others of the same engine; part of their names.
-        network: The engine's network that machines are in: the dispatcher and the internet are to be reached.
+        deployment: Distinguishes this deployment's machines from others on the same engine; part of their
+            names.
+        network: The engine's network for machines; it must reach the dispatcher and the internet.
         models: A volume's name or a directory of the host, which machines see read-only at `/mnt/models`.
-        late: How much later than its session's deadline a container is ended.
+        late: Time from a session's deadline to its container's.
     """
 
     name = "container"
 
     settling = timedelta(seconds=3 * CALL_SECONDS + VISIBLE_SECONDS + 1)
-    """A create that was given up goes on behind the scenes for as long as its calls may take: to create, to
-    look who has the name, to hand over variables, to start. One that has not come so far, for want of an
-    image, goes no further."""
+    """Longest time that an abandoned create goes on: its calls create the container, look up its name, hand
+    over variables and start it. A create that is still waiting for its image stops."""
 
     def __init__(
         self,
@@ -104,14 +107,14 @@ class ContainerProvider:
         self._late = late
         self._creating: dict[str, asyncio.Task[MachineStatus]] = {}
         self._waiting: Counter[str] = Counter()
-        """Machine that is being created → how many callers wait for it."""
+        """Machine that is being created → number of callers that wait for it."""
         self._host = HostAddress(self._engine, network)
         self._images = Images(self._engine)
         self._capacity = Capacity(self._info, self._containers)
         self._removal = Removal(self._remove)
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
-        """Pull the images that the engine does not have."""
+        """Pull the images that the engine lacks."""
         for image in {preparation.image for preparation in preparations if preparation.image}:
             self._images.prepare(image)
 
@@ -122,7 +125,7 @@ class ContainerProvider:
         await self._engine.ping()
 
     async def close(self) -> None:
-        """End what goes on behind the scenes. Machines are not touched."""
+        """Cancel the background work. Machines are not touched."""
         for task in self._creating.values():
             task.cancel()
         await asyncio.gather(*self._creating.values(), return_exceptions=True)
@@ -150,7 +153,7 @@ class ContainerProvider:
         return None if found is None else await self._status(machine_id, found)
 
     async def start(self, spec: MachineSpec) -> MachineStatus:
-        """Start a container whose creator was cut off before it could, or died."""
+        """Start a container whose creator was interrupted before it could."""
         if (creating := self._creating.get(spec.id)) is not None:
             return await asyncio.shield(creating)
         if (found := await self._look(spec.id)) is None:
@@ -158,7 +161,7 @@ class ContainerProvider:
         return await self._going(spec, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone; removes containers that are, see `Removal`."""
+        """Yield every machine that is not gone; removes containers that are, see `Removal`."""
         found = {one["Labels"][MACHINE_LABEL]: state_of(one["State"]) for one in await self._containers()}
         self._removal.listed(machine_id for machine_id, state in found.items() if state is MachineState.gone)
         for machine_id, state in found.items():
@@ -214,7 +217,7 @@ class ContainerProvider:
             done.exception()  # whoever waited for it has it; who went away looks the machine up
 
     async def _again(self, spec: MachineSpec) -> MachineStatus:
-        """The machine of an earlier create, started if that one did not get so far."""
+        """Return the machine of an earlier create; start it if that create did not."""
         machine_id = spec.id
         try:
             async with asyncio.timeout(VISIBLE_SECONDS):
@@ -231,15 +234,14 @@ class ContainerProvider:
         return await self._going(spec, found)
 
     async def _going(self, spec: MachineSpec, found: Mapping[str, Any]) -> MachineStatus:
-        """Return the status of a container that somebody created; start it, if that one did not get so
-        far."""
+        """Return the status of an existing container; start it if its creator did not."""
         if found["State"]["Status"] == "created":
             # Whether it was handed its variables cannot be seen, and twice is fine.
             return await self._start(spec, has_file=LABEL in found["Config"]["Labels"])
         return await self._status(spec.id, found)
 
     async def _start(self, spec: MachineSpec, *, has_file: bool) -> MachineStatus:
-        """Start a container that was created. Any error but `Unreachable` says that it is there no more."""
+        """Start a created container. Any error but `Unreachable` means that it no longer exists."""
         machine_id = spec.id
         try:
             with self._engine.translated():
@@ -259,7 +261,7 @@ class ContainerProvider:
         return MachineStatus(machine_id, MachineState.started)
 
     async def _hand_over(self, spec: MachineSpec) -> None:
-        """Write the variables that are hidden into a container that was created."""
+        """Write the hidden variables into a created container."""
         docker = await self._engine.docker()
         packed = archive(split(spec.agent_environment, spec.environment)[1])
         # The client's own method takes the empty answer for one that it cannot read.
@@ -284,7 +286,7 @@ class ContainerProvider:
             await (await self._container(machine_id)).delete(force=True, v=True, timeout=timeout)
 
     async def _look(self, machine_id: str) -> Mapping[str, Any] | None:
-        """Inspect a container that may be there: no error says that there is none."""
+        """Inspect a container that may exist; an error does not mean that it does not."""
         try:
             return await self._inspect(machine_id)
         except ProviderError as error:
@@ -324,7 +326,7 @@ class ContainerProvider:
         return replace(part, lines=(*part.lines, *unread))
 
     async def _printed(self, machine_id: str, most: int, **parameters: Any) -> Printed | None:
-        """Return the last of what the container printed; None if it is gone."""
+        """Return the end of the container's output; None if it is gone."""
         with self._engine.translated(gone_is_fine=True):
             docker = await self._engine.docker()
             async with asyncio.timeout(LOG_SECONDS):

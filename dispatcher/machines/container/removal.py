@@ -1,4 +1,4 @@
-"""When containers that have ended are removed: once how they ended is on record, or nobody will ask."""
+"""Removes ended containers, once their end is on record or nobody will ask for it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from dispatcher.tasks import end_tasks
 log = logging.getLogger(__name__)
 
 MOST_TOLD = 10_000
-"""Machines that are kept in mind until a listing has them: a replica that does not list sees none."""
+"""Limit on the machines remembered until a listing contains them: a replica that never lists sees none."""
 
 
 class Removal:
-    """Removes what has ended, one at a time and behind the scenes. An engine may take seconds for each, or
-    not answer, and no listing waits for it.
+    """Removes ended containers one at a time, in the background.
+
+    An engine may take seconds for each, or not answer, and no listing waits for it.
 
     Args:
-        remove: Removes a machine's container, or raises `ProviderError` within a time.
+        remove: Removes a machine's container, or raises `ProviderError` within a time limit.
     """
 
     def __init__(self, remove: Callable[[str], Awaitable[None]]) -> None:
         self._remove = remove
         self._told: dict[str, None] = {}
         self.ended: Collection[str] = ()
-        """Machines that the last listing had, and that have ended."""
+        """Ended machines in the last listing."""
         self._removing: asyncio.Task[None] | None = None
 
     def told(self, machine_ids: Iterable[str]) -> None:
-        """Somebody knows how these ended, or nobody will ask: the next listing removes them."""
+        """Mark machines whose end is on record, or of no interest: the next listing removes them."""
         for machine_id in machine_ids:
             self._told[machine_id] = None
             if len(self._told) > MOST_TOLD:
                 del self._told[next(iter(self._told))]
 
     def listed(self, gone: Iterable[str]) -> None:
-        """A listing has these, which have ended. Returns at once."""
+        """Take the ended machines of a listing. Returns at once."""
         self.ended = tuple(gone)
         due = [machine_id for machine_id in self.ended if machine_id in self._told]
         if due and (self._removing is None or self._removing.done()):

@@ -1,10 +1,10 @@
-"""The engine's request for a machine's container, down to the last member, and the version it is asked in.
+"""The engine's request for a machine's container, complete, and its API version.
 
-The request is one function of a few facts. The provider sends what it gives; the engine's proxy
-(`dispatcher/engine_proxy/`) lets nothing through that it would not give.
+The request is one function of a few facts. The provider sends its result; the engine's proxy
+(`dispatcher/engine_proxy/`) passes nothing that differs from it.
 
-Variables that nobody is to see who may look at containers are a file in a volume of the container's own. It
-is written between its creation and its start, and the bot reads and deletes it before anything else.
+Variables that viewers of containers must not see are a file in a volume of the container's own. It is written
+between the container's creation and start, and the bot reads and deletes it first.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from dispatcher.machines.deadline import command
 from dispatcher.settings import ENVIRONMENT_PREFIX
 
 PING = "_ping"
-"""The one path that has no version before it: what to ask for the newest version that the engine has."""
+"""The only path without a version: it returns the newest version of the engine."""
 
 HEADER = "Api-Version"
-"""Of the answer to it."""
+"""Header of the answer with that version."""
 
 OLD, NEW = "v1.41", "v1.44"
-"""Docker 29 and later refuse what is older than the new one, which Docker has since 25. The old one is that
-of Docker 20.10, which later ones up to 28 have too, and of Podman."""
+"""API versions. The old one is that of Docker 20.10, which later engines up to 28 and Podman support. Docker
+29 and later require at least the new one, which Docker has had since 25."""
 
 
 def chosen(newest: str | None) -> str:
-    """The version to ask an engine in, by what its HEADER says: two numbers, such as `1.52`."""
+    """Return the version to use, given the engine's HEADER: two numbers, such as `1.52`."""
     match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", newest or "")
     if match is None:
         return OLD
@@ -42,16 +42,18 @@ def chosen(newest: str | None) -> str:
 
 
 DIRECTORY, FILE = "/run/switchboard", "variables.json"
-"""The volume's place in a container, and the file in it."""
+"""The volume's path in a container, and the file's name in it."""
 
 IMAGE_LABEL = "switchboard.reads-variables-file"
-"""`true` on images whose bot reads the file; others get all their variables in the open."""
+"""Label with the value `true` on images whose bot reads the file; other images get all variables in
+the open."""
 
 LABEL = "switchboard.variables-file"
-"""On containers that get one. They have their image's labels too, and so this is another one."""
+"""Label on containers that get a file. It differs from the image's label because containers inherit
+that one."""
 
 MOST_BYTES = 1024 * 1024
-"""Of all variables of a machine: a kernel takes no more of them than 2 MiB either, and of each 128 KiB."""
+"""Limit on all variables of a machine: a kernel takes at most 2 MiB of them, and 128 KiB of each."""
 
 AT_THE_START = re.compile(
     r"LD_(LIBRARY_PATH|PRELOAD|AUDIT|BIND_NOW|BIND_NOT|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|SHOW_AUXV)"
@@ -64,15 +66,15 @@ before the bot could give them. They are shown, so each is here by its name: `LD
 are secrets."""
 
 _MEMBERS = 2
-"""Of the archive: the directory, and the file."""
+"""Members of the archive: the directory, and the file."""
 
 
 def split(agents: Mapping[str, str], machines: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables that are shown, and those that are hidden.
+    """Return the visible variables, and the hidden ones.
 
     Args:
         agents: Those that the agent's `env` names.
-        machines: Ours, of which the token alone is secret.
+        machines: Switchboard's own, of which only the token is secret.
     """
     hidden = {name: value for name, value in agents.items() if not AT_THE_START.fullmatch(name)}
     hidden |= {name: machines[name] for name in (MACHINE_TOKEN_VARIABLE,) if name in machines}
@@ -81,9 +83,9 @@ def split(agents: Mapping[str, str], machines: Mapping[str, str]) -> tuple[dict[
 
 
 def archive(variables: Mapping[str, str]) -> bytes:
-    """Return the file as the engine takes it, to be unpacked at `DIRECTORY`.
+    """Return the file as a tar archive, for the engine to unpack at `DIRECTORY`.
 
-    Any user may read and delete it, since an image's user may be any: nobody else is in the container.
+    Every user may read and delete it, because an image may run as any: nobody else is in the container.
     """
     packed = io.BytesIO()
     content = json.dumps(dict(variables), sort_keys=True).encode()
@@ -103,7 +105,7 @@ def content_of(packed: bytes) -> bytes:
     """Return the file's content from an archive as `archive` makes it.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the archive is of another form.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as files:
@@ -121,12 +123,14 @@ MACHINE_LABEL = "switchboard.machine"
 MEMORY_LABEL = "switchboard.memory-mb"
 
 PIDS = 256
-"""Processes and threads of one machine. A bot with Silero's model has some 30."""
+"""Limit on the processes and threads of one machine. A bot with Silero's model has some 30."""
 
 TMP_MB = 64
-"""Size of `/tmp`. It counts as the machine's memory. A bot can write there, in `/dev/shm` (64 MB as the
-engine makes it, of the machine's memory too), and where its image has a `VOLUME`: that one is on the host's
-disk and has no limit."""
+"""Size of `/tmp`, which counts as the machine's memory.
+
+A bot can also write to `/dev/shm` (64 MB by the engine's default, of the machine's memory too), and to a
+`VOLUME` of its image, which is on the host's disk and has no limit.
+"""
 
 LOG_LIMITS = {"max-size": "10m", "max-file": "2"}
 
@@ -134,19 +138,19 @@ MODELS_TARGET = "/mnt/models"
 """The directory in which machines see the deployment's models."""
 
 OWN_VARIABLES = frozenset({"HOME", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", TRACEPARENT_VARIABLE})
-"""Variables that machines get beside what their agents name, and beside names that only our runtime reads."""
+"""Variables that machines get besides those that their agents name, and those that only the runtime reads."""
 
 ASK_THE_ENGINE = "host-gateway"
-"""The engine's own word for it. An engine that kept its containers through a restart (`live-restore`) has
-forgotten what it means, and writes `<nil>` into the hosts file of each new one."""
+"""The engine's own name for the host's address. An engine that kept its containers through a restart
+(`live-restore`) no longer knows it, and writes `<nil>` into the hosts file of each new one."""
 
 HOST_NAME = "host.docker.internal"
-"""A name for the host, for a dispatcher that runs beside the engine and not in a container."""
+"""Name of the host, for a dispatcher that runs beside the engine and not in a container."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """The common part of all containers of a deployment."""
+    """Facts that all containers of a deployment share."""
 
     deployment: str
     network: str
@@ -159,19 +163,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """The part that tells one container from another."""
+    """Facts that differ between containers."""
 
     machine_id: str
     image: str
     nano_cpus: int
     memory_mb: int
     seconds: int
-    """From its start to its end at the latest."""
+    """Longest life of the container."""
     arguments: tuple[str, ...]
     environment: tuple[str, ...]
     """Variables, each as `NAME=value`."""
     has_file: bool = False
-    """True if more variables are handed over in a file."""
+    """True if further variables are handed over in a file."""
     host: str = ASK_THE_ENGINE
     """The address of the dispatcher's host."""
 
@@ -189,12 +193,12 @@ def machine_id_of(place: Place, names: Iterable[str] | None, labels: Mapping[str
 
 
 def is_own(variable: str) -> bool:
-    """Return True if a variable of this name is ours, and not an agent's."""
+    """Return True if a variable of this name is Switchboard's, and not an agent's."""
     return variable in OWN_VARIABLES or variable.startswith(ENVIRONMENT_PREFIX)
 
 
 def body(place: Place, facts: Facts) -> dict[str, Any]:
-    """The JSON body of `POST /containers/create`."""
+    """Return the JSON body of `POST /containers/create`."""
     memory = facts.memory_mb * 2**20
     host: dict[str, Any] = {
         "NetworkMode": place.network,

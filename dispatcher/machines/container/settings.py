@@ -22,9 +22,9 @@ class ContainerPlacement(PlacementSettings):
     engine_url: str = Field(default="unix:///var/run/docker.sock", pattern=r"^(unix|tcp|http)://.+$")
     """The engine's API."""
     deployment: PlacementName = "switchboard"
-    """Tells this deployment's machines from those of others on the same engine; their names begin with it."""
+    """Distinguishes this deployment's machines from others on the same engine; their names begin with it."""
     network: str = Field(default="bridge", min_length=1)
-    """The engine's network that machines are in. They must reach a dispatcher (`machine_url`) from there."""
+    """The engine's network for machines. They must reach a dispatcher (`machine_url`) from there."""
     models: str | None = Field(default=None, min_length=1)
     """A volume's name, or a directory of the engine's host, that machines see read-only at /mnt/models."""
 

@@ -1,9 +1,9 @@
-"""Fly's answers, read alike by the dispatcher's client and by the stacks'."""
+"""Fly's answers, parsed alike by the dispatcher's client and by the stacks'."""
 
 from __future__ import annotations
 
 THROTTLED = ("resource_exhausted: rate limit", "rate limit exceeded")
-"""Words with which Fly throttles under another status than 429 at times."""
+"""Texts with which Fly at times throttles under another status than 429."""
 
 
 def throttles(status: int, words: str) -> bool:

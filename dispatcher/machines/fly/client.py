@@ -1,7 +1,7 @@
-"""Fly's Machines API: the calls that the provider makes, and the meaning of its errors for the fleet.
+"""Fly's Machines API: the provider's calls, and the meaning of its errors for the fleet.
 
-Fly describes two words of an error's `status` and next to none of its status codes. What is here beyond that
-is what fly-go, Fly's own client, tells apart (flaps/flaps_error.go), and what users saw.
+Fly documents two values of an error's `status` and hardly any of its status codes. The rest comes from
+fly-go, Fly's own client (flaps/flaps_error.go), and from users' reports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dispatcher.machines.provider import (
 )
 
 RETRY_SECONDS = 1.0
-"""After a 429 that does not say: each action has a call a second."""
+"""Pause after a 429 without `Retry-After`: each action allows one call a second."""
 
 NO_CAPACITY_CODES = ("insufficient_capacity", "volume_placement_capacity")
 
@@ -55,8 +55,7 @@ _TAKEN = re.compile(r"unique machine name violation, machine ID (\w+)")
 
 
 def machine_with_name(answer: httpx.Response) -> str | None:
-    """The machine that has the name already; empty where Fly does not say which. None: it is another
-    error."""
+    """Return the machine that has the name; empty if Fly does not name it. None: it is another error."""
     if answer.status_code not in (409, 422) or "already_exists" not in answer.text:
         return None
     match = _TAKEN.search(answer.text)
@@ -64,7 +63,7 @@ def machine_with_name(answer: httpx.Response) -> str | None:
 
 
 def mapped(answer: httpx.Response) -> ProviderError:
-    """Fly's error, in the taxonomy."""
+    """Return Fly's error as a ProviderError."""
     status, said = answer.status_code, _body(answer)
     words = str(said.get("error") or said.get("message") or answer.text[:500]).strip()
     lower, about = words.lower(), f"Fly answered {answer.status_code}: {words}"
@@ -91,9 +90,10 @@ def mapped(answer: httpx.Response) -> ProviderError:
 
 
 def unanswered(error: httpx.HTTPError) -> Unreachable:
-    """A call that got no answer, or none that can be read.
+    """Return the error of a call without a readable answer.
 
-    The error's own words stay out: where a header could not be sent, they have it, with the token.
+    The exception's own text is left out: if a header could not be sent, it contains the header, with the
+    token.
     """
     return Unreachable(f"Fly did not answer: {type(error).__name__}")
 
@@ -107,7 +107,7 @@ def _body(answer: httpx.Response) -> Mapping[str, Any]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds. Fly documents no header; a date in the place of seconds tells no more than its absence."""
+    """Return `Retry-After` in seconds. Fly documents no such header; a date in it counts as none."""
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
@@ -120,13 +120,13 @@ CALL_SECONDS = 8.0
 """Limit on a call. The fleet gives up after 10."""
 
 CREATE_SECONDS = 15.0
-"""Limit on a create: Fly reserves a place for the machine, "maybe low double digit seconds"."""
+"""Limit on a create: Fly allocates a host for the machine, "maybe low double digit seconds"."""
 
 LONGEST_WAIT = 60
-"""Seconds; Fly's."""
+"""Fly's limit on one call of `wait`, in seconds."""
 
 CONNECTIONS = 1000
-"""At once. Every machine that is being started holds one, in which its start is waited for."""
+"""Limit on concurrent connections. Every machine that is starting holds one, which waits for its start."""
 
 NONCE = "fly-machine-lease-nonce"
 
@@ -135,7 +135,7 @@ Machine = dict[str, Any]
 
 
 class NameTaken(Exception):
-    """A machine of this name exists. Which, is in `id`; empty where Fly does not say."""
+    """A machine of this name exists. `id` is its id; empty if Fly does not name it."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
@@ -159,7 +159,11 @@ class FlyApi:
             self._made = None
 
     async def create(self, app: str, body: dict[str, Any]) -> Machine:
-        """Raises: NameTaken, besides."""
+        """Create a machine.
+
+        Raises:
+            NameTaken: besides.
+        """
         answer = await self._call("POST", app, json=body, seconds=CREATE_SECONDS)
         if (taken := machine_with_name(answer)) is not None:
             raise NameTaken(taken)
@@ -180,7 +184,8 @@ class FlyApi:
         return _read(await self._call("GET", app, params=params))
 
     async def wait(self, app: str, machine: Machine, states: Collection[str], seconds: float) -> str | None:
-        """The state that it has come into; None: none of these in that time. It may be empty: unsaid."""
+        """Return the state that the machine reached; None if it reached none of these in time. Empty: not
+        told."""
         seconds = max(1, min(int(seconds), LONGEST_WAIT))
         params = [("state", state) for state in states]
         # `stopped` is of one version of a machine, the others of any.
@@ -194,7 +199,7 @@ class FlyApi:
         return _read(answer).get("state", "")
 
     async def lease(self, app: str, machine: str, seconds: int, nonce: str | None) -> str | None:
-        """Take the machine's lease, or take it for longer; None: somebody else has it."""
+        """Take or extend the machine's lease; return None if another holder has it."""
         body = {"ttl": seconds, "description": "switchboard: stop"}
         answer = await self._call("POST", app, f"{machine}/lease", json=body, nonce=nonce)
         if answer.status_code == 409:
@@ -204,12 +209,12 @@ class FlyApi:
         return said.get("data", said)["nonce"]
 
     async def stop(self, app: str, machine: str, signal: str, seconds: int, nonce: str) -> bool:
-        """Ask it to stop; return False if it could not be asked: it may not run, or be gone."""
+        """Ask the machine to stop; return False if Fly refuses: it may not run, or be gone."""
         body = {"signal": signal, "timeout": f"{seconds}s"}
         return _done(await self._call("POST", app, f"{machine}/stop", json=body, nonce=nonce))
 
     async def delete(self, app: str, machine: str, nonce: str | None = None) -> None:
-        """Destroy it, whatever it does. Fine where it is gone."""
+        """Destroy the machine in any state. Does nothing if it is gone."""
         params = [("force", "true")]
         _done(await self._call("DELETE", app, machine, params=params, nonce=nonce))
 
@@ -230,7 +235,7 @@ class FlyApi:
         nonce: str | None = None,
         seconds: float = CALL_SECONDS,
     ) -> httpx.Response:
-        """Call an app's machines, or what is below them."""
+        """Call the API of an app's machines."""
         headers = {"Authorization": fly_authorization(self._tokens.of(app))}
         if nonce is not None:
             headers[NONCE] = nonce

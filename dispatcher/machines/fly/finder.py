@@ -1,8 +1,8 @@
-"""Look-ups of machines at Fly: which machine is which, and in which app.
+"""Look-ups of machines at Fly: find a machine's app and its id at Fly.
 
 The app of a new machine follows from its id and the list of apps. The list may change while the machine
-lives, and two replicas may have different ones for a while: that a machine is not in the app where it is to
-be does not mean that there is none.
+lives, and two replicas may have different lists for a while: a machine that is missing in its app may exist
+in another one.
 """
 
 from __future__ import annotations
@@ -28,23 +28,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RATE = Rate(1, burst=3)
-"""Rate of every action but "Get Machine", per app or machine: Fly's documentation, "Working with the Machines
-API"."""
+"""Rate limit of every action but "Get Machine", per app or machine (Fly's docs, "Working with the Machines
+API")."""
 
 LOOK_PATIENCE = 5.0
-"""Limit on a look-up's wait for its turn, in seconds: an app's machines may be listed once a second."""
+"""Limit on a look-up's wait for its turn, in seconds: an app's machines can be listed once a second."""
 
 REMEMBERED = 20_000
-"""Machines whose ids at Fly are remembered. Those of others are looked up, at one in a second and app."""
+"""Limit on the machines whose ids at Fly are remembered. Others are looked up, one per second and app."""
 
 APPS_AT_ONCE = 25
-"""Apps that are asked at the same time. All answers are to be there within the 10 s that the fleet waits for
-a list's first machine: 200 apps, the most that a placement has, take the time of eight calls."""
+"""Apps that are asked concurrently. All must answer within the 10 s that the fleet waits for a list's first
+machine: 200 apps, a placement's limit, take as long as eight calls."""
 
 
 class Finder:
-    """Finds machines, by what is remembered and else by their metadata, within the limit of an app's
-    lists."""
+    """Finds machines, first by memory and then by their metadata, within the rate limit of an app's lists."""
 
     def __init__(self, api: FlyApi, place: Place, clock: Clock) -> None:
         self._api = api
@@ -54,7 +53,7 @@ class Finder:
         self._turns = dict.fromkeys(place.every_app, TokenBucket(RATE))
 
     def place(self, machine_id: str) -> tuple[str, str]:
-        """The app of a machine that was found, and its id at Fly."""
+        """Remember the app of a machine, and its id at Fly."""
         return self._known[machine_id]
 
     def remember(self, machine_id: str, app: str, machine: Machine) -> None:
@@ -64,10 +63,10 @@ class Finder:
             self._known.popitem(last=False)
 
     async def machines(self) -> AsyncGenerator[tuple[str, str, Machine], None]:
-        """The deployment's machines in all apps: app, id, and what Fly shows.
+        """Yield the deployment's machines in all apps: app, id, and Fly's description.
 
         Raises:
-            ProviderError: An app could not be asked. Before that come the machines of all the others.
+            ProviderError: An app could not be asked. The machines of all others come first.
         """
         async with aclosing(self._of_each(self._place.every_app, self._in_app)) as answers:
             async for app, found in answers:
@@ -84,10 +83,10 @@ class Finder:
         return found
 
     async def look(self, machine_id: str) -> Machine | None:
-        """Return Fly's view of the machine. None: there is none in any app.
+        """Return Fly's view of the machine. None: no app has it.
 
         Raises:
-            ProviderError: It was found nowhere, and an app could not be asked.
+            ProviderError: It was not found, and an app could not be asked.
         """
         if machine_id in self._known:
             app, at_fly = self._known[machine_id]
@@ -103,10 +102,10 @@ class Finder:
         return machine
 
     def checked(self, machine: Machine, machine_id: str) -> Machine:
-        """Return the machine that Fly showed, its identity compared.
+        """Return the machine in Fly's answer, after comparing its identity.
 
         Raises:
-            Unreachable: It is another machine. Nothing is known of the one that was asked for.
+            Unreachable: It is another machine, so nothing is known of the requested one.
         """
         if not is_machine(machine, self._place, machine_id):
             raise Unreachable(
@@ -116,7 +115,7 @@ class Finder:
         return machine
 
     async def _elsewhere(self, apps: Sequence[str], machine_id: str) -> Machine | None:
-        """The machine in one of these apps: the one that lives, if any does."""
+        """Return the machine in one of these apps: a live one, if there is any."""
         found = None
         async with aclosing(self._of_each(apps, lambda app: self.find(app, machine_id))) as answers:
             async for app, machine in answers:
@@ -130,8 +129,7 @@ class Finder:
     async def _of_each(
         self, apps: Sequence[str], ask: Callable[[str], Awaitable[T]]
     ) -> AsyncGenerator[tuple[str, T], None]:
-        """Yield each app's answer, in the order in which they come. After that, if any gave an error, raise
-        the first."""
+        """Yield each app's answer as it arrives. At the end, raise the first error, if any."""
         gate = asyncio.Semaphore(APPS_AT_ONCE)
 
         async def one(app: str) -> tuple[str, T | ProviderError]:
@@ -159,13 +157,13 @@ class Finder:
             raise failed
 
     async def find(self, app: str, machine_id: str) -> Machine | None:
-        """Ask for the machine by its metadata: one that lives, if any does, else the one that lived last.
+        """Look the machine up by its metadata: a live one, if there is any, else the last.
 
-        Fly documents the filter for one pair and leaves it out of the API's description, so each machine of
+        Fly documents the filter for one pair only and omits it from the API's description, so each machine of
         the answer is compared.
 
         Raises:
-            Unreachable: The answer has other machines alone, and not because the filter was ignored.
+            Unreachable: The answer has only other machines, although the filter was applied.
         """
         answer = await self._listed(app, metadata(self._place, machine_id))
         found = [one for one in answer if is_machine(one, self._place, machine_id)]

@@ -1,14 +1,14 @@
-"""The `fly` provider: a machine is a Fly Machine, which destroys itself when its bot is done.
+"""The `fly` provider: a machine is a Fly Machine, which destroys itself when its bot has exited.
 
-It is named `<deployment>-<machine id>`, and Fly gives a name only once in an app: by that a second create
-finds the first one's machine. Whose it is, is in its metadata.
+Its name is `<deployment>-<machine id>`, and names are unique in an app: so a second create finds the first
+one's machine. Its metadata says whose it is.
 
-Fly keeps no deadline. Three others do: the bot itself; `timeout`, which is the machine's first program; and
-the reaper, while there is a dispatcher.
+Fly keeps no deadline. Three others do: the bot itself; `timeout`, the machine's first program; and the
+reaper, while there is a dispatcher.
 
-Creates are limited per app, so that machines can be spread over several: the app of a new machine follows
-from its id. Whoever repeats a create looks for the machine first, as the fleet does: by another list of apps
-it may be in another one.
+Fly limits creates per app, so machines can be spread over several: the app of a new machine follows from its
+id. Callers that repeat a create look the machine up first, as the fleet does: with another list of apps it
+may be in another app.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ from dispatcher.tasks import end_tasks
 log = logging.getLogger(__name__)
 
 START_SECONDS = 18.0
-"""Limit on a create's wait for its machine to start. The fleet waits for 20; a machine that takes longer is
-one that was created and has not started yet."""
+"""Limit on a create's wait for its machine to start. The fleet waits for 20 s; a slower machine is returned
+as created, not started."""
 
 SETTLING = timedelta(seconds=10)
-"""Fly says nothing of how long a create goes on whose caller has gone."""
+"""Time that a create whose caller has gone may go on; Fly documents none."""
 
 LEASE_SECONDS = 15
-"""Time beyond the grace that a machine is held by the dispatcher that stops it. One that dies over it keeps
-the others from the machine for so long."""
+"""Lease beyond the grace, held by the dispatcher that stops a machine. If it dies, other dispatchers cannot
+touch the machine for that long."""
 
 
 class FlyProvider:
@@ -73,12 +73,13 @@ class FlyProvider:
     Args:
         url: The Machines API.
         tokens: Deploy tokens of the apps.
-        deployment: Tells this deployment's machines from others in the same apps; their names begin with it.
+        deployment: Distinguishes this deployment's machines from others in the same apps; their names begin
+            with it.
         apps: The apps that machines are spread over.
-        draining_apps: Apps that were among them. They get no new machines, and theirs are still seen to.
-        region: A region, or several in their order with commas between them; empty: the nearest.
+        draining_apps: Former apps. They get no new machines; their existing ones are still managed.
+        region: A region, or several in order of preference, separated by commas; empty: the nearest.
         cpu_kind: See `FlyPlacement.cpu_kind`.
-        late: How much later than its session's deadline a machine ends itself.
+        late: Time from a session's deadline until its machine ends itself.
     """
 
     name = "fly"
@@ -102,7 +103,7 @@ class FlyProvider:
         self._place = Place(deployment, apps, region, cpu_kind, late, draining_apps)
         self._clock = clock or SystemClock()
         self._leases: dict[str, str] = {}
-        """Machine that is being stopped here → its lease's nonce."""
+        """Machine that this process is stopping → its lease's nonce."""
         self._finder = Finder(self._api, self._place, self._clock)
         self._learning: asyncio.Task[None] | None = None
         self._tidying: dict[str, asyncio.Task[None]] = {}
@@ -110,18 +111,19 @@ class FlyProvider:
 
     @property
     def rates(self) -> Mapping[Action, Rate]:
-        """Creates, in each lane; lists are looked up with as well, and keep their own count.
+        """Rate limit of creates, per lane.
 
-        What else is limited is limited per machine, which is never asked so often.
+        Lists are also used for look-ups, and have their own limit. Other actions are limited per machine, and
+        are called far less often.
         """
         return {"create": RATE}
 
     def lane(self, machine_id: str) -> str:
-        """The app that the machine is to be created in."""
+        """Return the app in which the machine is to be created."""
         return self._place.app(machine_id)
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
-        """Learn which machines there are, and with that whether the token is good for the apps."""
+        """List the machines, and so find out whether the token is valid for the apps."""
         self._learning = asyncio.create_task(self._learn())
 
     async def close(self) -> None:
@@ -152,9 +154,9 @@ class FlyProvider:
         return None if found is None else status_of(machine_id, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone, of all apps; destroys what has ended and is still there.
+        """Yield every machine of all apps that is not gone; destroy those that have ended.
 
-        An app that cannot be asked is told of at the end, after the machines of the others.
+        The error of an app that cannot be asked is raised at the end, after the machines of the others.
         """
         async with aclosing(self._finder.machines()) as machines:
             async for app, machine_id, machine in machines:
@@ -166,14 +168,15 @@ class FlyProvider:
     async def read_log(
         self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
     ) -> LogPart | None:
-        """Say where the log is: the Machines API has none, and a deploy token reads no log."""
+        """Raise an error that says where the log is: the Machines API has none, and a deploy token cannot
+        read it."""
         if await self._finder.look(machine_id) is None:
             raise Rejected("Fly removed the machine; `fly logs --app <its app>` has its lines for some days")
         app, at_fly = self._finder.place(machine_id)
         raise Rejected(f"Fly keeps it, read it with `fly logs --app {app} --machine {at_fly}`")
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
-        """Stop the machine. One dispatcher at a time: who comes second waits for the first one's stop."""
+        """Stop the machine. One dispatcher at a time: the second waits for the first one's stop."""
         found = await self._finder.look(machine_id)
         if found is None:
             return
@@ -203,7 +206,7 @@ class FlyProvider:
         await self._reach(app, machine_id, found, "suspended")
 
     async def resume(self, machine_id: str) -> MachineStatus:
-        """Wake it. Fly may have lost what was frozen: its program then begins anew."""
+        """Resume the machine. Fly may have lost its memory; its program then starts anew."""
         app, found = await self._existing(machine_id)
         if found["state"] in SUSPENDED:
             await self._api.start(app, found["id"])
@@ -211,7 +214,7 @@ class FlyProvider:
         return MachineStatus(machine_id, MachineState.started)
 
     async def _started(self, app: str, machine_id: str, machine: Machine, deadline: float) -> MachineStatus:
-        """Wait until it runs, and no longer than until it is certain that it does not."""
+        """Wait until the machine runs, or certainly will not."""
         if state_of(machine) is MachineState.requested:
             left = deadline - self._clock.now()
             reached = await self._api.wait(app, machine, ("started", "failed", "destroyed"), left)
@@ -235,7 +238,7 @@ class FlyProvider:
         return status_of(machine_id, machine)
 
     async def _of_an_earlier_create(self, app: str, machine_id: str, taken: NameTaken) -> Machine:
-        """The machine that has the name."""
+        """Return the machine that has the name already."""
         machine = (
             await self._api.show(app, taken.id) if taken.id else await self._finder.find(app, machine_id)
         )
@@ -267,8 +270,7 @@ class FlyProvider:
     async def _wait(
         self, app: str, machine: Machine, states: tuple[str, ...], seconds: float, wanted: str | None = None
     ) -> bool:
-        """Return True if it came into one of these states, or into the wanted one; longer than one call may
-        wait."""
+        """Wait for one of these states, longer than one call may; return True if one was reached."""
         deadline = self._clock.now() + seconds
         while (left := deadline - self._clock.now()) > 0:
             try:
@@ -281,14 +283,14 @@ class FlyProvider:
         return False
 
     def _tidy_up(self, app: str, machine: Machine) -> None:
-        """Have it destroyed. Nobody waits for that: many would make a list too slow for its reader."""
+        """Destroy the machine in the background: many would make a listing too slow."""
         if machine["id"] not in self._tidying:
             task = asyncio.create_task(self._tidy(app, machine))
             self._tidying[machine["id"]] = task
             task.add_done_callback(lambda _: self._tidying.pop(machine["id"]))
 
     async def _tidy(self, app: str, machine: Machine) -> None:
-        """Destroy what has ended and is still there; the next listing tries again."""
+        """Destroy an ended machine; after an error the next listing tries again."""
         try:
             await self._api.delete(app, machine["id"])
         except ProviderError as error:

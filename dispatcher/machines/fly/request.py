@@ -1,4 +1,4 @@
-"""Fly's request for a machine, down to the last member."""
+"""Fly's request for a machine, complete."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DEPLOYMENT_KEY, MACHINE_KEY = "switchboard_deployment", "switchboard_machine"
 """Keys of a machine's metadata, by which Fly filters lists."""
 
 STOP_SIGNAL, STOP_SECONDS = "SIGTERM", 15
-"""Fly's way to end a machine of its own accord, as when its host is drained; by default SIGINT and 5 seconds.
-A bot says goodbye and reports within them."""
+"""Signal and grace with which Fly stops a machine on its own, as when it drains a host; Fly's default is
+SIGINT and 5 s. A bot says goodbye and reports within them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The common part of all machines of a placement."""
+    """Facts that all machines of a placement share."""
 
     deployment: str
     apps: tuple[str, ...]
@@ -32,26 +32,29 @@ class Place:
     cpu_kind: CpuKind
     late: timedelta
     draining_apps: tuple[str, ...] = ()
-    """Apps that get no new machines. Those that are there are found, listed and stopped."""
+    """Apps that get no new machines. Existing ones are found, listed and stopped."""
 
     @property
     def every_app(self) -> tuple[str, ...]:
         return (*self.apps, *self.draining_apps)
 
     def name(self, machine_id: str) -> str:
-        """The machine's name, which Fly gives once in an app."""
+        """Return the machine's name, which is unique in an app."""
         return f"{self.deployment}-{machine_id}"
 
     def app(self, machine_id: str) -> str:
-        """The app that a machine is created in. With another app in the list, only machines that are to be
-        there move to it. One that was created by another list is in another app: `Finder` looks in all."""
+        """Return the app in which a machine is created.
+
+        When an app is added to the list, only the machines that move to it change their app. A machine
+        created with another list may be in another app: `Finder` searches all.
+        """
         return max(self.apps, key=lambda app: hashlib.sha256(f"{app} {machine_id}".encode()).digest())
 
 
 def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
-    """The JSON body of a create.
+    """Return the JSON body of a create.
 
-    It holds nothing that is secret for longer than the machine lives: who may look at the app sees all of it.
+    It contains no secret that outlives the machine: everybody with access to the app can read it.
 
     Raises:
         Rejected: Fly has no machine of this size.
@@ -86,11 +89,11 @@ def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
 
 
 def metadata(place: Place, machine_id: str | None = None) -> dict[str, str]:
-    """Return what tells the deployment's machines from others, and one of them from the rest."""
+    """Return the metadata that identifies the deployment's machines, and each of them."""
     own = {} if machine_id is None else {MACHINE_KEY: machine_id}
     return {DEPLOYMENT_KEY: place.deployment, **own}
 
 
 def filters(wanted: Mapping[str, str], extra: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
-    """Query parameters of a list of machines with this metadata."""
+    """Return the query parameters of a list of machines with this metadata."""
     return [(f"metadata.{key}", value) for key, value in wanted.items()] + list(extra)

@@ -1,4 +1,4 @@
-"""The settings of placements at Fly, and its tokens: how they are given, and how they are sent."""
+"""The settings of placements at Fly, and Fly's tokens: their form in settings and in headers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FlyAppName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$
 
 
 def fly_authorization(token: str) -> str:
-    """The header for a token, with or without the `FlyV1 ` that `fly tokens create` prints before it.
+    """Return the header for a token, with or without the `FlyV1 ` that `fly tokens create` prints before it.
 
-    One that Fly prints may be several with commas between them, of which it needs all.
+    One printed token may be several, separated by commas, of which Fly needs all.
     """
     tokens = [one.strip().removeprefix("FlyV1").strip() for one in token.split(",")]
     # Macaroons have a scheme of their own; what is older, or comes through a proxy, is a plain bearer's.
@@ -33,18 +33,21 @@ def fly_authorization(token: str) -> str:
 
 @dataclass(frozen=True)
 class FlyTokens:
-    """One token for every app, or one for each: nobody can tell from a token which app it is good for, and
-    those of a hundred apps together are no header that a server takes."""
+    """One token for all apps, or one for each app.
+
+    A token does not show which apps it is valid for, and the tokens of a hundred apps together make too long
+    a header.
+    """
 
     for_all: str = field(default="", repr=False)
     by_app: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> FlyTokens:
-        """A token, or a JSON object of app → token.
+        """Return the tokens, from one token or a JSON object of app → token.
 
         Raises:
-            ValueError: It is neither. The error says nothing of what was given.
+            ValueError: It is neither. The text does not contain the value.
         """
         if not text.lstrip().startswith("{"):
             return cls(for_all=text)
@@ -60,7 +63,7 @@ class FlyTokens:
         return cls(by_app=given)
 
     def of(self, app: str) -> str:
-        """The token for what concerns an app; empty: there is none."""
+        """Return the token for an app; empty if there is none."""
         return self.by_app.get(app, self.for_all)
 
 
@@ -70,7 +73,7 @@ def _sendable(token: object) -> bool:
 
 
 class FlyShared(SharedSettings):
-    """Settings of all placements at Fly."""
+    """Settings that all placements at Fly share."""
 
     api_token: HeaderSecret | None = None
     """Token for machines at Fly: a deploy token of the app, as `fly tokens create` prints it; for several
@@ -87,19 +90,19 @@ class FlyPlacement(PlacementSettings):
     provider: Literal["fly"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""
     apps: tuple[FlyAppName, ...] = Field(min_length=1, max_length=100)
-    """The apps that machines are spread over. Fly creates a machine a second in each, three at once."""
+    """The apps that machines are spread over. Fly creates one machine a second in each, three at once."""
     draining_apps: tuple[FlyAppName, ...] = Field(default=(), max_length=100)
-    """Apps that are to be given up: they get no new machines, and those that they have are still seen to. One
-    is taken from here once it is empty."""
+    """Apps to be given up: they get no new machines, and their existing ones are still managed. Remove an app
+    from this list once it is empty."""
     region: str = Field(default="", pattern=r"^([a-z]{2,3}(,[a-z]{2,3})*)?$")
-    """A region of Fly's, or several with commas, in the order in which they are tried; groups too (`us`,
-    `eu`). By default the one that is nearest to the dispatcher."""
+    """A region of Fly's, or several in order of preference, separated by commas; groups too (`us`, `eu`). By
+    default the one nearest to the dispatcher."""
     cpu_kind: CpuKind = "performance"
-    """`performance`: the machine's CPUs are its own. Of a `shared` one it may use 6.25 % in the long run (5
+    """`performance`: the CPUs are the machine's own. Of a `shared` CPU it may use 6.25 % in the long run (5
     ms in every 80), and more for a few seconds: a voice pipeline needs more, and stutters. Sizes are rounded
-    up to what Fly has: with `performance` to 1, 2, 4, 8 or 16 CPUs and whole 2048 MiB."""
+    up to those that Fly has: with `performance` to 1, 2, 4, 8 or 16 CPUs and whole 2048 MiB."""
     deployment: str = Field(default="switchboard", pattern=r"^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$")
-    """Tells this deployment's machines from others in the same apps; their names begin with it."""
+    """Distinguishes this deployment's machines from others in the same apps; their names begin with it."""
 
     @model_validator(mode="after")
     def _apps_are_either(self) -> Self:

@@ -1,8 +1,8 @@
-"""The sizes of Fly's machines, and which of them holds what an agent wants.
+"""The sizes of Fly's machines, and the smallest that fits an agent.
 
 From Fly's guide "Machine sizing": 256 to 2048 MiB for each shared CPU, in steps of 256, and 2048 to 8192 MiB
 for each performance CPU, in steps of 2048. The numbers of CPUs are those of the presets on Fly's pricing page
-(shared-cpu-1x to 8x, performance-1x to 16x). There are no others: what lies between is rounded up.
+(shared-cpu-1x to 8x, performance-1x to 16x). Other sizes do not exist and are rounded up.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Guest:
 
 
 def guest(kind: CpuKind, cpu: float, memory_mb: int) -> Guest:
-    """The smallest machine with so many vCPUs and so much memory, in MiB.
+    """Return the smallest machine with so many vCPUs and so much memory, in MiB.
 
     Raises:
         ValueError: Fly has none so large.

@@ -1,4 +1,4 @@
-"""The status of a machine at Fly: how it is, and how it ended."""
+"""The status of a machine at Fly: its state, and its end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dispatcher.machines.fly.request import DEPLOYMENT_KEY, MACHINE_KEY, Place
 
 RUNNING = frozenset({"started", "stopping", "suspending"})
 SUSPENDED = frozenset({"suspended"})
-"""It is there, and can go on. What a session wants of a machine it does not do: the state is `requested`."""
+"""State of a machine that exists and can be resumed. It serves no session meanwhile: it counts as
+`requested`."""
 OVER = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "migrated"})
-"""A machine of ours is never started again once it has stopped."""
+"""States of an ended machine; Switchboard never starts a stopped machine again."""
 NO_IMAGE = ("image", "manifest", "registry")
-"""In the words of events: how an image that cannot be pulled is told."""
+"""Words of events that report an image that cannot be pulled."""
 MOST_WORDS = 1000
-"""Characters of a machine's events that are passed on, the latest."""
+"""Limit on the characters of a machine's events that are passed on; the latest are kept."""
 LEFT = frozenset({"stopped", "failed", "launch_failed"})
-"""Over, and still there: it costs its disk until it is deleted."""
+"""States of an ended machine that still exists: its disk costs until it is deleted."""
 
 
 def state_of(machine: Mapping[str, Any]) -> MachineState:
@@ -61,15 +62,15 @@ def history(machine: Mapping[str, Any]) -> str:
 
 
 def lacks_image(machine: Mapping[str, Any]) -> bool:
-    """Return True if the events of a machine that never ran say that its image could not be had.
+    """Return True if the events of a machine that never ran report an image that cannot be pulled.
 
-    Fly describes an event's type and status as text, and its request as an object: any of them may say it.
+    Fly describes an event's type and status as text, and its request as an object: any of them may report it.
     """
     return any(sign in history(machine).lower() for sign in NO_IMAGE)
 
 
 def _words_of(event: Mapping[str, Any]) -> str:
-    """Return what an event's request says, each text with its name: `error: manifest unknown`."""
+    """Return an event's request as text, each value with its name: `error: manifest unknown`."""
     return "; ".join(_texts(event.get("request") or {}))
 
 
@@ -108,13 +109,12 @@ def metadata_of(machine: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def config_of(machine: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the machine's config. While its host does not answer, Fly shows what it knows in another
-    place."""
+    """Return the machine's config. While its host does not answer, Fly shows it in another member."""
     return machine.get("config") or machine.get("incomplete_config") or {}
 
 
 def _exit_event(machine: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The last exit. Fly shows events with the latest first."""
+    """Return the last exit. Fly lists the latest event first."""
     for event in machine.get("events", ()):
         if event.get("type") == "exit":
             request = event.get("request") or {}

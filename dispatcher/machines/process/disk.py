@@ -1,4 +1,4 @@
-"""Frees room on a full disk: deletes what a machine that is gone wrote beside its record and its logs."""
+"""Frees a full disk: deletes files of gone machines, except their record and logs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 _KEPT = ("pid", "exit", HEAD, BEFORE, NEWEST)
 _LARGEST = 2 * SEGMENT_BYTES
-"""A larger one is not ours: the bot can write these files as well."""
+"""Limit on a log that is kept: a larger file is the bot's, which can write there as well."""
 
 
 def free_room(directory: Path) -> None:
-    """Delete a gone machine's files, where the disk has too little room for starts.
+    """Delete a gone machine's files, if the disk has too little room for starts.
 
     Raises:
-        OSError: The directory cannot be looked at.
+        OSError: The directory cannot be read.
     """
     try:
         before = free_bytes(directory)

@@ -19,25 +19,26 @@ SOURCE = Path(__file__).resolve().parents[3]
 """The directory of the `bot` package."""
 
 PYTHONPATH = ".pythonpath"
-"""The directory under `root` in which machines find our `bot` package, and nothing else of the checkout."""
+"""The directory under `root` in which machines find the `bot` package, and nothing else of the checkout."""
 
 CACHE = ".cache"
-"""The directory under `root` with what bots download: models would else be fetched anew for each session."""
+"""The directory under `root` for bots' downloads: models would otherwise be downloaded for each session."""
 
 CACHES = {"XDG_CACHE_HOME": ".", "HF_HOME": "huggingface", "TORCH_HOME": "torch", "NLTK_DATA": "nltk_data"}
-"""Variable → its place in a bot file's cache, as XDG, Hugging Face's hub, PyTorch and NLTK document them."""
+"""Variable → subdirectory of a bot file's cache, as XDG, Hugging Face's hub, PyTorch and NLTK
+document them."""
 
 
 def runtime_path(root: Path) -> Path:
-    """Return the directory with a link to this checkout's `bot` package; each checkout has one of its own.
+    """Return the directory with a link to this checkout's `bot` package; each checkout has its own.
 
-    A machine imports from it as long as it runs: the next checkout must not exchange the package under it.
+    A machine imports from it as long as it runs: the next checkout must not replace the package under it.
     """
     return root / PYTHONPATH / hashlib.sha256(os.fsencode(SOURCE)).hexdigest()[:16]
 
 
 def environment_of(spec: MachineSpec, root: Path, work: Path, bot_file: Path) -> dict[str, str]:
-    """A clean environment: what Python needs, and what the agent's config names."""
+    """Return a clean environment: Python's needs, and the variables of the agent's config."""
     return {
         **_base_environment(root, spec.cpu, spec.python),
         **_caches(root, bot_file),
@@ -67,18 +68,19 @@ def in_private(spec: MachineSpec) -> MachineSpec:
 
 
 def template_environment(root: Path, bot_file: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a template's own environment: as a machine's, without what only one machine has."""
+    """Return a template's own environment: a machine's, without the variables of one machine."""
     return {**_base_environment(root, 1.0, None), **_caches(root, bot_file), **environment}
 
 
 def cache_directory(root: Path, bot_file: Path) -> Path:
-    """Return the directory of what the machines of a bot file download."""
+    """Return the directory for the downloads of a bot file's machines."""
     name = f"{bot_file.stem}-{hashlib.sha256(str(bot_file).encode()).hexdigest()[:8]}"
     return root / CACHE / name
 
 
 def _caches(root: Path, bot_file: Path) -> dict[str, str]:
-    """Variables that lead downloads to the cache of the bot file. Its processes share it and may write it."""
+    """Return the variables that put downloads into the bot file's cache, which its processes share and may
+    write."""
     cache = cache_directory(root, bot_file)
     cache.mkdir(parents=True, exist_ok=True)
     return {variable: str(cache / place) for variable, place in CACHES.items()}

@@ -1,6 +1,6 @@
-"""The `process` provider's view of a machine's processes, from its directory and the process table.
+"""A machine's processes, as found in its directory and in the process table.
 
-Files in a machine's directory are read with doubt: the bot can write there too. Only what proves absence is
+Files in a machine's directory are not trusted: the bot can write there too. Only proof of absence counts as
 absence: any other error of the system is raised as `OSError`. All of this takes time: call it off the event
 loop.
 """
@@ -24,22 +24,25 @@ from bot.output import NEWEST
 from dispatcher.machines.bot_files import read_end
 
 DIRECTORY_VARIABLE = "SWITCHBOARD_MACHINE_DIR"
-"""In the environment of a machine's processes: its directory. What the bot starts inherits it, wherever it
-moves to; and no other deployment of this host has the same, whatever its machines are called."""
+"""Variable of a machine's processes with its directory.
+
+Every process that the bot starts inherits it. The directory is unique on this host, even among deployments
+whose machines have equal ids.
+"""
 
 LEADER_NAME = "switchboard-machine"
-"""An argument of a leader; its machine's id and directory follow."""
+"""First argument of a leader; its machine's id and directory follow."""
 
 TAIL_BYTES = 2000
-"""Part of a machine's output that goes into its last status: a traceback's worth."""
+"""Bytes of a machine's output in its last status: enough for a traceback."""
 
 RECORD_BYTES = 64
-"""Part of a record that is read: two process ids, or an exit status."""
+"""Limit on reading a record: two process ids, or an exit status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A machine's process group, by the ids of its leader and of itself."""
+    """A machine's process group: the ids of its leader and of the group."""
 
     directory: Path
     leader: int
@@ -58,12 +61,12 @@ class Group:
         return self.leads() or any(True for _ in self._left_behind())
 
     def ask(self) -> None:
-        """Send SIGTERM to the group, while there is a leader to vouch that it is the machine's."""
+        """Send SIGTERM to the group, if its leader lives and so proves that it is the machine's."""
         if self.leads():
             self._signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Have the leader kill all of the machine: it is the parent of what the bot let out of the group."""
+        """Have the leader kill the whole machine: it is also the parent of processes that left the group."""
         if not self.leads():
             self.kill()
             return
@@ -72,7 +75,7 @@ class Group:
             os.kill(self.leader, signal.SIGCONT)
 
     def kill(self) -> None:
-        """Send SIGKILL to the group, and to what the bot started and let out of it."""
+        """Send SIGKILL to the group, and to the bot's processes that left it."""
         if self.leads():
             # The leader last: what it is the parent of is known to be the machine's.
             for pid in leader.descendants(self.leader):
@@ -87,7 +90,7 @@ class Group:
                 process.kill()
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the group that the leader is in: the one on record may be another machine's."""
+        """Signal the leader's actual group: the recorded one may be another machine's."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(os.getpgid(self.leader), number)
 
@@ -113,7 +116,7 @@ class Group:
 
 
 def read_group(directory: Path) -> Group | None:
-    """Return the group on record in a machine's directory; None if there is no record of one."""
+    """Return the group recorded in a machine's directory; None if none is."""
     numbers = (read_end(directory, "pid", RECORD_BYTES) or b"").split()
     if len(numbers) != 2 or not all(number.isdigit() and len(number) < 10 for number in numbers):
         return None
@@ -123,7 +126,7 @@ def read_group(directory: Path) -> Group | None:
 def find_groups() -> dict[Path, Group]:
     """Return directory → group of all machines whose leader is in the process table.
 
-    That is true whatever a bot has made of its record.
+    It does not depend on the records, which a bot may have changed.
     """
     found: dict[int, tuple[Path, int]] = {}
     for process in psutil.process_iter():
@@ -140,7 +143,7 @@ def find_groups() -> dict[Path, Group]:
 
 
 def machine_user(directory: Path) -> int | None:
-    """Return the user that is the machine's own; None: it runs as the dispatcher's."""
+    """Return the machine's own user; None if it runs as the dispatcher's."""
     try:
         owner = os.stat(directory / "work", follow_symlinks=False).st_uid
     except FileNotFoundError:
@@ -153,7 +156,7 @@ def is_machines_user(user: int) -> bool:
 
 
 def read_exit_code(directory: Path) -> int | None:
-    """Return how the bot's process ended; 128 + n for signal n; None if that is not on record."""
+    """Return the exit status of the bot's process; 128 + n for signal n; None if it is not on record."""
     text = (read_end(directory, "exit", RECORD_BYTES) or b"").strip()
     return int(text) if text.isdigit() and int(text) <= 255 else None
 

@@ -1,8 +1,8 @@
-"""How machines that are processes of this host are kept from each other, and from the dispatcher.
+"""Isolation of machines that are processes of this host, from each other and from the dispatcher.
 
-Each machine of a dispatcher that is root gets a user of its own, with nothing but its directories. A bot
-whose files that user could not read runs as root. Landlock keeps what is private from all of them, where the
-kernel has it. docs/security.md tells what that gives.
+If the dispatcher is root, each machine gets a user of its own, which owns nothing but its directories. A bot
+whose files that user cannot read runs as root. Landlock keeps private files from all of them, where the
+kernel has it. docs/security.md says what this protects.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 Mode = Literal["auto", "off", "required"]
 
 PROBE_SECONDS = 20.0
-"""Longest that a machine's user may take to read what a bot needs; it takes a third of a second."""
+"""Limit on the check that a machine's user can read the bot's files; it usually takes a third of a second."""
 
 CACHE_FILES = 20_000
-"""Most files of a cache whose modes are looked at before a machine starts."""
+"""Limit on the cache's files whose modes are set before a machine starts."""
 
 _FIRST_GROUP = FIRST_USER + USERS
 
@@ -42,15 +42,16 @@ import bot.protocol
 for name in sys.argv[1:]:
     os.path.isdir(name) and os.listdir(name) or open(name).close()
 """
-"""Reads what a bot needs, as its user: the packages, our runtime and what lies beside the bot file."""
+"""Program that reads the bot's needs as its user: the packages, the runtime, and the files beside the bot
+file."""
 
 
 class Isolation:
-    """Chooses what a machine may reach, and makes its directories its own.
+    """Chooses the limits of a machine, and gives it its directories.
 
     Args:
         root: The directory that holds the machines' directories.
-        private: What no machine may read, `root` among it or in it.
+        private: Paths that no machine may read, `root` among them or below one of them.
     """
 
     def __init__(self, mode: Mode, root: Path, private: Sequence[Path]) -> None:
@@ -70,11 +71,11 @@ class Isolation:
 
     @property
     def weak(self) -> bool:
-        """True if nothing keeps machines from what is private."""
+        """True if nothing keeps machines from private files."""
         return not self.users and not self.landlock
 
     def describe(self) -> str:
-        """Return how machines are kept apart, for the log."""
+        """Return the kind of isolation, for the log."""
         parts = ["a user for each machine"] if self.users else []
         if self.landlock:
             parts.append(f"Landlock (version {landlock_abi()})")
@@ -86,10 +87,10 @@ class Isolation:
     def confine(
         self, directory: Path, python: str, bot_file: Path, environment: Mapping[str, str]
     ) -> Confinement:
-        """Make a machine's `work` and `tmp` its own, and return what it may reach.
+        """Give a machine its `work` and `tmp`, and return its limits.
 
         Raises:
-            Rejected: It could be kept from nothing, and must be.
+            Rejected: Nothing could isolate it, and isolation is required.
         """
         cache = cache_directory(self._root, bot_file)
         user = group = None
@@ -114,7 +115,7 @@ class Isolation:
         )
 
     def _unreadable_by_others(self, python: str, bot_file: Path, environment: Mapping[str, str]) -> str:
-        """Return why a machine's own user could not run the bot; empty: it can."""
+        """Return why a machine's own user could not run the bot; empty if it could."""
         key = (python, str(bot_file))
         with self._lock:
             if key not in self._unreadable:
@@ -130,7 +131,7 @@ class Isolation:
             return self._unreadable[key]
 
     def _open_ways(self) -> None:
-        """Let others pass through to their own directories. Nobody but root may list what is there."""
+        """Let other users pass through to their own directories. Only root can list the contents."""
         for directory in (self._root.parent, self._root, self._root / CACHE):
             directory.mkdir(exist_ok=True)
             directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o011)
@@ -148,7 +149,7 @@ class Isolation:
         return user
 
     def _used(self) -> set[int]:
-        """Return the users of machines whose directory is still there, and of every process of this host."""
+        """Return the users of machines whose directory exists, and of every process of this host."""
         used = set()
         for place, name in ((self._root, "work"), (Path("/proc"), "")):
             with os.scandir(place) as entries:
@@ -161,7 +162,7 @@ class Isolation:
 
 
 def _share(cache: Path) -> int:
-    """Give a bot file's cache to a group of its machines, with what these put there. Return the group."""
+    """Give a bot file's cache, with all its files, to a group of its machines. Return the group."""
     group = _FIRST_GROUP + int(hashlib.sha256(str(cache).encode()).hexdigest(), 16) % USERS
     seen = 0
     for _, directories, files, place in os.fwalk(cache):
@@ -204,7 +205,7 @@ def _is_in(path: str, directory: Path) -> bool:
 
 
 def _probe(python: str, bot_file: Path, environment: Mapping[str, str]) -> str:
-    """Return why a machine's user could not read what a bot needs; empty: it can."""
+    """Return why a machine's user cannot read the bot's files; empty if it can."""
     beside = [bot_file.parent, *sorted(bot_file.parent.iterdir())]
     # As for the links in a machine's directory: of what is hidden, `.env` alone.
     names = [str(path) for path in beside if not path.name.startswith(".") or path.name.startswith(".env")]

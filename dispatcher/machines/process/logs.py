@@ -1,8 +1,8 @@
 """Parts of a process's log, from the files that `bot.output` keeps.
 
-A place in the log counts the bytes since its beginning, those that were cut included: a file's place follows
-from its name and from the line with which the newest one says how much was cut. A bot can write these files
-and so make nonsense of its own log; a read stays within its bound.
+A place in the log is its offset from the beginning, including bytes that were cut: a file's offset follows
+from its name, and from the newest file's first line, which says how much was cut. A bot can write these files
+and so corrupt its own log; a read stays within its limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dispatcher.machines.provider import LOG_PIECE_BYTES, LogPart
 
 _CUT = re.compile(re.escape(CUT.encode()).replace(rb"%d", rb"(\d{1,18})"))
 _LOOKS = 5
-"""How often files are opened anew that were exchanged meanwhile: a bot has to print a MiB for that."""
+"""Attempts to open the files while they are being rotated: between two rotations a bot has to print 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class _Segment:
 def read_log(
     directory: Path, lines: int, most: int, after: int | None = None, *, ended: bool = False
 ) -> LogPart | None:
-    """Return the last lines that the machine printed, as `KeepsLogs` says; None without a file."""
+    """Return the last lines that the machine printed, as `KeepsLogs` specifies; None without a file."""
     with contextlib.ExitStack() as opened:
         segments = _segments(directory, opened)
         if segments is None:
@@ -60,13 +60,13 @@ def read_log(
 
 
 def _finished(text: bytes) -> bytes:
-    """Cut a last line off that has no end yet, unless it has become too long to wait for that."""
+    """Cut off an unfinished last line, unless it has become too long to wait for its end."""
     whole = text.rfind(b"\n") + 1
     return text if len(text) - whole >= LOG_PIECE_BYTES else text[:whole]
 
 
 def _last(segments: list[_Segment], begin: int) -> tuple[int, bytes]:
-    """Return what there is from `begin` on, or from behind the last gap on, with its place."""
+    """Return the content from `begin`, or from the end of the last gap, with its place."""
     text, place = b"", segments[-1].end if segments else 0
     for segment in reversed(segments):
         if segment.end < place or place <= begin:
@@ -112,7 +112,7 @@ def _segment(file: int, begin: int, offset: int, limit: int | None = None) -> _S
 
 
 def _open(directory: Path, opened: contextlib.ExitStack) -> list[int | None]:
-    """Open the three files as they were at one moment: `bot.output` may be about to exchange them."""
+    """Open the three files of one moment: `bot.output` may be about to rotate them."""
     looks = 0
     while True:
         looks += 1

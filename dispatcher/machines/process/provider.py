@@ -75,42 +75,42 @@ from dispatcher.machines.provider import (
 )
 
 POLL_SECONDS = 0.05
-"""Pause between two looks of `stop` at the group; nobody but our own kernel is asked."""
+"""Pause between two checks of the group in `stop`; they ask only the local kernel."""
 
 RESTART_SECONDS = 10.0
-"""A template that died is not started again sooner after its own start."""
+"""Least time between a template's start and its restart."""
 
 NEVER_RAN_SECONDS = 3600.0
-"""After so long a machine's directory without a record is what a crash left."""
+"""Age at which a machine's directory without a record counts as left by a crash."""
 
 FULL = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-"""The system has no more processes, memory, disk or file descriptors: later it may."""
+"""Errors for a lack of processes, memory, disk or file descriptors, which may pass."""
 
 OF_ONE_MACHINE = (MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, PRIVATE_ARGUMENTS_VARIABLE)
-"""The variables that differ from machine to machine of an agent: a template has none of them."""
+"""Variables that differ between machines of an agent; a template has none of them."""
 
 FORCE_SECONDS = 3.0
-"""Time that a leader gets to kill what its bot started; then it is killed itself."""
+"""Time for a leader to kill the bot's processes, before it is killed itself."""
 
 
 class ProcessProvider:
     """Machines as processes of this host.
 
-    A machine is forked from its bot file's template where one is ready, and else started from nothing.
+    A machine is forked from its bot file's template if one is ready; otherwise it is started from nothing.
 
     Args:
         root: The directory that holds the machines' directories.
         python: The interpreter that runs the bot.
-        keep: How many directories of machines that are gone are kept, for their logs.
+        keep: Number of directories of gone machines that are kept, for their logs.
         templates: Whether machines are forked from templates, where the system allows it.
-        isolation: How machines are kept from each other and from what is private.
-        private: What no machine may read; by default `root`.
+        isolation: Isolates machines from each other and from private files.
+        private: Paths that no machine may read; by default `root`.
     """
 
     name = "process"
 
     settling = timedelta(seconds=REPLY_SECONDS + 1)
-    """A call that was given up goes on in its thread, for as long as a template may take to answer."""
+    """Time that an abandoned call goes on in its thread: as long as a template may take to answer."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class ProcessProvider:
         self._templates: dict[_TemplateKey, Template] = {}
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
-        """Start a template for each bot file: machines of it then start without their imports' time."""
+        """Start a template for each bot file: its machines then start without the time for imports."""
         if not self._forks:
             return
         self._lay_out_root()
@@ -151,7 +151,8 @@ class ProcessProvider:
         return await asyncio.to_thread(self._look, self._root / machine_id)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
-        """Every machine that is not gone. One that cannot be looked at is told of at the end."""
+        """Yield every machine that is not gone. The error for one that cannot be examined comes at
+        the end."""
         with _told("the machines"):
             directories = await asyncio.to_thread(self._directories)
             running = await asyncio.to_thread(find_groups)
@@ -261,7 +262,7 @@ class ProcessProvider:
             raise NoCapacity(f"this host cannot start another process: {why}")
 
     def _template(self, spec: MachineSpec) -> Template | None:
-        """The template for this machine, if one is ready; one that died is started anew behind the scenes."""
+        """Return a ready template for this machine, if any; restart a dead one in the background."""
         environment = {k: v for k, v in spec.whole_environment.items() if k not in OF_ONE_MACHINE}
         template = self._templates.get(_template_key(spec.bot_file, spec.python, environment))
         if template is None or template.ready:
@@ -284,28 +285,29 @@ class ProcessProvider:
             )
 
     def _look(self, directory: Path, running: Mapping[Path, Group] | None = None) -> MachineStatus | None:
-        """Return what a machine is.
+        """Return the machine's status.
 
         Args:
-            running: What `find_groups` gave; it is asked if it must be.
+            running: The result of `find_groups`, which is called only if needed.
 
         Raises:
-            Unreachable: the system could not tell.
+            Unreachable: the system failed.
         """
         with _told(f"machine {directory.name}"):
             return _status(directory, _group(directory, running))
 
     def _recorded(self, directory: Path) -> MachineStatus | None:
-        """Return what a machine is by its record alone, which takes no search in the process table.
+        """Return the machine's status by its record alone, without a search of the process table.
 
         Raises:
-            Unreachable: the system could not tell.
+            Unreachable: the system failed.
         """
         with _told(f"machine {directory.name}"):
             return _status(directory, read_group(directory))
 
     def _lay_out_root(self) -> None:
-        """Make the root, with a place that has our `bot` package and nothing else of ours."""
+        """Make the root, with a directory that contains the `bot` package and nothing else of the
+        checkout."""
         package = runtime_path(self._root) / "bot"
         package.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -342,7 +344,7 @@ class ProcessProvider:
 
 @contextlib.contextmanager
 def _told(subject: str) -> Iterator[None]:
-    """Raise an error of the system as `Unreachable`: it says nothing of a machine."""
+    """Raise an error of the system as `Unreachable`: it does not say anything about a machine."""
     try:
         yield
     except OSError as error:
@@ -350,7 +352,7 @@ def _told(subject: str) -> Iterator[None]:
 
 
 def _group(directory: Path, running: Mapping[Path, Group] | None = None) -> Group | None:
-    """Return the group on record if its leader lives, else the one that the process table has."""
+    """Return the recorded group if its leader lives, else the one in the process table."""
     recorded = read_group(directory)
     if recorded is not None and recorded.leads():
         return recorded
@@ -383,7 +385,7 @@ def _changed_at(directory: Path) -> float:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold a machine's directory, against other threads and other dispatchers of this host."""
+    """Lock a machine's directory, against other threads and other dispatchers of this host."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         held = os.open(directory, os.O_RDONLY)
@@ -397,7 +399,8 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _is_still(directory: Path, held: int) -> bool:
-    """Return True if that is still the directory: one whose machine never ran is deleted at some time."""
+    """Return True if the directory is still the same: that of a machine that never ran is deleted at some
+    time."""
     try:
         return os.path.samestat(os.fstat(held), directory.stat())
     except FileNotFoundError:
@@ -405,7 +408,7 @@ def _is_still(directory: Path, held: int) -> bool:
 
 
 def _lay_out(directory: Path, bot_file: Path) -> Path:
-    """Make the machine's directories; bots that read a file beside them by a relative path find it."""
+    """Make the machine's directories; a bot finds the files beside it by relative paths."""
     work = directory / "work"
     for entry in directory.iterdir():  # what an earlier attempt left that never ran
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -18,10 +18,10 @@ class ProcessShared(SharedSettings):
     """Settings of all machines that are processes."""
 
     templates: bool = True
-    """Fork machines that are processes from a template: quick, at 150 MB for each bot file."""
+    """Fork machines that are processes from a template: fast, at 150 MB for each bot file."""
     isolation: Literal["auto", "off", "required"] = "auto"
-    """Keep machines that are processes from each other and from `data_dir`: `auto` with what this host has,
-    `required` or no such machine starts."""
+    """Isolate machines that are processes from each other and from `data_dir`: `auto` by the means that this
+    host has, `required` or no such machine starts."""
 
 
 class ProcessPlacement(PlacementSettings):

@@ -1,4 +1,4 @@
-"""Template processes: they have imported what a bot needs, and fork machines (see `bot/template.py`)."""
+"""Template processes: they have imported a bot's packages, and fork machines (see `bot/template.py`)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ REPLY_SECONDS = 2.0
 """A fork takes about 5 ms; a template that does not answer by then is broken."""
 
 SETTLE_SECONDS = 0.2
-"""After a template was killed: the time for a leader that it had forked to write its record."""
+"""Time after a template was killed for a forked leader to write its record."""
 
 
 class Template:
     """The template of one bot file.
 
     Args:
-        environment: The template's own environment; it holds no secret and no machine's token.
-        log_file: Where its imports print.
+        environment: The template's own environment, without secrets and machines' tokens.
+        log_file: The output of its imports.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Template:
     def launch(self, launch: Launch) -> bool:
         """Fork a machine. Blocks for some milliseconds.
 
-        False if the machine cannot be told in JSON (variables may hold any bytes), and if the template gave
-        no answer. It is dead then, and so is what it had not finished: a machine
-        that was started all the same is on record in its directory.
+        False if the machine cannot be described in JSON (variables may hold any bytes), or the template gave
+        no answer. In that case the template and its unfinished forks are killed: a machine that started
+        nevertheless is on record in its directory.
 
         Raises:
             NoCapacity: the system cannot start another process.
@@ -122,9 +122,9 @@ class Template:
             self._stdout.close()
 
     def _give_up(self) -> None:
-        """Kill the template with whatever it forked that has not become a group of its own.
+        """Kill the template, with every forked process that has not become a group of its own.
 
-        A leader that has become one writes its record next, which takes it microseconds.
+        A leader that has become one writes its record next, within microseconds.
         """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Daily's REST API: the five calls that we make, within its rates and our deadlines.
+"""Daily's REST API: the five calls used here, within Daily's rate limits and the caller's deadlines.
 
-Errors come as HTTP statuses with a body of `error` (a stable word) and `info` (for people, may change).
+Errors are HTTP statuses with a body of `error` (a stable code) and `info` (for people, may change).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CALL_SECONDS = 10.0
 """Limit on one call."""
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""After a 429 that does not say how long. Daily counts over windows of 5 and of 30 s."""
+"""Pauses after a 429 without `Retry-After`. Daily counts over windows of 5 and of 30 s."""
 
 MAX_WORDS = 300
-"""Characters of what the API says that are told on."""
+"""Limit on the characters of the API's message that are passed on."""
 
 Kind = Literal["delete", "other"]
-"""Kinds of calls, by the rate that they share."""
+"""Kinds of calls, each with its rate limit."""
 
 
 class Request(NamedTuple):
@@ -42,7 +42,7 @@ class Request(NamedTuple):
     kind: Kind
     method: str
     gives: str | None = None
-    """A member that its answer must have: the name of a text."""
+    """A member that its answer must have: a text of this name."""
 
 
 REQUESTS: dict[RoomAction, Request] = {
@@ -59,19 +59,19 @@ RATES: dict[Kind, Rate] = {
     # Documented: 20 a second, or 100 in 5 s.
     "other": Rate(per_second=18.0, burst=10),
 }
-"""Rates of this process. All that use one domain share Daily's: what the others take comes back as 429."""
+"""Rate limits of this process. All users of a domain share Daily's limits; calls over them get a 429."""
 
 
 async def _unconfirmed() -> None:
-    """A call that nobody has to be asked about."""
+    """Allow the call without asking anybody."""
 
 
 class DailyApi:
-    """Calls the API.
+    """Client of the API.
 
     Args:
-        http: Answers in the place of the API at `url`.
-        on_call: Is told of every call that was made.
+        http: Answers instead of the API at `url`.
+        on_call: Called after every call.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DailyApi:
         await self._client.aclose()
 
     async def domain(self, deadline: float) -> dict[str, Any]:
-        """The domain of the API key: its `domain_name`, `domain_id` and `config`."""
+        """Return the domain of the API key: its `domain_name`, `domain_id` and `config`."""
         found = await self._call("get_domain", "/", deadline)
         if found is None:
             raise Refused("Daily answers 404: daily_api_url (daily.apiUrl) is not that of its REST API")
@@ -112,16 +112,16 @@ class DailyApi:
         deadline: float,
         confirm: Callable[[], Awaitable[None]] = _unconfirmed,
     ) -> dict[str, Any]:
-        """Create a private room. One of that name may be there already: that is `Refused`, too.
+        """Create a private room. A taken name is `Refused`, too.
 
         Args:
-            confirm: Called each time that the API is about to be asked: what it raises ends the call.
+            confirm: Called before each call to the API; its exception ends the call.
         """
         body = {"name": name, "privacy": "private", "properties": properties}
         return _about(name, _whole(await self._call("create_room", "/rooms", deadline, body, confirm)))
 
     async def room(self, name: str, deadline: float) -> dict[str, Any] | None:
-        """A room, or None if there is none of that name."""
+        """Return a room, or None if there is none of that name."""
         found = await self._call("get_room", f"/rooms/{name}", deadline)
         return None if found is None else _about(name, found)
 
@@ -132,7 +132,7 @@ class DailyApi:
             _about(name, deleted)
 
     async def meeting_token(self, properties: dict[str, Any], deadline: float) -> str:
-        """A token with these properties."""
+        """Return a token with these properties."""
         body = {"properties": properties}
         return _whole(await self._call("create_token", "/meeting-tokens", deadline, body))["token"]
 
@@ -144,9 +144,9 @@ class DailyApi:
         body: dict[str, Any] | None = None,
         confirm: Callable[[], Awaitable[None]] = _unconfirmed,
     ) -> dict[str, Any] | None:
-        """Make a call in its turn, and again if it came too early, as long as the deadline allows.
+        """Make a call in its turn, and again while it is throttled and the deadline allows.
 
-        Gives None where there is nothing of that name.
+        Return None if there is nothing of that name.
         """
         kind = REQUESTS[action].kind
         attempt, words = 0, ""
@@ -177,7 +177,7 @@ class DailyApi:
     async def _observed(
         self, action: RoomAction, path: str, body: dict[str, Any] | None, seconds: float
     ) -> dict[str, Any] | None:
-        """Make one call, and tell what came of it."""
+        """Make one call, and report its outcome."""
         began, failure = self._clock.monotonic(), None
         try:
             return await self._ask(REQUESTS[action], path, body, seconds)
@@ -222,7 +222,7 @@ class DailyApi:
         return Refused(f"Daily refuses: {words}", nowhere=method == "POST" and status in (401, 403))
 
     def _words(self, answer: httpx.Response) -> str:
-        """Return its words for people, on one line; never with the key, should it repeat that."""
+        """Return the API's message on one line, with the key removed should it appear in it."""
         try:
             told = json.loads(answer.content)
             parts = [str(told[name]) for name in ("error", "info") if told.get(name)]
@@ -250,7 +250,7 @@ def _about(name: str, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _retry_after(answer: httpx.Response) -> float:
-    """Seconds; 0 where it says none that can be used."""
+    """Return `Retry-After` in seconds; 0 if there is no usable one."""
     try:
         seconds = float(answer.headers.get("retry-after", "0"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""The Daily domain behind the API key, compared with the settings: its name, its id, whether it is HIPAA's.
+"""The Daily domain behind the API key, compared with the settings: its name, its id, its HIPAA mode.
 
-With another domain's id every token is refused, but rooms and tokens are made: only a join would tell. The
-domain is asked for at start, and again until Daily has answered and all is right; a dispatcher starts without
-the answer, since sessions over other transports need none of it.
+With another domain's id, rooms and tokens are still made, but every token is refused: only a join would show
+it. The domain is requested at the start, and again until Daily has answered and all is right. A dispatcher
+starts without the answer, since sessions over other transports do not need it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""For one look. A start waits for the first: orchestrators allow a dispatcher some 30 s to be ready."""
+"""Limit on one request. A start waits for the first: orchestrators give a dispatcher some 30 s to
+be ready."""
 
 PAUSES = (5.0, 15.0, 60.0, 300.0)
-"""After looks that were not answered, or found what is wrong: somebody may mend it at Daily."""
+"""Pauses after a request that failed, or found a fault: somebody may correct it at Daily."""
 
 
 def mismatch(found: Mapping[str, Any], domain: str, domain_id: str | None) -> str:
-    """Say what is wrong with the settings, given the answer of `GET /v1/`; empty if nothing is."""
+    """Return what is wrong with the settings, given the answer of `GET /v1/`; empty if nothing is."""
     name, id, config = found.get("domain_name"), found.get("domain_id"), found.get("config")
     if name != domain:
         return (

@@ -1,11 +1,11 @@
-"""Which Daily room is which session's."""
+"""Names of Daily rooms, and the sessions that they belong to."""
 
 from __future__ import annotations
 
 import uuid
 
 PREFIX = "switchboard-"
-"""Of the names of our rooms."""
+"""Prefix of the names of Switchboard's rooms."""
 
 
 def room_name(session_id: str) -> str:
@@ -13,7 +13,7 @@ def room_name(session_id: str) -> str:
 
 
 def session_of(name: str) -> str | None:
-    """The session whose room it is; None for a room that is none of ours."""
+    """Return the session of a room; None for a room that is not Switchboard's."""
     try:
         session_id = str(uuid.UUID(name.removeprefix(PREFIX)))
     except ValueError:

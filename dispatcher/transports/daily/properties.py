@@ -50,7 +50,7 @@ Language = Literal[
     "tr",
     "user",
 ]
-"""Languages of Daily's own page; `user` is the language of the browser. Japanese is `jp` there."""
+"""Languages of Daily's own page; `user` is the browser's language. Japanese is `jp` there."""
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 UserId = Annotated[str, Field(min_length=1, max_length=36)]
 """Daily keeps 36 characters of it."""
@@ -107,13 +107,13 @@ _TOKEN: dict[str, TypeAdapter[Any]] = {
 
 
 def check(room: Mapping[str, Any], token: Mapping[str, Any], by_agent: Collection[str], now: float) -> None:
-    """Look at the properties of a start request.
+    """Check the properties of a start request.
 
     Args:
         by_agent: The properties of rooms that the agent's `dailyAllowedProperties` names.
 
     Raises:
-        Unacceptable: one of them is not allowed, or its value is not.
+        Unacceptable: one of them, or its value, is not allowed.
     """
     for name in room:
         if name in _ALLOWED_BY_AGENT and name not in by_agent:

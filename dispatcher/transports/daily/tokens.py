@@ -24,10 +24,10 @@ ABBREVIATED = {
     "start_audio_off": "ao",
     "lang": "uil",
 }
-"""Property of `/meeting-tokens` → claim, of those that we use or let through."""
+"""Property of `/meeting-tokens` → claim, for the properties that are set or allowed here."""
 
 
 def sign(properties: Mapping[str, Any], api_key: str, domain_id: str, now: float) -> str:
-    """A token with these properties."""
+    """Return a signed token with these properties."""
     claims = {ABBREVIATED[name]: value for name, value in properties.items()}
     return jwt.encode({**claims, "d": domain_id, "iat": int(now)}, api_key, algorithm="HS256")

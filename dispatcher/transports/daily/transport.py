@@ -26,7 +26,7 @@ from dispatcher.transports.errors import NoAnswer, Refused, TooManyCalls
 from dispatcher.transports.transport import Prepared, Room, Wanted
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 4.0
-"""Between two looks for a room whose creation was not answered, or two attempts to create it."""
+"""Pauses between look-ups of a room whose creation was not answered, or between attempts to create it."""
 
 
 class Daily:
@@ -123,7 +123,7 @@ class Daily:
         return daily_tokens.sign(properties, self._key, self._domain_id, self._clock.now())
 
     async def _taken(self, name: str, refusal: Refused, deadline: float, *, answered: bool) -> dict[str, Any]:
-        """The room of that name, after a creation that was refused."""
+        """Return the room of that name, after a creation that was refused."""
         try:
             found, known = await self._api.room(name, deadline), True
         except Refused:
@@ -138,7 +138,7 @@ class Daily:
     async def _look_up(
         self, name: str, deadline: float, lost: NoAnswer, confirm: Callable[[], Awaitable[None]]
     ) -> dict[str, Any] | None:
-        """The room, after a creation without an answer; None if it is not there by now."""
+        """Return the room, after a creation without an answer; None if it does not exist by now."""
         for attempt in count():
             try:
                 return await self._api.room(name, deadline)
@@ -149,7 +149,7 @@ class Daily:
         raise AssertionError("the loop returns or raises")
 
     async def _rest(self, attempt: int, deadline: float, lost: NoAnswer) -> None:
-        """Wait before the next attempt; raise what was lost if none is left."""
+        """Wait before the next attempt; raise the lost error if none is left."""
         wait = min(FIRST_PAUSE_SECONDS * 2 ** min(attempt, 16), LONGEST_PAUSE_SECONDS)
         if self._clock.now() + wait >= deadline:
             raise lost
@@ -157,7 +157,7 @@ class Daily:
 
 
 def _in_words(refusal: Refused, room: Room) -> Refused:
-    """Name the properties of the start request that the refusal names: a plan may not have them."""
+    """Name the properties of the start request that the refusal names: the account's plan may lack them."""
     words = set(re.findall(r"\w+", str(refusal)))
     named = [f"dailyRoomProperties.{name}" for name in room.properties if name in words]
     if not named:
@@ -167,7 +167,7 @@ def _in_words(refusal: Refused, room: Room) -> Refused:
 
 
 def _verify(found: dict[str, Any], name: str, url: str, exp: int) -> None:
-    """Look whether the room is the session's, closed to others, and ends with it, whoever is in it.
+    """Check that the room is the session's, private, and ends for everybody with the session.
 
     Raises:
         Refused: it is not.

@@ -22,23 +22,23 @@ from dispatcher.transports.daily.names import session_of
 SIGNATURE, TIMESTAMP = "x-webhook-signature", "x-webhook-timestamp"
 
 REPLAY_SECONDS = 1200.0
-"""A message that is older, or from so far in the future, is not taken: clocks differ, and a retry that Daily
-has put off more and more, for some 15 min, may still have the timestamp of the first attempt."""
+"""Limit on a message's age, and on a timestamp in the future: clocks differ, and a retry that Daily has
+delayed for some 15 min may still have the first attempt's timestamp."""
 
 REMEMBERED = 10_000
-"""Events that are known, so that none counts twice. Should more come, the oldest are forgotten, and would
-count again; so would one that comes to another dispatcher, since each knows its own. They are hints."""
+"""Limit on the remembered events, so that none counts twice. Beyond it the oldest are forgotten and would
+count again; so would an event that comes to another dispatcher. Events are only hints."""
 
 MAX_ID = 200
 """Characters of an event's id; Daily's have some hundred."""
 
 FROM_MILLISECONDS = 1e11
-"""Daily's documentation does not say in which unit the timestamp is. So many seconds are the year 5138, so
-many milliseconds were 1973."""
+"""Timestamps above this are in milliseconds: Daily does not document the unit. In seconds it is the year
+5138, in milliseconds 1973."""
 
 TEST = b'{"test":"test"}'
 TEST_BYTES = 64
-"""Limit on a test message, with the spaces that are between its parts."""
+"""Limit on a test message, including spaces between its parts."""
 
 SENTENCES = {
     "meeting.started": "Daily says that the meeting began.",
@@ -46,11 +46,11 @@ SENTENCES = {
     "participant.joined": "Daily says that somebody joined.",
     "participant.left": "Daily says that somebody left.",
 }
-"""The events that tell us anything; the others are answered and forgotten."""
+"""The events that are used; the others are answered and ignored."""
 
 
 class Forged(Exception):
-    """The message is not Daily's, or not of just now; the text says which, for the person who set it up."""
+    """The message is not Daily's, or too old; the text says which, for the person who set it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class RoomEvent:
 
     session_id: str
     message: str
-    """For people."""
+    """A sentence for people."""
     is_end: bool
     """True if nobody is in the room any more."""
 
 
 def derived_secret(api_key: str) -> str:
-    """The secret of a domain's webhook where none is set, in base64: whoever has the API key can make it."""
+    """Return the default secret of a domain's webhook, in base64, derived from the API key."""
     return base64.b64encode(hmac.digest(api_key.encode(), b"switchboard: webhook", "sha256")).decode()
 
 
@@ -82,10 +82,10 @@ class DailyWebhooks:
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> RoomEvent | None:
-        """The event of a message; None for one that says nothing about a session of ours, or says it again.
+        """Return the event of a message; None for one that is a repetition, or not about a session here.
 
         Raises:
-            Forged: the message is not Daily's, or not of just now.
+            Forged: the message is not Daily's, or too old.
         """
         if _is_test(body):
             return None
@@ -118,15 +118,15 @@ class DailyWebhooks:
 
 
 def _is_test(body: bytes) -> bool:
-    """Return True for the test message. It says nothing, so its signature makes no difference."""
+    """Return True for the test message. It has no content, so its signature does not matter."""
     # By its bytes: what anybody may have sent is not parsed.
     return len(body) <= TEST_BYTES and b"".join(body.split()) == TEST
 
 
 def _read(body: bytes) -> tuple[str, RoomEvent | None] | None:
-    """Return an event's id, the same each time that it is sent, and the event, if it is about a session.
+    """Return an event's id, equal for all its deliveries, and the event, if it is about a session.
 
-    None if the message is no event.
+    None if the message is not an event.
     """
     try:
         event: dict[str, Any] = json.loads(body)
