@@ -1,7 +1,7 @@
 """Pulumi's names of AWS resources and properties, and Terraform's.
 
 Pulumi derives its names from those of Terraform's provider (`pkg/tfbridge/names.go` of the repository
-pulumi/pulumi-terraform-bridge): camelCase, and the plural for lists and sets of more than one. The schema that
+pulumi/pulumi-terraform-bridge): camelCase, and the plural for lists and sets of several. The schema that
 `terraform providers schema -json` prints undoes this. Types are in modules that the bridge's authors chose,
 so each type in use has a row.
 """
