@@ -26,34 +26,48 @@ def network(**given: Any) -> Any:
     return {"vpc": made.vpc_id, "subnets": made.subnet_ids, "bots": made.bots.id}
 
 
-def placement(**given: Any) -> Any:
+def placement(secret_store: Any = "secretsmanager", **network_arguments: Any) -> Any:
     """The network, the registry and the tasks of one placement."""
     from stacks.aws.registry import Registry, RegistryArgs
+
+    found = network(**network_arguments)
+    registry = Registry("registry", RegistryArgs("switchboard-prod", ["bot-bots"], cache=True, tags=TAGS))
+    return {**found, **_tasks("bots", "switchboard-prod", registry.repositories["bot-bots"], secret_store)}
+
+
+def placements() -> Any:
+    """Two placements that have, between them, all resources that there are."""
+    from stacks.aws.registry import Registry, RegistryArgs
+
+    found = network(udp_ports=(32768, 60999), interface_endpoints=True)
+    registry = Registry("registry", RegistryArgs("switchboard-prod", ["bot-bots"], cache=True, tags=TAGS))
+    repository = registry.repositories["bot-bots"]
+    stores = {"bots": "secretsmanager", "more": "ssm"}
+    tasks = {name: _tasks(name, f"switchboard-{name}", repository, store) for name, store in stores.items()}
+    return {**found, "tasks": tasks}
+
+
+def _tasks(name: str, prefix: str, repository: Any, secret_store: Any) -> dict[str, Any]:
     from stacks.aws.tasks import AgentTask, BotTasks, BotTasksArgs
 
-    found = network()
-    prefix = given.get("prefix", "switchboard-prod")
-    registry = Registry("registry", RegistryArgs(prefix, ["bot-bots"], cache=True, tags=TAGS))
-    repository = registry.repositories["bot-bots"]
     image = pulumi.Output.concat(repository.repository_url, f"@sha256:{'1' * 64}")
     agents = {
         "echo": AgentTask(image, 1024, 2048, {"ECHO_KEY": "hunter2-of-echo"}, repository.arn),
         "theirs": AgentTask(f"registry.example.com/b@sha256:{'2' * 64}", 256, 512, {}, None),
     }
     made = BotTasks(
-        "bots",
+        name,
         BotTasksArgs(
             prefix=prefix,
             region="us-east-1",
             agents=agents,
             architecture="X86_64",
             log_days=30,
-            secret_store=given.get("secret_store", "secretsmanager"),
+            secret_store=secret_store,
             tags=TAGS,
         ),
     )
     return {
-        **found,
         "cluster": made.cluster.name,
         "definitions": made.revisions(),
         "logGroup": made.log_group.name,

@@ -71,6 +71,30 @@ class Graph:
         return {name: one for name, one in self.resources.items() if one.type.startswith("aws:")}
 
 
+def _made_up(name: str) -> dict[str, Any]:
+    """Return outputs of an AWS resource where no schema says which it has."""
+    arn = f"arn:aws:recorded:::{name}"
+    return {
+        "arn": arn,
+        "name": f"{name}-{'0' * 7}",
+        "arnWithoutRevision": arn,
+        "revision": 1,
+        "repositoryUrl": f"{REGISTRY}/{name}",
+        "dnsName": f"{name}.recorded.example.com",
+        "domainName": f"{name}.recorded.example.com",
+        "address": f"{name}.recorded.example.com",
+        "arnSuffix": f"recorded/{name}",
+        "domainValidationOptions": [
+            {
+                "domainName": "recorded.example.com",
+                "resourceRecordName": "_1.recorded.example.com",
+                "resourceRecordType": "CNAME",
+                "resourceRecordValue": "_2.acm-validations.aws",
+            }
+        ],
+    }
+
+
 class _Recorder(mocks.Mocks):
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -84,7 +108,7 @@ class _Recorder(mocks.Mocks):
                 made["ref"] = f"{args.inputs['tags'][0].rpartition(':')[0]}@sha256:{'0' * 64}"
             return f"{args.name}-id", {**args.inputs, **made}
         if not self._schema.has(TYPES[args.typ]):
-            return f"{args.name}-id", {**args.inputs, "arn": f"arn:aws:recorded:::{args.name}"}
+            return f"{args.name}-id", {**_made_up(args.name), **args.inputs}
         block = self._schema.block(TYPES[args.typ])
         here = f"{TYPES[args.typ]}.{args.name}"
         outputs = dict(args.inputs)

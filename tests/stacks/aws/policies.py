@@ -1,8 +1,8 @@
 """An evaluator of IAM policies, for the operators that the stack's statements use.
 
 From the IAM user guide, "Policy evaluation logic" and "IAM JSON policy elements: Condition operators": an
-explicit Deny wins, then an Allow, then the request is refused. All conditions of a statement must hold, and of
-the values of one key any. An operator that is not known here is an error.
+explicit Deny wins, then an Allow, then the request is refused. All conditions of a statement must hold; of
+the values of one key, any. An operator that is not known here is an error.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,10 @@ SERVICES = (
 
 AUTO_NAMED = "0000000"
 """Pulumi's random suffix of a name that a program leaves to it, where Terraform wants one."""
+
+
+CHANGES = 2
+"""Status of `terraform plan -detailed-exitcode` where something changes."""
 
 
 @functools.cache
@@ -59,8 +65,6 @@ def schema() -> Schema:
     """Return the provider's schema; one without types on a machine that cannot run it."""
     if why_not():
         return Schema({})
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         terraform = Terraform(Path(directory))
         terraform.write({"terraform": {"required_providers": {"aws": {"source": "hashicorp/aws"}}}})
@@ -75,7 +79,7 @@ class Excluded:
     resources: Collection[str] = ()
     """Logical names."""
     arguments: Collection[tuple[str, str]] = ()
-    """Type token and property."""
+    """Logical name or type token, and property."""
 
 
 def document(
@@ -122,7 +126,8 @@ def _resource(
     one: Recorded, schema: Schema, kept: Mapping[str, Recorded], left_out: Excluded, region: str
 ) -> dict[str, Any]:
     block = schema.block(TYPES[one.type])
-    given = {name: value for name, value in one.inputs.items() if (one.type, name) not in left_out.arguments}
+    without = {name for of, name in left_out.arguments if of in (one.type, one.name)}
+    given = {name: value for name, value in one.inputs.items() if name not in without}
     found = translated(given, block, one.name)
     if block["attributes"].get("name", {}).get("required") and "name" not in found:
         found["name"] = f"{one.name}-{AUTO_NAMED}"
@@ -158,16 +163,13 @@ class Terraform:
     def write(self, module: Mapping[str, Any]) -> None:
         (self.directory / "main.tf.json").write_text(json.dumps(module, indent=1, sort_keys=True))
 
-    def run(self, *arguments: str, statuses: Collection[int] = (0,)) -> str:
-        """Run a command and return its output. Raises TerraformError for a status not in `statuses`."""
-        done = self._run(*arguments)
-        if done.returncode not in statuses:
-            raise TerraformError(f"terraform {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
-        return done.stdout
+    def run(self, *arguments: str) -> str:
+        """Run a command and return its output. Raises TerraformError if it fails."""
+        return self._checked(*arguments).stdout
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["terraform", arguments[0], *arguments[1:]],
+    def _checked(self, *arguments: str, statuses: Collection[int] = (0,)) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["terraform", *arguments],
             cwd=self.directory,
             env=self._environment,
             capture_output=True,
@@ -175,6 +177,9 @@ class Terraform:
             timeout=PATIENCE * 2,
             check=False,
         )
+        if done.returncode not in statuses:
+            raise TerraformError(f"terraform {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
+        return done
 
     def validate(self) -> None:
         self.run("init", "-input=false", "-no-color")
@@ -184,13 +189,14 @@ class Terraform:
         self.run("apply", "-auto-approve", "-input=false", "-no-color")
 
     def destroy(self) -> None:
-        self.run("destroy", "-auto-approve", "-input=false", "-no-color")
+        self.run("destroy", "-auto-approve", "-input=false", "-no-color", "-refresh=false")
 
     def planned(self) -> dict[str, list[str]]:
         """Return the resources that a plan changes: address → its actions."""
-        self.run("plan", "-input=false", "-no-color", "-out=plan")
-        shown = json.loads(self.run("show", "-json", "plan"))
-        changes = shown.get("resource_changes", [])
+        options = ("-input=false", "-no-color", "-out=plan", "-detailed-exitcode")
+        if self._checked("plan", *options, statuses=(0, CHANGES)).returncode == 0:
+            return {}
+        changes = json.loads(self.run("show", "-json", "plan")).get("resource_changes", [])
         return {
             one["address"]: one["change"]["actions"]
             for one in changes
@@ -199,14 +205,13 @@ class Terraform:
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Return the attributes of the applied resources: address → attributes."""
-        shown = json.loads(self.run("show", "-json"))
-        found = shown.get("values", {}).get("root_module", {}).get("resources", [])
-        return {one["address"]: one["values"] for one in found}
+        state = json.loads((self.directory / "terraform.tfstate").read_text())
+        return {
+            f"{one['type']}.{one['name']}": one["instances"][0]["attributes"] for one in state["resources"]
+        }
 
     def resolved(self, value: Any) -> Any:
         """Return a value with its references replaced by the attributes of what was applied."""
-        import re
-
         known = self.values()
 
         def attribute(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The network of a placement, and its resources at moto by Terraform's AWS provider."""
+"""The network of a placement."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 from stacks.aws.network import subnet_blocks
 from tests.stacks.aws import described
 from tests.stacks.aws.graph import Graph, recorded
-from tests.stacks.aws.moto_server import Moto
 from tests.stacks.aws.names import NO_SCHEMA
-from tests.stacks.aws.terraform import Terraform, document, needs_terraform, schema
 
 
 def graph(**given: object) -> Graph:
@@ -47,25 +45,3 @@ def test_existing_vpc_gets_a_security_group_and_nothing_else() -> None:
     assert set(found.aws) == {"network-bots", "network-bots-out"}
     assert found.inputs("network-bots")["vpcId"] == "vpc-1"
     assert found.result["subnets"] == ["subnet-1", "subnet-2"]
-
-
-@needs_terraform
-@pytest.mark.parametrize("given", [{}, {"udp_ports": (32768, 60999), "interface_endpoints": True}])
-def test_network_is_applied_and_destroyed_whole(
-    terraform: Terraform, moto: Moto, given: dict[str, object]
-) -> None:
-    found = recorded(schema(), functools.partial(described.network, **given))
-    terraform.write(document(found, schema(), moto.url))
-    terraform.validate()
-    terraform.apply()
-    assert terraform.planned() == {}
-    ec2 = moto.client("ec2")
-    known = terraform.resolved(found.result)
-    groups = ec2.describe_security_groups(GroupIds=[known["bots"]])["SecurityGroups"]
-    assert [one["VpcId"] for one in groups] == [known["vpc"]]
-    inward = [(one["IpProtocol"], one["FromPort"], one["ToPort"]) for one in groups[0]["IpPermissions"]]
-    assert inward == ([("udp", 32768, 60999)] if given else [])
-    zones = ec2.describe_subnets(SubnetIds=known["subnets"])["Subnets"]
-    assert sorted(one["AvailabilityZone"] for one in zones) == ["us-east-1a", "us-east-1b"]
-    terraform.destroy()
-    assert known["vpc"] not in [one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"]]

@@ -10,9 +10,7 @@ import pytest
 
 from tests.stacks.aws import described
 from tests.stacks.aws.graph import Graph, recorded
-from tests.stacks.aws.moto_server import Moto
 from tests.stacks.aws.names import NO_SCHEMA
-from tests.stacks.aws.terraform import Terraform, document, needs_terraform, schema
 
 
 def graph(**given: Any) -> Graph:
@@ -67,40 +65,3 @@ def test_only_images_in_ecr_are_pulled_with_the_roles_login(plain: Graph) -> Non
     policy = json.loads(plain.inputs("bots-execution-policy")["policy"])["Statement"]
     (pulled,) = (one["Resource"] for one in policy if one["Sid"] == "PullImages")
     assert pulled == ["arn:aws:recorded:::registry-bot-bots"]
-
-
-@needs_terraform
-@pytest.mark.parametrize("store", ["secretsmanager", "ssm"])
-def test_placement_is_applied_runs_a_task_and_is_destroyed_whole(
-    terraform: Terraform, moto: Moto, store: str
-) -> None:
-    found = recorded(schema(), functools.partial(described.placement, secret_store=store))
-    terraform.write(document(found, schema(), moto.url))
-    terraform.validate()
-    terraform.apply()
-    assert terraform.planned() == {}
-    known = terraform.resolved(found.result)
-    ecs = moto.client("ecs")
-    for agent, definition in known["definitions"].items():
-        assert definition == f"switchboard-prod-{agent}:1"
-        started = ecs.run_task(
-            cluster=known["cluster"],
-            taskDefinition=definition,
-            launchType="FARGATE",
-            networkConfiguration={
-                "awsvpcConfiguration": {
-                    "subnets": known["subnets"],
-                    "securityGroups": [known["bots"]],
-                    "assignPublicIp": "ENABLED",
-                }
-            },
-        )
-        assert [one["lastStatus"] for one in started["tasks"]] == ["RUNNING"]
-        ecs.stop_task(cluster=known["cluster"], task=started["tasks"][0]["taskArn"])
-    terraform.destroy()
-    assert ecs.list_task_definitions(status="ACTIVE")["taskDefinitionArns"] == []
-    assert moto.client("ecr").describe_repositories()["repositories"] == []
-    assert moto.client("secretsmanager").list_secrets()["SecretList"] == []
-    assert moto.client("ssm").describe_parameters()["Parameters"] == []
-    assert moto.client("iam").list_roles()["Roles"] == []
-    assert moto.client("logs").describe_log_groups()["logGroups"] == []
