@@ -87,3 +87,73 @@ def starts_bots(account: str, prefix: str) -> Any:
         [f"arn:aws:iam::{account.rpartition(':')[2]}:role/{prefix}-{role}" for role in ("execution", "task")],
     )
     return [one.written() for one in made]
+
+
+def host(domain: str = "", zone_id: str = "", throwaway: bool = False, database: bool = True) -> Any:
+    """The dispatcher's service with its front and its database."""
+    import pulumi_aws as aws
+
+    from stacks.aws.database import Database, DatabaseArgs
+    from stacks.aws.dispatcher import Dispatcher, DispatcherArgs
+    from stacks.aws.front import Front, FrontArgs
+    from stacks.aws.registry import Registry, RegistryArgs
+
+    found = network()
+    registry = Registry("registry", RegistryArgs("switchboard-prod", ["dispatcher"], cache=False, tags=TAGS))
+    repository = registry.repositories["dispatcher"]
+    made = Front(
+        "front",
+        FrontArgs(
+            prefix="switchboard-prod",
+            vpc_id=found["vpc"],
+            subnet_ids=found["subnets"],
+            domain=domain,
+            zone_id=zone_id,
+            certificate_arn="",
+            tags=TAGS,
+        ),
+    )
+    group = aws.ec2.SecurityGroup("dispatcher-group", description="d", vpc_id=found["vpc"], tags=TAGS)
+    variables: dict[str, Any] = {"SWITCHBOARD_SECRETS": "hunter2-of-signing"}
+    if database:
+        variables["SWITCHBOARD_DATABASE_URL"] = Database(
+            "database",
+            DatabaseArgs(
+                prefix="switchboard-prod",
+                vpc_id=found["vpc"],
+                subnet_ids=found["subnets"],
+                clients=group.id,
+                instance="db.t4g.micro",
+                multi_zone=False,
+                backup_days=7,
+                password="hunter2-of-postgres",
+                throwaway=throwaway,
+                tags=TAGS,
+            ),
+        ).url
+    service = Dispatcher(
+        "dispatcher",
+        DispatcherArgs(
+            prefix="switchboard-prod",
+            region="us-east-1",
+            vpc_id=found["vpc"],
+            subnet_ids=found["subnets"],
+            group=group,
+            front=made.group.id,
+            targets=made.targets.arn,
+            number=2,
+            cpu_units=512,
+            memory_mb=1024,
+            architecture="X86_64",
+            image=pulumi.Output.concat(repository.repository_url, f"@sha256:{'3' * 64}"),
+            repository=repository.arn,
+            environment={"SWITCHBOARD_PORT": "7860"},
+            variables=variables,
+            statements=[],
+            log_days=30,
+            secret_store="secretsmanager",
+            needed=made.listening,
+            tags=TAGS,
+        ),
+    )
+    return {**found, "url": made.url, "records": made.records, "service": service.service.name}

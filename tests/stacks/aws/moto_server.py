@@ -107,7 +107,9 @@ def _by_path(service: str, method: str, path: str) -> str:
 
     model = botocore.session.get_session().get_service_model(service)
     found = []
-    for name in model.operation_names:
+    # A property that its type does not know as one.
+    operations: Any = model.operation_names
+    for name in operations:
         http = model.operation_model(name).http
         pattern = re.sub(r"\\\{[^}]+\\\}", "[^/]+", re.escape(http["requestUri"].partition("?")[0]))
         if http["method"] == method and re.fullmatch(pattern, path):
@@ -117,11 +119,11 @@ def _by_path(service: str, method: str, path: str) -> str:
 
 def main(log: Path) -> None:
     from moto.moto_api import state_manager
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
-        def log_request(self, *_: Any) -> None:
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Write nothing: the log of calls has them."""
 
     state_manager.set_transition("ecs::task", {"progression": "time", "seconds": 86_400})

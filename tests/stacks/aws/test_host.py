@@ -1,0 +1,113 @@
+"""The dispatcher's service, its database, and the way to it from outside."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from tests.stacks.aws import described
+from tests.stacks.aws.graph import Graph, recorded
+from tests.stacks.aws.names import NO_SCHEMA
+
+
+def graph(**given: Any) -> Graph:
+    return recorded(NO_SCHEMA, functools.partial(described.host, **given))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Graph:
+    return graph()
+
+
+def rules_of(found: Graph, group: str) -> list[tuple[str, int]]:
+    """Return who reaches a security group, and at which port."""
+    rules = found.of_type("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule").values()
+    return sorted(
+        (one.inputs.get("referencedSecurityGroupId") or one.inputs["cidrIpv4"], int(one.inputs["fromPort"]))
+        for one in rules
+        if one.inputs["securityGroupId"] == f"{group}-id"
+    )
+
+
+def test_openings_are_as_narrow_as_their_use(plain: Graph) -> None:
+    assert rules_of(plain, "dispatcher-group") == [("front-group-id", 7860)]
+    assert rules_of(plain, "database-group") == [("dispatcher-group-id", 5432)]
+    assert rules_of(plain, "network-bots") == []
+
+
+def test_without_a_domain_the_load_balancer_has_no_public_address(plain: Graph) -> None:
+    assert plain.inputs("front-balancer")["internal"] is True
+    (origin,) = plain.inputs("front-distribution")["origins"]
+    assert origin["vpcOriginConfig"]["vpcOriginId"] == "front-origin-id"
+    assert (
+        plain.inputs("front-distribution")["defaultCacheBehavior"]["viewerProtocolPolicy"]
+        == "redirect-to-https"
+    )
+    assert plain.result["url"] == "https://front-distribution.recorded.example.com"
+
+
+def test_domain_without_a_zone_gets_its_records_printed() -> None:
+    found = graph(domain="voice.example.com")
+    assert found.result["records"] == [
+        "_1.recorded.example.com CNAME _2.acm-validations.aws",
+        "voice.example.com CNAME front-balancer.recorded.example.com",
+    ]
+    assert found.of_type("aws:route53/record:Record") == {}
+    assert rules_of(found, "front-group") == [("0.0.0.0/0", 80), ("0.0.0.0/0", 443)]
+
+
+def test_domain_with_a_zone_needs_nothing_of_anybody() -> None:
+    found = graph(domain="voice.example.com", zone_id="Z1")
+    assert found.result["records"] is None
+    assert set(found.of_type("aws:route53/record:Record")) == {"front-name", "front-certificate-proof"}
+    assert found.inputs("front-https")["certificateArn"].endswith("front-certificate")
+    assert "front-certificate-proof" in found.resources["front-certificate-valid"].dependencies
+
+
+def test_http_leads_to_https_alone() -> None:
+    found = graph(domain="voice.example.com", zone_id="Z1")
+    (action,) = found.inputs("front-http")["defaultActions"]
+    assert action["redirect"]["statusCode"] == "HTTP_301"
+
+
+def test_the_store_is_kept_unless_the_stack_is_throw_away(plain: Graph) -> None:
+    kept, gone = plain.resources["store"], graph(throwaway=True).resources["store"]
+    assert (kept.protected, kept.retained, gone.protected, gone.retained) == (True, True, False, False)
+    assert (kept.inputs["deletionProtection"], kept.inputs["skipFinalSnapshot"]) == (True, False)
+    assert (gone.inputs["deletionProtection"], gone.inputs["skipFinalSnapshot"]) == (False, True)
+    assert kept.inputs["publiclyAccessible"] is False
+    assert kept.inputs["storageEncrypted"] is True
+
+
+def test_no_secret_is_in_the_definition_of_the_dispatchers_task(plain: Graph) -> None:
+    (container,) = json.loads(plain.inputs("dispatcher-task")["containerDefinitions"])
+    assert [one["name"] for one in container["secrets"]] == [
+        "SWITCHBOARD_DATABASE_URL",
+        "SWITCHBOARD_SECRETS",
+    ]
+    assert "hunter2" not in json.dumps(container)
+    values = json.loads(plain.inputs("dispatcher-secrets-values")["secretString"])
+    assert values["SWITCHBOARD_DATABASE_URL"] == (
+        "postgresql://switchboard:hunter2-of-postgres@store.recorded.example.com:5432/switchboard?sslmode=require"
+    )
+
+
+def test_idle_times_are_longer_than_heartbeats() -> None:
+    from stacks.aws.front import IDLE_SECONDS, ORIGIN_SECONDS
+    from stacks.config import StackConfig
+
+    slowest = max(
+        one.le for one in StackConfig.model_fields["heartbeat_seconds"].metadata if hasattr(one, "le")
+    )
+    assert slowest < IDLE_SECONDS
+    assert slowest <= ORIGIN_SECONDS
+
+
+def test_a_revision_is_rolled_back_where_it_does_not_come_up(plain: Graph) -> None:
+    service = plain.inputs("dispatcher-service")
+    assert service["deploymentCircuitBreaker"] == {"enable": True, "rollback": True}
+    assert (service["deploymentMinimumHealthyPercent"], service["desiredCount"]) == (100, 2)
+    assert "front-http" in plain.resources["dispatcher-service"].dependencies
