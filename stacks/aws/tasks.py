@@ -176,6 +176,8 @@ class BotTasks(pulumi.ComponentResource):
             "name": CONTAINER,
             "image": task.image,
             "essential": True,
+            # All of its task's: a bot that takes more is killed, and its exit code says so.
+            "memory": task.memory_mb,
             # A task overrides the command alone, and the provider's begins with `timeout`.
             "entryPoint": ["/usr/bin/env"],
             # As it is without the provider: nothing of a bot.
