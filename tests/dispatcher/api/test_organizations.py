@@ -18,7 +18,6 @@ from tests.dispatcher.api.test_auth import SECRETS, bearer, keyed, start
 from tests.dispatcher.api.test_logs import Logged
 from tests.dispatcher.harness import Deployment, deployment
 
-PIPECAT = Path(sys.executable).parent / "pipecat"
 SERVICES = "/v1/organizations/switchboard/services"
 
 
@@ -34,29 +33,49 @@ class Done:
         return json.loads(self.output)
 
 
+COMMANDS = """
+import json, os, sys
+from pipecat.cli import main
+main.app  # Loads all of it once, which takes longer than any command.
+
+def start(number, arguments):
+    if child := os.fork():
+        return child
+    for descriptor, name in ((0, os.devnull), (1, f"{number}.out"), (2, f"{number}.err")):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = ["pipecat", "cloud", *arguments]
+    sys.exit(main.run())
+
+children = [start(*one) for one in enumerate(json.loads(sys.argv[1]))]
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+"""Does what `pipecat` does, for several commands at the same time."""
+
+
 async def pipecat(
-    running: Deployment, directory: Path, *arguments: str, mode: str = "json", token: str = "any"
-) -> Done:
-    """Return the answer of `pipecat cloud …`, told of nothing but the dispatcher and a key."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(directory),
-        "PIPECAT_CONFIG_PATH": str(directory / "pipecatcloud.toml"),
-        "PIPECAT_API_HOST": running.url,
-        "PIPECAT_TOKEN": token,
-        "PIPECAT_OUTPUT": mode,
-        "COLUMNS": "250",
-    }
+    running: Deployment, directory: Path, *commands: tuple[str, ...], mode: str = "json", token: str = "any"
+) -> list[Done]:
+    """Return the answers of `pipecat cloud …`, told of nothing but the dispatcher and a key."""
     process = await asyncio.create_subprocess_exec(
-        *(str(PIPECAT), "cloud", *arguments),
+        *(sys.executable, "-c", COMMANDS, json.dumps(commands)),
         cwd=directory,
-        env=environment,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "PIPECAT_CONFIG_PATH": str(directory / "pipecatcloud.toml"),
+            "PIPECAT_API_HOST": running.url,
+            "PIPECAT_TOKEN": token,
+            "PIPECAT_OUTPUT": mode,
+            "COLUMNS": "250",
+        },
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return Done(process.returncode, output.decode(), errors.decode())
+    codes, _ = await process.communicate()
+    assert process.returncode == 0
+    return [
+        Done(code, (directory / f"{number}.out").read_text(), (directory / f"{number}.err").read_text())
+        for number, code in enumerate(json.loads(codes))
+    ]
 
 
 async def completed(running: Deployment) -> str:
@@ -74,19 +93,17 @@ async def test_the_command_line_shows_agents_and_sessions(tmp_path, mode):
         over = await completed(running)
         live, _ = await running.reported("waiting")
 
-        async def shown(*arguments: str) -> str:
-            done = await pipecat(running, tmp_path, *arguments, mode=mode)
-            assert done.code == 0, done.output + done.errors
-            return done.output + done.errors
-
-        listed, status, sessions, one, ended, logs = await asyncio.gather(
-            shown("agent", "list"),
-            shown("agent", "status", "echo"),
-            shown("agent", "sessions", "echo"),
-            shown("agent", "sessions", "echo", "--id", over),
-            shown("agent", "sessions", "echo", "--end-state", "completed"),
-            shown("agent", "logs", "echo"),
+        commands = (
+            ("agent", "list"),
+            ("agent", "status", "echo"),
+            ("agent", "sessions", "echo"),
+            ("agent", "sessions", "echo", "--id", over),
+            ("agent", "sessions", "echo", "--end-state", "completed"),
+            ("agent", "logs", "echo"),
         )
+        answers = await pipecat(running, tmp_path, *commands, mode=mode)
+        assert {done.code for done in answers} == {0}, answers
+        listed, status, sessions, one, ended, logs = (done.output + done.errors for done in answers)
         assert "echo" in listed
         for words in ("bot.py", "900s", "7", "1024Mi"):
             assert words in status
@@ -102,17 +119,19 @@ async def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
     async with keyed(tmp_path) as running:
         session_id = (await start(running, "backend"))["sessionId"]
 
-        def ask(*arguments: str, token: str):
-            return pipecat(running, tmp_path, *arguments, token=SECRETS.get(token, token))
+        def ask(token: str, *commands: tuple[str, ...]):
+            return pipecat(running, tmp_path, *commands, token=SECRETS.get(token, token))
 
-        organizations, agents, status, stopping, unknown, stranger = await asyncio.gather(
-            ask("organizations", "list", token="reader"),
-            ask("agent", "list", token="reader"),
-            ask("agent", "status", "echo", token="reader"),
-            ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="reader"),
-            ask("agent", "status", "nope", token="reader"),
-            ask("agent", "list", token="nobody"),
+        stop = ("agent", "stop", "echo", "--session-id", session_id, "--force")
+        organizations, agents, status, stopping, unknown = await ask(
+            "reader",
+            ("organizations", "list"),
+            ("agent", "list"),
+            ("agent", "status", "echo"),
+            stop,
+            ("agent", "status", "nope"),
         )
+        (stranger,) = await ask("nobody", ("agent", "list"))
         assert organizations.json["organizations"][0]["name"] == "switchboard"
         assert [one["name"] for one in agents.json["agents"]] == ["echo", "other"]
         assert status.json["activeSessionCount"] == 1
@@ -120,9 +139,9 @@ async def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
         assert (await running.http.get(f"/sessions/{session_id}", headers=bearer("root"))).json()[
             "state"
         ] == "starting"
-        stopped = await ask("agent", "stop", "echo", "--session-id", session_id, "--force", token="root")
+        (stopped,) = await ask("root", stop)
         assert stopped.code == 0, stopped.output + stopped.errors
-        record = await ask("agent", "sessions", "echo", "--id", session_id, token="root")
+        (record,) = await ask("root", ("agent", "sessions", "echo", "--id", session_id))
         assert record.json["endState"] == "terminated"
 
 
@@ -202,12 +221,11 @@ async def test_the_command_line_shows_what_a_sessions_bot_printed(tmp_path, said
     provider.said = said
     async with deployment(tmp_path, provider=provider) as running:
         over = await completed(running)
-        logs = await pipecat(running, tmp_path, "agent", "logs", "echo", "--session-id", over)
+        command = ("agent", "logs", "echo", "--session-id", over)
+        logs, last = await pipecat(running, tmp_path, command, (*command, "--limit", "1"))
         lines = [line["log"] for line in logs.json["logs"]]
         assert f"INFO {over} ended: The bot said goodbye." in lines
         printed = [line for line in lines if not line.startswith(f"INFO {over} ")]
         assert len(printed) == len(shown)
         assert all(line.endswith(words) for line, words in zip(printed, shown, strict=True))
-        command = ("agent", "logs", "echo", "--limit", "1", "--session-id", over)
-        last = await pipecat(running, tmp_path, *command)
         assert len(last.json["logs"]) == 1
