@@ -309,7 +309,7 @@ class CoreSettings(BaseSettings):
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
                     )
                 try:
-                    of.check_agent(agent)
+                    of.check_agent(name, agent)
                 except ValueError as error:
                     raise ValueError(f"agent '{name}' at placement '{placement}': {error}") from error
         for key in self.keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -127,6 +128,8 @@ class MachineStatus:
     """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
     out_of_memory_mb: int | None = None
     """The memory that the machine had, in MiB, where it was ended for using all of that."""
+    startup: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Stage of the machine's start → seconds, where the provider tells: `place`, `pull`, `boot`."""
 
 
 @dataclass(frozen=True, slots=True)

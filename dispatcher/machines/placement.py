@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from dispatcher.machines.provider import (
     Rejected,
     Settles,
     StartsSeparately,
+    StartsSlowly,
     Throttled,
     Unreachable,
 )
@@ -145,10 +147,17 @@ class Placement:
             confirm: Called after every wait, before the provider is asked; its exception ends the call.
             turn_by: In Unix seconds. A later turn is not waited for.
         """
-        lane = self._lane(spec.id)
-        limit = CREATE_SECONDS
-        call = functools.partial(self.provider.create, spec)
-        return await self._call("create", lane, call, limit, deadline, turn_by, confirm)
+        lane, provider = self._lane(spec.id), self.provider
+        if not isinstance(provider, StartsSlowly):
+            call = functools.partial(provider.create, spec)
+            return await self._call("create", lane, call, CREATE_SECONDS, deadline, turn_by, confirm)
+        limit = provider.create_seconds
+
+        async def create() -> MachineStatus:
+            answer_by = min(deadline, self._clock.now() + limit) - LEAST_CALL_SECONDS
+            return await provider.create(replace(spec, answer_by=answer_by))
+
+        return await self._call("create", lane, create, limit, deadline, turn_by, confirm)
 
     async def start(self, spec: MachineSpec, deadline: float) -> MachineStatus:
         """Start a created machine, never beyond the deadline (Unix seconds)."""

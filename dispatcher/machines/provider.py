@@ -81,6 +81,10 @@ class MachineSpec:
     """The image's reference; empty for processes, which need none."""
     python: str = ""
     """The interpreter that has the bot's packages, for processes; empty for the dispatcher's own."""
+    agent: str = ""
+    """Name of the machine's agent, for a provider that has a template for each."""
+    answer_by: float = math.inf
+    """Unix seconds. A create that waits for the machine's start answers before, started or not."""
     agent_environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """The variables that the agent's `env` names, secrets included: never log them.
 
@@ -266,6 +270,16 @@ class Suspends(Protocol):
 
     async def resume(self, machine_id: str) -> MachineStatus:
         """Resume the machine. Its clock is behind for a while; if its memory was lost, it starts anew."""
+        ...
+
+
+@runtime_checkable
+class StartsSlowly(Protocol):
+    """A provider whose `create` waits for a machine that takes longer to start than others do."""
+
+    @property
+    def create_seconds(self) -> float:
+        """Limit on one create. It answers by `MachineSpec.answer_by`, which may be sooner."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
@@ -51,6 +51,22 @@ class ProviderContext:
     """Answers instead of the provider's API, in tests."""
 
 
+class Forged(Exception):
+    """A message is not the provider's. The text says why, for the person who set it up."""
+
+
+class MachineEvents(Protocol):
+    """Reads events that a provider sends to the dispatcher. They are hints: machines are asked about."""
+
+    def read(self, body: bytes, headers: Mapping[str, str]) -> str | None:
+        """Return the machine that an event is about; None if it says nothing, or says it again.
+
+        Raises:
+            Forged: The message is not the provider's.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class HostNotice:
     """A log line about this host, at the dispatcher's start."""
@@ -92,7 +108,7 @@ class PlacementSettings(Plugin, BaseModel):
             ValueError: It is not usable; the text begins with the setting's name.
         """
 
-    def check_agent(self, agent: Agent) -> None:
+    def check_agent(self, name: str, agent: Agent) -> None:
         """Check that this placement can run machines of the agent.
 
         Raises:
@@ -106,6 +122,11 @@ class PlacementSettings(Plugin, BaseModel):
             ValueError: The host lacks something; the text begins with the setting's name.
         """
         return ()
+
+    @classmethod
+    def events(cls, shared: SharedSettings, clock: Clock) -> MachineEvents | None:
+        """Build what reads the provider's events about machines; None if it sends none, or none are taken."""
+        return None
 
     def build(self, context: ProviderContext) -> MachineProvider:
         """Build the provider, without a call and without opening anything.

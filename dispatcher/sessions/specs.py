@@ -58,6 +58,7 @@ class Specs:
             of_machine[TRACEPARENT_VARIABLE] = session.traceparent
         return MachineSpec(
             id=session.machine_id,
+            agent=session.agent,
             bot_file=self._images.bot_file(session.agent),
             image=self._images.of(session.agent),
             arguments=tuple(

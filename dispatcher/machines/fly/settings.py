@@ -132,7 +132,7 @@ class FlyPlacement(PlacementSettings):
                     "allowed: one token, or one for each app"
                 )
 
-    def check_agent(self, agent: Agent) -> None:
+    def check_agent(self, name: str, agent: Agent) -> None:
         if "@sha256:" not in (agent.image or ""):
             # Fly would look up a tag anew for each machine.
             raise ValueError(

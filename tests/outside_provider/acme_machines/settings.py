@@ -38,7 +38,7 @@ class AcmePlacement(PlacementSettings):
                 f"acme_api_token is missing, and placement '{name}' is at Acme; allowed: the account's token"
             )
 
-    def check_agent(self, agent: Agent) -> None:
+    def check_agent(self, name: str, agent: Agent) -> None:
         if agent.cpu > 8:
             raise ValueError(f"cpu {agent.cpu:g} is more than Acme has; allowed: up to 8")
 

@@ -1,0 +1,1 @@
+"""The `ecs` provider: machines are Fargate tasks of Amazon ECS."""
