@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 from aiobotocore.config import AioConfig
@@ -193,16 +193,15 @@ class EcsApi:
             **({"http_session_cls": session_over(self._transport)} if self._transport else {}),
         )
         try:
-            return await self._stack.enter_async_context(
-                self._session.create_client(
-                    "ecs",
-                    region_name=self._region,
-                    endpoint_url=self._url or None,
-                    aws_access_key_id=self._credentials.key_id or None,
-                    aws_secret_access_key=self._credentials.secret or None,
-                    config=config,
-                )
+            made = self._session.create_client(
+                "ecs",
+                region_name=self._region,
+                endpoint_url=self._url or None,
+                aws_access_key_id=self._credentials.key_id or None,
+                aws_secret_access_key=self._credentials.secret or None,
+                config=config,
             )
+            return cast("ECSClient", await self._stack.enter_async_context(made))
         except BotoCoreError as error:
             raise _unanswered(error) from error
 

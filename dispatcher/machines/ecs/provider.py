@@ -139,7 +139,7 @@ class EcsProvider:
         )
 
     async def _begun(self, spec: MachineSpec, task: TaskTypeDef) -> TaskTypeDef:
-        """Wait until the task runs or is over, or nobody waits for the answer any more; return it as it is."""
+        """Return the task once it runs or is over, or as it is when the answer is due."""
         arn, began = task.get("taskArn", ""), self._clock.monotonic()
         looks = 0
         while state_of(task) is MachineState.requested:
