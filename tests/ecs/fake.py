@@ -231,11 +231,12 @@ class FakeEcs:
         if "startedBy" in body and body.keys() - {"cluster", "maxResults", "nextToken", "startedBy"}:
             raise Refusal("InvalidParameterException", "startedBy must be the only filter.")
         found = [one for one in self.tasks.values() if not self._expired(one) and not self._is_new(one)]
-        if self.filters:
+        if (instead := self.mixed_up.get(body.get("startedBy", ""))) is not None:
+            found = [one for one in found if one.started_by == instead]
+        elif self.filters:
             found = [one for one in found if one.desired == body.get("desiredStatus", "RUNNING")]
             if "startedBy" in body:
-                wanted = self.mixed_up.get(body["startedBy"], body["startedBy"])
-                found = [one for one in found if one.started_by == wanted]
+                found = [one for one in found if one.started_by == body["startedBy"]]
         first, most = int(body.get("nextToken", 0)), body.get("maxResults", 100)
         page = {"taskArns": [one.arn for one in found[first : first + most]]}
         return page | ({"nextToken": str(first + most)} if first + most < len(found) else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -38,7 +39,11 @@ def problems(shape: Shape | None, value: Any) -> list[str]:
 
 
 def error_is_known(operation: OperationModel, code: str) -> bool:
-    return code in COMMON_ERRORS or code in {shape.name for shape in operation.error_shapes}
+    return code in COMMON_ERRORS or code in _names(operation.error_shapes)
+
+
+def _names(shapes: Any) -> set[str]:
+    return {shape.name for shape in shapes}
 
 
 def wire(value: Any) -> Any:
@@ -54,7 +59,7 @@ def moment(unix_seconds: float) -> datetime:
     return datetime.fromtimestamp(unix_seconds, UTC)
 
 
-def _wrong_words(shape: Shape, value: Any, path: str) -> Any:
+def _wrong_words(shape: Any, value: Any, path: str) -> Iterator[str]:
     if value is None:
         return
     if isinstance(shape, StructureShape):
@@ -69,5 +74,5 @@ def _wrong_words(shape: Shape, value: Any, path: str) -> Any:
     elif isinstance(shape, MapShape):
         for one in value.values():
             yield from _wrong_words(shape.value, one, f"{path}{{}}")
-    elif getattr(shape, "enum", None) and value not in shape.enum:  # pyright: ignore[reportAttributeAccessIssue]
-        yield f"{path}: {value!r} is none of {shape.enum}"  # pyright: ignore[reportAttributeAccessIssue]
+    elif getattr(shape, "enum", None) and value not in shape.enum:
+        yield f"{path}: {value!r} is none of {shape.enum}"

@@ -1,7 +1,7 @@
 """Published rates, as token buckets of an account in a region.
 
-"Request throttling for the Amazon ECS API": cluster resource modify actions (RunTask, StopTask) 40 a second and
-100 at once, cluster resource read actions (DescribeTasks, ListTasks) 20 and 100. "AWS Fargate throttling
+"Request throttling for the Amazon ECS API": cluster resource modify actions (RunTask, StopTask) 40 a second
+and 100 at once, cluster resource read actions (DescribeTasks, ListTasks) 20 and 100. "AWS Fargate throttling
 quotas": 20 launches a second and 100 at once, on-demand and Spot each.
 """
 

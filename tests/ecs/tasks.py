@@ -83,25 +83,28 @@ class Task:
         Args:
             failure: The reason for which it does not start; empty: it does.
         """
-        try:
-            if await self._pause(times.place):
-                return
-            self._now("PENDING", "pullStartedAt")
-            if await self._pause(times.pull):
-                return
-            if failure:
-                self.stop_code, self.stopped_reason, self.desired = "TaskFailedToStart", failure, "STOPPED"
-                return
-            self._now("ACTIVATING", "pullStoppedAt")
-            if await self._pause(times.boot):
-                return
-            self.process = start(self._launch(), self.clock)
-            self._now("RUNNING", "startedAt")
+        if await self._starts(start, times, failure):
             await self._until_exit(times)
-        finally:
-            self._now("DEPROVISIONING", "executionStoppedAt")
-            await self.clock.sleep(times.deprovision)
-            self._now("STOPPED", "stoppedAt")
+        self._now("DEPROVISIONING", "executionStoppedAt")
+        await self.clock.sleep(times.deprovision)
+        self._now("STOPPED", "stoppedAt")
+
+    async def _starts(self, start: Start, times: Times, failure: str) -> bool:
+        """Go through the stages of a start; False if it ends before its program runs."""
+        if await self._pause(times.place):
+            return False
+        self._now("PENDING", "pullStartedAt")
+        if await self._pause(times.pull):
+            return False
+        if failure:
+            self.stop_code, self.stopped_reason, self.desired = "TaskFailedToStart", failure, "STOPPED"
+            return False
+        self._now("ACTIVATING", "pullStoppedAt")
+        if await self._pause(times.boot):
+            return False
+        self.process = start(self._launch(), self.clock)
+        self._now("RUNNING", "startedAt")
+        return True
 
     def stop(self, code: str, reason: str) -> None:
         """Ask it to end. A task that is ending goes on doing so."""

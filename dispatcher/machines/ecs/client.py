@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.loaders import Loader
 
 from dispatcher.clock import Clock
 from dispatcher.machines.ecs.errors import mapped, of_failure
@@ -101,8 +103,7 @@ class EcsApi:
         self._credentials = credentials or Credentials()
         self._transport = transport
         self._session = get_session()
-        # The SDK reads the service's model from disk, for some 100 ms: better now than while it serves.
-        self._session.get_component("data_loader").load_service_model("ecs", "service-2")
+        self._session.register_component("data_loader", _models())
         self._opened: ECSClient | None = None
         self._opening = asyncio.Lock()
         self._stack = contextlib.AsyncExitStack()
@@ -259,6 +260,17 @@ class EcsApi:
             raise mapped(code, words, status) from error
         except BotoCoreError as error:
             raise _unanswered(error) from error
+
+
+@functools.cache
+def _models() -> Loader:
+    """Return the SDK's models, which all placements share.
+
+    It reads that of a service from disk, for some 100 ms: better now than while the dispatcher serves.
+    """
+    models = Loader()
+    models.load_service_model("ecs", "service-2")
+    return models
 
 
 class _Conflict(ProviderError):

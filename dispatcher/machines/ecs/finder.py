@@ -83,7 +83,8 @@ class Finder:
         if found := await self._remembered(machine_id):
             return found
         owner = self._place.owner(machine_id)
-        found, others = list[TaskTypeDef](), set[str]()
+        found: list[TaskTypeDef] = []
+        others: set[str] = set()
         # ECS takes no other filter beside this one, and lists what is wanted to run.
         async with aclosing(self._listed(startedBy=owner)) as tasks:
             async for task in tasks:
