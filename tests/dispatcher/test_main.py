@@ -215,7 +215,15 @@ def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_
 
 def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):
     """Each of them takes some 0.1 s of the processor, at every start."""
-    others = ["aiodocker", "alembic", "opentelemetry.sdk", "psycopg", "sqlalchemy.dialects.postgresql"]
+    others = [
+        "aiobotocore",
+        "aiodocker",
+        "alembic",
+        "botocore",
+        "opentelemetry.sdk",
+        "psycopg",
+        "sqlalchemy.dialects.postgresql",
+    ]
     start = (
         "import asyncio, sys, dispatcher.commands as commands, dispatcher.settings as settings\n"
         "dispatcher = commands.build(settings.Settings())\n"

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from botocore.loaders import Loader
-from botocore.model import ListShape, MapShape, OperationModel, ServiceModel, Shape, StructureShape
+from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 COMMON_ERRORS = frozenset(
@@ -18,18 +18,19 @@ COMMON_ERRORS = frozenset(
 
 
 @cache
-def service() -> ServiceModel:
+def service() -> Any:
+    """Return the model; untyped, for the SDK types its properties as descriptors."""
     return ServiceModel(Loader().load_service_model("ecs", "service-2"), "ecs")
 
 
-def operation(target: str) -> OperationModel:
+def operation(target: str) -> Any:
     """Return the operation of an `X-Amz-Target`."""
     prefix, _, name = target.partition(".")
     assert prefix == service().metadata["targetPrefix"], f"no such target: {target}"
     return service().operation_model(name)
 
 
-def problems(shape: Shape | None, value: Any) -> list[str]:
+def problems(shape: Any, value: Any) -> list[str]:
     """Return what is wrong with a request or answer: types, members, and words that are none of an enum's."""
     if shape is None:
         return []
@@ -38,12 +39,8 @@ def problems(shape: Shape | None, value: Any) -> list[str]:
     return found + list(_wrong_words(shape, value, shape.name))
 
 
-def error_is_known(operation: OperationModel, code: str) -> bool:
-    return code in COMMON_ERRORS or code in _names(operation.error_shapes)
-
-
-def _names(shapes: Any) -> set[str]:
-    return {shape.name for shape in shapes}
+def error_is_known(operation: Any, code: str) -> bool:
+    return code in COMMON_ERRORS or code in {shape.name for shape in operation.error_shapes}
 
 
 def wire(value: Any) -> Any:
@@ -62,16 +59,16 @@ def moment(unix_seconds: float) -> datetime:
 def _wrong_words(shape: Any, value: Any, path: str) -> Iterator[str]:
     if value is None:
         return
-    if isinstance(shape, StructureShape):
+    if shape.type_name == "structure":
         for name, one in value.items():
             if name in shape.members:
                 yield from _wrong_words(shape.members[name], one, f"{path}.{name}")
             else:
                 yield f"{path}: there is no member {name}"
-    elif isinstance(shape, ListShape):
+    elif shape.type_name == "list":
         for one in value:
             yield from _wrong_words(shape.member, one, f"{path}[]")
-    elif isinstance(shape, MapShape):
+    elif shape.type_name == "map":
         for one in value.values():
             yield from _wrong_words(shape.value, one, f"{path}{{}}")
     elif getattr(shape, "enum", None) and value not in shape.enum:

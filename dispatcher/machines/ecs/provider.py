@@ -141,11 +141,12 @@ class EcsProvider:
     async def _begun(self, spec: MachineSpec, task: TaskTypeDef) -> TaskTypeDef:
         """Return the task once it runs or is over, or as it is when the answer is due."""
         arn, began = task.get("taskArn", ""), self._clock.monotonic()
+        until = min(spec.answer_by, self._clock.now() + CREATE_SECONDS)
         looks = 0
         while state_of(task) is MachineState.requested:
             pause = POLLS[min(looks, len(POLLS) - 1)]
             looks += 1
-            if self._clock.now() + pause >= spec.answer_by:
+            if self._clock.now() + pause >= until:
                 return task
             await self._clock.sleep(pause)
             try:
