@@ -148,7 +148,7 @@ def test_outside_provider_is_built_from_settings(installed: Path):
         ({"placements": {"north": {"provider": "acme", "region": "North"}}}, "placements.north.region"),
         ({"agents": {"echo": {"bot": "b.py", "image": IMAGE, "cpu": 9}}}, "cpu 9 is more than Acme has"),
         ({"agents": {"echo": {"bot": "b.py"}}}, "image is missing, and placement 'north' runs images"),
-        ({"placements": {"a": {"provider": "nobody"}}}, "allowed: .*acme"),
+        ({"placements": {"a": {"provider": "unknown"}}}, "allowed: .*acme"),
     ],
 )
 def test_outside_provider_refuses_bad_settings(changes: dict[str, Any], words: str, installed: Path):

@@ -67,6 +67,8 @@ class FakeEcs:
     tasks: dict[str, Task] = field(default_factory=dict)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    throttled: int = 0
+    """Calls that were over a published rate."""
     _tokens: dict[str, tuple[str, Task]] = field(default_factory=dict)
     """Client token → the request's other members, and its task."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -132,6 +134,7 @@ class FakeEcs:
 
     def _throttle(self, name: str) -> None:
         if not self.limits.take(name, self.clock.monotonic()):
+            self.throttled += 1
             raise Refusal("ThrottlingException", "Rate exceeded")
 
     def _run_task(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Limits:
         bucket, limit = PUBLISHED[name]
         tokens, at = self._left.get(bucket, (limit.burst, now))
         tokens = min(limit.burst, tokens + (now - at) * limit.per_second)
-        # A float's dust must not turn away who waited exactly as long as it must.
-        allowed = tokens >= 1 - 1e-6
+        # Unix time has steps of 0.24 µs: that dust must not turn away who waited exactly as long as it must.
+        allowed = tokens >= 1 - 1e-4
         self._left[bucket] = (tokens - 1 if allowed else tokens, now)
         return allowed
