@@ -40,7 +40,8 @@ NO_PERMISSION = (
 )
 NO_ROUTE = (
     "ResourceInitializationError: unable to pull secrets or registry auth: The task cannot pull registry "
-    "auth from Amazon ECR: There is a connection issue between the task and Amazon ECR. context deadline exceeded"
+    "auth from Amazon ECR: There is a connection issue between the task and Amazon ECR. context deadline "
+    "exceeded"
 )
 IMAGE_NO_ROUTE = "CannotPullContainerError: dial tcp 52.94.0.1:443: i/o timeout"
 
