@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from bot.watch import Listener
+from bot.listener import Listener
 
 _MODULE = "pipecat.transports.daily.transport"
 

@@ -18,7 +18,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
@@ -26,14 +26,11 @@ from fastapi.websockets import WebSocketState
 
 from bot.calls import OFFER_PATH
 from bot.logs import logger
-from bot.outcome import describe
+from bot.outcome import Outcome, describe
 from bot.problems import Problem
-from bot.protocol import Assignment
+from bot.protocol import Assignment, IceServer
 from bot.protocol import Response as SessionResponse
-from bot.session import WEBRTC
-
-if TYPE_CHECKING:
-    from bot.hosted import Host
+from bot.session import WEBRTC, Session
 
 LONGEST_SECONDS = 14400.0
 """Limit on a session: the longest that Pipecat Cloud allows an agent. It enforces it itself; other hosts may
@@ -41,6 +38,30 @@ not."""
 
 _TRY_AGAIN_LATER = 1013
 """Close code of a WebSocket that is refused; before it is accepted, this becomes HTTP's 403."""
+
+
+class Host(Protocol):
+    """The process of one session, as the routes use it."""
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def over(self) -> asyncio.Future[Outcome]:
+        """The session's outcome; it is never cancelled, so await it shielded."""
+        ...
+
+    @property
+    def answered(self) -> asyncio.Event:
+        """Set when a client's offer was answered."""
+        ...
+
+    @property
+    def claimed(self) -> bool: ...
+    def claim(self) -> None: ...
+    def expect_offer(self) -> None: ...
+    async def ice_servers(self) -> tuple[IceServer, ...]: ...
+    async def call(self, method: str, path: str, body: bytes) -> SessionResponse: ...
+    async def readiness(self) -> Any: ...
 
 
 def add_routes(app: FastAPI, host: Host) -> None:

@@ -18,7 +18,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.observers.base_observer import BaseObserver, FramePushed
 
-from bot.watch import Listener
+from bot.listener import Listener
 
 
 class PipelineObserver(BaseObserver):

@@ -9,7 +9,6 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -32,10 +31,10 @@ from dispatcher.api import (
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.configured import providers_of
 from dispatcher.core import Core, wire
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.settings import PlacementSettings, ProviderContext
-from dispatcher.settings import Settings, is_loopback
+from dispatcher.settings import Settings
 from dispatcher.store.threads import Runner
 from dispatcher.telemetry.requests import Subjects
 from dispatcher.transports.daily.settings import DailyShared, webhooks_of
@@ -135,31 +134,3 @@ def _bus(settings: Settings, clock: Clock) -> Bus:
 
         return PostgresBus(settings.store_url, replica, clock)
     return LocalBus(replica)
-
-
-def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]:
-    return {
-        name: placement.build(context_of(settings, placement, clock))
-        for name, placement in settings.placements.items()
-    }
-
-
-def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -> ProviderContext:
-    """Return the context from which a placement's provider is built."""
-    return ProviderContext(
-        clock=clock,
-        shared=settings.shared_of(placement),
-        data_dir=settings.data_dir,
-        private=_private(settings),
-        keep_machine_dirs=settings.keep_machine_dirs,
-        has_remote_callers=bool(settings.keys)
-        and (bool(settings.allowed_hosts) or not is_loopback(settings.host)),
-    )
-
-
-def _private(settings: Settings) -> list[Path]:
-    """Return the paths that no machine may read: the data directory, and a SQLite store's files elsewhere."""
-    url = sa.make_url(settings.store_url)
-    database = url.database if url.get_backend_name() == "sqlite" else None
-    files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []
-    return [settings.data_dir, *files]

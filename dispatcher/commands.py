@@ -21,9 +21,10 @@ from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
 from dispatcher.admissions import Admissions
-from dispatcher.app import Dispatcher, build, context_of, providers_of
+from dispatcher.app import Dispatcher, build
 from dispatcher.channel_socket import counted
 from dispatcher.clock import SystemClock
+from dispatcher.configured import check_accounts, context_of, providers_of
 from dispatcher.disk import in_words, why_not
 from dispatcher.domain.model import End
 from dispatcher.limits import limited
@@ -33,10 +34,9 @@ from dispatcher.machines.settings import HostNotice
 from dispatcher.server import Server, once_free
 from dispatcher.sessions.terminator import STOP_GRACE
 from dispatcher.settings import Settings
-from dispatcher.signing import InvalidSecret
 from dispatcher.store.migrate import NotMigrated
 from dispatcher.telemetry import export, logs
-from dispatcher.transports.configured import check_accounts
+from dispatcher.tokens import InvalidSecret
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from dispatcher.agent_images import AgentImages
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
+from dispatcher.configured import configured
 from dispatcher.disk import Disk
 from dispatcher.machines.calls import ProviderCall
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.tokens import MachineTokens
 from dispatcher.readiness import Readiness
 from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.launcher import Launcher
@@ -38,10 +38,8 @@ from dispatcher.sessions.service import SessionService
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.starts import Starts
 from dispatcher.sessions.terminator import Terminator
-from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.sessions.watcher import TimelineWatcher
 from dispatcher.settings import Settings
-from dispatcher.signing import Signer, load_or_create_secret
 from dispatcher.store.store import Store
 from dispatcher.store.threads import Runner
 from dispatcher.tasks import Background, end_tasks
@@ -49,7 +47,7 @@ from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
 from dispatcher.telemetry.traces import Traces
-from dispatcher.transports.configured import configured
+from dispatcher.tokens import MachineTokens, SessionTokens, Signer, load_or_create_secret
 from dispatcher.version import VERSION
 
 if TYPE_CHECKING:

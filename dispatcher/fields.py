@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+ENVIRONMENT_PREFIX = "SWITCHBOARD_"
+"""Prefix of the variables that set the dispatcher's settings."""
+
 
 @dataclass(frozen=True)
 class Allowed:

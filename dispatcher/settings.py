@@ -27,17 +27,17 @@ from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dispatcher.addresses import ADDRESS, is_loopback
-from dispatcher.fields import Allowed
+from dispatcher.fields import ENVIRONMENT_PREFIX, Allowed
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
 from dispatcher.transports.registry import transports
+from dispatcher.transports.settings import IceServer
 
 S = TypeVar("S", bound=SharedSettings)
 
-ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 IMAGES_VARIABLE = f"{ENVIRONMENT_PREFIX}IMAGES"
 
 if TYPE_CHECKING:
@@ -143,16 +143,6 @@ class AgentSettings(BaseModel):
     """Limit on a session, from admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
     """Placements of its machines, in the order in which they are asked; by default all."""
-
-
-class IceServer(BaseModel):
-    """A STUN or TURN server, in the shape of a browser's RTCIceServer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    urls: tuple[str, ...]
-    username: str | None = None
-    credential: str | None = None
 
 
 class CoreSettings(BaseSettings):

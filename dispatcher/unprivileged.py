@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from dispatcher.settings import ENVIRONMENT_PREFIX
+from dispatcher.fields import ENVIRONMENT_PREFIX
 
 USER = 10001
 """Id of user and group, as in images/dispatcher.Dockerfile."""

@@ -16,11 +16,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("domain",),
     (BESIDE,),
     ("machines", "transports", "reserve", "store"),
+    # Checked by the providers and transports that are installed.
+    ("settings",),
     ("agent_images", "telemetry"),
     ("sessions", "readiness"),
     ("api",),
     (
-        *("app", "core", "limits", "channel_socket", "server", "engine_proxy"),
+        *("app", "configured", "core", "limits", "channel_socket", "server", "engine_proxy"),
         *("commands", "openapi", "new_key", "__main__"),
     ),
 )
@@ -28,10 +30,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 floor composes the rest, and its modules may import each other."""
 
 EXCEPTIONS = {
-    # The settings are checked by the providers and transports that are installed.
-    ("dispatcher.beside", "dispatcher.machines.registry"),
-    ("dispatcher.beside", "dispatcher.machines.settings"),
-    ("dispatcher.beside", "dispatcher.transports.registry"),
     # What runs in a machine is also run by the process provider.
     ("dispatcher.machines", "bot.confinement"),
     ("dispatcher.machines", "bot.leader"),
@@ -53,7 +51,7 @@ EXCEPTIONS = {
     ("stacks.docs", "dispatcher.keys"),
     ("stacks.docs", "dispatcher.machines.registry"),
     ("stacks.fly", "dispatcher.fields"),
-    ("stacks.fly", "dispatcher.machines.fly.answers"),
+    ("stacks.fly", "dispatcher.machines.fly.protocol"),
     ("stacks.fly", "dispatcher.machines.fly.sizes"),
     ("stacks.ice", "dispatcher.fields"),
     ("stacks.local", "bot.versions"),
@@ -69,17 +67,6 @@ EXCEPTIONS = {
 """(package, imported module) against the arrows: to be shrunk, never to grow."""
 
 CIRCLES = {
-    frozenset({"bot.daily", "bot.observe", "bot.watch"}),
-    frozenset({"bot.hosted", "bot.hosted_routes"}),
-    frozenset(
-        {
-            "dispatcher.machines.fly.client",
-            "dispatcher.machines.fly.finder",
-            "dispatcher.machines.fly.provider",
-            "dispatcher.machines.fly.settings",
-        }
-    ),
-    frozenset({"dispatcher.settings", "dispatcher.transports.registry", "dispatcher.transports.settings"}),
     frozenset({"stacks.clouds", "stacks.deployment", "stacks.prices"}),
     frozenset({"stacks.config", "stacks.daily", "stacks.ice", "stacks.refusals"}),
 }
@@ -102,13 +89,7 @@ def test_no_circle_of_packages_in_dispatcher() -> None:
         for other in imported:
             if _top(module) == _top(other) == "dispatcher" and _package(module) != _package(other):
                 arrows.setdefault(_package(module), set()).add(_package(other))
-    assert set(circles(arrows)) == PACKAGE_CIRCLES
-
-
-PACKAGE_CIRCLES = {
-    frozenset({"dispatcher.machines", "dispatcher.settings", "dispatcher.transports"}),
-}
-"""Packages of `dispatcher/` that import each other: to be shrunk, never to grow."""
+    assert set(circles(arrows)) == set()
 
 
 def test_imports_in_functions_and_for_types_are_read(tmp_path: Path) -> None:

@@ -28,9 +28,8 @@ from dispatcher.clock import Clock
 from dispatcher.domain.errors import UnknownSession
 from dispatcher.keys import KeySettings, hash_of
 from dispatcher.sessions.service import SessionService
-from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.settings import Settings, is_loopback
-from dispatcher.signing import InvalidToken
+from dispatcher.tokens import InvalidToken, SessionTokens
 
 TOKEN_PARAMETER = "token"  # noqa: S105 - its name
 """Parameter with the session's token for a browser's EventSource, which cannot send headers."""

@@ -22,10 +22,9 @@ from bot.protocol import (
 from dispatcher.api.auth import ADMIT, bearer_of
 from dispatcher.log_context import about
 from dispatcher.machines.channels import ChannelLost
-from dispatcher.machines.tokens import MachineTokens
 from dispatcher.repeated_warning import RepeatedWarning
 from dispatcher.sessions.machine_reports import MachineReports
-from dispatcher.signing import InvalidToken
+from dispatcher.tokens import InvalidToken, MachineTokens
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from dispatcher.domain.errors import InvalidRequest, SessionError
 from dispatcher.domain.idempotency import MAX_KEY_LENGTH, is_key, is_random
 from dispatcher.sessions.service import SessionService, Wait
 from dispatcher.sessions.starts import Start, Started, Starts
-from dispatcher.sessions.tokens import SessionTokens
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.traces import Served, Traces
+from dispatcher.tokens import SessionTokens
 from dispatcher.transports.transport import Wanted
 
 Hold = Annotated[

@@ -18,8 +18,8 @@ from bot.protocol import (
 from dispatcher.agent_images import AgentImages
 from dispatcher.domain.model import Session
 from dispatcher.machines.provider import MachineSpec, Preparation
-from dispatcher.machines.tokens import MachineTokens
 from dispatcher.settings import AgentSettings, Settings
+from dispatcher.tokens import MachineTokens
 
 
 class Specs:

@@ -6,16 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from dispatcher.plugins import Plugin, SharedSettings
 
 if TYPE_CHECKING:
     import httpx
 
     from dispatcher.clock import Clock
-    from dispatcher.settings import IceServer
     from dispatcher.transports.calls import OnRoomCall
     from dispatcher.transports.transport import Transport
     from dispatcher.transports.turn import Turn
+
+
+class IceServer(BaseModel):
+    """A STUN or TURN server, in the shape of a browser's RTCIceServer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dispatcher.machines.fly.answers import throttles
-from dispatcher.machines.fly.settings import fly_authorization
+from dispatcher.machines.fly.protocol import fly_authorization, throttles
 from stacks.errors import StackError
 from stacks.fly.config import API_URL
 

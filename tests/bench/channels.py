@@ -22,9 +22,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from bot import protocol
 from dispatcher.clock import SystemClock
-from dispatcher.machines.tokens import MachineTokens
-from dispatcher.signing import Signer
 from dispatcher.store.tables import sessions
+from dispatcher.tokens import MachineTokens, Signer
 from tests.bench.past import fill
 from tests.bench.starts import SECRET, dispatcher_process
 from tests.postgres import Postgres

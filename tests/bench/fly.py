@@ -30,8 +30,8 @@ import httpx
 
 from dispatcher.app import build
 from dispatcher.clock import SystemClock
+from dispatcher.machines.fly.protocol import FlyTokens
 from dispatcher.machines.fly.provider import FlyProvider
-from dispatcher.machines.fly.settings import FlyTokens
 from dispatcher.settings import AgentSettings, Settings
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, InPlaceOfTheNetwork
 from tests.fly.fake import FakeFly, bearer

@@ -131,7 +131,7 @@ def test_outside_provider_keeps_the_contract(check: str, installed: Path):
 
 
 def test_outside_provider_is_built_from_settings(installed: Path):
-    from dispatcher.app import providers_of
+    from dispatcher.configured import providers_of
 
     made = settings()
     provider = providers_of(made, VirtualClock())["north"]  # pyright: ignore[reportArgumentType]

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from dispatcher.clock import SystemClock
+from dispatcher.configured import check_accounts
 from dispatcher.settings import AgentSettings, Settings
-from dispatcher.transports.configured import check_accounts
 from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, app
 from tests.daily.harness import agents, with_daily
 from tests.daily.test_bot import BOT

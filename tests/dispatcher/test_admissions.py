@@ -12,8 +12,7 @@ from websockets.frames import Frame, Opcode
 from bot.protocol import CHANNEL_PATH, Hello
 from dispatcher.admissions import LOG_SECONDS, Admissions
 from dispatcher.clock import SystemClock
-from dispatcher.machines.tokens import MachineTokens
-from dispatcher.signing import Signer
+from dispatcher.tokens import MachineTokens, Signer
 from tests.dispatcher.command import Command
 from tests.patience import PATIENCE
 

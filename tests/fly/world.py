@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from dispatcher.domain.model import MachineStatus
 from dispatcher.machines.fleet import Fleet
+from dispatcher.machines.fly.protocol import FlyTokens
 from dispatcher.machines.fly.provider import FlyProvider
-from dispatcher.machines.fly.settings import FlyTokens
 from dispatcher.machines.provider import MachineSpec
 from tests.doubles import VirtualClock
 from tests.fly.fake import FakeFly

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot.protocol import MACHINE_TOKEN_VARIABLE, TRACEPARENT_VARIABLE, VARIABLES_FILE_VARIABLE
+from dispatcher.fields import ENVIRONMENT_PREFIX
 from dispatcher.machines.deadline import command
-from dispatcher.settings import ENVIRONMENT_PREFIX
 
 PING = "_ping"
 """The only path without a version: it returns the newest version of the engine."""

@@ -14,8 +14,7 @@ from typing import Any
 
 import httpx
 
-from dispatcher.machines.fly.answers import throttles
-from dispatcher.machines.fly.settings import FlyTokens, fly_authorization
+from dispatcher.machines.fly.protocol import FlyTokens, fly_authorization, throttles
 from dispatcher.machines.provider import (
     NoCapacity,
     ProviderError,

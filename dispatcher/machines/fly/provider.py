@@ -26,8 +26,8 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.fly.client import LONGEST_WAIT, FlyApi, Machine, NameTaken
 from dispatcher.machines.fly.finder import RATE, Finder
+from dispatcher.machines.fly.protocol import FlyTokens
 from dispatcher.machines.fly.request import STOP_SIGNAL, Place, body
-from dispatcher.machines.fly.settings import FlyTokens
 from dispatcher.machines.fly.sizes import CpuKind
 from dispatcher.machines.fly.status import (
     LEFT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dispatcher.settings import IceServer
+from dispatcher.transports.settings import IceServer
 from dispatcher.transports.transport import Prepared, Wanted
 from dispatcher.transports.turn import Turn
 

@@ -14,7 +14,7 @@ import pytest
 
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.fleet import NoMachine
-from dispatcher.machines.fly.settings import FlyTokens
+from dispatcher.machines.fly.protocol import FlyTokens
 from dispatcher.machines.provider import (
     NoCapacity,
     ProviderError,

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from dispatcher.app import build
+from dispatcher.machines.fly.protocol import FlyTokens, fly_authorization
 from dispatcher.machines.fly.provider import FlyProvider
-from dispatcher.machines.fly.settings import FlyShared, FlyTokens, fly_authorization
+from dispatcher.machines.fly.settings import FlyShared
 from dispatcher.machines.fly.sizes import Guest, guest
 from dispatcher.settings import Settings
 from tests.fly.world import IMAGE

@@ -2,9 +2,7 @@
 
 import pytest
 
-from dispatcher.machines.tokens import MachineTokens
-from dispatcher.sessions.tokens import AUDIENCE as SESSIONS
-from dispatcher.signing import InvalidToken, Signer
+from dispatcher.tokens import SESSIONS, InvalidToken, MachineTokens, Signer
 from tests.dispatcher.harness import ManualClock
 
 

@@ -1,12 +1,17 @@
-"""The transports of a deployment, from its settings."""
+"""The providers and transports of a deployment, built from its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
 from dispatcher.clock import Clock
-from dispatcher.settings import Settings
+from dispatcher.machines.provider import MachineProvider
+from dispatcher.machines.settings import PlacementSettings, ProviderContext
+from dispatcher.settings import Settings, is_loopback
 from dispatcher.transports.calls import OnRoomCall, unobserved
 from dispatcher.transports.registry import transports
 from dispatcher.transports.settings import TransportContext, TransportSettings
@@ -61,3 +66,32 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
     agents = settings.agents.values()
     lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
     return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
+
+
+def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]:
+    """Return placement → provider."""
+    return {
+        name: placement.build(context_of(settings, placement, clock))
+        for name, placement in settings.placements.items()
+    }
+
+
+def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -> ProviderContext:
+    """Return the context from which a placement's provider is built."""
+    return ProviderContext(
+        clock=clock,
+        shared=settings.shared_of(placement),
+        data_dir=settings.data_dir,
+        private=_private(settings),
+        keep_machine_dirs=settings.keep_machine_dirs,
+        has_remote_callers=bool(settings.keys)
+        and (bool(settings.allowed_hosts) or not is_loopback(settings.host)),
+    )
+
+
+def _private(settings: Settings) -> list[Path]:
+    """Return the paths that no machine may read: the data directory, and a SQLite store's files elsewhere."""
+    url = sa.make_url(settings.store_url)
+    database = url.database if url.get_backend_name() == "sqlite" else None
+    files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []
+    return [settings.data_dir, *files]

@@ -1,4 +1,8 @@
-"""Signed tokens: JWTs with a subject, an audience and an expiry."""
+"""Tokens of machines and of sessions: signed JWTs that name their subject, their audience and their expiry.
+
+machine   good for one machine, for its session's life, and for the channel alone
+session   all that a client needs for its session, without the key that started it
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,11 @@ from pathlib import Path
 import jwt
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import Session
+
+MACHINES = "switchboard-machine"
+SESSIONS = "switchboard-session"
+"""The audiences."""
 
 SECRET_BYTES = 32
 
@@ -64,6 +73,45 @@ class Signer:
                 raise InvalidToken("the token has expired")
             return claims["sub"]
         raise InvalidToken(f"the token is not valid: {fault}") from fault
+
+
+class MachineTokens:
+    """Issues and checks machines' tokens."""
+
+    def __init__(self, signer: Signer, clock: Clock) -> None:
+        self._signer = signer
+        self._clock = clock
+
+    def issue(self, machine_id: str, lifetime_seconds: float) -> str:
+        return self._signer.sign(machine_id, MACHINES, self._clock.now() + lifetime_seconds)
+
+    def machine_id(self, token: str) -> str:
+        """Return the machine that the token was issued for.
+
+        Raises:
+            InvalidToken: it was not issued here for a machine, or has expired.
+        """
+        return self._signer.subject(token, MACHINES)
+
+
+class SessionTokens:
+    """Issues and checks the sessions' tokens."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    def issue(self, session: Session) -> str:
+        """The session's token, good until its latest possible deadline; for one session always the same."""
+        longest = session.queue_seconds + session.max_duration_seconds
+        return self._signer.sign(session.id, SESSIONS, session.created_at + longest)
+
+    def session_id(self, token: str) -> str:
+        """The session that the token was issued for.
+
+        Raises:
+            InvalidToken: it was not issued by us for a session, or has expired.
+        """
+        return self._signer.subject(token, SESSIONS)
 
 
 def load_or_create_secret(path: Path) -> bytes:

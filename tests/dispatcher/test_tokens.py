@@ -5,7 +5,7 @@ import stat
 import jwt
 import pytest
 
-from dispatcher.signing import InvalidToken, Signer, load_or_create_secret
+from dispatcher.tokens import InvalidToken, Signer, load_or_create_secret
 from tests.dispatcher.harness import START_OF_TIME, ManualClock
 
 OLD, NEW = b"o" * 32, b"n" * 32
