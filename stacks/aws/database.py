@@ -36,6 +36,7 @@ class DatabaseArgs:
     throwaway: bool
     """Delete it with the stack, and without a last snapshot."""
     tags: Mapping[str, str]
+    provider: aws.Provider | None = None
 
 
 class Database(pulumi.ComponentResource):
@@ -73,7 +74,6 @@ class Database(pulumi.ComponentResource):
             opts=within,
         )
         kept = not args.throwaway
-        # A child of nothing that has dependencies: a down that keeps it would keep those, too.
         self.instance = aws.rds.Instance(
             STORE,
             engine="postgres",
@@ -94,11 +94,14 @@ class Database(pulumi.ComponentResource):
             backup_retention_period=args.backup_days,
             copy_tags_to_snapshot=True,
             auto_minor_version_upgrade=True,
-            deletion_protection=kept,
+            # The engine protects it. AWS's protection would refuse a down that was told to delete it.
+            deletion_protection=False,
             skip_final_snapshot=args.throwaway,
             final_snapshot_identifier=f"{args.prefix}-last" if kept else None,
             tags=args.tags,
-            opts=marked(args.throwaway),
+            opts=pulumi.ResourceOptions.merge(
+                marked(args.throwaway), pulumi.ResourceOptions(provider=args.provider)
+            ),
         )
         self.url = pulumi.Output.secret(
             pulumi.Output.concat(

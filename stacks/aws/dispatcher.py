@@ -58,8 +58,8 @@ class DispatcherArgs:
     environment: Mapping[str, pulumi.Input[str]]
     variables: Mapping[str, pulumi.Input[str]]
     """Secret variables."""
-    statements: Sequence[permissions.Statement]
-    """What it may do in the placements."""
+    statements: Sequence[Mapping[str, Any]]
+    """What it may do in the placements, as IAM has it."""
     log_days: int
     secret_store: SecretStore
     needed: Sequence[pulumi.Resource]
@@ -190,6 +190,7 @@ class Dispatcher(pulumi.ComponentResource):
     def _role(self, part: str, description: str) -> aws.iam.Role:
         return aws.iam.Role(
             f"{self._name}-{part}-role",
+            name=f"{self._args.prefix}-dispatcher-{part}",
             description=f"Switchboard {self._args.prefix}: {description}",
             assume_role_policy=permissions.trust(),
             tags=self._args.tags,
@@ -197,7 +198,10 @@ class Dispatcher(pulumi.ComponentResource):
         )
 
     def _policy(
-        self, part: str, role: aws.iam.Role, statements: Sequence[permissions.Statement]
+        self,
+        part: str,
+        role: aws.iam.Role,
+        statements: Sequence[permissions.Statement | Mapping[str, Any]],
     ) -> aws.iam.RolePolicy:
         return aws.iam.RolePolicy(
             f"{self._name}-{part}-policy",

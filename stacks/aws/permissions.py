@@ -35,9 +35,10 @@ class Statement:
         return {**made, "Condition": self.conditions} if self.conditions else made
 
 
-def document(statements: Sequence[Statement]) -> pulumi.Output[str]:
-    """Return the policy's JSON."""
-    policy = {"Version": "2012-10-17", "Statement": [one.written() for one in statements]}
+def document(statements: Sequence[Statement | Mapping[str, Any]]) -> pulumi.Output[str]:
+    """Return the policy's JSON. A mapping is a statement as IAM has it."""
+    written = [one.written() if isinstance(one, Statement) else dict(one) for one in statements]
+    policy = {"Version": "2012-10-17", "Statement": written}
     return pulumi.Output.json_dumps(policy, sort_keys=True)
 
 

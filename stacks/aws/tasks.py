@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -142,6 +141,7 @@ class BotTasks(pulumi.ComponentResource):
     def _role(self, part: str, description: str) -> aws.iam.Role:
         return aws.iam.Role(
             f"{self._name}-{part}-role",
+            name=f"{self._args.prefix}-bots-{part}",
             description=f"Switchboard {self._args.prefix}: {description}",
             assume_role_policy=permissions.trust(),
             tags=self._args.tags,
@@ -204,8 +204,3 @@ class BotTasks(pulumi.ComponentResource):
 def revision(number: float | str) -> str:
     """Return a revision as ECS writes it: the engine hands numbers over as floats."""
     return str(int(number)) if isinstance(number, float) else str(number)
-
-
-def given(names: Sequence[str]) -> dict[str, str]:
-    """Return the variables that are set where the engine runs."""
-    return {name: os.environ[name] for name in sorted(names) if name in os.environ}

@@ -76,8 +76,12 @@ def test_http_leads_to_https_alone() -> None:
 def test_the_store_is_kept_unless_the_stack_is_throw_away(plain: Graph) -> None:
     kept, gone = plain.resources["store"], graph(throwaway=True).resources["store"]
     assert (kept.protected, kept.retained, gone.protected, gone.retained) == (True, True, False, False)
-    assert (kept.inputs["deletionProtection"], kept.inputs["skipFinalSnapshot"]) == (True, False)
-    assert (gone.inputs["deletionProtection"], gone.inputs["skipFinalSnapshot"]) == (False, True)
+    assert (kept.inputs["finalSnapshotIdentifier"], kept.inputs["skipFinalSnapshot"]) == (
+        "switchboard-prod-last",
+        False,
+    )
+    assert gone.inputs["skipFinalSnapshot"] is True
+    assert "finalSnapshotIdentifier" not in gone.inputs
     assert kept.inputs["publiclyAccessible"] is False
     assert kept.inputs["storageEncrypted"] is True
 

@@ -41,10 +41,12 @@ def start(moto: Moto, known: dict[str, Any], cluster: str, definition: str) -> s
 
 def left(moto: Moto) -> dict[str, list[Any]]:
     """Return what is there of the kinds that the stack makes."""
-    ec2 = moto.client("ec2")
+    ec2, ecs = moto.client("ec2"), moto.client("ecs")
+    clusters = ecs.describe_clusters(clusters=ecs.list_clusters()["clusterArns"])["clusters"]
     return {
-        "cluster": moto.client("ecs").list_clusters()["clusterArns"],
-        "definition": moto.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
+        # ECS shows deleted ones for a while.
+        "cluster": [one["clusterName"] for one in clusters if one["status"] != "INACTIVE"],
+        "definition": ecs.list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
         "repository": moto.client("ecr").describe_repositories()["repositories"],
         "secret": moto.client("secretsmanager").list_secrets()["SecretList"],
         "parameter": moto.client("ssm").describe_parameters()["Parameters"],
