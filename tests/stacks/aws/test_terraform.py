@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
 from tests.stacks.aws import described
+from tests.stacks.aws.deployer import missing
 from tests.stacks.aws.graph import recorded
 from tests.stacks.aws.moto_server import Moto
 from tests.stacks.aws.names import UnknownNameError, translated
@@ -21,6 +23,13 @@ FORGOTTEN = Excluded(
     arguments=[
         # Of a rule that names a group, not addresses, moto does not store the description.
         ("network-endpoints-from-bots", "description"),
+        ("database-from-dispatcher", "description"),
+        ("dispatcher-from-front", "description"),
+        # Of a service it stores neither of these.
+        ("dispatcher-service", "availabilityZoneRebalancing"),
+        ("dispatcher-service", "healthCheckGracePeriodSeconds"),
+        # Its services never have a running task.
+        ("dispatcher-service", "waitForSteadyState"),
     ]
 )
 
@@ -52,6 +61,10 @@ def left(moto: Moto) -> dict[str, list[Any]]:
         "parameter": moto.client("ssm").describe_parameters()["Parameters"],
         "role": moto.client("iam").list_roles()["Roles"],
         "log": moto.client("logs").describe_log_groups()["logGroups"],
+        "service": ecs.list_services(cluster=clusters[0]["clusterName"])["serviceArns"] if clusters else [],
+        "load balancer": moto.client("elbv2").describe_load_balancers()["LoadBalancers"],
+        "database": moto.client("rds").describe_db_instances()["DBInstances"],
+        "certificate": moto.client("acm").list_certificates()["CertificateSummaryList"],
         # moto has a default VPC in each region.
         "vpc": [one for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]],
     }
@@ -78,6 +91,41 @@ def test_placements_are_applied_start_tasks_and_are_destroyed_whole(terraform: T
     assert left(moto) != before
     terraform.destroy()
     assert left(moto) == before
+    theirs = set(moto.calls()) - {"ecs:RunTask"}
+    assert missing(theirs) == [], "whoever deploys may not do it, by docs/aws-deployer-policy.json"
+
+
+def test_host_is_applied_and_destroyed_whole(terraform: Terraform, moto: Moto) -> None:
+    route53 = moto.client("route53")
+    zone = route53.create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"]
+    before = left(moto)
+    given = {"domain": "voice.example.com", "zone_id": zone.rpartition("/")[2], "throwaway": True}
+    graph = recorded(schema(), functools.partial(described.host, **given))
+    terraform.write(document(graph, schema(), moto.url, excluded=FORGOTTEN))
+    terraform.validate()
+    terraform.apply()
+    assert terraform.planned() == {}
+    known = left(moto)
+    (database,) = known["database"]
+    assert database["PubliclyAccessible"] is False
+    (balancer,) = known["load balancer"]
+    assert balancer["Scheme"] == "internet-facing"
+    names = [
+        one["Name"] for one in route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    ]
+    assert "voice.example.com." in names
+    terraform.destroy()
+    assert left(moto) == before
+    assert missing(set(moto.calls()) - {"route53:CreateHostedZone"}) == []
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"domain": "voice.example.com"}], ids=["cloudfront", "printed-records"]
+)
+def test_ways_to_the_dispatcher_are_valid(terraform: Terraform, given: dict[str, str]) -> None:
+    graph = recorded(schema(), functools.partial(described.host, **given))
+    terraform.write(document(graph, schema()))
+    terraform.validate()
 
 
 def test_validation_refuses_a_value_that_mocks_let_through(terraform: Terraform) -> None:
