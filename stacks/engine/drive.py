@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pulumi import automation
-from pulumi.automation import LocalWorkspaceOptions, OutputMap, PulumiCommand, Stack
+from pulumi.automation import OutputMap, PulumiCommand, Stack
 from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 from pulumi.automation.events import EngineEvent
 from pulumi.runtime import _grpc_settings
@@ -22,6 +21,7 @@ from stacks.engine.deployed import Deployed, command_error
 from stacks.engine.drift import Drift
 from stacks.engine.interrupts import uninterrupted
 from stacks.engine.locks import break_dead_locks, drop_broken_attributes, locks
+from stacks.engine.questions import FewQuestions
 from stacks.engine.reach import check_reachable
 from stacks.engine.report import Report
 from stacks.engine.workspace import Workspace, prepare
@@ -282,12 +282,12 @@ class Driver:
             runpy.run_path(file, run_name="switchboard_program")
 
         try:
-            return automation.create_or_select_stack(
-                stack_name=workspace.stack,
-                project_name=workspace.project,
-                program=program,
-                opts=LocalWorkspaceOptions(
+            return Stack.create_or_select(
+                workspace.stack,
+                FewQuestions(
+                    known=workspace.own_state is not None and not workspace.never_up,
                     work_dir=str(workspace.directory),
+                    program=program,
                     env_vars=workspace.environment,
                     pulumi_command=self._engine(),
                     secrets_provider=workspace.secrets_provider,
