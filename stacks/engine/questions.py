@@ -1,4 +1,4 @@
-"""A workspace of the Automation API that asks the engine only what is needed: a question is a process of it."""
+"""A workspace of the Automation API that asks the engine only what is needed: each question is a process."""
 
 from __future__ import annotations
 
