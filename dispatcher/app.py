@@ -31,7 +31,7 @@ from dispatcher.api import (
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.configured import providers_of
+from dispatcher.configured import events_of, providers_of
 from dispatcher.core import Core, wire
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.settings import Settings
@@ -112,7 +112,7 @@ def _app(core: Core) -> FastAPI:
     app.include_router(start.router(core.service, starter, core.session_tokens, core.traces))
     app.include_router(offers.router(core.service, starter, core.traces))
     daily = webhooks_of(settings.shared("daily", DailyShared), core.clock)
-    app.include_router(webhooks.router(daily, core.hints))
+    app.include_router(webhooks.router(daily, events_of(settings, core.clock), core.hints))
     own = [Depends(own_sessions_only(core.service))]
     app.include_router(events.router(core.watch), dependencies=own)
     app.include_router(logs.router(core.store, core.fleet), dependencies=own)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dispatcher.clock import Clock
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.settings import PlacementSettings, ProviderContext
+from dispatcher.machines.settings import MachineEvents, PlacementSettings, ProviderContext
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.transports.calls import OnRoomCall, unobserved
 from dispatcher.transports.registry import transports
@@ -95,3 +95,10 @@ def _private(settings: Settings) -> list[Path]:
     database = url.database if url.get_backend_name() == "sqlite" else None
     files = [Path(f"{database}{end}") for end in ("", "-wal", "-shm", "-journal")] if database else []
     return [settings.data_dir, *files]
+
+
+def events_of(settings: Settings, clock: Clock) -> dict[str, MachineEvents]:
+    """Return machine provider → the reader of its events, of those that send some."""
+    kinds = {placement.provider: placement for placement in settings.placements.values()}
+    made = {name: of.events(settings.shared_of(of), clock) for name, of in kinds.items()}
+    return {name: events for name, events in made.items() if events is not None}

@@ -67,6 +67,7 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/metrics", Action.measure),
     (SOCKET, CHANNEL_PATH, Action.channel),
     (frozenset({"POST"}), "/webhooks/daily", Action.notify),
+    (frozenset({"POST"}), "/webhooks/machines/{provider}", Action.notify),
     (frozenset({"POST"}), "/start", Action.start),
     (frozenset({"POST"}), "/v1/public/{agent}/start", Action.start),
     (frozenset({"POST", "PATCH"}), "/api/offer", Action.start),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -9,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Request
 from dispatcher.api.bodies import read_body
 from dispatcher.api.models import Status
 from dispatcher.api.openapi import problems
+from dispatcher.machines import settings
 from dispatcher.sessions.hints import Hints
 from dispatcher.transports.daily.webhooks import DailyWebhooks, Forged
 
@@ -28,9 +30,21 @@ _DESCRIBED: dict[str, Any] = {
     },
 }
 
+_OF_MACHINES: dict[str, Any] = {
+    "response_model": Status,
+    "responses": problems(401, 404, 413),
+    "openapi_extra": {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
+}
 
-def router(webhooks: DailyWebhooks | None, hints: Hints) -> APIRouter:
-    """Return the route `POST /webhooks/daily`."""
+
+def router(
+    webhooks: DailyWebhooks | None, events: Mapping[str, settings.MachineEvents], hints: Hints
+) -> APIRouter:
+    """Return the routes of webhooks.
+
+    Args:
+        events: Machine provider → the reader of its events.
+    """
     routes = APIRouter()
 
     @routes.post("/webhooks/daily", summary="Take a webhook of Daily's", **_DESCRIBED)
@@ -44,6 +58,19 @@ def router(webhooks: DailyWebhooks | None, hints: Hints) -> APIRouter:
             raise HTTPException(401, str(forged)) from forged
         if event is not None:
             hints.about_room(event.session_id, event.message, is_end=event.is_end)
+        return Status(status="ok")
+
+    @routes.post("/webhooks/machines/{provider}", summary="Take a machine provider's event", **_OF_MACHINES)
+    async def of_machines(provider: str, request: Request) -> Status:
+        if (reader := events.get(provider)) is None:
+            raise HTTPException(404, f"No events of '{provider}' are taken here.")
+        body = await read_body(request, MAX_BYTES)
+        try:
+            machine_id = reader.read(body, request.headers)
+        except settings.Forged as forged:
+            raise HTTPException(401, str(forged)) from forged
+        if machine_id is not None:
+            hints.about_machine(machine_id)
         return Status(status="ok")
 
     return routes

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dispatcher.bus import Bus
+from dispatcher.domain.model import MachineState
 from dispatcher.log_context import about_session
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
@@ -62,6 +63,16 @@ class Hints:
         self._background.spawn(
             self._outage_retry.persist(lambda: self._about_room(session_id, message, is_end=is_end))
         )
+
+    def about_machine(self, machine_id: str) -> None:
+        """Something happened to a machine, its provider says. Returns at once."""
+        self._background.spawn(self._outage_retry.persist(lambda: self._about_machine(machine_id)))
+
+    async def _about_machine(self, machine_id: str) -> None:
+        machine = await self._store.machine(machine_id)
+        if machine is not None and machine.state is not MachineState.gone:
+            self._look_soon(machine_id)
+            self._bus.publish(TOPIC, machine_id)
 
     async def _about_room(self, session_id: str, message: str, *, is_end: bool) -> None:
         session = await self._store.session(session_id)
