@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly
+.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,7 +98,7 @@ openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP i
 docs: setup-dev ## write docs/settings.md and the schema in Pulumi.yaml anew, after a change of a setting
 	@$(RUN) -m stacks.docs
 
-bench: bench-calls bench-starts bench-channels bench-images bench-fly ## measure all of it: some half hour
+bench: bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs ## measure all of it: some half hour
 
 bench-calls: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench
@@ -115,6 +115,9 @@ bench-images: setup-dev ## measure the images: sizes, pulls, starts of container
 
 bench-fly: setup-dev ## measure starts at the fakes of Fly and Daily: against calls in a row, and at Fly's limits
 	@$(RUN) -m tests.bench.fly
+
+bench-ecs: setup-dev ## measure starts at the fakes of ECS and Daily: against calls in a row, and at ECS's limits
+	@$(RUN) -m tests.bench.ecs
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed $(call quoted,$(SEED))) $(if $(call said,EXAMPLES),--examples $(call quoted,$(EXAMPLES)))

@@ -26,6 +26,10 @@ Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "a
 """Where a machine is, as it says over its channel: `bot.protocol.Phase` has the meanings."""
 
 
+STAGE_PREFIX = "machine_"
+"""Begins the timings of a machine's start that its provider tells, in milliseconds: `machine_pull`."""
+
+
 class MachineState(StrEnum):
     """A machine's state at its provider. `started` is no promise that the bot in it is ready."""
 

@@ -3,7 +3,8 @@
     queued             asked for, by whom          client-connected     somebody is there
     starting           a machine is asked for      client-disconnected  and gone again; may come back
     machine-started    the provider says so        stop-requested       by whom
-    phase              what the machine does       ended, failed        with the reason in words
+    machine-startup    where its time went         ended, failed        with the reason in words
+    phase              what the machine does
     ready, active      the bot, then its client    machine-gone         nothing is left
     orphan-stopped     a machine that it had no more, or never, was found and is ended
     room-open          where its transport has rooms: it can be joined
@@ -20,12 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from dispatcher.domain.model import OVER, Machine, MachineState, Phase, Session, SessionState
+from dispatcher.domain.model import OVER, STAGE_PREFIX, Machine, MachineState, Phase, Session, SessionState
 
 Kind = Literal[
     "queued",
     "starting",
     "machine-started",
+    "machine-startup",
     "phase",
     "ready",
     "active",
@@ -133,6 +135,8 @@ def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
         yield replace(now, kind="starting", actor=DISPATCHER, message=message)
     if before.started_at is None and after.started_at is not None:
         yield replace(now, kind="machine-started", message=f"The machine {after.machine_id} started.")
+    if after.timings is not before.timings and (words := _startup(before, after)):
+        yield replace(now, kind="machine-startup", message=f"The start of its machine took {words}.")
     if before.room_state == "wanted" and after.room_state in ("open", "found") and not after.over:
         yield replace(now, kind="room-open", message="The room is there.")
     now = replace(now, phase=after.phase)
@@ -146,6 +150,14 @@ def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
         yield from _end(after, now)
     if before.over and after.room_state == "closed" != before.room_state:
         yield replace(now, kind="room-gone", message="The room is gone.")
+
+
+def _startup(before: Session, after: Session) -> str:
+    """Return where the time of a machine's start went, if that became known: `pull 15.0 s, boot 3.0 s`."""
+    stages = {name: ms for name, ms in after.timings.items() if name.startswith(STAGE_PREFIX)}
+    if stages.keys() <= before.timings.keys():
+        return ""
+    return ", ".join(f"{name.removeprefix(STAGE_PREFIX)} {ms / 1000:.1f} s" for name, ms in stages.items())
 
 
 def _clients(before: Session, after: Session, now: Event) -> Iterator[Event]:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from dispatcher.domain import deadlines
 from dispatcher.domain.model import (
     ADMITTED,
+    STAGE_PREFIX,
     End,
     Machine,
     MachineState,
@@ -51,11 +52,18 @@ def unadmitted(session: Session) -> Session:
     return replace(session, state=SessionState.queued, admitted_at=None)
 
 
-def started(session: Session, now: float) -> Session:
-    """The provider says that the machine started."""
-    if session.over or session.started_at is not None:
+def started(session: Session, now: float, startup: Mapping[str, float] | None = None) -> Session:
+    """The provider says that the machine started.
+
+    Args:
+        startup: Stage of the start → seconds, if it tells. The bot may have been heard before.
+    """
+    if session.over:
         return session
-    return replace(admitted(session, now), started_at=now)
+    if startup:
+        stages = {f"{STAGE_PREFIX}{stage}": round(1000 * took, 1) for stage, took in startup.items()}
+        session = _timed(session, stages)
+    return session if session.started_at is not None else replace(admitted(session, now), started_at=now)
 
 
 def reported(session: Session, phase: Phase, timings: Mapping[str, float] | None, now: float) -> Session:

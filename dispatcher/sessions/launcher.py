@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dispatcher.clock import Clock
@@ -51,6 +52,8 @@ class StartOutcome:
     status: MachineStatus | None = None
     """Last status of the machine, if there was one."""
     started_at: float = 0.0
+    startup: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Stage of the machine's start → seconds, if its provider tells."""
 
 
 class TakenOver(Exception):
@@ -200,7 +203,7 @@ class Launcher:
         if status.state is MachineState.gone:
             # An earlier create of it, whose answer was lost. Its provider may tell only once how it ended.
             return StartOutcome("no_machine", ends.end_by_loss(status), status=status)
-        return StartOutcome("started", started_at=self._clock.now())
+        return StartOutcome("started", started_at=self._clock.now(), startup=status.startup)
 
     async def _write_down(self, session: Session, outcome: StartOutcome) -> None:
         """Act on the fleet's answer. Idempotent."""
@@ -208,7 +211,7 @@ class Launcher:
             case "requested":
                 return
             case "started":
-                await self._started(session, outcome.started_at)
+                await self._started(session, outcome.started_at, outcome.startup)
             case "no_machine":
                 await self._nowhere(session, outcome.end, outcome.status)
             case "unknown":
@@ -252,10 +255,10 @@ class Launcher:
         if after is not None and after.over:
             self._terminator.terminate_later(session.machine_id, end.message)
 
-    async def _started(self, session: Session, now: float) -> None:
+    async def _started(self, session: Session, now: float, startup: Mapping[str, float]) -> None:
         after = await self._repository.change(
             session.id,
-            lambda current: transitions.started(current, now),
+            lambda current: transitions.started(current, now, startup),
             PROVIDER,
             machine=transitions.machine_started,
         )

@@ -19,6 +19,9 @@ Measure = Literal["starts", "ends", "phase", "start", "duration", "first_word", 
 
 Phase = Literal["queued", "machine", "boot", "pipeline", "client"]
 
+STAGES = frozenset({"machine_place", "machine_pull", "machine_boot"})
+"""Parts of the phase `machine`, which a provider tells."""
+
 READY = "ok"
 """The outcome of a start whose bot became ready; any other is the reason for which it did not."""
 
@@ -78,6 +81,9 @@ def measured(before: Session | None, after: Session) -> Iterator[Measured]:
         return
     for phase, since, until in phases(before, after):
         yield Measured("phase", max(0.0, until - since), phase)
+    new = after.timings.keys() - before.timings.keys() if after.timings is not before.timings else ()
+    for stage in sorted(STAGES.intersection(new)):
+        yield Measured("phase", after.timings[stage] / 1000, stage)
     if before.ready_at is None and after.ready_at is not None:
         yield Measured("starts", 1, READY)
         yield Measured("start", max(0.0, after.ready_at - after.created_at))

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.ecs`: starts at ECS, as Markdown tables. At the fakes of ECS and Daily, in real time.
+"""`python -m tests.bench.ecs`: starts at ECS, as Markdown tables. Fakes of ECS and Daily answer, in real time.
 
 First what a start takes when every outside call takes so long: ours, to a Daily room and a Fargate task, and
 the obvious script, which makes its calls one after the other (create the room, get two tokens, run the task,
@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 from aiobotocore.config import AioConfig
@@ -101,7 +102,8 @@ async def sequential() -> list[float]:
         config=AioConfig(http_session_cls=session_over(InProcess(ecs))),
     )
     times = []
-    async with rooms, tasks as client:
+    async with rooms, tasks as untyped:
+        client: Any = untyped
         for number in range(STARTS):
             began = time.perf_counter()
             room = (await rooms.post("/rooms", json={"name": f"room-{number}"})).raise_for_status()
@@ -109,7 +111,7 @@ async def sequential() -> list[float]:
             for _ in ("the bot's", "the user's"):
                 (await rooms.post("/meeting-tokens", json=token)).raise_for_status()
             network = {"awsvpcConfiguration": {"subnets": list(SUBNETS), "securityGroups": [GROUP]}}
-            run = await client.run_task(  # pyright: ignore[reportAttributeAccessIssue]
+            run = await client.run_task(
                 cluster=CLUSTER,
                 taskDefinition="echo:1",
                 launchType="FARGATE",
@@ -119,7 +121,7 @@ async def sequential() -> list[float]:
             )
             arn = run["tasks"][0]["taskArn"]
             while True:
-                shown = await client.describe_tasks(cluster=CLUSTER, tasks=[arn])  # pyright: ignore[reportAttributeAccessIssue]
+                shown = await client.describe_tasks(cluster=CLUSTER, tasks=[arn])
                 if shown["tasks"][0]["lastStatus"] == "RUNNING":
                     break
                 await asyncio.sleep(1)

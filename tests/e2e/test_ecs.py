@@ -80,6 +80,13 @@ def test_a_session_gets_a_task_and_leaves_none(dispatcher: Dispatcher, ecs: Fake
     assert bot.cmdline()[:2] == ["timeout", "--kill-after=10"]
     assert bot.environ()["GREETING"] == "hello"
 
+    timings = httpx.get(f"{dispatcher.url}/sessions/{session_id}", timeout=PATIENCE).json()["timings"]
+    assert {"machine_place", "machine_pull", "machine_boot"} <= timings.keys()
+
+    events = f"{dispatcher.url}/webhooks/machines/ecs"
+    assert httpx.post(events, json={}, headers={"x-switchboard-key": "a guess"}).status_code == 401
+    assert httpx.post(events, json={}, headers={"x-switchboard-key": EVENTS_KEY}).status_code == 200
+
     httpx.delete(f"{dispatcher.url}/sessions/{session_id}", timeout=PATIENCE).raise_for_status()
     record = dispatcher.wait_until_over(session_id)
     assert record["state"] == "ended"

@@ -278,7 +278,7 @@ class Probes:
             # Its create was answered before it had started, or not at all.
             await self._repository.change(
                 session.id,
-                lambda current: transitions.started(current, asked_at),
+                lambda current: transitions.started(current, asked_at, status.startup),
                 PROVIDER,
                 machine=transitions.machine_started,
             )
