@@ -1,4 +1,4 @@
-"""`python -m tests.bench.ecs`: starts at ECS, as Markdown tables. Fakes of ECS and Daily answer, in real time.
+"""`python -m tests.bench.ecs`: starts at ECS as Markdown tables, at fakes of ECS and Daily, in real time.
 
 First what a start takes when every outside call takes so long: ours, to a Daily room and a Fargate task, and
 the obvious script, which makes its calls one after the other (create the room, get two tokens, run the task,
