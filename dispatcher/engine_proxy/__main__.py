@@ -26,7 +26,7 @@ async def serve(settings: ProxySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, over.set)
     async with (
         watchdog.watching(),
-        serving(Rules(settings), settings.socket, settings.host, settings.port),
+        serving(Rules(settings), settings.socket, settings.host, settings.port, firewall=settings.firewall),
     ):
         log.info("serving the engine at %s to deployment %s", settings.socket, settings.deployment)
         await over.wait()

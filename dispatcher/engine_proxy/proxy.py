@@ -17,6 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from dispatcher.domain.model import MachineState
+from dispatcher.engine_proxy.firewall import Firewall, NoFirewall
 from dispatcher.engine_proxy.reading import Refused
 from dispatcher.engine_proxy.rules import Ask, Rules
 from dispatcher.machines.container import request as container_version
@@ -42,22 +43,34 @@ ANSWER_HEADERS = ("Content-Type", "Api-Version")
 
 @contextlib.asynccontextmanager
 async def serving(
-    rules: Rules, socket: Path, host: str, port: int, call_seconds: float = CALL_SECONDS
+    rules: Rules,
+    socket: Path,
+    host: str,
+    port: int,
+    call_seconds: float = CALL_SECONDS,
+    firewall: Path | None = None,
 ) -> AsyncIterator[Proxy]:
-    """Serve the engine at this socket on this address, for as long as the block runs."""
+    """Serve the engine at this socket on this address, for as long as the block runs.
+
+    Args:
+        firewall: The socket of the stack's firewall, if it has one.
+    """
     connector = aiohttp.UnixConnector(str(socket), limit=0)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
-        proxy = Proxy(rules, session, call_seconds)
+        proxy = Proxy(rules, session, call_seconds, firewall)
         # Not an Application: its router would change a path before the rules see it. A caller who hangs up is
         # served no more: he counts on it that what he gave up does not happen later.
         # Nor is a body unpacked before the rules can refuse it for that.
         server = web.Server(proxy.handle, handler_cancellation=True, auto_decompress=False)
         runner = web.ServerRunner(server)
         await runner.setup()
+        watched = asyncio.create_task(proxy.firewall.watch())
         try:
             await web.TCPSite(runner, host, port).start()
             yield proxy
         finally:
+            watched.cancel()
+            await asyncio.gather(watched, return_exceptions=True)
             await runner.cleanup()
             await proxy.close()
 
@@ -65,7 +78,9 @@ async def serving(
 class Proxy:
     """The rules, and an HTTP session that connects to the engine's socket."""
 
-    def __init__(self, rules: Rules, session: aiohttp.ClientSession, call_seconds: float) -> None:
+    def __init__(
+        self, rules: Rules, session: aiohttp.ClientSession, call_seconds: float, firewall: Path | None = None
+    ) -> None:
         self._rules = rules
         self._session = session
         self._newest: str | None = None
@@ -79,6 +94,9 @@ class Proxy:
         """Container's name → lock, for as long as somebody asks for its start."""
         self._carried: set[asyncio.Task[Any]] = set()
         self._capacity = Capacity(lambda: self._answer(rules.info()), self._listed, rules.max_containers)
+        self.firewall: Firewall | NoFirewall = NoFirewall()
+        if firewall is not None:
+            self.firewall = Firewall(firewall, lambda: self._answer(rules.network()), rules.is_bot)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -130,6 +148,7 @@ class Proxy:
             raise Refused(f"Conflict. Machine {machine_id} is being created", 409)
         self._creating.add(machine_id)
         try:
+            await self.firewall.check()
             await self._capacity.take(machine_id, memory_mb)
         except BaseException as error:
             self._creating.discard(machine_id)
@@ -162,6 +181,7 @@ class Proxy:
                     if state_of(found["State"]["Status"]) is not MachineState.requested:
                         # As the engine says of one that was started.
                         return web.Response(status=304)
+                    await self.firewall.hold()
                     task = self._starting[name] = self._carry(self._start_now(ask, found["Id"]))
                     task.add_done_callback(lambda _: self._starting.pop(name))
             status, content, kind = await asyncio.shield(task)
@@ -191,6 +211,7 @@ class Proxy:
         """
         newest = await self._learn()
         await self._answer(self._rules.info())
+        await self.firewall.check()
         return web.Response(text="OK", headers={container_version.HEADER: newest})
 
     async def _learn(self) -> str:

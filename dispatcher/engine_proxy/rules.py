@@ -138,6 +138,14 @@ class Rules:
         """Return the call that shows that the engine answers."""
         return Ask("GET", PING)
 
+    def network(self) -> Ask:
+        """Return the call for the bots' network, which is our own."""
+        return Ask("GET", f"networks/{self._settings.network}")
+
+    def is_bot(self, name: str) -> bool:
+        """Return True if a container of this name may be a bot of ours."""
+        return name.startswith(f"{self._settings.deployment}-m-")
+
     def info(self) -> Ask:
         """Return the call for the host's memory."""
         return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})

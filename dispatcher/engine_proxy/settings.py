@@ -50,6 +50,9 @@ class ProxySettings(BaseSettings):
     socket: Path = Path("/var/run/docker.sock")
     """The engine's socket. In a container, mount its directory: a restarted engine makes a new socket, which
     a mount of the old one would not show."""
+    firewall: Path | None = None
+    """Socket of the stack's firewall, which keeps the bots' network. No bot is started that it does not keep;
+    without one the network is open."""
     host: str = "0.0.0.0"  # noqa: S104 - in a network of its own, with the dispatcher alone
     """Address that the proxy listens on."""
     port: int = Field(default=2375, ge=1, le=65535)

@@ -149,6 +149,9 @@ class DockerConfig(BaseModel):
     turn_ports: Annotated[tuple[Port, Port], Allowed(TURN_PORTS_WORDS)] = (49160, 49223)
     """First and last port of the TURN server's relays; a call takes one or two. The engine keeps a process or
     a rule for each port."""
+    firewall: bool = True
+    """Keep bots from metadata addresses, from the engine's host and from each other, by nftables on the
+    engine's host. Off where that cannot be: bots reach all of these then."""
     caddy_image: Annotated[Image, Allowed("an image's reference")] = CADDY
     """Image of Caddy, which serves `domain`."""
     turn_image: Annotated[Image, Allowed("an image's reference")] = COTURN

@@ -20,10 +20,12 @@ class Service:
 
     name: str
     image: pulumi.Input[str]
-    networks: Sequence[tuple[docker.Network, str]]
-    """With the container's name in each."""
     memory_mb: int
     tags: Mapping[str, str]
+    networks: Sequence[tuple[docker.Network, str]] = ()
+    """With the container's name in each."""
+    host_network: bool = False
+    """Use the host's own network."""
     environment: Sequence[pulumi.Input[str]] = ()
     user: str | None = None
     """None: the image's own."""
@@ -51,10 +53,12 @@ def run(logical_name: str, service: Service, opts: pulumi.ResourceOptions) -> do
         envs=service.environment or None,
         mounts=service.mounts or None,
         ports=service.ports or None,
+        network_mode="host" if service.host_network else None,
         networks_advanced=[
             docker.ContainerNetworksAdvancedArgs(name=network.name, aliases=[alias])
             for network, alias in service.networks
-        ],
+        ]
+        or None,
         memory=service.memory_mb,
         memory_swap=service.memory_mb,
         read_only=True,

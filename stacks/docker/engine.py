@@ -35,6 +35,8 @@ class EngineProxyArgs:
     """The engine's, on its own host."""
     network: docker.Network
     tags: Mapping[str, str]
+    firewall: docker.ContainerMountArgs | None
+    """The volume with the firewall's socket, if there is one."""
 
 
 class EngineProxy(pulumi.ComponentResource):
@@ -59,7 +61,8 @@ class EngineProxy(pulumi.ComponentResource):
             mounts=[
                 docker.ContainerMountArgs(
                     type="bind", source=str(socket.parent), target=DIRECTORY_IN_CONTAINER, read_only=True
-                )
+                ),
+                *([args.firewall] if args.firewall is not None else []),
             ],
             memory_mb=128,
             tags=args.tags,

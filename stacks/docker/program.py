@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from stacks.docker.containers import volume
 from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
 from stacks.docker.edge import Edge, EdgeArgs
 from stacks.docker.engine import EngineProxy, EngineProxyArgs
+from stacks.docker.firewall import Firewall, FirewallArgs, reached
 from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.network import Networks, NetworksArgs
 from stacks.docker.rollout import Rollout
@@ -32,12 +34,11 @@ from stacks.local.dispatcher import TRACING_PREFIX
 from stacks.stateful import CERTIFICATES, DOCKER_VOLUME, STORE, marked
 from stacks.variables import variables
 
-REACHED = (
-    "bots on an engine reach each other, what its host listens on and a cloud's metadata address "
-    "(169.254.169.254), unless the host's firewall keeps them from it: docs/security.md has the rules"
+OPEN = (
+    "switchboard:docker.firewall is off: bots reach each other, what the engine's host listens on and a "
+    "cloud's metadata address (169.254.169.254), unless the host's own firewall keeps them from it: "
+    "docs/security.md"
 )
-"""Nothing that an engine offers closes these without its host: one network's inter-container traffic is the
-bots' way to the dispatcher, too."""
 
 
 def describe(environment: Environment) -> Deployment:
@@ -46,7 +47,8 @@ def describe(environment: Environment) -> Deployment:
     whole = settings.dispatcher(config, Known.none(config))
     prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
     repository = "/".join(filter(None, [docker_config.registry, prefix]))
-    pulumi.log.info(REACHED)
+    if not docker_config.firewall:
+        pulumi.log.warn(OPEN)
     on_engine, builds = _providers(config)
 
     images = Images(
@@ -69,12 +71,15 @@ def describe(environment: Environment) -> Deployment:
         NetworksArgs(prefix=prefix, edge=bool(docker_config.domain), tags=tags),
         opts=pulumi.ResourceOptions(providers=[on_engine]),
     )
+    firewall = _firewall(config, prefix, images, tags, on_engine) if docker_config.firewall else None
+    # Bots are started while there are rules, and end before the rules go.
+    kept = [firewall.rules] if firewall is not None else []
     # A network with a container in it cannot be deleted: they go first.
     machines = Machines(
         "machines",
         host=docker_config.host,
         deployment=prefix,
-        opts=pulumi.ResourceOptions(depends_on=[networks.machines]),
+        opts=pulumi.ResourceOptions(depends_on=[networks.machines, *kept]),
     )
     page_key = None if config.keys else PageKey("page-key")
     turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
@@ -101,8 +106,9 @@ def describe(environment: Environment) -> Deployment:
             socket=docker_config.socket,
             network=networks.control,
             tags=tags,
+            firewall=firewall.mount if firewall is not None else None,
         ),
-        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
+        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=[*images.built, *kept]),
     )
     outside = {
         **_from_outside(config),
@@ -153,6 +159,8 @@ def describe(environment: Environment) -> Deployment:
         ),
     )
     own = [dispatcher.container, proxy.container]
+    if firewall is not None:
+        own.append(firewall.container)
     if networks.edge is not None:
         edge = Edge(
             "edge",
@@ -197,6 +205,22 @@ def describe(environment: Environment) -> Deployment:
         log=dispatcher.container.name.apply(lambda name: f"docker --host {docker_config.host} logs {name}"),
         data=store.name.apply(lambda name: f"volume {name}"),
         bots=[prefix],
+    )
+
+
+def _firewall(
+    config: StackConfig, prefix: str, images: Images, tags: Mapping[str, str], on_engine: docker.Provider
+) -> Firewall:
+    return Firewall(
+        "firewall-container",
+        FirewallArgs(
+            prefix=prefix,
+            host=config.docker.host,
+            image=images.dispatcher,
+            reached=reached(config.docker),
+            tags=tags,
+        ),
+        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
     )
 
 

@@ -13,6 +13,7 @@ from dispatcher.machines.container.settings import ContainerPlacement
 from dispatcher.settings import IceServer, Settings, is_loopback
 from stacks.config import StackConfig
 from stacks.docker.config import TURN_PORT
+from stacks.docker.firewall_rules import FIREWALL_SOCKET
 from stacks.docker.rollout import DIRECTORY, FILE
 
 PLACEMENT = "docker"
@@ -97,6 +98,7 @@ def dispatcher(config: StackConfig, known: Known) -> Settings:
 def proxy(config: StackConfig, known: Known) -> ProxySettings:
     """The engine proxy's settings."""
     agents = config.agents.values()
+    optional: dict[str, Any] = {"firewall": Path(FIREWALL_SOCKET)} if config.docker.firewall else {}
     return ProxySettings(
         deployment=known.deployment,
         network=known.network,
@@ -107,6 +109,7 @@ def proxy(config: StackConfig, known: Known) -> ProxySettings:
         max_cpu=max(agent.cpu for agent in agents),
         max_memory_mb=max(agent.memory_mb for agent in agents),
         max_containers=max_containers(config),
+        **optional,
         max_seconds=int(max(agent.max_duration_seconds for agent in agents)) + LATE_SECONDS,
         log_level=config.log_level,
         log_format=config.log_format,

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from dispatcher.firewall.expressions import Family
+from dispatcher.firewall.netlink import Nftables
 from stacks.engine.drive import Driver
 from stacks.engine.find import find
 from tests.engine import Engine
@@ -125,6 +127,17 @@ class Stack:
         return int(status), text
 
 
+def has_tables() -> bool:
+    """Return True if the host has the rules of the stack's firewall."""
+    kernel = Nftables()
+    try:
+        found = {kernel.has(family, PREFIX) for family in Family}
+    finally:
+        kernel.close()
+    assert len(found) == 1, "one of two tables"
+    return found.pop()
+
+
 @contextmanager
 def stack_up(engine: Engine, directory: Path, **config: Any) -> Iterator[Stack]:
     """A stack with these keys of its config, up while this is entered; nothing of it is left.
@@ -150,3 +163,4 @@ def stack_up(engine: Engine, directory: Path, **config: Any) -> Iterator[Stack]:
     left += engine.docker("network", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
     left += engine.docker("volume", "ls", "--quiet", "--filter", f"name={PREFIX}").split()
     assert left == []
+    assert not has_tables()

@@ -18,6 +18,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
+from dispatcher.firewall.expressions import Family
+from dispatcher.firewall.netlink import Nftables
 from dispatcher.machines.container.request import Facts, Place, body
 from stacks.docker.settings import DISPATCHER_PORT
 from tests.engine import DockerError, Engine
@@ -26,16 +28,16 @@ from tests.ports import free_port
 
 from .browser import until, visit
 from .dispatcher import CHECKOUT
-from .docker_stack import PREFIX, Stack, stack_up
+from .docker_stack import PREFIX, Stack, has_tables, stack_up
 
 pytestmark = pytest.mark.calls
 
 ANY_IMAGE = "<any image with a shell>"
 
 
-def documented(heading: str, image: str, page: str = "docker.md") -> list[str]:
+def documented(heading: str, image: str) -> list[str]:
     """The commands of a section of the documentation, a text for each block."""
-    section = (CHECKOUT / "docs" / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = (CHECKOUT / "docs" / "docker.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
     return [re.sub(r"^\$ ", "", block, flags=re.M).replace(ANY_IMAGE, image) for block in blocks]
 
@@ -95,36 +97,90 @@ def listening_as_a_cloud(port: int) -> Iterator[None]:
         subprocess.run(["ip", "address", "del", f"{METADATA}/32", "dev", "lo"], check=True)
 
 
-def test_documented_rules_keep_bots_from_the_host_and_its_metadata(
-    stack: Stack, browser: Browser, tmp_path: Path
-) -> None:
-    (rules,) = documented("A container's network", "", "security.md")
+def reached(stack: Stack, bot: str, *targets: tuple[str, int]) -> set[str]:
+    """Return the targets to which a bot can connect by TCP."""
+    code = (
+        "import socket, sys\n"
+        "socket.setdefaulttimeout(2)\n"
+        "for target in sys.argv[1:]:\n"
+        "    host, port = target.rsplit(':', 1)\n"
+        "    if socket.socket().connect_ex((host, int(port))) == 0: print(host)\n"
+    )
+    words = [f"{host}:{port}" for host, port in targets]
+    return set(stack.engine.docker("exec", bot, "/opt/venv/bin/python", "-c", code, *words).split())
+
+
+@contextlib.contextmanager
+def another_bot(stack: Stack, port: int) -> Iterator[str]:
+    """The address of a container with a bot's name, which listens on all of its own."""
+    name, image = f"{PREFIX}-m-other", stack.inspect("dispatcher")["Config"]["Image"]
+    network = f"{PREFIX}-machines"
+    python = ("--entrypoint", "/opt/venv/bin/python", image, "-m", "http.server", str(port))
+    stack.engine.docker("run", "--detach", "--name", name, "--network", network, *python)
+    try:
+        format_ = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        address = stack.engine.docker("inspect", "--format", format_, name).strip()
+        until(lambda: answers(address, port), PATIENCE, "the other bot's port")
+        yield address
+    finally:
+        stack.engine.docker("rm", "--force", name)
+
+
+def answers(address: str, port: int) -> bool:
+    with socket.socket() as asking:
+        asking.settimeout(PATIENCE)
+        return asking.connect_ex((address, port)) == 0
+
+
+def remove_tables() -> None:
+    kernel = Nftables()
+    try:
+        kernel.remove([(family, PREFIX) for family in Family])
+    finally:
+        kernel.close()
+
+
+def test_a_bot_reaches_no_metadata_no_host_and_no_other_bot(stack: Stack, browser: Browser) -> None:
     format_ = "{{(index .IPAM.Config 0).Gateway}}"
     gateway = stack.engine.docker("network", "inspect", "--format", format_, f"{PREFIX}-machines").strip()
     port = free_port()
-
-    def reached(bot: str) -> set[str]:
-        code = (
-            "import socket, sys\n"
-            "for host in sys.argv[2:]:\n"
-            "    if socket.socket().connect_ex((host, int(sys.argv[1]))) == 0: print(host)\n"
-        )
-        limited = f"import socket; socket.setdefaulttimeout(2)\n{code}"
-        python = ("exec", bot, "/opt/venv/bin/python", "-c", limited)
-        return set(stack.engine.docker(*python, str(port), gateway, METADATA).split())
-
-    with listening_as_a_cloud(port), visit(browser, stack.url, scripted=True) as voice:
-        voice.talk()
-        (bot,) = stack.bots()
-        assert reached(bot) == {gateway, METADATA}
-        stack.run(rules, tmp_path)
-        try:
-            assert reached(bot) == set()
+    with listening_as_a_cloud(port), another_bot(stack, port) as other:
+        targets = ((gateway, port), (METADATA, port), (other, port), ("dispatcher", DISPATCHER_PORT))
+        with visit(browser, stack.url, scripted=True) as voice:
+            voice.talk()
+            voice.wait_for_sound()
+            (bot,) = stack.bots()
+            assert reached(stack, bot, *targets) == {"dispatcher"}
+            # As firewalld's restart does, and `nft flush ruleset`.
+            remove_tables()
+            until(has_tables, PATIENCE, "the rules again")
+            assert reached(stack, bot, *targets) == {"dispatcher"}
             voice.click("Hang up")
             until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
-            stack.call(browser)
-        finally:
-            stack.run(rules.replace(" -I ", " -D "), tmp_path)
+        stack.up(firewall=False)
+        assert not has_tables()
+        with visit(browser, stack.url, scripted=True) as voice:
+            voice.talk()
+            (bot,) = stack.bots()
+            assert reached(stack, bot, *targets) == {"dispatcher", gateway, METADATA, other}
+            voice.click("Hang up")
+            until(lambda: stack.bots() == [], PATIENCE, "the end of the container")
+        stack.up(firewall=True)
+        assert has_tables()
+
+
+def test_no_bot_starts_without_the_firewall(stack: Stack, browser: Browser) -> None:
+    networks = stack.inspect("dispatcher")["NetworkSettings"]["Networks"]
+    address = networks[f"{PREFIX}-machines"]["IPAddress"]
+    assert readiness(address) == "ok"
+    stack.engine.docker("stop", f"{PREFIX}-firewall")
+    try:
+        assert has_tables(), "those that run stay where they are"
+        until(lambda: readiness(address) == "no_placement", PATIENCE, "a dispatcher that says so")
+    finally:
+        stack.engine.docker("start", f"{PREFIX}-firewall")
+    until(lambda: readiness(address) == "ok", PATIENCE, "a dispatcher that takes starts")
+    stack.call(browser)
 
 
 def readiness(address: str) -> str:

@@ -100,10 +100,11 @@ def build_arguments(left: dict[str, Any]) -> list[str]:
 
 def _container(engine: str, left: dict[str, Any]) -> dict[str, Any]:
     name, image = left.pop("name"), left.pop("image")
-    networks = left.pop("networksAdvanced")
+    networks = left.pop("networksAdvanced", [])
     entrypoint = left.pop("entrypoints", [])
-    words = ["create", "--name", name, "--network", networks[0]["name"], *_labels(left)]
-    words += [word for alias in networks[0]["aliases"] for word in ("--network-alias", alias)]
+    first = networks[0] if networks else {"name": left.pop("networkMode"), "aliases": []}
+    words = ["create", "--name", name, "--network", first["name"], *_labels(left)]
+    words += [word for alias in first["aliases"] for word in ("--network-alias", alias)]
     if entrypoint:
         words += ["--entrypoint", entrypoint[0]]
     for key, flag in FLAGS.items():

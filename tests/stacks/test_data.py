@@ -25,7 +25,7 @@ __all__ = ["docker_stack", "fly_stack"]
 
 YES = Consent(yes=True)
 STORE = Consent(confirmed=frozenset({"store"}))
-SERVICE = {"dispatcher", "engine-proxy", "turn", "control-network", "machines-network"}
+SERVICE = {"dispatcher", "engine-proxy", "firewall", "turn", "control-network", "machines-network"}
 
 
 def deleted(stack: DockerStack) -> set[str]:

@@ -123,7 +123,7 @@ def test_from_a_preview_to_the_end(stack: Stack, tmp_path: Path, monkeypatch: py
     images = stack.table()
     assert set(images) == {"echo"}
     limited = {one: limits["PidsLimit"] for one, limits in stack.engine.updated.items()}
-    assert sorted(name.split("-")[0] for name in limited) == ["dispatcher", "engine", "turn"]
+    assert sorted(name.split("-")[0] for name in limited) == ["dispatcher", "engine", "firewall", "turn"]
     assert set(limited.values()) == {512}
     probe = ["/opt/venv/bin/python", "-P", "-m", "dispatcher.probe", mark_of(images), "20"]
     assert stack.engine.executed[-1] == probe
@@ -183,8 +183,14 @@ def test_from_a_preview_to_the_end(stack: Stack, tmp_path: Path, monkeypatch: py
     assert deleted.index("dispatcher") < deleted.index("machines-network")
     assert ("DELETE", "/v1.41/containers/running-bot?force=true&v=true") in stack.engine.asked
     assert ("DELETE", "/v1.41/containers/exited-bot?force=true&v=true") in stack.engine.asked
-    stopped = [path for method, path in stack.engine.asked if method == "POST"]
-    assert stopped == ["/v1.41/containers/running-bot/stop?t=10"]
+    posted = [path for method, path in stack.engine.asked if method == "POST"]
+    # The rules go with their container, which may have been stopped by hand, after the bots.
+    assert posted == [
+        "/v1.41/containers/running-bot/stop?t=10",
+        "/v1.41/containers/switchboard-local-firewall/start",
+    ]
+    assert stack.engine.executed[-1][4:7] == ["remove", "--table", "switchboard-local"]
+    assert deleted.index("engine-proxy") < deleted.index("firewall")
     label = "switchboard.deployment%3Dswitchboard-local"
     assert [path for method, path in stack.engine.asked if method == "GET" and label in path]
 

@@ -75,6 +75,7 @@ def test_the_smallest_stack(smallest: dict[str, Any]) -> None:
     assert {name for name, one in resources.items() if one["type"] == CONTAINER} == {
         "dispatcher",
         "engine-proxy",
+        "firewall",
     }
     assert resources["control-network"]["inputs"]["internal"] is True
     assert resources["machines-network"]["inputs"]["internal"] is False
@@ -91,19 +92,19 @@ def test_nothing_of_what_is_deployed_is_a_stand_in(keys: list[dict[str, Any]]) -
 
 
 def test_no_container_has_rights_on_the_host(largest: dict[str, dict[str, Any]]) -> None:
-    assert set(largest) == {"dispatcher", "engine-proxy", "caddy", "turn"}
+    assert set(largest) == {"dispatcher", "engine-proxy", "firewall", "caddy", "turn"}
+    added = {"caddy": ["NET_BIND_SERVICE"], "turn": ["NET_BIND_SERVICE"], "firewall": ["NET_ADMIN"]}
     for name, inputs in largest.items():
         forbidden = {
             *("privileged", "devices", "deviceRequests", "pidMode", "ipcMode", "usernsMode", "cgroupnsMode"),
-            *("networkMode", "runtime", "cgroupParent", "sysctls", "volumes", "hosts", "groupAdds"),
+            *("runtime", "cgroupParent", "sysctls", "volumes", "hosts", "groupAdds"),
         }
+        assert inputs.get("networkMode") == ("host" if name == "firewall" else None)
         assert not forbidden & set(inputs), name
         assert inputs["readOnly"] is True
         assert inputs["securityOpts"] == ["no-new-privileges:true"]
         assert inputs["capabilities"]["drops"] == ["ALL"]
-        assert inputs["capabilities"].get("adds", []) == (
-            ["NET_BIND_SERVICE"] if name in ("caddy", "turn") else []
-        )
+        assert inputs["capabilities"].get("adds", []) == added.get(name, [])
         assert inputs["memory"] == inputs["memorySwap"] > 0
         assert inputs["logOpts"]["max-size"] == "10m"
         assert inputs["restart"] == "unless-stopped"
@@ -120,12 +121,13 @@ def test_only_the_proxy_sees_the_engines_socket_and_only_the_dispatcher_sees_the
     }
     assert binds == {"engine-proxy": "/var/run"}
     networks = {
-        name: [one["name"].removeprefix("switchboard-local-") for one in inputs["networksAdvanced"]]
+        name: [one["name"].removeprefix("switchboard-local-") for one in inputs.get("networksAdvanced", [])]
         for name, inputs in largest.items()
     }
     assert networks == {
         "dispatcher": ["control", "machines", "edge"],
         "engine-proxy": ["control"],
+        "firewall": [],
         "caddy": ["edge"],
         "turn": ["machines"],
     }
@@ -149,6 +151,36 @@ def test_with_a_domain_only_caddy_and_the_relays_listen(largest: dict[str, dict[
     relays = {("", port, "udp") for port in range(49160, 49224)}
     assert ports(largest["turn"]) == {("", 3478, "udp"), ("", 3478, "tcp"), *relays}
     assert largest["caddy"]["command"][2:] == ["--from", "voice.example.com", "--to", "dispatcher:7860"]
+
+
+def test_the_firewall_leaves_the_relays_open_and_listens_nowhere(
+    largest: dict[str, dict[str, Any]], smallest: dict[str, Any]
+) -> None:
+    assert ports(largest["firewall"]) == set()
+    words = [*largest["firewall"]["entrypoints"][4:], *largest["firewall"]["command"]]
+    assert words == [
+        *("serve", "--table", "switchboard-local", "--socket", "/run/firewall/socket"),
+        *("--reach", "udp:3478", "--reach", "tcp:3478", "--reach", "udp:49160-49223"),
+    ]
+    assert not smallest["resources"]["firewall"]["inputs"].get("command")
+
+
+def test_the_proxy_is_told_the_firewalls_socket_in_a_volume_of_both(
+    largest: dict[str, dict[str, Any]],
+) -> None:
+    assert environment(largest["engine-proxy"])[f"{PROXY_PREFIX}FIREWALL"] == "/run/firewall/socket"
+    (firewall,) = largest["firewall"]["mounts"]
+    assert firewall in largest["engine-proxy"]["mounts"]
+    assert (firewall["source"], firewall["target"]) == ("switchboard-local-firewall", "/run/firewall")
+
+
+def test_without_the_firewall_the_plan_says_what_is_open() -> None:
+    off = described([KEY], firewall=False)
+    assert "firewall" not in off["resources"]
+    assert f"{PROXY_PREFIX}FIREWALL" not in environment(off["resources"]["engine-proxy"]["inputs"])
+    (warning,) = off["warnings"]
+    assert "169.254.169.254" in warning
+    assert described([KEY])["warnings"] == []
 
 
 def test_the_dispatcher_starts_with_what_it_is_told(
@@ -299,8 +331,9 @@ def test_an_engine_over_ssh() -> None:
     host = "ssh://deploy@vm.example:2222"
     assert resources["engine"]["inputs"]["host"] == resources["builds"]["inputs"]["host"] == host
     assert resources["machines"]["inputs"]["host"] == host
-    (mount,) = resources["engine-proxy"]["inputs"]["mounts"]
-    assert mount["source"] == "/var/run"
+    socket, _ = resources["engine-proxy"]["inputs"]["mounts"]
+    assert socket["source"] == "/var/run"
+    assert resources["firewall-rules"]["inputs"]["host"] == host
     # The caller is not on the bots' machine.
     assert (
         "stun:stun.l.google.com" in environment(resources["dispatcher"]["inputs"])["SWITCHBOARD_ICE_SERVERS"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import aiodocker
 import aiohttp
 
-from dispatcher.machines.container.request import ASK_THE_ENGINE, HEADER, OLD, PING, chosen
+from dispatcher.machines.container.request import ASK_THE_ENGINE, HEADER, OLD, PING, UNFILTERED, chosen
 from dispatcher.machines.provider import NoCapacity, ProviderError, Rejected, Throttled, Unreachable
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def mapped(error: Exception) -> ProviderError:
         return NoCapacity(f"the engine has another version of its API: {words}")
     if any(sign in lower for sign in FULL):
         return NoCapacity(f"this engine's host is full: {words}")
+    if UNFILTERED in words:
+        return NoCapacity(words)
     if "toomanyrequests" in lower or error.status == 429:
         return Throttled(f"the image's registry takes no more calls: {words}", REGISTRY_RETRY_SECONDS)
     if isinstance(error, aiodocker.exceptions.DockerStreamError):

@@ -27,6 +27,9 @@ PING = "_ping"
 HEADER = "Api-Version"
 """Header of the answer with that version."""
 
+UNFILTERED = "the bots' network is not filtered"
+"""The proxy's words where the stack's firewall does not keep it: no bot is started then."""
+
 OLD, NEW = "v1.41", "v1.44"
 """API versions. The old one is that of Docker 20.10, which later engines up to 28 and Podman support. Docker
 29 and later require at least the new one, which Docker has had since 25."""

@@ -87,6 +87,8 @@ class RecordingEngine:
         self.starts = asyncio.Event()
         """Set if it answers starts."""
         self.starts.set()
+        self.network: dict[str, Any] = {}
+        """The one that bots are in."""
         self.status = "created"
         self.labels: dict[str, str] = {}
         """Of its images."""
@@ -129,6 +131,8 @@ class RecordingEngine:
             return web.json_response({"message": self.refuses}, status=400)
         if path == "/info":
             return web.json_response({"MemTotal": 2**33, "Name": "the-host", "SecurityOptions": []})
+        if path.startswith("/networks/"):
+            return web.json_response(self.network)
         if path == "/containers/create":
             await self.creates.wait()
             image = json.loads(content)["Image"]
@@ -217,7 +221,10 @@ class World:
 
 @asynccontextmanager
 async def world(
-    directory: Path, call_seconds: float = CALL_SECONDS, settings: ProxySettings = SETTINGS
+    directory: Path,
+    call_seconds: float = CALL_SECONDS,
+    settings: ProxySettings = SETTINGS,
+    firewall: Path | None = None,
 ) -> AsyncIterator[World]:
     engine = RecordingEngine()
     runner = web.ServerRunner(web.Server(engine.handle, handler_cancellation=True))
@@ -226,7 +233,7 @@ async def world(
     await web.UnixSite(runner, str(socket)).start()
     port = free_port()
     try:
-        async with serving(Rules(settings), socket, "127.0.0.1", port, call_seconds) as proxy:
+        async with serving(Rules(settings), socket, "127.0.0.1", port, call_seconds, firewall) as proxy:
             yield World(engine, proxy, port)
     finally:
         await runner.cleanup()

@@ -1,0 +1,173 @@
+"""Keep the rules: at the proxy's word, and again when somebody else has changed the host's tables."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from dispatcher.firewall import messages
+from dispatcher.firewall.expressions import Family, Table
+from dispatcher.firewall.messages import MOST_BYTES
+from dispatcher.firewall.ruleset import Bots, Ports, tables
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 1.0
+"""Between two looks for changes of the host's tables, such as firewalld's at its restart."""
+
+CLIENT_SECONDS = 2.0
+"""Limit on a request, of the proxy's alone: others wait behind it."""
+
+NOT_TOLD = "no network is known yet: the engine's proxy has not told it"
+
+
+class Unheld(Exception):
+    """The rules are not there: the text says why."""
+
+
+class Kernel(Protocol):
+    """nftables, as `netlink.Nftables` has them."""
+
+    def generation(self) -> int: ...
+
+    def replace(self, tables: Sequence[Table]) -> None: ...
+
+    def remove(self, tables: Sequence[tuple[Family, str]]) -> None: ...
+
+
+class Firewall:
+    """Rules of one network.
+
+    Args:
+        name: Of its tables.
+        reached: Ports of the host's that bots need.
+        index: Gives an interface's index; raises OSError if there is none.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        reached: Sequence[Ports] = (),
+        index: Callable[[str], int] = socket.if_nametoindex,
+    ) -> None:
+        self._kernel = kernel
+        self._name = name
+        self._reached = reached
+        self._index = index
+        self._bots: Bots | None = None
+        self._generation: int | None = None
+        """That of the host's tables after our last change; None: ours are not there as they should be."""
+        self._error = ""
+
+    def hold(self, bots: Bots) -> None:
+        """Keep this network's rules from now on. Raises Unheld if they cannot be made."""
+        if bots != self._bots:
+            self._bots, self._generation = bots, None
+        self.check()
+
+    def check(self) -> None:
+        """Return once the rules are there; make them anew after others' changes. Raises Unheld."""
+        if self._bots is None:
+            raise Unheld(NOT_TOLD)
+        try:
+            self._index(self._bots.bridge)
+        except OSError:
+            raise Unheld(
+                f"the interface {self._bots.bridge} of the bots' network is not in the network that this "
+                "container shares: is the engine rootless, or in another virtual machine?"
+            ) from None
+        try:
+            before = self._kernel.generation()
+            if before != self._generation:
+                self._kernel.replace(tables(self._name, self._bots, self._reached))
+                # Not asked again: a change of others right before or after ours would go unseen.
+                self._generation = before + 1
+        except OSError as error:
+            self._generation = None
+            raise Unheld(error.strerror or str(error)) from error
+
+    def remove(self) -> None:
+        """Take the rules away, until the next `hold`."""
+        self._bots = self._generation = None
+        self._kernel.remove([(family, self._name) for family in Family])
+
+    def watch(self) -> None:
+        """Check, if there is something to keep; log what changes."""
+        if self._bots is None:
+            return
+        try:
+            self.check()
+            error = ""
+        except Unheld as unheld:
+            error = str(unheld)
+        if error != self._error:
+            self._error = error
+            if error:
+                log.error("the rules are not there: %s", error)
+            else:
+                log.warning("the rules are there again")
+
+    def answer(self, line: bytes) -> bytes:
+        """Do what a request says."""
+        try:
+            task, bots = messages.read(line)
+            if bots is not None:
+                self.hold(bots)
+            elif task == "check":
+                self.check()
+            else:
+                self.remove()
+                log.warning("the rules were taken away, as asked")
+        except (Unheld, ValueError, OSError) as error:
+            return messages.answer(str(error) or type(error).__name__)
+        return messages.answer("")
+
+
+def serve(firewall: Firewall, path: Path, until: Callable[[], bool] = lambda: False) -> None:
+    """Answer on this socket, and look for changes in between. The rules stay when it ends."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        os.chmod(path, 0o600)
+        listener.listen()
+        log.info("waiting for the bots' network on %s", path)
+        due = time.monotonic()
+        while not until():
+            if (left := due - time.monotonic()) <= 0:
+                firewall.watch()
+                due, left = time.monotonic() + AGAIN_SECONDS, AGAIN_SECONDS
+            listener.settimeout(left)
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.settimeout(CLIENT_SECONDS)
+                try:
+                    connection.sendall(firewall.answer(_line_of(connection)))
+                except OSError as error:
+                    log.warning("a request was not answered: %s", error)
+
+
+def _line_of(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) <= MOST_BYTES:
+        if not (part := connection.recv(MOST_BYTES)):
+            break
+        line += part
+    return line
+
+
+def ask(path: Path, request: bytes) -> str:
+    """Ask the firewall; gives its error, empty for none. Raises OSError if it does not answer."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(2 * CLIENT_SECONDS)
+        connection.connect(str(path))
+        connection.sendall(request)
+        return messages.error_of(_line_of(connection))
