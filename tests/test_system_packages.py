@@ -156,7 +156,7 @@ def test_a_policy_of_the_systems_own_stays(debian: Debian) -> None:
     assert debian.policy.read_text() == "#!/bin/sh\nexit 104\n"
 
 
-def test_an_install_that_fails_says_what_is_missing_and_why_and_leaves_nothing_behind(debian: Debian) -> None:
+def test_failed_install_says_what_is_missing_and_leaves_nothing_behind(debian: Debian) -> None:
     debian.has("usr/sbin/dockerd")
     debian.apt_get("echo no space left; exit 100")
     with pytest.raises(SetupError, match=r"podman and .* are skipped:\n(.|\n)*no space left"):

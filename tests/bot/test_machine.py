@@ -559,7 +559,7 @@ async def test_websocket_routes_are_named_in_a_warning(tmp_path):
         assert run.text().count("WebSocket routes cannot be reached: /deep/inside, /ears.") == 1
 
 
-async def test_a_request_that_comes_again_after_a_reconnect_is_answered_again_and_runs_once(tmp_path):
+async def test_request_runs_once_when_it_is_sent_again_after_a_reconnect(tmp_path):
     async with dispatcher() as served, machine(tmp_path, "routes.py", served.url, DAILY):
         first = await served.wait_for(Hello)
         request = Request(id="the-same", method="POST", path="count")

@@ -7,9 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,8 @@ from dispatcher.plugins import distributions
 from dispatcher.settings import CoreSettings, settings_class
 from stacks.metadata import contents
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
-from tests.doubles import VirtualClock, spec
+from tests.contracts.memory import InMemory
+from tests.doubles import VirtualClock
 from tests.e2e.browser import until
 from tests.e2e.dispatcher import NO_TLS, Dispatcher, agent
 from tests.patience import PATIENCE
@@ -62,66 +59,27 @@ def settings(**changes: Any) -> CoreSettings:
     return settings_class().model_validate(given | changes)
 
 
-class Acme(Harness):
+class Acme(InMemory):
     """Acme on a virtual clock."""
 
-    deadline_kept_by = "provider"
-
-    def __init__(self, region: Any = None, deployment: str = "sb") -> None:
+    def __init__(self, region: Any = None, clock: VirtualClock | None = None, deployment: str = "sb") -> None:
         from acme_machines import provider  # pyright: ignore[reportMissingImports] - of the fixture
 
         self._acme = provider
-        self._clock = VirtualClock()
         self._region = region or provider.Region()
-        self._deployment = deployment
+        ends_by = (provider.EXIT_AFTER, provider.EXIT_CODE)
+        super().__init__(self._region, clock or VirtualClock(), ends_by, deployment)
 
     def provider(self):
-        return self._acme.AcmeProvider(self._region, self._deployment, self._clock)
+        return self._acme.AcmeProvider(self._region, self.deployment, self.clock)
 
     def neighbour(self):
-        made = Acme(self._region, "neighbour")
-        made._clock = self._clock
-        return made
-
-    @contextmanager
-    def filtering_nothing(self):
-        self._region.filters = False
-        yield
-        self._region.filters = True
-
-    @contextmanager
-    def answering(self, asked, shown):
-        self._region.mixed_up[f"{self._deployment}-{asked}"] = f"{self._deployment}-{shown}"
-        yield
-        self._region.mixed_up.clear()
-
-    def spec(self, machine_id, *, exits=None, deadline=None):
-        how = {} if exits is None else {self._acme.EXIT_AFTER: "1", self._acme.EXIT_CODE: str(exits)}
-        made = spec(machine_id, **how)
-        return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
-
-    def flooding(self, machine_id, unit):
-        return spec(machine_id)
-
-    def hostile(self, machine_id):
-        return spec(machine_id)
-
-    async def harms(self, machine_id):
-        return machine_id in await self.running()
+        return Acme(self._region, self.clock, "neighbour")
 
     async def running(self):
-        prefix, now = f"{self._deployment}-", self._clock.now()
+        prefix, now = f"{self.deployment}-", self.clock.now()
         instances = self._region.instances.values()
         return [one.machine_id for one in instances if one.name.startswith(prefix) and one.ends_at > now]
-
-    def run(self, work):
-        return self._clock.run(work)
-
-    def now(self):
-        return self._clock.now()
-
-    async def sleep(self, seconds):
-        await self._clock.sleep(seconds)
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar
@@ -15,69 +14,32 @@ import pytest
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.provider import LOG_BYTES, LogPart, Rejected, Unreachable
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
-from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock, spec
+from tests.contracts.memory import InMemory
+from tests.doubles import EXIT_AFTER, EXIT_CODE, Cloud, CreatesTwiceIfAsked, GoodProvider, VirtualClock
 
 
-class InMemory(Harness):
-    """A cloud in memory, on a clock that runs by itself."""
-
-    deadline_kept_by = "provider"
+class Memory(InMemory):
+    """A cloud in memory, behind providers of one kind."""
 
     def __init__(
         self, kind: Callable[[Cloud], GoodProvider], cloud: Cloud | None = None, deployment: str = "sb"
     ) -> None:
-        self._clock = VirtualClock()
-        self._cloud = cloud or Cloud(self._clock)
+        clock = VirtualClock()
+        self._cloud = cloud or Cloud(clock)
         self._kind = kind
-        self._deployment = deployment
+        super().__init__(self._cloud, clock, (EXIT_AFTER, EXIT_CODE), deployment)
 
     def provider(self):
         made = self._kind(self._cloud)
-        made.deployment = self._deployment
+        made.deployment = self.deployment
         return made
 
     def neighbour(self):
-        return InMemory(GoodProvider, self._cloud, "neighbour")
-
-    @contextmanager
-    def filtering_nothing(self):
-        self._cloud.filters = False
-        yield
-        self._cloud.filters = True
-
-    @contextmanager
-    def answering(self, asked, shown):
-        self._cloud.mixed_up[f"{self._deployment}-{asked}"] = f"{self._deployment}-{shown}"
-        yield
-        self._cloud.mixed_up.clear()
-
-    def spec(self, machine_id, *, exits=None, deadline=None):
-        how = {} if exits is None else {EXIT_AFTER: "1", EXIT_CODE: str(exits)}
-        made = spec(machine_id, **how)
-        return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
-
-    def flooding(self, machine_id, unit):
-        return spec(machine_id, PRINTS=unit)
-
-    def hostile(self, machine_id):
-        return spec(machine_id, HOSTILE="1")
-
-    async def harms(self, machine_id):
-        return machine_id in await self.running()
+        return Memory(GoodProvider, self._cloud, "neighbour")
 
     async def running(self):
-        prefix = f"{self._deployment}-"
+        prefix = f"{self.deployment}-"
         return [one.machine_id for one in self._cloud.running() if one.name.startswith(prefix)]
-
-    def run(self, work):
-        return self._clock.run(work)
-
-    def now(self):
-        return self._clock.now()
-
-    async def sleep(self, seconds):
-        await self._clock.sleep(seconds)
 
 
 class SettlesLate(GoodProvider):
@@ -349,20 +311,20 @@ BROKEN = {
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("kind", [GoodProvider, SettlesLate, Prints])
 def test_a_provider_that_keeps_the_contract_passes(check, kind):
-    harness = InMemory(kind)
+    harness = Memory(kind)
     harness.run(CHECKS[check](harness))
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_provider_that_forgets_what_is_gone_passes(check):
-    harness = InMemory(ForgetsWhatIsGone)
+    harness = Memory(ForgetsWhatIsGone)
     harness.tells_exit_codes = False
     harness.run(CHECKS[check](harness))
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_deadline_may_be_the_reapers(check):
-    harness = InMemory(IgnoresDeadlines)
+    harness = Memory(IgnoresDeadlines)
     harness.deadline_kept_by = "reaper"
     harness.run(CHECKS[check](harness))
 
@@ -373,6 +335,6 @@ def test_every_check_has_a_provider_that_it_must_catch():
 
 @pytest.mark.parametrize(("check", "kind"), [(check, kind) for check in BROKEN for kind in BROKEN[check]])
 def test_a_broken_promise_is_caught_by_its_check(check, kind):
-    harness = InMemory(kind)
+    harness = Memory(kind)
     with pytest.raises((AssertionError, Unreachable)):
         harness.run(CHECKS[check](harness))

@@ -263,7 +263,7 @@ async def test_a_start_that_a_dispatcher_left_goes_on_with_its_room_at_another(t
         assert daily.rooms == {}
 
 
-async def test_a_room_that_a_dispatcher_left_after_its_machine_started_is_opened_by_another(tmp_path):
+async def test_room_is_opened_by_another_dispatcher_when_the_first_left_it(tmp_path):
     clock, provider = ManualClock(), ScriptedProvider()
     daily = FakeDaily(clock)
     daily.held = asyncio.Event()
@@ -318,7 +318,7 @@ async def _machine_first(running: Deployment, daily: FakeDaily) -> str:
     return session_id
 
 
-async def test_rooms_of_a_deployment_that_has_none_any_more_are_forgotten_once_they_have_closed(tmp_path):
+async def test_rooms_are_forgotten_once_closed_when_the_deployment_has_no_daily_any_more(tmp_path):
     clock, provider = ManualClock(), ScriptedProvider()
     async with with_daily(tmp_path, None, clock, provider=provider) as (running, daily):
         session_id = (await running.start("/start?wait=started"))["sessionId"]

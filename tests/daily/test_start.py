@@ -23,7 +23,7 @@ def arguments(running, session_id: str) -> dict[str, str]:
     return dict(pairwise(running.provider.specs[f"m-{session_id}"].arguments))
 
 
-async def test_a_start_opens_a_private_room_that_ends_with_the_session_and_gives_out_two_tokens(tmp_path):
+async def test_start_opens_a_private_room_that_ends_with_the_session_with_two_tokens(tmp_path):
     async with with_daily(tmp_path) as (running, daily):
         started = await running.start("/start?wait=started")
         session_id = started["sessionId"]
@@ -341,7 +341,7 @@ async def test_a_room_is_asked_for_again_within_the_starts_time(tmp_path, faults
         ("refused", 502, "room_rejected"),
     ],
 )
-async def test_without_a_room_the_start_fails_with_a_clear_answer_and_the_machine_is_let_go(
+async def test_start_fails_with_a_clear_answer_and_ends_its_machine_without_a_room(
     tmp_path, trouble, status, code
 ):
     async with with_daily(tmp_path) as (running, daily):

@@ -86,7 +86,7 @@ def test_bots_outlive_the_dispatcher_and_stop_machines_ends_them(command):
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_dispatcher_that_drains_refuses_starts_and_serves_the_rest_until_a_second_signal(command, second):
+def test_draining_dispatcher_refuses_starts_until_a_second_signal(command, second):
     # The longest that is allowed: it ends before, by the second signal alone.
     with command.serving(SWITCHBOARD_DRAIN_SECONDS="60") as process:
         session_id = command.http.post("/start?wait=started").json()["sessionId"]

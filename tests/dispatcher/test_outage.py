@@ -253,9 +253,7 @@ async def test_the_log_says_it_once(tmp_path, caplog):
         ]
 
 
-async def test_a_statement_that_the_database_refuses_is_logged_as_a_fault_without_its_values(
-    tmp_path, caplog
-):
+async def test_refused_statement_is_logged_as_a_fault_without_its_values(tmp_path, caplog):
     database = Database(f"sqlite:///{tmp_path / 'refuses.sqlite'}")
     insert, values = sa.text("INSERT INTO nowhere VALUES (:body, :more)"), {"body": "hunter2"}
     try:
@@ -343,9 +341,7 @@ async def test_a_caller_hears_of_what_was_written_although_the_store_failed(tmp_
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
-async def test_a_place_in_the_queue_is_given_back_when_its_caller_goes_while_the_store_is_away(
-    tmp_path, hangs_up
-):
+async def test_place_in_the_queue_is_given_back_when_caller_goes_without_a_store(tmp_path, hangs_up):
     """Either the caller hangs up, or it hears that the store is away and nothing of its session."""
     runner = GoesAway()
 

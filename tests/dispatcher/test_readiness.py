@@ -76,7 +76,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def test_a_replica_whose_bus_is_down_is_not_ready_after_a_grace_and_answers_all_the_same(
+async def test_replica_is_not_ready_but_answers_when_its_bus_is_down_after_a_grace(
     tmp_path, postgres_url, monkeypatch
 ):
     clock, provider = ManualClock(), ScriptedProvider()

@@ -111,7 +111,7 @@ async def test_a_stop_at_one_replica_reaches_the_machine_at_the_other(tmp_path: 
         assert (await a.session(session_id))["reason"] == "stopped"
 
 
-async def test_a_machine_that_reconnects_to_the_other_replica_answers_there_what_it_was_asked_before(
+async def test_call_is_answered_when_its_machine_reconnects_to_the_other_replica(
     tmp_path: Path, postgres_url: str
 ):
     async with two(tmp_path, postgres_url) as (a, b):

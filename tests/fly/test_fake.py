@@ -64,7 +64,7 @@ async def wait(client: httpx.AsyncClient, machine: str, *states: str, timeout: i
     return await client.get(f"{MACHINES}/{machine}/wait", params=params)
 
 
-def test_a_machine_starts_and_runs_its_command_with_its_variables_and_its_apps_secrets(world: World):
+def test_machine_runs_its_command_with_its_variables_and_its_apps_secrets(world: World):
     launches = []
     world.fly.start = lambda launch, clock: launches.append(launch) or Scripted(launch, clock)
     world.app.secrets["KEY"] = "secret"

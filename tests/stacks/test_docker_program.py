@@ -110,7 +110,7 @@ def test_no_container_has_rights_on_the_host(largest: dict[str, dict[str, Any]])
         assert inputs["restart"] == "unless-stopped"
 
 
-def test_only_the_proxy_sees_the_engines_socket_and_only_the_dispatcher_sees_the_proxy(
+def test_only_the_proxy_has_the_engines_socket_and_only_the_dispatcher_the_proxy(
     largest: dict[str, dict[str, Any]],
 ) -> None:
     binds = {

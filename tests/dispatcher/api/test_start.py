@@ -226,9 +226,7 @@ async def test_a_machine_that_cannot_be_had_is_a_clear_answer_and_a_failed_sessi
         assert running.provider.stopped == [], "there was nothing to stop"
 
 
-async def test_a_start_that_would_wait_too_long_for_a_machines_api_is_refused_without_a_session(
-    tmp_path, caplog
-):
+async def test_start_is_refused_without_a_session_when_the_machines_api_is_too_slow(tmp_path, caplog):
     async with deployment(tmp_path) as running:
         running.provider.fault = Throttled("rate exceeded", 60)
         assert (await running.http.post("/start")).status_code == 503

@@ -86,7 +86,7 @@ async def test_offer_session_ends_when_its_request_is_cancelled(tmp_path):
         assert running.provider.running == []
 
 
-async def test_offer_session_ends_when_its_request_is_cancelled_twice_while_the_store_is_away(tmp_path):
+async def test_offers_session_ends_when_request_is_cancelled_twice_without_a_store(tmp_path):
     runner = GoesAway()
 
     async with deployment(tmp_path, runner=runner) as running, cancellable(running) as http:

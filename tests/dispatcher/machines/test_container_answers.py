@@ -147,7 +147,7 @@ async def test_a_container_that_is_being_removed_already_is_as_good_as_removed(t
             await provider.stop("m-1", timedelta(seconds=5))
 
 
-async def test_a_create_whose_removal_is_never_answered_is_unreachable_and_gives_its_memory_back(
+async def test_create_is_unreachable_and_frees_its_memory_when_removal_is_not_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "CALL_SECONDS", 0.3)

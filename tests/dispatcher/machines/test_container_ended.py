@@ -130,7 +130,7 @@ async def test_how_a_container_ended_is_told_without_its_lines_where_they_cannot
         assert "machine m-over: its last lines cannot be read: " in caplog.text
 
 
-async def test_log_of_a_container_is_none_when_it_is_gone_and_unknown_when_the_engine_fails(
+async def test_log_is_none_when_container_is_gone_and_unknown_when_engine_fails(
     tmp_path: Path,
 ) -> None:
     engine = EngineWithTheDead()

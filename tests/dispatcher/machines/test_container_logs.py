@@ -46,7 +46,7 @@ def test_lines_of_one_moment_come_once_each() -> None:
     assert part_when(later, 10, first.next) == LogPart(("2", "3", "4"), place((SECOND + 1) * NANO))
 
 
-def test_line_comes_twice_rather_than_never_when_the_engine_left_some_of_its_moment_out() -> None:
+def test_log_line_is_repeated_when_the_engine_left_out_some_of_its_moment() -> None:
     lines = [f"2023-11-14T22:13:20Z {number}\n" for number in range(9)]
     # Of nine, of which two were given, it tells the last three.
     assert part_when(lines[-3:], 2, place(SECOND * NANO, 2)).lines == ("7", "8")

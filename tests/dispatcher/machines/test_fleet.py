@@ -177,7 +177,7 @@ def test_a_throttled_caller_holds_the_others_back(world):
     assert world.near.calls["create"] == 6, "only the first was throttled"
 
 
-def test_starts_that_would_wait_too_long_are_refused_at_once_and_the_others_served_soon(world):
+def test_start_is_refused_at_once_when_it_would_wait_too_long(world):
     began = world.clock.now()
     provider = HasRates(world.near, {"create": Rate(per_second=1)})
     fleet = world.fleet(provider)
@@ -207,7 +207,7 @@ def test_a_start_that_an_api_throttles_for_long_goes_on_to_the_next_placement(wo
     assert (world.machines(), world.clock.now()) == ((0, 1), before)
 
 
-def test_an_api_that_throttles_again_and_again_holds_a_start_no_longer_than_its_delay(world):
+def test_start_waits_no_longer_than_its_delay_when_throttled_again_and_again(world):
     before = world.clock.now()
     fleet = world.fleet(ThrottlesFirst(world.near, times=10**6, retry_after=2))
     with pytest.raises(NoMachine):
@@ -300,7 +300,7 @@ def test_after_a_few_lost_requests_the_next_placement_is_asked(world):
     assert world.near.calls["create"] == failover.ATTEMPTS
 
 
-def test_a_placement_that_answers_nothing_may_have_the_machine_so_nobody_else_is_asked(world):
+def test_no_other_placement_is_asked_when_one_does_not_answer(world):
     before = world.clock.now()
     failed = world.fails(world.fleet(NeverAnswers(world.near)))
     assert isinstance(failed.error, Unreachable)
@@ -497,7 +497,7 @@ faults = st.sampled_from(
 
 
 @given(faults, faults)
-def test_with_any_two_faults_there_is_at_most_one_machine_and_it_is_where_its_row_says(near, far):
+def test_at_most_one_machine_is_made_where_its_row_says_with_any_two_faults(near, far):
     world = World()
     fleet = world.fleet(near(world.near), far(world.far))
     before = world.clock.now()
@@ -595,7 +595,7 @@ def test_a_machine_that_was_left_and_cannot_start_is_asked_for_again(world, refu
     assert (world.near.calls["create"], world.near.calls["start"]) == (2, 2)
 
 
-def test_a_machine_that_was_left_and_whose_starts_are_lost_is_ended_before_another_is_created(world):
+def test_left_machine_is_ended_before_another_is_created_when_its_starts_are_lost(world):
     fleet = world.fleet(leaves(world, *[Unreachable("connection reset")] * failover.LOOKUPS))
     status = resumed(world, fleet)
     assert (status.state, sum(world.machines())) == (MachineState.started, 1)

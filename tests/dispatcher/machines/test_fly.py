@@ -158,7 +158,7 @@ def test_a_machine_whose_image_cannot_be_pulled_is_rejected_with_its_events(worl
     world.run(scenario())
 
 
-def test_a_machine_whose_image_cannot_be_pulled_after_a_while_is_gone_with_its_events(world: World):
+def test_machine_is_gone_with_its_events_when_its_image_cannot_be_pulled(world: World):
     world.fly.boots("lacks image")
     world.fly.prepare_seconds = 25
 
@@ -272,7 +272,7 @@ def test_a_create_whose_answer_is_lost_gives_one_machine(world: World, fault: Fa
     world.run(scenario())
 
 
-def test_who_loses_sight_of_a_machine_that_was_created_does_not_say_that_there_is_none(world: World):
+def test_create_is_unreachable_when_the_created_machine_is_not_seen(world: World):
     world.fly.faults.order("Machines_wait", BROKEN)
 
     async def scenario() -> None:
@@ -343,7 +343,7 @@ def test_two_replicas_that_stop_a_machine_ask_it_once(world: World):
     world.run(scenario())
 
 
-def test_a_replica_that_dies_over_a_stop_keeps_the_others_from_it_for_as_long_as_its_lease(world: World):
+def test_stop_waits_for_the_lease_of_a_replica_that_died_over_it(world: World):
     async def scenario() -> None:
         one, other = world.provider(), world.provider()
         await one.create(spec())
@@ -546,7 +546,7 @@ def test_many_apps_are_listed_at_once(apps: int):
     world.run(scenario())
 
 
-def test_an_app_that_cannot_be_listed_keeps_no_machine_of_another_app_from_being_listed(caplog: Any):
+def test_list_has_the_machines_of_other_apps_when_one_app_fails(caplog: Any):
     world = World(("bots-1", "bots-2", "bots-3"), limits=Limits(None))
 
     async def scenario() -> None:
@@ -611,7 +611,7 @@ def test_starts_wait_for_their_turn_and_are_never_throttled(world: World):
     world.run(scenario())
 
 
-def test_more_starts_than_fly_takes_are_turned_away_and_make_no_placement_a_broken_one(world: World):
+def test_starts_above_flys_rate_are_refused_and_open_no_breaker(world: World):
     # A machine takes so long to start that the last ones in the queue see their deadline first.
     world.fly.boot_seconds = 4
 

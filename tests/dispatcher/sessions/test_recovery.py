@@ -145,9 +145,7 @@ async def test_a_start_that_was_left_at_one_placement_may_end_at_another(tmp_pat
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_a_start_that_comes_back_from_a_replica_that_died_too_goes_on_where_that_one_was(
-    tmp_path, monkeypatch, is_there
-):
+async def test_start_goes_on_when_the_replica_that_took_it_over_dies_too(tmp_path, monkeypatch, is_there):
     second = ScriptedProvider()
 
     async with deployment(tmp_path, second=second) as running:
@@ -395,9 +393,7 @@ def test_that_another_may_have_asked_is_known_for_as_long_as_the_last_call_takes
     assert launches.inherited(machine.id)
 
 
-async def test_overdue_sessions_are_ended_before_a_dispatcher_serves_that_is_not_the_reaper(
-    tmp_path, postgres_url
-):
+async def test_overdue_sessions_are_ended_before_serving_when_another_is_the_reaper(tmp_path, postgres_url):
     """One that crashes within seconds, again and again, never gets the lease of the one before."""
 
     store = Store(postgres_url)

@@ -67,7 +67,7 @@ async def test_a_provider_is_not_asked_before_the_bot_said_goodbye(tmp_path):
         assert (await running.timeline(machine.session_id or ""))[-1]["event"] == "machine-gone"
 
 
-async def test_a_machine_that_stays_after_its_goodbye_is_looked_at_ever_less_and_then_ended(tmp_path):
+async def test_machine_is_probed_ever_less_and_then_ended_when_it_stays_after_its_end(tmp_path):
     provider = Counting()
     async with deployment(tmp_path, provider=provider) as running:
         machine = await stopped(running)
@@ -131,7 +131,7 @@ async def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began
         assert after.ended_at > deadline[0]
 
 
-async def test_how_a_machine_ended_is_on_record_though_its_provider_forgets_it_before_the_end(tmp_path):
+async def test_exit_code_is_on_record_when_the_provider_forgets_the_machine(tmp_path):
     class Forgets(ScriptedProvider):
         """Tells once how a machine ended, and cannot be told to stop one."""
 

@@ -295,7 +295,7 @@ async def test_a_write_that_fails_after_its_caller_hung_up_is_nobodys_error(tmp_
         assert unheard == []
 
 
-def test_a_connection_that_was_told_to_wait_less_waits_as_long_as_others_from_its_next_use_on(tmp_path):
+def test_connection_waits_as_long_as_others_again_after_one_shorter_wait(tmp_path):
     engine = engines.of(sa.make_url(f"sqlite:///{tmp_path / 'notes.sqlite'}"))
     told: list[str] = []
 

@@ -60,7 +60,7 @@ async def test_machines_that_have_ended_are_kept_only_while_a_row_waits_for_them
         assert provider.on_record == {f"m-{over}", "m-of-a-lost-database"}
 
 
-async def test_a_machine_that_nobody_owns_is_ended_in_its_time_where_the_clock_was_set_back(tmp_path):
+async def test_orphan_is_ended_in_its_time_when_the_clock_was_set_back(tmp_path):
     async with deployment(tmp_path) as running:
         running.provider.appear("m-nobodys")
         await look(running)

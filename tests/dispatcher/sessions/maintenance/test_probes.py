@@ -88,9 +88,7 @@ async def test_of_many_silent_machines_none_is_asked_about_twice_before_all_othe
                 assert max(asked.values()) - min(asked.values()) <= 1
 
 
-async def test_what_happens_while_a_machine_is_being_asked_about_makes_it_be_asked_about_again(
-    tmp_path, monkeypatch
-):
+async def test_machine_is_probed_again_when_something_happens_during_a_probe(tmp_path, monkeypatch):
     async with deployment(tmp_path) as running:
         session_id = (await running.start("/start?wait=started"))["sessionId"]
         asked, answers, get = asyncio.Event(), asyncio.Event(), running.provider.get
