@@ -160,7 +160,7 @@ def recent_engine() -> Iterator[Engine]:
     with contextlib.ExitStack() as stack:
         try:
             programs = find_recent()
-            stack.enter_context(_bridge())
+            stack.enter_context(bridge())
             engine = stack.enter_context(Engine(cache_directory() / "docker-recent", programs))
         except Missing as missing:
             pytest.skip(str(missing))
@@ -168,7 +168,7 @@ def recent_engine() -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def _bridge() -> Iterator[None]:
+def bridge() -> Iterator[None]:
     """The engine's bridge, as long as the engine; one that a run left behind is taken."""
     if shutil.which("ip") is None:
         raise Missing("there is no `ip` to make the engine's bridge: install the package iproute2")

@@ -127,6 +127,8 @@ class DockerConfig(BaseModel):
     """Runtime of the voice activity detector in bots' images."""
     media: Literal["audio", "video"] = "audio"
     """Media that bots' images have all libraries for."""
+    compression: Literal["gzip", "zstd"] = "gzip"
+    """Compression of layers that are pushed, with `registry`. Engines before Docker 23 cannot pull zstd."""
     torch_index: Annotated[
         str,
         Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
@@ -164,6 +166,11 @@ class DockerConfig(BaseModel):
         first, last = self.turn_ports
         if not 0 <= last - first < MOST_RELAYS or first <= TURN_PORT <= last:
             raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {TURN_PORTS_WORDS}")
+        if self.compression == "zstd" and not self.registry:
+            raise ValueError(
+                "compression: 'zstd' is refused without a registry; allowed: gzip, or zstd with a registry, "
+                "since an image that is loaded into the engine is not compressed"
+            )
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(
                 "address: is there, and so is domain; allowed: one of them, since Caddy has its own"

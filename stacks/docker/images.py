@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pulumi
 import pulumi_docker_build as docker_build
@@ -33,6 +34,9 @@ BOT_SOURCES = ("bot", "images")
 MODELS_TARGET = "/mnt/models"
 
 
+ZSTD_LEVEL = 12
+"""Level of compression with zstd, which BuildKit does at its best from 10 on: a fifth smaller than gzip."""
+
 HASH_LENGTH = 6
 """Hexadecimal digits of a path's hash in a name; more where these collide too."""
 
@@ -49,6 +53,8 @@ class ImagesArgs:
     vad: str
     torch_index: str
     media: str
+    compression: Literal["gzip", "zstd"]
+    """Of layers that are pushed."""
     models: bool
     """True if models are on a volume, and not in the bots' images."""
     logins: Sequence[docker_build.RegistryArgs] = ()
@@ -136,6 +142,9 @@ class Images(pulumi.ComponentResource):
             staged = _staged(packages, args.checkout)
             mark = hashlib.sha256(f"{mark} {staged.name}".encode()).hexdigest()[:16]
             contexts["bot-requirements"] = docker_build.ContextArgs(location=str(staged))
+        if args.compression == "zstd":
+            # The same content has another digest then.
+            mark = hashlib.sha256(f"{mark} zstd".encode()).hexdigest()[:16]
         reference = args.reference(name, mark)
         # Not of the fingerprint: another commit of the same content is no other image.
         made_from = revision(args.checkout, [*sources, *filter(None, [arguments.get("BOT_DIR")])])
@@ -152,7 +161,9 @@ class Images(pulumi.ComponentResource):
             ),
             build_args={**given, **({"REVISION": made_from} if made_from else {})},
             build_on_preview=False,
-            push=args.pushed,
+            exports=[_in_zstd(reference)] if args.compression == "zstd" else None,
+            # An export of its own pushes.
+            push=args.pushed and args.compression == "gzip",
             load=not args.pushed,
             registries=args.logins or None,
             platforms=args.platforms or None,
@@ -164,6 +175,20 @@ class Images(pulumi.ComponentResource):
             return pulumi.Output.from_input(reference)
         # A provider may mark every output as secret when one input is: here the registry's password.
         return pulumi.Output.unsecret(image.ref)
+
+
+def _in_zstd(reference: str) -> docker_build.ExportArgs:
+    """Push with layers in zstd, which only OCI's types of media have a name for."""
+    return docker_build.ExportArgs(
+        registry=docker_build.ExportRegistryArgs(
+            names=[reference],
+            push=True,
+            compression=docker_build.CompressionType.ZSTD,
+            compression_level=ZSTD_LEVEL,
+            force_compression=True,
+            oci_media_types=True,
+        )
+    )
 
 
 def _staged(file: Path, checkout: Path) -> Path:

@@ -62,6 +62,7 @@ def describe(environment: Environment) -> Deployment:
             vad=docker_config.vad,
             torch_index=docker_config.torch_index,
             media=docker_config.media,
+            compression=docker_config.compression,
             models=bool(docker_config.models),
         ),
         opts=pulumi.ResourceOptions(providers=[builds]),

@@ -94,6 +94,8 @@ class FlyConfig(BaseModel):
     """Runtime of the voice activity detector in bots' images."""
     media: Literal["audio", "video"] = "audio"
     """Media that bots' images have all libraries for."""
+    compression: Literal["gzip", "zstd"] = "gzip"
+    """Compression of the images' layers."""
     torch_index: Annotated[
         str,
         Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),

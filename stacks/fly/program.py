@@ -80,6 +80,7 @@ def describe(environment: Environment) -> Deployment:
             vad=fly.vad,
             torch_index=fly.torch_index,
             media=fly.media,
+            compression=fly.compression,
             models=False,
             logins=[docker_build.RegistryArgs(address=REGISTRY, username=REGISTRY_USER, password=password)],
             platforms=[docker_build.Platform.LINUX_AMD64],
