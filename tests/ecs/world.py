@@ -27,11 +27,19 @@ class World:
     """A cluster, and providers as replicas of a dispatcher have them."""
 
     def __init__(
-        self, *, deployment: str = "calls", kind: type[EcsProvider] = EcsProvider, **fake: Any
+        self,
+        *,
+        deployment: str = "calls",
+        kind: type[EcsProvider] = EcsProvider,
+        place: type[Place] = Place,
+        late: timedelta = timedelta(0),
+        **fake: Any,
     ) -> None:
         self.clock = VirtualClock()
         self.deployment = deployment
         self.kind = kind
+        self.place = place
+        self.late = late
         self.ecs = FakeEcs(clock=self.clock, **fake)
 
     def provider(self, **place: Any) -> EcsProvider:
@@ -50,9 +58,9 @@ class World:
             "subnets": tuple(SUBNETS),
             "security_groups": (GROUP,),
             "task_definitions": {"echo": "echo:1"},
-            "late": timedelta(0),
+            "late": self.late,
         }
-        return self.kind(api, Place(**given | place), self.clock)
+        return self.kind(api, self.place(**given | place), self.clock)
 
     def fleet(self, provider: EcsProvider | None = None) -> Fleet:
         return Fleet({"ecs": provider or self.provider()}, self.clock)

@@ -113,7 +113,8 @@ class EcsApi:
         self._readers: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        await end_tasks(*self._readers)
+        if self._readers:
+            await end_tasks(*self._readers)
         await self._stack.aclose()
         self._opened = None
 

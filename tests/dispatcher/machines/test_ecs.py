@@ -456,3 +456,14 @@ def test_no_machine_is_told_with_the_placements_name(world: World) -> None:
 
     with pytest.raises(NoMachine, match="ecs: ECS gave no task"):
         world.run(start())
+
+
+def test_a_provider_closes_whether_or_not_it_was_used(world: World) -> None:
+    async def close() -> None:
+        await world.provider().close()
+        used = world.provider()
+        await used.prepare([])
+        await used.create(spec())
+        await used.close()
+
+    world.run(close())
