@@ -1,7 +1,7 @@
-"""Admission policy: start now, wait, or be refused. Values in, values out.
+"""Admission policy: start now, wait, or be refused. Pure functions.
 
-A deployment has so many lines, and each agent so many of them. Sessions that wait are admitted in the order
-in which they were asked for; one that waits only for its own agent's lines holds up nobody else's.
+The deployment has a number of slots, and each agent a number of them. Waiting sessions are admitted in order;
+a session that waits only for its own agent's slots delays no other agent's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many sessions may be admitted at the same time, and how many may wait."""
+    """Limits on the sessions that are admitted at the same time, and on those that wait."""
 
     agents: Mapping[str, int]
     """Agent → admitted sessions."""
@@ -27,18 +27,18 @@ class Load:
     """The sessions of an agent."""
 
     live: int = 0
-    """Admitted, and not over; or over, and their machines are ending."""
+    """Sessions that take a slot: admitted and live, or over with a machine that is ending."""
     queued: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A session's place in its agent's queue."""
+    """A session's position in its agent's queue."""
 
     number: int
     """1 is next."""
     estimated_seconds: float | None
-    """How long it may take, by the agent's last sessions; None as long as there are none."""
+    """Estimated wait, by the agent's last sessions; None if there are none."""
 
 
 def has_line(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
@@ -49,7 +49,7 @@ def has_line(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
 
 
 def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Return True if a new session of the agent takes a line from nobody who waits for it."""
+    """Return True if a new session of the agent takes a slot from nobody who waits for it."""
     if loads.get(agent, Load()).queued > 0:
         return False
     if limits.deployment is None:
@@ -63,12 +63,13 @@ def is_admitted(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
 
 
 def is_full(agent: str, queue_seconds: float, loads: Mapping[str, Load], limits: Limits) -> bool:
-    """Return True if a new session that is not admitted has no place in the queue either."""
+    """Return True if the queue is full, too, for a new session that is not admitted."""
     return queue_seconds <= 0 or loads.get(agent, Load()).queued >= limits.queues.get(agent, 0)
 
 
 def estimate(number: int, lines: int, durations: list[float]) -> Place:
-    """A place, from how long the last sessions took (seconds): every line is free once per session."""
+    """Return a position with its estimate, from the durations of the last sessions (seconds): each slot
+    becomes free once per session."""
     if not durations:
         return Place(number, None)
     return Place(number, number * sum(durations) / len(durations) / max(lines, 1))

@@ -8,11 +8,10 @@ from typing import Any
 from dispatcher.domain.model import End, Machine, Session
 
 DEADLINE_GRACE_SECONDS = 15.0
-"""How long after its maximum duration a session is left to its bot's own timer."""
+"""Grace after a session's maximum duration, for its bot's own timer."""
 
 ROOM_SETTLING_SECONDS = 10.0
-"""So long after the last moment in which a call for a room is made it may still come through: as long as such
-a call may take at most."""
+"""Time after the last call for a room in which the call may still take effect: the limit of such a call."""
 
 START_SHARE = 0.9
 """Share of the start timeout in which a machine must be had: one that came later had no time to get ready.
@@ -23,11 +22,12 @@ LEAST_SECONDS = 1.0
 
 
 def deadline(session: Session) -> tuple[float, End] | None:
-    """The next deadline of a session in unix seconds, and what misses it; None for one that is over."""
+    """Return a session's next deadline in Unix seconds, and the end if it is missed; None if the session is
+    over."""
     if session.over:
         return None
     if session.admitted_at is None:
-        waited = End("queue_timeout", f"No line became free within {session.queue_seconds:g} s.")
+        waited = End("queue_timeout", f"No slot became free within {session.queue_seconds:g} s.")
         return session.created_at + session.queue_seconds, waited
     allowed = session.max_duration_seconds
     last = End("max_duration", f"The session outlived its maximum duration of {allowed:g} s.")
@@ -37,7 +37,8 @@ def deadline(session: Session) -> tuple[float, End] | None:
 
 
 def create_by(session: Session, admitted_at: float) -> float:
-    """Return until when a machine is asked for, if the session is admitted at that time (unix seconds)."""
+    """Return until when a machine is requested, for a session that is admitted at that time (Unix
+    seconds)."""
     return admitted_at + START_SHARE * session.start_timeout_seconds
 
 
@@ -50,7 +51,7 @@ def overdue(session: Session, now: float) -> End | None:
 def absence_counts(machine: Machine, session: Session | None, settling: float, now: float) -> bool:
     """Return True if a provider that does not know the machine proves that it is gone.
 
-    While it is being asked for, and for the provider's settling time after that, it proves nothing.
+    During a create, and for the provider's settling time after it, this proves nothing.
     """
     if machine.placement is None or machine.create_by is None:
         return True
@@ -75,20 +76,20 @@ def room_due(session: Session) -> float | None:
 
 
 def room_settled_at(session: Session) -> float:
-    """Return from when on no call brings the room back (unix seconds).
+    """Return from when on no call can create the room again (Unix seconds).
 
-    Nobody asks for it after its start's time, or once it has closed by itself.
+    Nobody requests it after its start's deadline, or once it has closed by itself.
     """
     since = session.admitted_at or session.created_at
     return min(since + session.start_timeout_seconds + ROOM_SETTLING_SECONDS, room_closes_at(session))
 
 
 def allowed_seconds(longest: float, wanted: Mapping[str, Any], now: float) -> float:
-    """Maximum duration of a session whose start request wants such a room.
+    """Return the maximum duration of a session with these properties of its room.
 
     Args:
         longest: The agent's limit, in seconds.
-        wanted: The room's properties; `exp` is the unix time at which it closes.
+        wanted: The room's properties; `exp` is the Unix time at which it closes.
     """
     return min(longest, max(wanted["exp"] - now, LEAST_SECONDS)) if "exp" in wanted else longest
 

@@ -1,4 +1,4 @@
-"""Ends of sessions whose machine is gone or says nothing: reasons and their words."""
+"""Ends of sessions whose machine is gone or silent: reasons and messages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 from dispatcher.domain.model import End, MachineStatus, Session
 
 CLOCKS_APART_SECONDS = 5.0
-"""How much sooner, by our clock, a room's service may close it at its `exp`."""
+"""Time before its `exp`, by the dispatcher's clock, at which a room's service may close it already."""
 
 
 def end_by_loss(status: MachineStatus | None) -> End:
-    """The machine is gone and had not said why."""
+    """Return the end of a session whose machine is gone and had not reported why."""
     if status is None:
         return End("machine_lost", "The machine is gone, and the provider has no record of it.")
     if status.out_of_memory_mb is not None:
@@ -39,15 +39,16 @@ def end_by_loss(status: MachineStatus | None) -> End:
 
 
 def end_by_silence(seconds: float) -> End:
-    """The machine runs by its provider's word, and has said nothing for so many seconds."""
+    """Return the end of a session whose machine runs, by its provider, but has been silent for so many
+    seconds."""
     message = f"The bot has not reported for {seconds:g} s, although its machine runs; it is ended."
     return End("unresponsive", message)
 
 
 def end_at_exp(session: Session, end: End, now: float) -> End:
-    """Return the end of a session by its bot's report.
+    """Return the end of a session by its bot's report, or `max_duration` if its room's `exp` has passed.
 
-    A bot fails when its room closes as the start asked for, or ends itself at that time: whichever is first.
+    When the room closes as its start asked for, the bot fails or ends itself, whichever is first.
     """
     exp = (session.room or {}).get("properties", {}).get("exp")
     if end.reason not in ("bot_error", "max_duration") or exp is None or now < exp - CLOCKS_APART_SECONDS:

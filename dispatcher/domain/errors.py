@@ -54,7 +54,7 @@ class UnknownSession(SessionError):
 
     @classmethod
     def of(cls, session_id: str, agent: str | None = None) -> UnknownSession:
-        """There is none of that id, or none of that agent, or none that is the caller's."""
+        """Return the error for an id that is unknown, of another agent, or not the caller's."""
         of_agent = f" of {agent}" if agent else ""
         return cls(f"There is no session {session_id}{of_agent}.")
 

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request under the same key is the same session. Values in, values out."""
+"""`Idempotency-Key`: the same request under the same key gives the same session. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 KEPT_SECONDS = 24 * 3600.0
-"""How long a key stands for its session."""
+"""Time for which a key gives the same session."""
 
 MAX_KEY_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A key's hold on a session. `client` is what the first answer told the client, for the next ones."""
+    """A key's claim on a session. `client` is the first answer's content, for repetitions."""
 
     id: str
     fingerprint: str
@@ -35,7 +35,7 @@ class AlreadyClaimed(Exception):
 
 
 def claim_of(owner: str | None, key: str, request: Any, session_id: str, now: float) -> Claim:
-    """Return the hold of a caller's key on the session that the request is to start."""
+    """Return the claim of a caller's key on the session that the request would start."""
     return Claim(claim_id(owner or "", key), fingerprint(request), session_id, {}, now + KEPT_SECONDS)
 
 
@@ -54,10 +54,11 @@ def is_random(key: str) -> bool:
 
 
 def claim_id(scope: str, key: str) -> str:
-    """A key is its caller's own. It is kept as a hash: of one length, and whatever it contains."""
+    """Return the hash under which a key is stored, together with its scope: keys of different callers never
+    meet."""
     return hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
 
 
 def fingerprint(request: Any) -> str:
-    """Tells one request from another. Spaces and the order of members make no difference."""
+    """Return a hash that distinguishes requests, whatever their spaces and order of members."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

@@ -13,31 +13,32 @@ from dispatcher.domain.errors import InvalidRequest
 from dispatcher.domain.model import Session, SessionState
 
 MAX_CURSOR_LENGTH = 200
-"""Ours have about 90 characters. In a longer one, JSON may be nested deeper than its parser goes."""
+"""Limit on a cursor: real ones have about 90 characters; longer JSON may be nested too deep for its
+parser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions for a session to be listed; None and empty ask for nothing. Times are unix seconds."""
+    """Conditions on listed sessions; None and empty set no condition. Times are Unix seconds."""
 
     agent: str | None = None
     states: tuple[SessionState, ...] = ()
     created_from: float | None = None
     created_until: float | None = None
     ready_after_at_least: float | None = None
-    """From the start request until the bot was ready."""
+    """Least time from the start request until the bot was ready."""
     ready_after_at_most: float | None = None
     reasons: tuple[str, ...] = ()
-    """Reasons of its end. Every session that the rest leaves is looked at."""
+    """Reasons of its end. Every session that passes the other filters is scanned."""
     other_reasons: tuple[str, ...] = ()
-    """Its end has a reason, and none of these."""
+    """Excluded reasons: its end has a reason, and none of these."""
     agents: frozenset[str] = frozenset()
-    """The agents whose sessions whoever asks may see."""
+    """The agents whose sessions the caller may see."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last session of a page; the next one begins behind it, however many sessions came meanwhile."""
+    """The last session of a page; the next page begins after it, however many sessions came meanwhile."""
 
     created_at: float
     id: str
@@ -51,10 +52,10 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Read what `str` wrote.
+        """Parse the text that `str` gives.
 
         Raises:
-            InvalidRequest: it is none of ours.
+            InvalidRequest: it is not such a text.
         """
         try:
             if len(text) > MAX_CURSOR_LENGTH:

@@ -19,11 +19,12 @@ class SessionState(StrEnum):
 
 LIVE = (SessionState.queued, SessionState.starting, SessionState.ready, SessionState.active)
 ADMITTED = (SessionState.starting, SessionState.ready, SessionState.active)
-"""The live ones that count against `max_sessions`, as `has_line` does those whose machines are ending."""
+"""The live states that count against `max_sessions`; so do ended sessions whose machines are ending
+(`has_line`)."""
 OVER = (SessionState.ended, SessionState.failed)
 RoomState = Literal["wanted", "open", "found", "doubted", "closed"]
 Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
-"""Where a machine is, as it says over its channel: `bot.protocol.Phase` has the meanings."""
+"""Phase of a machine, as it reports over its channel: `bot.protocol.Phase` has the meanings."""
 
 
 STAGE_PREFIX = "machine_"
@@ -31,7 +32,7 @@ STAGE_PREFIX = "machine_"
 
 
 class MachineState(StrEnum):
-    """A machine's state at its provider. `started` is no promise that the bot in it is ready."""
+    """A machine's state at its provider. `started` does not mean that its bot is ready."""
 
     requested = "requested"
     started = "started"
@@ -40,7 +41,7 @@ class MachineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation. Times are unix seconds; None until it happened."""
+    """One conversation. Times are Unix seconds; None for events that have not happened."""
 
     id: str
     agent: str
@@ -52,21 +53,21 @@ class Session:
     start_timeout_seconds: float
     client_timeout_seconds: float
     max_duration_seconds: float
-    """The agent's limits when the session was started: a later deployment does not change them."""
+    """The agent's limit when the session was started: a later deployment does not change it."""
     created_at: float
     idle_timeout_seconds: float | None = None
-    """How long nobody may be there, once somebody was. None: sessions from before there was this limit."""
+    """Longest time without a client, once there was one. None: the session is older than this limit."""
     queue_seconds: float = 0.0
-    """How long it may wait for a line."""
+    """Longest wait for a slot."""
     admitted_at: float | None = None
-    """A line became free; from here on the start's and the session's deadlines run."""
+    """Time of admission; the deadlines of start and session run from here."""
     idle_since: float | None = None
-    """Nobody is there since then; None while somebody is, and before somebody could be."""
+    """Time since when no client is connected; None while one is, and before one could be."""
     phase: Phase | None = None
     started_at: float | None = None
-    """The provider said that the machine started."""
+    """Time when the provider reported the machine as started."""
     waiting_at: float | None = None
-    """The machine could take its client."""
+    """Time when the machine could take its client."""
     ready_at: float | None = None
     active_at: float | None = None
     ended_at: float | None = None
@@ -78,16 +79,16 @@ class Session:
     first_word_ms: float | None = None
     turns_ms: list[float] = field(default_factory=list)
     traceparent: str | None = None
-    """The W3C trace context under which all that the session does is told."""
+    """The W3C trace context of the session's spans."""
     retry_at: float | None = None
-    """Of a session that failed: from then on another start may go better, where somebody said so."""
+    """For a failed session: time from which on another start may succeed, if known."""
     owner: str | None = None
-    """The name of the key that it was started with; None where none was needed."""
+    """The name of the key that started it; None if none was needed."""
     room: dict[str, Any] | None = field(default=None, repr=False)
     """Its `Room`, with the bot's token, if its transport has rooms."""
     room_state: RoomState | None = None
     line_until: float | None = None
-    """Its line is taken until then: it is over, and its machine is not known to be gone."""
+    """Time until which the ended session keeps its slot, as its machine is not known to be gone."""
 
     @property
     def has_line(self) -> bool:
@@ -112,11 +113,11 @@ class Machine:
     exit_code: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     placement: str | None = None
-    """Where it is or may be; None as long as no placement was asked for it."""
+    """The placement that has the machine, or may have it; None if none was asked yet."""
     create_by: float | None = None
-    """Nobody asks for the machine after that."""
+    """Time after which nobody requests the machine."""
     launcher: str | None = None
-    """The replica that asks for it, and for its session's room."""
+    """The replica that requests the machine, and its session's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +127,23 @@ class MachineStatus:
     id: str
     state: MachineState
     exit_code: int | None = None
-    """Exit code of the bot's process, where the machine is gone and the provider knows it; 128 + n for signal
-    n."""
+    """Exit code of the bot's process, if the machine is gone and the provider knows it; 128 + n for
+    signal n."""
     output: str = ""
-    """The last lines that the bot's process printed, where the machine is gone and the provider has them."""
+    """The last lines of the bot's output, if the machine is gone and the provider has them."""
     out_of_memory_mb: int | None = None
-    """The memory that the machine had, in MiB, where it was ended for using all of that."""
+    """The machine's memory, in MiB, if it was killed for using all of it."""
     startup: Mapping[str, float] = field(default_factory=dict[str, float])
     """Stage of the machine's start → seconds, where the provider tells: `place`, `pull`, `boot`."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why a session is over: a stable code, a sentence for people, and what else is known."""
+    """The end of a session: a stable code, a sentence for people, and details."""
 
     reason: str
     message: str
     detail: str | None = None
     exit_code: int | None = None
     retry_after: float | None = None
-    """In so many seconds another start may go better: who refused this one said so."""
+    """Seconds after which another start may succeed, if the refusal said so."""

@@ -46,17 +46,17 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ENDS: frozenset[Kind] = frozenset({"ended", "failed"})
-"""The last of a session's own events; only what becomes of its machines and its room can follow."""
+"""A session's last own events; only its machine's and its room's can follow."""
 
 REPEATED: frozenset[Kind] = frozenset({"phase", "client-connected", "client-disconnected", "room-event"})
-"""What bots and clients can have happen as often as they like."""
+"""Events that bots and clients can repeat at will."""
 
 DISPATCHER = "dispatcher"
 PROVIDER = "provider"
 MACHINE = "machine"
 REAPER = "reaper"
 OURS = frozenset({DISPATCHER, PROVIDER, MACHINE, REAPER})
-"""Who causes events, apart from people and their keys, who are named by the caller."""
+"""Authors of events other than people and their keys."""
 
 # What a machine does before its bot is ready, and as it goes; `ready` and `active` are events of their own.
 _PHASES: dict[Phase, str] = {
@@ -91,22 +91,22 @@ class Event:
     reason: str | None = None
     """The stable code of an end."""
     number: int = 0
-    """1 for a session's first event, and so on; the store gives it."""
+    """Number of the event in its session, from 1; the store assigns it."""
 
 
 def asked(session: Session, actor: str) -> Event:
-    """The first event of every session."""
+    """Return the first event of a session."""
     message = f"A session of {session.agent} over {session.transport} was asked for."
     return Event("queued", session.created_at, actor, session.state, session.phase, message)
 
 
 def changed(before: Session, after: Session, cause: Cause) -> list[Event]:
-    """The events that lie between a session as it was and as it is."""
+    """Return the events between a session's old state and its new one."""
     return list(_changed(before, after, cause))
 
 
 def machine_changed(before: Machine, after: Machine, session: Session, cause: Cause) -> list[Event]:
-    """The events of a session that lie between its machine as it was and as it is."""
+    """Return the session's events between its machine's old state and its new one."""
     if after.state is before.state or after.state is not MachineState.gone:
         return []
     status = "" if after.exit_code is None else f"; its process ended with exit status {after.exit_code}"
@@ -115,13 +115,13 @@ def machine_changed(before: Machine, after: Machine, session: Session, cause: Ca
 
 
 def orphan_stopped(machine_id: str, placement: str, session: Session, cause: Cause) -> Event:
-    """A machine with the session's name runs where the session has none by its row."""
+    """Return the event of a machine that runs where the session, by its row, has none."""
     message = f"A machine {machine_id} was found at {placement}, where this session has none; it is ended."
     return Event("orphan-stopped", cause.at, cause.actor, session.state, session.phase, message)
 
 
 def room_event(message: str, session: Session, cause: Cause) -> Event | None:
-    """Something is said about the room of a session; None if that is over."""
+    """Return the event of a message about a session's room; None if the session is over."""
     if session.over:
         return None
     return Event("room-event", cause.at, cause.actor, session.state, session.phase, message)

@@ -35,20 +35,20 @@ GOOD_ENDS = frozenset({"completed", "stopped"})
 MAX_TURNS_KEPT = 1000
 MAX_MESSAGE_LENGTH = 1000
 MAX_DETAIL_LENGTH = 20_000
-"""Characters: these texts come from bots, and are answered with every look at their session."""
+"""Limit on characters: these texts come from bots, and are part of every answer about their session."""
 _OF_SILENCE = ("start_timeout", "unresponsive")
-"""Reasons of sessions whose bot said nothing, or not enough: its log may say why."""
+"""Reasons of sessions whose bot reported nothing, or too little: its log may say why."""
 
 
 def admitted(session: Session, now: float) -> Session:
-    """There is a line for the session: a machine may be asked for."""
+    """Admit the session: a slot is free, and a machine may be requested."""
     if session.state is not SessionState.queued:
         return session
     return replace(session, state=SessionState.starting, admitted_at=now)
 
 
 def unadmitted(session: Session) -> Session:
-    """A session that was admitted just now, as it was before."""
+    """Return a session as it was before the admission just now."""
     return replace(session, state=SessionState.queued, admitted_at=None)
 
 
@@ -67,7 +67,7 @@ def started(session: Session, now: float, startup: Mapping[str, float] | None = 
 
 
 def reported(session: Session, phase: Phase, timings: Mapping[str, float] | None, now: float) -> Session:
-    """The machine said over its channel in which phase it is."""
+    """Record the phase that the machine reported."""
     if session.over:
         return _timed(session, timings)
     session = _timed(replace(started(session, now), phase=phase), timings)
@@ -83,24 +83,24 @@ def reported(session: Session, phase: Phase, timings: Mapping[str, float] | None
 
 
 def client_left(session: Session, now: float) -> Session:
-    """The machine said that no client is connected any more."""
+    """Record that no client is connected any more."""
     return reported(session, "ready", None, now) if session.phase == "active" else session
 
 
 def first_word(session: Session, milliseconds: float) -> Session:
-    """The bot's first audio went out so long after the client was connected."""
+    """Record the time from the client's connection to the bot's first audio."""
     return session if session.first_word_ms is not None else replace(session, first_word_ms=milliseconds)
 
 
 def turn(session: Session, milliseconds: float, now: float) -> Session:
-    """The bot answered the user after so long, at this moment: somebody is there, whatever else was said."""
+    """Record a turn and its latency: it proves that a client is connected, whatever was reported."""
     turns = [*session.turns_ms, milliseconds][-MAX_TURNS_KEPT:]
     idle_since = session.idle_since if session.over or session.idle_since is None else now
     return replace(session, turns_ms=turns, idle_since=idle_since)
 
 
 def over(session: Session, end: End, now: float) -> Session:
-    """The session is over, for this reason. What its caller gave for the bot alone is forgotten."""
+    """End the session, for this reason, and delete what its caller gave for the bot alone."""
     if session.over:
         return session
     state = SessionState.ended if end.reason in GOOD_ENDS else SessionState.failed
@@ -121,7 +121,7 @@ def over(session: Session, end: End, now: float) -> Session:
 
 
 def ending(before: Session, after: Session, machine: Machine | None, grace_seconds: float) -> Session:
-    """Keep the line of a session that is over by this change, if its machine may be there."""
+    """Keep the slot of a session that this change ends, if its machine may still exist."""
     if before.state not in ADMITTED or after.ended_at is None or grace_seconds <= 0:
         return after
     if machine is None or machine.placement is None or machine.state is MachineState.gone:
@@ -130,12 +130,13 @@ def ending(before: Session, after: Session, machine: Machine | None, grace_secon
 
 
 def line_free(session: Session) -> Session:
-    """Free the line of a session that is over: its machine is gone, or had its grace."""
+    """Free the slot of an ended session: its machine is gone, or its grace has passed."""
     return session if session.line_until is None else replace(session, line_until=None)
 
 
 def exited(session: Session, status: MachineStatus | None) -> Session:
-    """How the bot ended became known after the session was over, and its last words if it was silent."""
+    """Record a bot's exit that became known after the session's end; with its last output if it was
+    silent."""
     if not session.over or status is None:
         return session
     if session.exit_code is None:
@@ -146,7 +147,7 @@ def exited(session: Session, status: MachineStatus | None) -> Session:
 
 
 def machine_started(machine: Machine) -> Machine:
-    """The provider says that the machine started."""
+    """Record that the provider reports the machine as started."""
     if machine.state is not MachineState.requested:
         return machine
     return replace(machine, state=MachineState.started)
@@ -155,14 +156,14 @@ def machine_started(machine: Machine) -> Machine:
 def wanted(
     machine: Machine, placement: str, provider: str, create_by: float, launcher: str | None = None
 ) -> Machine:
-    """Its session was admitted: the launcher asks this placement for the machine first, until `create_by`."""
+    """Request the machine of an admitted session, at this placement first, until `create_by`."""
     if machine.state is MachineState.gone or machine.create_by is not None:
         return machine
     return replace(machine, placement=placement, provider=provider, create_by=create_by, launcher=launcher)
 
 
 def lacks_machine(machine: Machine, session: Session) -> bool:
-    """Return True if the machine of a session that was admitted is not known to be there yet."""
+    """Return True if the machine of an admitted session is not known to exist yet."""
     return (
         session.state is SessionState.starting
         and session.started_at is None
@@ -171,7 +172,7 @@ def lacks_machine(machine: Machine, session: Session) -> bool:
 
 
 def lacks_room(machine: Machine, session: Session) -> bool:
-    """Return True if its room is not known to be there yet; that may take longer than its machine."""
+    """Return True if the room is not known to exist yet, which may take longer than the machine."""
     return (
         session.state in ADMITTED
         and session.room_state == "wanted"
@@ -180,7 +181,7 @@ def lacks_room(machine: Machine, session: Session) -> bool:
 
 
 def left_alone(machine: Machine, session: Session, now: float) -> bool:
-    """Return True if somebody has to go on asking for the machine or the room, if its launcher is dead."""
+    """Return True if another replica must go on requesting machine or room, should the launcher be dead."""
     return (
         (lacks_machine(machine, session) or lacks_room(machine, session))
         and machine.placement is not None
@@ -190,21 +191,21 @@ def left_alone(machine: Machine, session: Session, now: float) -> bool:
 
 
 def handed_on(machine: Machine, before: str | None, to: str) -> Machine:
-    """The replica that asked for the machine and its room is dead: from now on another one does."""
+    """Hand the start of a dead replica to another one."""
     if machine.state is MachineState.gone or machine.launcher != before:
         return machine
     return replace(machine, launcher=to)
 
 
 def placed(machine: Machine, placement: str, provider: str) -> Machine:
-    """A placement is about to be asked for the machine, and every one before it is known not to have it."""
+    """Record the placement that is asked next; all earlier ones are known not to have the machine."""
     if machine.state is MachineState.gone:
         return machine
     return replace(machine, placement=placement, provider=provider)
 
 
 def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> Machine:
-    """The provider says that the machine is gone, or has never heard of it."""
+    """Record that the machine is gone, or that the provider has never known it."""
     if machine.state is MachineState.gone:
         return machine
     exit_code = status.exit_code if status is not None else None
@@ -212,7 +213,7 @@ def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> 
 
 
 def _text(text: str) -> str:
-    """Without NUL, which what a bot printed may have in it and PostgreSQL refuses in any text."""
+    """Return the text without NUL, which a bot's output may contain and PostgreSQL refuses."""
     return text.replace("\0", "")
 
 
@@ -235,22 +236,22 @@ def _timed(session: Session, timings: Mapping[str, float] | None) -> Session:
 
 
 def room_opened(session: Session, *, certain: bool) -> Session:
-    """Note that the room is there; `certain`: no call is under way that could bring it back later."""
+    """Record that the room exists; `certain`: no call under way could create it again later."""
     if session.room_state not in ("wanted", "doubted"):
         return session
     return replace(session, room_state="open" if certain else "found")
 
 
 def no_room(session: Session) -> Session:
-    """Note that there certainly is no room, and that nobody asks for one any more."""
+    """Record that there certainly is no room, and that nobody requests one any more."""
     return replace(session, room_state="closed") if session.room_state == "wanted" else session
 
 
 def room_deleted(session: Session, before: Session, asked: float) -> Session:
-    """Note that a call that began at that moment deleted the room or found none; the session is over.
+    """Record that a call that began at that moment deleted the room, or found none, after the session's end.
 
     Args:
-        before: The session as it was when that call began: a room that has come since may still be there.
+        before: The session when that call began: a room that was created since may still exist.
     """
     if session.room_state in (None, "closed"):
         return session

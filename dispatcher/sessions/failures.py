@@ -65,7 +65,7 @@ def failure(session: Session, now: float) -> AtCapacity | NotStarted | StartFail
     """The answer to the request whose session failed before it could be joined."""
     message = in_words(session)
     if session.reason == "queue_timeout":
-        return AtCapacity(f"All lines are busy: {message}")
+        return AtCapacity(f"Agent {session.agent} is at capacity: {message}")
     if session.reason not in RETRY_HELPS:
         return StartFailed(message, code=session.reason)
     # By the row: the answer may be another replica's, or a later one to the same key.
