@@ -74,6 +74,9 @@ class AgentImages:
         self._fleet = fleet
         self._clock = clock
         self._table: Mapping[str, AgentImage] = {}
+        self.missing: tuple[str, ...] = ()
+        """Agents whose machines need an image and have none yet."""
+        self._use({})
         self._wanted: Mapping[str, AgentImage] = {}
         """The last table of the file that was accepted."""
         self._seen: Seen | None = None
@@ -95,10 +98,9 @@ class AgentImages:
         """The `mark_of` of the table in use; None without a file."""
         return None if self._file is None else mark_of(_plain(self._table))
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Agents whose machines need an image and have none yet."""
-        return tuple(name for name in self._needed if not self.of(name))
+    def _use(self, table: Mapping[str, AgentImage]) -> None:
+        self._table = table
+        self.missing = tuple(name for name in self._needed if not self.of(name))
 
     @property
     def lacks_all(self) -> bool:
@@ -111,7 +113,8 @@ class AgentImages:
             return
         try:
             _, content = await asyncio.to_thread(_read, _in_use(self._file), None)
-            self._table = self._wanted = _TABLE.validate_json(content or b"")
+            self._wanted = _TABLE.validate_json(content or b"")
+            self._use(self._wanted)
         except FileNotFoundError:
             return
         except (OSError, ValidationError) as error:
@@ -146,7 +149,8 @@ class AgentImages:
             self._again_at = self._clock.monotonic() + AGAIN_SECONDS
             self._say("; ".join(failures))
         else:
-            self._table, self._said = self._wanted, ""
+            self._use(self._wanted)
+            self._said = ""
         await self._keep(file)
 
     async def _take_over(self, name: str, wanted: AgentImage) -> str:
@@ -156,7 +160,7 @@ class AgentImages:
                 await self._fleet.fetch(wanted.image, self._agents[name].placements)
             except ProviderError as error:
                 return f"agent {name} does not use {wanted.image} yet; it cannot be fetched: {error}"
-        self._table = {**self._table, name: wanted}
+        self._use({**self._table, name: wanted})
         log.info("images_file: agent %s uses %s", name, wanted.image)
         return ""
 

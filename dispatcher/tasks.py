@@ -15,10 +15,13 @@ T = TypeVar("T")
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
+    """Cancel tasks and wait for their ends. Log the error of a task that fails while it is cancelled."""
+    cancelled = [task for task in tasks if task.cancel()]
     await asyncio.wait(tasks)
+    for task in cancelled:
+        # The result of a task that was done before is its owner's to read.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task failed while it was cancelled", exc_info=error)
 
 
 async def rest(clock: Clock, seconds: float, until: asyncio.Event) -> None:

@@ -17,7 +17,6 @@ from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dispatcher.api import access
@@ -176,7 +175,7 @@ class Gate:
                 await preflight(headers)(scope, receive, send)
                 return
             state = scope.setdefault("state", {})
-            state["caller"] = self._caller(asked, headers, token, foreign)
+            scope["user"] = self._caller(asked, headers, token, foreign)
             admit = state.get(ADMIT)
             if asked.action not in UNAUTHENTICATED and admit is not None and not admit():
                 raise Refused(503, "The dispatcher is at its limit of connections. Try again soon.", "busy")
@@ -244,16 +243,12 @@ class Gate:
         return parsed.netloc == host
 
 
-def caller_of(request: HTTPConnection) -> Caller:
-    """Return the caller that the gate has authenticated."""
-    return request.state.caller
-
-
 def own_sessions_only(service: SessionService) -> Callable[[Request], Awaitable[None]]:
     """Dependency of routes: answer 404 for a session that the caller may not see."""
 
     async def check(request: Request) -> None:
-        caller, session_id = caller_of(request), request.path_params.get("session_id")
+        caller: Caller = request.user
+        session_id = request.path_params.get("session_id")
         if session_id is None or caller.sees_all_sessions:
             return
         agent = request.path_params.get("agent")

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import HTTPException, Request
 
-from dispatcher.api.auth import Caller, caller_of
+from dispatcher.api.access import Caller
 from dispatcher.domain.errors import TooManyCalls
 from dispatcher.sessions.held_calls import IN_ALL, OF_KEY, OF_SESSION
 
@@ -54,7 +54,8 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES, advice: str =
     Args:
         advice: A sentence that is added to the refusal.
     """
-    caller, unfinished = caller_of(request), unfinished_of(request)
+    caller: Caller = request.user
+    unfinished = unfinished_of(request)
     body = bytearray()
     try:
         async for chunk in chunks_of(request, limit, advice):

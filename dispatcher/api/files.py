@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 
 from bot import protocol
 from bot.protocol import MAX_UPLOAD_BYTES, PIECE_BYTES, Piece
-from dispatcher.api.auth import caller_of
+from dispatcher.api.access import Caller
 from dispatcher.api.bodies import chunks_of, unfinished_of
 from dispatcher.domain.errors import StartFailed
 from dispatcher.machines.channels import new_request_id
@@ -53,7 +53,8 @@ async def upload(
         SessionError: the session is over, or its bot does not answer.
     """
     held = bytearray()
-    caller, unfinished = caller_of(request), unfinished_of(request)
+    caller: Caller = request.user
+    unfinished = unfinished_of(request)
     number, offset = new_request_id(), 0
 
     async def send(body: bytes, *, is_last: bool) -> protocol.Response:

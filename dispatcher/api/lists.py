@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from dispatcher.api.auth import caller_of
+from dispatcher.api.access import Caller
 from dispatcher.api.models import CloudSessionList, CloudSessionRecord, SessionPage
 from dispatcher.api.openapi import problems
 from dispatcher.api.sessions import describe
@@ -51,11 +51,10 @@ def router(service: SessionService, store: Store) -> APIRouter:
         cursor: str | None = None,
         limit: Limit = 20,
     ) -> JSONResponse:
+        caller: Caller = request.user
         behind = Cursor.parse(cursor) if cursor is not None else None
         # One more than asked for shows whether there is a next page.
-        found = await store.list_sessions(
-            Filter(agent, state, agents=caller_of(request).agents), behind, limit + 1
-        )
+        found = await store.list_sessions(Filter(agent, state, agents=caller.agents), behind, limit + 1)
         shown = found[:limit]
         following = str(Cursor.behind(shown[-1])) if len(found) > limit else None
         return JSONResponse({"sessions": [describe(one) for one in shown], "nextCursor": following})

@@ -19,7 +19,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from bot import protocol
 from dispatcher.api import access
 from dispatcher.api.access import Caller
-from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import OfferAnswer, RunnerStatus, Status
@@ -79,7 +78,8 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
     @routes.get("/status", response_model=RunnerStatus)
     async def status(request: Request) -> JSONResponse:
         """List the transports of the default agent."""
-        seen = caller_of(request).agents
+        caller: Caller = request.user
+        seen = caller.agents
         is_seen = not seen or service.default_agent in seen
         transports = list(service.agents[service.default_agent].transports) if is_seen else []
         return JSONResponse({"status": "ready", "transports": transports})
@@ -91,7 +91,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
     )
     async def offer(request: Request) -> Response:
         offered = await _read(Offer, request)
-        caller = caller_of(request)
+        caller: Caller = request.user
         known = await _session_of(service, caller, offered.pc_id)
         if known is not None and not known[0].over:
             session, pc_id = known
@@ -132,7 +132,7 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
     )
     async def candidates(request: Request) -> Response:
         given = await _read(Candidates, request)
-        known = await _session_of(service, caller_of(request), given.pc_id)
+        known = await _session_of(service, request.user, given.pc_id)
         if known is None:
             raise UnknownSession(f"pc_id: there is no session with the connection '{given.pc_id[:80]}'.")
         session, pc_id = known

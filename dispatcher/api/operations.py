@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dispatcher.api.auth import caller_of
+from dispatcher.api.access import Caller
 from dispatcher.api.models import Agents, ReadyStatus, Status
 from dispatcher.api.problems import STORE_DOWN_HEADERS, problem
 from dispatcher.readiness import Readiness
@@ -72,7 +72,8 @@ def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> API
 
     @routes.get("/v1/agents", response_model=Agents)
     async def agents(request: Request) -> JSONResponse:
-        seen = caller_of(request).agents or frozenset(service.agents)
+        caller: Caller = request.user
+        seen = caller.agents or frozenset(service.agents)
         listed = [
             {
                 "name": name,

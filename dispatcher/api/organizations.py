@@ -11,8 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from dispatcher.api.access import ORGANIZATION
-from dispatcher.api.auth import caller_of
+from dispatcher.api.access import ORGANIZATION, Caller
 from dispatcher.api.cloud_models import (
     EndState,
     LogLines,
@@ -84,7 +83,8 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
     @routes.get(f"{ORGANIZATION}/services", response_model=Services)
     async def services(request: Request, organization: str, region: str | None = None) -> JSONResponse:
         """List the agents, as `agent list` shows them. `region` names a placement."""
-        seen = caller_of(request).agents or frozenset(service.agents)
+        caller: Caller = request.user
+        seen = caller.agents or frozenset(service.agents)
         shown = [
             listed(name) | {"id": name, "organizationId": OWNER, "deletedAt": None}
             for name in service.agents
@@ -156,7 +156,8 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
     )
     async def stop(agent: str, session_id: str, organization: str, request: Request) -> JSONResponse:
         """End a session, as `agent stop` does."""
-        await service.stop(session_id, caller_of(request).by, agent)
+        caller: Caller = request.user
+        await service.stop(session_id, caller.by, agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
     @routes.get(f"{ORGANIZATION}/services/{{agent}}/logs", response_model=LogLines, responses=problems(404))

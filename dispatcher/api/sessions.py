@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 
 from bot import protocol
 from dispatcher.api import files
-from dispatcher.api.auth import caller_of
+from dispatcher.api.access import Caller
 from dispatcher.api.bodies import read_body
 from dispatcher.api.leaving import HUNG_UP, unless_gone
 from dispatcher.api.models import QueuePlace, SessionRecord, Stopped
@@ -83,7 +83,8 @@ def router(service: SessionService) -> APIRouter:
         "/v1/agents/{agent}/sessions/{session_id}", response_model=Stopped, responses=problems(404)
     )
     async def stop(session_id: str, request: Request, agent: str | None = None) -> JSONResponse:
-        await service.stop(session_id, caller_of(request).by, agent)
+        caller: Caller = request.user
+        await service.stop(session_id, caller.by, agent)
         return JSONResponse({"status": "terminated", "session_id": session_id})
 
     @routes.api_route("/sessions/{session_id}/{path:path}", methods=METHODS, include_in_schema=False)

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.access import Caller
-from dispatcher.api.auth import caller_of
 from dispatcher.api.bodies import read_body
 from dispatcher.api.files import FILES_PATH
 from dispatcher.api.leaving import HUNG_UP, unless_gone
@@ -122,7 +121,8 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
     async def answer(
         agent: str | None, request: Request, wait: Wait, queue: float, served: Served
     ) -> Response:
-        caller, wanted = caller_of(request), await _read(request, starter.max_body_bytes)
+        caller: Caller = request.user
+        wanted = await _read(request, starter.max_body_bytes)
         start = Start(
             agent=agent,
             # The older way to ask for Daily, which clients still use.

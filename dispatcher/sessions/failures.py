@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bot.protocol import Ended
 from dispatcher.domain.errors import AtCapacity, NotStarted, SessionOver, StartFailed
 from dispatcher.domain.model import End, Session, SessionState
 from dispatcher.machines.failover import Abandoned, Faulty
@@ -47,11 +46,6 @@ def end_by_room(error: RoomError) -> End:
             return End("room_rejected", f"The session's room could not be created. {fault}", str(error))
         case _:
             return End("room_rejected", "The session's room could not be created.", str(error))
-
-
-def end_by_report(report: Ended) -> End:
-    """The bot's own last word."""
-    return End(report.reason, report.message, report.detail or None, report.exit_code)
 
 
 RETRY_HELPS = (

@@ -34,7 +34,6 @@ from dispatcher.domain.ends import end_at_exp
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions.failures import end_by_report
 from dispatcher.sessions.notifier import Notifier
 from dispatcher.sessions.outage_retry import Backlog, OutageRetry
 from dispatcher.sessions.repository import Repository
@@ -185,7 +184,8 @@ class MachineReports:
             await self._repository.change(session.id, lambda current: _change(current, message, now), MACHINE)
 
     async def _ended(self, session: model.Session, message: Ended) -> None:
-        end = end_at_exp(session, end_by_report(message), self._clock.now())
+        said = model.End(message.reason, message.message, message.detail or None, message.exit_code)
+        end = end_at_exp(session, said, self._clock.now())
         await self._terminator.close_by_report(session, end)
         await self._channels.send(session.machine_id, Acknowledge())
 

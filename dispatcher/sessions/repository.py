@@ -55,7 +55,7 @@ class Repository:
         claim: Claim | None,
     ) -> tuple[Session, Machine] | None:
         """Write a new session, as `Store.add` does."""
-        added = await self._store.add(session, machine, admitted, limits, by, claim)
+        added = await self._store.writes.add(session, machine, admitted, limits, by, claim)
         if added is not None:
             after = added[0]
             with about_session(after):
@@ -71,7 +71,7 @@ class Repository:
         self, limits: Limits, admit: Callable[[Session, Machine, float], Machine]
     ) -> tuple[Session, Machine] | None:
         """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
-        admitted = await self._store.admit_next(limits, admit, self._clock.now())
+        admitted = await self._store.writes.admit_next(limits, admit, self._clock.now())
         if admitted is not None:
             after = admitted[0]
             with about_session(after):
@@ -94,7 +94,7 @@ class Repository:
             launcher: Nothing changes if another replica than this one asks for the session's machine by now.
         """
         cause = Cause(by, self._clock.now())
-        updated = await self._store.update_session(session_id, change, cause, machine, launcher)
+        updated = await self._store.writes.update_session(session_id, change, cause, machine, launcher)
         if updated is None:
             return None
         before, after = updated
@@ -122,7 +122,7 @@ class Repository:
         self, machine_id: str, change: Callable[[Machine], Machine], by: str
     ) -> Machine | None:
         """Apply a change to a machine. None if there is no such machine."""
-        updated = await self._store.update_machine(machine_id, change, Cause(by, self._clock.now()))
+        updated = await self._store.writes.update_machine(machine_id, change, Cause(by, self._clock.now()))
         return updated and updated[1]
 
     async def machine_gone(self, machine_id: str, status: MachineStatus | None) -> None:
@@ -139,7 +139,7 @@ class Repository:
     async def orphan_stopped(self, machine_id: str, placement: str) -> None:
         """A machine without an owner is being ended: on record, if a session bears its name."""
         cause = Cause(REAPER, self._clock.now())
-        session = await self._store.note(
+        session = await self._store.writes.note(
             machine_id, lambda session: timeline.orphan_stopped(machine_id, placement, session, cause)
         )
         if session is not None:
@@ -148,7 +148,7 @@ class Repository:
     async def room_event(self, machine_id: str, message: str) -> None:
         """Something is said about the room of the machine's session: on record, while that lives."""
         cause = Cause(PROVIDER, self._clock.now())
-        session = await self._store.note(
+        session = await self._store.writes.note(
             machine_id, lambda session: timeline.room_event(message, session, cause)
         )
         if session is not None:

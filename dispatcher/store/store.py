@@ -1,32 +1,25 @@
-"""The store: all that the dispatcher keeps. No other package speaks SQL.
-
-Every change of a session or a machine is a pure function from `domain/transitions.py`, applied inside a
-transaction to the row as it then is, and the events of the timeline that follow from it are written with it.
-What a transaction read is locked (PostgreSQL) or nobody else writes meanwhile (SQLite).
-"""
+"""The store: reads, retention, leases, and `writes` of sessions and machines. No other package speaks SQL."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
-from dispatcher.domain import timeline, transitions
-from dispatcher.domain.admission import Limits, Load
-from dispatcher.domain.idempotency import AlreadyClaimed, Claim
+from dispatcher.domain.admission import Load
+from dispatcher.domain.idempotency import Claim
 from dispatcher.domain.listing import Cursor, Filter
-from dispatcher.domain.model import LIVE, OVER, Machine, MachineState, Session
-from dispatcher.domain.timeline import Cause, Event
+from dispatcher.domain.model import LIVE, OVER, Machine, Session
+from dispatcher.domain.timeline import Event
 from dispatcher.store import capacity, leases, queries, retention, rows
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.queries import Counts
 from dispatcher.store.tables import claims, events, messages, sessions
+from dispatcher.store.writes import Writes, find_claim
 
 RECENT = 20
 """From so many of its last sessions an agent's waiting times are estimated."""
@@ -56,8 +49,8 @@ class Store:
         on_transaction: OnTransaction = unobserved,
         ending_seconds: float = ENDING_SECONDS,
     ) -> None:
-        self._ending_seconds = ending_seconds
         self._database = Database(url, runner, on_transaction)
+        self.writes = Writes(self._database, ending_seconds)
         self.ballast = self._database.ballast
         """Room that is kept on the disk of the database."""
 
@@ -81,88 +74,6 @@ class Store:
         """SQLite's file, if it is no longer the one that was opened."""
         return self._database.lost_file()
 
-    async def add(
-        self,
-        session: Session,
-        machine: Machine,
-        admitted: Machine,
-        limits: Limits,
-        actor: str,
-        claim: Claim | None = None,
-    ) -> tuple[Session, Machine] | None:
-        """Write a new session with its machine: admitted if there is a line, else queued if it may be.
-
-        Args:
-            admitted: The machine if the session is admitted.
-            actor: The caller.
-            claim: The key that stands for the session from now on.
-
-        Returns:
-            Both as they were written, or None if there is neither a line nor a place in the queue.
-
-        Raises:
-            AlreadyClaimed: the key stands for another session.
-        """
-        now = session.created_at
-
-        def write(connection: sa.Connection) -> tuple[Session, Machine]:
-            if claim is not None:
-                _stake(connection, claim, now)
-            after, of_session = transitions.admitted(session, now), admitted
-            if capacity.enter_at_once(connection, after, of_session, told(after), limits):
-                return after, of_session
-            if not capacity.enter(connection, session, limits):
-                after, of_session = session, machine
-            rows.add(connection, of_session)
-            rows.add(connection, after)
-            rows.note(connection, session.id, told(after))
-            return after, of_session
-
-        def told(after: Session) -> list[Event]:
-            changed = timeline.changed(session, after, Cause(actor, now))
-            return [timeline.asked(session, actor), *changed]
-
-        try:
-            return await self._database.write(write, quick=True)
-        except capacity.Full:
-            return None
-        except IntegrityError:
-            # PostgreSQL says so late, when another replica has committed the same key meanwhile.
-            if claim is None or (standing := await self.claim(claim.id, now)) is None:
-                raise
-            raise AlreadyClaimed(claim, standing) from None
-
-    async def admit_next(
-        self, limits: Limits, admit: Callable[[Session, Machine, float], Machine], now: float
-    ) -> tuple[Session, Machine] | None:
-        """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
-
-        def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
-            waiting = capacity.next_in_line(connection, limits, now)
-            if waiting is None:
-                return None
-            change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
-            updated = self._update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
-            machine = rows.change(
-                connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine, now)
-            )
-            return (updated[1], machine[1]) if updated is not None and machine is not None else None
-
-        return await self._database.write(write)
-
-    async def free_lines(self, now: float) -> int:
-        """Free the lines of sessions whose machines had their grace to be gone, and return how many."""
-        freed = 0
-        while agent := await self._database.read(lambda connection: capacity.overdue(connection, now)):
-            number = await self._database.write(
-                lambda connection, agent=agent: capacity.free_overdue(connection, agent, now)
-            )
-            if number == 0:
-                # Others hold their rows locked, perhaps to write that the machines are gone.
-                break
-            freed += number
-        return freed
-
     async def place(self, session: Session) -> tuple[int, list[float]]:
         """A waiting session's place in its agent's queue (1 is next), and how long its last ones took."""
 
@@ -180,7 +91,7 @@ class Store:
 
     async def claim(self, claim_id: str, now: float) -> Claim | None:
         """The session that a key stands for, unless its time is up."""
-        return await self._database.read(lambda connection: _claim(connection, claim_id, now), quick=True)
+        return await self._database.read(lambda connection: find_claim(connection, claim_id, now), quick=True)
 
     async def delete_expired_claims(self, now: float, limit: int) -> int:
         """Delete keys whose time is up, at most `limit`; gives how many."""
@@ -304,96 +215,6 @@ class Store:
         """Sessions that are over and whose rooms have to be deleted by now, as lists have them."""
         return await self._database.read(lambda connection: queries.rooms(connection, now, limit))
 
-    async def update_session(
-        self,
-        session_id: str,
-        change: Callable[[Session], Session],
-        cause: Cause,
-        machine: Callable[[Machine], Machine] | None = None,
-        launcher: str | None = None,
-    ) -> tuple[Session, Session] | None:
-        """Apply a change of the lifecycle, and one of its machine's with it.
-
-        Gives the session before and after, or None if there is none.
-
-        Args:
-            launcher: Nothing changes if another replica than this one asks for the session's machine by now.
-        """
-
-        def write(connection: sa.Connection) -> tuple[Session, Session] | None:
-            if launcher is not None:
-                # Locked, as by whoever takes the machine over.
-                current = rows.one(connection, Session, rows.LOCK[Session], session_id)
-                wanted = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
-                if current is None or wanted is None or wanted.launcher != launcher:
-                    return None if current is None else (current, current)
-            updated = self._update_session(connection, session_id, change, cause, machine)
-            if updated is None or machine is None:
-                return updated
-            before, after = updated
-            moved = _update_machine(connection, after.machine_id, machine, after, cause)
-            if moved is not None and moved[1].state is MachineState.gone:
-                after = transitions.line_free(after)
-            return before, after
-
-        return await self._database.write(write, quick=True)
-
-    def _update_session(
-        self,
-        connection: sa.Connection,
-        session_id: str,
-        change: Callable[[Session], Session],
-        cause: Cause,
-        of_machine: Callable[[Machine], Machine] | None = None,
-    ) -> tuple[Session, Session] | None:
-        """Change a session and count its line.
-
-        Args:
-            of_machine: What becomes of its machine in the same transaction.
-        """
-
-        def changed(current: Session) -> Session:
-            after = change(current)
-            if not after.over or current.over:
-                return after
-            # No machine becomes gone meanwhile: that is written under the lock of its session.
-            machine = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
-            if machine is not None and of_machine is not None:
-                machine = of_machine(machine)
-            return transitions.ending(current, after, machine, self._ending_seconds)
-
-        updated = rows.change(connection, Session, session_id, changed)
-        if updated is not None:
-            rows.note(connection, session_id, timeline.changed(*updated, cause))
-            capacity.moved(connection, *updated)
-        return updated
-
-    async def update_machine(
-        self, machine_id: str, change: Callable[[Machine], Machine], cause: Cause
-    ) -> tuple[Machine, Machine] | None:
-        # The session's row is locked first, as every writer of its timeline does: events have one order.
-        return await self._database.write(
-            lambda connection: _update_machine(
-                connection,
-                machine_id,
-                change,
-                rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id),
-                cause,
-            ),
-            quick=True,
-        )
-
-    async def note(self, machine_id: str, event: Callable[[Session], Event | None]) -> Session | None:
-        """Write an event without a change into the timeline of a machine's session; None if it has none."""
-
-        def write(connection: sa.Connection) -> Session | None:
-            session = rows.one(connection, Session, rows.LOCK_OF_MACHINE, machine_id)
-            if session is not None and (new := event(session)) is not None:
-                rows.note(connection, session.id, [new])
-            return session
-
-        return await self._database.write(write)
-
     async def events(self, session_id: str, after: int = 0, most: int | None = None) -> Sequence[Event]:
         """A session's timeline from the event after that number on, oldest first; so many at most."""
         query = rows.select(Event).where(events.c.session_id == session_id, events.c.number > after)
@@ -401,32 +222,3 @@ class Store:
         return await self._database.read(
             lambda connection: rows.many(connection, Event, query.order_by(events.c.number))
         )
-
-
-def _update_machine(
-    connection: sa.Connection,
-    machine_id: str,
-    change: Callable[[Machine], Machine],
-    session: Session | None,
-    cause: Cause,
-) -> tuple[Machine, Machine] | None:
-    updated = rows.change(connection, Machine, machine_id, change)
-    if updated is not None and session is not None:
-        rows.note(connection, session.id, timeline.machine_changed(*updated, session, cause))
-        if updated[1].state is MachineState.gone and session.line_until is not None:
-            capacity.free(connection, session.id)
-    return updated
-
-
-def _claim(connection: sa.Connection, claim_id: str, now: float) -> Claim | None:
-    query = sa.select(claims).where(claims.c.id == claim_id, claims.c.expires_at > now)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else Claim(**row)
-
-
-def _stake(connection: sa.Connection, claim: Claim, now: float) -> None:
-    """Write a key's claim in the place of one whose time is up."""
-    if (standing := _claim(connection, claim.id, now)) is not None:
-        raise AlreadyClaimed(claim, standing)
-    connection.execute(sa.delete(claims).where(claims.c.id == claim.id, claims.c.expires_at <= now))
-    connection.execute(sa.insert(claims).values(**asdict(claim)))

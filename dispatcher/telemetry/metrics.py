@@ -94,7 +94,9 @@ class Metrics:
         )
         self._store_errors = counter("store_errors", "Those that the database did not answer.", "access")
         self._connections_refused = counter(
-            "connections_refused", "HTTP connections beyond a limit: closed, or answered 503.", "limit"
+            "connections_refused",
+            "Connections beyond a limit, channels too: closed, or answered 503.",
+            "limit",
         )
         info = Gauge(
             "build_info", "1, with what runs as labels.", ("version", "python"),

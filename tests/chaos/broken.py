@@ -22,7 +22,7 @@ from dispatcher.sessions import launcher, machine_reports, queue, service, start
 from dispatcher.sessions.maintenance import probes, reaper
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
-from dispatcher.store import capacity, store, threads
+from dispatcher.store import capacity, threads, writes
 from dispatcher.store.tables import claims
 from dispatcher.transports.errors import RoomError
 from tests.chaos.world import Outcome, simulate
@@ -173,7 +173,7 @@ def claim_without_a_lock() -> Any:
         values = {name: getattr(claim, name) for name in claim.__dataclass_fields__}
         connection.execute(sa.insert(claims).values(**values))
 
-    return mock.patch.object(store, "_stake", stake)
+    return mock.patch.object(writes, "_stake", stake)
 
 
 @variant("one session")
@@ -186,10 +186,10 @@ def duplicate_key_starts_again() -> Any:
 def limit_counted_outside_the_transaction() -> Any:
     """The free lines are counted first, and taken in another transaction."""
     seen: dict[str, Any] = {}
-    add, enter, lock = store.Store.add, capacity.enter, capacity._lock
+    add, enter, lock = writes.Writes.add, capacity.enter, capacity._lock
 
-    async def add_later(self: store.Store, session: model.Session, *more: Any) -> Any:
-        seen[session.id] = await self.loads()
+    async def add_later(self: writes.Writes, session: model.Session, *more: Any) -> Any:
+        seen[session.id] = await self._database.read(capacity.counted)
         return await add(self, session, *more)
 
     def enter_as_seen(connection: sa.Connection, session: model.Session, limits: Any) -> bool:
@@ -201,7 +201,8 @@ def limit_counted_outside_the_transaction() -> Any:
             return enter(connection, session, limits)
 
     return _all(
-        mock.patch.object(store.Store, "add", add_later), mock.patch.object(capacity, "enter", enter_as_seen)
+        mock.patch.object(writes.Writes, "add", add_later),
+        mock.patch.object(capacity, "enter", enter_as_seen),
     )
 
 

@@ -293,7 +293,7 @@ async def test_a_room_that_another_replica_took_over_and_left_is_opened_after_al
         session_id = await _machine_first(running, daily)
         store, us = running.dispatcher.store, running.dispatcher.leadership.replica
         machine_id = f"m-{session_id}"
-        await store.update_machine(
+        await store.writes.update_machine(
             machine_id, lambda machine: transitions.handed_on(machine, us, "another"), Cause("test", 0.0)
         )
         # It notices with its next attempt, which it does not make.

@@ -134,7 +134,7 @@ class FlyProvider:
         await self._api.close()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
-        deadline = self._clock.now() + START_SECONDS
+        deadline = self._clock.monotonic() + START_SECONDS
         app = self._place.app(spec.id)
         try:
             machine = self._finder.checked(await self._api.create(app, body(self._place, spec)), spec.id)
@@ -216,7 +216,7 @@ class FlyProvider:
     async def _started(self, app: str, machine_id: str, machine: Machine, deadline: float) -> MachineStatus:
         """Wait until the machine runs, or certainly will not."""
         if state_of(machine) is MachineState.requested:
-            left = deadline - self._clock.now()
+            left = deadline - self._clock.monotonic()
             reached = await self._api.wait(app, machine, ("started", "failed", "destroyed"), left)
             if reached is None:
                 return MachineStatus(machine_id, MachineState.requested)
@@ -271,8 +271,8 @@ class FlyProvider:
         self, app: str, machine: Machine, states: tuple[str, ...], seconds: float, wanted: str | None = None
     ) -> bool:
         """Wait for one of these states, longer than one call may; return True if one was reached."""
-        deadline = self._clock.now() + seconds
-        while (left := deadline - self._clock.now()) > 0:
+        deadline = self._clock.monotonic() + seconds
+        while (left := deadline - self._clock.monotonic()) > 0:
             try:
                 reached = await self._api.wait(app, machine, states, min(math.ceil(left), LONGEST_WAIT))
             except Throttled as throttled:

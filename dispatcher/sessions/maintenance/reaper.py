@@ -139,7 +139,7 @@ class Reaper:
         self._found.update(machine.id for machine, _ in due)
         if self._leadership.held:
             await self._end(due)
-        await self._store.free_lines(self._clock.now())
+        await self._store.writes.free_lines(self._clock.now())
         # Who waits for a line needs nothing else of this look, and nobody else's line any more.
         self._queue.nudge()
         for number, (machine, session) in enumerate(due):
@@ -161,7 +161,7 @@ class Reaper:
         """End what is overdue, before this dispatcher admits anything; whichever replica is the reaper."""
         try:
             await self._end(await self._store.due_machines(self._clock.now()))
-            await self._store.free_lines(self._clock.now())
+            await self._store.writes.free_lines(self._clock.now())
         except SQLAlchemyError as error:
             log.debug("overdue sessions are left to the reaper's rounds: %s", error)
 

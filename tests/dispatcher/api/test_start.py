@@ -388,8 +388,10 @@ async def test_a_store_that_fails_is_503_with_a_retry(tmp_path, monkeypatch):
         raise OperationalError("SELECT", {}, Exception("unable to open database file"))
 
     async with deployment(tmp_path) as running:
-        for name in ("add", "session", "ping"):
-            monkeypatch.setattr(running.dispatcher.store, name, fail)
+        store = running.dispatcher.store
+        monkeypatch.setattr(store.writes, "add", fail)
+        for name in ("session", "ping"):
+            monkeypatch.setattr(store, name, fail)
         for method, path in (("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/readyz")):
             answer = await running.http.request(method, path)
             assert (answer.status_code, answer.json()["code"]) == (503, "store_down")

@@ -19,7 +19,7 @@ async def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
     store = Store(f"sqlite:///{tmp_path}/store.db")
     await store.open()
     session, machine = rows()
-    assert await store.add(session, machine, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
+    assert await store.writes.add(session, machine, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
     background, outage_retry = Background(clock), OutageRetry(store, clock)
     heard: dict[str, list[str]] = {"a": [], "b": [], "c": []}
     replicas = {}

@@ -21,6 +21,7 @@ from dispatcher.sessions.maintenance.leader import REAPER, Leadership
 from dispatcher.sessions.repository import Repository
 from dispatcher.settings import AgentSettings
 from dispatcher.store.store import Store
+from dispatcher.store.writes import Writes
 from tests.dispatcher.harness import (
     AN_EXIT_AND_MORE,
     START_OF_TIME,
@@ -51,7 +52,7 @@ async def leave(
     now = running.clock.now()
     session, machine = rows(at=now, provider="scripted", start_timeout_seconds=within)
     machine = replace(machine, placement=placement, create_by=now + START_SHARE * within, launcher=launcher)
-    assert await running.dispatcher.store.add(session, machine, machine, ALLOWED, "tester")
+    assert await running.dispatcher.store.writes.add(session, machine, machine, ALLOWED, "tester")
     return session
 
 
@@ -161,7 +162,7 @@ async def test_start_goes_on_when_the_replica_that_took_it_over_dies_too(tmp_pat
         def elsewhere(machine: Machine) -> Machine:
             return replace(machine, launcher="a-dead-one", placement="second")
 
-        await dispatcher.store.update_machine(machine.id, elsewhere, Cause("tester", 0))
+        await dispatcher.store.writes.update_machine(machine.id, elsewhere, Cause("tester", 0))
         left = await dispatcher.store.machine(machine.id)
         assert left is not None
         if is_there:
@@ -313,7 +314,7 @@ async def test_a_launcher_that_was_taken_for_dead_asks_nobody_any_more(tmp_path)
         await eventually(lambda: asyncio.sleep(0, provider.asked), lambda asked: asked == 1)
         cause = Cause("tester", running.clock.now())
         await store.beat("another", ("another",), {}, False)
-        await store.update_machine(
+        await store.writes.update_machine(
             f"m-{session_id}", lambda machine: replace(machine, launcher="another"), cause
         )
         provider.gate.set()
@@ -334,7 +335,7 @@ async def test_a_throttled_launcher_that_was_taken_for_dead_does_not_ask_again(t
         # Another replica took it over, and has a machine by now; this one would make a second.
         provider.fault = None
         provider.appear(f"m-{session_id}")
-        await store.update_session(
+        await store.writes.update_session(
             session_id,
             lambda session: transitions.started(session, running.clock.now()),
             CAUSE,
@@ -358,19 +359,19 @@ async def test_a_start_that_is_taken_over_while_its_failure_is_written_goes_on(
     tmp_path, monkeypatch, failure
 ):
     async with deployment(tmp_path) as running:
-        store, update = running.dispatcher.store, Store.update_session
+        store, update = running.dispatcher.store, Writes.update_session
 
         async def fails(*_, **__):
             raise failure
 
-        async def taken_over_before(self: Store, session_id: str, *given, **more):
+        async def taken_over_before(self: Writes, session_id: str, *given, **more):
             await self.update_machine(
                 f"m-{session_id}", lambda machine: replace(machine, launcher="another"), CAUSE
             )
             return await update(self, session_id, *given, **more)
 
         monkeypatch.setattr(Fleet, "create", fails)
-        monkeypatch.setattr(Store, "update_session", taken_over_before)
+        monkeypatch.setattr(Writes, "update_session", taken_over_before)
         session_id = (await running.start("/start?wait=none"))["sessionId"]
         await running.dispatcher.background.settle()
         session, machine = await store.session_with_machine(session_id)
@@ -400,7 +401,7 @@ async def test_overdue_sessions_are_ended_before_serving_when_another_is_the_rea
     await store.open()
     session, machine = rows(at=START_OF_TIME - 31, provider="scripted", start_timeout_seconds=30)
     machine = replace(machine, placement="scripted", create_by=START_OF_TIME, launcher="dead")
-    assert await store.add(session, machine, machine, ALLOWED, "tester")
+    assert await store.writes.add(session, machine, machine, ALLOWED, "tester")
     await store.beat("dead", ("dead", REAPER), {}, alone=False)
     await store.close()
     async with deployment(tmp_path, database_url=postgres_url) as running:

@@ -114,13 +114,13 @@ async def test_a_session_ends_when_there_is_a_reason_and_not_when_somebody_began
         deadline = deadlines.deadline(session)
         assert deadline is not None
         clock.advance(deadline[0] - clock.now() - 1)
-        write = store.update_session
+        write = store.writes.update_session
 
         async def late(*arguments, **more):
             clock.advance(5)
             return await write(*arguments, **more)
 
-        monkeypatch.setattr(store, "update_session", late)
+        monkeypatch.setattr(store.writes, "update_session", late)
         await running.dispatcher.terminator.close_if(
             session, lambda current: deadlines.overdue(current, clock.now())
         )

@@ -55,18 +55,18 @@ class Callers:
 
     async def start(self, store: Store, session_id: str, queue_seconds: float = 0.0) -> Session | None:
         session, machine = rows(session_id, queue_seconds=queue_seconds)
-        added = await store.add(session, machine, wanted(machine), self._limits, "tester")
+        added = await store.writes.add(session, machine, wanted(machine), self._limits, "tester")
         return self._known(added)
 
     async def end(self, session_id: str) -> None:
         self._held.discard(session_id)
         store, other = random.choice(self._stores), random.choice(self._stores)
-        await store.update_session(session_id, lambda one: transitions.over(one, END, 1005.0), CAUSE)
-        await other.update_machine(f"m-{session_id}", gone, CAUSE)
+        await store.writes.update_session(session_id, lambda one: transitions.over(one, END, 1005.0), CAUSE)
+        await other.writes.update_machine(f"m-{session_id}", gone, CAUSE)
 
     async def hand_on(self, store: Store) -> bool:
         """Give a line to who has waited longest, and end that session; whether somebody got one."""
-        admitted = await store.admit_next(self._limits, lambda _, machine, __: wanted(machine), 1002.0)
+        admitted = await store.writes.admit_next(self._limits, lambda _, machine, __: wanted(machine), 1002.0)
         session = self._known(admitted)
         if session is None:
             return False
@@ -173,23 +173,23 @@ async def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_
 
         async def over(session_id: str, machine: Callable[[Machine], Machine] | None = None) -> None:
             close = lambda one: transitions.over(one, END, 1005.0)  # noqa: E731 - it has one use
-            await store.update_session(session_id, close, CAUSE, machine)
+            await store.writes.update_session(session_id, close, CAUSE, machine)
 
         assert await starts("a")
         await over("a")
         assert not await starts("b"), "its machine is ending"
-        await store.update_machine("m-a", gone, CAUSE)
-        await store.update_machine("m-a", gone, CAUSE)
+        await store.writes.update_machine("m-a", gone, CAUSE)
+        await store.writes.update_machine("m-a", gone, CAUSE)
         assert await starts("c"), "it is gone"
         assert not await starts("d"), "it gave back one line"
         await over("c")
-        assert await store.free_lines(1014.9) == 0
+        assert await store.writes.free_lines(1014.9) == 0
         assert not await starts("e")
-        assert await store.free_lines(1015.0) == 1
-        assert await store.free_lines(1015.0) == 0
+        assert await store.writes.free_lines(1015.0) == 1
+        assert await store.writes.free_lines(1015.0) == 0
         assert await starts("f"), "it had its grace"
         assert not await starts("g")
-        await store.update_machine("m-c", gone, CAUSE)
+        await store.writes.update_machine("m-c", gone, CAUSE)
         assert not await starts("h"), "its line was given back before"
         await over("f", gone)
         assert await starts("i"), "both became known at once"

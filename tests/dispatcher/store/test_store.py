@@ -39,7 +39,7 @@ def limits(agent: int = 1, *, queue: int = 0, deployment: int | None = None) -> 
 
 async def add(store: Store, session: Session, machine: Machine, allowed: Limits) -> Any:
     """The session as it was written; None if it was refused."""
-    added = await store.add(session, machine, machine, allowed, "tester")
+    added = await store.writes.add(session, machine, machine, allowed, "tester")
     return added and added[0]
 
 
@@ -56,9 +56,13 @@ async def test_what_was_written_is_read_back_and_survives_a_reopening(url):
 
 async def test_what_does_not_exist_is_none(url):
     async with opened(url) as store:
-        assert await store.update_session("nope", lambda session: session, CAUSE) is None
+        assert await store.writes.update_session("nope", lambda session: session, CAUSE) is None
         assert await store.session("nope") is None
         assert await store.machine("nope") is None
+
+
+def gone(machine: Machine) -> Machine:
+    return transitions.machine_gone(machine, None, 1001.0)
 
 
 def over(session: Session) -> Session:
@@ -77,7 +81,7 @@ async def test_the_limit_counts_admitted_sessions_of_one_agent(url):
         assert sum(one is not None for one in added) == 5
         assert await add(store, *pair("other"), limits(5))
         first = next(one for one in added if one)
-        await store.update_session(first.id, over, CAUSE)
+        await store.writes.update_session(first.id, over, CAUSE)
         assert len(await store.live_sessions()) == 5
         assert await store.loads() == {"echo": Load(4, 0), "other": Load(1, 0)}
         assert await add(store, *pair(), limits(5))
@@ -99,11 +103,11 @@ async def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
         added = [await add(store, *one, allowed) for one in queued]
         assert [one and one.state for one in added] == ["queued", "queued", "queued", None]
         assert await store.place(added[1]) == (2, [])
-        assert await store.admit_next(allowed, lambda _, machine, __: machine, 1010.0) is None
-        await store.update_session(first.id, over, CAUSE)
+        assert await store.writes.admit_next(allowed, lambda _, machine, __: machine, 1010.0) is None
+        await store.writes.update_session(first.id, over, CAUSE)
         assert await add(store, *pair(), allowed) is None, "the line belongs to who waits"
         admitted = await asyncio.gather(
-            *(store.admit_next(allowed, lambda _, machine, __: machine, 1010.0) for _ in range(5))
+            *(store.writes.admit_next(allowed, lambda _, machine, __: machine, 1010.0) for _ in range(5))
         )
         assert [one[0].id for one in admitted if one] == [added[0].id]
         assert await store.place(added[1]) == (1, [1.0])
@@ -119,8 +123,8 @@ async def test_an_agents_own_limit_does_not_hold_up_other_agents(url):
         other = await add(store, *pair("other"), allowed)
         assert other.state == "starting"
         waits = await add(store, *waiting("other", at=1002.0), allowed)
-        await store.update_session(other.id, over, CAUSE)
-        admitted = await store.admit_next(allowed, lambda _, machine, __: machine, 1010.0)
+        await store.writes.update_session(other.id, over, CAUSE)
+        admitted = await store.writes.admit_next(allowed, lambda _, machine, __: machine, 1010.0)
         assert admitted is not None
         assert admitted[0].id == waits.id
 
@@ -131,8 +135,8 @@ async def test_who_has_waited_long_enough_is_not_admitted(url):
         first = await add(store, *pair(), allowed)
         await add(store, *waiting(patience=5.0), allowed)
         patient = await add(store, *waiting(at=1001.0), allowed)
-        await store.update_session(first.id, over, CAUSE)
-        admitted = await store.admit_next(allowed, lambda _, machine, __: machine, 1006.0)
+        await store.writes.update_session(first.id, over, CAUSE)
+        admitted = await store.writes.admit_next(allowed, lambda _, machine, __: machine, 1006.0)
         assert admitted is not None
         assert admitted[0].id == patient.id
 
@@ -187,10 +191,10 @@ async def test_a_transaction_whose_commit_is_in_doubt_is_not_run_again(postgres_
             await add(store, session, machine, limits())
         for waiting, its in ((second, seconds), (third, thirds)):
             await add(store, waiting, its, limits(queue=2))
-        await store.update_session(session.id, over, CAUSE)
+        await store.writes.update_session(session.id, over, CAUSE)
         # Run again, it would admit the next one, and nobody would know of the first.
         with the_answer_to_a_commit_is_lost(), pytest.raises(OperationalError):
-            await store.admit_next(limits(2, queue=2), lambda _, machine, __: machine, 1002.0)
+            await store.writes.admit_next(limits(2, queue=2), lambda _, machine, __: machine, 1002.0)
         live = {live.id: live.state for live in await store.live_sessions()}
         assert live == {second.id: SessionState.starting, third.id: SessionState.queued}
 
@@ -215,7 +219,9 @@ async def test_concurrent_changes_are_all_kept(url):
         turns = [float(number) for number in range(50)]
         await asyncio.gather(
             *(
-                store.update_session(session.id, lambda s, ms=ms: transitions.turn(s, ms, 1001.0), CAUSE)
+                store.writes.update_session(
+                    session.id, lambda s, ms=ms: transitions.turn(s, ms, 1001.0), CAUSE
+                )
                 for ms in turns
             )
         )
@@ -237,8 +243,10 @@ async def test_events_are_numbered_in_the_order_of_the_changes_and_kept_with_the
 
         phases: list[Phase] = ["loading", "waiting", "starting", "active", "ready"] * 5
         await asyncio.gather(
-            *(store.update_session(session.id, reports(phase), CAUSE) for phase in phases),
-            store.update_machine(machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE),
+            *(store.writes.update_session(session.id, reports(phase), CAUSE) for phase in phases),
+            store.writes.update_machine(
+                machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE
+            ),
         )
         events = await store.events(session.id)
         assert [event.number for event in events] == list(range(1, len(events) + 1))
@@ -255,7 +263,7 @@ async def test_a_change_whose_event_cannot_be_written_is_not_written_either(url)
         await add(store, session, machine, limits())
         # The column refuses what has no time.
         with pytest.raises(IntegrityError):
-            await store.update_session(session.id, over, replace(CAUSE, at=None))
+            await store.writes.update_session(session.id, over, replace(CAUSE, at=None))
         assert await store.session(session.id) == transitions.admitted(session, session.created_at)
 
 
@@ -265,7 +273,9 @@ async def test_a_change_that_raises_changes_nothing(url):
     async with opened(url) as store:
         await add(store, session, machine, limits())
         with pytest.raises(ZeroDivisionError):
-            await store.update_session(session.id, lambda current: replace(current, created_at=1 / 0), CAUSE)
+            await store.writes.update_session(
+                session.id, lambda current: replace(current, created_at=1 / 0), CAUSE
+            )
         assert await store.session(session.id) == transitions.admitted(session, session.created_at)
         assert await add(store, *pair(), limits(2)), "the lock is free again"
 
@@ -307,10 +317,12 @@ async def test_machines_that_are_gone_are_not_live(url):
     async with opened(url) as store:
         await add(store, session, machine, limits())
         assert await store.live_machines() == Page([machine.id], [], [], None)
-        await store.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
+        await store.writes.update_session(session.id, lambda one: replace(one, started_at=1000.5), CAUSE)
         assert await store.live_machines() == Page([machine.id], [machine.id], [], None)
         assert not (await store.live_machines(started_before=1000.5)).started
-        await store.update_machine(machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE)
+        await store.writes.update_machine(
+            machine.id, lambda one: transitions.machine_gone(one, None, 1001.0), CAUSE
+        )
         assert await store.live_machines() == Page((), (), (), None)
 
 
@@ -346,9 +358,9 @@ async def test_what_is_live_is_counted_and_what_is_over_is_not(url):
             await add(store, session, machine, limits(2))
             if number == 3:
                 end = partial(transitions.over, end=End("stopped", "Enough."), now=1001.0)
-                await store.update_session(session.id, end, CAUSE)
+                await store.writes.update_session(session.id, end, CAUSE)
                 gone = partial(transitions.machine_gone, status=None, now=1001.0)
-                await store.update_machine(machine.id, gone, CAUSE)
+                await store.writes.update_machine(machine.id, gone, CAUSE)
         counted = await store.counts()
     assert counted.sessions == {("echo", "starting"): 2, ("other", "starting"): 1}
     assert counted.machines == {("", "requested"): 2, ("near", "requested"): 1}

@@ -353,7 +353,7 @@ async def test_a_machine_that_moved_on_is_asked_about_where_it_is_and_nowhere_el
         asks.ask(third, "scripted")
         cause = Cause("tester", running.clock.now())
         there.appear(moved)
-        await store.update_machine(moved, lambda machine: replace(machine, placement="second"), cause)
+        await store.writes.update_machine(moved, lambda machine: replace(machine, placement="second"), cause)
         asks.ask(moved, "second", urgent=True)
         await there.until_asked_about(moved)
         here_may_answer.set()

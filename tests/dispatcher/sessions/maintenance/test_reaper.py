@@ -178,7 +178,7 @@ async def test_a_row_whose_machine_was_never_created_is_closed(tmp_path):
     async with deployment(tmp_path, agents=limits(start_timeout_seconds=10)) as running:
         # What a dispatcher leaves that dies between the row and the call.
         session, machine = left_by_a_start(running)
-        assert await running.dispatcher.store.add(session, machine, machine, ALLOWED, "tester")
+        assert await running.dispatcher.store.writes.add(session, machine, machine, ALLOWED, "tester")
         failed = await end_of(running, session.id, 11)
         assert failed["reason"] == "start_timeout"
         assert "its machine never started" in failed["message"]
@@ -250,7 +250,7 @@ async def test_a_machine_that_comes_after_its_session_was_closed_is_found_and_en
         # It was asked for, and nothing came of it yet when its session is stopped.
         session, machine = left_by_a_start(running)
         machine = replace(machine, launcher=running.dispatcher.replica)
-        assert await running.dispatcher.store.add(session, machine, machine, ALLOWED, "tester")
+        assert await running.dispatcher.store.writes.add(session, machine, machine, ALLOWED, "tester")
         await running.http.delete(f"/sessions/{session.id}")
         await running.dispatcher.background.settle()
         assert len((await running.dispatcher.store.live_machines()).ids) == 1, "it may still come"
