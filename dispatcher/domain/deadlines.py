@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.domain.model import End, Machine, Session
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
 
 DEADLINE_GRACE_SECONDS = 15.0
 """Grace after a session's maximum duration, for its bot's own timer."""
@@ -16,6 +16,10 @@ ROOM_SETTLING_SECONDS = 10.0
 START_SHARE = 0.9
 """Share of the start timeout in which a machine must be had: one that came later had no time to get ready.
 The placements' errors are told before the timeout, which knows less, closes the session."""
+
+UNRESPONSIVE_PROBES = 5
+"""So often a silent machine must have been asked about before it counts as unresponsive. Where this whole
+computer slept, the clock alone would end every session at once."""
 
 LEAST_SECONDS = 1.0
 """Duration of a session whose room's `exp` passes while it is being written."""
@@ -59,6 +63,38 @@ def absence_counts(machine: Machine, session: Session | None, settling: float, n
     if session is not None and session.started_at is not None:
         asked_until = min(asked_until, session.started_at)
     return now >= asked_until + settling
+
+
+def is_lost(
+    status: MachineStatus | None, machine: Machine, session: Session, settling: float, asked_at: float
+) -> bool:
+    """Return True if a provider's answer (None: it knows no such machine) proves that the machine is gone.
+
+    Args:
+        settling: How long the provider may not know what it has created.
+        asked_at: The time of the question (unix seconds).
+    """
+    gone = status is not None and status.state is MachineState.gone
+    if session.started_at is None:
+        if not gone:
+            # It has the start's own deadline, which says more.
+            return False
+    elif status is not None:
+        return gone
+    # What is gone before it has started may be asked for again, here or at the next placement.
+    return absence_counts(machine, session, settling, asked_at)
+
+
+def is_unresponsive(session: Session, probes: int, silent_seconds: float, limit: float) -> bool:
+    """Return True if the machine of a bot that was ready has been silent for too long.
+
+    Before a bot is ready, its start and its client have deadlines of their own.
+
+    Args:
+        probes: How often the provider was asked since the machine was heard last.
+        silent_seconds: Time since the first of these probes.
+    """
+    return session.ready_at is not None and probes >= UNRESPONSIVE_PROBES and silent_seconds >= limit
 
 
 def room_closes_at(session: Session) -> float:

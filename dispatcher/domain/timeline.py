@@ -147,7 +147,7 @@ def _changed(before: Session, after: Session, cause: Cause) -> Iterator[Event]:
         yield replace(now, kind="ready", message="The bot is ready: its pipeline started.")
     yield from _clients(before, after, now)
     if after.over and not before.over:
-        yield from _end(after, now)
+        yield from end_events(after, now)
     if before.over and after.room_state == "closed" != before.room_state:
         yield replace(now, kind="room-gone", message="The room is gone.")
 
@@ -170,7 +170,8 @@ def _clients(before: Session, after: Session, now: Event) -> Iterator[Event]:
         yield replace(now, kind="client-disconnected", message="No client is connected any more.")
 
 
-def _end(after: Session, now: Event) -> Iterator[Event]:
+def end_events(after: Session, now: Event) -> Iterator[Event]:
+    """Yield the events of a session's end: who asked for it, and how it ended."""
     if after.reason == "stopped" and now.actor not in OURS:
         yield replace(now, kind="stop-requested", message=f"Asked to stop by {now.actor}.")
         now = replace(now, actor=DISPATCHER)

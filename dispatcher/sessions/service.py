@@ -123,7 +123,7 @@ class SessionService:
         if wait != "none":
             self._holders[session.id] += 1
             try:
-                session = await self._held(started, lambda current: current.over or _reached[wait](current))
+                session = await self._held(started, lambda current: current.over or REACHED[wait](current))
             finally:
                 self._holders[session.id] -= 1
                 if not self._holders[session.id]:
@@ -134,7 +134,7 @@ class SessionService:
                 if started.new
                 else failures.failed_before(session)
             )
-        if session.over and wait != "none" and not _reached[wait](session):
+        if session.over and wait != "none" and not REACHED[wait](session):
             raise SessionOver(failures.in_words(session))
         return replace(started, session=session, place=await self._queue.place(session))
 
@@ -270,7 +270,8 @@ class SessionService:
         return session
 
 
-_reached: Mapping[Wait, Callable[[Session], bool]] = {
+REACHED: Mapping[Wait, Callable[[Session], bool]] = {
     "started": lambda current: current.started_at is not None and current.room_state != "wanted",
     "ready": lambda current: current.ready_at is not None,
 }
+"""Value of `wait` → predicate: a start that asked for it is answered."""

@@ -13,17 +13,20 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from dispatcher.domain import admission, deadlines, ends, model, timeline, transitions
 from dispatcher.domain.model import MachineState, SessionState
 from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines import failover, fleet, placement
+from dispatcher.machines.provider import NoCapacity, Unreachable
 from dispatcher.sessions import launcher, machine_reports, queue, service, starts, terminator
-from dispatcher.sessions.maintenance import probes, reaper
+from dispatcher.sessions.maintenance import reaper
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.store import capacity, threads, writes
 from dispatcher.store.tables import claims
+from dispatcher.transports.daily.transport import Daily
 from dispatcher.transports.errors import RoomError
 from tests.chaos.world import Outcome, simulate
 
@@ -76,8 +79,21 @@ def no_intent_row() -> Any:
     def nowhere(*given: Any) -> model.Machine:
         return replace(wanted(*given), placement=None)
 
+    create, resume = fleet.Fleet.create, fleet.Fleet.resume
+
+    async def create_unplaced(
+        self: fleet.Fleet, spec: Any, names: Any, deadline: float, _place: Any, *more: Any, **named: Any
+    ) -> Any:
+        return await create(self, spec, names, deadline, _async(True), *more, **named)
+
+    async def resume_unplaced(
+        self: fleet.Fleet, spec: Any, names: Any, deadline: float, _place: Any, *more: Any, **named: Any
+    ) -> Any:
+        return await resume(self, spec, names, deadline, _async(True), *more, **named)
+
     return _all(
-        mock.patch.object(launcher.Launcher, "_places", return_value=_async(True)),
+        mock.patch.object(fleet.Fleet, "create", create_unplaced),
+        mock.patch.object(fleet.Fleet, "resume", resume_unplaced),
         mock.patch.object(transitions, "wanted", nowhere),
     )
 
@@ -85,7 +101,15 @@ def no_intent_row() -> Any:
 @variant("one machine", "gone is gone")
 def no_look_up_after_a_lost_reply() -> Any:
     """A create without an answer is taken for one that did not happen."""
-    return mock.patch.object(fleet.Fleet, "_look_up", _async())
+    create = placement.Placement.create
+
+    async def refused(self: placement.Placement, *given: Any) -> Any:
+        try:
+            return await create(self, *given)
+        except Unreachable as error:
+            raise NoCapacity(str(error)) from error
+
+    return mock.patch.object(placement.Placement, "create", refused)
 
 
 @variant("one machine", "gone is gone", "reasons")
@@ -118,11 +142,17 @@ def reaper_does_not_re_read() -> Any:
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
-    def write(self: threads.InThreads, _until: float, work: Callable[[sa.Connection], Any]) -> Any:
-        with self._engine.begin() as connection:
-            return work(connection)
+    original = threads.InThreads.write
 
-    return mock.patch.object(threads.InThreads, "_write", write)
+    async def write(self: threads.InThreads, work: Callable[[sa.Connection], Any], until: float) -> Any:
+        try:
+            return await original(self, work, until)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return await original(self, work, until)
+
+    return mock.patch.object(threads.InThreads, "write", write)
 
 
 @variant("settles")
@@ -134,17 +164,17 @@ def nobody_looks_after_a_crash() -> Any:
 @variant("reasons")
 def silence_is_taken_for_death() -> Any:
     """A machine that was not heard for a while is closed, whatever its provider says."""
-    return mock.patch.object(probes.Probes, "_is_lost", return_value=True)
+    return mock.patch.object(deadlines, "is_lost", return_value=True)
 
 
 @variant("reasons", first_seed=118)
 def gone_counts_while_it_is_asked_for() -> Any:
     """What a host shows as gone is believed before its create was answered: another may have room."""
 
-    def is_lost(_: Any, status: Any, *__: Any) -> bool:
+    def is_lost(status: Any, *_: Any) -> bool:
         return status is not None and status.state is MachineState.gone
 
-    return mock.patch.object(probes.Probes, "_is_lost", is_lost)
+    return mock.patch.object(deadlines, "is_lost", is_lost)
 
 
 @variant("reasons")
@@ -179,7 +209,12 @@ def claim_without_a_lock() -> Any:
 @variant("one session")
 def duplicate_key_starts_again() -> Any:
     """Keys are ignored."""
-    return mock.patch.object(starts.Starts, "_claim", return_value=None)
+    original = starts.Starts.start
+
+    async def start(self: starts.Starts, given: starts.Start) -> Any:
+        return await original(self, replace(given, key=None))
+
+    return mock.patch.object(starts.Starts, "start", start)
 
 
 @variant("limits")
@@ -279,7 +314,7 @@ def stop_before_start_leaves_the_machine() -> Any:
 @variant("timeline", "followers")
 def session_closed_without_event() -> Any:
     """A session is over, and its timeline does not say so."""
-    return mock.patch.object(timeline, "_end", return_value=())
+    return mock.patch.object(timeline, "end_events", return_value=())
 
 
 @variant("first reason", "lifecycle", "reasons", "timeline")
@@ -317,7 +352,7 @@ def answered_before_it_is_written() -> Any:
 @variant("silence", first_seed=130)
 def the_silent_are_left() -> Any:
     """A machine that says nothing more keeps its session for as long as it runs."""
-    return mock.patch.object(probes.Probes, "_is_unresponsive", return_value=False)
+    return mock.patch.object(deadlines, "is_unresponsive", return_value=False)
 
 
 @variant("answers")
@@ -345,28 +380,26 @@ def rooms_are_deleted_once() -> Any:
 @variant("intent first")
 def room_before_its_row() -> Any:
     """A room is asked for while its session is on its way to the store."""
-    original = starts.Starts._prepare
+    original = Daily.prepare
 
-    async def prepare(self: starts.Starts, session_id: str, *given: Any) -> Any:
-        prepared = await original(self, session_id, *given)
+    async def prepare(self: Daily, session_id: str, wanted: Any, until: float, deadline: float) -> Any:
+        prepared = await original(self, session_id, wanted, until, deadline)
         if prepared.room is not None:
-            transport: Any = self._transports["daily"]
-            until = self._clock.now() + 600
             with contextlib.suppress(RoomError):
-                await transport.open_room(session_id, prepared.room, until, until, _async())
+                await self.open_room(session_id, prepared.room, until, until, _async())
         return prepared
 
-    return mock.patch.object(starts.Starts, "_prepare", prepare)
+    return mock.patch.object(Daily, "prepare", prepare)
 
 
 @variant("answers")
 def answered_before_the_room() -> Any:
     """A machine that started is all that a start waits for."""
     reached = {
-        **service._reached,
+        **service.REACHED,
         "started": lambda current: current.over or current.started_at is not None,
     }
-    return mock.patch.object(service, "_reached", reached)
+    return mock.patch.object(service, "REACHED", reached)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
 from dispatcher.domain import deadlines, ends, transitions
-from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session, SessionState
+from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import PROVIDER, REAPER
 from dispatcher.log_context import about, about_session
 from dispatcher.machines.channels import Channels
@@ -39,10 +39,6 @@ TERMINATION_SECONDS = 15.0
 AT_ONCE = 8
 """Machines of one placement that it is asked about at the same time: with answers after 100 ms some 80 a
 second, unless its rates allow less. A start that has to look for its own waits behind no more than these."""
-
-UNRESPONSIVE_LOOKS = 5
-"""So often a machine must have been asked about before it counts as unresponsive. Where this whole computer
-slept, the clock alone would end every session at once."""
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses after answers about a machine; a listing that does not have it ends the pause. A thousand machines
@@ -271,8 +267,12 @@ class Probes:
             self._note(machine.id, alone=False)
         if not self._leadership.held:
             return
-        lost, silence = self._is_lost(status, machine, session, asked_at), self._unresponsive_seconds
-        if lost or self._is_unresponsive(session):
+        settling, silence = self._fleet.settling(machine.placement), self._unresponsive_seconds
+        lost = deadlines.is_lost(status, machine, session, settling, asked_at)
+        # Forgotten meanwhile, if it was heard.
+        asked = self._asked.get(machine.id)
+        silent = 0.0 if asked is None else self._clock.monotonic() - asked.since
+        if lost or deadlines.is_unresponsive(session, asked.times if asked else 0, silent, silence):
             await self._terminator.close_if(session, why, REAPER)
         elif status is not None and status.state is MachineState.started and session.started_at is None:
             # Its create was answered before it had started, or not at all.
@@ -306,29 +306,3 @@ class Probes:
         since = before.since if before is not None and again and self._channels.hears_all else now
         pause = PAUSES[min(times, len(PAUSES) - 1)]
         self._asked[machine_id] = _Asked(alone, times + 1, now + pause, since)
-
-    def _is_unresponsive(self, session: Session) -> bool:
-        """Return True if the machine of a bot that was ready has been silent for too long.
-
-        Before a bot is ready, its start and its client have deadlines of their own.
-        """
-        asked = self._asked.get(session.machine_id)
-        return (
-            session.ready_at is not None
-            and asked is not None
-            and asked.times >= UNRESPONSIVE_LOOKS
-            and self._clock.monotonic() >= asked.since + self._unresponsive_seconds
-        )
-
-    def _is_lost(
-        self, status: MachineStatus | None, machine: Machine, session: Session, asked_at: float
-    ) -> bool:
-        gone = status is not None and status.state is MachineState.gone
-        if session.started_at is None:
-            if not gone:
-                # It has the start's own deadline, which says more.
-                return False
-        elif status is not None:
-            return gone
-        # What is gone before it has started may be asked for again, here or at the next placement.
-        return deadlines.absence_counts(machine, session, self._fleet.settling(machine.placement), asked_at)
