@@ -58,9 +58,9 @@ async def serving(
     connector = aiohttp.UnixConnector(str(socket), limit=0)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         proxy = Proxy(rules, session, call_seconds, firewall)
-        # Not an Application: its router would change a path before the rules see it. A caller who hangs up is
-        # served no more: he counts on it that what he gave up does not happen later.
-        # Nor is a body unpacked before the rules can refuse it for that.
+        # Not an Application: its router would change a path before the rules see it. A caller's request is
+        # cancelled when it hangs up, because it relies on that. A body is not decompressed, so that the
+        # rules can refuse compression.
         server = web.Server(proxy.handle, handler_cancellation=True, auto_decompress=False)
         runner = web.ServerRunner(server)
         await runner.setup()
@@ -121,9 +121,9 @@ class Proxy:
                 log.warning("refused: %r of %r: %s", request.method[:20], request.raw_path[:200], refused)
             return _json({"message": str(refused)}, status=refused.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            # When it answers again it may be another one.
+            # When it answers again, it may have another version.
             self._newest = None
-            # The provider takes it for what it is: nothing is known of what the engine did.
+            # The provider reads this as `Unreachable`: it is unknown what the engine did.
             why = f"the engine did not answer: {str(error) or 'it takes too long'}"
             log.warning("%s", why)
             return _json({"message": why}, status=504 if isinstance(error, TimeoutError) else 502)
@@ -144,7 +144,7 @@ class Proxy:
             TimeoutError: the engine has not answered yet.
         """
         if machine_id in self._creating:
-            # As the engine says of a name that is taken: the first of two to end would give both's room back.
+            # As the engine answers for a taken name: else the first of two creates would free both memories.
             raise Refused(f"Conflict. Machine {machine_id} is being created", 409)
         self._creating.add(machine_id)
         try:
@@ -179,7 +179,7 @@ class Proxy:
                 if (task := self._starting.get(name)) is None:
                     found = await self._ours(name, ask.version)
                     if state_of(found["State"]["Status"]) is not MachineState.requested:
-                        # As the engine says of one that was started.
+                        # As the engine answers for a started container.
                         return web.Response(status=304)
                     await self.firewall.hold()
                     task = self._starting[name] = self._carry(self._start_now(ask, found["Id"]))
@@ -202,7 +202,7 @@ class Proxy:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._carried.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited for it has it
+            task.exception()  # mark it as retrieved: waiting callers have it
 
     async def _health(self) -> web.Response:
         """Return whether the engine works, and its newest version.
@@ -271,7 +271,7 @@ class Proxy:
 
 
 def _json(content: Any, status: int = 200) -> web.Response:
-    # As the engine says it: the provider's client knows no `charset` beside it.
+    # As the engine sends it: the provider's client accepts no `charset` beside it.
     return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
 
 

@@ -239,7 +239,7 @@ class Rules:
         only(query, {"fromImage", "tag"})
         image = self._image(query.get("fromImage", ""))
         last = image.rpartition("/")[2]
-        # A tag would go before the one in the name, or a digest; without any the engine would get all tags.
+        # A separate tag would override the name's tag or digest; without any the engine would pull all tags.
         tag = {} if ":" in last or "@" in last else {"tag": "latest"}
         if "tag" in query and query["tag"] != tag.get("tag"):
             raise Refused(f"tag: {query['tag'][:100]!r} is refused; allowed: what is in the image's name")
@@ -285,12 +285,12 @@ class Rules:
         environment = texts(given, "Env")
         for variable in environment:
             if "=" not in variable:
-                # The engine would fill it in from what it has itself.
+                # The engine would fill it in from its own environment.
                 raise Refused(f"Env: {variable[:100]!r} has no value; allowed: NAME=value")
             self._check_variable("Env", *variable.split("=", 1))
         arguments = texts(given, "Cmd")
         if any("\0" in argument for argument in arguments):
-            # To a program it is the argument's end.
+            # A NUL ends the argument.
             raise Refused("Cmd: has a NUL, which is refused; allowed: text")
         entrypoint = texts(given, "Entrypoint")
         seconds = entrypoint[2] if len(entrypoint) > 2 else ""

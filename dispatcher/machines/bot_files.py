@@ -34,7 +34,7 @@ def read_end(directory: Path, name: str, most: int) -> bytes | None:
     if file is None:
         return b""
     try:
-        # Its size is from before the read: a file that grows is read no further.
+        # The size was taken before the read, which stops there even if the file grows.
         size = os.fstat(file).st_size
         return os.pread(file, min(most, size), max(0, size - most))
     finally:

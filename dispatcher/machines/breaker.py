@@ -68,7 +68,7 @@ class Breaker:
         """Record that a call was not answered."""
         failures = self.failures + 1
         if failures < FAILURES or (self.tripped and not self.probing):
-            # The second: calls that were under way when it opened say nothing new.
+            # Already open: calls that were under way when it opened say nothing new.
             return replace(self, failures=failures)
         # The exponent is bounded, or a long outage would overflow a float.
         seconds = min(OPEN_SECONDS * 2 ** min(self.openings, 16), LONGEST_OPEN_SECONDS)

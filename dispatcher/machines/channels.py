@@ -158,7 +158,7 @@ class Channels:
 
         The caller bounds the wait by cancelling.
         """
-        # The id says which replica asked, so that the answer finds it from wherever the machine is then.
+        # The id contains the asking replica, so that the answer finds it from any replica.
         request = request.model_copy(update={"id": f"{self._bus.replica}.{request.id}"})
         machine = self._machines.setdefault(machine_id, _Machine())
         call = machine.calls[request.id] = _Call()
@@ -187,7 +187,7 @@ class Channels:
             call.answer = response
             call.news.set()
 
-    # What the relay asks of the channels here.
+    # The relay's view of this replica's channels (`Holder`).
 
     def held(self) -> dict[str, float]:
         """Machine → the time when it opened its connection to this replica."""

@@ -13,5 +13,5 @@ KILL_AFTER_SECONDS = 10
 
 def command(seconds: int) -> list[str]:
     """Return the command that precedes the bot's arguments and ends it after so many seconds."""
-    # -P: `bot` is our package, whatever lies in the working directory.
+    # -P: `bot` is this package, whatever the working directory contains.
     return ["timeout", f"--kill-after={KILL_AFTER_SECONDS}", str(seconds), "python", "-P", "-m", "bot"]

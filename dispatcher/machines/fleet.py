@@ -266,8 +266,8 @@ class Fleet:
         for attempt in range(failover.ATTEMPTS):
             await confirm()
             try:
-                # Again after a wait, of which a throttled call has many seconds: by then another dispatcher
-                # may have taken the machine for left, and have one.
+                # `confirm` runs again after every wait, which may take seconds for a throttled call: another
+                # dispatcher may have taken the start over by then, and have a machine.
                 status = await placement.create(spec, deadline, confirm, turn_by)
             except Unreachable as error:
                 if not isinstance(error, CutShort):
@@ -330,7 +330,7 @@ class Fleet:
         """Start a created machine and return its status; None if it could not be started and no longer
         exists."""
         if not await place(placement.name, placement.provider.name):
-            # Whoever sees its session off ends it.
+            # The terminator of its session stops it.
             return status
         try:
             return await placement.start(spec, deadline)

@@ -34,7 +34,7 @@ class Listing:
         """Stop reading."""
         await end_tasks(self._reading)
         if not self._reading.cancelled():
-            self._reading.exception()  # who has heard enough does not hear of it
+            self._reading.exception()  # mark the error as retrieved: the reader has stopped
 
     async def _read(self, statuses: AsyncIterator[MachineStatus]) -> None:
         try:

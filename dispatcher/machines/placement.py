@@ -200,7 +200,7 @@ class Placement:
                 for status in some:
                     yield status
         except BaseException as raised:
-            # Whoever asked may have had enough, and closes this generator.
+            # The caller may stop early and close this generator.
             error = None if isinstance(raised, GeneratorExit) else raised
             raise
         finally:

@@ -217,7 +217,7 @@ class Relay:
 
     def answer(self, replica: str, machine_id: str, response: Response) -> None:
         """Give a machine's answer to the replica that asked."""
-        # The name comes from the machine: only one that has been heard is believed to be a replica.
+        # The name comes from the machine: trust it only if such a replica has been heard.
         if replica in self._replicas:
             self._tell(_Answer(machine_id=machine_id, response=response), to=replica)
 
@@ -271,7 +271,7 @@ class Relay:
         known = self.opened_at(machine_id)
         if known is not None and known > opened_at:
             return
-        # Learned before the holder is told: it passes its held requests on at once.
+        # Recorded before the holder is told, because it passes on its held requests at once.
         self._forget(machine_id)
         self._where[machine_id] = replica
         self._replicas[replica].machines[machine_id] = opened_at

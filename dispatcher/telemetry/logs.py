@@ -64,7 +64,7 @@ class _BoundedFile(RotatingFileHandler):
 
     def _lead(self) -> None:
         stream = self.stream or self._open()
-        os.fchmod(stream.fileno(), 0o600)  # it has callers' addresses and bots' last words
+        os.fchmod(stream.fileno(), 0o600)  # it contains callers' addresses and bots' output
         for printed in (1, 2):
             os.dup2(stream.fileno(), printed)
 
@@ -81,12 +81,12 @@ def configure(
     handler = logging.StreamHandler(stream or sys.stderr) if file is None else _BoundedFile(file)
     handler.setFormatter(JsonLines(replica()) if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Ours and the server's are what somebody looks for; this says a line per migration.
+    # Alembic logs a line per migration, which hides the dispatcher's own lines.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # A line per call at info: two thirds of the log of a dispatcher whose machines are at Fly.
     for client in ("httpx", "httpcore"):
         logging.getLogger(client).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
-    # At debug these write down every header of a channel, machine tokens among them.
+    # At debug these log every header of a channel, machine tokens included.
     for server in ("uvicorn.error", "websockets"):
         logging.getLogger(server).setLevel(max(logging.INFO, logging.root.level))
     # Three lines per channel, and strangers can open as many as they like.
@@ -124,12 +124,12 @@ class TextLines(logging.Formatter):
             ("machine", subject.machine_id),
             ("trace", subject.trace_id),
         )
-        # A sentence that names the session need not name it twice.
+        # A message that contains the session's id does not repeat it.
         more = [f"{name}={value}" for name, value in ids if value is not None and value not in record.message]
         return f"{line} [{' '.join(more)}]" if more else line
 
     def formatException(self, ei: _ExcInfo) -> str:
-        # Its first lines are ours; a message in it may have lines of its own, which the bar marks as such.
+        # An exception's message may have several lines; the bar marks them as part of the traceback.
         lines = super().formatException(ei).split("\n")
         return "\n".join(f"  | {escaped(line)}" for line in lines)
 

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dispatcher.log_context import about
 
-# A session's id is a UUID of ours; anything else in its place is a client's own text.
+# A session's id is a UUID made here; anything else in its place is a client's own text.
 _SESSION = re.compile(r"/sessions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|$)")
 
 

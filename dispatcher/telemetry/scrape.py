@@ -98,7 +98,7 @@ class Scrape(Collector):
         try:
             self._counts = await self._store.counts()
         except SQLAlchemyError:
-            # An old count would look like a quiet deployment; a missing one is an alert of its own.
+            # A stale count would look like a quiet deployment; a missing one can trigger an alert.
             log.debug("the store did not answer a scrape", exc_info=True)
             self._counts = None
         self._counted_at = self._clock.monotonic()

@@ -45,7 +45,7 @@ class Capacity:
         """
         async with self._one_at_a_time:
             whole = await self._for_machines()
-            # What is being created may be in the engine's list or not yet.
+            # A container that is being created may be in the engine's list already, or not yet.
             taken = self._taken_mb | {machine_id: memory_mb}
             known = set(taken)
             for container in await self._containers():
@@ -78,7 +78,7 @@ def state_of(status: str) -> MachineState:
     match status:
         case "created":
             return MachineState.requested
-        # Podman lists as stopped what it shows as exited.
+        # Podman's list says `stopped` where its inspection says `exited`.
         case "exited" | "stopped" | "dead" | "removing":
             return MachineState.gone
         case _:

@@ -28,7 +28,7 @@ FULL = (
     "disk quota exceeded",
     # More CPUs than the host has: another one may have them.
     "range of cpus is from",
-    # The engine's proxy, of its own limit.
+    # Sent by the engine's proxy, for its own limit.
     "too many containers",
 )
 
@@ -54,7 +54,7 @@ def mapped(error: Exception) -> ProviderError:
         return Unreachable(f"the engine did not answer: {error or type(error).__name__}")
     words, lower = error.message.strip(), error.message.lower()
     if is_of_another_version(error):
-        # Upgraded between two calls, it is asked in its version next time; or it has neither of ours.
+        # An upgraded engine is asked in its new version next time; or it supports neither version.
         return NoCapacity(f"the engine has another version of its API: {words}")
     if any(sign in lower for sign in FULL):
         return NoCapacity(f"this engine's host is full: {words}")
@@ -140,8 +140,8 @@ class EngineClient:
     def _new(self) -> aiodocker.Docker:
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
         docker = aiodocker.Docker(self._url, api_version=OLD, timeout=timeout)
-        # Stops and pulls take their time. With aiohttp's 100 connections, so many of them would keep all else
-        # waiting, and an engine that answers would be taken for one that does not.
+        # Stops and pulls are slow. With aiohttp's limit of 100 connections, many would block all other
+        # calls, and the engine would seem not to answer.
         docker.connector._limit = 0
         return docker
 
@@ -194,11 +194,11 @@ class HostAddress:
                 found = await docker._query_json(f"networks/{self._network}")
         except Unreachable:  # the next machine's create asks again
             return ""
-        except ProviderError as error:  # the engine's proxy shows none, and there no machine needs it
+        except ProviderError as error:  # the engine's proxy refuses it, and machines there do not need it
             log.debug("network %s cannot be looked at: %s", self._network, error)
             self._is_refused = True
             return ""
-        # The engine's proxy, an old engine or another program may leave any of it out.
+        # The engine's proxy, an old engine or another program may omit any of these members.
         pools = (found.get("IPAM") or {}).get("Config") or ()
         return next((one["Gateway"] for one in pools if one.get("Gateway")), "")
 

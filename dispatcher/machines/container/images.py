@@ -47,7 +47,7 @@ class Images:
         try:
             await asyncio.shield(self._pull(image))
         except Unreachable as error:
-            # It is certain that there is no machine; another placement may have the image.
+            # There certainly is no machine; another placement may have the image.
             raise NoCapacity(f"image {image} could not be pulled: {error}") from error
 
     async def reads_file(self, image: str) -> bool:
@@ -81,7 +81,7 @@ class Images:
                     layers[layer] = status
                     log.debug("image %s: %s: %s", image, layer, status)
             if await _found(docker, image) is None:
-                # The client takes some connections that were lost for the end of the pull.
+                # The client mistakes some lost connections for the end of the pull.
                 raise Unreachable("its pull ended before it was there")
             log.info("image %s: is here, %d layers", image, len(layers))
 

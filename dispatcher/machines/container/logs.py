@@ -126,7 +126,7 @@ def part_of(
         is_cut: True if earlier pieces were left out.
     """
     cut = is_cut or sum(_TIME.match(piece) is not None for piece in printed) > lines
-    # Of pieces that were left out nobody knows which they were: then none counts as given before.
+    # It is unknown which pieces were left out, so none counts as returned before.
     before, given_before = (after // PIECES, 0) if cut else divmod(after, PIECES)
     moment, count = after // PIECES, 0
     found: list[list[bytes]] = []
@@ -145,7 +145,7 @@ def part_of(
         else:
             found.append([piece])
         is_open = not piece.endswith(b"\n")
-    # An engine may cut a character in two.
+    # An engine may split a character.
     whole = [b"".join(pieces).removesuffix(b"\n").decode(errors="replace") for pieces in found]
     given = _within(whole[-lines:], most)
     skipped = 0 if len(given) == len(whole) and not cut else None

@@ -141,7 +141,7 @@ class ContainerProvider:
             task.add_done_callback(lambda done: self._created(spec.id, done))
         self._waiting[spec.id] += 1
         try:
-            # Cut between its two calls, it would leave a container that never runs.
+            # Not cancelled: between its two calls it would leave a container that never runs.
             return await asyncio.shield(task)
         finally:
             self._waiting[spec.id] -= 1
@@ -193,7 +193,7 @@ class ContainerProvider:
             for attempt in (1, 2):
                 has_file = await self._images.reads_file(spec.image)
                 await self._capacity.take(spec.id, spec.memory_mb)
-                # Asked for its version here and not later: `settling` does not count that.
+                # Ask for the version here and not later: `settling` does not include it.
                 docker = await self._engine.docker()
                 if not self._waiting[spec.id]:
                     # Another placement may have the machine by now.
@@ -214,7 +214,7 @@ class ContainerProvider:
         del self._creating[machine_id]
         self._capacity.give_back(machine_id)
         if not done.cancelled():
-            done.exception()  # whoever waited for it has it; who went away looks the machine up
+            done.exception()  # mark it as retrieved: waiting callers have it, others look the machine up
 
     async def _again(self, spec: MachineSpec) -> MachineStatus:
         """Return the machine of an earlier create; start it if that create did not."""
@@ -224,7 +224,7 @@ class ContainerProvider:
                 while True:
                     if (found := await self._look(machine_id)) is not None:
                         break
-                    # Another create of it goes on: the engine takes a name before its container can be seen.
+                    # Another create goes on: the engine reserves a name before its container is visible.
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             raise Unreachable(
@@ -236,7 +236,7 @@ class ContainerProvider:
     async def _going(self, spec: MachineSpec, found: Mapping[str, Any]) -> MachineStatus:
         """Return the status of an existing container; start it if its creator did not."""
         if found["State"]["Status"] == "created":
-            # Whether it was handed its variables cannot be seen, and twice is fine.
+            # It is unknown whether it has its variables already; handing them over twice is harmless.
             return await self._start(spec, has_file=LABEL in found["Config"]["Labels"])
         return await self._status(spec.id, found)
 
@@ -264,7 +264,7 @@ class ContainerProvider:
         """Write the hidden variables into a created container."""
         docker = await self._engine.docker()
         packed = archive(split(spec.agent_environment, spec.environment)[1])
-        # The client's own method takes the empty answer for one that it cannot read.
+        # The client's own method cannot read the empty answer.
         path = f"containers/{self._name(spec.id)}/archive"
         headers = {"Content-Type": "application/x-tar"}
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
@@ -275,7 +275,7 @@ class ContainerProvider:
             async with asked as answer:
                 await answer.read()
         except aiodocker.DockerError as error:
-            # The engine's proxy says so of one that somebody else has started, with its variables.
+            # The engine's proxy answers so if another caller has started it, with its variables.
             if error.status != HAS_RUN:
                 raise
 
@@ -315,7 +315,7 @@ class ContainerProvider:
     ) -> LogPart | None:
         if await self._inspect(machine_id) is None:
             return None
-        # One line more than is given tells that some are not.
+        # One more line than returned shows that some are left out.
         wanted = {"tail": lines + 1, "since": since(after or 0), "timestamps": True}
         printed = await self._printed(machine_id, LOG_BYTES, **wanted)
         if printed is None:
@@ -342,7 +342,7 @@ class ContainerProvider:
             last = await self._printed(machine_id, TAIL_BYTES, tail=TAIL_LINES)
             printed = last.text() if last else ""
         except ProviderError as error:
-            # Its exit code is known all the same.
+            # The exit code is known nevertheless.
             log.warning("machine %s: its last lines cannot be read: %s", machine_id, error)
         limit = found["HostConfig"]["Memory"] // 2**20 if state.get("OOMKilled") else None
         self._removal.told([machine_id])
@@ -354,7 +354,7 @@ class ContainerProvider:
                 all="true", filters=f'{{"label": ["{DEPLOYMENT_LABEL}={self._place.deployment}"]}}'
             )
         listed = [one._container for one in found]
-        # Compared, whatever was filtered: these are removed once they have ended.
+        # Compared despite the filter: ended containers in this list are removed.
         return [one for one in listed if machine_id_of(self._place, one["Names"], one["Labels"])]
 
     async def _info(self) -> Mapping[str, Any]:

@@ -51,7 +51,7 @@ class Removal:
 
     async def _remove_all(self, machine_ids: Iterable[str]) -> None:
         for machine_id in machine_ids:
-            # Who looks after it tells of one again that could not be removed.
+            # The next listing reports a container again that could not be removed.
             self._told.pop(machine_id, None)
             try:
                 await self._remove(machine_id)

@@ -216,7 +216,7 @@ def body(place: Place, facts: Facts) -> dict[str, Any]:
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={TMP_MB}m,mode=1777"},  # noqa: S108 - its own
         "LogConfig": {"Type": "json-file", "Config": LOG_LIMITS},
         "RestartPolicy": {"Name": "no"},
-        # Reaps what the bot leaves behind, and passes signals on.
+        # An init process: reaps orphaned processes, and forwards signals.
         "Init": True,
     }
     if place.models:

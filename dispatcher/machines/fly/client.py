@@ -84,7 +84,7 @@ def mapped(answer: httpx.Response) -> ProviderError:
         )
     if status in (400, 404, 405, 413, 422):
         return Rejected(about)
-    # 408 and 5xx: it may have been done. 409 and 412: somebody else is at it.
+    # 408 and 5xx: it may have been done. 409 and 412: another call is changing the machine.
     return Unreachable(about)
 
 
@@ -187,7 +187,7 @@ class FlyApi:
         told."""
         seconds = max(1, min(int(seconds), LONGEST_WAIT))
         params = [("state", state) for state in states]
-        # `stopped` is of one version of a machine, the others of any.
+        # `stopped` refers to one version of a machine, the others to any.
         params += [("timeout", str(seconds)), ("instance_id", machine["instance_id"])]
         path = f"{machine['id']}/wait"
         answer = await self._call("GET", app, path, params=params, seconds=seconds + CALL_SECONDS)
@@ -204,7 +204,7 @@ class FlyApi:
         if answer.status_code == 409:
             return None
         said = _read(answer)
-        # In an envelope, says the documentation; without, says the description.
+        # With an envelope by the documentation; without one by the API's description.
         return said.get("data", said)["nonce"]
 
     async def stop(self, app: str, machine: str, signal: str, seconds: int, nonce: str) -> bool:

@@ -92,7 +92,7 @@ class Finder:
             app, at_fly = self._known[machine_id]
             if (machine := await self._api.show(app, at_fly)) is not None:
                 return self.checked(machine, machine_id)
-        # By far the most are where today's list has them: the others cost a call each.
+        # Most machines are where the current list has them: search the other apps last, a call each.
         home = self._place.app(machine_id)
         if (machine := await self.find(home, machine_id)) is None:
             others = [app for app in self._place.every_app if app != home]
@@ -168,7 +168,7 @@ class Finder:
         answer = await self._listed(app, metadata(self._place, machine_id))
         found = [one for one in answer if is_machine(one, self._place, machine_id)]
         if answer and not found:
-            # A server that ignores the filter has listed the whole app, and so proved the absence.
+            # A server that ignores the filter has listed the whole app, which proves the absence.
             whole = await self._listed(app)
             found = [one for one in whole if is_machine(one, self._place, machine_id)]
             if not found and {one["id"] for one in answer} != {one["id"] for one in whole}:

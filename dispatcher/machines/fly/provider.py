@@ -192,7 +192,7 @@ class FlyProvider:
         if nonce is None:
             await self._stopped_by_another(app, machine_id, found, seconds)
             return
-        # Kept until it has worked: else a second try would wait for its own lease to end.
+        # Kept until the stop has worked: else a retry would wait for its own lease to expire.
         self._leases[machine_id] = nonce
         if await self._api.stop(app, at_fly, STOP_SIGNAL, seconds, nonce):
             await self._wait(app, found, ("stopped", "destroyed", "failed"), seconds + 1)
@@ -233,7 +233,7 @@ class FlyProvider:
                 f"Fly could not start the machine: its state is '{machine['state']}', "
                 f"its events are: {history(machine)}"
             )
-            # An image fails everywhere and every time. Anything else may be its host's fault.
+            # A bad image fails on every host. Any other cause may be the host's.
             raise Rejected(words) if lacks_image(machine) else NoCapacity(words)
         return status_of(machine_id, machine)
 

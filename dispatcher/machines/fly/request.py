@@ -66,7 +66,7 @@ def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
     seconds = math.ceil((spec.max_duration + place.late).total_seconds())
     config = {
         "image": spec.image,
-        # Nobody is billed for what is left of it, and nobody has to tidy up.
+        # A destroyed machine costs nothing and needs no clean-up.
         "auto_destroy": True,
         "restart": {"policy": "no"},
         "init": {"entrypoint": command(seconds), "cmd": list(without_secrets(spec.arguments))},
@@ -76,7 +76,7 @@ def body(place: Place, spec: MachineSpec) -> dict[str, Any]:
             **thread_variables(size.cpus),
             BOT_FILE_VARIABLE: spec.bot_file,
             MACHINE_VARIABLE: spec.id,
-            # Not the agent's own: they are secrets of the app, and Fly adds them.
+            # Without the agent's own variables: Fly adds them from the app's secrets.
             **spec.environment,
         },
         "metadata": metadata(place, spec.id),

@@ -80,7 +80,7 @@ class FlyPlacement(PlacementSettings):
 
     def check_agent(self, name: str, agent: Agent) -> None:
         if "@sha256:" not in (agent.image or ""):
-            # Fly would look up a tag anew for each machine.
+            # Fly would resolve a tag for each machine.
             raise ValueError(
                 f"image '{agent.image or ''}' has no digest; allowed: an image by its digest, such as "
                 "registry.fly.io/bots@sha256:…"
@@ -88,7 +88,7 @@ class FlyPlacement(PlacementSettings):
         guest(self.cpu_kind, agent.cpu, agent.memory_mb)
 
     def build(self, context: ProviderContext) -> MachineProvider:
-        # Its client is a tenth of the time of a dispatcher's imports.
+        # Imported here: the client takes a tenth of the time of all imports.
         from dispatcher.machines.fly.provider import FlyProvider
 
         shared = FlyShared.of(context.shared)

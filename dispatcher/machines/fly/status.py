@@ -26,7 +26,7 @@ def state_of(machine: Mapping[str, Any]) -> MachineState:
     state = machine["state"]
     if state in RUNNING:
         return MachineState.started
-    # A word that we do not know yet: whoever counts on the machine asks again.
+    # An unknown state: callers that wait for the machine ask again.
     return MachineState.gone if state in OVER else MachineState.requested
 
 
@@ -124,5 +124,5 @@ def _exit_event(machine: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _exit_code(ended: Mapping[str, Any]) -> int | None:
     code, number = ended.get("exit_code"), ended.get("guest_signal", -1)
-    # A program that a signal ended has no code of its own.
+    # A program killed by a signal has no exit code of its own.
     return 128 + number if not code and number > 0 else code

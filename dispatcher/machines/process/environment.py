@@ -87,7 +87,7 @@ def _caches(root: Path, bot_file: Path) -> dict[str, str]:
 
 
 def _base_environment(root: Path, cpu: float, python: str | None) -> dict[str, str]:
-    # As in an environment that is activated: bots call `python`, and tools such as ffmpeg.
+    # As in an activated environment: bots call `python`, and tools such as ffmpeg.
     beside = str(Path(python or sys.executable).parent)
     return {
         "PATH": os.pathsep.join([beside, os.environ.get("PATH") or os.defpath]),
@@ -96,6 +96,6 @@ def _base_environment(root: Path, cpu: float, python: str | None) -> dict[str, s
         "PYTHONPATH": str(runtime_path(root)),
         "PYTHONUNBUFFERED": "1",
         **thread_variables(cpu),
-        # ONNX runtime, from 1.29 on, sends what it runs to its makers if it is not told otherwise.
+        # ONNX runtime 1.29 and later reports the models that it runs unless this is set.
         "ORT_DISABLE_TELEMETRY": "1",
     }

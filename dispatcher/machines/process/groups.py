@@ -53,7 +53,7 @@ class Group:
         try:
             return _led_by(psutil.Process(self.leader)) == self.directory
         except psutil.Error:
-            # Gone; or, if we may not look at it, another user's.
+            # It has exited or, if access is denied, belongs to another user.
             return False
 
     def runs(self) -> bool:
@@ -77,7 +77,7 @@ class Group:
     def kill(self) -> None:
         """Send SIGKILL to the group, and to the bot's processes that left it."""
         if self.leads():
-            # The leader last: what it is the parent of is known to be the machine's.
+            # The leader last: its children are known to be the machine's.
             for pid in leader.descendants(self.leader):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -101,12 +101,12 @@ class Group:
                 if process.status() != psutil.STATUS_ZOMBIE and self._is_ours(process, user):
                     yield process
             except (psutil.Error, ProcessLookupError, FileNotFoundError, PermissionError):
-                continue  # it is gone meanwhile, or another user's
+                continue  # it has exited meanwhile, or is another user's
 
     def _is_ours(self, process: psutil.Process, user: int | None) -> bool:
         if process.pid == self.leader:
             return False
-        if user is not None:  # nobody else's processes have it, and none of its processes has another
+        if user is not None:  # the user owns exactly the machine's processes
             return process.uids().real == user
         if process.environ().get(DIRECTORY_VARIABLE) == str(self.directory):
             return True
@@ -170,7 +170,7 @@ def read_tail(directory: Path) -> str:
 def _led_by(process: psutil.Process) -> Path | None:
     """Return the directory of the machine whose leader this process is."""
     arguments = process.cmdline()
-    # A leader from a template has its title in the place of its arguments, and nothing in those that follow.
+    # A leader from a template has its title as its first argument, and empty ones after it.
     if LEADER_NAME in arguments:
         begin = arguments.index(LEADER_NAME)
         title = arguments[begin : begin + 3]
@@ -178,7 +178,7 @@ def _led_by(process: psutil.Process) -> Path | None:
         title = " ".join(arguments).rstrip().split(" ", 2)
     if len(title) != 3 or title[0] != LEADER_NAME or process.status() == psutil.STATUS_ZOMBIE:
         return None
-    if is_machines_user(process.uids().real):  # a bot that passes itself off as a leader
+    if is_machines_user(process.uids().real):  # a bot that pretends to be a leader
         return None
     directory = Path(title[2])
     return directory if directory.name == title[1] else None

@@ -102,7 +102,7 @@ class Isolation:
                 "nothing keeps the machine from the dispatcher's data, and isolation is 'required'; allowed: "
                 "a dispatcher that is root, with a bot that others may read; Landlock (Linux 5.19); or 'auto'"
             )
-        # What holds something private is not given as a whole.
+        # A directory that contains a private path is not allowed as a whole.
         needed = (self._root / PYTHONPATH, bot_file.parent.resolve(), Path(python).parent.parent)
         readable = (path for path in needed if not any(_is_in(one, path) for one in self._private))
         return Confinement(
@@ -172,7 +172,7 @@ def _share(cache: Path) -> int:
             try:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 file = os.open(name, flags, dir_fd=place)
-            except OSError:  # a link, or it is gone meanwhile
+            except OSError:  # a link, or it was deleted meanwhile
                 continue
             _give_to_group(file, group)
         if seen > CACHE_FILES:
@@ -185,7 +185,7 @@ def _give_to_group(file: int, group: int) -> None:
     try:
         found = os.fstat(file)
         is_directory = stat.S_ISDIR(found.st_mode)
-        # A second name may be another place's file.
+        # A hard link may lead to a file elsewhere.
         plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not (is_directory or plain) or not (
             found.st_uid == os.geteuid() or is_machines_user(found.st_uid)
@@ -207,7 +207,7 @@ def _is_in(path: str, directory: Path) -> bool:
 def _probe(python: str, bot_file: Path, environment: Mapping[str, str]) -> str:
     """Return why a machine's user cannot read the bot's files; empty if it can."""
     beside = [bot_file.parent, *sorted(bot_file.parent.iterdir())]
-    # As for the links in a machine's directory: of what is hidden, `.env` alone.
+    # As for the links in a machine's directory: of hidden files only `.env`.
     names = [str(path) for path in beside if not path.name.startswith(".") or path.name.startswith(".env")]
     user = FIRST_USER
     try:

@@ -75,7 +75,7 @@ def _last(segments: list[_Segment], begin: int) -> tuple[int, bytes]:
         if first >= place:
             continue
         part = segment.read(first, place)
-        if len(part) < place - first:  # the bot has made the file shorter meanwhile
+        if len(part) < place - first:  # the bot has truncated the file meanwhile
             break
         text, place = part + text, first
     return place, text
@@ -105,7 +105,7 @@ def _segments(directory: Path, opened: contextlib.ExitStack) -> list[_Segment] |
 
 
 def _segment(file: int, begin: int, offset: int, limit: int | None = None) -> _Segment:
-    # What the bot itself appended may reach into the next one's place.
+    # Text that the bot itself appended may overlap the next file.
     begin = max(0, begin)
     end = begin + max(0, os.fstat(file).st_size - offset)
     return _Segment(file, offset, begin, end if limit is None else min(end, limit))

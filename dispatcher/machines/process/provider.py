@@ -187,7 +187,7 @@ class ProcessProvider:
             await asyncio.to_thread(group.ask)
             while await asyncio.to_thread(group.leads) and self._clock.monotonic() < deadline:
                 await self._clock.sleep(POLL_SECONDS)
-            # Also if the bot is gone: what it started and left behind goes with it.
+            # Also if the bot has exited: its remaining processes are stopped with it.
             while await asyncio.to_thread(group.runs):
                 late = self._clock.monotonic() >= deadline + FORCE_SECONDS
                 await asyncio.to_thread(group.kill if late else group.end)
@@ -208,7 +208,7 @@ class ProcessProvider:
             self._lay_out_root()
             self._prune()
             with _locked(directory):
-                # Whoever had the lock before may have been asked for the same machine.
+                # The previous holder of the lock may have created the same machine.
                 if (known := self._recorded(directory)) is not None:
                     return known
                 work = _lay_out(directory, bot_file)
@@ -333,7 +333,7 @@ class ProcessProvider:
             except Unreachable:
                 continue
             changed = _changed_at(directory)
-            # Files have their times from the system, whose clock ours only follows.
+            # File times come from the system's clock, not from the injected one.
             never_ran = status is None and time.time() > changed + NEVER_RAN_SECONDS
             if never_ran or (status is not None and status.state is MachineState.gone):
                 gone.append((changed, directory))
@@ -364,7 +364,7 @@ def _status(directory: Path, group: Group | None) -> MachineStatus | None:
         return None
     if group.leads() or (read_exit_code(directory) is None and group.runs()):
         return MachineStatus(directory.name, MachineState.started)
-    # Read again: the leader writes the exit status just before it goes.
+    # Read again: the leader writes the exit status just before it exits.
     exit_code = read_exit_code(directory)
     return MachineStatus(directory.name, MachineState.gone, exit_code, read_tail(directory))
 
@@ -410,12 +410,12 @@ def _is_still(directory: Path, held: int) -> bool:
 def _lay_out(directory: Path, bot_file: Path) -> Path:
     """Make the machine's directories; a bot finds the files beside it by relative paths."""
     work = directory / "work"
-    for entry in directory.iterdir():  # what an earlier attempt left that never ran
+    for entry in directory.iterdir():  # remains of an earlier attempt that never ran
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     work.mkdir()
     (directory / "tmp").mkdir()
     for neighbour in bot_file.parent.iterdir():
-        # Bots read their own `.env` by its name; nothing else that is hidden is theirs to find.
+        # Bots read their `.env` by its name; other hidden files get no link.
         is_env = neighbour.name == ".env" or neighbour.name.startswith(".env.")
         if is_env or not neighbour.name.startswith("."):
             (work / neighbour.name).symlink_to(neighbour.resolve())

@@ -112,7 +112,7 @@ class Template:
     def close(self) -> None:
         """End the template; its machines go on."""
         with self._lock:
-            with contextlib.suppress(OSError):  # it is dead, and a line to it was never read
+            with contextlib.suppress(OSError):  # it has exited without reading its last line
                 self._stdin.close()
             try:
                 self._process.wait(REPLY_SECONDS)

@@ -54,7 +54,7 @@ REQUESTS: dict[RoomAction, Request] = {
 }
 
 RATES: dict[Kind, Rate] = {
-    # Documented: about 2 a second, or 50 in 30 s. So many are never more than 50 in any 30 s.
+    # Documented: about 2 a second, or 50 in 30 s. This rate stays below 50 in any 30 s.
     "delete": Rate(per_second=1.5, burst=5),
     # Documented: 20 a second, or 100 in 5 s.
     "other": Rate(per_second=18.0, burst=10),
@@ -90,7 +90,7 @@ class DailyApi:
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=None,  # noqa: S113 - `within` has it
             transport=http,
-            # A proxy of the environment's is for the real API.
+            # The environment's proxy is only for the real API.
             trust_env=http is None,
         )
         self._buckets: dict[Kind, TokenBucket] = {kind: TokenBucket(rate) for kind, rate in RATES.items()}
@@ -196,7 +196,7 @@ class DailyApi:
         try:
             answer = await within(self._clock, seconds, self._client.request(method, path, json=body), late)
         except httpx.HTTPError as error:
-            # Its own words stay out: where a header could not be sent, they have it, with the key.
+            # Without the exception's text: for a header that could not be sent, it contains the key.
             raise NoAnswer(f"Daily did not answer: {type(error).__name__}") from None
         if answer.status_code == 404 and method != "POST":
             return None
@@ -218,7 +218,7 @@ class DailyApi:
             return TooManyCalls(f"Daily takes no more calls: {words}", _retry_after(answer))
         if status >= 500 or status < 400:
             return NoAnswer(f"Daily failed: {words}")
-        # Whoever is turned away has made nothing; and has not learned whether something is there.
+        # A refused call has created nothing, and does not say whether something exists.
         return Refused(f"Daily refuses: {words}", nowhere=method == "POST" and status in (401, 403))
 
     def _words(self, answer: httpx.Response) -> str:

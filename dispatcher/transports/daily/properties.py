@@ -81,7 +81,7 @@ _ROOM: dict[str, TypeAdapter[Any]] = {
     **dict.fromkeys(_SWITCHES, _BOOL),
     "geo": TypeAdapter(Geo),
     "lang": TypeAdapter(Language),
-    # The bot and its client at least; Daily's own limit is 200.
+    # At least the bot and its client; Daily's own limit is 200.
     "max_participants": TypeAdapter(Annotated[int, Field(ge=2, le=200)]),
     "sfu_switchover": TypeAdapter(Annotated[float, Field(gt=0, le=200)]),
 }

@@ -96,7 +96,7 @@ class DailySettings(TransportSettings):
         api = DailyApi(key, url, context.clock)
         domain = DailyDomain(api, name, domain_id, context.clock)
         try:
-            # No answer: it is asked for again while the dispatcher serves.
+            # No answer: the dispatcher asks again while it serves.
             with contextlib.suppress(NoAnswer, TooManyCalls):
                 await domain.look()
         finally:

@@ -96,10 +96,10 @@ class Daily:
             try:
                 found = await self._api.create_room(name, properties, deadline, confirm)
             except TooManyCalls as error:
-                # None of the calls that came too early was carried out.
+                # Daily executed none of the throttled calls.
                 raise TooManyCalls(str(error), error.retry_after, nowhere=answered) from error
             except Refused as error:
-                # What it says where the name is taken may change: whether it is, the room itself tells.
+                # The message for a taken name may change, so look the room up.
                 found = await self._taken(name, _in_words(error, room), deadline, answered=answered)
             except NoAnswer as error:
                 answered = False
@@ -129,7 +129,7 @@ class Daily:
         except Refused:
             found, known = None, refusal.nowhere
         if found is None:
-            # A call before this one, which was not answered, may still come through.
+            # An earlier, unanswered call may still take effect.
             raise Refused(
                 str(refusal), nowhere=known and answered, caller_fault=refusal.caller_fault
             ) from refusal
@@ -144,7 +144,7 @@ class Daily:
                 return await self._api.room(name, deadline)
             except NoAnswer:
                 await self._rest(attempt, deadline, lost)
-                # An outage may outlast the wish for the room.
+                # The room may no longer be wanted after an outage.
                 await confirm()
         raise AssertionError("the loop returns or raises")
 
@@ -179,8 +179,8 @@ def _verify(found: dict[str, Any], name: str, url: str, exp: int) -> None:
         "privacy": found.get("privacy"),
         "url": found.get("url"),
         "exp": config.get("exp"),
-        # An answer leaves out of the configuration what is as in the defaults: where this is missing it is
-        # the domain's, which Daily does not tell here.
+        # An answer omits config values that equal the defaults. A missing one is the domain's, which this
+        # answer does not contain.
         "eject_at_room_exp": config.get("eject_at_room_exp", True),
     }
     wanted = {"name": name, "privacy": "private", "url": url, "exp": exp, "eject_at_room_exp": True}

@@ -119,7 +119,7 @@ class DailyWebhooks:
 
 def _is_test(body: bytes) -> bool:
     """Return True for the test message. It has no content, so its signature does not matter."""
-    # By its bytes: what anybody may have sent is not parsed.
+    # Compared as bytes: an unsigned message is never parsed.
     return len(body) <= TEST_BYTES and b"".join(body.split()) == TEST
 
 
