@@ -50,6 +50,7 @@ BEGIN_WITH = (
     "tests/test_types.py",
     *("tests/stacks/test_engine.py", "tests/stacks/test_fly_engine.py", "tests/stacks/test_docker_engine.py"),
     *("tests/stacks/test_whole_stack.py", "tests/stacks/test_plans.py", "tests/stacks/test_data.py"),
+    "tests/stacks/test_encryption.py",
     *("tests/stacks/test_fly_interrupted.py", "tests/stacks/test_bot_packages.py", "tests/chaos/"),
 )
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
@@ -62,8 +63,13 @@ def anyio_backend() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the engine, and put first what takes longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith(BEGIN_WITH))
+    """Mark what needs the engine, and put first what one worker runs alone, then what takes longest."""
+    items.sort(
+        key=lambda item: (
+            not item.nodeid.startswith((*OF_THE_ENGINE, *SHARING)),
+            not item.nodeid.startswith(BEGIN_WITH),
+        )
+    )
     for item in items:
         if item.nodeid.startswith(OF_THE_ENGINE) and NEEDS_ONE & set(getattr(item, "fixturenames", ())):
             item.add_marker("containers")
