@@ -141,6 +141,7 @@ lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.
 	@echo 'uv>=0.13' | $(COMPILE) - -o images/requirements-build.txt
 	@echo cyclonedx-bom | $(COMPILE) - -c requirements-dev.txt -o images/requirements-sbom.txt
 	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
+	@$(COMPILE) --group dispatcher-aws -c requirements-aws.txt -o images/requirements-dispatcher-aws.txt
 	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \
 		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done
 

@@ -44,9 +44,12 @@ RUN npm run build --silent
 # --- Python packages.
 FROM tools AS packages
 ARG SOURCE_DATE_EPOCH=0
-COPY images/requirements-dispatcher.txt images/packages.sh images/finish.py /build/
+# dispatcher, or dispatcher-aws for placements at ECS.
+ARG PACKAGES=dispatcher
+COPY images/requirements-dispatcher*.txt images/packages.sh images/sdk.py images/finish.py /build/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    sh /build/packages.sh dispatcher \
+    sh /build/packages.sh ${PACKAGES} \
+    && python3 /build/sdk.py /opt/venv \
     && mkdir -p /out/opt && mv /opt/venv /out/opt/ \
     && python3 /build/finish.py --strip --epoch ${SOURCE_DATE_EPOCH} /out
 

@@ -131,6 +131,7 @@ async def sequential() -> list[float]:
                     break
                 await asyncio.sleep(1)
             times.append(time.perf_counter() - began)
+    await ecs.close()
     return times
 
 
@@ -145,6 +146,7 @@ async def ours(wait: str) -> list[float]:
             assert answer.json()["dailyRoom"].startswith(f"https://{DOMAIN}.daily.co/")
             # The one before has ended its calls.
             await asyncio.sleep(2)
+    await ecs.close()
     assert ecs.violations == []
     return times
 
@@ -203,6 +205,7 @@ async def ask(rate: float, seconds: float) -> list[Asked]:
             return Asked(asked_at - began, took, answer.status_code, said.get("code", ""), retry_after)
 
         asked = await asyncio.gather(*(call(number) for number in range(round(rate * seconds))))
+    await ecs.close()
     assert ecs.violations == []
     return list(asked)
 
@@ -229,6 +232,7 @@ async def print_processor() -> None:
         fake = FakeEcs(limits=Limits(enabled=False), times=AT_ONCE, validates=False)
 
         async def close() -> None:
+            await fake.close()
             assert fake.violations == []
 
         return provider_at(fake), close

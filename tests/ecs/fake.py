@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.tasks import end_tasks
 from tests.ecs.model import error_is_known, operation, problems, wire
 from tests.ecs.rates import Limits
 from tests.ecs.tasks import Definition, Task, Times
@@ -88,6 +89,12 @@ class FakeEcs:
 
     def count(self, name: str) -> int:
         return sum(1 for called, _ in self.calls if called == name)
+
+    async def close(self) -> None:
+        """End what its tasks wait for."""
+        lives = [task.life for task in self.tasks.values() if task.life is not None and not task.life.done()]
+        if lives:
+            await end_tasks(*lives)
 
     async def handle(self, call: Call) -> Answer:
         if self.latency:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dispatcher.clock import Clock
+from dispatcher.tasks import end_tasks
 from tests.ecs.model import moment
 from tests.fly.processes import SIGKILLED, Launch, Process, Start
 
@@ -165,7 +166,11 @@ class Task:
         assert self.process is not None
         ending = asyncio.ensure_future(self.process.wait())
         stopping = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await end_tasks(ending, stopping)
+            raise
         if not ending.done():
             self._now("STOPPING")
             self.process.send(signal.SIGTERM)
