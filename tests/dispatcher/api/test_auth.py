@@ -1,6 +1,7 @@
 """Authentication over HTTP: keys, tokens, hosts and origins."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,12 @@ from tests.dispatcher.harness import START_OF_TIME, Deployment, deployment
         ([("Host", "a:1"), ("Origin", "http://a:1"), ("Origin", "http://evil.example")], 403),
     ],
 )
-async def test_only_our_own_names_and_our_own_pages_may_call(tmp_path, headers, status):
-    async with deployment(tmp_path) as running:
-        for path in ("/start", "/sessions/x/api/offer"):
-            answer = await running.http.post(path, headers=headers)
-            assert (answer.status_code == 403) == (status == 403)
-        assert bool(running.provider.specs) == (status == 200)
+async def test_only_our_own_names_and_our_own_pages_may_call(open_dispatcher, headers, status):
+    before = len(open_dispatcher.provider.specs)
+    for path in ("/start", "/sessions/x/api/offer"):
+        answer = await open_dispatcher.http.post(path, headers=headers)
+        assert (answer.status_code == 403) == (status == 403)
+    assert (len(open_dispatcher.provider.specs) > before) == (status == 200)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +144,14 @@ async def test_another_page_cannot_open_a_channel(tmp_path):
         assert refused.value.response.status_code == 403
 
 
+@pytest.fixture(scope="module")
+async def open_dispatcher(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    """A dispatcher without keys, for tests that compare what was started before and after."""
+    agents = {"echo": AgentSettings(bot=Path("bot/agents/echo.py"), max_sessions=1000)}
+    async with deployment(tmp_path_factory.mktemp("open"), agents=agents) as running:
+        yield running
+
+
 SECRETS = {name: new_key(public=name == "page") for name in ("page", "backend", "reader", "root")}
 SITE, OTHER_SITE = "https://app.example.com", "https://other.example.com"
 
@@ -167,6 +176,13 @@ def agents() -> dict[str, AgentSettings]:
 def keyed(tmp_path: Path, *keys: KeySettings, **more: Any):
     """A dispatcher with two agents and these keys."""
     return deployment(tmp_path, agents=agents(), keys=keys or KEYS, **more)
+
+
+@pytest.fixture(scope="module")
+async def keyed_dispatcher(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    """A dispatcher with keys, for tests that start nothing there."""
+    async with keyed(tmp_path_factory.mktemp("keyed")) as running:
+        yield running
 
 
 def bearer(name_or_key: str) -> dict[str, str]:
@@ -203,17 +219,16 @@ async def test_of_two_keys_none_is_taken(tmp_path):
     # The keys are new in every process.
     ids=["none", "empty", "wrong", "basic", "longer", "beginning cut off", "its hash", "latin-1", "no token"],
 )
-async def test_with_keys_a_call_without_one_is_refused(tmp_path, given):
-    async with keyed(tmp_path) as running:
-        headers = {"Authorization": given.encode("latin-1")} if given else {}
-        calls = [("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/v1/agents"), ("GET", "/no/route")]
-        for method, path in (*calls, ("POST", "/sessions/x/api/offer"), ("OPTIONS", "/sessions/x/y")):
-            answer = await running.http.request(method, path, headers=headers)
-            assert answer.status_code == 401, (method, path)
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.json()["code"] == "401"
-            assert not any(secret in answer.text for secret in SECRETS.values())
-        assert not running.provider.specs
+async def test_with_keys_a_call_without_one_is_refused(keyed_dispatcher, given):
+    headers = {"Authorization": given.encode("latin-1")} if given else {}
+    calls = [("POST", "/start"), ("GET", "/sessions/x"), ("GET", "/v1/agents"), ("GET", "/no/route")]
+    for method, path in (*calls, ("POST", "/sessions/x/api/offer"), ("OPTIONS", "/sessions/x/y")):
+        answer = await keyed_dispatcher.http.request(method, path, headers=headers)
+        assert answer.status_code == 401, (method, path)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["code"] == "401"
+        assert not any(secret in answer.text for secret in SECRETS.values())
+    assert not keyed_dispatcher.provider.specs
 
 
 async def test_with_keys_health_needs_none(tmp_path):

@@ -4,8 +4,20 @@ import asyncio
 
 import pytest
 
-from tests.dispatcher.api.test_auth import OTHER_SITE, SECRETS, SITE, bearer, entry, keyed, start
+from tests.dispatcher.api.test_auth import (
+    OTHER_SITE,
+    SECRETS,
+    SITE,
+    bearer,
+    entry,
+    keyed,
+    keyed_dispatcher,
+    open_dispatcher,
+    start,
+)
 from tests.dispatcher.harness import deployment
+
+__all__ = ["keyed_dispatcher", "open_dispatcher"]
 
 ASKS = {
     "Access-Control-Request-Method": "POST",
@@ -29,18 +41,19 @@ ASKS = {
         ("null", "POST", "/start", 403),
     ],
 )
-async def test_a_preflight_is_answered_for_the_sites_of_public_keys(tmp_path, origin, method, path, status):
-    async with keyed(tmp_path) as running:
-        headers = ASKS | {"Origin": origin, "Access-Control-Request-Method": method}
-        answer = await running.http.options(path, headers=headers)
-        assert answer.status_code == status
-        if status != 204:
-            assert "access-control-allow-origin" not in answer.headers
-            return
-        assert answer.headers["access-control-allow-origin"] == origin
-        assert method in answer.headers["access-control-allow-methods"]
-        assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
-        assert "Origin" in answer.headers["vary"].split(", ")
+async def test_a_preflight_is_answered_for_the_sites_of_public_keys(
+    keyed_dispatcher, origin, method, path, status
+):
+    headers = ASKS | {"Origin": origin, "Access-Control-Request-Method": method}
+    answer = await keyed_dispatcher.http.options(path, headers=headers)
+    assert answer.status_code == status
+    if status != 204:
+        assert "access-control-allow-origin" not in answer.headers
+        return
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert method in answer.headers["access-control-allow-methods"]
+    assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
+    assert "Origin" in answer.headers["vary"].split(", ")
 
 
 @pytest.mark.parametrize(
@@ -56,13 +69,12 @@ async def test_a_preflight_is_answered_for_the_sites_of_public_keys(tmp_path, or
     ],
 )
 async def test_without_keys_a_preflight_is_answered_for_pages_of_this_machine(
-    tmp_path, origin, method, path, status
+    open_dispatcher, origin, method, path, status
 ):
-    async with deployment(tmp_path) as running:
-        headers = ASKS | {"Origin": origin, "Access-Control-Request-Method": method}
-        answer = await running.http.options(path, headers=headers)
-        assert answer.status_code == status
-        assert answer.headers.get("access-control-allow-origin") == (origin if status == 204 else None)
+    headers = ASKS | {"Origin": origin, "Access-Control-Request-Method": method}
+    answer = await open_dispatcher.http.options(path, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers.get("access-control-allow-origin") == (origin if status == 204 else None)
 
 
 async def test_without_keys_a_page_of_this_machine_reads_its_answers(tmp_path):

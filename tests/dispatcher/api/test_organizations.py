@@ -14,9 +14,11 @@ from bot import protocol
 from dispatcher.api.organizations import REASONS
 from dispatcher.machines.provider import LogPart, Rejected
 from dispatcher.settings import AgentSettings
-from tests.dispatcher.api.test_auth import SECRETS, bearer, keyed, start
+from tests.dispatcher.api.test_auth import SECRETS, bearer, keyed, keyed_dispatcher, start
 from tests.dispatcher.api.test_logs import Logged
 from tests.dispatcher.harness import Deployment, deployment
+
+__all__ = ["keyed_dispatcher"]
 
 SERVICES = "/v1/organizations/switchboard/services"
 
@@ -162,10 +164,9 @@ async def test_the_command_line_reads_and_stops_with_a_key(tmp_path):
         ("reader", "/echo/sessions?endState=asleep", 400),
     ],
 )
-async def test_organizations_are_for_those_who_may_list(tmp_path, who, path, status):
-    async with keyed(tmp_path) as running:
-        answer = await running.http.get(f"{SERVICES}{path}", headers=bearer(who))
-        assert answer.status_code == status, answer.text
+async def test_organizations_are_for_those_who_may_list(keyed_dispatcher, who, path, status):
+    answer = await keyed_dispatcher.http.get(f"{SERVICES}{path}", headers=bearer(who))
+    assert answer.status_code == status, answer.text
 
 
 async def test_agents_are_filtered_by_their_placement(tmp_path):
