@@ -29,7 +29,7 @@ def read_query(text: str | None) -> dict[str, str]:
     except ValueError:
         raise Refused("the query cannot be read", 400) from None
     if len(dict(pairs)) < len(pairs):
-        raise Refused("a parameter of the query is there twice", 400)
+        raise Refused("a parameter of the query occurs twice", 400)
     return dict(pairs)
 
 
@@ -44,7 +44,7 @@ def read_json(text: str | bytes) -> Any:
         members: dict[str, Any] = {}
         for name, value in pairs:
             if name in members:
-                raise Refused(f"{name[:100]!r}: is there twice", 400)
+                raise Refused(f"{name[:100]!r}: occurs twice", 400)
             members[name] = value
         return members
 
@@ -55,7 +55,7 @@ def read_json(text: str | bytes) -> Any:
         decoded = text.decode() if isinstance(text, bytes) else text
         return json.loads(decoded, object_pairs_hook=distinct, parse_constant=no_number)
     except (ValueError, RecursionError):
-        raise Refused("what was sent is not JSON", 400) from None
+        raise Refused("the body is not JSON", 400) from None
 
 
 def member(given: Any, name: str, kind: type) -> Any:

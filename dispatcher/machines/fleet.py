@@ -201,7 +201,7 @@ class Fleet:
                 self._throttled.warn(self._clock.monotonic(), f"{placement.name}: {error}")
                 failures.append(Failure(placement.name, error))
             except ProviderError as error:
-                log.warning("machine %s: not from %s: %s", spec.id, placement.name, error)
+                log.warning("machine %s: placement %s gave none: %s", spec.id, placement.name, error)
                 failures.append(Failure(placement.name, error))
             if not failover.may_go_on(failures):
                 break

@@ -228,7 +228,7 @@ class Placement:
                     await confirm()
             left = deadline - self._clock.now()
             if left <= 0:
-                raise Throttled(words or "the deadline came before its turn", LEAST_HOLD_SECONDS)
+                raise Throttled(words or "the deadline passes before its turn", LEAST_HOLD_SECONDS)
             try:
                 return await self._watched(action, call, min(limit, left))
             except Unreachable as error:
@@ -284,7 +284,7 @@ class Placement:
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            raise Faulty("the provider's call was cancelled, and by nobody here") from error
+            raise Faulty("the provider cancelled its own call") from error
         except Exception as error:
-            log.exception("placement %s: the provider raised what it must not", self.name)
+            log.exception("placement %s: the provider raised an exception outside its contract", self.name)
             raise Faulty(f"unexpected {type(error).__name__}: {error}") from error

@@ -288,7 +288,7 @@ class Relay:
         oldest = self._clock.monotonic() - MISSED_SIGNS * self._interval
         for name in [name for name, replica in self._replicas.items() if replica.heard_at < oldest]:
             held = list(self._replicas[name].machines)
-            log.warning("replica %s is not heard any more; it held %d machines", name, len(held))
+            log.warning("replica %s has gone silent; it held %d machines", name, len(held))
             for machine_id in held:
                 self._forget(machine_id)
             del self._replicas[name]

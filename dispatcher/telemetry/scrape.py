@@ -91,7 +91,7 @@ class Scrape(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         up = self._counts is not None
-        yield GaugeMetricFamily(f"{PREFIX}_store_up", "Whether the store answered the last count.", int(up))
+        yield GaugeMetricFamily(f"{PREFIX}_store_up", "1 if the store answered the last count.", int(up))
         yield from self._families(self._counts or Counts(), known=up)
 
     async def _count(self) -> None:
@@ -104,9 +104,7 @@ class Scrape(Collector):
         self._counted_at = self._clock.monotonic()
 
     def _families(self, counts: Counts, *, known: bool = False) -> Iterator[GaugeMetricFamily]:
-        sessions = GaugeMetricFamily(
-            f"{PREFIX}_sessions", "Sessions that are live.", labels=("agent", "state")
-        )
+        sessions = GaugeMetricFamily(f"{PREFIX}_sessions", "Live sessions.", labels=("agent", "state"))
         machines = GaugeMetricFamily(
             f"{PREFIX}_machines", "Machines that are not known to be gone.", labels=("placement", "state")
         )
@@ -116,7 +114,7 @@ class Scrape(Collector):
             _fill(machines, counts.machines, self._fleet.breakers, alive)
         breakers = GaugeMetricFamily(
             f"{PREFIX}_placement_breaker",
-            "1 for the state that a placement's circuit breaker is in.",
+            "1 for the state of a placement's circuit breaker.",
             labels=("placement", "state"),
         )
         for placement, is_in in self._fleet.breakers.items():

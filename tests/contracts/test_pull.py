@@ -47,7 +47,7 @@ def test_a_machines_image_is_pulled_by_its_digest(
 
     with caplog.at_level(logging.DEBUG, LOG):
         containers.run(scenario())
-        assert "is being pulled" not in caplog.text
+        assert "pulling" not in caplog.text
     containers.engine.docker("inspect", pushed)
 
 
@@ -64,9 +64,9 @@ def test_progress_is_told_and_an_image_is_pulled_once_for_all_who_wait(
     with caplog.at_level(logging.DEBUG, LOG):
         containers.run(scenario())
     lines = [record.getMessage() for record in caplog.records if record.name == LOG]
-    assert lines.count(f"image {pushed}: is being pulled") == 1
+    assert lines.count(f"image {pushed}: pulling") == 1
     assert any("Download complete" in line or "Pull complete" in line for line in lines)
-    (done,) = [line for line in lines if "is here, " in line]
+    (done,) = [line for line in lines if ": pulled, " in line]
     assert done.startswith(f"image {pushed}: ")
 
 

@@ -121,7 +121,7 @@ def test_a_live_session_outlives_a_dispatcher_that_is_out_of_descriptors(tmp_pat
         # What is open stays open; nothing more can be opened.
         process.rlimit(psutil.RLIMIT_NOFILE, (0, hard))
         until(
-            lambda: f"m-{session_id} cannot be looked at" in dispatcher.log.read_text(),
+            lambda: f"m-{session_id} cannot be examined" in dispatcher.log.read_text(),
             60,
             "a probe of the machine",
         )

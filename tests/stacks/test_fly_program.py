@@ -108,7 +108,7 @@ def test_a_bad_value_is_refused(given: dict[str, Any], message: str) -> None:
             {"databaseUrl": "mysql://me:hunter2@db/x"},
             "^(?!.*hunter2)switchboard:databaseUrl: allowed is a URL that",
         ),
-        ({"agents": {"echo": {**AGENTS["echo"], "cpu": 32}}}, "more than a machine of kind 'performance'"),
+        ({"agents": {"echo": {**AGENTS["echo"], "cpu": 32}}}, "largest machine of kind 'performance'"),
     ],
 )
 def test_what_only_the_whole_tells_is_refused_before_an_engine_runs(

@@ -61,10 +61,10 @@ def mapped(error: Exception) -> ProviderError:
     if UNFILTERED in words:
         return NoCapacity(words)
     if "toomanyrequests" in lower or error.status == 429:
-        return Throttled(f"the image's registry takes no more calls: {words}", REGISTRY_RETRY_SECONDS)
+        return Throttled(f"the image's registry is throttling: {words}", REGISTRY_RETRY_SECONDS)
     if isinstance(error, aiodocker.exceptions.DockerStreamError):
         if any(sign in lower for sign in NOT_TO_BE_HAD):
-            return Rejected(f"the image is not to be had: {words}")
+            return Rejected(f"the image is not available: {words}")
         return NoCapacity(f"the image could not be pulled: {words}")
     if "oci runtime" in lower or error.status in (400, 401, 403, 404, 409, 413):
         return Rejected(f"the engine refuses: {words}")
@@ -195,7 +195,7 @@ class HostAddress:
         except Unreachable:  # the next machine's create asks again
             return ""
         except ProviderError as error:  # the engine's proxy refuses it, and machines there do not need it
-            log.debug("network %s cannot be looked at: %s", self._network, error)
+            log.debug("network %s cannot be examined: %s", self._network, error)
             self._is_refused = True
             return ""
         # The engine's proxy, an old engine or another program may omit any of these members.

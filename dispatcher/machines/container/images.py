@@ -73,7 +73,7 @@ class Images:
             docker = await self._engine.docker()
             if await _found(docker, image) is not None:
                 return
-            log.info("image %s: is being pulled", image)
+            log.info("image %s: pulling", image)
             layers: dict[str, str] = {}
             async for step in _without_silence(docker.images.pull(image, stream=True)):
                 layer, status = step.get("id", ""), step.get("status", "")
@@ -82,8 +82,8 @@ class Images:
                     log.debug("image %s: %s: %s", image, layer, status)
             if await _found(docker, image) is None:
                 # The client mistakes some lost connections for the end of the pull.
-                raise Unreachable("its pull ended before it was there")
-            log.info("image %s: is here, %d layers", image, len(layers))
+                raise Unreachable("its pull ended too early")
+            log.info("image %s: pulled, %d layers", image, len(layers))
 
 
 async def _found(docker: aiodocker.Docker, image: str) -> dict[str, Any] | None:

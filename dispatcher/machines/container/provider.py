@@ -157,7 +157,7 @@ class ContainerProvider:
         if (creating := self._creating.get(spec.id)) is not None:
             return await asyncio.shield(creating)
         if (found := await self._look(spec.id)) is None:
-            raise Rejected(f"there is no container {self._name(spec.id)} any more")
+            raise Rejected(f"container {self._name(spec.id)} no longer exists")
         return await self._going(spec, found)
 
     async def list(self) -> AsyncIterator[MachineStatus]:
@@ -197,7 +197,7 @@ class ContainerProvider:
                 docker = await self._engine.docker()
                 if not self._waiting[spec.id]:
                     # Another placement may have the machine by now.
-                    raise Unreachable("nobody waits for the machine any more")
+                    raise Unreachable("no caller waits for the machine any more")
                 try:
                     await docker.containers.create(self._config(spec, host, has_file), name=name)
                     break
@@ -290,7 +290,7 @@ class ContainerProvider:
         try:
             return await self._inspect(machine_id)
         except ProviderError as error:
-            raise Unreachable(f"it may be there, and cannot be looked at: {error}") from error
+            raise Unreachable(f"it may exist, and cannot be examined: {error}") from error
 
     async def _inspect(self, machine_id: str) -> Mapping[str, Any] | None:
         """Return the engine's view of the machine's container; None if there is none of this deployment.

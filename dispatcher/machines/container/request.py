@@ -114,7 +114,7 @@ def content_of(packed: bytes) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as files:
             members = [member for member, _ in zip(files, range(_MEMBERS + 1), strict=False)]
             if len(members) != _MEMBERS or members[1].name != FILE or not members[1].isreg():
-                raise ValueError("its members are others")
+                raise ValueError("its members are different")
             file = files.extractfile(members[1])
             return file.read(MOST_BYTES) if file is not None else b""
     except (tarfile.TarError, EOFError, OverflowError) as error:

@@ -80,7 +80,7 @@ def mapped(answer: httpx.Response) -> ProviderError:
     if status == 403:
         return Rejected(
             "Fly refuses access to the app: the app belongs to another organization, or the token is not "
-            f"good for it (fly_api_token); use a deploy token of this app: {words}"
+            f"valid for it (fly_api_token); use a deploy token of this app: {words}"
         )
     if status in (400, 404, 405, 413, 422):
         return Rejected(about)
@@ -264,7 +264,7 @@ def _read(answer: httpx.Response) -> Any:
     try:
         return answer.json()
     except ValueError as error:
-        raise Unreachable(f"Fly answered {answer.status_code}, and what it said is no JSON") from error
+        raise Unreachable(f"Fly answered {answer.status_code} without JSON") from error
 
 
 def _read_if_there(answer: httpx.Response) -> Machine | None:

@@ -52,7 +52,7 @@ class FlyTokens:
             given = None
         if not isinstance(given, dict) or not all(_sendable(one) for one in given.values()):
             raise ValueError(
-                "begins as a JSON object and is none of tokens; allowed: a token, or "
+                "looks like a JSON object, but is not one of tokens; allowed: a token, or "
                 'a JSON object of app → token, such as {"bots-1": "fm2_…"}'
             )
         return cls(by_app=given)

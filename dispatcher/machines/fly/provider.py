@@ -146,7 +146,7 @@ class FlyProvider:
         except (NoCapacity, Rejected):
             raise
         except ProviderError as error:
-            log.debug("machine %s: it was created, and whether it starts is not known: %s", spec.id, error)
+            log.debug("machine %s: created; its start is not confirmed: %s", spec.id, error)
             return MachineStatus(spec.id, MachineState.requested)
 
     async def get(self, machine_id: str) -> MachineStatus | None:
@@ -254,7 +254,7 @@ class FlyProvider:
     async def _existing(self, machine_id: str) -> tuple[str, Machine]:
         found = await self._finder.look(machine_id)
         if found is None or state_of(found) is MachineState.gone:
-            raise Rejected(f"there is no machine {machine_id} any more")
+            raise Rejected(f"machine {machine_id} no longer exists")
         return self._finder.place(machine_id)[0], found
 
     async def _reach(self, app: str, machine_id: str, machine: Machine, state: str) -> None:

@@ -55,7 +55,7 @@ class FlyPlacement(PlacementSettings):
         for app in self.draining_apps:
             if app in self.apps:
                 raise ValueError(
-                    f"drainingApps: '{app}' is among apps too; allowed: an app that gets no new machines"
+                    f"drainingApps: '{app}' is in apps, too; allowed: an app that gets no new machines"
                 )
         return self
 

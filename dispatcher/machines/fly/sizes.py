@@ -52,6 +52,6 @@ def guest(kind: CpuKind, cpu: float, memory_mb: int) -> Guest:
             return Guest(kind, cpus, max(cpus, steps) * known.least_mb)
     most = known.cpus[-1]
     raise ValueError(
-        f"cpu {cpu:g} with memoryMb {memory_mb} is more than a machine of kind '{kind}' at Fly has; "
+        f"cpu {cpu:g} with memoryMb {memory_mb} exceeds Fly's largest machine of kind '{kind}'; "
         f"allowed: up to {most} and {most * known.most_mb}"
     )

@@ -99,8 +99,9 @@ class Isolation:
             user = self._give(directory)
         elif self._mode == "required" and not self.landlock:
             raise Rejected(
-                "nothing keeps the machine from the dispatcher's data, and isolation is 'required'; allowed: "
-                "a dispatcher that is root, with a bot that others may read; Landlock (Linux 5.19); or 'auto'"
+                "nothing isolates the machine from the dispatcher's data, and isolation is 'required'; "
+                "allowed: a dispatcher that is root, with a bot that others may read; Landlock (Linux 5.19); "
+                "or 'auto'"
             )
         # A directory that contains a private path is not allowed as a whole.
         needed = (self._root / PYTHONPATH, bot_file.parent.resolve(), Path(python).parent.parent)

@@ -348,7 +348,7 @@ def _told(subject: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unreachable(f"{subject} cannot be looked at: {error}") from error
+        raise Unreachable(f"{subject} cannot be examined: {error}") from error
 
 
 def _group(directory: Path, running: Mapping[Path, Group] | None = None) -> Group | None:

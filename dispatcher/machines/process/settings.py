@@ -46,7 +46,7 @@ class ProcessPlacement(PlacementSettings):
                 "'auto', 'off'; a dispatcher that is root; Linux 5.19 or later with Landlock"
             )
         level = logging.WARNING if isolation.weak else logging.INFO
-        kept = f"what keeps machines that are processes apart: {isolation.describe()}"
+        kept = f"isolation of machines that are processes: {isolation.describe()}"
         notices = [HostNotice(level, kept)]
         if context.has_remote_callers and not isolation.users:
             words = (

@@ -155,7 +155,7 @@ class DailyApi:
             await confirm()
             left = deadline - self._clock.now()
             if left <= 0:
-                raise TooManyCalls(words or "the deadline came before its turn", PAUSES[0])
+                raise TooManyCalls(words or "the deadline passes before its turn", PAUSES[0])
             try:
                 return await self._observed(action, path, body, min(left, CALL_SECONDS))
             except TooManyCalls as error:
@@ -205,9 +205,9 @@ class DailyApi:
         try:
             found = answer.json()
         except ValueError as error:
-            raise NoAnswer("Daily answered with what is not JSON") from error
+            raise NoAnswer("Daily's answer is not JSON") from error
         if not isinstance(found, dict):
-            raise NoAnswer("Daily answered with what is not an object")
+            raise NoAnswer("Daily's answer is not an object")
         if request.gives is not None and not isinstance(found.get(request.gives), str):
             raise NoAnswer(f"Daily answered without a {request.gives}")
         return found
@@ -215,7 +215,7 @@ class DailyApi:
     def _error(self, method: str, answer: httpx.Response) -> RoomError:
         status, words = answer.status_code, self._words(answer)
         if status == 429:
-            return TooManyCalls(f"Daily takes no more calls: {words}", _retry_after(answer))
+            return TooManyCalls(f"Daily is throttling: {words}", _retry_after(answer))
         if status >= 500 or status < 400:
             return NoAnswer(f"Daily failed: {words}")
         # A refused call has created nothing, and does not say whether something exists.

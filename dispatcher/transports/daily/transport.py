@@ -85,7 +85,7 @@ class Daily:
         exp = math.ceil(min(room.properties.get("exp", until), until))
         if exp <= self._clock.now():
             raise Refused(
-                f"{name} was not asked for: its `exp` has passed.",
+                f"{name} was not requested: its `exp` has passed.",
                 nowhere=True,
                 caller_fault="dailyRoomProperties.exp had passed when the session's turn came.",
             )
@@ -162,7 +162,7 @@ def _in_words(refusal: Refused, room: Room) -> Refused:
     named = [f"dailyRoomProperties.{name}" for name in room.properties if name in words]
     if not named:
         return refusal
-    fault = f"Daily does not take {', '.join(named)}: leave it out, or take a plan of Daily's that has it."
+    fault = f"Daily does not accept {', '.join(named)}: leave it out, or use a plan that has it."
     return Refused(str(refusal), nowhere=refusal.nowhere, caller_fault=fault)
 
 
@@ -188,4 +188,4 @@ def _verify(found: dict[str, Any], name: str, url: str, exp: int) -> None:
         f"{what} is {seen[what]!r}, not {wanted[what]!r}" for what in wanted if seen[what] != wanted[what]
     ]
     if wrong:
-        raise Refused(f"Daily's room is not as it was asked for: {'; '.join(wrong)}")
+        raise Refused(f"Daily's room differs from the request: {'; '.join(wrong)}")

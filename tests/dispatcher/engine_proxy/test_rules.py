@@ -108,7 +108,7 @@ def test_a_member_by_an_escape_is_the_member() -> None:
 
 def test_a_member_that_is_there_twice() -> None:
     content = json.dumps(wanted()).replace('"Init"', '"NetworkMode": "host", "Init"', 1).encode()
-    assert refusal(content) == "'NetworkMode': is there twice"
+    assert refusal(content) == "'NetworkMode': occurs twice"
 
 
 def test_as_many_members_as_a_body_has_room_for_are_soon_read() -> None:
@@ -217,8 +217,8 @@ ROOT = (".", b"", tarfile.DIRTYPE)
     [
         (b"", "the archive is refused: "),
         (b"{}", "the archive is refused: "),
-        (packed(ROOT), "the archive is refused: its members are others"),
-        (packed(ROOT, ("x", b"{}", tarfile.REGTYPE)), "the archive is refused: its members are others"),
+        (packed(ROOT), "the archive is refused: its members are different"),
+        (packed(ROOT, ("x", b"{}", tarfile.REGTYPE)), "the archive is refused: its members are different"),
         (packed(ROOT, ("../variables.json", b"{}", tarfile.REGTYPE)), "the archive is refused: its members"),
         (packed(ROOT, ("variables.json", b"", tarfile.SYMTYPE)), "the archive is refused: its members are"),
         (packed(ROOT, ("variables.json", b"", tarfile.CHRTYPE)), "the archive is refused: its members are"),
@@ -226,7 +226,7 @@ ROOT = (".", b"", tarfile.DIRTYPE)
             packed(ROOT, ("variables.json", b"{}", tarfile.REGTYPE), ROOT),
             "the archive is refused: its members",
         ),
-        (packed(ROOT, ("variables.json", b"{", tarfile.REGTYPE)), "what was sent is not JSON"),
+        (packed(ROOT, ("variables.json", b"{", tarfile.REGTYPE)), "the body is not JSON"),
         (packed(ROOT, ("variables.json", b"[]", tarfile.REGTYPE)), "variables.json: is refused; allowed: an"),
         (packed(ROOT, ("variables.json", b'{"A":1}', tarfile.REGTYPE)), "variables.json: 'A' is refused"),
         (archive({"A": "b"})[:1200], "the archive is refused: "),

@@ -70,7 +70,7 @@ async def test_a_container_that_was_never_started_is_not_started_by_who_looks_fo
         await provider.stop("m-1", timedelta(seconds=5))
         assert await provider.get("m-1") is None
         assert engine.asked.count("start") == 0
-        with pytest.raises(Rejected, match="there is no container calls-m-1"):
+        with pytest.raises(Rejected, match="container calls-m-1 no longer exists"):
             await provider.start(SPEC)
 
 
@@ -286,7 +286,7 @@ async def test_a_pull_that_ends_without_its_image_is_none(tmp_path: Path) -> Non
         wanted = asyncio.create_task(provider.create(SPEC))
         await engine.pulls.wait()
         engine.pulled.set()
-        with pytest.raises(NoCapacity, match="image bot could not be pulled: its pull ended before"):
+        with pytest.raises(NoCapacity, match="image bot could not be pulled: its pull ended too early"):
             await wanted
         assert engine.changes == []
 

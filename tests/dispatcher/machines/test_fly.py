@@ -207,7 +207,7 @@ def test_a_machine_that_takes_long_to_start_was_created_and_is_seen_to_start(wor
         (error(400, "invalid_argument: config.image"), Rejected, "config.image"),
         (error(422, "invalid_argument: region 'xyz' not found"), Rejected, "region"),
         (error(401, "unauthenticated"), Rejected, r"token \(fly_api_token\): it is wrong, revoked or"),
-        (error(403, "unauthorized"), Rejected, "belongs to another organization, or the token is not good"),
+        (error(403, "unauthorized"), Rejected, "belongs to another organization, or the token is not valid"),
         (error(404, "app not found"), Rejected, "app not found"),
         (error(429, "rate limit exceeded"), Throttled, "rate limit"),
         (error(422, "resource_exhausted: rate limit exceeded"), Throttled, "rate limit"),
@@ -251,7 +251,7 @@ def test_a_429_says_when_to_come_back_or_a_second_is_assumed(world: World, heade
 
 def test_a_machine_that_fly_has_none_of_its_size_for_is_not_asked_for(world: World):
     async def scenario() -> None:
-        with pytest.raises(Rejected, match="cpu 32 with memoryMb 1024 is more than"):
+        with pytest.raises(Rejected, match="cpu 32 with memoryMb 1024 exceeds Fly's largest"):
             await world.provider().create(spec(cpu=32))
         assert world.fly.calls == []
 
@@ -686,7 +686,7 @@ def test_a_machine_is_frozen_and_goes_on(world: World):
         assert (await provider.resume("m-1")).state is MachineState.started
         assert world.clock.now() - began == pytest.approx(world.fly.resume_seconds)
         await provider.stop("m-1", GRACE)
-        with pytest.raises(Rejected, match="there is no machine m-1"):
+        with pytest.raises(Rejected, match="machine m-1 no longer exists"):
             await provider.resume("m-1")
 
     world.run(scenario())

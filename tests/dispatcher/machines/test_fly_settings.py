@@ -70,7 +70,7 @@ def test_a_size_that_fly_does_not_have_is_refused(kind, cpu, memory_mb, allowed)
         ({"agent": {"cpu": 17}}, "agent 'echo' at placement 'iad': cpu 17 .* allowed: up to 16"),
         ({"placements": {"iad": {**FLY, "apps": []}}}, "apps"),
         ({"placements": {"iad": {**FLY, "apps": ["Bots"]}}}, "apps"),
-        ({"placements": {"iad": {**FLY, "drainingApps": ["bots-2"]}}}, "'bots-2' is among apps too"),
+        ({"placements": {"iad": {**FLY, "drainingApps": ["bots-2"]}}}, "'bots-2' is in apps, too"),
         ({"placements": {"iad": {**FLY, "region": "iad, us"}}}, "region"),
         ({"placements": {"iad": {**FLY, "cpuKind": "huge"}}}, "cpuKind"),
         ({"placements": {"iad": {**FLY, "deployment": "a" * 25}}}, "deployment"),

@@ -96,7 +96,7 @@ async def test_a_traceback_stays_on_its_line_in_json_and_deep_code_knows_its_ses
         async with deployment(tmp_path, provider=provider) as running:
             session_id = (await running.http.post("/start?wait=none")).json()["sessionId"]
             await running.until(session_id, "failed")
-    (line,) = [line for line in objects(stream) if "raised what it must not" in line["message"]]
+    (line,) = [line for line in objects(stream) if "raised an exception" in line["message"]]
     assert session_id not in line["message"], "the placement does not know for whom it asks"
     assert (line["session_id"], line["machine_id"]) == (session_id, f"m-{session_id}")
     assert line["level"] == "ERROR"
