@@ -14,6 +14,19 @@ ALIASES = {"monitoring": "cloudwatch"}
 """Services that sign with another name than policies have."""
 
 
+ACTIONS = {
+    "budgets:CreateBudget": "budgets:ModifyBudget",
+    "budgets:UpdateBudget": "budgets:ModifyBudget",
+    "budgets:DeleteBudget": "budgets:ModifyBudget",
+    "budgets:CreateNotification": "budgets:ModifyBudget",
+    "budgets:DescribeBudget": "budgets:ViewBudget",
+    "budgets:DescribeBudgets": "budgets:ViewBudget",
+    "budgets:DescribeNotificationsForBudget": "budgets:ViewBudget",
+    "budgets:DescribeSubscribersForNotification": "budgets:ViewBudget",
+}
+"""Operations whose action has another name (service authorization reference, "AWS Budget Service")."""
+
+
 def statements() -> list[dict[str, Any]]:
     return json.loads(POLICY.read_text())["Statement"]
 
@@ -33,4 +46,5 @@ def missing(calls: Iterable[str]) -> list[str]:
         f"{ALIASES.get(service, service)}:{call}"
         for service, _, call in (one.partition(":") for one in calls)
     ]
+    named = [ACTIONS.get(one, one) for one in named]
     return sorted(one for one in named if not any(fnmatchcase(one, pattern) for pattern in allowed))

@@ -89,10 +89,13 @@ def starts_bots(account: str, prefix: str) -> Any:
     return [one.written() for one in made]
 
 
-def host(domain: str = "", zone_id: str = "", throwaway: bool = False, database: bool = True) -> Any:
+def host(
+    domain: str = "", zone_id: str = "", throwaway: bool = False, database: bool = True, email: str = ""
+) -> Any:
     """The dispatcher's service with its front and its database."""
     import pulumi_aws as aws
 
+    from stacks.aws.alarms import Alarms, AlarmsArgs
     from stacks.aws.database import Database, DatabaseArgs
     from stacks.aws.dispatcher import Dispatcher, DispatcherArgs
     from stacks.aws.front import Front, FrontArgs
@@ -153,6 +156,21 @@ def host(domain: str = "", zone_id: str = "", throwaway: bool = False, database:
             log_days=30,
             secret_store="secretsmanager",
             needed=made.listening,
+            tags=TAGS,
+        ),
+    )
+    Alarms(
+        "alarms",
+        AlarmsArgs(
+            prefix="switchboard-prod",
+            region="us-east-1",
+            balancer=made.balancer.arn_suffix,
+            targets=made.targets.arn_suffix,
+            cluster=service.cluster.name,
+            service=service.service.name,
+            database="store" if database else None,
+            email=email,
+            budget_usd=100 if email else 0,
             tags=TAGS,
         ),
     )

@@ -15,6 +15,7 @@ WITHOUT_A_CALL = {
     *("iam:PassRole", "ec2:DescribeAccountAttributes", "ecr:UploadLayerPart"),
     *("logs:ListTagsLogGroup", "logs:TagLogGroup"),
     "cloudfront:CreateDistributionWithTags",
+    *("budgets:ViewBudget", "budgets:ModifyBudget"),
 }
 
 

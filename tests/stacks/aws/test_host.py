@@ -115,3 +115,33 @@ def test_a_revision_is_rolled_back_where_it_does_not_come_up(plain: Graph) -> No
     assert service["deploymentCircuitBreaker"] == {"enable": True, "rollback": True}
     assert (service["deploymentMinimumHealthyPercent"], service["desiredCount"]) == (100, 2)
     assert "front-http" in plain.resources["dispatcher-service"].dependencies
+
+
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+
+
+def test_alarms_tell_an_address_only_where_there_is_one(plain: Graph) -> None:
+    told = graph(email="ops@example.com")
+    assert set(told.of_type(ALARM)) == {"alarms-unhealthy", "alarms-errors", "alarms-cpu", "alarms-storage"}
+    assert {tuple(one.inputs["alarmActions"]) for one in told.of_type(ALARM).values()} == {
+        ("arn:aws:recorded:::alarms-topic",)
+    }
+    assert all(not one.inputs.get("alarmActions") for one in plain.of_type(ALARM).values())
+    assert "alarms-budget" not in plain.resources
+    assert told.inputs("alarms-budget")["costFilters"] == [
+        {"name": "TagKeyValue", "values": ["user:stack$prod"]}
+    ]
+
+
+def test_no_alarm_watches_a_database_that_is_not_the_stacks() -> None:
+    found = graph(database=False)
+    assert "alarms-storage" not in found.of_type(ALARM)
+    assert "store" not in found.resources
+
+
+def test_the_dashboard_has_a_graph_for_each_alarm(plain: Graph) -> None:
+    widgets = json.loads(plain.inputs("alarms-dashboard")["dashboardBody"])["widgets"]
+    shown = {one["properties"]["metrics"][0][1] for one in widgets}
+    assert {one.inputs["metricName"] for one in plain.of_type(ALARM).values()} <= shown
+    places = [(one["x"], one["y"]) for one in widgets]
+    assert len(set(places)) == len(places)

@@ -65,6 +65,9 @@ def left(moto: Moto) -> dict[str, list[Any]]:
         "load balancer": moto.client("elbv2").describe_load_balancers()["LoadBalancers"],
         "database": moto.client("rds").describe_db_instances()["DBInstances"],
         "certificate": moto.client("acm").list_certificates()["CertificateSummaryList"],
+        "alarm": moto.client("cloudwatch").describe_alarms()["MetricAlarms"],
+        "topic": moto.client("sns").list_topics()["Topics"],
+        "budget": moto.client("budgets").describe_budgets(AccountId="123456789012")["Budgets"],
         # moto has a default VPC in each region.
         "vpc": [one for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]],
     }
@@ -99,7 +102,12 @@ def test_host_is_applied_and_destroyed_whole(terraform: Terraform, moto: Moto) -
     route53 = moto.client("route53")
     zone = route53.create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"]
     before = left(moto)
-    given = {"domain": "voice.example.com", "zone_id": zone.rpartition("/")[2], "throwaway": True}
+    given: dict[str, Any] = {
+        "domain": "voice.example.com",
+        "zone_id": zone.rpartition("/")[2],
+        "throwaway": True,
+    }
+    given["email"] = "ops@example.com"
     graph = recorded(schema(), functools.partial(described.host, **given))
     terraform.write(document(graph, schema(), moto.url, excluded=FORGOTTEN))
     terraform.validate()
