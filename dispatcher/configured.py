@@ -62,7 +62,7 @@ def _usable(
 def _turn(settings: Settings, clock: Clock) -> Turn | None:
     if settings.turn_secret is None:
         return None
-    # From the request: the session may have to wait for a line first.
+    # From the request: the session may have to wait for a slot first.
     agents = settings.agents.values()
     lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
     return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)

@@ -41,7 +41,7 @@ class Place:
     """Estimated wait, by the agent's last sessions; None if there are none."""
 
 
-def has_line(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
+def has_slot(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
     """Return True if one more session of the agent may be admitted."""
     if loads.get(agent, Load()).live >= limits.agents.get(agent, 0):
         return False
@@ -54,12 +54,12 @@ def may_overtake(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
         return False
     if limits.deployment is None:
         return True
-    return not any(load.queued > 0 and has_line(name, loads, limits) for name, load in loads.items())
+    return not any(load.queued > 0 and has_slot(name, loads, limits) for name, load in loads.items())
 
 
 def is_admitted(agent: str, loads: Mapping[str, Load], limits: Limits) -> bool:
     """Return True if a new session of the agent is admitted at once."""
-    return has_line(agent, loads, limits) and may_overtake(agent, loads, limits)
+    return has_slot(agent, loads, limits) and may_overtake(agent, loads, limits)
 
 
 def is_full(agent: str, queue_seconds: float, loads: Mapping[str, Load], limits: Limits) -> bool:
@@ -67,9 +67,9 @@ def is_full(agent: str, queue_seconds: float, loads: Mapping[str, Load], limits:
     return queue_seconds <= 0 or loads.get(agent, Load()).queued >= limits.queues.get(agent, 0)
 
 
-def estimate(number: int, lines: int, durations: list[float]) -> Place:
+def estimate(number: int, slots: int, durations: list[float]) -> Place:
     """Return a position with its estimate, from the durations of the last sessions (seconds): each slot
     becomes free once per session."""
     if not durations:
         return Place(number, None)
-    return Place(number, number * sum(durations) / len(durations) / max(lines, 1))
+    return Place(number, number * sum(durations) / len(durations) / max(slots, 1))

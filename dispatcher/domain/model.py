@@ -20,7 +20,7 @@ class SessionState(StrEnum):
 LIVE = (SessionState.queued, SessionState.starting, SessionState.ready, SessionState.active)
 ADMITTED = (SessionState.starting, SessionState.ready, SessionState.active)
 """The live states that count against `max_sessions`; so do ended sessions whose machines are ending
-(`has_line`)."""
+(`has_slot`)."""
 OVER = (SessionState.ended, SessionState.failed)
 RoomState = Literal["wanted", "open", "found", "doubted", "closed"]
 Phase = Literal["booting", "idle", "loading", "waiting", "starting", "ready", "active", "ending"]
@@ -91,7 +91,7 @@ class Session:
     """Time until which the ended session keeps its slot, as its machine is not known to be gone."""
 
     @property
-    def has_line(self) -> bool:
+    def has_slot(self) -> bool:
         """True if the session counts against `max_sessions`."""
         return self.state in ADMITTED or self.line_until is not None
 

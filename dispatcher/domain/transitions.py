@@ -115,7 +115,7 @@ def over(session: Session, end: End, now: float) -> Session:
         detail=_text(end.detail)[-MAX_DETAIL_LENGTH:] if end.detail else None,
         exit_code=end.exit_code,
         retry_at=now + end.retry_after if end.retry_after is not None else None,
-        # Of a session that never had a line no room was asked for.
+        # Of a session that never had a slot no room was asked for.
         room_state="closed" if session.room_state and session.admitted_at is None else session.room_state,
     )
 
@@ -129,7 +129,7 @@ def ending(before: Session, after: Session, machine: Machine | None, grace_secon
     return replace(after, line_until=after.ended_at + grace_seconds)
 
 
-def line_free(session: Session) -> Session:
+def slot_free(session: Session) -> Session:
     """Free the slot of an ended session: its machine is gone, or its grace has passed."""
     return session if session.line_until is None else replace(session, line_until=None)
 

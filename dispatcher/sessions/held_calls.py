@@ -1,4 +1,4 @@
-"""How many calls to bots wait in memory, and of how many bytes: per session, per key and in all.
+"""Limits on calls to bots that wait in memory, and of how many bytes: per session, per key and in all.
 
 A call waits until its machine is there and has answered, which may take as long as a session's queue. Whoever
 has a session's token can make as many as they like.
@@ -29,7 +29,7 @@ OF_SESSION = Most(100, 16 * MB)
 largest size are 11 MB in base64."""
 
 OF_KEY = Most(5000, 48 * MB)
-"""Of all sessions that a key started. 200 starts a second whose bots take 10 s to be ready hold 2,000 offers
+"""Limit on all sessions that a key started. 200 starts a second whose bots take 10 s to be ready hold 2,000 offers
 of 5 kB; and most deployments have one key."""
 
 IN_ALL = Most(10_000, 96 * MB)
@@ -53,12 +53,12 @@ class HeldCalls:
 
     @property
     def calls(self) -> int:
-        """How many are held."""
+        """Return the number of held calls."""
         return self._held.get(("", ""), _Held()).calls
 
     @property
     def bytes(self) -> int:
-        """How many bytes they have."""
+        """Return the bytes of held calls."""
         return self._held.get(("", ""), _Held()).bytes
 
     @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +10,13 @@ from typing import Literal
 
 from dispatcher.clock import Clock
 from dispatcher.domain import ends, transitions
-from dispatcher.domain.deadlines import ROOM_SETTLING_SECONDS
 from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions.failures import end_by_provider
+from dispatcher.sessions.launches import Launches, deadline
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
@@ -28,10 +27,6 @@ from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 
 log = logging.getLogger(__name__)
-
-INHERITED_SECONDS = 10 * ROOM_SETTLING_SECONDS
-"""So long after its deadline it is still known that a machine was inherited. A call for its room that began
-before the deadline may take `ROOM_SETTLING_SECONDS`, and what its answer means depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,66 +294,3 @@ class Launcher:
             return moved is not None and moved.placement == placement
 
         return place
-
-
-class Launches:
-    """Remembers machines until their deadline, from which on nobody begins to ask for them."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._begun = _Ids(clock)
-        self._inherited = _Ids(clock)
-
-    def begin(self, machine: Machine) -> bool:
-        """Return True if it is to be asked for now: not begun before, and its time has not passed."""
-        return machine.id not in self._begun and self._begun.add(machine.id, deadline(machine))
-
-    def begun(self, machine_id: str) -> bool:
-        return machine_id in self._begun
-
-    def inherit(self, machine: Machine) -> None:
-        """Another replica may have asked for it, and it is about to become ours.
-
-        To be said before the row does: of a write that was kept the answer may be lost.
-        """
-        self._inherited.add(machine.id, deadline(machine) + INHERITED_SECONDS)
-
-    def inherited(self, machine_id: str) -> bool:
-        return machine_id in self._inherited
-
-    def lost(self, machine_id: str) -> None:
-        """Another replica asks for it now, and may die over it in its turn."""
-        self._begun.discard(machine_id)
-
-
-class _Ids:
-    """Ids, each until a moment; forgotten at some time after it."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._ids: set[str] = set()
-        self._until: list[tuple[float, str]] = []
-        """A heap."""
-
-    def __contains__(self, one: str) -> bool:
-        return one in self._ids
-
-    def add(self, one: str, until: float) -> bool:
-        """False if that moment has passed."""
-        now = self._clock.now()
-        while self._until and self._until[0][0] <= now:
-            self._ids.discard(heapq.heappop(self._until)[1])
-        if until <= now:
-            return False
-        self._ids.add(one)
-        heapq.heappush(self._until, (until, one))
-        return True
-
-    def discard(self, one: str) -> None:
-        self._ids.discard(one)
-
-
-def deadline(machine: Machine) -> float:
-    """When its session no longer wants it: Unix seconds. The session was admitted."""
-    if machine.create_by is None:
-        raise AssertionError(f"machine {machine.id}: its session was admitted without it")
-    return machine.create_by

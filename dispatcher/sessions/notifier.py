@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 TOPIC = "changes"
 
-LINE = "*"
+QUEUE = "*"
 """In the place of a session's id: the queue moved."""
 
 POLL_SECONDS = 2.0
@@ -25,8 +25,8 @@ POLL_SECONDS = 2.0
 @dataclass(eq=False, slots=True)
 class _Waiter:
     reached: Callable[[Session], bool] | None
-    """Of who waits for the row alone, and need not read what this replica wrote itself."""
-    in_line: bool = False
+    """Predicate: accept the notified row without reading it again. None: read it again."""
+    in_queue: bool = False
     wakes: asyncio.Event = field(default_factory=asyncio.Event)
     found: Session | None = None
 
@@ -52,22 +52,22 @@ class Notifier:
         self._wake(session_id, written)
         self._bus.publish(TOPIC, session_id)
 
-    def line_moved(self) -> None:
-        """Sessions that wait for a line have other places now; their rows are as they were.
+    def queue_moved(self) -> None:
+        """Sessions that wait for a slot have other places now; their rows are as they were.
 
         One message for all of them: who watches no place is not woken.
         """
-        self._wake_line()
-        self._bus.publish(TOPIC, LINE)
+        self._wake_queue()
+        self._bus.publish(TOPIC, QUEUE)
 
     def received(self, sender: str, payload: str) -> None:
-        if payload == LINE:
-            self._wake_line()
+        if payload == QUEUE:
+            self._wake_queue()
         else:
             self._wake(payload, None)
 
     def resumed(self) -> None:
-        """Notifier may have gone unheard: whoever waits reads again."""
+        """Have every waiter read again: notifications may have been lost."""
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.hear(None)
@@ -85,16 +85,16 @@ class Notifier:
         read: Callable[[str], Awaitable[T | None]],
         reached: Callable[[T], bool],
         *,
-        in_line: bool = False,
+        in_queue: bool = False,
     ) -> T | None:
         """Wait until what is read of the session is as asked for; None if there is no such session.
 
         The caller bounds the wait.
 
         Args:
-            in_line: Whether the session's place in the queue is part of what is read.
+            in_queue: Whether the session's place in the queue is part of what is read.
         """
-        waiter = self._enter(session_id, _Waiter(None, in_line=in_line))
+        waiter = self._enter(session_id, _Waiter(None, in_queue=in_queue))
         try:
             while True:
                 waiter.wakes.clear()
@@ -138,10 +138,10 @@ class Notifier:
         if not waiters:
             del self._waiters[session_id]
 
-    def _wake_line(self) -> None:
+    def _wake_queue(self) -> None:
         for waiters in self._waiters.values():
             for waiter in waiters:
-                if waiter.in_line:
+                if waiter.in_queue:
                     waiter.hear(None)
 
     def _wake(self, session_id: str, written: Session | None) -> None:

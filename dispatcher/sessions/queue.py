@@ -1,4 +1,4 @@
-"""The waiting line: hands on every line that becomes free, and tells who waits how far they are."""
+"""The queue: admits the session that has waited longest when a slot becomes free, and tells places."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Queue:
         self._advancing: asyncio.Task[None] | None = None
         self._again = False
         self._left = False
-        """Whether somebody gave up a place, so that all behind it have moved."""
+        """True if a session gave up its place, so that all behind it have moved."""
         self._closed = False
         repository.observe(self._observe)
         repository.observe_gone(self.nudge)
 
     def nudge(self) -> None:
-        """A line may have become free."""
+        """Admit who waits, if a slot is free: one may have become free."""
         self._again = True
         if not self._closed and (self._advancing is None or self._advancing.done()):
             self._advancing = self._background.spawn(self._advance())
@@ -81,12 +81,12 @@ class Queue:
         )
 
     async def place(self, session: Session) -> Place | None:
-        """Where a session is that waits; None if it does not."""
+        """Return the session's place in the queue; None if it does not wait."""
         if session.state is not SessionState.queued:
             return None
         number, durations = await self._store.place(session)
-        lines = self.limits.agents.get(session.agent, 1)
-        return admission.estimate(number, min(lines, self.limits.deployment or lines), durations)
+        slots = self.limits.agents.get(session.agent, 1)
+        return admission.estimate(number, min(slots, self.limits.deployment or slots), durations)
 
     async def _advance(self) -> None:
         while self._again and not self._closed:
@@ -96,7 +96,7 @@ class Queue:
                 while not self._closed and await self._admit():
                     moved = True
                 if moved:
-                    self._notifier.line_moved()
+                    self._notifier.queue_moved()
             except SQLAlchemyError as error:
                 self._left = self._left or moved
                 self._launcher.catch_up()
@@ -120,5 +120,5 @@ class Queue:
             return
         left = before.state is SessionState.queued and after.over
         self._left = self._left or left
-        if left or (before.has_line and not after.has_line):
+        if left or (before.has_slot and not after.has_slot):
             self.nudge()

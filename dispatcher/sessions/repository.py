@@ -42,7 +42,7 @@ class Repository:
         self._observers.append(observer)
 
     def observe_gone(self, observer: Callable[[], None]) -> None:
-        """Tell one more of every machine that this dispatcher writes down as gone: a line may be free."""
+        """Tell one more of every machine that this dispatcher writes down as gone: a slot may be free."""
         self._on_gone.append(observer)
 
     async def add(
@@ -70,7 +70,7 @@ class Repository:
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine, float], Machine]
     ) -> tuple[Session, Machine] | None:
-        """Give a free line to who has waited longest for it, as `Store.admit_next` does."""
+        """Give a free slot to who has waited longest for it, as `Store.admit_next` does."""
         admitted = await self._store.writes.admit_next(limits, admit, self._clock.now())
         if admitted is not None:
             after = admitted[0]

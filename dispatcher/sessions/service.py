@@ -165,7 +165,7 @@ class SessionService:
         session = await self._store.session(session_id)
         if session is None or session.state is not SessionState.queued or self._holders[session_id]:
             return
-        end = End("abandoned", "The caller hung up while the session waited for a line.")
+        end = End("abandoned", "The caller hung up while the session was queued.")
         await self._terminator.close(session, end)
 
     async def close_unanswered(self, started: Started, by: str) -> None:

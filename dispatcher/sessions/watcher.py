@@ -26,7 +26,7 @@ class Seen:
     session: Session
     events: Sequence[Event]
     place: Place | None = None
-    """Where the session waits for a line, if it does."""
+    """The session's place in the queue; None if it does not wait."""
     more: bool = False
     """True if there are events behind these."""
 
@@ -86,7 +86,7 @@ class TimelineWatcher:
                 session_id,
                 lambda _: self.read(session_id, after),
                 happened_to,
-                in_line=place is not None,
+                in_queue=place is not None,
             )
         )
         timer = asyncio.create_task(self._clock.sleep(seconds))

@@ -1,4 +1,4 @@
-"""Admission in the store: counting lines, and handing them on, exactly.
+"""Admission in the store: counting slots, and handing them on, exactly.
 
 Locks are taken in one order everywhere: a session that exists, then the deployment's row of `loads`, then
 the agent's. Whoever holds those and wants a waiting session skips the locked ones: these are just ending.
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dispatcher.domain import transitions
-from dispatcher.domain.admission import Limits, Load, has_line, is_admitted, is_full
+from dispatcher.domain.admission import Limits, Load, has_slot, is_admitted, is_full
 from dispatcher.domain.model import Machine, Session, SessionState
 from dispatcher.domain.timeline import Event
 from dispatcher.store import rows
@@ -30,12 +30,12 @@ ADD = Statement(
         live=loads.c.live + sa.bindparam("more_live"), queued=loads.c.queued + sa.bindparam("more_queued")
     )
 )
-_TAKE_LINE = _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(
+_TAKE_SLOT = _AGENTS.where(loads.c.live < sa.bindparam("most"), loads.c.queued == 0).values(
     live=loads.c.live + 1
 )
-"""Where only the agent's own limit counts and nobody waits: most of the time."""
-TAKE_LINE = Statement(_TAKE_LINE)
-TAKEN_LINE = _TAKE_LINE.returning(loads.c.agent)
+"""Take a slot where only the agent's own limit counts and nobody waits: most of the time."""
+TAKE_SLOT = Statement(_TAKE_SLOT)
+TAKEN_SLOT = _TAKE_SLOT.returning(loads.c.agent)
 """The same, as part of a larger statement."""
 WAITING = Statement(sa.select(loads.c.agent).where(loads.c.queued > 0))
 _OVERDUE = sessions.c.line_until <= sa.bindparam("now")
@@ -46,16 +46,16 @@ MOST_OVERDUE = 100
 
 
 class Full(Exception):
-    """There is no line, and no place in the queue. The transaction must be undone."""
+    """There is no slot, and no place in the queue. The transaction must be undone."""
 
 
 def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
-    """Count a new session in. Whether it has a line; else it waits.
+    """Count a new session in. Return True if it has a slot; else it waits.
 
     Raises:
         Full: neither.
     """
-    if limits.deployment is None and TAKE_LINE.run(connection, of_line(session.agent, limits)):
+    if limits.deployment is None and TAKE_SLOT.run(connection, of_slot(session.agent, limits)):
         return True
     known = _lock(connection, session.agent, limits)
     admitted = is_admitted(session.agent, known, limits)
@@ -65,27 +65,27 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     return admitted
 
 
-def of_line(agent: str, limits: Limits) -> dict[str, Any]:
-    """The parameters of what takes a line."""
+def of_slot(agent: str, limits: Limits) -> dict[str, Any]:
+    """Return the parameters of a statement that takes a slot."""
     return {rows.KEY: agent, "most": limits.agents.get(agent, 0)}
 
 
 def moved(connection: sa.Connection, before: Session, after: Session) -> None:
     """Count a session that changed where it belongs now."""
-    live = int(after.has_line) - int(before.has_line)
+    live = int(after.has_slot) - int(before.has_slot)
     queued = int(after.state is SessionState.queued) - int(before.state is SessionState.queued)
     if live or queued:
         _add(connection, after.agent, live=live, queued=queued)
 
 
 def overdue(connection: sa.Connection, now: float) -> str | None:
-    """Return an agent with a line whose grace is over, or None."""
+    """Return an agent with a slot whose grace is over, or None."""
     found = OVERDUE.rows(connection, {"now": now})
     return found[0][0] if found else None
 
 
 def free_overdue(connection: sa.Connection, agent: str, now: float) -> int:
-    """Free the agent's lines whose grace is over, and return how many.
+    """Free the agent's slots whose grace is over, and return how many.
 
     One agent in a transaction: rows of `loads` are locked in one order.
     """
@@ -97,18 +97,18 @@ def free_overdue(connection: sa.Connection, agent: str, now: float) -> int:
 
 
 def free(connection: sa.Connection, session_id: str) -> None:
-    """Free the line of a session that is over, and that this transaction has locked."""
-    updated = rows.change(connection, Session, session_id, transitions.line_free)
+    """Free the slot of a session that is over, and that this transaction has locked."""
+    updated = rows.change(connection, Session, session_id, transitions.slot_free)
     if updated is not None:
         moved(connection, *updated)
 
 
-def next_in_line(connection: sa.Connection, limits: Limits, now: float) -> Session | None:
-    """The session that gets a line now, locked; None if there is no line or nobody waits for one."""
+def next_queued(connection: sa.Connection, limits: Limits, now: float) -> Session | None:
+    """The session that gets a slot now, locked; None if there is no slot or nobody waits for one."""
     if not WAITING.rows(connection, {}):
         return None
     known = _lock(connection, None, limits)
-    agents = [name for name, load in known.items() if load.queued > 0 and has_line(name, known, limits)]
+    agents = [name for name, load in known.items() if load.queued > 0 and has_slot(name, known, limits)]
     if not agents:
         return None
     patient = sessions.c.created_at + sessions.c.queue_seconds >= now
@@ -182,13 +182,13 @@ def _add(connection: sa.Connection, agent: str, live: int, queued: int) -> None:
 def enter_at_once(
     connection: sa.Connection, session: Session, machine: Machine, new: Sequence[Event], limits: Limits
 ) -> bool:
-    """Write a session that is admitted, if there is a line, with its machine and its first events.
+    """Write a session that is admitted, if there is a slot, with its machine and its first events.
 
     False where it takes more to know whether there is one; then nothing is written.
     """
     if connection.dialect.name != "postgresql" or limits.deployment is not None:
         return False
-    values = of_line(session.agent, limits)
+    values = of_slot(session.agent, limits)
     values |= _named(sessions, rows.values(session)) | _named(machines, rows.values(machine))
     for number, event in enumerate(new, 1):
         values |= _named(events, rows.event_values(event, session.id) | {"number": number}, number)
@@ -197,16 +197,16 @@ def enter_at_once(
 
 @cache
 def _statement(number_of_events: int) -> Statement:
-    line = TAKEN_LINE.cte("line")
-    parts = [_insert(sessions, line), _insert(machines, line)]
-    parts += [_insert(events, line, number) for number in range(1, number_of_events + 1)]
-    return Statement(sa.select(line.c.agent).add_cte(*parts))
+    slot = TAKEN_SLOT.cte("slot")
+    parts = [_insert(sessions, slot), _insert(machines, slot)]
+    parts += [_insert(events, slot, number) for number in range(1, number_of_events + 1)]
+    return Statement(sa.select(slot.c.agent).add_cte(*parts))
 
 
-def _insert(table: sa.Table, line: sa.CTE, number: int = 1) -> sa.CTE:
-    """One row, if the line was taken."""
+def _insert(table: sa.Table, slot: sa.CTE, number: int = 1) -> sa.CTE:
+    """One row, if the slot was taken."""
     given = [sa.bindparam(_name(table, column.name, number), type_=column.type) for column in table.c]
-    insert = sa.insert(table).from_select(table.c.keys(), sa.select(*given).select_from(line))
+    insert = sa.insert(table).from_select(table.c.keys(), sa.select(*given).select_from(slot))
     return insert.cte(f"new_{table.name}_{number}")
 
 

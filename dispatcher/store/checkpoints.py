@@ -39,7 +39,7 @@ class Checkpoints:
         self._run = run
         self._size = size
         self._grows = False
-        """Whether the last copy did not come to its end, which was told then."""
+        """True if the last copy did not come to its end, which was logged then."""
         self._writes = 0
         self._running: asyncio.Task[None] | None = None
 

@@ -24,7 +24,7 @@ WAITS = "switchboard_waits"
 """In a connection's `info`: how long SQLite waits there for a lock, in milliseconds."""
 
 BUSY_TIMEOUT_SECONDS = 5.0
-"""How long a transaction waits in all for another process's write lock on SQLite before the call fails. From
+"""Limit on a transaction's wait for another process's write lock on SQLite before the call fails. From
 the call on: callers that waited one after the other would hear minutes later."""
 
 SQLITE_READERS = 4
@@ -34,7 +34,7 @@ for Python and not for the database."""
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10
-"""How long PostgreSQL may take to be reached, and for one statement: a database that hangs is one that is
+"""Limits on a connection to PostgreSQL, and on one statement: a database that hangs is one that is
 down, and callers must hear so."""
 
 

@@ -33,7 +33,7 @@ _REVISIONS = sa.Table(
 
 
 LOCK_SECONDS = 2.0
-"""How long a migration waits for PostgreSQL's lock on a table. Behind a lock that is waited for, all writes
+"""Limit on a migration's wait for PostgreSQL's lock on a table. Behind a lock that is waited for, all writes
 of that table wait as well, and those of replicas that run give up after `engines.STATEMENT_SECONDS`. A vacuum
 that is not urgent makes way for who has waited for `deadlock_timeout` (1 s)."""
 

@@ -174,7 +174,7 @@ _DUE = sa.union_all(
             sessions.c.room_state == "wanted",
         ),
     ),
-    # Its launcher may have died. Of a session that waits for a line nobody asked for a machine yet.
+    # Its launcher may have died. Of a session that waits for a slot nobody asked for a machine yet.
     sa.select(machines.c.id).where(
         _NOT_GONE, machines.c.state == MachineState.requested, machines.c.placement.is_not(None)
     ),

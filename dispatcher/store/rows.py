@@ -48,7 +48,7 @@ class Statement:
         self._forms: dict[str, _Form] = {}
 
     def rows(self, connection: sa.Connection, values: Values) -> list[list[Any]]:
-        """All that a SELECT finds, in Python's types."""
+        """Return all rows of a SELECT, in Python's types."""
         form = self._form(connection.dialect)
         cursor = _execute(connection, form.sql, form.parameters(values))
         try:
@@ -58,7 +58,7 @@ class Statement:
             cursor.close()
 
     def run(self, connection: sa.Connection, values: Values) -> int:
-        """How many rows were written."""
+        """Return the number of rows that were written."""
         form = self._form(connection.dialect)
         cursor = _execute(connection, form.sql, form.parameters(values))
         count = cursor.rowcount
@@ -174,7 +174,7 @@ def select(kind: type[Session | Machine | Event]) -> sa.Select[Any]:
 
 
 MAX_EVENTS = 1000
-"""Of a session. What a bot or its client can have happen again and again is not written beyond it."""
+"""Limit for one session. An event that bots and clients can repeat at will is not written beyond it."""
 
 LAST_EVENT = " What is like this is not written any more: the session has too many events."
 

@@ -25,7 +25,7 @@ RECENT = 20
 """From so many of its last sessions an agent's waiting times are estimated."""
 
 ENDING_SECONDS = 60.0
-"""How long a session that is over keeps its line at most, by default (`Settings.ending_seconds`)."""
+"""Longest time that a session that is over keeps its slot, by default (`Settings.ending_seconds`)."""
 
 MESSAGES_KEPT_SECONDS = 60.0
 """A replica reads a message within milliseconds, or has lost it."""
@@ -38,7 +38,7 @@ class Store:
     kept; to repeat it is safe.
 
     Args:
-        ending_seconds: How long a session that is over keeps its line at most, while its machine is not known
+        ending_seconds: Longest time that a session that is over keeps its slot, while its machine is not known
             to be gone.
     """
 
@@ -163,7 +163,7 @@ class Store:
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def counts(self) -> Counts:
-        """How many sessions and machines are live."""
+        """Return the numbers of live sessions and machines."""
         return await self._database.read(queries.count_live)
 
     async def list_sessions(
@@ -174,7 +174,7 @@ class Store:
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def count_sessions(self, wanted: Filter, at_most: int) -> int:
-        """How many there are, or `at_most` if there are more: counting all of them would take ever longer."""
+        """Return the number of sessions, or `at_most` if there are more: counting all of them would take ever longer."""
         query = queries.count(wanted, at_most)
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 

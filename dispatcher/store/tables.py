@@ -134,7 +134,7 @@ messages = sa.Table(
 _unlogged = sa.DDL("ALTER TABLE messages SET UNLOGGED").execute_if(dialect="postgresql")
 event.listen(messages, "after_create", _unlogged)
 
-# Per agent: the sessions that have a line (admitted and not over, or over and their machines are ending) and
+# Per agent: the sessions that have a slot (admitted and not over, or over and their machines are ending) and
 # those that are queued. The transactions that change sessions keep both: a limit costs one row, however many
 # sessions there are. The row without a name counts nothing; who enforces a limit of the whole deployment
 # locks it.

@@ -44,7 +44,7 @@ class Writes:
         actor: str,
         claim: Claim | None = None,
     ) -> tuple[Session, Machine] | None:
-        """Write a new session with its machine: admitted if there is a line, else queued if it may be.
+        """Write a new session with its machine: admitted if there is a slot, else queued if it may be.
 
         Args:
             admitted: The machine if the session is admitted.
@@ -52,7 +52,7 @@ class Writes:
             claim: The key that stands for the session from now on.
 
         Returns:
-            Both as they were written, or None if there is neither a line nor a place in the queue.
+            Both as they were written, or None if there is neither a slot nor a place in the queue.
 
         Raises:
             AlreadyClaimed: the key stands for another session.
@@ -89,10 +89,10 @@ class Writes:
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine, float], Machine], now: float
     ) -> tuple[Session, Machine] | None:
-        """Give a free line to who has waited longest for it; None if there is no line or nobody waits."""
+        """Give a free slot to who has waited longest for it; None if there is no slot or nobody waits."""
 
         def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
-            waiting = capacity.next_in_line(connection, limits, now)
+            waiting = capacity.next_queued(connection, limits, now)
             if waiting is None:
                 return None
             change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
@@ -104,8 +104,8 @@ class Writes:
 
         return await self._database.write(write)
 
-    async def free_lines(self, now: float) -> int:
-        """Free the lines of sessions whose machines had their grace to be gone, and return how many."""
+    async def free_slots(self, now: float) -> int:
+        """Free the slots of sessions whose machines had their grace to be gone, and return how many."""
         freed = 0
         while agent := await self._database.read(lambda connection: capacity.overdue(connection, now)):
             number = await self._database.write(
@@ -146,7 +146,7 @@ class Writes:
             before, after = updated
             moved = _update_machine(connection, after.machine_id, machine, after, cause)
             if moved is not None and moved[1].state is MachineState.gone:
-                after = transitions.line_free(after)
+                after = transitions.slot_free(after)
             return before, after
 
         return await self._database.write(write, quick=True)
@@ -159,7 +159,7 @@ class Writes:
         cause: Cause,
         of_machine: Callable[[Machine], Machine] | None = None,
     ) -> tuple[Session, Session] | None:
-        """Change a session and count its line.
+        """Change a session and count its slot.
 
         Args:
             of_machine: What becomes of its machine in the same transaction.

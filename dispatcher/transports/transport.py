@@ -31,7 +31,7 @@ class Prepared:
     ice_servers: tuple[dict[str, Any], ...] = ()
     """The STUN and TURN servers that the bot uses."""
     room: Room | None = None
-    """The room to be opened once there is a line for the session."""
+    """The room to be opened once there is a slot for the session."""
 
 
 @dataclass(frozen=True, slots=True)

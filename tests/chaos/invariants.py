@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dispatcher.domain.admission import Limits, Load, has_line
+from dispatcher.domain.admission import Limits, Load, has_slot
 from dispatcher.domain.errors import AtCapacity
 from dispatcher.domain.model import ADMITTED, LIVE, OVER
 from tests.chaos.clients import Attempt, Record
@@ -372,7 +372,7 @@ class Invariants:
         return any(
             row["state"] == "queued"
             and self._now() < row["created_at"] + row["queue_seconds"]
-            and has_line(row["agent"], loads, self._limits)
+            and has_slot(row["agent"], loads, self._limits)
             for row in self._live.values()
         )
 

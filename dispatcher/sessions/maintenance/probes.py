@@ -1,6 +1,6 @@
 """Asks the providers about machines that say nothing, and about those whose sessions are over.
 
-A placement that answers late, or not at all, keeps nobody waiting but its own machines: each has a line, from
+A placement that answers late, or not at all, keeps nobody waiting but its own machines: each has a lane, from
 which a few are asked about at a time, those first that wait longest.
 """
 
@@ -57,7 +57,7 @@ class _Asked:
 
 
 @dataclass(slots=True)
-class _Line:
+class _Lane:
     """The machines of a placement that it will be asked about."""
 
     placement: str | None
@@ -106,9 +106,9 @@ class Probes:
         self._background = background
         self._unresponsive_seconds = unresponsive_seconds
         self._silence_seconds = MISSED_HEARTBEATS * heartbeat_seconds
-        self._lines: dict[str | None, _Line] = {}
-        self._waiting: dict[str, _Line] = {}
-        """Machine that is to be asked about, or being asked about → its line, one at a time."""
+        self._lanes: dict[str | None, _Lane] = {}
+        self._waiting: dict[str, _Lane] = {}
+        """Machine that is to be asked about, or being asked about → its lane, one at a time."""
         self._asking: dict[str, bool] = {}
         """Machine that is being asked about → whether it must be once more."""
         self._asked: dict[str, _Asked] = {}
@@ -160,18 +160,18 @@ class Probes:
         if machine_id in self._asking:
             self._asking[machine_id] = True
             return
-        line = self._lines.setdefault(placement, _Line(placement))
+        lane = self._lanes.setdefault(placement, _Lane(placement))
         if (before := self._waiting.get(machine_id)) is not None:
             before.others.pop(machine_id, None)
-            if before is not line:
+            if before is not lane:
                 before.urgent.pop(machine_id, None)
-        self._waiting[machine_id] = line
+        self._waiting[machine_id] = lane
         if urgent:
-            line.urgent[machine_id] = None
+            lane.urgent[machine_id] = None
         else:
-            line.others[machine_id] = None
-        if len(line.tasks) < AT_ONCE:
-            line.tasks.append(self._background.spawn(self._work(line)))
+            lane.others[machine_id] = None
+        if len(lane.tasks) < AT_ONCE:
+            lane.tasks.append(self._background.spawn(self._work(lane)))
 
     def lost(self, machine_id: str) -> None:
         """The machine was there until now: however lately it was asked about, it may be asked about again."""
@@ -187,34 +187,34 @@ class Probes:
 
     def forget(self) -> None:
         """Forget everything: another replica is the reaper. Calls under way change nothing any more."""
-        for line in self._lines.values():
-            for machine_id in (*line.urgent, *line.others):
+        for lane in self._lanes.values():
+            for machine_id in (*lane.urgent, *lane.others):
                 del self._waiting[machine_id]
-            line.urgent.clear()
-            line.others.clear()
+            lane.urgent.clear()
+            lane.others.clear()
         self._asked.clear()
 
     def close(self) -> None:
         """Ask nobody any more: the next dispatcher's reaper does."""
         self._closed = True
-        for line in self._lines.values():
-            for task in list(line.tasks):
+        for lane in self._lanes.values():
+            for task in list(lane.tasks):
                 task.cancel()
 
-    async def _work(self, line: _Line) -> None:
+    async def _work(self, lane: _Lane) -> None:
         try:
-            while (machine_id := line.next()) is not None:
+            while (machine_id := lane.next()) is not None:
                 self._asking[machine_id] = False
                 try:
-                    placement = await self._inquire(machine_id, line.placement)
+                    placement = await self._inquire(machine_id, lane.placement)
                 finally:
                     again = self._asking.pop(machine_id)
                     del self._waiting[machine_id]
-                if again or placement != line.placement:
+                if again or placement != lane.placement:
                     self.ask(machine_id, placement, urgent=again)
         finally:
             # In the same step: who asks now must not take this task for one that will.
-            line.tasks = [task for task in line.tasks if task is not asyncio.current_task()]
+            lane.tasks = [task for task in lane.tasks if task is not asyncio.current_task()]
 
     async def _inquire(self, machine_id: str, placement: str | None) -> str | None:
         """Ask about one machine, if it still is at that placement; gives where it is.

@@ -25,7 +25,7 @@ from dispatcher.tasks import rest
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-"""How often the reaper looks. What is due is found each time."""
+"""Interval between two looks of the reaper. What is due is found each time."""
 
 MOST_AT_ONCE = 500
 """Machines whose channels broke, and others to ask about, that one look reads: there may be thousands."""
@@ -139,8 +139,8 @@ class Reaper:
         self._found.update(machine.id for machine, _ in due)
         if self._leadership.held:
             await self._end(due)
-        await self._store.writes.free_lines(self._clock.now())
-        # Who waits for a line needs nothing else of this look, and nobody else's line any more.
+        await self._store.writes.free_slots(self._clock.now())
+        # Who waits for a slot needs nothing else of this look, and nobody else's slot any more.
         self._queue.nudge()
         for number, (machine, session) in enumerate(due):
             if not self._leadership.held:
@@ -161,7 +161,7 @@ class Reaper:
         """End what is overdue, before this dispatcher admits anything; whichever replica is the reaper."""
         try:
             await self._end(await self._store.due_machines(self._clock.now()))
-            await self._store.writes.free_lines(self._clock.now())
+            await self._store.writes.free_slots(self._clock.now())
         except SQLAlchemyError as error:
             log.debug("overdue sessions are left to the reaper's rounds: %s", error)
 

@@ -9,7 +9,7 @@ from dispatcher.store.store import Store
 EVERY_SECONDS = 60.0
 CLAIMS = MESSAGES = 500
 SESSIONS = 100
-"""How many are deleted at once, a session with its machine and its timeline of some ten events: a long delete
+"""Rows of one delete, a session with its machine and its timeline of some ten events: a long delete
 would hold up every start on SQLite, which has one writer."""
 
 DAY_SECONDS = 24 * 3600.0

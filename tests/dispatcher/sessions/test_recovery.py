@@ -16,7 +16,7 @@ from dispatcher.domain.model import Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import Cause
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted
 from dispatcher.machines.provider import NoCapacity, Throttled, Unreachable
-from dispatcher.sessions.launcher import Launches
+from dispatcher.sessions.launches import Launches
 from dispatcher.sessions.maintenance.leader import REAPER, Leadership
 from dispatcher.sessions.repository import Repository
 from dispatcher.settings import AgentSettings

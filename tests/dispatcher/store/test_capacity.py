@@ -183,10 +183,10 @@ async def test_session_keeps_its_line_until_its_machine_is_gone_or_its_grace_is_
         assert await starts("c"), "it is gone"
         assert not await starts("d"), "it gave back one line"
         await over("c")
-        assert await store.writes.free_lines(1014.9) == 0
+        assert await store.writes.free_slots(1014.9) == 0
         assert not await starts("e")
-        assert await store.writes.free_lines(1015.0) == 1
-        assert await store.writes.free_lines(1015.0) == 0
+        assert await store.writes.free_slots(1015.0) == 1
+        assert await store.writes.free_slots(1015.0) == 0
         assert await starts("f"), "it had its grace"
         assert not await starts("g")
         await store.writes.update_machine("m-c", gone, CAUSE)
