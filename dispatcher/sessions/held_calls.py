@@ -29,8 +29,8 @@ OF_SESSION = Most(100, 16 * MB)
 largest size are 11 MB in base64."""
 
 OF_KEY = Most(5000, 48 * MB)
-"""Limit on all sessions that a key started. 200 starts a second whose bots take 10 s to be ready hold 2,000 offers
-of 5 kB; and most deployments have one key."""
+"""Limit on all sessions that a key started. 200 starts a second whose bots take 10 s to be ready hold
+2,000 offers of 5 kB; and most deployments have one key."""
 
 IN_ALL = Most(10_000, 96 * MB)
 """A held call takes up to three times its bytes while it is sent, and a dispatcher's container has 1 GB."""

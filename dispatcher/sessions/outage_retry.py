@@ -25,7 +25,8 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 
 WAITING_MESSAGES = 1000
-"""Limit for one machine; a conversation says some three a minute. A machine that says more waits: it is not read."""
+"""Limit for one machine; a conversation says some three a minute. A machine that says more is not
+read meanwhile."""
 
 
 class OutageRetry:

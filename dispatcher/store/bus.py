@@ -39,7 +39,8 @@ BATCH_MESSAGES = 500
 BATCH_BYTES = 8 * 1024 * 1024
 WAITING_MESSAGES = 20_000
 WAITING_BYTES = 64 * 1024 * 1024
-"""Limit on messages that wait for a database that hangs; a replica of 10,000 machines announces all of them in 1 MB."""
+"""Limit on messages that wait for a database that hangs; a replica of 10,000 machines announces
+all of them in 1 MB."""
 
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0

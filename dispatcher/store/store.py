@@ -38,8 +38,8 @@ class Store:
     kept; to repeat it is safe.
 
     Args:
-        ending_seconds: Longest time that a session that is over keeps its slot, while its machine is not known
-            to be gone.
+        ending_seconds: Longest time that a session that is over keeps its slot, while its machine is not
+            known to be gone.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Store:
         return await self._database.read(lambda connection: rows.many(connection, Session, query))
 
     async def count_sessions(self, wanted: Filter, at_most: int) -> int:
-        """Return the number of sessions, or `at_most` if there are more: counting all of them would take ever longer."""
+        """Return the number of sessions, or `at_most` if there are more, which would take ever longer."""
         query = queries.count(wanted, at_most)
         return await self._database.read(lambda connection: min(connection.scalar(query) or 0, at_most))
 
