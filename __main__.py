@@ -12,19 +12,6 @@ CHECKOUT = Path(__file__).resolve().parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-import pulumi  # noqa: E402
+from stacks import assembly  # noqa: E402
 
-from stacks import clouds  # noqa: E402
-from stacks.deployment import current_environment  # noqa: E402
-from stacks.errors import ConfigError  # noqa: E402
-
-
-def main() -> None:
-    environment = current_environment(CHECKOUT)
-    try:
-        clouds.load(environment.config.cloud).deploy(environment).export(environment.config)
-    except ConfigError as error:
-        raise pulumi.RunError(str(error)) from None
-
-
-main()
+assembly.describe(CHECKOUT)

@@ -64,12 +64,7 @@ class AgentImages:
 
     def __init__(self, settings: Settings, fleet: Fleet, clock: Clock) -> None:
         self._agents = settings.agents
-        runs_images = {name for name, of in settings.placements.items() if of.needs_image}
-        self._needed = [
-            name
-            for name, agent in settings.agents.items()
-            if runs_images.intersection(agent.placements or settings.placements)
-        ]
+        self._needed = [name for name in settings.agents if _needs_image(settings, name)]
         self._file = settings.images_file
         self._fleet = fleet
         self._clock = clock
@@ -203,6 +198,14 @@ class AgentImages:
         if words != self._said:
             log.error("images_file: %s: %s", self._file, words)
         self._said = words
+
+
+def _needs_image(settings: Settings, agent: str) -> bool:
+    """Return True if a placement of the agent runs images and has none of its own for it."""
+    names = settings.agents[agent].placements or settings.placements
+    return any(
+        of.needs_image and agent not in of.images for of in map(settings.placements.__getitem__, names)
+    )
 
 
 def _in_use(file: Path) -> Path:

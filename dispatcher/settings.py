@@ -288,18 +288,25 @@ class CoreSettings(BaseSettings):
                 raise ValueError(
                     f"placements {', '.join(alike)} {of.only_one}; allowed: one placement of '{of.provider}'"
                 )
+            for agent in of.images:
+                if agent not in self.agents:
+                    allowed = ", ".join(self.agents)
+                    raise ValueError(
+                        f"placement '{name}': images: '{agent}' is not an agent; allowed: {allowed}"
+                    )
             of.check(name, self.shared_of(of))
         for name, agent in self.agents.items():
             for placement in agent.placements or self.placements:
                 of = self.placements[placement]
                 in_file = self.images_file is not None and of.takes_images_file
-                if of.needs_image and agent.image is None and not in_file:
+                there = agent.model_copy(update={"image": of.images.get(name, agent.image)})
+                if of.needs_image and there.image is None and not in_file:
                     raise ValueError(
                         f"agent '{name}': image is missing, and placement '{placement}' runs images; "
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
                     )
                 try:
-                    of.check_agent(name, agent)
+                    of.check_agent(name, there)
                 except ValueError as error:
                     raise ValueError(f"agent '{name}' at placement '{placement}': {error}") from error
         for key in self.keys:

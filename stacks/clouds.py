@@ -1,23 +1,31 @@
-"""The registry of clouds: one line each. A cloud's package is imported where a stack uses it."""
+"""Clouds: the abilities that their packages give, and the registry of those that are installed.
+
+A cloud is a class named by an entry point of the group `switchboard.clouds`, so a cloud may live in a package
+of its own. Its module is imported with every stack's config; its program only where a stack uses it.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar, Protocol, Self
 
-if TYPE_CHECKING:
-    from dispatcher.settings import AgentSettings
-    from stacks.config import StackConfig
-    from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
-    from stacks.prices import Price
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
-PACKAGES: Mapping[str, str] = {
-    "local": "stacks.local",
-    "docker": "stacks.docker",
-    "fly": "stacks.fly",
-}
-"""Cloud → its package, which gives the functions of `Cloud`."""
+from dispatcher.plugins import Plugin, Registry
+from dispatcher.settings import AgentSettings
+from stacks.core_config import CoreConfig
+from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
+from stacks.errors import ConfigError
+from stacks.log_sources import Tool
+from stacks.prices import Price
+from stacks.stateful import State
+
+GROUP = "switchboard.clouds"
 
 
 class Placement(Protocol):
@@ -68,26 +76,167 @@ class Host(Protocol):
         ...
 
 
-class Cloud(Protocol):
-    """The functions that a cloud's package has."""
+class CloudKeys(BaseModel):
+    """Keys that a cloud adds to a stack's config: its own key, `<cloud>`, and secrets. Each has a default."""
 
-    def deploy(self, environment: Environment) -> Deployment:
-        """Describe the stack's resources."""
-        ...
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
-    def check(self, config: StackConfig, project: str, stack: str) -> None:
-        """Refuse what can be refused before an engine runs.
+    @classmethod
+    def of(cls, config: CoreConfig) -> Self:
+        """Return the config's values of these keys."""
+        return cls.model_construct(**{name: getattr(config, name) for name in cls.model_fields})
+
+
+class Cloud(Plugin):
+    """The base of what an entry point names."""
+
+    summary: ClassVar[str] = ""
+    """Words for the cloud in the description of `switchboard:cloud`."""
+    keys: ClassVar[type[CloudKeys]] = CloudKeys
+    """Keys that only stacks of this cloud have."""
+    reads: ClassVar[Sequence[str]] = ()
+    """Fields of `CoreConfig` that not every cloud reads, and this one does."""
+    placement_keys: ClassVar[type[BaseModel] | None] = None
+    """Keys of its entries in `switchboard:placements`. None: it gives no placement beside its own host's.
+    The cloud's own key, if it has one, is a model that derives from this one."""
+    namespaces: ClassVar[Sequence[str]] = ()
+    """Providers whose own config keys (`docker-build:host`) a stack may have."""
+    bots_in_images: ClassVar[bool] = True
+    """False if bots run without images."""
+    variables: ClassVar[Mapping[str, str]] = {}
+    """Secret keys → the environment variables that are taken where the config has none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check_config(self, config: CoreConfig) -> None:
+        """Check keys against each other.
 
         Raises:
-            ConfigError: The config as a whole cannot be deployed.
+            ValueError: They do not fit; the text begins with the key's name.
         """
-        ...
 
-    def price(self, config: StackConfig, agent: AgentSettings) -> Price:
-        """Return the price of one running machine of the agent."""
-        ...
+    def host(self) -> Host | None:
+        """Return the ability to run a dispatcher. Import its program here."""
+        return None
+
+    def placement(self) -> Placement | None:
+        """Return the ability to give a place to bots. Import its program here."""
+        return None
+
+    def check_before_run(self, environment: Environment) -> None:
+        """Refuse, before an engine runs, what depends on the machine that it runs on.
+
+        Raises:
+            ConfigError: The stack cannot come up from here.
+        """
+
+    def logs(self, words: Sequence[str], bots: Sequence[str]) -> Tool | None:
+        """Return the tool that shows a stack's log lines; None if its command is not this cloud's.
+
+        Args:
+            words: The stack's output `log`, a command.
+            bots: The stack's output `bots`.
+        """
+        return None
+
+    def check_reachable(self, state: State, values: Mapping[str, str], project: str) -> None:
+        """Ask the APIs that delete what a state has of this cloud.
+
+        Args:
+            values: The config, decrypted.
+
+        Raises:
+            StackError: One does not answer, or refuses the credentials.
+        """
+
+    def check_store_stays(self, config: CoreConfig, state: State, stack: str) -> None:
+        """Refuse a config that would leave the state's store behind.
+
+        Raises:
+            ConfigError: It would.
+        """
 
 
-def load(cloud: str) -> Cloud:
-    """Import a cloud's package."""
-    return cast(Cloud, importlib.import_module(PACKAGES[cloud]))
+@dataclass(frozen=True)
+class PlacementOf:
+    """A placement of a stack: its name, and the cloud that gives it."""
+
+    name: str
+    cloud: Cloud
+
+
+@functools.cache
+def registry() -> Registry[Cloud]:
+    """Return the registry, which is read once."""
+    return Registry(GROUP, Cloud, "cloud")
+
+
+@functools.cache
+def load(name: str) -> Cloud:
+    """Return a cloud.
+
+    Raises:
+        UnknownPlugin, RegistryError: As the registry says.
+    """
+    return registry().load(name)(name)
+
+
+def importable() -> dict[str, Cloud]:
+    """Return name → cloud, of all that can be imported."""
+    return {name: load(name) for name in registry().importable()}
+
+
+def placements_of(config: CoreConfig) -> list[PlacementOf]:
+    """Return the stack's placements, in the order in which agents that name none ask them.
+
+    The host's cloud comes first, then names in alphabetical order: an engine hands over mappings sorted.
+    """
+    if not config.placements:
+        return [PlacementOf(config.cloud, load(config.cloud))]
+    found = [PlacementOf(name, load(entry.cloud)) for name, entry in config.placements.items()]
+    return sorted(found, key=lambda one: (one.cloud.name != config.cloud, one.name))
+
+
+def keys_of(config: CoreConfig, name: str) -> BaseModel:
+    """Return the keys of a placement: its entry's, and for the rest those of its cloud's own key.
+
+    Raises:
+        pydantic.ValidationError: The entry is refused.
+    """
+    entry = config.placements.get(name)
+    cloud = load(config.cloud if entry is None else entry.cloud)
+    section = getattr(config, cloud.name.replace("-", "_"), None)
+    model = cloud.placement_keys
+    if model is None:
+        raise TypeError(f"cloud {cloud.name} has no keys of placements")
+    if entry is None:
+        return section if isinstance(section, BaseModel) else model()
+    given: dict[str, Any] = {}
+    if isinstance(section, BaseModel):
+        given = section.model_dump(by_alias=True, exclude_unset=True, include=set(model.model_fields))
+    return model.model_validate({**given, **entry.keys})
+
+
+def load_program(module: str, cloud: str) -> ModuleType:
+    """Import a cloud's program.
+
+    Raises:
+        ConfigError: A package is missing, which other stacks do not have.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.split(".")[0] in ("stacks", "dispatcher", "bot", ""):
+            raise
+        raise ConfigError(
+            f"switchboard:cloud: {cloud} needs the package {missing}, which is not installed; "
+            f"`make up STACK=…` installs it, or: pip install -r requirements-{cloud}.txt"
+        ) from None

@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import SecretStr
 from pydantic.alias_generators import to_camel
 
-from dispatcher.fields import Allowed
 from dispatcher.settings import ENVIRONMENT_PREFIX
+from stacks.core_config import CoreConfig
+from stacks.daily_config import API_KEY, DOMAIN_WORDS, DailyConfig
 from stacks.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stacks.config import StackConfig
-
-DOMAIN_WORDS = "the name of a Daily domain: of https://voice.daily.co it is voice"
-
-API_KEY = "the API key of a Daily domain"
 
 FROM_ENVIRONMENT = {"daily_api_key": "DAILY_API_KEY", "daily_webhook_secret": "DAILY_WEBHOOK_SECRET"}
 """Secrets that the config may leave to the environment of whoever runs the engine."""
-
-
-class DailyConfig(BaseModel):
-    """Daily's keys that are no secret. The API key comes as `dailyApiKey`, or from the environment."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
-
-    domain: Annotated[str, Allowed(DOMAIN_WORDS)] = Field(
-        default="", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
-    )
-    """Daily domain whose rooms sessions over `daily` meet in."""
-    domain_id: Annotated[str, Allowed("the id of that domain, as Daily's API tells it")] = Field(
-        default="", pattern=r"^[A-Za-z0-9-]{0,64}$"
-    )
-    """Id of the domain. With it the dispatcher signs meeting tokens itself; without it each start asks Daily
-    for them."""
-    api_url: Annotated[str, Allowed("the URL of Daily's REST API, with its version")] = Field(
-        default="", pattern=r"^(https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._/-]*)?)?$"
-    )
-    """Daily's REST API; by default the public one. Tests use another."""
-
 
 PLAIN = {f"daily_{name}": name for name in DailyConfig.model_fields}
 """The dispatcher's settings that are no secret → the fields here."""
@@ -59,7 +26,7 @@ KEY_OF_SETTING = {
 """The dispatcher's settings that come from here, and where the config has them."""
 
 
-def settings_of(config: StackConfig) -> dict[str, Any]:
+def settings_of(config: CoreConfig) -> dict[str, Any]:
     """The dispatcher's settings for rooms at Daily; none where the config wants none.
 
     Raises:
@@ -93,7 +60,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     }
 
 
-def keys_of(config: StackConfig) -> dict[str, str]:
+def keys_of(config: CoreConfig) -> dict[str, str]:
     """Setting → the key of the config that it comes from, or the variable, if that has it instead."""
     return {
         setting: f"{key} ({FROM_ENVIRONMENT[setting]} of the environment)"
@@ -103,12 +70,12 @@ def keys_of(config: StackConfig) -> dict[str, str]:
     }
 
 
-def secret_variables(config: StackConfig) -> dict[str, str]:
+def secret_variables(config: CoreConfig) -> dict[str, str]:
     """The secret ones of `settings_of` as the dispatcher's variables: `to_environment` leaves them out."""
     return {_variable(setting): value for setting, value in _secrets(config).items()}
 
 
-def not_set_here(config: StackConfig) -> dict[str, str]:
+def not_set_here(config: CoreConfig) -> dict[str, str]:
     """The dispatcher's variables that the config leaves to the environment, and that are not in there.
 
     With their names in there. One that is set there, but empty, is not wanted.
@@ -123,7 +90,7 @@ def not_set_here(config: StackConfig) -> dict[str, str]:
     }
 
 
-def _wanted_by(config: StackConfig) -> str:
+def _wanted_by(config: CoreConfig) -> str:
     """Return what of the config asks for rooms at Daily, in words; empty if nothing does.
 
     Then nothing is taken from the environment either: many who try Pipecat have a DAILY_API_KEY there.
@@ -139,7 +106,7 @@ def _wanted_by(config: StackConfig) -> str:
     return ""
 
 
-def _secrets(config: StackConfig) -> dict[str, str]:
+def _secrets(config: CoreConfig) -> dict[str, str]:
     """Setting → value: the config's, else the environment's."""
     if not _wanted_by(config):
         return {}

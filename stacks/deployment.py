@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pulumi
-from pulumi.runtime import config as engine_config
 from pydantic import BaseModel
 
 from dispatcher.machines.settings import PlacementSettings
-from stacks.config import StackConfig, parse
-from stacks.errors import ConfigError
-from stacks.prices import price_of
-from stacks.refusals import masked
-from stacks.secret_keys import refuse_in_clear
+from stacks.core_config import CoreConfig
+from stacks.prices import Price
 
 
 @dataclass(frozen=True)
@@ -29,7 +22,7 @@ class Environment:
     project: str
     stack: str
     checkout: Path
-    config: StackConfig
+    config: CoreConfig
 
     def name(self, part: str) -> str:
         """A name for what the outside sees, unique per stack: `switchboard-local-dispatcher`."""
@@ -51,6 +44,19 @@ class Site:
     cloud: str
     machine_url: str | None
     """URL at which machines of other clouds reach the dispatcher; None if they cannot."""
+    reached_by: str = ""
+    """Key that gives a host such a URL, in words: `with switchboard:docker.domain, its public name`."""
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        """Return a site as this class.
+
+        Raises:
+            TypeError: It is another host's.
+        """
+        if not isinstance(site, cls):
+            raise TypeError(f"this is the site of cloud {site.cloud}, not a {cls.__name__}")
+        return site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,12 @@ class Deployment:
     records: pulumi.Input[Sequence[str]] | None = None
     """DNS records that have to be there, if there are any."""
 
-    def export(self, config: StackConfig) -> None:
+    def export(self, config: CoreConfig, prices: Mapping[str, Price]) -> None:
+        """Export the outputs.
+
+        Args:
+            prices: Agent → the price of its machine.
+        """
         pulumi.export("url", self.url)
         asked = bool(config.keys)
         start = pulumi.Output.from_input(self.url).apply(lambda url: start_command(url, asked=asked))
@@ -123,9 +134,7 @@ class Deployment:
         if self.bots:
             pulumi.export("bots", list(self.bots))
         # As it is deployed: who reads it needs no config, which may have changed, or be encrypted.
-        pulumi.export(
-            "prices", {name: price_of(config, agent).shown() for name, agent in config.agents.items()}
-        )
+        pulumi.export("prices", {name: price.shown() for name, price in prices.items()})
         if self.records is not None:
             pulumi.export("records", self.records)
 
@@ -139,81 +148,3 @@ def start_command(url: str, asked: bool) -> str:
     page, _, key = url.partition("/#key=")
     bearer = f' -H "Authorization: Bearer {key or "$SWITCHBOARD_KEY"}"' if key or asked else ""
     return f"curl --fail-with-body -X POST {page}/start{bearer} -H 'Content-Type: application/json' -d '{{}}'"
-
-
-UNSET_VARIABLE = "SWITCHBOARD_UNSET"
-"""Names the variables that bots are to do without, for this run: `make up UNSET=…`, or with `pulumi up`."""
-
-
-def meant_unset() -> frozenset[str]:
-    """Return the names of variables that are not set here, and are not to be."""
-    return frozenset(os.environ.get(UNSET_VARIABLE, "").replace(",", " ").split())
-
-
-def refuse_missing(config: StackConfig) -> None:
-    """Refuse an agent's variables that are not set where the engine runs.
-
-    An empty one is not set: a CI gives a secret that it does not have as that. Bots would be started
-    without, and an up from another shell would take them from a stack that has them.
-
-    Raises:
-        ConfigError: a variable is missing; or UNSET names one that no agent has, or that is set.
-    """
-    named = {variable for agent in config.agents.values() for variable in agent.env}
-    meant = meant_unset()
-    if unknown := sorted(meant - named):
-        allowed = ", ".join(sorted(named)) or "nothing, since no agent has variables"
-        shown = ", ".join(map(masked, unknown))
-        raise ConfigError(f"UNSET: {shown}: no agent's env names it; allowed: {allowed}")
-    if given := sorted(name for name in meant if os.environ.get(name)):
-        raise ConfigError(
-            f"UNSET: {', '.join(given)}: set here, so the bots would get it; allowed: without it in UNSET, "
-            f"or without it in the environment (unset {' '.join(given)})"
-        )
-    lines = []
-    for name, agent in config.agents.items():
-        if missing := [one for one in agent.env if not os.environ.get(one) and one not in meant]:
-            names = ",".join(missing)
-            lines.append(
-                f"switchboard:agents.{name}.env: not set here, or empty: {', '.join(missing)}; allowed: "
-                f"the value in the environment, or UNSET={names} (with pulumi: "
-                f"{UNSET_VARIABLE}={names}) to do without"
-            )
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
-def program_of(cloud: str) -> ModuleType:
-    """The module that describes a stack of this cloud: it is loaded only where it runs.
-
-    Raises:
-        ConfigError: a package of the cloud's providers is missing, which other stacks do not have.
-    """
-    try:
-        return importlib.import_module(f"stacks.{cloud}.program")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pulumi_docker"):
-            raise
-        raise ConfigError(
-            f"switchboard:cloud: {cloud} needs the package {error.name}, which is not installed; "
-            f"`make up STACK=…` installs it, or: pip install -r requirements-{cloud}.txt"
-        ) from None
-
-
-def current_environment(checkout: Path) -> Environment:
-    """The environment of the running program. Raises pulumi.RunError, which shows without a traceback."""
-    project, stack = pulumi.get_project(), pulumi.get_stack()
-    # `pulumi.Config` answers for single keys only, so an unknown one would go unseen. A program in the
-    # driver's own process has its config in CONFIG, one under the language host has it in its environment.
-    values = {**engine_config.get_config_env(), **engine_config.CONFIG.get()}
-    # Likewise of which keys are encrypted.
-    secret = {key for key in values if engine_config.is_config_secret(key)}
-    secret.update(engine_config.get_config_secret_keys_env())
-    place = f"the config of stack {stack}"
-    try:
-        refuse_in_clear(values, project=project, stack=stack, place=place, secret=secret)
-        config = parse(values, project=project, checkout=checkout, stack=stack)
-        refuse_missing(config)
-    except ConfigError as error:
-        raise pulumi.RunError(str(error)) from None
-    return Environment(project, stack, checkout, config)

@@ -20,11 +20,9 @@ from dispatcher.fields import allowed, description, unwrapped
 from dispatcher.keys import KeyRate, KeySettings
 from dispatcher.machines.registry import providers
 from dispatcher.settings import ENVIRONMENT_PREFIX, AgentSettings, Settings
-from stacks.config import ONLY_WITH, StackConfig
-from stacks.daily import DailyConfig
-from stacks.docker.config import DockerConfig
-from stacks.fly.config import FlyConfig
-from stacks.ice import IceServerConfig
+from stacks.config import CLOUDS, ONLY_WITH, StackConfig
+from stacks.ice_config import IceServerConfig
+from stacks.refusals import sections
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -39,10 +37,8 @@ MODELS = (
         KeySettings,
         KeyRate,
         IceServerConfig,
-        DockerConfig,
-        FlyConfig,
-        DailyConfig,
     ),
+    *sections(StackConfig).values(),
     *(Settings, ProxySettings, *PLACEMENTS),
 )
 """All models whose fields are settings."""
@@ -69,10 +65,9 @@ def settings_page() -> str:
         "Keys of each entry of `iceServers`.",
         *_keys(IceServerConfig),
     ]
-    for name, field in StackConfig.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            parts += [f"## Keys of `{field.alias or name}`", *_keys(annotation)]
+    for name, model in sections(StackConfig).items():
+        parts += [f"## Keys of `{name}`", *_keys(model)]
+    parts += ["## Keys of a placement", *_placements()]
     parts += [
         "## Variables of the dispatcher",
         "Mappings and lists are JSON. `SWITCHBOARD_AGENTS` and `SWITCHBOARD_KEYS` have the keys above, and "
@@ -88,6 +83,17 @@ def settings_page() -> str:
         *_variables(ProxySettings, PROXY_PREFIX),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _placements() -> Iterator[str]:
+    yield (
+        "Keys of each entry of `placements`: `cloud`, and for each cloud these of its own key, with the same "
+        "meaning. A key that an entry does not have is taken from the cloud's own key."
+    )
+    for name, cloud in CLOUDS.items():
+        if (model := cloud.placement_keys) is not None:
+            keys = ", ".join(f"`{field.alias}`" for field in model.model_fields.values())
+            yield f"- `cloud: {name}`: {keys}"
 
 
 def project_file(text: str) -> str:

@@ -1,10 +1,9 @@
-"""The logs of a stack's dispatcher and bots where a cloud's own tool shows them: `docker`, `fly`."""
+"""The logs of a stack's dispatcher and bots where a cloud's own tool shows them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import queue
 import shlex
@@ -12,24 +11,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-from dispatcher.machines.container.request import DEPLOYMENT_LABEL, MACHINE_LABEL
-from dispatcher.machines.fly.request import MACHINE_KEY
+from stacks import clouds
 from stacks.errors import StackError
+from stacks.log_sources import DISPATCHER, LOOK_SECONDS, Source, Tool, cannot_run
 
-DISPATCHER = "dispatcher"
 MOST_FOLLOWED = 50
 """Bots that are followed at a time: each is a process of the tool."""
 
-LOOK_SECONDS, SSH_LOOK_SECONDS = 1.0, 5.0
-"""Between two looks for bots that are new; over SSH each is a connection."""
-
 POLL_SECONDS = 0.1
-
-ASK_SECONDS = 60.0
-"""Limit on a call of the tool that only lists."""
 
 CHUNK = 64 * 1024
 """Longest part of a line that is shown at once."""
@@ -40,100 +30,6 @@ MOST_FAILED_LOOKS = 5
 _QUEUED_LINES = 1000
 
 
-@dataclass(frozen=True)
-class Source:
-    """Lines that a command prints.
-
-    Args:
-        name: What stands before each of them.
-        only: Lines without this text are left out.
-    """
-
-    name: str
-    words: Sequence[str]
-    only: str = ""
-
-
-class Tool(Protocol):
-    """The commands of one cloud's tool for one stack."""
-
-    def dispatcher(self, session: str, *, once: bool) -> Source:
-        """Return the dispatcher's lines, or those of them about one session."""
-        ...
-
-    look_seconds: float
-    """Between two looks for bots that are new."""
-
-    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
-        """Return what there is of bots, or of one session's.
-
-        Args:
-            first: They are looked for for the first time.
-
-        Raises:
-            StackError: the tool does not tell.
-        """
-        ...
-
-
-class Docker:
-    """Containers, and `docker logs`.
-
-    Args:
-        log: `docker --host URL logs NAME`, which shows the dispatcher's.
-        deployment: The label of the bots' containers.
-    """
-
-    def __init__(self, log: Sequence[str], deployment: str) -> None:
-        self._log = list(log)
-        self._deployment = deployment
-        over_ssh = any(word.startswith("ssh://") for word in log)
-        self.look_seconds = SSH_LOOK_SECONDS if over_ssh else LOOK_SECONDS
-
-    def dispatcher(self, session: str, *, once: bool) -> Source:
-        return Source(DISPATCHER, self._logs(self._log[-1], once=once), session)
-
-    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
-        if not self._deployment:
-            return []
-        labels = [f"{DEPLOYMENT_LABEL}={self._deployment}"]
-        if session:
-            labels.append(f"{MACHINE_LABEL}=m-{session}")
-        filters = [word for label in labels for word in ("--filter", f"label={label}")]
-        shown = '{{.Label "' + MACHINE_LABEL + '"}} {{.Names}}'
-        listed = _answer([*self._log[:-2], "ps", "--all", *filters, "--format", shown])
-        # As on `local`: of a bot that was there before, its lines from now on, unless it is the one that is
-        # asked for.
-        begin = ["--tail", "0"] if first and not session and not once else []
-        pairs = [line.split() for line in listed.splitlines()]
-        return [Source(pair[0], self._logs(pair[1], *begin, once=once)) for pair in pairs if len(pair) == 2]
-
-    def _logs(self, name: str, *more: str, once: bool) -> list[str]:
-        return [*self._log[:-1], *([] if once else ["--follow"]), *more, name]
-
-
-class Fly:
-    """Apps, and `fly logs`, which begins some lines back and follows by itself."""
-
-    def __init__(self, log: Sequence[str], apps: Sequence[str]) -> None:
-        self._log = list(log)
-        self._apps = apps
-        self.look_seconds = LOOK_SECONDS if apps else math.inf
-
-    def dispatcher(self, session: str, *, once: bool) -> Source:
-        return Source(DISPATCHER, _once(self._log, once=once), session)
-
-    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
-        if not session:
-            return [Source(app, _once([*self._log[:-1], app], once=once)) for app in self._apps]
-        for app in self._apps:
-            listed = _answer([self._log[0], "machine", "list", "--app", app, "--json"])
-            for machine_id in _machines_at_fly(listed, f"m-{session}"):
-                words = [*self._log[:-1], app, "--machine", machine_id]
-                return [Source(f"m-{session}", _once(words, once=once))]
-        return []
-
-
 def tool_of(log: str, bots: Sequence[str]) -> Tool:
     """Return the tool that shows a stack's logs.
 
@@ -142,9 +38,10 @@ def tool_of(log: str, bots: Sequence[str]) -> Tool:
         bots: The stack's output `bots`.
     """
     words = shlex.split(log)
-    if words[0] == "fly":
-        return Fly(words, bots)
-    return Docker(words, bots[0] if bots else "")
+    for cloud in clouds.importable().values():
+        if (tool := cloud.logs(words, bots)) is not None:
+            return tool
+    raise StackError(f"no cloud that is installed shows logs by `{words[0]}`")
 
 
 def no_log_of(session: str) -> str:
@@ -290,7 +187,7 @@ class _Running:
                 source.words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
         except OSError as error:
-            raise _cannot_run(source.words, error) from error
+            raise cannot_run(source.words, error) from error
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -325,41 +222,3 @@ class _Running:
             except queue.Full:
                 continue
             return
-
-
-def _once(words: list[str], *, once: bool) -> list[str]:
-    return [*words, *(["--no-tail"] if once else [])]
-
-
-def _answer(words: Sequence[str]) -> str:
-    """Return what a command that lists prints. Raises StackError with its last words if it fails."""
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASK_SECONDS, check=False
-        )
-    except OSError as error:
-        raise _cannot_run(words, error) from error
-    except subprocess.TimeoutExpired:
-        raise StackError(f"`{shlex.join(words)}` did not answer within {ASK_SECONDS:.0f} s") from None
-    if done.returncode:
-        raise StackError(
-            f"`{shlex.join(words)}` ended with status {done.returncode}: {done.stderr.strip()[-500:]}"
-        )
-    return done.stdout
-
-
-def _cannot_run(words: Sequence[str], error: OSError) -> StackError:
-    return StackError(f"{words[0]} cannot be run: {error}; it shows this stack's log")
-
-
-def _machines_at_fly(listed: str, machine_id: str) -> list[str]:
-    """Return Fly's ids of the machines with this id of ours in their metadata."""
-    try:
-        machines: list[Mapping[str, Any]] = json.loads(listed)
-        return [
-            str(one["id"])
-            for one in machines
-            if (one["config"].get("metadata") or {}).get(MACHINE_KEY) == machine_id
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StackError(f"`fly machine list --json` answers something else: {error!r}") from error

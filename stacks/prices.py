@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dispatcher.settings import AgentSettings
-from stacks import clouds
-from stacks.config import StackConfig
-
 THIRTY_DAYS = 30 * 24 * 3600
 
 
@@ -32,8 +28,3 @@ class Price:
 
 
 OWN_MACHINE = Price(0.0, "a machine of your own, which costs what it costs without sessions too")
-
-
-def price_of(config: StackConfig, agent: AgentSettings) -> Price:
-    """Return the price of one running machine of the agent."""
-    return clouds.load(config.cloud).price(config, agent)

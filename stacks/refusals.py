@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from dispatcher.fields import allowed_at, model_at
 from dispatcher.keys import NAME_WORDS
 from dispatcher.settings import Settings
-from stacks import daily
+from stacks.daily_config import API_KEY
 
 SECRET_WORDS = ("key", "secret", "token", "password", "url", "iceservers")
 """A key with one of these in its name is shown without its value."""
@@ -39,15 +39,16 @@ def masked(text: str) -> str:
     return TOKEN.sub("…", text)
 
 
-def explain(error: ValidationError, model: type[BaseModel], project: str) -> str:
+def explain(error: ValidationError, model: type[BaseModel], project: str, within: str = "") -> str:
     """A line for each value that is refused.
 
     Args:
-        model: The stack config's class, of which `error` is.
+        model: The class of which `error` is: the stack config's, or that of a part of it.
+        within: The key of that part.
     """
     lines = []
     for fault in _faults(error):
-        path = path_of(fault["loc"])
+        path = ".".join(filter(None, [within, path_of(fault["loc"])]))
         if fault["type"] == "value_error":
             # A check of our own, whose words say what is allowed.
             lines.append(_line(project, path, _message(fault)))
@@ -70,7 +71,7 @@ def explain_settings(error: ValidationError, project: str, origins: Mapping[str,
         if fault["type"] == "value_error":
             lines.append(_line(project, path, _with_keys(_without_prefix(fault["msg"]), project, origins)))
         else:
-            allowed = f"{daily.API_KEY}, of at least 8 characters" if setting == "daily_api_key" else ""
+            allowed = f"{API_KEY}, of at least 8 characters" if setting == "daily_api_key" else ""
             lines.append(f"{project}:{path}: is refused; allowed: {allowed or fault['msg']}")
     return "\n".join(lines)
 
@@ -185,13 +186,13 @@ def _allowed(fault: ErrorDetails, model: type[BaseModel]) -> str:
     return _names(model_at(model, location[:-1]))
 
 
-def sections(model: type[BaseModel]) -> tuple[str, ...]:
-    """Return the keys of a model that are mappings of further keys."""
-    return tuple(
-        field.alias or name
+def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the keys of a model that are mappings of further keys → their models."""
+    return {
+        field.alias or name: field.annotation
         for name, field in model.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    )
+    }
 
 
 def _names(model: type[BaseModel]) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from stacks.config import StackConfig
+from stacks.config import CLOUDS, StackConfig
 from stacks.daily import FROM_ENVIRONMENT
 from stacks.errors import ConfigError
-from stacks.fly.config import TOKEN_VARIABLE
 
 SECRET_KEYS = tuple(
     field.alias or name for name, field in StackConfig.model_fields.items() if field.annotation is SecretStr
@@ -23,7 +22,7 @@ SECRET_KEYS = tuple(
 """Keys whose whole value is secret."""
 
 VARIABLES = {
-    "flyApiToken": TOKEN_VARIABLE,
+    **{key: variable for cloud in CLOUDS.values() for key, variable in cloud.variables.items()},
     **{StackConfig.model_fields[setting].alias: variable for setting, variable in FROM_ENVIRONMENT.items()},
 }
 """Keys → the environment variables that are taken where the config has none."""

@@ -28,8 +28,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
 # What the voice page's packages ask for.
 OLDEST_NODE = 20
-CLOUDS_WITH_PACKAGES = ("aws", "docker", "fly")
-"""Clouds whose providers need packages of their own: the extras of pyproject.toml, `requirements-….txt`."""
+NO_CLOUD = ("build", "dev", "node")
+"""Ends of `requirements-….txt` that are no cloud's."""
 
 
 class Checkout:
@@ -66,13 +66,22 @@ class Checkout:
     def install_packages(self, dev: bool, stack: str) -> None:
         """Install the packages of a stack's cloud; with `dev`, those of all clouds and of the tests."""
         if dev:
-            of_clouds = sorted(f"requirements-{cloud}.txt" for cloud in CLOUDS_WITH_PACKAGES)
+            of_clouds = [f"requirements-{cloud}.txt" for cloud in self.clouds_with_packages]
             contained = ("requirements-node.txt", "requirements.txt", *of_clouds)
             self.installer.install("requirements-dev.txt", *contained)
-        elif (cloud := self.cloud_of(stack)) in CLOUDS_WITH_PACKAGES:
+            return
+        # The file of a cloud has all that the others have, too.
+        of_clouds = sorted(self.clouds_of(stack).intersection(self.clouds_with_packages))
+        for cloud in of_clouds:
             self.installer.install(f"requirements-{cloud}.txt", "requirements.txt")
-        else:
+        if not of_clouds:
             self.installer.install("requirements.txt")
+
+    @property
+    def clouds_with_packages(self) -> list[str]:
+        """Clouds whose providers need packages of their own: the extras of pyproject.toml."""
+        found = {path.stem.removeprefix("requirements-") for path in self.root.glob("requirements-*.txt")}
+        return sorted(found.difference(NO_CLOUD))
 
     def equip(self) -> None:
         """A browser and engines for the tests. Those that lack theirs are skipped, and all else goes on."""
@@ -85,14 +94,13 @@ class Checkout:
             except SetupError as error:
                 say(f"notice: {error}")
 
-    def cloud_of(self, stack: str) -> str:
-        """The cloud of a stack, as far as its file tells without a parser of YAML; else `local`.
+    def clouds_of(self, stack: str) -> set[str]:
+        """Return the clouds of a stack and its placements, as far as its file tells without a parser of YAML.
 
         If it tells it in another way, the stack's program says which packages are missing.
         """
-        text = read(self.root / "stacks" / f"Pulumi.{stack}.yaml") or ""
-        found = re.search(r"""^\s+['"]?(?:switchboard:)?cloud['"]?:\s*['"]?([a-z]+)""", text, re.MULTILINE)
-        return found[1] if found else "local"
+        text = re.sub(r"(^|\s)#.*", "", read(self.root / "stacks" / f"Pulumi.{stack}.yaml") or "")
+        return set(re.findall(r"""[\s{,'"](?:switchboard:)?cloud['"]?:\s*['"]?([a-z0-9-]+)""", text))
 
     def make_venv(self) -> None:
         if self.python.exists():

@@ -11,7 +11,8 @@ from dispatcher.fields import allowed, description
 from dispatcher.settings import AgentSettings
 from stacks import docs
 from stacks.config import StackConfig
-from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING, DailyConfig
+from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING
+from stacks.daily_config import DailyConfig
 from stacks.docker.config import DockerConfig
 from stacks.fly.config import FlyConfig
 from stacks.secret_keys import SECRET_KEYS, VARIABLES

@@ -142,7 +142,8 @@ class Gate:
         self._machine_networks = settings.machine_networks
         self._any_host = not is_loopback(settings.host) and settings.public_url is None
         self._public = urlsplit(settings.public_url) if settings.public_url else None
-        urls = (settings.public_url, settings.machine_url)
+        of_placements = (placement.machine_url for placement in settings.placements.values())
+        urls = (settings.public_url, settings.machine_url, *of_placements)
         self._names = {
             settings.host.lower(),
             *settings.allowed_hosts,

@@ -227,7 +227,7 @@ class Fleet:
         """
         lost = Unreachable("the dispatcher that asked for the machine is gone")
         try:
-            found = await self._look_up(self._at(at), spec, deadline, place, lost)
+            found = await self._look_up(self._at(at), spec.at(at), deadline, place, lost)
         except ProviderError as error:
             raise NoMachine(Abandoned(f"{at}: {error}"), nowhere=False) from error
         if found is not None:
@@ -258,6 +258,8 @@ class Fleet:
     ) -> MachineStatus:
         """Ask one placement, again after a lost answer. Any error but `Unknown` means that it has
         no machine."""
+
+        spec = spec.at(placement.name)
 
         async def confirm() -> None:
             if not await place(placement.name, placement.provider.name):

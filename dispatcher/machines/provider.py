@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal, Protocol, runtime_checkable
 
@@ -61,6 +61,14 @@ class Unreachable(ProviderError):
 
 
 @dataclass(frozen=True, slots=True)
+class SpecVariant:
+    """The parts of a machine's specification that depend on the placement."""
+
+    image: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One machine to create. Its provider-side identity follows from `id` alone."""
 
@@ -90,6 +98,15 @@ class MachineSpec:
 
     A provider whose cloud stores them and gives them to machines itself leaves them out.
     """
+
+    variants: Mapping[str, SpecVariant] = field(default_factory=dict[str, "SpecVariant"])
+    """Placement → what differs there. Providers get the specification of their placement, without this."""
+
+    def at(self, placement: str) -> MachineSpec:
+        """Return the specification for one placement."""
+        if (variant := self.variants.get(placement)) is not None:
+            return replace(self, image=variant.image, arguments=variant.arguments, variants={})
+        return replace(self, variants={}) if self.variants else self
 
     @property
     def whole_environment(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from dispatcher.keys import AgentName
 from dispatcher.plugins import Plugin, SharedSettings
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from dispatcher.machines.provider import MachineProvider
 
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ImageName = Annotated[str, Field(min_length=1, max_length=512)]
+"""An image's reference."""
+
+URL_PATTERN = r"^(https?://[^/@?#\s]+(/[^@?#\s]*)?)?$"
+"""A URL without a user, a query or a fragment; or nothing."""
 
 
 class Agent(Protocol):
@@ -97,6 +103,13 @@ class PlacementSettings(Plugin, BaseModel):
     """True if a dispatcher without `placements` gets one of this provider, with the provider's name."""
 
     provider: str
+    """Machine provider of the placement."""
+    images: dict[AgentName, ImageName] = {}
+    """Agent → the image of its machines here, where this placement has a registry of its own; goes before the
+    images that the deployment has for all placements."""
+    machine_url: str = Field(default="", pattern=URL_PATTERN)
+    """URL at which machines of this placement reach a dispatcher, if it is not the deployment's
+    `machine_url`."""
 
     def check(self, name: str, shared: SharedSettings) -> None:
         """Check the placement against the provider's deployment-wide settings.

@@ -17,7 +17,7 @@ from bot.protocol import (
 )
 from dispatcher.agent_images import AgentImages
 from dispatcher.domain.model import Session
-from dispatcher.machines.provider import MachineSpec, Preparation
+from dispatcher.machines.provider import MachineSpec, Preparation, SpecVariant
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.tokens import MachineTokens
 
@@ -56,16 +56,25 @@ class Specs:
         }
         if session.traceparent is not None:
             of_machine[TRACEPARENT_VARIABLE] = session.traceparent
+        image = self._images.of(session.agent)
+
+        def arguments(url: str) -> tuple[str, ...]:
+            return tuple(entrypoint_arguments(session.machine_id, url, assigned if in_arguments else None))
+
         return MachineSpec(
             id=session.machine_id,
             agent=session.agent,
             bot_file=self._images.bot_file(session.agent),
-            image=self._images.of(session.agent),
-            arguments=tuple(
-                entrypoint_arguments(
-                    session.machine_id, self._dispatcher_url, assigned if in_arguments else None
+            image=image,
+            arguments=arguments(self._dispatcher_url),
+            variants={
+                name: SpecVariant(
+                    of.images.get(session.agent, image),
+                    arguments(of.machine_url.rstrip("/") or self._dispatcher_url),
                 )
-            ),
+                for name, of in self._settings.placements.items()
+                if session.agent in of.images or of.machine_url
+            },
             environment=of_machine,
             python=str(agent.python or ""),
             agent_environment=self._of_agent(agent),
@@ -76,11 +85,12 @@ class Specs:
 
     def preparations(self, placement: str) -> list[Preparation]:
         """Return the common part of each agent's machines, for a placement that can get ready for them."""
+        of = self._settings.placements.get(placement)
         return [
             Preparation(
                 self._images.bot_file(name),
                 {**self._of_agent(agent), **self._of_all(agent)},
-                self._images.of(name),
+                (of.images.get(name) if of else None) or self._images.of(name),
                 str(agent.python or ""),
             )
             for name, agent in self._settings.agents.items()

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from dispatcher.settings import AgentSettings
-    from stacks.config import StackConfig
-    from stacks.deployment import Deployment, Environment
-    from stacks.prices import Price
+from dispatcher.settings import is_loopback
+from stacks.clouds import Cloud, Host, Placement, load_program
+from stacks.core_config import CoreConfig
+from stacks.docker.config import DockerKeys, DockerPlacementConfig
+from stacks.errors import ConfigError
+from stacks.log_sources import Tool
+from stacks.stateful import STORE, State
 
-
-def deploy(environment: Environment) -> Deployment:
-    """Describe the stack."""
-    # Only here: it knows the config, and the config knows this package.
-    from stacks.deployment import program_of
-
-    return program_of("docker").describe(environment)
+ANSWER_SECONDS = 20
 
 
-def check(config: StackConfig, project: str, stack: str) -> None:
-    """Before an engine runs. Raises ConfigError for what only the whole config tells."""
-    from stacks.docker import settings
+class Docker(Cloud):
+    """One Docker engine."""
 
-    settings.dispatcher(config, settings.Known.none(config))
+    summary = "containers of one Docker engine"
+    keys = DockerKeys
+    reads = ("drain_seconds",)
+    placement_keys = DockerPlacementConfig
+    namespaces = ("docker", "docker-build")
 
+    def check_config(self, config: CoreConfig) -> None:
+        docker = DockerKeys.of(config).docker
+        if config.cloud != self.name:
+            return
+        if not config.keys and not is_loopback(docker.address):
+            raise ValueError(
+                f"docker.address: {docker.address} is reachable from other machines, so keys must be set; "
+                "without keys only 127.0.0.1 or ::1 is allowed"
+            )
+        if not config.keys and docker.domain:
+            raise ValueError(
+                f"docker.domain: {docker.domain} is reachable from other machines, so keys must be set"
+            )
+        if config.turn_urls and docker.turn:
+            raise ValueError("turnUrls: is there, and docker.turn is on; allowed: one of them")
 
-def price(config: StackConfig, agent: AgentSettings) -> Price:
-    """Return the price of one running machine of the agent."""
-    from stacks.prices import OWN_MACHINE
+    def host(self) -> Host:
+        return load_program("stacks.docker.program", self.name).DockerHost()
 
-    return OWN_MACHINE
+    def placement(self) -> Placement:
+        return load_program("stacks.docker.placement", self.name).DockerPlacement()
+
+    def logs(self, words: Sequence[str], bots: Sequence[str]) -> Tool | None:
+        if Path(words[0]).name != "docker":
+            return None
+        from stacks.docker.logs import DockerLogs
+
+        return DockerLogs(words, bots[0] if bots else "")
+
+    def check_reachable(self, state: State, values: Mapping[str, str], project: str) -> None:
+        from stacks.docker.host import call  # loaded only where a stack has an engine
+
+        for host in sorted(state.docker_hosts):
+            call(host, "GET", "version", timeout=ANSWER_SECONDS)
+
+    def check_store_stays(self, config: CoreConfig, state: State, stack: str) -> None:
+        wanted = DockerKeys.of(config).docker.host
+        if config.cloud == self.name and (elsewhere := state.docker_hosts - {wanted}):
+            raise ConfigError(
+                f"switchboard:docker.host: {wanted!r} is refused; allowed: {', '.join(sorted(elsewhere))}, "
+                f"where the store is (make down STACK={stack} CONFIRM={STORE} deletes it there)"
+            )

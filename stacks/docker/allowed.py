@@ -19,7 +19,7 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from stacks.local.host import end_with_engine
+from stacks.shared.dynamic import end_with_engine
 
 NAMES = ("images", "repositories")
 

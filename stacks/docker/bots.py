@@ -22,7 +22,7 @@ from pulumi.dynamic import (
 )
 
 from stacks.docker.host import EngineFailed, call
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared.dynamic import end_with_engine, plain_errors
 from stacks.stateful import other_cloud
 
 # The dispatcher's word, `dispatcher.machines.container.request.DEPLOYMENT_LABEL`; a test compares them.

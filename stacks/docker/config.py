@@ -1,4 +1,4 @@
-"""The key `docker` of a stack's config: where its engine is, and what is reachable from outside.
+"""Keys of the cloud `docker`: where its engine is, and what is reachable from outside.
 
 It needs none of the packages that only this cloud has: every stack's config is read with it.
 """
@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import tempfile
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from pathlib import PurePosixPath
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, model_validator
 
 from dispatcher.fields import Allowed
+from stacks.clouds import CloudKeys
+from stacks.shared.keys import PUBLIC_STUN, Image, ImageKeys, StunServers
 
 LOCAL_SOCKET = "/var/run/docker.sock"
 
 CADDY = "caddy:2.10.2-alpine@sha256:4c6e91c6ed0e2fa03efd5b44747b625fec79bc9cd06ac5235a779726618e530d"
 COTURN = "coturn/coturn:4.6.3@sha256:71c3c990283385567f11794ee692e3a47b66fd9b0bb39e42afbe776e331dd888"
-
-# Of the Filesystem Hierarchy Standard; macOS's are elsewhere.
-SHARED_DIRECTORIES = frozenset(
-    (
-        *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/proc", "/root"),
-        *("/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/var", "/var/tmp"),  # noqa: S108
-        *("/Users", "/private", "/private/etc", "/private/tmp", "/private/var"),
-    )
-)
 
 HOST_WORDS = "unix:///path/of/a/socket, or ssh://user@host or ssh://user@host:port with a port of 1 to 65535"
 TURN_ADDRESS_WORDS = "the IP address by which callers reach the engine's host"
@@ -63,14 +54,6 @@ def _ssh_port(host: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
-IMAGE = (
-    r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
-)
-"""A reference: a registry or none, a path, and a tag or a digest or both."""
-
-Image = Annotated[str, Field(max_length=512, pattern=f"^{IMAGE}$")]
-
 TURN_PORT = 3478
 """Port of the TURN server (RFC 8656)."""
 
@@ -78,16 +61,17 @@ MOST_RELAYS = 1000
 """Ports of relays. The engine has a process or a rule for each, and makes them one by one."""
 
 
-class DockerConfig(BaseModel):
-    """Keys that only a stack of the cloud `docker` has."""
+class DockerPlacementConfig(ImageKeys):
+    """Keys of a placement at the stack's Docker engine."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
+    models: Annotated[str, Allowed("the name of a volume of the engine")] = Field(
+        default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
     )
+    """Volume with models, which bots see read-only at /mnt/models. A directory of the host is refused."""
+
+
+class DockerConfig(DockerPlacementConfig):
+    """Keys that only a stack of the cloud `docker` has."""
 
     host: Annotated[str, AfterValidator(_ssh_port), Allowed(HOST_WORDS)] = Field(
         default=f"unix://{LOCAL_SOCKET}",
@@ -115,31 +99,7 @@ class DockerConfig(BaseModel):
     ] = Field(default="", pattern=r"^([a-z0-9._:-]+(/[a-z0-9._-]+)*)?$")
     """Registry that images are pushed to and pulled from by digest; without one they are loaded into the
     engine."""
-    base: Annotated[str, Allowed("an image's reference, such as python:3.13-slim-trixie@sha256:…")] = Field(
-        default="", max_length=512, pattern=f"^({IMAGE})?$"
-    )
-    """Base of the images; by default the one that the Dockerfiles name."""
-    models: Annotated[str, Allowed("the name of a volume of the engine")] = Field(
-        default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
-    )
-    """Volume with models, which bots see read-only at /mnt/models. A directory of the host is refused."""
-    vad: Literal["onnx", "torch"] = "onnx"
-    """Runtime of the voice activity detector in bots' images."""
-    media: Literal["audio", "video"] = "audio"
-    """Media that bots' images have all libraries for."""
-    compression: Literal["gzip", "zstd"] = "gzip"
-    """Compression of layers that are pushed, with `registry`. Engines before Docker 23 cannot pull zstd."""
-    torch_index: Annotated[
-        str,
-        Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
-        Allowed("default, or the URL of a package index without a password: https://… or http://…"),
-    ] = ""
-    """Package index that torch comes from, with `vad: torch`; by default PyTorch's builds without CUDA. The
-    image's history shows it, so it must not have a password."""
-    stun: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...],
-        Allowed("a list of stun:host:port"),
-    ] = ("stun:stun.l.google.com:19302",)
+    stun: StunServers = PUBLIC_STUN
     """STUN servers that tell bots and clients their public addresses, for clients on other networks. A bot
     asks the first."""
     turn: bool = False
@@ -194,14 +154,8 @@ class DockerConfig(BaseModel):
         return self.host.startswith("ssh://")
 
 
-def why_no_image(directory: Path, checkout: Path) -> str:
-    """Say what a directory is, with all that lies below it, that nobody means to have in an image; or
-    nothing."""
-    home = Path(os.path.expanduser("~")).resolve()  # without an error where there is none
-    if home.is_relative_to(directory):
-        return "your home directory, or above it"
-    if checkout.resolve().is_relative_to(directory):
-        return "the checkout, or above it"
-    if str(directory) in SHARED_DIRECTORIES or directory == Path(tempfile.gettempdir()).resolve():
-        return "a directory of the system's"
-    return ""
+class DockerKeys(CloudKeys):
+    """Keys of a stack's config that this cloud adds."""
+
+    docker: DockerConfig = DockerConfig()
+    """Keys of the cloud `docker`. See docs/docker.md."""

@@ -19,8 +19,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from stacks.local.host import end_with_engine
-from stacks.outside import refusals_of_removal
+from stacks.shared.dynamic import end_with_engine
+from stacks.shared.outside import refusals_of_removal
 
 
 class VariablesProvider(ResourceProvider):

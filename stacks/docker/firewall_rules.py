@@ -17,7 +17,7 @@ from pulumi.dynamic import (
 
 from stacks.docker import host
 from stacks.errors import StackError
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared.dynamic import end_with_engine, plain_errors
 
 FIREWALL_SOCKET = "/run/firewall/socket"
 """In a volume of the firewall's and the proxy's."""

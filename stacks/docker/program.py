@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import pulumi
@@ -14,25 +12,27 @@ import pulumi_docker_build as docker_build
 from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks import daily, ice
-from stacks.config import StackConfig
-from stacks.deployment import Deployment, Environment
+from stacks.core_config import CoreConfig
+from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.docker import settings
 from stacks.docker.allowed import AllowedImages
-from stacks.docker.bots import Machines
+from stacks.docker.config import DockerConfig, DockerKeys
 from stacks.docker.containers import volume
 from stacks.docker.dispatcher import Dispatcher, DispatcherArgs
 from stacks.docker.edge import Edge, EdgeArgs
 from stacks.docker.engine import EngineProxy, EngineProxyArgs
-from stacks.docker.firewall import Firewall, FirewallArgs, reached
-from stacks.docker.images import Images, ImagesArgs
 from stacks.docker.network import Networks, NetworksArgs
+from stacks.docker.placement import NOT_MADE, DockerBots, DockerSite
 from stacks.docker.rollout import Rollout
-from stacks.docker.secret import PageKey, SharedSecret
-from stacks.docker.settings import Known
+from stacks.docker.settings import Known, ProxyKnown
 from stacks.docker.turn import Turn, TurnArgs
-from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.shared.environment import given, tracing_names
+from stacks.shared.environment import outside as from_outside
+from stacks.shared.images import Images, ImagesArgs
+from stacks.shared.secrets import PageKey, SharedSecret
+from stacks.shared.settings import Placements, made_placements, secret_variables
+from stacks.shared.variables import variables
 from stacks.stateful import CERTIFICATES, DOCKER_VOLUME, STORE, marked
-from stacks.variables import variables
 
 OPEN = (
     "switchboard:docker.firewall is off: bots reach each other, what the engine's host listens on and a "
@@ -41,83 +41,80 @@ OPEN = (
 )
 
 
-def describe(environment: Environment) -> Deployment:
-    config, docker_config = environment.config, environment.config.docker
-    # What only the whole config tells is refused before anything is described.
-    whole = settings.dispatcher(config, Known.none(config))
-    prefix, tags = f"{environment.project}-{environment.stack}", environment.tags()
-    repository = "/".join(filter(None, [docker_config.registry, prefix]))
-    if not docker_config.firewall:
-        pulumi.log.warn(OPEN)
-    on_engine, builds = _providers(config)
+class DockerHost:
+    """Ability of the cloud `docker` to run a dispatcher."""
 
-    images = Images(
-        "images",
-        ImagesArgs(
-            checkout=environment.checkout,
-            agents=config.agents,
-            reference=lambda name, mark: f"{repository}-{name}:{mark}",
-            pushed=bool(docker_config.registry),
-            base=docker_config.base,
-            vad=docker_config.vad,
-            torch_index=docker_config.torch_index,
-            media=docker_config.media,
-            compression=docker_config.compression,
-            models=bool(docker_config.models),
-        ),
-        opts=pulumi.ResourceOptions(providers=[builds]),
-    )
-    networks = Networks(
-        "networks",
-        NetworksArgs(prefix=prefix, edge=bool(docker_config.domain), tags=tags),
-        opts=pulumi.ResourceOptions(providers=[on_engine]),
-    )
-    firewall = _firewall(config, prefix, images, tags, on_engine) if docker_config.firewall else None
-    # Bots are started while there are rules, and end before the rules go.
-    kept = [firewall.rules] if firewall is not None else []
-    # A network with a container in it cannot be deleted: they go first.
-    machines = Machines(
-        "machines",
-        host=docker_config.host,
-        deployment=prefix,
-        opts=pulumi.ResourceOptions(depends_on=[networks.machines, *kept]),
-    )
-    page_key = None if config.keys else PageKey("page-key")
-    turn_secret = SharedSecret("turn-secret") if docker_config.turn else None
+    def site(self, environment: Environment) -> Site:
+        domain = DockerKeys.of(environment.config).docker.domain
+        return Site(
+            "docker",
+            f"https://{domain}" if domain else None,
+            "switchboard:docker.domain, a name that leads to the engine's host",
+        )
 
-    known = replace(Known.none(config), deployment=prefix)
-    references, repositories = settings.allowed_images(config, images.repositories)
-    allowed = AllowedImages("allowed-images", images=references, repositories=repositories)
-    network = networks.machines.name
-    page_keys = {f"{ENVIRONMENT_PREFIX}KEYS": {"page_key_hash": page_key.hash}} if page_key else {}
-    proxy = EngineProxy(
-        "engine-proxy-container",
-        EngineProxyArgs(
-            container_name=f"{prefix}-engine-proxy",
-            image=images.dispatcher,
-            environment=variables(
-                lambda known: settings.proxy(config, known).to_environment(),
-                known,
-                {
-                    f"{PROXY_PREFIX}NETWORK": {"network": network},
-                    f"{PROXY_PREFIX}IMAGES": {"images": allowed.images},
-                    f"{PROXY_PREFIX}REPOSITORIES": {"repositories": allowed.repositories},
-                },
+    def check(self, environment: Environment, planned: Sequence[PlannedBots]) -> None:
+        config = environment.config
+        settings.dispatcher(config, Known.none(config, Placements.of(config, planned)))
+
+    def prepare(self, environment: Environment, planned: Sequence[PlannedBots]) -> Site:
+        keys = DockerKeys.of(environment.config).docker
+        repository = "/".join(filter(None, [keys.registry, _prefix(environment)]))
+        if not keys.firewall:
+            pulumi.log.warn(OPEN)
+        on_engine, builds = _providers(keys)
+        images = Images(
+            "images",
+            ImagesArgs(
+                checkout=environment.checkout,
+                reference=lambda name, mark: f"{repository}-{name}:{mark}",
+                pushed=bool(keys.registry),
+                base=keys.base,
+                compression=keys.compression,
             ),
-            socket=docker_config.socket,
-            network=networks.control,
-            tags=tags,
-            firewall=firewall.mount if firewall is not None else None,
-        ),
-        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=[*images.built, *kept]),
-    )
+            opts=pulumi.ResourceOptions(providers=[builds]),
+        )
+        networks = Networks(
+            "networks",
+            NetworksArgs(prefix=_prefix(environment), edge=bool(keys.domain), tags=environment.tags()),
+            opts=pulumi.ResourceOptions(providers=[on_engine]),
+        )
+        site = self.site(environment)
+        return DockerSite(
+            site.cloud,
+            site.machine_url,
+            site.reached_by,
+            images=images,
+            networks=networks,
+            dispatcher=images.dispatcher(),
+            on_engine=on_engine,
+        )
+
+    def deploy(self, environment: Environment, site: Site, placed: Sequence[PlacedBots]) -> Deployment:
+        return _deploy(environment, DockerSite.of(site), placed)
+
+
+def _prefix(environment: Environment) -> str:
+    return f"{environment.project}-{environment.stack}"
+
+
+def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedBots]) -> Deployment:
+    config, keys, tags = environment.config, DockerKeys.of(environment.config).docker, environment.tags()
+    prefix, on_engine, networks, images = _prefix(environment), site.on_engine, site.networks, site.images
+    known = Known.none(config, Placements.of(config, [one.planned for one in placed]))
+    whole = settings.dispatcher(config, known)
+    page_key = None if config.keys else PageKey("page-key")
+    turn_secret = SharedSecret("turn-secret") if keys.turn else None
+    at_engine = next((one for one in placed if isinstance(one, DockerBots)), None)
+    proxy = _engine_proxy(environment, site, at_engine) if at_engine is not None else None
+    page_keys = {f"{ENVIRONMENT_PREFIX}KEYS": {"page_key_hash": page_key.hash}} if page_key else {}
     outside = {
-        **_from_outside(config),
+        **given(tracing_names()),
         **daily.secret_variables(config),
         **ice.secret_variables(config, whole),
     }
     secrets: dict[str, pulumi.Input[str]] = {
-        name: pulumi.Output.secret(value) for name, value in outside.items()
+        **secret_variables(placed),
+        **{name: pulumi.Output.secret(value) for name, value in outside.items()},
     }
     if turn_secret is not None:
         secrets[f"{ENVIRONMENT_PREFIX}TURN_SECRET"] = turn_secret.value
@@ -131,44 +128,46 @@ def describe(environment: Environment) -> Deployment:
         return volume(logical_name, name, tags, opts)
 
     store = kept_volume(STORE, f"{prefix}-store", "switchboard:docker:Dispatcher")
+    before = [one for of in placed for one in (*of.needed, *of.swept)]
     dispatcher = Dispatcher(
         "dispatcher-container",
         DispatcherArgs(
             container_name=f"{prefix}-dispatcher",
-            image=images.dispatcher,
+            image=site.dispatcher,
             environment={
                 **variables(
                     lambda known: settings.dispatcher(config, known).to_environment(),
                     known,
                     {
-                        f"{ENVIRONMENT_PREFIX}PLACEMENTS": {"network": network},
+                        **made_placements(known.placements, placed),
                         f"{ENVIRONMENT_PREFIX}MACHINE_NETWORKS": {"machine_networks": networks.of_machines},
                         **page_keys,
                     },
                 ),
-                **secrets,
+                **dict(sorted(secrets.items())),
             },
-            outside={**daily.not_set_here(config), f"{TRACING_PREFIX}*": ""},
+            outside=from_outside(config),
             networks=served,
             store=store,
-            address="" if docker_config.domain else docker_config.address,
+            address="" if keys.domain else keys.address,
             port=config.port,
             tags=tags,
         ),
         opts=pulumi.ResourceOptions(
-            providers=[on_engine], depends_on=[*images.built, machines, proxy.container]
+            providers=[on_engine],
+            depends_on=[*images.built, *before, *([proxy.container] if proxy is not None else [])],
         ),
     )
-    own = [dispatcher.container, proxy.container]
-    if firewall is not None:
-        own.append(firewall.container)
+    own = [dispatcher.container, *([proxy.container] if proxy is not None else [])]
+    if at_engine is not None and at_engine.firewall is not None:
+        own.append(at_engine.firewall.container)
     if networks.edge is not None:
         edge = Edge(
             "edge",
             EdgeArgs(
                 prefix=prefix,
-                image=docker_config.caddy_image,
-                domain=docker_config.domain,
+                image=keys.caddy_image,
+                domain=keys.domain,
                 network=networks.edge,
                 certificates=kept_volume(CERTIFICATES, f"{prefix}-caddy-data", "switchboard:docker:Edge"),
                 tags=tags,
@@ -181,10 +180,10 @@ def describe(environment: Environment) -> Deployment:
             "turn-server",
             TurnArgs(
                 prefix=prefix,
-                image=docker_config.turn_image,
-                realm=docker_config.domain or docker_config.turn_address,
-                address=docker_config.turn_address,
-                ports=docker_config.turn_ports,
+                image=keys.turn_image,
+                realm=keys.domain or keys.turn_address,
+                address=keys.turn_address,
+                ports=keys.turn_ports,
                 secret=turn_secret.value,
                 network=networks.machines,
                 tags=tags,
@@ -192,63 +191,70 @@ def describe(environment: Environment) -> Deployment:
             opts=pulumi.ResourceOptions(providers=[on_engine]),
         )
         own.append(turn.container)
+    at_engine_images = at_engine.built.agents if at_engine is not None else {}
     Rollout(
         "rollout",
-        host=docker_config.host,
+        host=keys.host,
         container=dispatcher.container.name,
-        images=pulumi.Output.all(**images.agents).apply(lambda found: settings.table(config, found)),
+        images=pulumi.Output.all(**at_engine_images).apply(lambda found: settings.table(config, found)),
         containers=[container.id for container in own],
-        pulled=bool(docker_config.registry) or any(agent.image for agent in config.agents.values()),
+        pulled=bool(keys.registry) or any(agent.image for agent in config.agents.values()),
         opts=pulumi.ResourceOptions(depends_on=images.built),
     )
     return Deployment(
         url=_url(config, page_key),
-        log=dispatcher.container.name.apply(lambda name: f"docker --host {docker_config.host} logs {name}"),
+        log=dispatcher.container.name.apply(lambda name: f"docker --host {keys.host} logs {name}"),
         data=store.name.apply(lambda name: f"volume {name}"),
-        bots=[prefix],
+        bots=[name for one in placed if isinstance(one, DockerBots) for name in one.logs],
     )
 
 
-def _firewall(
-    config: StackConfig, prefix: str, images: Images, tags: Mapping[str, str], on_engine: docker.Provider
-) -> Firewall:
-    return Firewall(
-        "firewall-container",
-        FirewallArgs(
-            prefix=prefix,
-            host=config.docker.host,
-            image=images.dispatcher,
-            reached=reached(config.docker),
-            tags=tags,
+def _engine_proxy(environment: Environment, site: DockerSite, bots: DockerBots) -> EngineProxy:
+    config, prefix = environment.config, _prefix(environment)
+    references, repositories = settings.allowed_images(bots.agents, bots.built.repositories)
+    allowed = AllowedImages("allowed-images", images=references, repositories=repositories)
+    return EngineProxy(
+        "engine-proxy-container",
+        EngineProxyArgs(
+            container_name=f"{prefix}-engine-proxy",
+            image=site.dispatcher,
+            environment=variables(
+                lambda known: settings.proxy(config, bots.agents, bots.keys.models, known).to_environment(),
+                ProxyKnown(prefix, NOT_MADE, (), ()),
+                {
+                    f"{PROXY_PREFIX}NETWORK": {"network": site.networks.machines.name},
+                    f"{PROXY_PREFIX}IMAGES": {"images": allowed.images},
+                    f"{PROXY_PREFIX}REPOSITORIES": {"repositories": allowed.repositories},
+                },
+            ),
+            socket=DockerKeys.of(config).docker.socket,
+            network=site.networks.control,
+            tags=environment.tags(),
+            firewall=bots.firewall.mount if bots.firewall is not None else None,
         ),
-        opts=pulumi.ResourceOptions(providers=[on_engine], depends_on=images.built),
+        opts=pulumi.ResourceOptions(
+            providers=[site.on_engine], depends_on=[*site.images.built, *bots.needed]
+        ),
     )
 
 
-def _providers(config: StackConfig) -> tuple[docker.Provider, docker_build.Provider]:
+def _providers(keys: DockerConfig) -> tuple[docker.Provider, docker_build.Provider]:
     """Make the providers of the engine that the config names, whatever the caller's DOCKER_HOST says."""
-    registry = config.docker.registry.partition("/")[0]
+    registry = keys.registry.partition("/")[0]
     on_engine = docker.Provider(
         "engine",
-        host=config.docker.host,
+        host=keys.host,
         # The user's own login (`docker login`), if there is a registry to pull from.
         registry_auth=[docker.ProviderRegistryAuthArgs(address=registry)] if registry else None,
     )
-    return on_engine, docker_build.Provider("builds", host=config.docker.host)
+    return on_engine, docker_build.Provider("builds", host=keys.host)
 
 
-def _from_outside(config: StackConfig) -> dict[str, str]:
-    """Return what bots and traces need of the environment of whoever runs the engine."""
-    wanted = {name for agent in config.agents.values() for name in agent.env}
-    given = {name for name in os.environ if name in wanted or name.startswith(TRACING_PREFIX)}
-    return {name: os.environ[name] for name in sorted(given)}
-
-
-def _url(config: StackConfig, page_key: PageKey | None) -> pulumi.Input[str]:
+def _url(config: CoreConfig, page_key: PageKey | None) -> pulumi.Input[str]:
     """The voice page. Of a stack without keys of its own, with the page's, which is why it is a secret."""
     url = settings.public_url(config)
     if url is None:
         # It listens on all addresses, and what its host is called, the user knows best.
-        host = urlsplit(config.docker.host).hostname or "127.0.0.1"
+        host = urlsplit(DockerKeys.of(config).docker.host).hostname or "127.0.0.1"
         url = f"http://{host}:{config.port}"
     return url if page_key is None else page_key.key.apply(lambda key: f"{url}/#key={key}")

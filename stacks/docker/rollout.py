@@ -30,7 +30,7 @@ from dispatcher.printable import escaped
 from stacks.docker import host
 from stacks.docker.host import EngineFailed, EngineUnreachable
 from stacks.errors import StackError
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared.dynamic import end_with_engine, plain_errors
 
 DIRECTORY, FILE = "/data", "images.json"
 """The table, in the dispatcher's container."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pulumi.automation import OutputValue
 
-from stacks.deployment import UNSET_VARIABLE
+from stacks.agent_variables import UNSET_VARIABLE
 from stacks.engine.consent import Consent
 from stacks.engine.drift import FOUND_DRIFT
 from stacks.engine.drive import Driver

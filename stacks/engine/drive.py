@@ -13,9 +13,11 @@ from pulumi.automation.errors import CommandError, ConcurrentUpdateError
 from pulumi.automation.events import EngineEvent
 from pulumi.runtime import _grpc_settings
 
-from stacks import clouds
-from stacks.config import StackConfig, parse
-from stacks.deployment import refuse_missing
+from stacks import assembly, clouds
+from stacks.agent_variables import refuse_missing
+from stacks.config import parse
+from stacks.core_config import CoreConfig
+from stacks.deployment import Environment
 from stacks.engine.consent import Consent, Loss, Preview
 from stacks.engine.deployed import Deployed, command_error
 from stacks.engine.drift import Drift
@@ -25,9 +27,9 @@ from stacks.engine.questions import FewQuestions
 from stacks.engine.reach import check_reachable
 from stacks.engine.report import Report
 from stacks.engine.workspace import Workspace, prepare
-from stacks.errors import ConfigError, EngineError, LockedError
+from stacks.errors import EngineError, LockedError
 from stacks.progress import say
-from stacks.stateful import STORE, State
+from stacks.stateful import State
 
 T = TypeVar("T")
 NO_CONSENT = Consent()
@@ -160,7 +162,7 @@ class Driver:
         """Return the outputs of the last up; nothing if the stack is not up."""
         return {} if self.workspace.never_up else self._stack().outputs()
 
-    def config(self) -> StackConfig | None:
+    def config(self) -> CoreConfig | None:
         """None if it can only be read by an engine, since a value is encrypted."""
         workspace = self.workspace
         if workspace.values is None:
@@ -169,7 +171,7 @@ class Driver:
             workspace.values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack
         )
 
-    def decrypted_config(self) -> StackConfig:
+    def decrypted_config(self) -> CoreConfig:
         """The config, read by an engine where a value is encrypted."""
         config, workspace = self.config(), self.workspace
         if config is not None:
@@ -177,13 +179,15 @@ class Driver:
         values = self._deployed(self._stack()).values()
         return parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
 
-    def check(self) -> StackConfig | None:
+    def check(self) -> CoreConfig | None:
         """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
         self.workspace.refuse_in_clear()
         workspace, config = self.workspace, self.config()
         if config is None:
             return None
-        clouds.load(config.cloud).check(config, workspace.project, workspace.stack)
+        environment = Environment(workspace.project, workspace.stack, workspace.checkout, config)
+        assembly.plan(environment)
+        clouds.load(config.cloud).check_before_run(environment)
         refuse_missing(config)
         return config
 
@@ -216,19 +220,11 @@ class Driver:
         loss = self._loss(state, values)
         if loss.throwaway:
             return None
-        self._stay_with_store(state, values)
-        return loss
-
-    def _stay_with_store(self, state: State, values: Mapping[str, str]) -> None:
-        """Refuse another Docker engine. A down that kept the store has left nothing else that could."""
         workspace = self.workspace
         config = parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
-        wanted = config.docker.host
-        if config.cloud == "docker" and (elsewhere := state.docker_hosts - {wanted}):
-            raise ConfigError(
-                f"switchboard:docker.host: {wanted!r} is refused; allowed: {', '.join(sorted(elsewhere))}, "
-                f"where the store is (make down STACK={workspace.stack} CONFIRM={STORE} deletes it there)"
-            )
+        for cloud in clouds.importable().values():
+            cloud.check_store_stays(config, state, workspace.stack)
+        return loss
 
     def _loss(self, state: State, values: Mapping[str, str]) -> Loss:
         # The rest of the config is not read: a down needs no faultless one.

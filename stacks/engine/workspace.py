@@ -23,7 +23,7 @@ from stacks import secret_keys
 from stacks.engine import encryption
 from stacks.engine.encryption import Passphrase
 from stacks.errors import ConfigError
-from stacks.local.dispatcher import USER_PATH_VARIABLE
+from stacks.shared.environment import USER_PATH_VARIABLE
 
 BIN = Path(__file__).parent / "bin"
 

@@ -13,7 +13,7 @@ from pulumi.dynamic import CreateResult, ReadResult
 
 from stacks.fly.api import FlyMisread, FlyRefused, mapping, part, rows
 from stacks.fly.resource import ADOPT, FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 
 AddressType = Literal["shared_v4", "v4", "v6", "private_v6"]
 

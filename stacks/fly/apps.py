@@ -11,7 +11,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult
 from stacks.fly.api import FlyMisread, FlyRefused, mapping, part
 from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import ADOPT, FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 from stacks.stateful import STORE
 
 NAME_TAKEN = (409, 422)

@@ -13,7 +13,7 @@ from pulumi.dynamic import CreateResult, ReadResult
 from stacks.fly.api import part
 from stacks.fly.ending import GRACE_SECONDS, sweep
 from stacks.fly.resource import FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 
 
 class MachinesProvider(Kind):

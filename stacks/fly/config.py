@@ -5,13 +5,14 @@ It needs none of the packages that only this cloud has: every stack's config is 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, SecretStr, model_validator
 
 from dispatcher.fields import Allowed
 from dispatcher.machines.fly.sizes import KINDS
+from stacks.clouds import CloudKeys
+from stacks.shared.keys import PUBLIC_STUN, ImageKeys, StunServers
 
 API_URL = "https://api.machines.dev"
 
@@ -25,16 +26,8 @@ CpuKind = Literal["shared", "performance"]
 Region = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
 
-class FlyConfig(BaseModel):
-    """Keys that only a stack of the cloud `fly` has."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
+class FlyPlacementConfig(ImageKeys):
+    """Keys of a placement at Fly."""
 
     org: Annotated[str, Allowed("the slug of a Fly organization, such as personal")] = Field(
         default="personal", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -48,6 +41,32 @@ class FlyConfig(BaseModel):
         tuple[Region, ...], Allowed("a list of at least one region's code, such as [iad, lhr]")
     ] = Field(default=("iad",), min_length=1)
     """Regions of bots' machines, in the order in which they are tried. The dispatcher runs in the first."""
+    shards: int = Field(default=1, ge=1, le=64)
+    """Number of apps that each agent's machines are spread over. Fly creates one machine per second in an
+    app, and three at once."""
+    draining_shards: int = Field(default=0, ge=0, le=64)
+    """Number of further apps for each agent that get no new machines. Use it to remove apps: they are kept
+    until their calls have ended."""
+    cpu_kind: CpuKind = "performance"
+    """CPU kind of bots' machines. A shared CPU gets 5 ms in every 80 ms: a voice pipeline stutters."""
+    token_days: int = Field(default=30, ge=2, le=365)
+    """Lifetime of the dispatcher's Fly tokens, in days. `make up` in the second half of it makes new ones."""
+
+    @property
+    def apps(self) -> int:
+        """For each agent, those among them that are to go."""
+        return self.shards + self.draining_shards
+
+    @model_validator(mode="after")
+    def _regions_differ(self) -> Self:
+        if len(set(self.regions)) != len(self.regions):
+            raise ValueError(f"regions: {list(self.regions)} names one twice; allowed: each once")
+        return self
+
+
+class FlyConfig(FlyPlacementConfig):
+    """Keys of a stack of the cloud `fly`."""
+
     network: Annotated[str, Allowed("the name of a private network of the organization")] = Field(
         default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$"
     )
@@ -76,57 +95,20 @@ class FlyConfig(BaseModel):
     """Memory of each dispatcher machine, in MiB."""
     volume_gb: int = Field(default=1, ge=1, le=500)
     """Size of the volume that a SQLite store lies on, in GB."""
-    shards: int = Field(default=1, ge=1, le=64)
-    """Number of apps that each agent's machines are spread over. Fly creates one machine per second in an
-    app, and three at once."""
-    draining_shards: int = Field(default=0, ge=0, le=64)
-    """Number of further apps for each agent that get no new machines. Use it to remove apps: they are kept
-    until their calls have ended."""
-    cpu_kind: CpuKind = "performance"
-    """CPU kind of bots' machines. A shared CPU gets 5 ms in every 80 ms: a voice pipeline stutters."""
-    token_days: int = Field(default=30, ge=2, le=365)
-    """Lifetime of the dispatcher's Fly tokens, in days. `make up` in the second half of it makes new ones."""
-    base: Annotated[str, Allowed("an image's reference, such as python:3.13-slim-trixie@sha256:…")] = Field(
-        default="", max_length=512
-    )
-    """Base of the images; by default the one that the Dockerfiles name."""
-    vad: Literal["onnx", "torch"] = "onnx"
-    """Runtime of the voice activity detector in bots' images."""
-    media: Literal["audio", "video"] = "audio"
-    """Media that bots' images have all libraries for."""
-    compression: Literal["gzip", "zstd"] = "gzip"
-    """Compression of the images' layers."""
-    torch_index: Annotated[
-        str,
-        Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
-        Allowed("default, or the URL of a package index without a password: https://… or http://…"),
-    ] = ""
-    """Package index that torch comes from, with `vad: torch`; by default PyTorch's builds without CUDA. The
-    image's history shows it, so it must not have a password."""
-    stun: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^stuns?:[A-Za-z0-9.:\[\]-]+$")], ...],
-        Allowed("a list of stun:host:port"),
-    ] = ("stun:stun.l.google.com:19302",)
+    stun: StunServers = PUBLIC_STUN
     """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
     adopt: Annotated[
         dict[str, str],
         Allowed("a mapping of a resource's name in this stack to the id of what is there already"),
-    ] = {}
+    ] = Field(default={})
     """Resources that exist at Fly already and are taken over: name in this stack → id."""
     api_url: Annotated[str, Allowed("http(s)://host or http(s)://host:port")] = Field(
         default=API_URL, pattern=r"^https?://[^/@?#]+$"
     )
     """Fly's Machines API. Tests use another."""
 
-    @property
-    def apps(self) -> int:
-        """For each agent, those among them that are to go."""
-        return self.shards + self.draining_shards
-
     @model_validator(mode="after")
-    def _whole(self) -> FlyConfig:
-        if len(set(self.regions)) != len(self.regions):
-            raise ValueError(f"regions: {list(self.regions)} names one twice; allowed: each once")
+    def _whole(self) -> Self:
         kind = KINDS[self.dispatcher_cpu_kind]
         if self.dispatcher_cpus not in kind.cpus:
             raise ValueError(
@@ -143,3 +125,12 @@ class FlyConfig(BaseModel):
                 f"{kind.least_mb}"
             )
         return self
+
+
+class FlyKeys(CloudKeys):
+    """Keys of a stack's config that this cloud adds."""
+
+    fly: FlyConfig = FlyConfig()
+    """Keys of the cloud `fly`, and of placements there. See docs/fly.md."""
+    fly_api_token: SecretStr = SecretStr("")
+    """Token of the Fly organization; by default FLY_API_TOKEN of the environment."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stacks.fly.api import Fly, FlyError, FlyRefused, FlyUnanswered
-from stacks.local import process
-from stacks.local.process import Identity
 from stacks.progress import notice
+from stacks.shared import process
+from stacks.shared.process import Identity
 
 T = TypeVar("T")
 

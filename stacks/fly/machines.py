@@ -18,7 +18,7 @@ from stacks.fly.api import FlyError, FlyRefused, mapping, rows, whole
 from stacks.fly.ending import GONE, end, living, machine_at, machine_path
 from stacks.fly.leases import lease
 from stacks.fly.resource import ADOPT, FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 
 DEAD = ("failed", "launch_failed")
 

@@ -5,18 +5,24 @@ Sizes of machines need no question: `dispatcher.machines.fly.sizes` has Fly's li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pulumi
 
-from stacks.config import StackConfig
+from stacks.core_config import CoreConfig
 from stacks.errors import ConfigError
 from stacks.fly.api import FlyError, FlyMisread, FlyUnanswered, NoToken, mapping, rows
+from stacks.fly.config import FlyKeys
 from stacks.fly.resource import client
 
 REGIONS_PATH = "platform/regions"
 
 
-def check(config: StackConfig) -> None:
+def check(config: CoreConfig, wanted: Iterable[str], path: str) -> None:
     """Refuse regions that Fly does not have.
+
+    Args:
+        path: The key that has the regions, without its last part.
 
     Without a token nothing is asked: the first resource says that it is missing. Where Fly does not answer,
     a warning says that the regions were not checked.
@@ -25,19 +31,19 @@ def check(config: StackConfig) -> None:
         ConfigError: a region does not exist, or Fly refuses the token.
     """
     try:
-        offered = regions(config.fly_api_token.get_secret_value(), config.fly.api_url)
+        keys = FlyKeys.of(config)
+        offered = regions(keys.fly_api_token.get_secret_value(), keys.fly.api_url)
     except NoToken:
         return
     except (FlyUnanswered, FlyMisread) as error:
-        pulumi.warn(f"switchboard:fly.regions: not checked against Fly's list: {error}")
+        pulumi.warn(f"{path}.regions: not checked against Fly's list: {error}")
         return
     except FlyError as error:
         raise ConfigError(str(error)) from None
-    for region in config.fly.regions:
+    for region in wanted:
         if region not in offered:
             raise ConfigError(
-                f"switchboard:fly.regions: {region!r} is not a region of Fly; "
-                f"allowed: {', '.join(sorted(offered))}"
+                f"{path}.regions: {region!r} is not a region of Fly; allowed: {', '.join(sorted(offered))}"
             )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from dispatcher.machines.fly.sizes import CpuKind, guest
 from dispatcher.settings import AgentSettings
-from stacks.config import StackConfig
 from stacks.prices import THIRTY_DAYS, Price
 
 
@@ -25,9 +24,9 @@ FLY: dict[CpuKind, _Size] = {"performance": _Size(31.00, 2.0, 5.00), "shared": _
 FLY_LIST = "Fly's price list for iad of 2026-09-05"
 
 
-def price(config: StackConfig, agent: AgentSettings) -> Price:
+def price(cpu_kind: CpuKind, agent: AgentSettings) -> Price:
     """Return the price of one running machine of the agent."""
-    size = guest(config.fly.cpu_kind, agent.cpu, agent.memory_mb)
+    size = guest(cpu_kind, agent.cpu, agent.memory_mb)
     known = FLY[size.cpu_kind]
     more_gb = size.memory_mb / 1024 - size.cpus * known.included_gb
     month = size.cpus * known.cpu + more_gb * known.more_gb

@@ -1,101 +1,92 @@
-"""The program of a `fly` stack: which components it has, and what each is told."""
+"""The host of a `fly` stack: which components its dispatcher has, and what each is told."""
 
 from __future__ import annotations
 
-import datetime
-import os
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pulumi
-import pulumi_docker_build as docker_build
 
 from dispatcher.settings import IMAGES_VARIABLE
 from stacks import daily, ice
-from stacks.deployment import Deployment, Environment
-from stacks.docker.images import Images, ImagesArgs
-from stacks.docker.secret import SharedSecret
-from stacks.fly import offers, settings
-from stacks.fly.agents import AgentApps, AgentAppsArgs
+from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
+from stacks.fly import settings
+from stacks.fly.config import FlyKeys
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
+from stacks.fly.placement import FlySite, images_args, lifetimes_of
 from stacks.fly.settings import Known
-from stacks.fly.tokens import bare, period_of
 from stacks.fly.volumes import Volume
-from stacks.local.dispatcher import TRACING_PREFIX
+from stacks.shared.environment import given, outside, tracing_names
+from stacks.shared.images import Images
+from stacks.shared.secrets import SharedSecret
+from stacks.shared.settings import made_placements
+from stacks.shared.settings import secret_variables as secrets_of_placements
+from stacks.shared.variables import variables
 from stacks.stateful import FLY_VOLUME, STORE, marked
-from stacks.variables import variables
-
-REGISTRY = "registry.fly.io"
-REGISTRY_USER = "x"
-"""Fly's registry looks at the password alone, which is a token."""
 
 
-def describe(environment: Environment) -> Deployment:
-    config, fly = environment.config, environment.config.fly
-    called = settings.names(config, environment.project, environment.stack)
-    # What only the whole config tells is refused before anything is described.
-    known_now = Known.none(config)
-    whole = settings.dispatcher(config, called, known_now)
-    offers.check(config)
-    lifetimes = {
-        "token_days": fly.token_days,
-        "token_period": period_of(datetime.datetime.now(datetime.UTC).date(), fly.token_days),
-    }
-    on_volume = not config.database_url.get_secret_value()
-    front = DispatcherApp(
-        "front",
-        DispatcherAppArgs(
-            name=called.dispatcher,
-            org=fly.org,
-            network=fly.network or called.dispatcher,
-            domain=fly.domain,
-            adopt=fly.adopt,
-            holds_data=on_volume and not config.throwaway,
-            **lifetimes,
-        ),
-    )
-    agents = {
-        name: AgentApps(
-            f"{name}-apps",
-            AgentAppsArgs(
-                agent=name,
-                names=[called.bots(name, shard) for shard in range(fly.apps)],
+@dataclass(frozen=True, kw_only=True)
+class PreparedSite(FlySite):
+    """The host's resources that only its own dispatcher needs."""
+
+    front: DispatcherApp
+    dispatcher: pulumi.Output[str]
+    """Reference of the dispatcher's image."""
+
+
+class FlyHost:
+    """Ability of the cloud `fly` to run a dispatcher."""
+
+    def site(self, environment: Environment) -> Site:
+        called = settings.host_names(environment)
+        return Site(settings.CLOUD, f"https://{called.host}")
+
+    def check(self, environment: Environment, planned: Sequence[PlannedBots]) -> None:
+        config = environment.config
+        settings.dispatcher(config, settings.host_names(environment), Known.none(config, planned))
+
+    def prepare(self, environment: Environment, planned: Sequence[PlannedBots]) -> Site:
+        config, fly = environment.config, FlyKeys.of(environment.config).fly
+        called, site = settings.host_names(environment), self.site(environment)
+        on_volume = not config.database_url.get_secret_value()
+        front = DispatcherApp(
+            "front",
+            DispatcherAppArgs(
+                name=called.dispatcher,
                 org=fly.org,
-                variables=agent.env,
-                environment=_given(agent.env),
+                network=fly.network or called.dispatcher,
+                domain=fly.domain,
                 adopt=fly.adopt,
-                **lifetimes,
+                holds_data=on_volume and not config.throwaway,
+                **lifetimes_of(fly),
             ),
         )
-        for name, agent in config.agents.items()
-    }
-    password = front.push_token.apply(bare)
-    images = Images(
-        "images",
-        ImagesArgs(
-            checkout=environment.checkout,
-            agents=config.agents,
-            reference=lambda name, mark: f"{REGISTRY}/{called.dispatcher}:{name}-{mark}",
-            pushed=True,
-            base=fly.base,
-            vad=fly.vad,
-            torch_index=fly.torch_index,
-            media=fly.media,
-            compression=fly.compression,
-            models=False,
-            logins=[docker_build.RegistryArgs(address=REGISTRY, username=REGISTRY_USER, password=password)],
-            platforms=[docker_build.Platform.LINUX_AMD64],
-            dispatcher_arguments={"RUN_AS": "0:0"} if on_volume else {},
-        ),
-    )
+        images = Images("images", images_args(environment, called.dispatcher, front.push_token, fly))
+        return PreparedSite(
+            site.cloud,
+            site.machine_url,
+            images=images,
+            app=called.dispatcher,
+            push_token=front.push_token,
+            front=front,
+            dispatcher=images.dispatcher({"RUN_AS": "0:0"} if on_volume else {}),
+        )
+
+    def deploy(self, environment: Environment, site: Site, placed: Sequence[PlacedBots]) -> Deployment:
+        return _deploy(environment, PreparedSite.of(site), placed)
+
+
+def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[PlacedBots]) -> Deployment:
+    config, fly = environment.config, FlyKeys.of(environment.config).fly
+    called, front = settings.host_names(environment), site.front
+    known_now = Known.none(config, [one.planned for one in placed])
+    whole = settings.dispatcher(config, called, known_now)
+    on_volume = not config.database_url.get_secret_value()
     signing = SharedSecret("signing-secret")
-    tokens = {app: token for apps in agents.values() for app, token in apps.tokens.items()}
     secrets = variables(
         lambda known: settings.secret_variables(settings.dispatcher(config, called, known)),
         known_now,
-        {
-            settings.DISPATCHER_TOKEN_VARIABLE: {"token": pulumi.Output.json_dumps(tokens, sort_keys=True)},
-            settings.SECRETS_VARIABLE: {"signing_secret": signing.value},
-        },
+        {settings.SECRETS_VARIABLE: {"signing_secret": signing.value}},
     )
     # A child of nothing that has dependencies: a down that keeps it would keep those, too.
     store = None
@@ -111,6 +102,7 @@ def describe(environment: Environment) -> Deployment:
                 config.throwaway, environment.child_urn("switchboard:fly:Dispatcher", FLY_VOLUME, STORE)
             ),
         )
+    images = next((one.images for one in placed if one.planned.name == settings.CLOUD), None)
     Dispatcher(
         "service",
         DispatcherArgs(
@@ -118,20 +110,24 @@ def describe(environment: Environment) -> Deployment:
             app_name=called.dispatcher,
             region=fly.regions[0],
             number=fly.dispatchers,
-            image=images.dispatcher,
+            image=site.dispatcher,
             environment=variables(
                 lambda known: settings.dispatcher(config, called, known).to_environment(),
                 known_now,
-                {IMAGES_VARIABLE: {"images": pulumi.Output.all(**images.agents)}},
+                {
+                    **({IMAGES_VARIABLE: {"images": pulumi.Output.all(**images)}} if images else {}),
+                    **made_placements(known_now.placements, placed),
+                },
             ),
             secrets={
+                **secrets_of_placements(placed),
                 **secrets,
                 **daily.secret_variables(config),
                 **ice.secret_variables(config, whole),
                 # Where traces go, with the key for it.
-                **_given([name for name in os.environ if name.startswith(TRACING_PREFIX)]),
+                **given(tracing_names()),
             },
-            outside={**daily.not_set_here(config), f"{TRACING_PREFIX}*": ""},
+            outside=outside(config),
             cpu_kind=fly.dispatcher_cpu_kind,
             cpus=fly.dispatcher_cpus,
             memory_mb=fly.dispatcher_memory_mb,
@@ -140,17 +136,12 @@ def describe(environment: Environment) -> Deployment:
             adopt=fly.adopt,
         ),
         # At the end the dispatcher goes first: nobody starts bots any more when theirs are ended.
-        opts=pulumi.ResourceOptions(depends_on=[one for apps in agents.values() for one in apps.swept]),
+        opts=pulumi.ResourceOptions(depends_on=[one for of in placed for one in of.swept]),
     )
     return Deployment(
         url=settings.url(config, called),
         log=f"fly logs --app {called.dispatcher}",
         data=f"volume store of {called.dispatcher}" if on_volume else "the database of databaseUrl",
-        bots=[called.bots(name, shard) for name in config.agents for shard in range(fly.apps)],
+        bots=[name for one in placed if one.planned.cloud == settings.CLOUD for name in one.logs],
         records=front.records,
     )
-
-
-def _given(names: Iterable[str]) -> dict[str, str]:
-    """The variables that are set where the engine runs."""
-    return {name: os.environ[name] for name in sorted(names) if name in os.environ}

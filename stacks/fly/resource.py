@@ -20,7 +20,7 @@ from pulumi.dynamic import ConfigureRequest, DiffResult, Resource, ResourceProvi
 
 from stacks.fly.api import TRIES, Fly, NoToken, whole
 from stacks.fly.config import API_URL, TOKEN_VARIABLE
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared.dynamic import end_with_engine, plain_errors
 
 TOKEN_KEY = "flyApiToken"  # noqa: S105 - its name
 

@@ -14,8 +14,8 @@ from pulumi.dynamic import CheckResult, CreateResult, ReadResult, UpdateResult
 
 from stacks.fly.api import mapping, part, rows, whole
 from stacks.fly.resource import FlyResource, Kind
-from stacks.local.host import plain_errors
-from stacks.outside import refusals_of_removal
+from stacks.shared.dynamic import plain_errors
+from stacks.shared.outside import refusals_of_removal
 
 
 class SecretsProvider(Kind):

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import SecretStr
 
-from dispatcher.machines.fly.settings import FlyPlacement, FlyShared
-from dispatcher.settings import (
-    ENVIRONMENT_PREFIX,
-    AgentSettings,
-    IceServer,
-    Settings,
-)
-from stacks.config import StackConfig
-from stacks.docker.settings import bot_in_image
+from dispatcher.machines.fly.settings import FlyPlacement
+from dispatcher.settings import ENVIRONMENT_PREFIX, AgentSettings, IceServer, Settings
+from stacks.clouds import keys_of
+from stacks.core_config import CoreConfig
+from stacks.deployment import Environment, PlannedBots
 from stacks.errors import ConfigError
-from stacks.fly.config import LONGEST_PREFIX
+from stacks.fly.config import LONGEST_PREFIX, FlyKeys, FlyPlacementConfig
+from stacks.shared.settings import Placements, agents_at, bot_in_image, settings_of
+
+CLOUD = "fly"
 
 PORT = 7860
 """Port of the dispatcher, in its machine."""
@@ -56,55 +55,109 @@ class Names:
 class Known:
     """Values that are not in the config, but made by the stack."""
 
+    placements: Placements
     images: Mapping[str, str]
     """Agent → the reference of its image."""
-    token: str
-    """The dispatcher's setting `fly_api_token`: of each of the bots' apps."""
     signing_secret: str
 
     @classmethod
-    def none(cls, config: StackConfig) -> Known:
+    def none(cls, config: CoreConfig, planned: Sequence[PlannedBots]) -> Known:
         """Stand-ins, for looking at the config before anything is made."""
-        images = {name: agent.image or NOT_BUILT for name, agent in config.agents.items()}
-        return cls(images, "not known yet", "not known yet, but long enough for the check")
+        # Images of other placements are in their settings.
+        images = next((one.images for one in planned if one.name == CLOUD), {})
+        placements = Placements.of(config, planned)
+        return cls(placements, images, "not known yet, but long enough for the check")
 
 
-def names(config: StackConfig, project: str, stack: str) -> Names:
-    """The names of the apps. Raises ConfigError if Fly would not take them."""
-    prefix = config.fly.prefix or f"{project}-{stack}"
-    if not re.fullmatch(rf"[a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}}", prefix):
-        raise ConfigError(
-            f"switchboard:fly.prefix: is not there, and {prefix!r}, of project and stack, is no app's name; "
-            f"allowed: at most {LONGEST_PREFIX} of a-z, 0-9 and -, beginning with a letter"
-        )
-    made = Names(prefix)
-    for agent in config.agents:
-        name = made.bots(agent, config.fly.apps - 1)
-        if len(name) > LONGEST_NAME:
+def not_built(agents: Mapping[str, AgentSettings]) -> dict[str, str]:
+    """Return stand-ins for the agents' images."""
+    return {name: agent.image or NOT_BUILT for name, agent in agents.items()}
+
+
+def names(environment: Environment, name: str) -> Names:
+    """Return the names of a placement's apps. Raises ConfigError if Fly would not take them."""
+    config = environment.config
+    keys = cast(FlyPlacementConfig, keys_of(config, name))
+    prefix = keys.prefix or f"{environment.project}-{environment.stack}"
+    key = "switchboard:fly.prefix"
+    if name != CLOUD:
+        # One that the placement's own entry gives is taken as it is.
+        key = f"switchboard:placements.{name}.prefix"
+        prefix = prefix if "prefix" in config.placements[name].keys else f"{prefix}-{name}"
+    made = Names(_checked(prefix, key))
+    for agent in agents_at(config, name):
+        app = made.bots(agent, keys.apps - 1)
+        if len(app) > LONGEST_NAME:
             raise ConfigError(
-                f"switchboard:agents.{agent}: its app would be called {name}, of {len(name)} characters; "
-                f"allowed: {LONGEST_NAME}; a shorter switchboard:fly.prefix makes room"
+                f"switchboard:agents.{agent}: its app would be called {app}, of {len(app)} characters; "
+                f"allowed: {LONGEST_NAME}; a shorter {key} makes room"
             )
     return made
 
 
-def url(config: StackConfig, called: Names) -> str:
+def host_names(environment: Environment) -> Names:
+    """Return the names of the host's apps. Raises ConfigError if Fly would not take them."""
+    prefix = FlyKeys.of(environment.config).fly.prefix or f"{environment.project}-{environment.stack}"
+    return Names(_checked(prefix, "switchboard:fly.prefix"))
+
+
+def _checked(prefix: str, key: str) -> str:
+    if not re.fullmatch(rf"[a-z][a-z0-9-]{{0,{LONGEST_PREFIX - 1}}}", prefix):
+        raise ConfigError(
+            f"{key}: is not there, and {prefix!r}, of project and stack, is no app's name; "
+            f"allowed: at most {LONGEST_PREFIX} of a-z, 0-9 and -, beginning with a letter"
+        )
+    return prefix
+
+
+def url(config: CoreConfig, called: Names) -> str:
     """Return the URL at which clients and machines reach the dispatcher."""
-    return f"https://{config.fly.domain or called.host}"
+    return f"https://{FlyKeys.of(config).fly.domain or called.host}"
 
 
-def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
-    """The dispatcher's settings, with those that are secret.
+def placements(
+    config: CoreConfig, name: str, called: Names, keys: FlyPlacementConfig, machine_url: str
+) -> dict[str, FlyPlacement]:
+    """Return the settings of a placement's parts: agent → its dispatcher's placement.
+
+    Each agent has apps of its own: their secrets are its variables, and no other bots see them.
+
+    Args:
+        machine_url: URL at which machines reach the dispatcher, if it is not the deployment's.
+    """
+    elsewhere: dict[str, Any] = {"machine_url": machine_url} if machine_url else {}
+    return {
+        agent: FlyPlacement(
+            provider="fly",
+            apps=tuple(called.bots(agent, shard) for shard in range(keys.shards)),
+            draining_apps=tuple(called.bots(agent, shard) for shard in range(keys.shards, keys.apps)),
+            region=",".join(keys.regions),
+            cpu_kind=keys.cpu_kind,
+            **elsewhere,
+        )
+        for agent in agents_at(config, name)
+    }
+
+
+def dispatcher(config: CoreConfig, called: Names, known: Known) -> Settings:
+    """Return the dispatcher's settings, with those that are secret.
 
     Raises:
         ConfigError: the config does not make sense as a whole.
     """
+    stun = FlyKeys.of(config).fly.stun
     optional: dict[str, Any] = {}
-    if config.fly.stun:
-        optional["ice_servers"] = (IceServer(urls=config.fly.stun),)
+    if stun:
+        optional["ice_servers"] = (IceServer(urls=stun),)
     if database := config.database_url.get_secret_value():
         optional["database_url"] = database
-    return config.settings(
+    agents = {
+        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
+        for name, agent in config.agents.items()
+    }
+    return settings_of(
+        config,
+        known.placements,
         # All of its machine's addresses; what of it is reachable, its services say.
         host="0.0.0.0",  # noqa: S104
         port=PORT,
@@ -112,46 +165,21 @@ def dispatcher(config: StackConfig, called: Names, known: Known) -> Settings:
         public_url=url(config, called),
         # Of Fly's own: it leads there before a domain does, and whatever becomes of that.
         machine_url=f"https://{called.host}",
-        placements={
-            # Each agent has apps of its own: their secrets are its variables, and no other bots see them.
-            agent: FlyPlacement(
-                provider="fly",
-                apps=tuple(called.bots(agent, shard) for shard in range(config.fly.shards)),
-                draining_apps=tuple(
-                    called.bots(agent, shard) for shard in range(config.fly.shards, config.fly.apps)
-                ),
-                region=",".join(config.fly.regions),
-                cpu_kind=config.fly.cpu_kind,
-            )
-            for agent in config.agents
-        },
-        agents={name: _agent(config, name, agent) for name, agent in config.agents.items()},
+        agents=agents,
         images=known.images,
-        fly_api_url=config.fly.api_url,
-        fly_api_token=SecretStr(known.token),
         secrets=(SecretStr(known.signing_secret),),
         **optional,
     )
 
 
-def _agent(config: StackConfig, name: str, agent: AgentSettings) -> AgentSettings:
-    if agent.placements:
-        raise ConfigError(
-            f"switchboard:agents.{name}.placements: is there, and cloud is fly; allowed: "
-            "switchboard:fly.regions, for all agents"
-        )
-    return agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image), "placements": (name,)})
-
-
+TOKEN_SETTING = "fly_api_token"  # noqa: S105 - its name
 DISPATCHER_TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}FLY_API_TOKEN"
 SECRETS_VARIABLE = f"{ENVIRONMENT_PREFIX}SECRETS"
 
 
 def secret_variables(settings: Settings) -> dict[str, str]:
-    """The dispatcher's variables that are secret and this cloud's own, which `to_environment` leaves out."""
+    """The dispatcher's variables that are secret and this host's own, which `to_environment` leaves out."""
     found = {"secrets": json.dumps([secret.get_secret_value() for secret in settings.secrets])}
-    if (token := settings.shared("fly", FlyShared).api_token) is not None:
-        found["fly_api_token"] = token.get_secret_value()
     if settings.database_url:
         found["database_url"] = settings.database_url
     return {ENVIRONMENT_PREFIX + name.upper(): value for name, value in sorted(found.items())}

@@ -14,7 +14,7 @@ from pulumi.dynamic import CreateResult, ReadResult, UpdateResult
 
 from stacks.fly.api import FlyMisread, part, whole
 from stacks.fly.resource import FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 
 SCHEME = "FlyV1 "
 """Fly's prefix of a token."""

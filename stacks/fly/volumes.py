@@ -9,7 +9,7 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, ReadResult, 
 
 from stacks.fly.api import FlyMisread, FlyRefused, mapping, part, rows, whole
 from stacks.fly.resource import ADOPT, FlyResource, Kind
-from stacks.local.host import plain_errors
+from stacks.shared.dynamic import plain_errors
 from stacks.stateful import STORE
 
 NEEDED = ("id", "size_gb")

@@ -1,35 +1,23 @@
-"""The cloud `local`: the dispatcher and its bots are processes of this machine.
-
-The engine's host of dynamic providers imports modules of this package too, and needs no program for that.
-"""
+"""The cloud `local`: the dispatcher and its bots are processes of this machine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dispatcher.settings import AgentSettings
-    from stacks.config import StackConfig
-    from stacks.deployment import Deployment, Environment
-    from stacks.prices import Price
+from stacks.clouds import Cloud, Host, Placement, load_program
+from stacks.deployment import Environment
 
 
-def deploy(environment: Environment) -> Deployment:
-    """Describe the stack."""
-    from stacks.local import program
+class Local(Cloud):
+    """This machine."""
 
-    return program.deploy(environment)
+    summary = "processes of this machine"
+    reads = ("process_isolation", "data_dir")
+    bots_in_images = False
 
+    def host(self) -> Host:
+        return load_program("stacks.local.program", self.name).LocalHost()
 
-def check(config: StackConfig, project: str, stack: str) -> None:
-    """Before an engine runs. Raises ConfigError for what only the whole config tells."""
-    from stacks.local import program
+    def placement(self) -> Placement:
+        return load_program("stacks.local.program", self.name).LocalPlacement()
 
-    program.check(config)
-
-
-def price(config: StackConfig, agent: AgentSettings) -> Price:
-    """Return the price of one running machine of the agent."""
-    from stacks.prices import OWN_MACHINE
-
-    return OWN_MACHINE
+    def check_before_run(self, environment: Environment) -> None:
+        load_program("stacks.local.program", self.name).check_port(environment.config)

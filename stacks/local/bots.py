@@ -26,9 +26,9 @@ from pulumi.dynamic import (
 )
 
 from stacks.errors import ProcessError
-from stacks.local import process
 from stacks.local.dispatcher import DATA_DIR_VARIABLE, environment_of, find
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared import process
+from stacks.shared.dynamic import end_with_engine, plain_errors
 from stacks.stateful import other_cloud
 
 INPUTS = ("command", "stopCommand", "cwd", "environment", "secrets", "stopTimeoutSeconds")

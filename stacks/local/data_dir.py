@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stacks.docker.config import why_no_image
+from stacks.bot_files import why_no_image
 from stacks.errors import ConfigError
 from stacks.refusals import masked
 

@@ -26,20 +26,18 @@ from pulumi.dynamic import (
 )
 from pulumi.runtime import rpc
 
-from stacks.local import process, server
-from stacks.local.host import end_with_engine, plain_errors
-from stacks.local.process import Identity
+from stacks.local import server
 from stacks.local.server import Server
-from stacks.outside import refusals_of_removal
+from stacks.shared import process
+from stacks.shared.dynamic import end_with_engine, plain_errors
+from stacks.shared.environment import USER_PATH_VARIABLE, tracing_names
+from stacks.shared.outside import refusals_of_removal
+from stacks.shared.process import Identity
 
 DATA_DIR_VARIABLE = "SWITCHBOARD_DATA_DIR"
 # What a program needs to find its interpreter's libraries, its home and its language. The rest of the
 # environment of whoever runs the engine (their tokens, the engine's own variables) stays with them.
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
-# Where the dispatcher sends its traces, headers with a key among them: never in the state.
-TRACING_PREFIX = "OTEL_"
-# The driver puts the engine's own directories before the user's PATH, and keeps that here.
-USER_PATH_VARIABLE = "SWITCHBOARD_USER_PATH"
 
 INPUTS = (
     "command",
@@ -194,8 +192,7 @@ def _stop(*properties: Mapping[str, Any]) -> None:
 
 def environment_of(props: Mapping[str, Any]) -> dict[str, str]:
     """The whole environment of the process."""
-    tracing = [name for name in os.environ if name.startswith(TRACING_PREFIX)]
-    names = (*PASSED_ON, *props["secretNames"], *tracing)
+    names = (*PASSED_ON, *props["secretNames"], *tracing_names())
     passed = {name: os.environ[name] for name in names if name in os.environ}
     if USER_PATH_VARIABLE in os.environ:
         passed["PATH"] = os.environ[USER_PATH_VARIABLE]

@@ -31,12 +31,12 @@ from pulumi.dynamic import (
 )
 
 from bot import versions
-from stacks import bot_packages
-from stacks.config import StackConfig
+from stacks.core_config import CoreConfig
 from stacks.engine.find import cache_directory
 from stacks.errors import ConfigError
 from stacks.local import packages
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared import bot_packages
+from stacks.shared.dynamic import end_with_engine, plain_errors
 
 PINS = "requirements.txt"
 """Pins of the checkout: the versions that a bot gets unless its own file asks for others."""
@@ -151,7 +151,7 @@ def _make(props: dict[str, Any]) -> None:
     make(Path(props["directory"]), Path(props["file"]), Path(props["pins"]), props["requirements"])
 
 
-def with_environments(config: StackConfig, checkout: Path) -> tuple[StackConfig, list[Resource]]:
+def with_environments(config: CoreConfig, checkout: Path) -> tuple[CoreConfig, list[Resource]]:
     """Describe the environments of the agents whose bots have packages of their own.
 
     Returns the config, in which these agents have their interpreters, and the resources.

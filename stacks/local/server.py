@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacks.errors import ProcessError
-from stacks.local import process
-from stacks.local.process import Identity
+from stacks.shared import process
+from stacks.shared.process import Identity
 
 HEALTH_PATHS = ("/healthz", "/readyz")
 # On loopback an answer takes milliseconds; a server that needs longer than this is not well.

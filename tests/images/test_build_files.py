@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from stacks.docker.images import DISPATCHER_SOURCES
+from stacks.shared.images import DISPATCHER_SOURCES
 from tests.images.conftest import CHECKOUT
 from tests.patience import PATIENCE
 

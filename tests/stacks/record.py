@@ -28,7 +28,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["__main__", "stacks.docker.program", "stacks.fly.program", __name__])
+PROCESSES.set_forkserver_preload(
+    ["__main__", "stacks.docker.program", "stacks.fly.program", "stacks.local.program", __name__]
+)
 
 # What dynamic resources make up, by their types.
 MADE_UP = {

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from pulumi.automation import PulumiCommand
 
-from stacks import bot_packages
 from stacks.errors import ConfigError, SetupError
 from stacks.local import environments, packages
+from stacks.shared import bot_packages
 from tests.processes import title_of
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
 from tests.stacks.test_installer import wheel

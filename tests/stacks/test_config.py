@@ -10,9 +10,12 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from dispatcher.settings import Settings
+from stacks.bot_files import why_no_image
 from stacks.config import StackConfig, parse
-from stacks.docker.config import why_no_image
+from stacks.docker.config import DockerKeys
 from stacks.errors import ConfigError
+from stacks.shared.settings import Placements, settings_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ECHO = {"echo": {"bot": "echo.py"}}
@@ -23,6 +26,10 @@ KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start", "origins":
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "echo.py").touch()
     return tmp_path
+
+
+def settings(found: StackConfig, **of_the_host: Any) -> Settings:
+    return settings_of(found, Placements(), **of_the_host)
 
 
 def config(checkout: Path, **values: Any) -> StackConfig:
@@ -55,7 +62,7 @@ def test_what_is_not_set_has_its_default(checkout: Path) -> None:
 def test_level_of_an_agent_reaches_the_dispatcher_and_is_absent_unless_set(checkout: Path) -> None:
     """An upgrade must not change the environment of a stack that is up."""
     for given, level in (({"logLevel": "TRACE"}, "TRACE"), ({}, None)):
-        environment = config(checkout, **with_agent(**given)).settings().to_environment()
+        environment = settings(config(checkout, **with_agent(**given))).to_environment()
         assert json.loads(environment["SWITCHBOARD_AGENTS"])["echo"].get("log_level") == level
 
 
@@ -93,24 +100,7 @@ def test_a_key_is_refused_when_nothing_of_the_stack_reads_it(
     )
 
 
-KEYS = (
-    *("cloud", "port", "agents", "defaultAgent", "keys", "allowedOrigins", "allowedHosts", "maxSessions"),
-    *(
-        "keepSessionsDays",
-        "heartbeatSeconds",
-        "unresponsiveSeconds",
-        "endingSeconds",
-        "callTimeoutSeconds",
-        "maxStartBodyBytes",
-        "drainSeconds",
-        "processIsolation",
-        "iceServers",
-        "turnUrls",
-        "turnSecret",
-    ),
-    *("logLevel", "logFormat", "throwaway", "dataDir"),
-    *("docker", "fly", "daily", "flyApiToken", "dailyApiKey", "dailyWebhookSecret", "databaseUrl"),
-)
+KEYS = [field.alias for field in StackConfig.model_fields.values()]
 
 
 @pytest.mark.parametrize(
@@ -243,8 +233,8 @@ KEYS = (
         ),
         (
             on_docker(domian="x.example"),
-            "switchboard:docker.domian: is not a key; allowed: host, address, domain, registry, "
-            "base, models, vad, media, torchIndex, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+            "switchboard:docker.domian: is not a key; allowed: base, vad, media, torchIndex, "
+            "models, host, address, domain, registry, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
         ),
         (
             on_docker(domain="https://x.example"),
@@ -424,7 +414,7 @@ def test_a_value_that_is_taken_as_it_is(tmp_path: Path, key: str, value: Any) ->
     (tmp_path / "bots" / "echo.py").touch()
     agents = {"echo": {"bot": "bots/echo.py"}}
     found = config(tmp_path, agents=agents, cloud="docker", docker={key: value})
-    assert json.loads(found.docker.model_dump_json(by_alias=True))[key] == value
+    assert json.loads(DockerKeys.of(found).docker.model_dump_json(by_alias=True))[key] == value
 
 
 def test_each_fault_has_its_line(checkout: Path) -> None:
@@ -436,21 +426,21 @@ def test_each_fault_has_its_line(checkout: Path) -> None:
 def test_settings_come_from_the_config_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWITCHBOARD_KEYS", json.dumps([KEY]))
     monkeypatch.setenv("SWITCHBOARD_PORT", "1")
-    environment = (
-        config(checkout, agents=ECHO).settings(host="127.0.0.1", data_dir=checkout / "data").to_environment()
-    )
+    environment = settings(
+        config(checkout, agents=ECHO), host="127.0.0.1", data_dir=checkout / "data"
+    ).to_environment()
     assert environment["SWITCHBOARD_PORT"] == "7860"
     assert environment["SWITCHBOARD_KEYS"] == "[]"
 
 
 def test_keys_reach_the_dispatcher_as_their_hashes(checkout: Path) -> None:
-    found = config(checkout, agents=ECHO, keys=[KEY]).settings(host="0.0.0.0", data_dir=checkout / "data")
+    found = settings(config(checkout, agents=ECHO, keys=[KEY]), host="0.0.0.0", data_dir=checkout / "data")
     assert json.loads(found.to_environment()["SWITCHBOARD_KEYS"]) == [KEY]
 
 
 def test_named_origins_and_hosts_reach_the_dispatcher(checkout: Path) -> None:
     named = {"allowedOrigins": ["http://192.168.1.20:5173"], "allowedHosts": ["host.docker.internal"]}
-    found = config(checkout, agents=ECHO, **named).settings(host="127.0.0.1", data_dir=checkout / "data")
+    found = settings(config(checkout, agents=ECHO, **named), host="127.0.0.1", data_dir=checkout / "data")
     environment = found.to_environment()
     assert json.loads(environment["SWITCHBOARD_ALLOWED_ORIGINS"]) == named["allowedOrigins"]
     assert json.loads(environment["SWITCHBOARD_ALLOWED_HOSTS"]) == named["allowedHosts"]

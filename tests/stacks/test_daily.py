@@ -13,13 +13,12 @@ from pulumi.runtime import rpc
 
 from dispatcher.settings import Settings
 from dispatcher.transports.daily.settings import DailyShared
-from stacks import daily, docker, fly, local
+from stacks import daily
 from stacks.config import StackConfig, parse
-from stacks.docker import settings as of_docker
 from stacks.errors import ConfigError
-from stacks.fly import settings as of_fly
-from stacks.local import program as local_program
+from stacks.local import program
 from tests.ports import free_port
+from tests.stacks.planning import plan_of, settings_with_stand_ins
 from tests.stacks.test_program import REPOSITORY, run
 
 CLOUDS = ("local", "docker", "fly")
@@ -55,25 +54,11 @@ def config(cloud: str, **given: Any) -> StackConfig:
 
 
 def settings(found: StackConfig) -> Settings:
-    match found.cloud:
-        case "docker":
-            return of_docker.dispatcher(found, of_docker.Known.none(found))
-        case "fly":
-            return of_fly.dispatcher(
-                found, of_fly.names(found, "switchboard", "prod"), of_fly.Known.none(found)
-            )
-        case _:
-            return found.settings(host="127.0.0.1", data_dir=Path("/nowhere"))
+    return settings_with_stand_ins(found)
 
 
 def check(found: StackConfig) -> None:
-    match found.cloud:
-        case "docker":
-            docker.check(found, "switchboard", "prod")
-        case "fly":
-            fly.check(found, "switchboard", "prod")
-        case _:
-            local.check(found, "switchboard", "prod")
+    plan_of(found)
 
 
 def known(found: Settings) -> tuple[str | None, ...]:
@@ -218,9 +203,9 @@ def test_a_package_that_local_bots_lack_is_told(tmp_path: Path, monkeypatch: pyt
     given = {"daily": DOMAIN, "dailyApiKey": "hunter2-of-daily"}
     if importlib.util.find_spec("daily") is None:
         (warning,) = described_by("local", **given)["warnings"]
-        assert warning == local_program.missing_package(config("local", **given))
+        assert warning == program.missing_package(config("local", **given))
         assert "switchboard:agents.echo.transports: a bot in a Daily room needs the package" in warning
         assert warning.endswith("images/requirements-bot-daily.txt")
     (tmp_path / "daily.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert local_program.missing_package(config("local", **given)) is None
+    assert program.missing_package(config("local", **given)) is None

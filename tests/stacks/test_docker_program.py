@@ -20,12 +20,12 @@ from dispatcher.version import VERSION
 from images.app import strip
 from stacks.config import parse
 from stacks.docker.bots import DEPLOYMENT_LABEL
-from stacks.docker.content import fingerprint
-from stacks.docker.images import MODELS_TARGET, slugs
-from stacks.docker.revision import revision
 from stacks.docker.rollout import DIRECTORY, FILE
 from stacks.docker.settings import NOT_YET, max_containers
 from stacks.errors import ConfigError
+from stacks.shared.content import fingerprint
+from stacks.shared.images import MODELS_TARGET, slugs
+from stacks.shared.revision import revision
 from tests.stacks.test_program import REPOSITORY, run
 
 CONTAINER = "docker:index/container:Container"
@@ -245,7 +245,7 @@ def test_the_proxy_allows_as_many_containers_as_sessions_may_need(
     }
     values = {"switchboard:agents": json.dumps(given), "switchboard:maxSessions": str(whole)}
     found = parse(values, project="switchboard", checkout=REPOSITORY, stack="docker")
-    assert max_containers(found) == most
+    assert max_containers(found, found.agents) == most
 
 
 def test_one_image_for_each_bot_directory(smallest: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pulumi.automation import OutputValue
 from stacks.engine.__main__ import next_steps
 from stacks.errors import ConfigError, LockedError
 from stacks.local import server
-from stacks.local.process import identify
+from stacks.shared.process import identify
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks.checkouts import AGENTS, CheckoutCopy, until

@@ -16,12 +16,13 @@ from pulumi.runtime import rpc
 from dispatcher import unprivileged
 from dispatcher.settings import Settings
 from dispatcher.transports.daily.settings import DailyShared
-from stacks import fly
 from stacks.config import StackConfig, parse
+from stacks.deployment import Environment
 from stacks.errors import ConfigError
 from stacks.fly.dispatcher import machine_config
-from stacks.fly.settings import NOT_BUILT, Known, dispatcher, names
+from stacks.fly.settings import NOT_BUILT, host_names
 from tests.patience import PATIENCE
+from tests.stacks.planning import plan_of, settings_with_stand_ins
 from tests.stacks.test_program import REPOSITORY, run
 
 KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
@@ -48,7 +49,7 @@ def config(fly: dict[str, Any] | None = None, **values: Any) -> StackConfig:
 
 
 def settings(found: StackConfig) -> Settings:
-    return dispatcher(found, names(found, "switchboard", "prod"), Known.none(found))
+    return settings_with_stand_ins(found)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,10 @@ def settings(found: StackConfig) -> Settings:
             {"fly": {"dispatcherMemoryMb": 8192}},
             r"fly\.dispatcherMemoryMb: 8192 is refused for 2 CPUs of kind shared; allowed: 512 to 4096",
         ),
-        ({"fly": {"shard": 2}}, r"fly\.shard: is not a key; allowed: org, prefix, regions"),
+        (
+            {"fly": {"shard": 2}},
+            r"fly\.shard: is not a key; allowed: base, vad, media, torchIndex, org, prefix",
+        ),
         ({"fly": {"dispatcherMemoryMb": 1000}}, "allowed: a multiple of 256, 256 to 131072"),
         ({"daily": {"domain": "acme.daily.co"}}, r"daily\.domain: .* allowed: the name of a Daily domain"),
         ({"cloud": "local", "flyApiToken": "x"}, "flyApiToken: is there, and cloud is local; allowed: only"),
@@ -98,7 +102,7 @@ def test_a_bad_value_is_refused(given: dict[str, Any], message: str) -> None:
     [
         (
             {"agents": {"echo": {**AGENTS["echo"], "placements": ["iad"]}}},
-            r"agents\.echo\.placements: is there, and cloud is fly; allowed: switchboard:fly\.regions",
+            r"agents\.echo\.placements\[0\]: \'iad\' is not a placement of the stack; allowed: fly",
         ),
         (
             {"agents": {"a" * 50: AGENTS["echo"]}},
@@ -115,13 +119,14 @@ def test_what_only_the_whole_tells_is_refused_before_an_engine_runs(
     given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        fly.check(config(**given), "switchboard", "prod")
+        plan_of(config(**given))
 
 
 def test_a_stacks_name_that_is_no_apps_is_told() -> None:
     with pytest.raises(ConfigError, match=r"fly\.prefix: is not there, and 'switchboard-My_Stack'"):
-        names(config(), "switchboard", "My_Stack")
-    assert names(config({"prefix": "acme"}), "switchboard", "My_Stack").dispatcher == "acme"
+        host_names(Environment("switchboard", "My_Stack", REPOSITORY, config()))
+    named = Environment("switchboard", "My_Stack", REPOSITORY, config({"prefix": "acme"}))
+    assert host_names(named).dispatcher == "acme"
 
 
 def test_each_agent_has_apps_of_its_own_and_the_dispatcher_knows_them() -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from stacks import log_commands
+from stacks.docker import logs as docker_logs
 from stacks.errors import StackError
 from stacks.log_commands import show_commands, tool_of
 from stacks.logs import Files, formatted, main, show_files
@@ -241,7 +242,7 @@ else:
 
 def test_bots_get_the_places_of_those_that_ended_and_a_look_may_fail(tools, monkeypatch):
     monkeypatch.setattr(log_commands, "MOST_FOLLOWED", 2)
-    monkeypatch.setattr(log_commands, "SSH_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(docker_logs, "SSH_LOOK_SECONDS", 0.1)
     tools("docker", MANY, seconds=PATIENCE, status=4)
     seen = shown(DOCKER_LOG, ["voice"], once=False)
     for name in ("m-a", "m-b", "m-c"):
@@ -255,7 +256,7 @@ def test_bots_get_the_places_of_those_that_ended_and_a_look_may_fail(tools, monk
 
 
 def test_looks_that_fail_again_and_again_are_an_error(tools, monkeypatch):
-    monkeypatch.setattr(log_commands, "SSH_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(docker_logs, "SSH_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(log_commands, "MOST_FAILED_LOOKS", 1)
     tools("docker", MANY, seconds=PATIENCE)
     with pytest.raises(StackError, match="connection reset"):

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from stacks.errors import ProcessError
-from stacks.local import process, server
-from stacks.local.process import Identity
+from stacks.local import server
 from stacks.local.server import Server
+from stacks.shared import process
+from stacks.shared.process import Identity
 from tests.ports import free_port
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from dispatcher.fields import model_at
 from dispatcher.settings import AgentSettings
-from stacks import docker, fly
 from stacks.config import StackConfig, parse
 from stacks.docker.config import DockerConfig
 from stacks.errors import ConfigError
 from stacks.fly.config import FlyConfig
 from stacks.refusals import masked, sections
+from tests.stacks.planning import plan_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOT = "bot/agents/echo.py"
@@ -36,12 +36,7 @@ def faults(values: dict[str, Any]) -> str:
     }
     try:
         config = parse(text, project="switchboard", checkout=REPOSITORY, stack="prod")
-        if config.cloud == "docker":
-            docker.check(config, "switchboard", "prod")
-        elif config.cloud == "fly":
-            fly.check(config, "switchboard", "prod")
-        else:
-            config.settings(host="127.0.0.1", data_dir=Path("/nowhere"))
+        plan_of(config)
     except ConfigError as error:
         return str(error)
     return ""

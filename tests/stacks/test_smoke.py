@@ -17,12 +17,13 @@ from dispatcher.keys import KeySettings, hash_of
 from dispatcher.machines.provider import NoCapacity
 from stacks.config import parse
 from stacks.errors import SmokeError, exit_status
-from stacks.prices import Price, price_of
+from stacks.prices import Price
 from stacks.smoke import daily
 from stacks.smoke.http import Session
 from stacks.smoke.run import Joined, run, summary
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.patience import PATIENCE
+from tests.stacks.planning import plan_of
 from tests.stacks.test_program import REPOSITORY
 
 KEY = "pk_for-the-smoke-test"
@@ -308,7 +309,7 @@ def test_the_price_of_a_machine_is_that_of_the_list(
         for key, value in values.items()
     }
     config = parse(text, project="switchboard", checkout=REPOSITORY, stack="fly")
-    price = price_of(config, config.agents["echo"])
+    price = plan_of(config).prices()["echo"]
     assert price.per_second * 60 == pytest.approx(per_minute, rel=0.02)
     assert Price.from_shown(json.loads(json.dumps(price.shown()))) == price
     said = summary(Joined("s", "echo", "daily", "a bot joined", 2.34, 60.0), price).splitlines()
@@ -319,4 +320,4 @@ def test_the_price_of_a_machine_is_that_of_the_list(
 def test_a_machine_of_ones_own_costs_nothing_more(tmp_path: Path) -> None:
     agents = json.dumps({"echo": {"bot": "bot/agents/echo.py"}})
     config = parse({"switchboard:agents": agents}, project="switchboard", checkout=REPOSITORY, stack="local")
-    assert price_of(config, config.agents["echo"]).per_second == 0
+    assert plan_of(config).prices()["echo"].per_second == 0

@@ -1,4 +1,4 @@
-"""Manners of dynamic providers in the process that hosts them, which is the SDK's: how they fail."""
+"""Dynamic providers in the process that hosts them, which is the SDK's: how they fail and end."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,10 @@ import pulumi_docker_build as docker_build
 from dispatcher.engine_proxy.settings import repository_of
 from dispatcher.settings import AgentSettings
 from dispatcher.version import VERSION
-from stacks import bot_packages
-from stacks.docker.content import fingerprint
-from stacks.docker.revision import revision
+from stacks.shared import bot_packages
+from stacks.shared.content import fingerprint
+from stacks.shared.keys import ImageKeys
+from stacks.shared.revision import revision
 
 DISPATCHER_SOURCES = (
     *("dispatcher", "switchboard.dist-info", "requirements-node.txt"),
@@ -44,79 +45,115 @@ HASH_LENGTH = 6
 
 @dataclass(frozen=True)
 class ImagesArgs:
+    """Arguments of all images that go to one registry."""
+
     checkout: Path
-    agents: Mapping[str, AgentSettings]
     reference: Callable[[str, str], str]
     """Name and fingerprint → reference: `registry.example.com/switchboard-prod-dispatcher:0123abcd`."""
     pushed: bool
     """True if they are pushed to a registry; else they are loaded into the engine."""
-    base: str
-    vad: str
-    torch_index: str
-    media: str
-    compression: Literal["gzip", "zstd"]
-    """Of layers that are pushed."""
-    models: bool
-    """True if models are on a volume, and not in the bots' images."""
+    base: str = ""
+    """Base of the dispatcher's image; by default the one that its Dockerfile names."""
+    compression: Literal["gzip", "zstd"] = "gzip"
+    """Compression of layers that are pushed."""
     logins: Sequence[docker_build.RegistryArgs] = ()
     """To registries, beside the user's own (`docker login`)."""
     platforms: Sequence[docker_build.Platform] = ()
     """Without any, that of the engine."""
-    dispatcher_arguments: Mapping[str, str] = field(default_factory=dict)
-    """Arguments of the build of the dispatcher's image."""
+
+
+@dataclass(frozen=True)
+class BotImages:
+    """Images of a placement's bots."""
+
+    agents: Mapping[str, pulumi.Output[str]]
+    """Agent → reference: with a registry by digest, else by a tag that stands for one content."""
+    repositories: Sequence[str]
+    """The repositories of those that are built, which no change of a bot changes."""
 
 
 class Images(pulumi.ComponentResource):
-    """Builds what the stack runs. An image's tag is the fingerprint of what it is made from."""
+    """Builds what the stack runs. An image's tag is the fingerprint of what it is made from.
 
-    dispatcher: pulumi.Output[str]
-    """References: with a registry by digest, else by a tag that stands for one content."""
-    agents: dict[str, pulumi.Output[str]]
-    """Agent → reference."""
-    repositories: tuple[str, ...]
-    """The repositories of those that are built, which no change of a bot changes."""
+    Args:
+        prefix: Begins the logical names of images.
+    """
 
-    def __init__(self, name: str, args: ImagesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: ImagesArgs, prefix: str = "", opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         super().__init__("switchboard:docker:Images", name, None, opts)
         self._args = args
+        self._prefix = prefix
         self.built: list[docker_build.Image] = []
-        """All of them, the dispatcher's first."""
-        self.dispatcher = self._build(
-            "dispatcher", "dispatcher", DISPATCHER_SOURCES, args.dispatcher_arguments, "the checkout"
-        )
-        parents = {agent.bot.parent for agent in args.agents.values() if agent.image is None}
+        """All of them, in the order in which they were described."""
+        if prefix:
+            # Without the dispatcher's image.
+            self.register_outputs({})
+
+    def dispatcher(self, arguments: Mapping[str, str] | None = None) -> pulumi.Output[str]:
+        """Describe the dispatcher's image; return its reference.
+
+        Args:
+            arguments: Arguments of its build.
+        """
+        given = {**(arguments or {}), **({"BASE": self._args.base} if self._args.base else {})}
+        built = self._build("dispatcher", "dispatcher", DISPATCHER_SOURCES, given, "the checkout")
+        self.register_outputs({"dispatcher": built})
+        return built
+
+    def bots(
+        self, agents: Mapping[str, AgentSettings], keys: ImageKeys, *, models: bool = False
+    ) -> BotImages:
+        """Describe an image for each bot directory.
+
+        Args:
+            agents: Agents of the placement.
+            models: True if models are on a volume, and not in the images.
+        """
+        checkout = self._args.checkout
+        parents = {agent.bot.parent for agent in agents.values() if agent.image is None}
+        called = slugs(parents, checkout)
         directories = {
-            parent: self._bot(parent, f"bot-{name}") for parent, name in slugs(parents, args.checkout).items()
+            parent: self._bot(parent, f"bot-{name}", agents, keys, models=models)
+            for parent, name in called.items()
         }
-        self.agents = {
-            agent_name: pulumi.Output.from_input(agent.image)
+        references = {
+            name: pulumi.Output.from_input(agent.image)
             if agent.image is not None
             else directories[agent.bot.parent]
-            for agent_name, agent in args.agents.items()
+            for name, agent in agents.items()
         }
-        called = slugs(parents, args.checkout).values()
-        self.repositories = tuple(sorted(repository_of(args.reference(f"bot-{one}", "0")) for one in called))
-        self.register_outputs({"dispatcher": self.dispatcher})
+        repositories = {repository_of(self._args.reference(f"bot-{one}", "0")) for one in called.values()}
+        return BotImages(references, sorted(repositories))
 
-    def _bot(self, directory: Path, name: str) -> pulumi.Output[str]:
+    def _bot(
+        self,
+        directory: Path,
+        name: str,
+        agents: Mapping[str, AgentSettings],
+        keys: ImageKeys,
+        *,
+        models: bool,
+    ) -> pulumi.Output[str]:
         args = self._args
-        here = [
-            agent for agent in args.agents.values() if agent.image is None and agent.bot.parent == directory
-        ]
+        here = [agent for agent in agents.values() if agent.image is None and agent.bot.parent == directory]
         arguments = {
             # Of several bots in a directory a machine is told which one it runs.
             "BOT_FILE": min(agent.bot.name for agent in here),
             "TRANSPORTS": " ".join(sorted({one for agent in here for one in agent.transports})),
-            "VAD": args.vad,
-            "MEDIA": args.media,
+            "VAD": keys.vad,
+            "MEDIA": keys.media,
         }
-        if args.torch_index:
-            arguments["TORCH_INDEX"] = args.torch_index
-        if args.models:
+        if keys.torch_index:
+            arguments["TORCH_INDEX"] = keys.torch_index
+        if models:
             arguments["MODELS"] = MODELS_TARGET
+        if keys.base:
+            arguments["BASE"] = keys.base
         if directory.is_relative_to(args.checkout):
             arguments["BOT_DIR"] = directory.relative_to(args.checkout).as_posix()
-        owner = next(called for called, agent in args.agents.items() if agent in here)
+        owner = next(called for called, agent in agents.items() if agent in here)
         listed = bot_packages.find(directory / arguments["BOT_FILE"], args.checkout)
         if listed is not None and listed.parent == directory and listed.name != bot_packages.NAMES[0]:
             arguments["REQUIREMENTS"] = listed.name
@@ -136,7 +173,7 @@ class Images(pulumi.ComponentResource):
     ) -> pulumi.Output[str]:
         """Describe an image. `packages`, from above the bot directory, lists the bot's packages."""
         args = self._args
-        given = {**arguments, **({"BASE": args.base} if args.base else {}), "VERSION": VERSION}
+        given = {**arguments, "VERSION": VERSION}
         mark = fingerprint(args.checkout, sources, bots, given, whose)
         contexts: dict[str, docker_build.ContextArgs] = {}
         if packages is not None:
@@ -154,7 +191,7 @@ class Images(pulumi.ComponentResource):
             # has a builder (docs/docker.md#the-builder).
             contexts["bot-files"] = docker_build.ContextArgs(location=str(bots))
         image = docker_build.Image(
-            f"{name}-image",
+            f"{self._prefix}{name}-image",
             tags=[reference],
             context=docker_build.BuildContextArgs(location=str(args.checkout), named=contexts or None),
             dockerfile=docker_build.DockerfileArgs(

@@ -1,0 +1,1 @@
+"""Parts that several clouds use: images, fingerprints, generated secrets, the dispatcher's environment."""
