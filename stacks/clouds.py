@@ -196,12 +196,14 @@ def importable() -> dict[str, Cloud]:
 def placements_of(config: CoreConfig) -> list[PlacementOf]:
     """Return the stack's placements, in the order in which agents that name none ask them.
 
-    The host's cloud comes first, then names in alphabetical order: an engine hands over mappings sorted.
+    The placement called as the host's cloud comes first, then others of that cloud, then all else; each in
+    alphabetical order, since an engine hands over mappings sorted.
     """
     if not config.placements:
         return [PlacementOf(config.cloud, load(config.cloud))]
     found = [PlacementOf(name, load(entry.cloud)) for name, entry in config.placements.items()]
-    return sorted(found, key=lambda one: (one.cloud.name != config.cloud, one.name))
+    own = config.cloud
+    return sorted(found, key=lambda one: (one.name != own, one.cloud.name != own, one.name))
 
 
 def keys_of(config: CoreConfig, name: str) -> BaseModel:

@@ -234,7 +234,8 @@ KEYS = [field.alias for field in StackConfig.model_fields.values()]
         (
             on_docker(domian="x.example"),
             "switchboard:docker.domian: is not a key; allowed: base, vad, media, torchIndex, "
-            "models, host, address, domain, registry, stun, turn, turnAddress, turnPorts, caddyImage, turnImage",
+            "models, host, address, domain, registry, stun, turn, turnAddress, turnPorts, caddyImage, "
+            "turnImage",
         ),
         (
             on_docker(domain="https://x.example"),

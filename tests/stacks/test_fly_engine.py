@@ -90,9 +90,15 @@ class Stack:
         return "".join(file.read_text() for file in files if file.is_file())
 
 
-def prepared(tmp_path: Path, engine: PulumiCommand, monkeypatch: pytest.MonkeyPatch) -> CheckoutCopy:
-    """A checkout that images could be built of, and a stand-in that says it has built them."""
-    names = {"docker-build": version("pulumi-docker-build")}
+def prepared(
+    tmp_path: Path, engine: PulumiCommand, monkeypatch: pytest.MonkeyPatch, *providers: str
+) -> CheckoutCopy:
+    """A checkout that images could be built of, and a stand-in that says it has built them.
+
+    Args:
+        providers: Other providers that have stand-ins.
+    """
+    names = {name: version(f"pulumi-{name}") for name in ("docker-build", *providers)}
     for name, value in stand_in_provider.install(tmp_path / "bin", tmp_path / "asked", names).items():
         monkeypatch.setenv(name, value)
     checkout = CheckoutCopy(tmp_path / "checkout", engine)
