@@ -21,7 +21,7 @@ from pulumi.dynamic import (
 )
 
 from stacks.errors import StackError
-from stacks.local.host import end_with_engine, plain_errors
+from stacks.shared.dynamic import end_with_engine, plain_errors
 
 INPUTS = ("cluster", "region", "profile")
 

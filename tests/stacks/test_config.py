@@ -100,7 +100,7 @@ def test_a_key_is_refused_when_nothing_of_the_stack_reads_it(
     )
 
 
-KEYS = [field.alias for field in StackConfig.model_fields.values()]
+KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
 
 
 @pytest.mark.parametrize(
