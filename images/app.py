@@ -3,7 +3,7 @@
     python app.py DIRECTORY
 
 Removed are names that begin with a dot (secrets, repositories, caches of tools), virtual environments,
-packages of Node, and bytecode. The fingerprint of a bot directory (`stacks/docker/content.py`) covers what is
+packages of Node, and bytecode. The fingerprint of a bot directory (`stacks/shared/content.py`) covers what is
 left.
 """
 

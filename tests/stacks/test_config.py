@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from dispatcher.settings import Settings
 from stacks.bot_files import why_no_image
 from stacks.config import StackConfig, parse
-from stacks.docker.config import DockerKeys
+from stacks.docker.config import DockerConfig, DockerKeys
 from stacks.errors import ConfigError
 from stacks.shared.settings import Placements, settings_of
 
@@ -233,9 +233,8 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
         ),
         (
             on_docker(domian="x.example"),
-            "switchboard:docker.domian: is not a key; allowed: base, vad, media, torchIndex, "
-            "models, host, address, domain, registry, stun, turn, turnAddress, turnPorts, caddyImage, "
-            "turnImage",
+            "switchboard:docker.domian: is not a key; allowed: "
+            + ", ".join(str(field.alias) for field in DockerConfig.model_fields.values()),
         ),
         (
             on_docker(domain="https://x.example"),

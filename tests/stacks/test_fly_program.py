@@ -81,7 +81,7 @@ def settings(found: StackConfig) -> Settings:
         ),
         (
             {"fly": {"shard": 2}},
-            r"fly\.shard: is not a key; allowed: base, vad, media, torchIndex, org, prefix",
+            r"fly\.shard: is not a key; allowed: base, vad, media, compression, torchIndex, org",
         ),
         ({"fly": {"dispatcherMemoryMb": 1000}}, "allowed: a multiple of 256, 256 to 131072"),
         ({"daily": {"domain": "acme.daily.co"}}, r"daily\.domain: .* allowed: the name of a Daily domain"),
