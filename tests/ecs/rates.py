@@ -41,7 +41,8 @@ class Limits:
         bucket, limit = PUBLISHED[name]
         tokens, at = self._left.get(bucket, (limit.burst, now))
         tokens = min(limit.burst, tokens + (now - at) * limit.per_second)
-        # Unix time has steps of 0.24 µs: that dust must not turn away who waited exactly as long as it must.
-        allowed = tokens >= 1 - 1e-4
+        # Unix time has steps of 0.24 µs, which a burst of a hundred adds up: that dust must not turn away who
+        # waited exactly as long as it must.
+        allowed = tokens >= 1 - 1e-3
         self._left[bucket] = (tokens - 1 if allowed else tokens, now)
         return allowed
