@@ -1,5 +1,5 @@
 /**
- * One call: from the click to the last word.
+ * One call, from the click to its end.
  *
  * It joins three sources that each know a part: Pipecat's client (signalling, media), the dispatcher's record of
  * the session (why a bot is gone), and the measured audio (who is heard).
@@ -25,10 +25,10 @@ import type { Timeline } from "./timeline.ts";
 import { CONNECTION_LOST, type Trouble, troubleOf, troubleOfSession } from "./trouble.ts";
 import { SessionWatch } from "./watch.ts";
 
-/** `queued`: no line is free; `ending`: the audio is gone and the dispatcher is asked why. */
+/** `queued`: no slot is free; `ending`: the audio is gone and the dispatcher is asked why. */
 export type Phase = "microphone" | "starting" | "queued" | "live" | "ending" | "ended" | "failed";
 
-/** Whether there is a call, or one is on its way. */
+/** True if there is a call, or one is starting. */
 export function isBusy(phase: Phase | "idle"): boolean {
   return phase !== "idle" && phase !== "ended" && phase !== "failed";
 }
@@ -36,9 +36,9 @@ export function isBusy(phase: Phase | "idle"): boolean {
 export interface CallState {
   phase: Phase;
   sessionId?: string;
-  /** The dispatcher's word for where the session is. */
+  /** The session's state, as the dispatcher reports it. */
   session?: SessionState;
-  /** Where it waits, while it is `queued`. */
+  /** Its position, while it is `queued`. */
   queue?: QueuePlace;
   bot: boolean;
   you: boolean;
@@ -56,9 +56,9 @@ export interface CallState {
 const CONNECTION_INTERVAL_MS = 500;
 /** The transport looks for 10 s before it sends a new offer; what is not back after that and as long again is gone. */
 const LOST_AFTER_MS = 25_000;
-/** How long the dispatcher may take to notice that a bot that is gone is gone. */
+/** Limit on the time until the dispatcher notices that a bot is gone. */
 const VERDICT_WITHIN_MS = 5_000;
-/** How long the bot keeps a client that has hung up, silent both ways, while the dispatcher is told. */
+/** Limit on the time that a client stays connected, silent both ways, after it has hung up, until the dispatcher knows. */
 const TOLD_WITHIN_MS = 1_000;
 
 /** A call of which nothing has happened yet. */
@@ -173,7 +173,7 @@ export class Call {
 
   #onOpened(session: Session): Session {
     if (this.#closed) {
-      // Hung up before the dispatcher had answered: what it started is ours to end.
+      // Hung up before the dispatcher had answered: end the session that it started.
       void end(session);
       return session;
     }
@@ -188,7 +188,7 @@ export class Call {
     return session;
   }
 
-  /** Waits until the session has a line, or the call is over. */
+  /** Waits until the session has a slot, or the call is over. */
   async #admission(queue: QueuePlace): Promise<void> {
     if (this.state.session !== undefined && this.state.session !== "queued") return;
     const admitted = new Promise<void>((resolve) => (this.#onAdmitted = resolve));

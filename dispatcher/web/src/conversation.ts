@@ -1,4 +1,4 @@
-/** What a call shows besides its levels: who said what, the bot's picture, and what the bot measures of itself. */
+/** A call's transcript, picture and metrics. */
 
 import type { BotOutputData, RTVIEventCallbacks } from "@pipecat-ai/client-js";
 import type { Metrics } from "./metrics.ts";
@@ -8,7 +8,7 @@ import type { Transcript } from "./transcript.ts";
 /** What is kept of a bot's sentences until it is known that they come in no other way. */
 const MAX_KEPT = 20;
 
-/** One call's. What still arrives after its end is not shown: the next call may have begun. */
+/** The conversation of one call. Messages after its end are not shown: the next call may have begun. */
 export class Conversation {
   #over = false;
   #hasOutput = false;

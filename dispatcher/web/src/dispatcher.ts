@@ -1,4 +1,4 @@
-/** What the voice page asks of the dispatcher's HTTP API. */
+/** Client of the dispatcher's HTTP API, as far as the voice page uses it. */
 
 export type SessionState = "queued" | "starting" | "ready" | "active" | "ended" | "failed";
 
@@ -6,14 +6,14 @@ export type SessionState = "queued" | "starting" | "ready" | "active" | "ended" 
 export interface QueuePlace {
   /** 1 is next. */
   place: number;
-  /** Null as long as the dispatcher has no past sessions to tell by. */
+  /** Null before the agent's first session has ended. */
   estimatedWaitSeconds: number | null;
 }
 
 /** A session, and what its client needs to join it. */
 export interface Session {
   sessionId: string;
-  /** Good for this session alone. Pipecat's development runner has none. */
+  /** Valid for this session alone. Pipecat's development runner has none. */
   sessionToken?: string;
   iceConfig?: { iceServers: RTCIceServer[] };
   queue?: QueuePlace | null;
@@ -46,20 +46,20 @@ export interface Agents {
 /** Lines of what a session's bot printed. */
 export interface LogPart {
   lines: string[];
-  /** Where the next part begins. */
+  /** `after` of the next request. */
   next: string;
-  /** Before these lines, and not among them; null where nobody counted. */
+  /** Bytes missing before these lines; null if they are not counted. */
   skippedBytes: number | null;
-  /** The machine is gone: nothing comes after these lines. */
+  /** True if the machine is gone: no line will follow. */
   ended: boolean;
 }
 
-/** The dispatcher answered, but not with what was asked for. */
+/** The dispatcher answered with an error. */
 export class Refused extends Error {
   constructor(
     readonly status: number,
     message: string,
-    /** The dispatcher's own name for it, finer than the status. */
+    /** The dispatcher's own code, more specific than the status. */
     readonly code?: string,
     /** Seconds. */
     readonly retryAfter?: number,
@@ -71,7 +71,7 @@ export class Refused extends Error {
 /** The dispatcher did not answer at all. */
 export class Unreachable extends Error {}
 
-/** A dispatcher that is there answers these requests within milliseconds. */
+/** Limit on these requests; a running dispatcher answers within milliseconds. */
 export const TIMEOUT_MS = 5_000;
 
 /** Longest wait in the queue of a visitor, in seconds; the limit of the agent may be less. */
@@ -93,16 +93,16 @@ export function getSession(session: Session): Promise<SessionRecord> {
   return getJson<SessionRecord>(`/sessions/${session.sessionId}`, session.sessionToken);
 }
 
-/** What the bot printed after `after`, the last 1,000 lines of it. No session's token is good for that. */
+/** Returns the bot's last 1,000 lines after `after`. A session's token does not allow it. */
 export function getLog({ sessionId }: Session, key: string | undefined, after: string | undefined): Promise<LogPart> {
   const from = after === undefined ? "" : `&after=${after}`;
   return getJson<LogPart>(`/v1/sessions/${sessionId}/logs?tail=1000${from}`, key);
 }
 
 /**
- * Starts a session, and does not wait for its machine: of what follows, its events tell.
+ * Starts a session without waiting for its machine; its events report the rest.
  *
- * It is not the client's own `startBot`, whose error has neither the answer's code nor its `Retry-After`.
+ * Replaces the client's own `startBot`, whose error lacks the answer's code and its `Retry-After`.
  *
  * @param agent Null for the default agent of a dispatcher that has not said which agents it has.
  */
@@ -128,7 +128,7 @@ export function offerEndpoint({ sessionId }: Session): string {
 
 /** The stream of a session's events after one of them; status 204 if none will ever follow. */
 export function openEvents({ sessionId, sessionToken }: Session, after: number, signal: AbortSignal): Promise<Response> {
-  // Not an EventSource: that can send no header, and a token in a URL is in the logs of every proxy.
+  // Not an EventSource: it cannot send headers, and proxies log a token in a URL.
   const headers = { Accept: "text/event-stream", ...authorization(sessionToken) };
   return ask(`/v1/sessions/${sessionId}/events?after=${after}`, { headers, signal, cache: "no-store" });
 }

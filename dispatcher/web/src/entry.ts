@@ -1,5 +1,5 @@
 /**
- * What the page was opened with: the fragment of its URL, which browsers send to no server.
+ * The fragment of the page's URL, which browsers send to no server.
  *
  *     #key=pk_…                          a public key, with which the page starts sessions
  *     #session=…&token=…[&iceConfig=…]   a session that a backend started: its id, its token, and the
@@ -14,7 +14,7 @@ import type { Session } from "./dispatcher.ts";
 export interface Entry {
   key?: string;
   session?: Session;
-  /** There is a link to a session, but not all of it. */
+  /** The link to a session is incomplete. */
   broken?: boolean;
 }
 
@@ -47,7 +47,7 @@ function sessionOf(given: URLSearchParams): Session | undefined {
   }
 }
 
-/** Why a text cannot be the key of a page; such a text is not sent anywhere. */
+/** Returns why a text cannot be a page's key; such a text is never sent. */
 export function faultOf(key: string): string | undefined {
   if (key.startsWith("pk_")) return undefined;
   if (key.startsWith("sk_")) {

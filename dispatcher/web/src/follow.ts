@@ -1,4 +1,4 @@
-/** Following a session from outside its call: its record, and what its bot prints, until both are over. */
+/** Follows a session from outside its call: its record and its bot's output, until both are over. */
 
 import { getLog, getSession, isOver, type LogPart, Refused, type Session, type SessionRecord } from "./dispatcher.ts";
 
@@ -6,7 +6,7 @@ export interface Reader {
   record(record: SessionRecord): void;
   /** More lines. */
   log(part: LogPart): void;
-  /** Something about the log that is no line of it; empty while there is nothing to say. */
+  /** A note about the log; empty if there is none. */
   note(words: string): void;
 }
 
@@ -43,7 +43,7 @@ export class Follower {
 
   readonly #onVisibility = () => {
     clearTimeout(this.#timer);
-    // Not at once: who turns between tabs quickly would ask as quickly.
+    // Delayed: quick changes between tabs must not cause as many requests.
     if (!document.hidden && !this.#stopped && !this.#looking) this.#timer = setTimeout(() => void this.#look(), EVERY_MS);
   };
 
@@ -64,7 +64,7 @@ export class Follower {
     }
     if (this.#hasRecord) this.#left -= 1;
     if ((this.#hasRecord && this.#hasLog) || this.#left <= 0) this.stop();
-    // Not all pages at once, when a dispatcher restarts.
+    // Spread out, so that not all pages reconnect at once after a restart of the dispatcher.
     if (!this.#stopped && !document.hidden) this.#timer = setTimeout(() => void this.#look(), wait * (1 + Math.random() / 4));
   }
 

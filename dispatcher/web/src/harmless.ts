@@ -1,6 +1,6 @@
-/** Text of bots, made fit to be shown: it may be anything, and is never read as HTML. */
+/** Makes bots' text safe to show: it may be anything, and is never parsed as HTML. */
 
-/** What turns the direction of writing for more than its own letters: words could pass for others. */
+/** Characters that change the writing direction of other text, with which words could pass for others. */
 const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 const CONTROLS = /[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 /** Select Graphic Rendition: the colours of a terminal, which most loggers write. */

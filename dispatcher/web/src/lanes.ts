@@ -1,7 +1,7 @@
 /**
  * The picture of the conversation: the levels of the bot and of you over the last seconds, one lane each.
  *
- * For whoever prefers reduced motion nothing scrolls: each lane is a bar that shows the present level.
+ * With reduced motion nothing scrolls: each lane is a bar with the present level.
  */
 
 /** One column of a lane: its width with the gap after it, in CSS pixels, and the time that it stands for. */

@@ -1,4 +1,4 @@
-/** Measures what a track carries: its level for the meters, whether it speaks, and when its first sound came. */
+/** Measures a track: its level for the meters, whether somebody speaks, and the time of its first sound. */
 
 /** −40 dBFS: over a codec's comfort noise (below −60), under the quietest speech that one would call audible. */
 const AUDIBLE = 0.01;

@@ -1,4 +1,4 @@
-/** Wires the page together: what it was opened with, the button, the agents, and the one call that there can be. */
+/** Wires the page: its link, the button, the agents, and the one call at a time. */
 
 import { TransportStartError } from "@pipecat-ai/client-js";
 import { BEFORE, Call, type CallState, isBusy } from "./call.ts";
@@ -48,9 +48,9 @@ let agents: readonly Agent[] = [];
 let agent: Agent | null = null;
 /** Settled once the dispatcher has said so, or will not: a click before that must not talk to another agent. */
 let entered: Promise<void> = Promise.resolve();
-/** Of the agent that the page talks to, as far as it is known. */
+/** Name of the agent that the page talks to, if known. */
 let name: string | null = null;
-/** Whether the dispatcher shows a session's record to whoever follows a link, which sends no key. */
+/** True if the dispatcher shows a session's record to a link, which sends no key. */
 let linksRecords = entry.session === undefined;
 
 function isRunning(): boolean {
@@ -72,7 +72,7 @@ function onChange(state: CallState): void {
   if (!entry.session) {
     if (refused) askForKey(state.trouble?.text);
   } else if (!isBusy(state.phase) && (refused || state.sessionId)) {
-    // A link is good for one call: what has ended cannot begin again.
+    // A link is valid for one call: an ended session cannot restart.
     view.endOfLink();
   }
 }
@@ -94,7 +94,7 @@ function talk(): void {
   void next.run();
 }
 
-/** Says of a link, before anybody has clicked, why it leads to no call. */
+/** Shows, before a click, why a link leads to no call. */
 function closeLink(why: Pick<CallState, "phase"> & Partial<CallState>): void {
   view.show({ ...BEFORE, ...why }, name, timeline);
   view.endOfLink();
@@ -148,7 +148,7 @@ async function look(session: Session): Promise<void> {
   }
 }
 
-/** A browser may refuse its storage, which costs no more than this. */
+/** Ignores a browser that refuses its storage: only this setting is lost. */
 function remember(shown: boolean): void {
   try {
     sessionStorage.setItem(METRICS, String(shown));

@@ -1,4 +1,4 @@
-/** What the bot measures of itself, as RTVI tells it: a row for each service and measure, the last and the usual. */
+/** The bot's metrics from RTVI: a row for each service and measure, with its last and its usual value. */
 
 import { spoken } from "./harmless.ts";
 
@@ -8,7 +8,7 @@ const COUNTS: Record<string, string> = { characters: "Characters" };
 const TOKENS: Record<string, string> = { prompt_tokens: "Tokens in", completion_tokens: "Tokens out" };
 /** A bot that names its services anew each time gets no more rows than these. */
 const MAX_ROWS = 40;
-/** Of one message: a pipeline has a handful of services. */
+/** Limit on the entries of one message: a pipeline has a handful of services. */
 const MAX_ENTRIES = 50;
 const MAX_NAME = 60;
 const NOTHING = "–";

@@ -3,7 +3,7 @@
  *
  * Of the two that come with the transport, one loads Daily's code from Daily's servers at run time, and the
  * other (WavMediaManager) copies every sample through an AudioWorklet that never forgets one (350 MB an hour)
- * and drops the browser's reason when the microphone cannot be had. This one hands the browser's own track,
+ * and drops the browser's reason when the microphone is not available. This one hands the browser's own track,
  * with echo cancellation, to the peer connection and does nothing else.
  */
 
@@ -167,7 +167,7 @@ async function devicesOf(kind: MediaDeviceKind): Promise<MediaDeviceInfo[]> {
   return (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === kind);
 }
 
-/** Whether there is a microphone that the page may use without asking. */
+/** Returns true if there is a microphone that the page may use without asking. */
 export async function microphoneIsCertain(): Promise<boolean> {
   try {
     const permission = await navigator.permissions.query({ name: "microphone" as PermissionName });

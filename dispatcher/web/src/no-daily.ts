@@ -1,4 +1,4 @@
-/** Stands where Daily's call object would be bundled; see build.mjs. Nothing of the voice page reaches it. */
+/** Replaces Daily's call object in the bundle; see build.mjs. The voice page never calls it. */
 export default {
   getCallInstance(): never {
     throw new Error("Daily's call object is not part of this page; pass a mediaManager to the transport.");

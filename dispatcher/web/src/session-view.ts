@@ -7,7 +7,7 @@ import { logged } from "./harmless.ts";
 /** What the page keeps of a log, and of a line: a browser lays out all of it. */
 const MAX_LINES = 2_000;
 const MAX_LINE = 2_000;
-/** Whoever has scrolled up further than this reads, and is left alone. */
+/** A person who has scrolled up further than this is reading: do not scroll. */
 const AT_THE_END = 48;
 /** Loguru's lines, and the dispatcher's: date, time, level. */
 const LEVEL = /^\S+ \S+ (TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL)\b/;
@@ -41,7 +41,7 @@ export class SessionView {
   }
 
   /**
-   * @param key What the log is asked for with; the record takes the session's own token.
+   * @param key The key for the log; the record takes the session's own token.
    * @param linked Whether a link, which sends no key, leads to the record.
    */
   open(session: Session, key: string | undefined, linked: boolean): void {

@@ -1,8 +1,8 @@
 /**
- * When things happened in a call, in milliseconds since the click.
+ * Times of a call's steps, in milliseconds since the click.
  *
  * They are ordinary performance marks (`switchboard:<step>`), so that tests, benches and a browser's own
- * profiler read them without an interface of ours.
+ * profiler can read them.
  */
 
 export const STEPS = [

@@ -1,7 +1,7 @@
 /**
- * What is said in a call, as RTVI tells it: the turns of both sides, the last ones.
+ * The transcript of a call, from RTVI's messages: the last turns of both sides.
  *
- * A screen reader hears what is final, once. What may still change is hidden from it: the user's words while the
+ * A screen reader gets final text, once. Text that may still change is hidden from it: the user's words while the
  * recogniser guesses, and the bot's before they are spoken.
  */
 
@@ -16,7 +16,7 @@ const MAX_TEXT = 2_000;
 const MAX_TURN = 4_000;
 /** Segments that may still be spoken; an older one is as it was left. */
 const MAX_SEGMENTS = 50;
-/** Whoever has scrolled up further than this reads, and is left alone. */
+/** A person who has scrolled up further than this is reading: do not scroll. */
 const AT_THE_END = 48;
 
 interface Segment {
@@ -78,7 +78,7 @@ export class Transcript {
     });
   }
 
-  /** What was not final stays as it is: nothing more comes. */
+  /** Keeps unfinished text as it is: nothing more comes. */
   end(): void {
     this.#guess = undefined;
     this.#segments.clear();

@@ -1,4 +1,4 @@
-/** What went wrong, in words for the person in front of the page. */
+/** Errors in words for the person in front of the page. */
 
 import { DeviceError } from "@pipecat-ai/client-js";
 import { Refused, type SessionRecord, Unreachable } from "./dispatcher.ts";
@@ -6,7 +6,7 @@ import { Refused, type SessionRecord, Unreachable } from "./dispatcher.ts";
 export interface Trouble {
   title: string;
   text: string;
-  /** For whoever runs the bot: the end of its traceback or log. */
+  /** For the bot's operator: the end of its traceback or log. */
   detail?: string;
   /** The dispatcher does not take the page's key, or asks for one. */
   needsKey?: boolean;
@@ -41,7 +41,7 @@ export const CONNECTION_LOST: Trouble = {
   text: "The audio to and from the bot stopped, and could not be restored.",
 };
 
-/** Why a call could not be started or kept. */
+/** Returns why a call could not be started or kept. */
 export function troubleOf(error: unknown): Trouble {
   if (error instanceof DeviceError) {
     return (
@@ -59,19 +59,19 @@ export function troubleOf(error: unknown): Trouble {
   return { title: "The call could not be connected", text: error instanceof Error ? error.message : String(error) };
 }
 
-/** The link to a session is not all there. */
+/** The link to a session is incomplete. */
 export const BROKEN_LINK: Trouble = {
   title: "This link is not complete",
   text: "Open it again from where you got it.",
 };
 
-/** The dispatcher does not know the session of a link, or not any more. */
+/** The dispatcher does not know the session of a link, or no longer has it. */
 export const STALE_LINK: Trouble = {
   title: "This link is not good any more",
   text: "It was for one call. Go back to where you got it, and start again from there.",
 };
 
-/** Why the session of a link cannot be looked at. */
+/** Returns why the session of a link cannot be read. */
 export function troubleOfLink(error: unknown): Trouble {
   return error instanceof Refused && (error.status === 401 || error.status === 404) ? STALE_LINK : troubleOf(error);
 }
@@ -125,7 +125,7 @@ const TITLES: Record<string, string> = {
   room_rejected: "No room could be opened",
 };
 
-/** Why a session failed, in the dispatcher's words. */
+/** Returns why a session failed, in the dispatcher's words. */
 export function troubleOfSession(record: SessionRecord): Trouble {
   const trouble: Trouble = {
     title: TITLES[record.reason ?? ""] ?? "The bot failed",

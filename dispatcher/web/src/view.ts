@@ -71,7 +71,7 @@ export class View {
     Object.assign(this.#root.dataset, { bot: String(state?.bot ?? false), you: String(state?.you ?? false) });
     write(this.#title, words.title);
     write(this.#text, words.text);
-    // While people talk, each change of the speaker would talk over them: only what else changes is announced.
+    // Changes of the speaker are not announced: a screen reader would talk over people.
     write(this.#announcement, phase === "live" ? liveAnnouncement(state) : `${words.title}. ${words.text}`);
     this.#showDetail(state?.trouble?.detail);
     write(this.#callLabel, LABELS[phase] ?? "Hang up");
@@ -85,7 +85,7 @@ export class View {
     write(this.#facts.firstWord, seconds(timeline.since("first-sound")));
   }
 
-  /** Asks for a key in the place of the controls, and says what is wrong with the one that was given. */
+  /** Asks for a key instead of showing the controls, and says what is wrong with the last one. */
   askForKey(fault: string | undefined): void {
     const { title, text } = NEEDS_KEY;
     Object.assign(this.#root.dataset, { phase: "key", busy: "false", tone: "calm" });
@@ -112,7 +112,7 @@ export class View {
     write(this.#facts.duration, milliseconds === undefined ? NOTHING : clock(milliseconds));
   }
 
-  /** What the link led to is over: there is nothing more to press. */
+  /** Removes the button: the link's session is over. */
   endOfLink(): void {
     this.#controls.hidden = true;
   }

@@ -1,4 +1,4 @@
-/** Following a session: the dispatcher's stream of its events, opened anew whenever it breaks. */
+/** Follows a session: the dispatcher's stream of its events, reopened whenever it breaks. */
 
 import {
   getSession,
@@ -23,7 +23,7 @@ export interface Watcher {
   reachable(reachable: boolean): void;
 }
 
-/** The dispatcher breaks every silence with a comment after 15 s: this is two of them that did not come. */
+/** Longest silence of a stream: two of the comments that the dispatcher sends every 15 s are missing. */
 const SILENCE_MS = 35_000;
 const AGAIN_MS = 1_000;
 
@@ -65,7 +65,7 @@ export class SessionWatch {
         }
         this.#setReachable(false);
       }
-      // Not all pages at once, when a dispatcher restarts.
+      // Spread out, so that not all pages reconnect at once after a restart of the dispatcher.
       const pause = AGAIN_MS * (0.5 + Math.random());
       if (!this.#stopped) await new Promise((resolve) => setTimeout(resolve, pause));
     }

@@ -3,7 +3,7 @@
 import type { CallState } from "./call.ts";
 
 export interface Words {
-  /** Drives the colours: nothing happening, waiting, in a call, or something wrong. */
+  /** Sets the colours: idle, waiting, in a call, or failed. */
   tone: "calm" | "busy" | "live" | "bad";
   title: string;
   text: string;
