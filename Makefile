@@ -112,6 +112,7 @@ bench-channels: setup-dev ## measure what ten thousand open channels cost two di
 
 bench-images: setup-dev ## measure the images: sizes, pulls, starts of containers; needs root, some 10 minutes
 	@$(RUN) -m tests.bench.images
+	@$(RUN) -m tests.bench.image_steps
 
 bench-fly: setup-dev ## measure starts at the fakes of Fly and Daily: against calls in a row, and at Fly's limits
 	@$(RUN) -m tests.bench.fly

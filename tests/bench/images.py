@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.images.conftest import CHECKOUT, build_arguments, registry_secrets
 from tests.registry import Registry
 
 OURS = "bot, all transports"
+DISPATCHER = "dispatcher"
 OBVIOUS = "the obvious image of a bot"
 VARIANTS = {
     OURS: {},
@@ -103,7 +104,7 @@ def measure(runs: int, cpus: float) -> Measured:
     measured = Measured()
     with registry() as store, Engine() as builder:
         references = {}
-        for name, image in build(builder).items():
+        for name, image in build(builder, import_base(builder)).items():
             say(f"pushing {name}")
             disk, layers = weigh(builder, image)
             references[name] = store.push(builder, image, f"bench/{len(references)}")
@@ -133,21 +134,22 @@ def registry() -> Iterator[Registry]:
         started.close()
 
 
-def build(engine: Engine) -> dict[str, str]:
-    """Image -> its id."""
-    base = import_base(engine)
+def build(
+    engine: Engine, base: str, names: Iterable[str] = (*VARIANTS, DISPATCHER, OBVIOUS)
+) -> dict[str, str]:
+    """Build these images; return the id of each."""
+    obvious = ("--file", str(CHECKOUT / "tests" / "bench" / "obvious.Dockerfile"))
     built = {}
-    for name, given in VARIANTS.items():
+    for name in names:
         say(f"building {name}")
-        arguments = {"BASE": base, "BOT_DIR": str(BOT.relative_to(CHECKOUT)), **given}
-        built[name] = engine.build(*build_arguments("bot", CHECKOUT, arguments))
-    say("building the dispatcher's image")
-    built["dispatcher"] = engine.build(*build_arguments("dispatcher", CHECKOUT, {"BASE": base}))
-    say(f"building {OBVIOUS}")
-    file = str(CHECKOUT / "tests" / "bench" / "obvious.Dockerfile")
-    built[OBVIOUS] = engine.build(
-        *("--file", file, "--build-arg", f"BASE={base}", *registry_secrets(), str(BOT))
-    )
+        if name == DISPATCHER:
+            words = build_arguments("dispatcher", CHECKOUT, {"BASE": base})
+        elif name == OBVIOUS:
+            words = [*obvious, "--build-arg", f"BASE={base}", *registry_secrets(), str(BOT)]
+        else:
+            arguments = {"BASE": base, "BOT_DIR": str(BOT.relative_to(CHECKOUT)), **VARIANTS[name]}
+            words = build_arguments("bot", CHECKOUT, arguments)
+        built[name] = engine.build(*words)
     return built
 
 

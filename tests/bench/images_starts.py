@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import httpx
 
-from bot.protocol import MACHINE_TOKEN_VARIABLE, Hello, entrypoint_arguments
+from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Hello, entrypoint_arguments
 from tests.bot.client import client
 from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import Engine
+from tests.images.conftest import CHECKOUT
 from tests.ports import free_port
 
 PATIENCE = 120.0
@@ -28,6 +30,8 @@ class Start:
 
     asked: float
     marks: dict[str, float]
+    begun: float = 0.0
+    """When the container was asked for, before `docker create`."""
 
     @property
     def cpu(self) -> float:
@@ -36,6 +40,10 @@ class Start:
 
     def until(self, mark: str) -> float:
         return self.marks[mark] - self.asked
+
+    def since_click(self, mark: str) -> float | None:
+        """Seconds from the first call to the engine; None for a step that this kind of start has not."""
+        return self.marks[mark] - self.begun if mark in self.marks else None
 
 
 async def start_ours(engine: Engine, image: str, cpus: float, cold: bool) -> Start:
@@ -47,13 +55,50 @@ async def start_ours(engine: Engine, image: str, cpus: float, cold: bool) -> Sta
             *entrypoint_arguments("m-1", served.url, assignment("webrtc")),
         )
 
-        async def connect() -> None:
+        async def connect(marks: dict[str, float]) -> None:
             await served.wait_for(Hello)
+            marks["channel"] = time.time()
             status, answer = await served.call("POST", "api/offer", offer)
+            marks["answered"] = time.time()
             assert status == 200, answer
             await caller.accept(answer)
 
         return await _start(engine, command, cpus, cold, connect)
+
+
+async def start_process(bot: Path, core: int) -> Start:
+    """Start the same bot as a process of this machine on one core: without a container, and without the
+    template that the `process` provider forks from."""
+    async with dispatcher() as served, client() as caller:
+        offer = await caller.offer()
+        arguments = entrypoint_arguments("m-1", served.url, assignment("webrtc"))
+        own = {MACHINE_TOKEN_VARIABLE: TOKEN, BOT_FILE_VARIABLE: str(bot)}
+        marks: dict[str, float] = {}
+        begun = time.time()
+        process = await asyncio.create_subprocess_exec(
+            *("taskset", "--cpu-list", str(core), sys.executable, "-P", "-m", "bot", *arguments),
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **own},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await served.wait_for(Hello)
+                marks["channel"] = time.time()
+                status, answer = await served.call("POST", "api/offer", offer)
+                marks["answered"] = time.time()
+                assert status == 200, answer
+                await caller.accept(answer)
+                assert process.stdout is not None
+                said = ""
+                while not (found := _marks(said)):
+                    line = await process.stdout.readline()
+                    assert line, f"the bot ended:\n{said[-4000:]}"
+                    said += line.decode(errors="replace")
+        finally:
+            process.kill()
+            await process.wait()
+        return Start(begun, marks | found, begun)
 
 
 async def start_obvious(engine: Engine, image: str, cpus: float, cold: bool) -> Start:
@@ -63,13 +108,14 @@ async def start_obvious(engine: Engine, image: str, cpus: float, cold: bool) -> 
         offer = await caller.offer()
         command = (image, "python3", "bot.py", "--transport", "webrtc", "--port", str(port))
 
-        async def connect() -> None:
+        async def connect(marks: dict[str, float]) -> None:
             while True:
                 try:
                     answer = await http.post(f"http://127.0.0.1:{port}/api/offer", json=offer)
                     break
                 except httpx.TransportError:
                     await asyncio.sleep(0.02)
+            marks["answered"] = time.time()
             answer.raise_for_status()
             await caller.accept(answer.json())
 
@@ -77,7 +123,11 @@ async def start_obvious(engine: Engine, image: str, cpus: float, cold: bool) -> 
 
 
 async def _start(
-    engine: Engine, command: tuple[str, ...], cpus: float, cold: bool, connect: Callable[[], Awaitable[None]]
+    engine: Engine,
+    command: tuple[str, ...],
+    cpus: float,
+    cold: bool,
+    connect: Callable[[dict[str, float]], Awaitable[None]],
 ) -> Start:
     """Start a container and be its first client, until its bot has said how long all of it took."""
 
@@ -85,18 +135,22 @@ async def _start(
         return await asyncio.to_thread(engine.docker, *arguments)
 
     options = ("--network", "host", "--cpus", str(cpus), "--memory", "1g", "--tmpfs", "/tmp")
+    seen: dict[str, float] = {}
+    begun = time.time()
     container = await docker("create", *options, *command)
+    seen["created"] = time.time()
     try:
         if cold:
             await asyncio.to_thread(_drop_page_cache)
         asked = time.time()
         async with asyncio.timeout(PATIENCE):
-            connecting = asyncio.ensure_future(connect())
+            connecting = asyncio.ensure_future(connect(seen))
             await docker("start", container)
+            seen["started"] = time.time()
             await connecting
             while not (marks := _marks(await docker("logs", container))):
                 await asyncio.sleep(0.2)
-        return Start(asked, marks)
+        return Start(asked, seen | marks, begun)
     except TimeoutError:
         said = await docker("logs", "--tail", "30", container)
         raise RuntimeError(f"the bot did not get there within {PATIENCE:g} s; its log:\n{said}") from None
