@@ -27,9 +27,16 @@ LEFT_OUT = (
     # For type checkers, C programmers, and tools that modify models before they run.
     *("**/*.pyi", "**/*.pxd", "**/*.pyx", "**/*.a", "numpy/_core/include", "numpy/f2py"),
     *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/datasets"),
+    # numpy's interface to its vector instructions, which its own tests alone import.
+    "numpy/_core/_simd*.so",
+    # Calls that administer an organization at OpenAI: a bot has no key for them.
+    *("openai/resources/admin", "openai/types/admin"),
     # ONNX runtime for other languages: Python's own module has all of it inside (28 MB).
     "onnxruntime/capi/libonnxruntime.so*",
 )
+
+WITHOUT_BYTECODE = ("openai/resources/beta", "openai/types/beta", "openai/lib/beta")
+"""Parts of packages that Python compiles when they are imported, which no service of Pipecat does."""
 
 PROCESSES = 4
 """Number of processes that compile. Bytecode depends on what its process compiled before (on which strings
@@ -54,11 +61,16 @@ def strip(directory: Path) -> None:
 
 def compile_bytecode(directory: Path) -> None:
     """Write every module's bytecode; skip files that are not valid Python (templates of packages)."""
-    modules = [path for path in _files(directory) if path.suffix == ".py"]
+    modules = [path for path in _files(directory) if path.suffix == ".py" and not _is_rare(path)]
     shares = [(directory, modules[number::PROCESSES]) for number in range(PROCESSES)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=spawn, max_tasks_per_child=1) as processes:
         list(processes.map(_compile, shares))
+
+
+def _is_rare(module: Path) -> bool:
+    within = module.as_posix().rpartition("/site-packages/")[2]
+    return within.startswith(tuple(f"{part}/" for part in WITHOUT_BYTECODE))
 
 
 def _compile(share: tuple[Path, list[Path]]) -> None:
