@@ -57,7 +57,7 @@ def enter(connection: sa.Connection, session: Session, limits: Limits) -> bool:
     """
     if limits.deployment is None and TAKE_SLOT.run(connection, of_slot(session.agent, limits)):
         return True
-    known = _lock(connection, session.agent, limits)
+    known = lock_loads(connection, session.agent, limits)
     admitted = is_admitted(session.agent, known, limits)
     if not admitted and is_full(session.agent, session.queue_seconds, known, limits):
         raise Full
@@ -107,7 +107,7 @@ def next_queued(connection: sa.Connection, limits: Limits, now: float) -> Sessio
     """The session that gets a slot now, locked; None if there is no slot or nobody waits for one."""
     if not WAITING.rows(connection, {}):
         return None
-    known = _lock(connection, None, limits)
+    known = lock_loads(connection, None, limits)
     agents = [name for name, load in known.items() if load.queued > 0 and has_slot(name, known, limits)]
     if not agents:
         return None
@@ -147,7 +147,7 @@ def counted(connection: sa.Connection) -> dict[str, Load]:
     return {row["agent"]: Load(row["live"], row["queued"]) for row in connection.execute(query).mappings()}
 
 
-def _lock(connection: sa.Connection, agent: str | None, limits: Limits) -> dict[str, Load]:
+def lock_loads(connection: sa.Connection, agent: str | None, limits: Limits) -> dict[str, Load]:
     """Lock what admission of the agent depends on (all agents, if none is named), and read it."""
     wanted = [agent] if agent is not None else sorted(limits.agents)
     if limits.deployment is not None:

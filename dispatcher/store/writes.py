@@ -61,7 +61,7 @@ class Writes:
 
         def write(connection: sa.Connection) -> tuple[Session, Machine]:
             if claim is not None:
-                _stake(connection, claim, now)
+                stake_claim(connection, claim, now)
             after, of_session = transitions.admitted(session, now), admitted
             if capacity.enter_at_once(connection, after, of_session, told(after), limits):
                 return after, of_session
@@ -232,7 +232,7 @@ def find_claim(connection: sa.Connection, claim_id: str, now: float) -> Claim | 
     return None if row is None else Claim(**row)
 
 
-def _stake(connection: sa.Connection, claim: Claim, now: float) -> None:
+def stake_claim(connection: sa.Connection, claim: Claim, now: float) -> None:
     """Write a key's claim in the place of one whose time is up."""
     if (standing := find_claim(connection, claim.id, now)) is not None:
         raise AlreadyClaimed(claim, standing)

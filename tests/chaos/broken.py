@@ -20,7 +20,7 @@ from dispatcher.domain.model import MachineState, SessionState
 from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines import failover, fleet, placement
 from dispatcher.machines.provider import NoCapacity, Unreachable
-from dispatcher.sessions import launcher, machine_reports, queue, service, starts, terminator
+from dispatcher.sessions import launcher, machine_reports, service, starts, terminator
 from dispatcher.sessions.maintenance import reaper
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
@@ -203,7 +203,7 @@ def claim_without_a_lock() -> Any:
         values = {name: getattr(claim, name) for name in claim.__dataclass_fields__}
         connection.execute(sa.insert(claims).values(**values))
 
-    return mock.patch.object(writes, "_stake", stake)
+    return mock.patch.object(writes, "stake_claim", stake)
 
 
 @variant("one session")
@@ -221,7 +221,7 @@ def duplicate_key_starts_again() -> Any:
 def limit_counted_outside_the_transaction() -> Any:
     """The free lines are counted first, and taken in another transaction."""
     seen: dict[str, Any] = {}
-    add, enter, lock = writes.Writes.add, capacity.enter, capacity._lock
+    add, enter, lock = writes.Writes.add, capacity.enter, capacity.lock_loads
 
     async def add_later(self: writes.Writes, session: model.Session, *more: Any) -> Any:
         seen[session.id] = await self._database.read(capacity.counted)
@@ -232,7 +232,7 @@ def limit_counted_outside_the_transaction() -> Any:
             lock(*given)
             return seen[session.id]
 
-        with mock.patch.object(capacity, "_lock", locked):
+        with mock.patch.object(capacity, "lock_loads", locked):
             return enter(connection, session, limits)
 
     return _all(
@@ -268,18 +268,21 @@ def newcomers_overtake() -> Any:
 @variant("one machine", "gone is gone")
 def queue_admits_twice() -> Any:
     """A session that gets its line is launched by two at once."""
-    original = launcher.Launcher.launch
+    launch, begin = launcher.Launcher.launch, launcher.Launches.begin
 
-    async def admit(self: queue.Queue) -> bool:
-        admitted = await self._repository.admit_next(self.limits, self._wanted)
-        if admitted is not None:
-            for _ in range(2):
-                # What a launcher knows of what it did, another one does not.
-                self._launcher._launches.lost(admitted[1].id)
-                original(self._launcher, *admitted)
-        return admitted is not None
+    def launch_twice(self: launcher.Launcher, session: model.Session, machine: model.Machine) -> None:
+        for _ in range(2):
+            launch(self, session, machine)
 
-    return mock.patch.object(queue.Queue, "_admit", admit)
+    def begin_again(self: launcher.Launches, machine: model.Machine) -> bool:
+        # What a launcher knows of what it did, another one does not.
+        self.lost(machine.id)
+        return begin(self, machine)
+
+    return _all(
+        mock.patch.object(launcher.Launcher, "launch", launch_twice),
+        mock.patch.object(launcher.Launches, "begin", begin_again),
+    )
 
 
 @variant("hang-ups")
