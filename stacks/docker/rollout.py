@@ -26,6 +26,7 @@ from pulumi.dynamic import (
 )
 
 from dispatcher.image_table import content_of, mark_of
+from dispatcher.machines.container.request import UNFILTERED
 from dispatcher.printable import escaped
 from stacks.docker import host
 from stacks.docker.host import EngineFailed, EngineUnreachable
@@ -58,6 +59,10 @@ AWAY_SECONDS = 5.0
 
 MOST_WORDS = 1000
 """Characters of a probe's words that are shown: a dispatcher that was taken over says what it likes."""
+
+WITHOUT_FIREWALL = (
+    "switchboard:docker.firewall: false does without, and leaves the host open to bots: docs/security.md"
+)
 
 REFRESH = "make refresh, and then make up, makes it anew"
 
@@ -144,6 +149,8 @@ def roll_out(props: dict[str, Any]) -> None:
     if not words:
         return
     text = f"{container} does not take starts with its new images after {limit:.0f} s: {words}"
+    if UNFILTERED in words:
+        text += f"; {WITHOUT_FIREWALL}"
     if former and former != images:
         try:
             _write(engine, container, former)

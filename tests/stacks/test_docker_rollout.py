@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher.image_table import content_of, mark_of
+from dispatcher.machines.container.request import UNFILTERED
 from stacks.docker import host, rollout
 from stacks.docker.allowed import AllowedImagesProvider
 from stacks.docker.config import DockerConfig
@@ -44,6 +45,12 @@ def test_a_dispatcher_is_handed_its_table_and_asked_whether_it_uses_it(tmp_path,
 def test_a_dispatcher_that_takes_no_starts_is_named_with_what_it_lacks(tmp_path, engine):
     engine.lacks = "The store does not answer."
     with pytest.raises(StackError, match=r"new images after 0 s: The store does not answer.$"):
+        roll_out(props(tmp_path))
+
+
+def test_a_host_that_takes_no_rules_is_told_with_the_way_around(tmp_path, engine):
+    engine.lacks = f"No placement can be asked for a machine: {UNFILTERED}: Operation not permitted."
+    with pytest.raises(StackError, match=r"not permitted.; switchboard:docker.firewall: false does without"):
         roll_out(props(tmp_path))
 
 
