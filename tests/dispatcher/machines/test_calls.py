@@ -194,7 +194,7 @@ def test_a_call_that_the_provider_itself_cancels_is_faulty(world):
             raise asyncio.CancelledError
 
     async def run() -> None:
-        with pytest.raises(ProviderError, match="by nobody here"):
+        with pytest.raises(ProviderError, match="cancelled its own call"):
             await world.placement(Cancels(world.cloud)).get("m-1")
 
     world.clock.run(run())
