@@ -191,12 +191,14 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
             opts=pulumi.ResourceOptions(providers=[on_engine]),
         )
         own.append(turn.container)
-    at_engine_images = at_engine.built.agents if at_engine is not None else {}
+    references = at_engine.built.agents if at_engine is not None else {}
+    # Without any the SDK gives a list.
+    at_engine_images = pulumi.Output.all(**references) if references else pulumi.Output.from_input({})
     Rollout(
         "rollout",
         host=keys.host,
         container=dispatcher.container.name,
-        images=pulumi.Output.all(**at_engine_images).apply(lambda found: settings.table(config, found)),
+        images=at_engine_images.apply(lambda found: settings.table(config, found)),
         containers=[container.id for container in own],
         pulled=bool(keys.registry) or any(agent.image for agent in config.agents.values()),
         opts=pulumi.ResourceOptions(depends_on=images.built),
