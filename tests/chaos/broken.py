@@ -118,7 +118,7 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
-@variant("one machine", "gone is gone", first_seed=119)
+@variant("one machine", "gone is gone", first_seed=308)
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
     return mock.patch.object(failover, "may_go_on", return_value=True)
