@@ -14,6 +14,7 @@ from typing import Any
 import pulumi
 
 DOCKER_VOLUME = "docker:index/volume:Volume"
+RDS_INSTANCE = "aws:rds/instance:Instance"
 FLY_VOLUME = "pulumi-python:dynamic/switchboard:FlyVolume"
 
 STORE = "store"
@@ -64,13 +65,15 @@ class Resource:
     @property
     def stores(self) -> bool:
         """Tell whether it holds data that nothing else has."""
-        return self.name in (STORE, CERTIFICATES) and self.type in (DOCKER_VOLUME, FLY_VOLUME)
+        return self.name in (STORE, CERTIFICATES) and self.type in (DOCKER_VOLUME, FLY_VOLUME, RDS_INSTANCE)
 
     def __str__(self) -> str:
         if self.type == DOCKER_VOLUME:
             return f"{self.name} (the Docker volume {self.inputs.get('name')})"
         if self.type == FLY_VOLUME:
             return f"{self.name} (the Fly volume {self.id} of the app {self.inputs.get('app')})"
+        if self.type == RDS_INSTANCE:
+            return f"{self.name} (the RDS instance {self.id})"
         return self.name
 
 

@@ -10,6 +10,7 @@ from dispatcher.domain.timeline import KINDS
 from dispatcher.fields import allowed, description
 from dispatcher.settings import AgentSettings
 from stacks import docs
+from stacks.aws.config import AwsConfig
 from stacks.config import StackConfig
 from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING
 from stacks.daily_config import DailyConfig
@@ -56,6 +57,13 @@ def test_every_key_of_a_fly_stack_is_in_the_docs_and_is_explained_when_refused()
     assert all(allowed(field) for field in FlyConfig.model_fields.values())
     for key in keys:
         assert f"`{key}`" in config, key
+
+
+def test_every_key_of_an_aws_stack_is_in_the_docs_and_is_explained_when_refused():
+    config = (ROOT / "docs" / "aws.md").read_text().partition("## The stack")[2]
+    assert all(allowed(field) for field in AwsConfig.model_fields.values())
+    for field in AwsConfig.model_fields.values():
+        assert f"`{field.alias}`" in config or f"`{field.alias}:" in config, field.alias
 
 
 def test_every_key_for_daily_is_in_the_docs_and_is_explained_when_refused():

@@ -35,6 +35,8 @@ EXCEPTIONS = {
     ("dispatcher.machines", "bot.leader"),
     ("dispatcher.machines", "bot.output"),
     ("dispatcher.sessions", "bot.versions"),
+    ("stacks.aws", "dispatcher.fields"),
+    ("stacks.aws", "dispatcher.machines.ecs.sizes"),
     ("stacks.clouds", "dispatcher.plugins"),
     ("stacks.core_config", "dispatcher.fields"),
     ("stacks.core_config", "dispatcher.keys"),

@@ -1,0 +1,27 @@
+"""The cloud `aws`: the dispatcher is an ECS service, and bots are Fargate tasks."""
+
+from __future__ import annotations
+
+from stacks.aws.config import AwsKeys, AwsPlacementConfig
+from stacks.clouds import Cloud, Host, Placement, load_program
+from stacks.core_config import KEYS_WORDS, CoreConfig
+
+
+class Aws(Cloud):
+    """Amazon Web Services."""
+
+    summary = "AWS Fargate"
+    keys = AwsKeys
+    reads = ("drain_seconds", "database_url")
+    placement_keys = AwsPlacementConfig
+    namespaces = ("aws", "docker-build")
+
+    def check_config(self, config: CoreConfig) -> None:
+        if config.cloud == self.name and not config.keys:
+            raise ValueError(f"keys: is missing, and a dispatcher at AWS is public; allowed: {KEYS_WORDS}")
+
+    def host(self) -> Host:
+        return load_program("stacks.aws.program", self.name).AwsHost()
+
+    def placement(self) -> Placement:
+        return load_program("stacks.aws.placement", self.name).AwsPlacement()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import pulumi
 import pulumi_docker_build as docker_build
@@ -48,8 +48,9 @@ class ImagesArgs:
     """Arguments of all images that go to one registry."""
 
     checkout: Path
-    reference: Callable[[str, str], str]
-    """Name and fingerprint → reference: `registry.example.com/switchboard-prod-dispatcher:0123abcd`."""
+    reference: Callable[[str, str], pulumi.Input[str]]
+    """Name and fingerprint → reference: `registry.example.com/switchboard-prod-dispatcher:0123abcd`. An
+    output where the stack makes the registry."""
     pushed: bool
     """True if they are pushed to a registry; else they are loaded into the engine."""
     base: str = ""
@@ -60,6 +61,8 @@ class ImagesArgs:
     """To registries, beside the user's own (`docker login`)."""
     platforms: Sequence[docker_build.Platform] = ()
     """Without any, that of the engine."""
+    cache: pulumi.Input[str] | None = None
+    """Repository for the builds' cache, beside the builder's own."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class BotImages:
     agents: Mapping[str, pulumi.Output[str]]
     """Agent → reference: with a registry by digest, else by a tag that stands for one content."""
     repositories: Sequence[str]
-    """The repositories of those that are built, which no change of a bot changes."""
+    """The repositories of those that are built, which no change of a bot changes; of a registry that the
+    stack makes none."""
 
 
 class Images(pulumi.ComponentResource):
@@ -124,7 +128,8 @@ class Images(pulumi.ComponentResource):
             else directories[agent.bot.parent]
             for name, agent in agents.items()
         }
-        repositories = {repository_of(self._args.reference(f"bot-{one}", "0")) for one in called.values()}
+        places = [self._args.reference(f"bot-{one}", "0") for one in called.values()]
+        repositories = {repository_of(one) for one in places if isinstance(one, str)}
         return BotImages(references, sorted(repositories))
 
     def _bot(
@@ -203,6 +208,7 @@ class Images(pulumi.ComponentResource):
             # An export of its own pushes.
             push=args.pushed and args.compression == "gzip",
             load=not args.pushed,
+            **_cache(args.cache, f"{self._prefix}{name}"),
             registries=args.logins or None,
             platforms=args.platforms or None,
             opts=pulumi.ResourceOptions(parent=self),
@@ -215,7 +221,7 @@ class Images(pulumi.ComponentResource):
         return pulumi.Output.unsecret(image.ref)
 
 
-def _in_zstd(reference: str) -> docker_build.ExportArgs:
+def _in_zstd(reference: pulumi.Input[str]) -> docker_build.ExportArgs:
     """Push with layers in zstd, which only OCI's types of media have a name for."""
     return docker_build.ExportArgs(
         registry=docker_build.ExportRegistryArgs(
@@ -227,6 +233,33 @@ def _in_zstd(reference: str) -> docker_build.ExportArgs:
             oci_media_types=True,
         )
     )
+
+
+class _Cache(TypedDict, total=False):
+    cache_from: list[docker_build.CacheFromArgs]
+    cache_to: list[docker_build.CacheToArgs]
+
+
+def _cache(repository: pulumi.Input[str] | None, name: str) -> _Cache:
+    """Return the arguments of an image's cache in a registry, as a manifest that ECR takes."""
+    if repository is None:
+        return {}
+    place = pulumi.Output.concat(repository, ":", name)
+    return {
+        "cache_from": [docker_build.CacheFromArgs(registry=docker_build.CacheFromRegistryArgs(ref=place))],
+        "cache_to": [
+            docker_build.CacheToArgs(
+                registry=docker_build.CacheToRegistryArgs(
+                    ref=place,
+                    mode=docker_build.CacheMode.MAX,
+                    image_manifest=True,
+                    oci_media_types=True,
+                    # A build whose cache could not be written is whole.
+                    ignore_error=True,
+                )
+            )
+        ],
+    }
 
 
 def _staged(file: Path, checkout: Path) -> Path:

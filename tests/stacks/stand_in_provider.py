@@ -24,6 +24,7 @@ import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
 
 from stacks.engine.host import end_with_engine
+from tests.stacks.aws.made_up import REGISTRY, made_up
 
 
 def _without_the_sdk(*packages: str) -> None:
@@ -41,7 +42,7 @@ if __name__ == "__main__":
 
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc  # noqa: E402
 
-REPLACED_NOT_CHANGED = ("docker:",)
+REPLACED_NOT_CHANGED = ("docker:", "aws:ecs/taskDefinition:")
 """Prefixes of resources of which every change makes a new one, as with containers, networks and volumes."""
 
 ENGINE = os.environ.get("STAND_IN_ENGINE", "")
@@ -70,10 +71,18 @@ def _note(operation: str, urn: str, inputs: dict[str, Any]) -> None:
 def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
     if not ENGINE:
         # An image that is pushed has a digest, another one for another tag.
-        pushed = operation == "create" and _kind(urn) == "docker-build:index:Image" and inputs.get("push")
+        image = operation == "create" and _kind(urn) == "docker-build:index:Image"
+        pushed = image and (inputs.get("push") or inputs.get("exports"))
         tag = inputs["tags"][0] if pushed else ""
         if _kind(urn) == "docker:index/network:Network":
             return {"ipamConfigs": [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]}
+        if _kind(urn).startswith("aws:"):
+            made = made_up(urn.rpartition("::")[2])
+            if _kind(urn).startswith(REPLACED_NOT_CHANGED):
+                # Another one of it has another name.
+                content = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+                made["arn"] = f"{made['arn']}:{content[:8]}"
+            return {name: value for name, value in made.items() if name not in inputs}
         return {"ref": f"{tag}@sha256:{hashlib.sha256(tag.encode()).hexdigest()}"} if pushed else {}
     from tests.stacks import hands
 
@@ -135,6 +144,12 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         _note("delete", request.urn, inputs)
         _do("delete", request.urn, inputs)
         return empty_pb2.Empty()
+
+    def Invoke(self, request: Any, context: Any) -> provider_pb2.InvokeResponse:
+        assert request.tok == "aws:ecr/getAuthorizationToken:getAuthorizationToken", request.tok
+        login = {"userName": "AWS", "password": "hunter2-of-ecr", "proxyEndpoint": f"https://{REGISTRY}"}
+        answer: dict[str, Any] = {"return": _struct(login)}
+        return provider_pb2.InvokeResponse(**answer)
 
     def Cancel(self, request: Any, context: Any) -> empty_pb2.Empty:
         return empty_pb2.Empty()

@@ -137,7 +137,7 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
         ),
         (
             {"agents": ECHO, "cloud": "moon"},
-            'switchboard:cloud: "moon" is refused; allowed: local, docker, fly',
+            'switchboard:cloud: "moon" is refused; allowed: local, docker, fly, aws',
         ),
         (
             {"agents": ECHO, "defaultAgent": "ehco"},
@@ -300,7 +300,8 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
         ),
         (
             {"agents": ECHO, "drainSeconds": 3},
-            "switchboard:drainSeconds: is there, and cloud is local; allowed: only with docker and fly",
+            "switchboard:drainSeconds: is there, and cloud is local; allowed: only with docker and fly "
+            "and aws",
         ),
     ],
 )

@@ -175,3 +175,23 @@ def host(
         ),
     )
     return {**found, "url": made.url, "records": made.records, "service": service.service.name}
+
+
+def stack(config: dict[str, str], checkout: str, environment: dict[str, str]) -> Any:
+    """The program of a stack with this config, run in this environment; returns the stack's outputs."""
+    import os
+    from pathlib import Path
+
+    from pulumi.runtime import set_all_config
+    from pulumi.runtime.settings import get_root_resource
+    from pulumi.runtime.stack import Stack
+
+    from stacks import assembly
+
+    os.environ.clear()
+    os.environ.update(environment)
+    set_all_config(config, [name for name in config if name == "switchboard:databaseUrl"])
+    assembly.describe(Path(checkout))
+    root = get_root_resource()
+    assert isinstance(root, Stack)
+    return dict(root.outputs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -16,6 +17,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks, rpc
 
+from tests.stacks.aws.made_up import REGISTRY, made_up
 from tests.stacks.aws.names import TYPES, Schema, camel
 
 SECONDS = 120.0
@@ -27,8 +29,6 @@ DYNAMIC: Mapping[str, dict[str, Any]] = {
     "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
 }
 """Outputs of dynamic resources, which make them up."""
-
-REGISTRY = "000000000000.dkr.ecr.us-east-1.amazonaws.com"
 
 
 @dataclass
@@ -71,30 +71,6 @@ class Graph:
         return {name: one for name, one in self.resources.items() if one.type.startswith("aws:")}
 
 
-def _made_up(name: str) -> dict[str, Any]:
-    """Return outputs of an AWS resource where no schema says which it has."""
-    arn = f"arn:aws:recorded:::{name}"
-    return {
-        "arn": arn,
-        "name": f"{name}-{'0' * 7}",
-        "arnWithoutRevision": arn,
-        "revision": 1,
-        "repositoryUrl": f"{REGISTRY}/{name}",
-        "dnsName": f"{name}.recorded.example.com",
-        "domainName": f"{name}.recorded.example.com",
-        "address": f"{name}.recorded.example.com",
-        "arnSuffix": f"recorded/{name}",
-        "domainValidationOptions": [
-            {
-                "domainName": "recorded.example.com",
-                "resourceRecordName": "_1.recorded.example.com",
-                "resourceRecordType": "CNAME",
-                "resourceRecordValue": "_2.acm-validations.aws",
-            }
-        ],
-    }
-
-
 class _Recorder(mocks.Mocks):
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -108,7 +84,7 @@ class _Recorder(mocks.Mocks):
                 made["ref"] = f"{args.inputs['tags'][0].rpartition(':')[0]}@sha256:{'0' * 64}"
             return f"{args.name}-id", {**args.inputs, **made}
         if not self._schema.has(TYPES[args.typ]):
-            return f"{args.name}-id", {**_made_up(args.name), **args.inputs}
+            return f"{args.name}-id", {**made_up(args.name), **args.inputs}
         block = self._schema.block(TYPES[args.typ])
         here = f"{TYPES[args.typ]}.{args.name}"
         outputs = dict(args.inputs)
@@ -187,6 +163,8 @@ def _record(describe: Callable[..., Any], arguments: tuple[Any, ...], schema: Sc
         program()
     except pulumi.RunError as error:
         graph.error = str(error)
+    except Exception:  # noqa: BLE001 - told to the test, whose process this is not
+        graph.error = traceback.format_exc()
     return graph
 
 

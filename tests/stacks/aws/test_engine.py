@@ -1,0 +1,96 @@
+"""The `aws` stack with the real engine, a stand-in for AWS's provider, and moto where bots' tasks end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.automation import PulumiCommand
+
+from dispatcher.keys import hash_of
+from tests.stacks import stand_in_provider
+from tests.stacks.aws.moto_server import Moto
+from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+
+KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
+
+CONFIG: dict[str, Any] = {
+    "cloud": "aws",
+    "agents": {"echo": {"bot": "bot/agents/echo.py", "env": ["ECHO_KEY"]}},
+    "keys": [KEY],
+}
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    return tmp_path / "asked"
+
+
+@pytest.fixture
+def prepared(
+    tmp_path: Path,
+    pulumi_engine: PulumiCommand,
+    nobody_logged_in: None,
+    asked: Path,
+    moto: Moto,
+    monkeypatch: pytest.MonkeyPatch,
+) -> CheckoutCopy:
+    """A checkout that images could be built of, and stand-ins for the providers' executables."""
+    names = {name: version(f"pulumi-{name}") for name in ("aws", "docker-build")}
+    given = stand_in_provider.install(tmp_path / "bin", asked, names)
+    given |= {
+        "AWS_ENDPOINT_URL_ECS": moto.url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }
+    for name, value in {**given, "ECHO_KEY": "hunter2-of-echo"}.items():
+        monkeypatch.setenv(name, value)
+    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
+    shutil.copytree(REPOSITORY / "images", checkout.root / "images")
+    shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
+    shutil.copy(REPOSITORY / "bot" / "output.py", checkout.root / "bot")
+    checkout.write_config(**CONFIG)
+    return checkout
+
+
+def done(asked: Path) -> list[dict[str, Any]]:
+    """Return what the providers did since the last look."""
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    asked.write_text("")
+    return lines
+
+
+def changed(asked: Path) -> set[tuple[str, str]]:
+    return {(one["operation"], one["name"]) for one in done(asked)}
+
+
+def test_a_stack_comes_up_changes_and_goes_whole(prepared: CheckoutCopy, asked: Path, moto: Moto) -> None:
+    ecs = moto.client("ecs")
+    ecs.create_cluster(clusterName="switchboard-local")
+    prepared.driver().up()
+    made = changed(asked)
+    assert ("create", "dispatcher-service") in made
+    state = (prepared.state_dir / "stacks" / "switchboard" / "local.json").read_text()
+    assert "hunter2" not in state, "secrets are encrypted"
+    # Nothing has changed: neither a preview nor an up does anything.
+    prepared.driver().up()
+    assert changed(asked) == set()
+    # Another limit of an agent is another environment of the dispatcher, and nothing else.
+    prepared.write_config(**CONFIG, maxSessions=7)
+    prepared.driver().up()
+    assert {name for _, name in changed(asked)} == {"dispatcher-task", "dispatcher-service"}
+    # More days of logs are a change of both groups in place.
+    prepared.write_config(**CONFIG, maxSessions=7, aws={"logDays": 60})
+    prepared.driver().up()
+    assert changed(asked) == {("update", "bots-log"), ("update", "dispatcher-log")}
+    prepared.driver().refresh()
+    assert changed(asked) == set()
+    prepared.driver().destroy()
+    gone = [one["name"] for one in done(asked) if one["operation"] == "delete"]
+    assert gone.index("dispatcher-service") < gone.index("bots-cluster")
+    assert {name for _, name in made} == set(gone)
+    assert "ecs:ListTasks" in moto.calls(), "bots' tasks are looked for at the end"
