@@ -55,6 +55,12 @@ TYPES: Mapping[str, str] = {
 }
 """Pulumi's type token → Terraform's resource type."""
 
+RENAMED: Mapping[tuple[str, str], str] = {
+    ("aws_cloudwatch_metric_alarm", "name"): "alarm_name",
+    ("aws_sns_topic_subscription", "topic"): "topic_arn",
+}
+"""Terraform's type and Pulumi's property → Terraform's argument, where Pulumi names it otherwise."""
+
 PROVIDER = "registry.terraform.io/hashicorp/aws"
 
 
@@ -112,8 +118,8 @@ def of_property(name: str, block: Mapping[str, Any], place: str) -> tuple[str, M
         if name in spellings(theirs, plural=isinstance(kind, list) and kind[0] in ("list", "set")):
             return theirs, schema, False
     for theirs, schema in block.get("block_types", {}).items():
-        several = schema["nesting_mode"] in ("list", "set") and schema.get("max_items") != 1
-        if name in spellings(theirs, plural=several):
+        # The bridge keeps some of at most one in the plural, such as a record's `aliases`.
+        if name in spellings(theirs, plural=schema["nesting_mode"] in ("list", "set")):
             return theirs, schema, True
     raise UnknownNameError(f"{place}.{name}: this provider has no such argument")
 

@@ -22,7 +22,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.stacks.aws.graph import Graph, Recorded
-from tests.stacks.aws.names import TYPES, Schema, translated
+from tests.stacks.aws.names import RENAMED, TYPES, Schema, translated
 
 MIRRORS = ("/opt/tf-plugins", "/usr/share/terraform/plugins", "~/.terraform.d/plugins")
 PROVIDER_PATH = "registry.terraform.io/hashicorp/aws"
@@ -128,7 +128,9 @@ def _resource(
     block = schema.block(TYPES[one.type])
     without = {name for of, name in left_out.arguments if of in (one.type, one.name)}
     given = {name: value for name, value in one.inputs.items() if name not in without}
-    found = translated(given, block, one.name)
+    renamed = {name: RENAMED[TYPES[one.type], name] for name in given if (TYPES[one.type], name) in RENAMED}
+    found = translated({name: value for name, value in given.items() if name not in renamed}, block, one.name)
+    found |= {theirs: given[name] for name, theirs in renamed.items()}
     if block["attributes"].get("name", {}).get("required") and "name" not in found:
         found["name"] = f"{one.name}-{AUTO_NAMED}"
     needed = [kept[name].address for name in one.dependencies if name in kept]
