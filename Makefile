@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
+.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test: setup-dev ## set up and run all checks and tests
 test-containers: setup-dev ## the tests of images and containers alone, with those that take long
 	@$(RUN) -m tests.images
 	@$(PYTEST) -m containers
+
+test-terraform: setup-dev ## apply the AWS stacks with Terraform on a stand-in for AWS: some 10 minutes
+	@$(PYTEST) tests/stacks/aws/test_terraform.py
 
 load: setup-dev ## kill, starve and harm what serves under load, with real processes: some 5 minutes
 	@$(RUN) -m pytest -q -s tests/load

@@ -73,6 +73,7 @@ def left(moto: Moto) -> dict[str, list[Any]]:
     }
 
 
+@pytest.mark.long
 def test_placements_are_applied_start_tasks_and_are_destroyed_whole(terraform: Terraform, moto: Moto) -> None:
     before = left(moto)
     graph = recorded(schema(), described.placements)
@@ -105,6 +106,7 @@ WITHOUT_MOTO = Excluded(
 )
 
 
+@pytest.mark.long
 def test_host_is_applied_and_destroyed_whole(terraform: Terraform, moto: Moto) -> None:
     before = left(moto)
     graph = recorded(schema(), functools.partial(described.host, throwaway=True))
