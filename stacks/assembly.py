@@ -11,7 +11,7 @@ from pulumi.runtime import config as engine_config
 
 from stacks import clouds
 from stacks.agent_variables import refuse_missing
-from stacks.clouds import Host, Placement
+from stacks.clouds import AsksCloud, Host, Placement
 from stacks.config import parse
 from stacks.deployment import Deployment, Environment, PlannedBots
 from stacks.errors import ConfigError
@@ -70,6 +70,10 @@ def plan(environment: Environment) -> Plan:
 
 def deploy(plan: Plan) -> Deployment:
     """Describe a stack's resources."""
+    site = plan.host.site(plan.environment)
+    for one, planned in plan.placements:
+        if isinstance(one, AsksCloud):
+            one.ask(plan.environment, planned, site)
     site = plan.host.prepare(plan.environment, plan.planned)
     placed = [one.place(plan.environment, planned, site) for one, planned in plan.placements]
     return plan.host.deploy(plan.environment, site, placed)

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -45,6 +45,19 @@ class Placement(Protocol):
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:
         """Return the price of one running machine of the agent."""
+        ...
+
+
+@runtime_checkable
+class AsksCloud(Protocol):
+    """Optional ability of a placement: it asks its cloud about the config before anything is made."""
+
+    def ask(self, environment: Environment, planned: PlannedBots, site: Site) -> None:
+        """Ask the cloud what only it knows, such as which regions it has.
+
+        Raises:
+            ConfigError: The cloud does not have what the config names.
+        """
         ...
 
 

@@ -69,10 +69,14 @@ class FlyPlacement:
             },
         )
 
+    def ask(self, environment: Environment, planned: PlannedBots, site: Site) -> None:
+        keys, own = cast(FlyPlacementConfig, planned.keys), own_name(planned.name, site)
+        path = "switchboard:fly" if own else _path(planned.name)
+        offers.check(environment.config, keys.regions, path)
+
     def place(self, environment: Environment, planned: PlannedBots, site: Site) -> PlacedBots:
         config, name = environment.config, planned.name
         keys, fly = cast(FlyPlacementConfig, planned.keys), FlyKeys.of(config).fly
-        offers.check(config, keys.regions, "switchboard:fly" if own_name(name, site) else _path(name))
         called = settings.names(environment, name)
         prefix = "" if own_name(name, site) else f"{name}-"
         agents = agents_at(config, name)

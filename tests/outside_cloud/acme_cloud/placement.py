@@ -7,7 +7,7 @@ from typing import cast
 import pulumi
 from acme_machines.settings import AcmePlacement  # pyright: ignore[reportMissingImports] - installed by the test
 
-from acme_cloud import AcmeKeys, AcmePlacementConfig  # pyright: ignore[reportMissingImports] - likewise
+from acme_cloud import AcmeKeys, AcmePlacementConfig
 from dispatcher.settings import AgentSettings
 from stacks.clouds import keys_of
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site

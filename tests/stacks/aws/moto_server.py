@@ -2,7 +2,8 @@
 
     python -m tests.stacks.aws.moto_server LOG
 
-It prints its port. A line of the log is `service:Operation`, as a policy names it, with the status after it.
+It prints its port. A line of the log is `service:Operation`, as a policy names it, with the status and the
+caller's user agent after it.
 Tasks stay RUNNING: moto's own default ends them at the second look.
 """
 
@@ -30,9 +31,14 @@ class Moto:
     url: str
     log: Path
 
-    def calls(self) -> list[str]:
-        """Return the calls so far, such as `ec2:CreateVpc`; each once, in the order of the first."""
-        return list(dict.fromkeys(line.split()[0] for line in self.log.read_text().splitlines()))
+    def calls(self, by: str = "") -> list[str]:
+        """Return the calls so far, such as `ec2:CreateVpc`; each once, in the order of the first.
+
+        Args:
+            by: A part of the caller's user agent.
+        """
+        lines = [line for line in self.log.read_text().splitlines() if by in line]
+        return list(dict.fromkeys(line.split()[0] for line in lines))
 
     def client(self, service: str, region: str = "us-east-1") -> Any:
         """Return a client of botocore's."""
@@ -72,12 +78,12 @@ class Logged:
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        call = _call(environ)
+        call, agent = _call(environ), environ.get("HTTP_USER_AGENT", "")
 
         def started(status: str, *rest: Any) -> Any:
             if call:
                 with self._lock, self._log.open("a") as log:
-                    log.write(f"{call} {status.split()[0]}\n")
+                    log.write(f"{call} {status.split()[0]} {agent}\n")
             return start_response(status, *rest)
 
         return self._application(environ, started)
