@@ -48,6 +48,13 @@ def start(moto: Moto, known: dict[str, Any], cluster: str, definition: str) -> s
     return task["lastStatus"]
 
 
+def active_services(ecs: Any, cluster: str) -> list[str]:
+    """Return the cluster's services; deleted ones are listed for a while, as INACTIVE."""
+    listed = ecs.list_services(cluster=cluster)["serviceArns"]
+    services = ecs.describe_services(cluster=cluster, services=listed)["services"] if listed else []
+    return [one["serviceArn"] for one in services if one["status"] != "INACTIVE"]
+
+
 def left(moto: Moto) -> dict[str, list[Any]]:
     """Return what is there of the kinds that the stack makes."""
     ec2, ecs = moto.client("ec2"), moto.client("ecs")
@@ -61,7 +68,7 @@ def left(moto: Moto) -> dict[str, list[Any]]:
         "parameter": moto.client("ssm").describe_parameters()["Parameters"],
         "role": moto.client("iam").list_roles()["Roles"],
         "log": moto.client("logs").describe_log_groups()["logGroups"],
-        "service": ecs.list_services(cluster=clusters[0]["clusterName"])["serviceArns"] if clusters else [],
+        "service": [arn for one in clusters for arn in active_services(ecs, one["clusterName"])],
         "load balancer": moto.client("elbv2").describe_load_balancers()["LoadBalancers"],
         "database": moto.client("rds").describe_db_instances()["DBInstances"],
         "certificate": moto.client("acm").list_certificates()["CertificateSummaryList"],
