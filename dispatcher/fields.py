@@ -12,11 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 ENVIRONMENT_PREFIX = "SWITCHBOARD_"
 """Prefix of the variables that set the dispatcher's settings."""
+
+
+class ConfigModel(BaseModel):
+    """Base of models that a stack's config is read with: keys in camelCase, and no others."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
 
 @dataclass(frozen=True)

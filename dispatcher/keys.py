@@ -15,10 +15,9 @@ from collections import Counter
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 
 KEY_BYTES = 32
 PUBLIC_PREFIX, PRIVATE_PREFIX = "pk_", "sk_"
@@ -73,16 +72,8 @@ def _host_name(text: str) -> str:
 HostName = Annotated[str, AfterValidator(_host_name)]
 
 
-class KeyRate(BaseModel):
+class KeyRate(ConfigModel):
     """Rate of a key's starts: `burst` at once, and `per_second` in the long run."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     per_second: float = Field(gt=0, le=10_000)
     """Starts per second in the long run."""
@@ -94,17 +85,10 @@ PUBLIC_RATE = KeyRate(per_second=5, burst=20)
 """Default rate of a key with origins: everybody who opens a page shares the key, attackers included."""
 
 
-class KeySettings(BaseModel):
+class KeySettings(ConfigModel):
     """A key that callers send as `Authorization: Bearer`. `make key NAME=…` makes one."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: Annotated[KeyName, Allowed(NAME_WORDS)]
     """The key's owner, as timelines show it. It owns the sessions that the key starts. Two keys of one name

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_ar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     IPvAnyNetwork,
     SecretStr,
@@ -23,11 +21,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dispatcher.addresses import ADDRESS, is_loopback
-from dispatcher.fields import ENVIRONMENT_PREFIX, Allowed
+from dispatcher.fields import ENVIRONMENT_PREFIX, Allowed, ConfigModel
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
@@ -86,16 +83,8 @@ that the dispatcher is not ready."""
 STORES = ("postgresql://", "postgresql+psycopg://", "sqlite:///")
 
 
-class AgentSettings(BaseModel):
+class AgentSettings(ConfigModel):
     """A deployed, named bot: its file, the size of its machine, and its limits."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     bot: Path
     """The bot file: a Python file with `async def bot(runner_args)`. Where machines are containers, its path

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel
 
 from dispatcher.plugins import Plugin, Registry
 from dispatcher.settings import AgentSettings
@@ -92,13 +91,7 @@ class Host(Protocol):
 class CloudKeys(BaseModel):
     """Keys that a cloud adds to a stack's config: its own key, `<cloud>`, and secrets. Each has a default."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = CoreConfig.model_config
 
     @classmethod
     def of(cls, config: CoreConfig) -> Self:

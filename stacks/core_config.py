@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic.alias_generators import to_camel
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 from dispatcher.keys import HostName, Keys, Origin
 from dispatcher.machines.settings import PlacementName
 from dispatcher.settings import AgentName, AgentSettings, LogFormat, LogLevel, TurnUrl
@@ -44,20 +43,12 @@ class PlacementEntry(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class CoreConfig(BaseModel):
+class CoreConfig(ConfigModel):
     """The keys of a stack's config that are no cloud's own. All paths are absolute."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     cloud: str = DEFAULT_CLOUD
     """Cloud that the dispatcher runs on, the host."""
-    placements: Annotated[dict[PlacementName, PlacementEntry], Allowed(PLACEMENTS_WORDS)] = {}
+    placements: Annotated[dict[PlacementName, PlacementEntry], Allowed(PLACEMENTS_WORDS)] = Field(default={})
     """Places of bots: name → its cloud, and keys of that cloud's placements. A key that is not given comes
     from the cloud's own key. By default the host's cloud is the one placement, under the cloud's name."""
     port: int = Field(default=7860, ge=1, le=65535)

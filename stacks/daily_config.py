@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 
 DOMAIN_WORDS = "the name of a Daily domain: of https://voice.daily.co it is voice"
 
 API_KEY = "the API key of a Daily domain"
 
 
-class DailyConfig(BaseModel):
+class DailyConfig(ConfigModel):
     """Daily's keys that are no secret. The API key comes as `dailyApiKey`, or from the environment."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     domain: Annotated[str, Allowed(DOMAIN_WORDS)] = Field(
         default="", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"

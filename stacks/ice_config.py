@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 from dispatcher.settings import IceServer
 
 USERNAME_WORDS = "the user name of a TURN server"
@@ -25,17 +24,10 @@ Url = Annotated[
 ]
 
 
-class IceServerConfig(BaseModel):
+class IceServerConfig(ConfigModel):
     """A STUN or TURN server with a fixed credential, in the shape of a browser's RTCIceServer."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     urls: Annotated[
         tuple[Url, ...],

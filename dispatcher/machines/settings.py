@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from dispatcher.fields import ConfigModel
 from dispatcher.keys import AgentName
 from dispatcher.plugins import Plugin, SharedSettings
 
@@ -81,16 +81,8 @@ class HostNotice:
     text: str
 
 
-class PlacementSettings(Plugin, BaseModel):
+class PlacementSettings(Plugin, ConfigModel):
     """A placement of one provider. A provider's entry point names a class that derives from this one."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     needs_image: ClassVar[bool] = True
     """True if machines run an image, which each agent must then name."""
@@ -104,7 +96,7 @@ class PlacementSettings(Plugin, BaseModel):
 
     provider: str
     """Machine provider of the placement."""
-    images: dict[AgentName, ImageName] = {}
+    images: dict[AgentName, ImageName] = Field(default={})
     """Agent → the image of its machines here, where this placement has a registry of its own; goes before the
     images that the deployment has for all placements."""
     machine_url: str = Field(default="", pattern=URL_PATTERN)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 
 IMAGE = (
     r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
@@ -24,16 +23,8 @@ StunServers = Annotated[
 PUBLIC_STUN = ("stun:stun.l.google.com:19302",)
 
 
-class ImageKeys(BaseModel):
+class ImageKeys(ConfigModel):
     """Keys of the images that a placement runs."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     base: Annotated[str, Allowed("an image's reference, such as python:3.13-slim-trixie@sha256:…")] = Field(
         default="", max_length=512, pattern=f"^({IMAGE})?$"

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic.alias_generators import to_camel
+from pydantic import Field, SecretStr
 
-from dispatcher.fields import Allowed
+from dispatcher.fields import Allowed, ConfigModel
 from stacks.clouds import Cloud, CloudKeys, Placement, load_program
 
 
-class AcmePlacementConfig(BaseModel):
+class AcmePlacementConfig(ConfigModel):
     """Keys of a placement at Acme."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
     region: Annotated[str, Allowed("a region of Acme's, such as north-1")] = Field(
         default="north-1", pattern=r"^[a-z]+-[0-9]+$"
