@@ -6,7 +6,7 @@ It needs none of the packages that only this cloud has: every stack's config is 
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,6 +14,9 @@ from dispatcher.fields import Allowed
 from dispatcher.machines.ecs.sizes import fargate_size
 from stacks.clouds import CloudKeys
 from stacks.shared.keys import PUBLIC_STUN, ImageKeys, StunServers
+
+Architecture = Literal["X86_64", "ARM64"]
+"""CPU architectures of Fargate, as its API names them."""
 
 REGION = r"^[a-z]{2}(-[a-z]+)+-[0-9]$"
 
@@ -106,6 +109,11 @@ class AwsPlacementConfig(ImageKeys):
         if first > last:
             raise ValueError(f"udpPorts: {[first, last]} is refused; allowed: the first before the last")
         return self
+
+    @property
+    def fargate_architecture(self) -> Architecture:
+        """The architecture as Fargate's API names it."""
+        return cast(Architecture, self.architecture.upper())
 
     @property
     def zone_names(self) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from stacks.aws import permissions
+from stacks.aws import fargate, permissions
+from stacks.aws.config import Architecture
 from stacks.aws.front import PORT
 from stacks.aws.network import ANYWHERE
 from stacks.aws.secrets import ContainerSecrets, ContainerSecretsArgs, SecretStore
-from stacks.aws.tasks import LOG_BUFFER, Architecture
 
 CONTAINER = "dispatcher"
 
@@ -78,19 +78,11 @@ class Dispatcher(pulumi.ComponentResource):
         super().__init__("switchboard:aws:Dispatcher", name, None, opts)
         self._name, self._args = name, args
         self._within = pulumi.ResourceOptions(parent=self)
-        self.cluster = aws.ecs.Cluster(
-            f"{name}-cluster",
-            name=f"{args.prefix}-dispatcher",
-            settings=[aws.ecs.ClusterSettingArgs(name="containerInsights", value="disabled")],
-            tags=args.tags,
-            opts=self._within,
+        self.cluster = fargate.cluster(
+            f"{name}-cluster", f"{args.prefix}-dispatcher", args.tags, self._within
         )
-        self.log_group = aws.cloudwatch.LogGroup(
-            f"{name}-log",
-            name=f"/{args.prefix}/dispatcher",
-            retention_in_days=args.log_days,
-            tags=args.tags,
-            opts=self._within,
+        self.log_group = fargate.log_group(
+            f"{name}-log", f"/{args.prefix}/dispatcher", args.log_days, args.tags, self._within
         )
         secrets = ContainerSecrets(
             f"{name}-secrets",
@@ -115,19 +107,15 @@ class Dispatcher(pulumi.ComponentResource):
         ]
         if args.statements:
             granted.append(self._policy("task", task, args.statements))
-        definition = aws.ecs.TaskDefinition(
+        definition = fargate.definition(
             f"{name}-task",
             family=f"{args.prefix}-dispatcher",
-            requires_compatibilities=["FARGATE"],
-            network_mode="awsvpc",
-            cpu=str(args.cpu_units),
-            memory=str(args.memory_mb),
-            execution_role_arn=execution.arn,
-            task_role_arn=task.arn,
-            runtime_platform=aws.ecs.TaskDefinitionRuntimePlatformArgs(
-                operating_system_family="LINUX", cpu_architecture=args.architecture
-            ),
-            container_definitions=pulumi.Output.json_dumps([self._container(secrets)], sort_keys=True),
+            cpu_units=args.cpu_units,
+            memory_mb=args.memory_mb,
+            architecture=args.architecture,
+            execution=execution,
+            task=task,
+            container=self._container(secrets),
             tags=args.tags,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*granted, *secrets.written]),
         )
@@ -188,13 +176,13 @@ class Dispatcher(pulumi.ComponentResource):
         )
 
     def _role(self, part: str, description: str) -> aws.iam.Role:
-        return aws.iam.Role(
+        prefix = self._args.prefix
+        return fargate.role(
             f"{self._name}-{part}-role",
-            name=f"{self._args.prefix}-dispatcher-{part}",
-            description=f"Switchboard {self._args.prefix}: {description}",
-            assume_role_policy=permissions.trust(),
-            tags=self._args.tags,
-            opts=self._within,
+            f"{prefix}-dispatcher-{part}",
+            f"Switchboard {prefix}: {description}",
+            self._args.tags,
+            self._within,
         )
 
     def _policy(
@@ -213,29 +201,21 @@ class Dispatcher(pulumi.ComponentResource):
     def _container(self, secrets: ContainerSecrets) -> dict[str, Any]:
         environment = sorted(self._args.environment.items())
         return {
-            "name": CONTAINER,
-            "image": self._args.image,
-            "essential": True,
-            "stopTimeout": STOP_SECONDS,
-            "linuxParameters": {"initProcessEnabled": True},
+            **fargate.container(
+                CONTAINER,
+                image=self._args.image,
+                stop_seconds=STOP_SECONDS,
+                secrets=secrets.references,
+                log_group=self.log_group,
+                region=self._args.region,
+            ),
             "portMappings": [{"containerPort": PORT, "protocol": "tcp"}],
             "environment": [{"name": name, "value": value} for name, value in environment],
-            "secrets": [{"name": name, "valueFrom": where} for name, where in secrets.references.items()],
             "healthCheck": {
                 "command": ["CMD", PYTHON, "-P", "-c", ALIVE],
                 "interval": 15,
                 "timeout": 5,
                 "retries": 2,
                 "startPeriod": 60,
-            },
-            "logConfiguration": {
-                "logDriver": "awslogs",
-                "options": {
-                    "awslogs-group": self.log_group.name,
-                    "awslogs-region": self._args.region,
-                    "awslogs-stream-prefix": CONTAINER,
-                    "mode": "non-blocking",
-                    "max-buffer-size": LOG_BUFFER,
-                },
             },
         }

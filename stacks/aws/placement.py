@@ -19,7 +19,7 @@ from stacks.aws.ending import Tasks
 from stacks.aws.images import image_names, images
 from stacks.aws.network import Network, NetworkArgs
 from stacks.aws.registry import Registry, RegistryArgs
-from stacks.aws.tasks import CONTAINER, AgentTask, Architecture, BotTasks, BotTasksArgs
+from stacks.aws.tasks import CONTAINER, AgentTask, BotTasks, BotTasksArgs
 from stacks.clouds import keys_of
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -131,7 +131,7 @@ class AwsPlacement:
                     )
                     for agent, of in agents.items()
                 },
-                architecture=cast(Architecture, keys.architecture.upper()),
+                architecture=keys.fargate_architecture,
                 log_days=keys.log_days,
                 secret_store=keys.secrets,
                 tags=environment.tags(),
@@ -159,9 +159,8 @@ class AwsPlacement:
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:
         keys = cast(AwsPlacementConfig, planned.keys)
         size = fargate_size(agent.cpu, agent.memory_mb)
-        architecture = cast(Architecture, keys.architecture.upper())
         spot = keys.capacity == "spot"
-        second = prices.task_second(size.cpu, size.memory_mb, architecture, spot=spot)
+        second = prices.task_second(size.cpu, size.memory_mb, keys.fargate_architecture, spot=spot)
         rounded = (agent.cpu * 1024, agent.memory_mb) != (size.cpu, size.memory_mb)
         what = f"a Fargate task of {size.cpu / 1024:g} vCPU with {size.memory_mb} MB"
         note = f", the next size above {agent.cpu:g} vCPU with {agent.memory_mb} MB" if rounded else ""

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from stacks.aws.config import Architecture
+
 HOURS = 30 * 24
 """Of a month of 30 days."""
 
-Architecture = Literal["X86_64", "ARM64"]
 Sure = Literal["read", "quoted", "recalled"]
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -24,7 +24,6 @@ from stacks.aws.images import image_names, images
 from stacks.aws.network import Network
 from stacks.aws.placement import AwsSite, network_args, provider
 from stacks.aws.registry import Registry, RegistryArgs
-from stacks.aws.tasks import Architecture
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.shared.environment import given, tracing_names
@@ -204,7 +203,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
             number=keys.dispatchers,
             cpu_units=int(keys.dispatcher_cpu * 1024),
             memory_mb=keys.dispatcher_memory_mb,
-            architecture=cast(Architecture, keys.architecture.upper()),
+            architecture=keys.fargate_architecture,
             image=site.dispatcher,
             repository=site.registry.repositories["dispatcher"].arn,
             environment=variables(

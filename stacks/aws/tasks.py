@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
 
-from stacks.aws import permissions
+from stacks.aws import fargate, permissions
+from stacks.aws.config import Architecture
 from stacks.aws.secrets import ContainerSecrets, ContainerSecretsArgs, SecretStore
 
 CONTAINER = "bot"
 
-Architecture = Literal["X86_64", "ARM64"]
-
 STOP_SECONDS = 30
 """Between a bot's SIGTERM and its SIGKILL; Fargate allows 120. A bot says its last word, and leaves its
 room."""
-
-LOG_BUFFER = "4m"
-"""Of the awslogs driver in its non-blocking mode: the other one stops a bot in the middle of a word while
-CloudWatch does not answer."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +60,15 @@ class BotTasks(pulumi.ComponentResource):
         super().__init__("switchboard:aws:BotTasks", name, None, opts)
         self._name, self._args = name, args
         self._within = pulumi.ResourceOptions(parent=self)
-        self.cluster = aws.ecs.Cluster(
-            f"{name}-cluster",
-            name=args.prefix,
-            # Container Insights costs more for each task than a short call does; the metrics are ours.
-            settings=[aws.ecs.ClusterSettingArgs(name="containerInsights", value="disabled")],
-            tags=args.tags,
-            opts=self._within,
-        )
+        self.cluster = fargate.cluster(f"{name}-cluster", args.prefix, args.tags, self._within)
         aws.ecs.ClusterCapacityProviders(
             f"{name}-capacity",
             cluster_name=self.cluster.name,
             capacity_providers=["FARGATE", "FARGATE_SPOT"],
             opts=self._within,
         )
-        self.log_group = aws.cloudwatch.LogGroup(
-            f"{name}-log",
-            name=f"/{args.prefix}/bots",
-            retention_in_days=args.log_days,
-            tags=args.tags,
-            opts=self._within,
+        self.log_group = fargate.log_group(
+            f"{name}-log", f"/{args.prefix}/bots", args.log_days, args.tags, self._within
         )
         secrets = {agent: self._secrets(agent, task) for agent, task in args.agents.items()}
         self._execution = self._role("execution", "ECS starts bots with it; no bot has it")
@@ -139,65 +123,48 @@ class BotTasks(pulumi.ComponentResource):
         )
 
     def _role(self, part: str, description: str) -> aws.iam.Role:
-        return aws.iam.Role(
+        prefix = self._args.prefix
+        return fargate.role(
             f"{self._name}-{part}-role",
-            name=f"{self._args.prefix}-bots-{part}",
-            description=f"Switchboard {self._args.prefix}: {description}",
-            assume_role_policy=permissions.trust(),
-            tags=self._args.tags,
-            opts=self._within,
+            f"{prefix}-bots-{part}",
+            f"Switchboard {prefix}: {description}",
+            self._args.tags,
+            self._within,
         )
 
     def _definition(
         self, agent: str, task: AgentTask, secrets: ContainerSecrets, policy: aws.iam.RolePolicy
     ) -> aws.ecs.TaskDefinition:
-        return aws.ecs.TaskDefinition(
+        return fargate.definition(
             f"{self._name}-{agent}-task",
             family=f"{self._args.prefix}-{agent}",
-            requires_compatibilities=["FARGATE"],
-            network_mode="awsvpc",
-            cpu=str(task.cpu_units),
-            memory=str(task.memory_mb),
-            execution_role_arn=self._execution.arn,
-            task_role_arn=self._task.arn,
-            runtime_platform=aws.ecs.TaskDefinitionRuntimePlatformArgs(
-                operating_system_family="LINUX", cpu_architecture=self._args.architecture
-            ),
-            container_definitions=pulumi.Output.json_dumps(
-                [self._container(agent, task, secrets)], sort_keys=True
-            ),
+            cpu_units=task.cpu_units,
+            memory_mb=task.memory_mb,
+            architecture=self._args.architecture,
+            execution=self._execution,
+            task=self._task,
+            container=self._container(task, secrets),
             tags={**self._args.tags, "agent": agent},
             # A task starts as soon as there is a definition: by then it may read what it names.
             opts=pulumi.ResourceOptions(parent=self, depends_on=[policy, *secrets.written]),
         )
 
-    def _container(self, agent: str, task: AgentTask, secrets: ContainerSecrets) -> dict[str, Any]:
+    def _container(self, task: AgentTask, secrets: ContainerSecrets) -> dict[str, Any]:
         return {
-            "name": CONTAINER,
-            "image": task.image,
-            "essential": True,
+            **fargate.container(
+                CONTAINER,
+                image=task.image,
+                stop_seconds=STOP_SECONDS,
+                secrets=secrets.references,
+                log_group=self.log_group,
+                region=self._args.region,
+            ),
             # All of its task's: a bot that takes more is killed, and its exit code says so.
             "memory": task.memory_mb,
             # A task overrides the command alone, and the provider's begins with `timeout`.
             "entryPoint": ["/usr/bin/env"],
             # As it is without the provider: nothing of a bot.
             "command": ["true"],
-            "stopTimeout": STOP_SECONDS,
-            # Reaps what a bot leaves behind, and hands it its SIGTERM.
-            "linuxParameters": {"initProcessEnabled": True},
-            "secrets": [
-                {"name": variable, "valueFrom": where} for variable, where in secrets.references.items()
-            ],
-            "logConfiguration": {
-                "logDriver": "awslogs",
-                "options": {
-                    "awslogs-group": self.log_group.name,
-                    "awslogs-region": self._args.region,
-                    "awslogs-stream-prefix": CONTAINER,
-                    "mode": "non-blocking",
-                    "max-buffer-size": LOG_BUFFER,
-                },
-            },
         }
 
 
