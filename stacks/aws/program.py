@@ -29,7 +29,7 @@ from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, 
 from stacks.shared.environment import given, tracing_names
 from stacks.shared.images import slugs
 from stacks.shared.secrets import SharedSecret
-from stacks.shared.settings import Placements, agents_at, bot_in_image, made_placements, settings_of
+from stacks.shared.settings import Placements, agents_at, agents_in_images, made_placements, settings_of
 from stacks.shared.settings import secret_variables as secrets_of_placements
 from stacks.shared.variables import variables
 
@@ -66,10 +66,6 @@ def settings(config: CoreConfig, known: Known) -> Settings:
     """Return the dispatcher's settings, with those that are secret. Raises ConfigError."""
     stun = AwsKeys.of(config).aws.stun
     optional: dict[str, Any] = {"ice_servers": (IceServer(urls=stun),)} if stun else {}
-    agents = {
-        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
-        for name, agent in config.agents.items()
-    }
     return settings_of(
         config,
         known.placements,
@@ -78,7 +74,7 @@ def settings(config: CoreConfig, known: Known) -> Settings:
         port=PORT,
         data_dir=DATA_DIR,
         public_url=known.url,
-        agents=agents,
+        agents=agents_in_images(config),
         secrets=(SecretStr(known.signing_secret),),
         database_url=known.database_url,
         **optional,

@@ -15,7 +15,7 @@ from stacks.core_config import CoreConfig
 from stacks.docker.config import TURN_PORT, DockerKeys
 from stacks.docker.firewall_rules import FIREWALL_SOCKET
 from stacks.docker.rollout import DIRECTORY, FILE
-from stacks.shared.settings import Placements, bot_in_image, settings_of
+from stacks.shared.settings import Placements, agents_in_images, bot_in_image, settings_of
 
 DISPATCHER_ALIAS, ENGINE_ALIAS = "dispatcher", "engine"
 """Names in the stack's own networks."""
@@ -79,10 +79,6 @@ def dispatcher(config: CoreConfig, known: Known) -> Settings:
         ConfigError: the config does not make sense as a whole.
     """
     docker = DockerKeys.of(config).docker
-    agents = {
-        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
-        for name, agent in config.agents.items()
-    }
     optional: dict[str, Any] = {}
     if known.page_key_hash is not None:
         optional["keys"] = (KeySettings(name=PAGE_KEY_NAME, hash=known.page_key_hash, scope="start"),)
@@ -101,7 +97,7 @@ def dispatcher(config: CoreConfig, known: Known) -> Settings:
         data_dir=Path(DIRECTORY),
         machine_url=f"http://{DISPATCHER_ALIAS}:{DISPATCHER_PORT}",
         machine_networks=known.machine_networks,
-        agents=agents,
+        agents=agents_in_images(config),
         images_file=Path(DIRECTORY) / FILE,
         **optional,
     )

@@ -18,7 +18,7 @@ from stacks.core_config import CoreConfig
 from stacks.deployment import Environment, PlannedBots
 from stacks.errors import ConfigError
 from stacks.fly.config import LONGEST_PREFIX, FlyKeys, FlyPlacementConfig
-from stacks.shared.settings import Placements, agents_at, bot_in_image, settings_of
+from stacks.shared.settings import Placements, agents_at, agents_in_images, settings_of
 
 CLOUD = "fly"
 
@@ -151,10 +151,6 @@ def dispatcher(config: CoreConfig, called: Names, known: Known) -> Settings:
         optional["ice_servers"] = (IceServer(urls=stun),)
     if database := config.database_url.get_secret_value():
         optional["database_url"] = database
-    agents = {
-        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
-        for name, agent in config.agents.items()
-    }
     return settings_of(
         config,
         known.placements,
@@ -165,7 +161,7 @@ def dispatcher(config: CoreConfig, called: Names, known: Known) -> Settings:
         public_url=url(config, called),
         # Of Fly's own: it leads there before a domain does, and whatever becomes of that.
         machine_url=f"https://{called.host}",
-        agents=agents,
+        agents=agents_in_images(config),
         images=known.images,
         secrets=(SecretStr(known.signing_secret),),
         **optional,

@@ -12,20 +12,21 @@ from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, Resource,
 from dispatcher.keys import hash_of, new_key
 from stacks.shared.dynamic import end_with_engine
 
-NEVER = DiffResult(changes=False)
-"""Nothing changes a secret. Without this the engine compares the provider's own name, an input, and an update
-loses the value."""
 
+class MadeUpProvider(ResourceProvider):
+    """Base of providers whose resource is made up once."""
 
-class PageKeyProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def configure(self, req: ConfigureRequest) -> None:
         end_with_engine()
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        return NEVER
+        # Without this the engine compares the provider's own name, an input, and an update loses the value.
+        return DiffResult(changes=False)
 
+
+class PageKeyProvider(MadeUpProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         key = new_key(public=True)
         return CreateResult("page-key", {"key": key, "hash": hash_of(key)})
@@ -46,15 +47,7 @@ class PageKey(Resource, module="switchboard", name="PageKey"):
         self.key = pulumi.Output.secret(self.key)
 
 
-class SharedSecretProvider(ResourceProvider):
-    serialize_as_secret_always = False
-
-    def configure(self, req: ConfigureRequest) -> None:
-        end_with_engine()
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        return NEVER
-
+class SharedSecretProvider(MadeUpProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult("shared-secret", {"value": secrets.token_urlsafe(32)})
 

@@ -186,3 +186,11 @@ def own_name(name: str, site: Site) -> bool:
 def bot_in_image(bot: Path, image: str | None) -> Path:
     """Return the bot file from `/app`: of an image that we build, in the directory that was copied there."""
     return bot if image is not None else Path(bot.name)
+
+
+def agents_in_images(config: CoreConfig) -> dict[str, AgentSettings]:
+    """Return the agents with their bot files as their images have them."""
+    return {
+        name: agent.model_copy(update={"bot": bot_in_image(agent.bot, agent.image)})
+        for name, agent in config.agents.items()
+    }

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import runpy
 from collections.abc import Collection, Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,12 @@ from pulumi.runtime.settings import get_root_resource
 from pulumi.runtime.stack import Stack
 
 from stacks.secret_keys import SECRET_KEYS
+from tests.forked import preload, run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["__main__", "stacks.docker.program", "stacks.fly.program", "stacks.local.program", __name__]
-)
+preload("__main__", "stacks.docker.program", "stacks.fly.program", "stacks.local.program", __name__)
 
 # What dynamic resources make up, by their types.
 MADE_UP = {
@@ -108,25 +104,12 @@ def recorded(
     """
     if encrypted is None:
         encrypted = [key for key in config if key.partition(":")[2] in (*SECRET_KEYS, "iceServers")]
-    receiver, sender = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(
-        target=_record_and_send, args=(sender, dict(config), dict(environment), list(encrypted))
+    return json.loads(
+        run_forked(_recorded, dict(config), dict(environment), list(encrypted), seconds=SECONDS)
     )
-    process.start()
-    sender.close()
-    try:
-        assert receiver.poll(SECONDS), f"the program does not end within {SECONDS:g} s"
-        return json.loads(receiver.recv())
-    finally:
-        receiver.close()
-        process.kill()
-        process.join()
-        process.close()
 
 
-def _record_and_send(
-    sender: Connection, config: dict[str, str], environment: dict[str, str], encrypted: list[str]
-) -> None:
+def _recorded(config: dict[str, str], environment: dict[str, str], encrypted: list[str]) -> str:
     os.environ.clear()
     os.environ.update(environment)
-    sender.send(json.dumps(record(config, encrypted)))
+    return json.dumps(record(config, encrypted))

@@ -6,24 +6,21 @@ puts one, the order and the value follow.
 
 from __future__ import annotations
 
-import multiprocessing
-import pickle
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks, rpc
 
+from tests.forked import preload, run_forked
 from tests.stacks.aws.made_up import REGISTRY, made_up
 from tests.stacks.aws.names import TYPES, Schema, camel
 
 SECONDS = 120.0
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pulumi_aws", "pulumi_docker_build"])
+preload("pulumi_aws", "pulumi_docker_build")
 
 DYNAMIC: Mapping[str, dict[str, Any]] = {
     "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
@@ -168,21 +165,6 @@ def _record(describe: Callable[..., Any], arguments: tuple[Any, ...], schema: Sc
     return graph
 
 
-def _record_and_send(sender: Connection, describe: Any, arguments: tuple[Any, ...], schema: Schema) -> None:
-    sender.send_bytes(pickle.dumps(_record(describe, arguments, schema)))
-
-
 def recorded(schema: Schema, describe: Callable[..., Any], *arguments: Any) -> Graph:
     """Run a function of a module in a process of its own, and return what it describes."""
-    receiver, sender = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_record_and_send, args=(sender, describe, arguments, schema))
-    process.start()
-    sender.close()
-    try:
-        assert receiver.poll(SECONDS), f"the program does not end within {SECONDS:g} s"
-        return pickle.loads(receiver.recv_bytes())
-    finally:
-        receiver.close()
-        process.kill()
-        process.join()
-        process.close()
+    return run_forked(_record, describe, arguments, schema, seconds=SECONDS)
