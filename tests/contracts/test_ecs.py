@@ -3,100 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from dispatcher.clock import Clock
 from dispatcher.domain.model import MachineStatus
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
-from dispatcher.machines.provider import MachineSpec, Unreachable
+from dispatcher.machines.provider import Unreachable
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
+from tests.contracts.memory import AtFake, start
 from tests.ecs.rates import Limits
 from tests.ecs.tasks import Times
-from tests.ecs.world import World, spec
-from tests.fly.processes import Exit, Launch, Scripted
-
-T = TypeVar("T")
-
-RUN, EXIT, STAYS = "run", "exit", "stays"
+from tests.ecs.world import World
 
 QUICK = Times(place=0.3, pull=0.3, boot=0.2, stop_timeout=2.0, deprovision=0.5)
 """A check's patience is half a minute, in which it starts several machines one after the other."""
 
 
-def start(launch: Launch, clock: Clock) -> Scripted:
-    word, value = launch.command[-2:]
-    if word == STAYS:
-        return Scripted(launch, clock, ignores_term=True)
-    return Scripted(launch, clock) if word == RUN else Scripted(launch, clock, 1, Exit(int(value)))
-
-
-class AtEcs(Harness):
+class AtEcs(AtFake):
     """A deployment in a cluster. Calls are not limited: to keep to the limits is the fleet's part."""
 
     patience = 60.0
-    deadline_kept_by = "provider"
-    log_is_elsewhere = True
+    separator = "/"
 
     def __init__(self, world: World | None = None, deployment: str = "calls") -> None:
         self.world = world or World(start=start, limits=Limits(enabled=False), times=QUICK)
-        self.deployment = deployment
-
-    def provider(self) -> EcsProvider:
-        return self.world.provider(deployment=self.deployment)
+        super().__init__(self.world, self.world.ecs, deployment)
 
     def neighbour(self) -> AtEcs:
         return AtEcs(self.world, "neighbour")
-
-    @contextmanager
-    def filtering_nothing(self) -> Iterator[None]:
-        self.world.ecs.filters = False
-        yield
-        self.world.ecs.filters = True
-
-    @contextmanager
-    def answering(self, asked: str, shown: str) -> Iterator[None]:
-        self.world.ecs.mixed_up[f"{self.deployment}/{asked}"] = f"{self.deployment}/{shown}"
-        yield
-        self.world.ecs.mixed_up.clear()
-
-    def spec(
-        self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
-    ) -> MachineSpec:
-        arguments = (RUN, "") if exits is None else (EXIT, str(exits))
-        seconds = 3600 if deadline is None else deadline
-        return spec(machine_id, arguments=arguments, max_duration=timedelta(seconds=seconds))
-
-    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
-        """The fake's machines print nothing: the ECS API has no log, whatever a machine does."""
-        return self.spec(machine_id)
-
-    def hostile(self, machine_id: str) -> MachineSpec:
-        """The fake's machines have no files and no children; nothing but SIGKILL ends this one."""
-        return spec(machine_id, arguments=(STAYS, ""))
-
-    async def harms(self, machine_id: str) -> bool:
-        return machine_id in await self.running()
-
-    async def running(self) -> list[str]:
-        prefix = f"{self.deployment}/"
-        return [name.removeprefix(prefix) for name in self.world.ecs.running() if name.startswith(prefix)]
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.world.run(work)
-
-    def now(self) -> float:
-        return self.world.clock.now()
-
-    async def sleep(self, seconds: float) -> None:
-        await self.world.clock.sleep(seconds)
 
 
 @pytest.fixture

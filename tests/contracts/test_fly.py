@@ -2,92 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import pytest
 
-from dispatcher.clock import Clock
-from dispatcher.machines.fly.provider import FlyProvider
-from dispatcher.machines.provider import MachineSpec
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
-from tests.fly.processes import Exit, Launch, Scripted
+from tests.contracts.memory import AtFake, start
 from tests.fly.rates import Limits
-from tests.fly.world import World, spec
-
-T = TypeVar("T")
-
-RUN, EXIT, STAYS = "run", "exit", "stays"
+from tests.fly.world import World
 
 
-def start(launch: Launch, clock: Clock) -> Scripted:
-    word, value = launch.command[-2:]
-    if word == STAYS:
-        return Scripted(launch, clock, ignores_term=True)
-    return Scripted(launch, clock) if word == RUN else Scripted(launch, clock, 1, Exit(int(value)))
-
-
-class AtFly(Harness):
+class AtFly(AtFake):
     """A deployment with two apps. Calls are not limited: to keep to the limits is the fleet's part."""
-
-    deadline_kept_by = "provider"
-    log_is_elsewhere = True
 
     def __init__(self, world: World | None = None, deployment: str = "calls") -> None:
         self.world = world or World(("bots-1", "bots-2"), start=start, limits=Limits(None))
-        self.deployment = deployment
-
-    def provider(self) -> FlyProvider:
-        return self.world.provider(deployment=self.deployment)
+        super().__init__(self.world, self.world.fly, deployment)
 
     def neighbour(self) -> AtFly:
         return AtFly(self.world, "neighbour")
-
-    @contextmanager
-    def filtering_nothing(self) -> Iterator[None]:
-        self.world.fly.filters = False
-        yield
-        self.world.fly.filters = True
-
-    @contextmanager
-    def answering(self, asked: str, shown: str) -> Iterator[None]:
-        self.world.fly.mixed_up[f"{self.deployment}-{asked}"] = f"{self.deployment}-{shown}"
-        yield
-        self.world.fly.mixed_up.clear()
-
-    def spec(
-        self, machine_id: str, *, exits: int | None = None, deadline: float | None = None
-    ) -> MachineSpec:
-        arguments = (RUN, "") if exits is None else (EXIT, str(exits))
-        seconds = 3600 if deadline is None else deadline
-        return spec(machine_id, arguments=arguments, max_duration=timedelta(seconds=seconds))
-
-    def flooding(self, machine_id: str, unit: str) -> MachineSpec:
-        """The fake's machines print nothing: the Machines API has no log, whatever a machine does."""
-        return self.spec(machine_id)
-
-    def hostile(self, machine_id: str) -> MachineSpec:
-        """The fake's machines have no files and no children; nothing but SIGKILL ends this one."""
-        return spec(machine_id, arguments=(STAYS, ""))
-
-    async def harms(self, machine_id: str) -> bool:
-        return machine_id in await self.running()
-
-    async def running(self) -> list[str]:
-        prefix = f"{self.deployment}-"
-        return [name.removeprefix(prefix) for name in self.world.fly.running() if name.startswith(prefix)]
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.world.run(work)
-
-    def now(self) -> float:
-        return self.world.clock.now()
-
-    async def sleep(self, seconds: float) -> None:
-        await self.world.clock.sleep(seconds)
 
 
 @pytest.fixture

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
-from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
+from tests.contracts.memory import OfVariables
 from tests.dispatcher.harness import ManualClock, ScriptedProvider
-from tests.doubles import EXIT_CODE, spec
+from tests.doubles import EXIT_CODE
 
 
-class Scripted(Harness):
+class Scripted(OfVariables):
     """One object is both the provider and its machines: a restarted dispatcher's provider is the same one.
 
     Its machines end when a test says so: those that end by themselves do as soon as time passes.
@@ -40,19 +38,6 @@ class Scripted(Harness):
     def answering(self, asked, shown):
         """There is no server that could show another machine."""
         return nullcontext()
-
-    def spec(self, machine_id, *, exits=None, deadline=None):
-        made = spec(machine_id, **({} if exits is None else {EXIT_CODE: str(exits)}))
-        return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
-
-    def flooding(self, machine_id, unit):
-        return spec(machine_id)
-
-    def hostile(self, machine_id):
-        return spec(machine_id)
-
-    async def harms(self, machine_id):
-        return machine_id in self._provider.running
 
     async def running(self):
         return self._provider.running

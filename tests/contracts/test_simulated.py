@@ -6,8 +6,6 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
-from datetime import timedelta
 from typing import Literal
 
 import pytest
@@ -15,8 +13,8 @@ import pytest
 from tests.chaos.cloud import Faults, Habits, Instance, Site, SiteProvider
 from tests.chaos.gate import Gate, VirtualLoop
 from tests.contracts.conformance import CHECKS
-from tests.contracts.harness import Harness
-from tests.doubles import EXIT_CODE, spec
+from tests.contracts.memory import OfVariables
+from tests.doubles import EXIT_CODE
 
 HABITS = {
     "answers when it has started": Habits(boot_seconds=0.0),
@@ -31,7 +29,7 @@ def never(_words: str) -> None:
     raise AssertionError("no dispatcher dies here")
 
 
-class Simulated(Harness):
+class Simulated(OfVariables):
     """A site without faults. Its machines end by themselves if their variables say so."""
 
     def __init__(self, habits: Habits, loop: VirtualLoop | None = None) -> None:
@@ -71,19 +69,6 @@ class Simulated(Harness):
     def answering(self, asked, shown):
         """A site shows the machine that it is asked for."""
         return nullcontext()
-
-    def spec(self, machine_id, *, exits=None, deadline=None):
-        made = spec(machine_id, **({} if exits is None else {EXIT_CODE: str(exits)}))
-        return made if deadline is None else replace(made, max_duration=timedelta(seconds=deadline))
-
-    def flooding(self, machine_id, unit):
-        return spec(machine_id)
-
-    def hostile(self, machine_id):
-        return spec(machine_id)
-
-    async def harms(self, machine_id):
-        return machine_id in await self.running()
 
     async def running(self):
         return [one.id for one in self._site.instances if one.here]

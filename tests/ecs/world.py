@@ -76,6 +76,9 @@ class World:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.clock.run(work)
 
+    def spec(self, machine_id: str, **changes: Any) -> MachineSpec:
+        return spec(machine_id, **changes)
+
 
 def spec(machine_id: str = "m-1", **changes: Any) -> MachineSpec:
     given: dict[str, Any] = {
