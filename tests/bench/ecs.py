@@ -14,31 +14,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import statistics
-import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
-from dispatcher.app import build
 from dispatcher.clock import SystemClock
 from dispatcher.machines.ecs.client import EcsApi
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.ecs.transport import session_over
-from dispatcher.machines.fly.provider import FlyProvider
-from dispatcher.machines.fly.settings import FlyTokens
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.settings import AgentSettings, Settings
-from tests.bench.fly import CALL_SECONDS, TALK_SECONDS, Asked, at
-from tests.daily.fake import API_KEY, DOMAIN, DOMAIN_ID, FakeDaily, InPlaceOfTheNetwork
+from tests.bench.callers import (
+    CALL_SECONDS,
+    STARTS,
+    ask,
+    dispatcher,
+    print_asked,
+    print_heads,
+    print_times,
+    rooms_client,
+    time_starts,
+)
+from tests.bench.fly import provider_at as fly_provider_at
+from tests.daily.fake import FakeDaily
 from tests.ecs.fake import CLUSTER, GROUP, REGION, SUBNETS, FakeEcs
 from tests.ecs.rates import Limits
 from tests.ecs.tasks import Times
@@ -46,13 +48,10 @@ from tests.ecs.world import KEY
 from tests.fly.fake import FakeFly
 from tests.fly.rates import Limits as FlyLimits
 from tests.fly.wire import InProcess
-from tests.fly.world import IMAGE
 
-STARTS = 10
 AT_ONCE = Times(0.0, 0.0, 0.0, 30.0, 0.0)
 RATES = (10.0, 20.0, 30.0, 60.0)
 """Starts that are asked for in a second."""
-DEFAULT_DELAY = AgentSettings.model_fields["max_start_delay_seconds"].default
 CPU_STARTS = 60
 """At once, within the burst of both providers' rates."""
 FLY_APPS = tuple(f"bots-{number}" for number in range(100))
@@ -78,26 +77,19 @@ def main() -> int:
 
 
 async def print_starts() -> None:
-    print(f"| a start, every outside call {CALL_SECONDS * 1000:.0f} ms | median | slowest of {STARTS} |")
-    print("|---|---:|---:|")
-    rows = {
-        "the obvious script: its calls in a row": await sequential(),
-        "ours, `wait=started`: the task runs": await ours("started"),
-        "ours, `wait=none`: the join URL, and the rest goes on": await ours("none"),
-    }
-    first = statistics.median(next(iter(rows.values())))
-    for words, times in rows.items():
-        middle = statistics.median(times)
-        print(f"| {words} | {middle * 1000:.0f} ms ({first / middle:.1f} ×) | {max(times) * 1000:.0f} ms |")
+    print_times(
+        {
+            "the obvious script: its calls in a row": await sequential(),
+            "ours, `wait=started`: the task runs": await ours("started"),
+            "ours, `wait=none`: the join URL, and the rest goes on": await ours("none"),
+        }
+    )
 
 
 async def sequential() -> list[float]:
     """Time the obvious script's starts."""
     ecs, daily = fakes()
-    headers = {"Authorization": f"Bearer {API_KEY}"}
-    rooms = httpx.AsyncClient(
-        transport=InPlaceOfTheNetwork(daily), base_url="https://api.daily.co/v1", headers=headers
-    )
+    rooms = rooms_client(daily)
     tasks = get_session().create_client(
         "ecs",
         region_name=REGION,
@@ -137,15 +129,9 @@ async def sequential() -> list[float]:
 
 async def ours(wait: str) -> list[float]:
     ecs, daily = fakes()
-    times = []
-    async with dispatcher(provider_at(ecs), daily=daily) as client:
-        for _ in range(STARTS):
-            began = time.perf_counter()
-            answer = (await client.post("/start", params={"wait": wait})).raise_for_status()
-            times.append(time.perf_counter() - began)
-            assert answer.json()["dailyRoom"].startswith(f"https://{DOMAIN}.daily.co/")
-            # The one before has ended its calls.
-            await asyncio.sleep(2)
+    async with dispatcher(provider_at(ecs), "ecs", daily) as client:
+        # In the pause the one before ends its calls.
+        times = await time_starts(client, wait, pause=2)
     await ecs.close()
     assert ecs.violations == []
     return times
@@ -158,56 +144,13 @@ def fakes() -> tuple[FakeEcs, FakeDaily]:
 
 
 async def print_rates(seconds: float) -> None:
-    heads = [
-        "asked per s",
-        "started",
-        "per s",
-        "p50",
-        "p99",
-        "turned away",
-        "with",
-        "after",
-        "told to retry in",
-    ]
-    print(f"| {' | '.join(heads)} |")
-    print("|---:" * 6 + "|---|---:|---:|")
+    print_heads(["asked per s"])
     for rate in RATES:
-        asked = await ask(rate, seconds)
-        started = [one for one in asked if one.status == 200]
-        away = [one for one in asked if one.status != 200]
-        span = max(one.at + one.seconds for one in started)
-        times = sorted(one.seconds for one in started)
-        cells = [f"{rate:g}", str(len(started)), f"{len(started) / span:.1f}"]
-        cells += [f"{at(times, 0.5):.1f} s", f"{at(times, 0.99):.1f} s", str(len(away))]
-        said = Counter(f"{one.status} `{one.code}`" for one in away)
-        cells.append(", ".join(words for words, _ in said.most_common()))
-        cells.append(f"{statistics.median(one.seconds for one in away):.1f} s" if away else "")
-        waits = [one.retry_after for one in away]
-        cells.append(f"{min(waits):.0f} to {max(waits):.0f} s" if away else "")
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-async def ask(rate: float, seconds: float) -> list[Asked]:
-    """Return what became of callers at even intervals, for so long."""
-    ecs = FakeEcs(latency=0.05, times=Times(0.5, 0.5, 0.2, 30.0, 1.0))
-    async with dispatcher(provider_at(ecs)) as client:
-        began = time.perf_counter()
-
-        async def call(number: int) -> Asked:
-            await asyncio.sleep(number / rate)
-            asked_at = time.perf_counter()
-            answer = await client.post("/start", params={"wait": "started"})
-            took, said = time.perf_counter() - asked_at, answer.json()
-            if answer.status_code == 200:
-                await asyncio.sleep(TALK_SECONDS)
-                await client.delete(f"/sessions/{said['sessionId']}")
-            retry_after = float(answer.headers.get("retry-after", 0))
-            return Asked(asked_at - began, took, answer.status_code, said.get("code", ""), retry_after)
-
-        asked = await asyncio.gather(*(call(number) for number in range(round(rate * seconds))))
-    await ecs.close()
-    assert ecs.violations == []
-    return list(asked)
+        ecs = FakeEcs(latency=0.05, times=Times(0.5, 0.5, 0.2, 30.0, 1.0))
+        async with dispatcher(provider_at(ecs), "ecs") as client:
+            print_asked([f"{rate:g}"], await ask(client, rate, seconds))
+        await ecs.close()
+        assert ecs.violations == []
 
 
 async def print_processor() -> None:
@@ -219,14 +162,7 @@ async def print_processor() -> None:
         for app in FLY_APPS:
             fake.app(app)
         fake.prepare_seconds = fake.boot_seconds = 0.0
-        made = FlyProvider(
-            url="http://fly.test",
-            tokens=FlyTokens(fake.token(*FLY_APPS)),
-            deployment="bench",
-            apps=FLY_APPS,
-            transport=InProcess(fake),
-        )
-        return made, fake.close
+        return fly_provider_at(fake, FLY_APPS), fake.close
 
     def ecs() -> tuple[MachineProvider, Callable[[], Awaitable[object]]]:
         fake = FakeEcs(limits=Limits(enabled=False), times=AT_ONCE, validates=False)
@@ -269,34 +205,6 @@ def provider_at(ecs: FakeEcs) -> EcsProvider:
         task_definitions={"echo": "echo:1"},
     )
     return EcsProvider(api, place)
-
-
-@contextlib.asynccontextmanager
-async def dispatcher(
-    provider: MachineProvider, name: str = "ecs", daily: FakeDaily | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A whole dispatcher in this process, and a client of it. There is no network at all."""
-    with tempfile.TemporaryDirectory() as directory:
-        agent = {"bot": "/app/bot.py", "image": IMAGE, "maxSessions": 10_000}
-        transports = {} if daily is None else {"transports": ["daily"]}
-        settings = Settings.model_validate(
-            {
-                "data_dir": Path(directory),
-                "agents": {"echo": agent | transports},
-                "daily_api_key": None if daily is None else API_KEY,
-                "daily_domain": None if daily is None else DOMAIN,
-                "daily_domain_id": None if daily is None else DOMAIN_ID,
-            }
-        )
-        network = None if daily is None else InPlaceOfTheNetwork(daily)
-        made = build(settings, providers={name: provider}, environment={}, daily=network)
-        async with (
-            made.app.router.lifespan_context(made.app),
-            httpx.AsyncClient(
-                transport=httpx.ASGITransport(made.app), base_url="http://127.0.0.1:7860", timeout=90
-            ) as client,
-        ):
-            yield client
 
 
 if __name__ == "__main__":
