@@ -39,8 +39,8 @@ def end_by_loss(status: MachineStatus | None) -> End:
 
 
 def end_by_silence(seconds: float) -> End:
-    """Return the end of a session whose machine runs, by its provider, but has been silent for so many
-    seconds."""
+    """Return the end of a session whose bot has been silent for these seconds while its provider says that
+    the machine runs."""
     message = f"The bot has not reported for {seconds:g} s, although its machine runs; it is ended."
     return End("unresponsive", message)
 

@@ -1,4 +1,4 @@
-"""What the engine's proxy and the firewall say to each other: a line of JSON each way, on a Unix socket."""
+"""Messages between the engine's proxy and the firewall: a line of JSON each way, on a Unix socket."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Firewall:
         self._index = index
         self._bots: Bots | None = None
         self._generation: int | None = None
-        """That of the host's tables after our last change; None: ours are not there as they should be."""
+        """Generation of the host's tables after our last change; None while ours are not right."""
         self._error = ""
 
     def hold(self, bots: Bots) -> None:

@@ -12,6 +12,6 @@ KILL_AFTER_SECONDS = 10
 
 
 def command(seconds: int) -> list[str]:
-    """Return the command that precedes the bot's arguments and ends it after so many seconds."""
+    """Return the command that goes before the bot's arguments and ends the bot after these seconds."""
     # -P: `bot` is this package, whatever the working directory contains.
     return ["timeout", f"--kill-after={KILL_AFTER_SECONDS}", str(seconds), "python", "-P", "-m", "bot"]

@@ -54,7 +54,7 @@ class Repository:
         by: str,
         claim: Claim | None,
     ) -> tuple[Session, Machine] | None:
-        """Write a new session, as `Store.add` does."""
+        """Write a new session, as `Writes.add` does."""
         added = await self._store.writes.add(session, machine, admitted, limits, by, claim)
         if added is not None:
             after = added[0]
@@ -70,7 +70,7 @@ class Repository:
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine, float], Machine]
     ) -> tuple[Session, Machine] | None:
-        """Give a free slot to who has waited longest for it, as `Store.admit_next` does."""
+        """Give a free slot to the session that has waited longest, as `Writes.admit_next` does."""
         admitted = await self._store.writes.admit_next(limits, admit, self._clock.now())
         if admitted is not None:
             after = admitted[0]

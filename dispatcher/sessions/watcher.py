@@ -71,7 +71,7 @@ class TimelineWatcher:
     async def wait(
         self, session_id: str, after: int, seconds: float, place: int | None = None
     ) -> Seen | None:
-        """Read as `read` does, once something happened or the session is over, after so many seconds at most.
+        """Wait until something happens, at most for these seconds, and read as `read` does.
 
         Args:
             place: The place in the queue that is known: another one is something that happened.

@@ -89,7 +89,7 @@ class Writes:
     async def admit_next(
         self, limits: Limits, admit: Callable[[Session, Machine, float], Machine], now: float
     ) -> tuple[Session, Machine] | None:
-        """Give a free slot to who has waited longest for it; None if there is no slot or nobody waits."""
+        """Give a free slot to the session that has waited longest; None without a slot or a queue."""
 
         def write(connection: sa.Connection) -> tuple[Session, Machine] | None:
             waiting = capacity.next_queued(connection, limits, now)

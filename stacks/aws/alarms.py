@@ -15,7 +15,7 @@ import pulumi
 import pulumi_aws as aws
 
 LEAST_STORAGE_BYTES = 2 * 1024**3
-"""Of the database, which RDS enlarges before; below this it could not any more."""
+"""Free storage of the database below which an alarm is raised. RDS enlarges the storage before that."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ PORT = 5432
 USER = DATABASE = "switchboard"
 
 ENGINE_VERSION = "17"
-"""Of PostgreSQL; RDS takes the newest minor version, and later ones by itself in its maintenance window."""
+"""Major version of PostgreSQL. RDS takes the newest minor version, also later, in its maintenance window."""
 
 STORAGE_GB, MOST_STORAGE_GB = 20, 100
 """The least that gp3 has, and where RDS stops to add to it by itself."""

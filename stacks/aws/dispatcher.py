@@ -59,7 +59,7 @@ class DispatcherArgs:
     variables: Mapping[str, pulumi.Input[str]]
     """Secret variables."""
     statements: Sequence[Mapping[str, Any]]
-    """What it may do in the placements, as IAM has it."""
+    """Its permissions in the placements, as IAM has them."""
     log_days: int
     secret_store: SecretStore
     needed: Sequence[pulumi.Resource]

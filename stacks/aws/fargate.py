@@ -1,4 +1,4 @@
-"""What bots and the dispatcher have alike as tasks of Fargate: cluster, log group, roles, definition."""
+"""Parts of a Fargate task, for bots and for the dispatcher: cluster, log group, roles, definition."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PORT = 7860
 """Port of the dispatcher, in its task."""
 
 IDLE_SECONDS = 120
-"""Of a connection without a byte. Channels have a heartbeat at least every 60 s (`heartbeatSeconds`)."""
+"""Idle timeout of a connection. Channels have a heartbeat at least every 60 s (`heartbeatSeconds`)."""
 
 ORIGIN_SECONDS = 60
 """CloudFront's longest wait for a byte of an answer, without a raised quota. A start that waits for a bot

@@ -22,10 +22,10 @@ room."""
 
 @dataclass(frozen=True)
 class AgentTask:
-    """What the tasks of one agent have in common."""
+    """An agent's tasks: image, size and secrets."""
 
     image: pulumi.Input[str]
-    """By its digest."""
+    """Reference with the digest."""
     cpu_units: int
     memory_mb: int
     """A size that Fargate has."""
@@ -54,7 +54,7 @@ class BotTasks(pulumi.ComponentResource):
     definitions: dict[str, aws.ecs.TaskDefinition]
     log_group: aws.cloudwatch.LogGroup
     statements: list[permissions.Statement]
-    """What the dispatcher may do here."""
+    """The dispatcher's permissions here."""
 
     def __init__(self, name: str, args: BotTasksArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("switchboard:aws:BotTasks", name, None, opts)

@@ -71,7 +71,7 @@ class FirewallRules(Resource, module="switchboard", name="FirewallRules"):
 def remove(engine: str, container: str, table: str) -> None:
     """Take the rules away, by the container that may. Raises StackError if they are still there.
 
-    A container that was removed by hand has left its rules: for a network that goes next, they match nothing.
+    A container that was removed by hand has left its rules, and nothing here removes them.
     """
     if not host.post(engine, f"containers/{container}/start", {}):
         return

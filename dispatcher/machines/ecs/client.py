@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_RATE = Rate(20, burst=100)
-"""Of DescribeTasks, ListTasks and a few others together, in an account and region."""
+"""Rate of DescribeTasks, ListTasks and a few others together, in an account and region."""
 
 READ_PATIENCE = 6.0
 """Limit on a read's wait for its turn, in seconds."""

@@ -44,7 +44,7 @@ class Place:
     platform_version: str = "LATEST"
     log_group: str = ""
     late: timedelta = timedelta(seconds=30)
-    """How much later than its session's deadline a machine ends itself."""
+    """Time after its session's deadline at which a machine ends itself."""
 
     def owner(self, machine_id: str) -> str:
         """The `startedBy` of a machine's tasks. Tags would do as well, but StopTask deletes them."""

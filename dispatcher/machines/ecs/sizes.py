@@ -45,7 +45,7 @@ _ROWS = (
 
 
 def fargate_size(cpu: float, memory_mb: int) -> FargateSize:
-    """Return the smallest size with so many vCPUs and so much memory, in MiB.
+    """Return the smallest size with at least these vCPUs and this memory (MiB).
 
     Raises:
         ValueError: Fargate has none that large.

@@ -34,7 +34,7 @@ def state_of(task: TaskTypeDef) -> MachineState:
     last = task.get("lastStatus", "")
     if last in OVER:
         return MachineState.gone
-    # A word that we do not know yet: whoever counts on the machine asks again.
+    # An unknown status counts as not started, so the caller asks again.
     return MachineState.started if last in RUNNING else MachineState.requested
 
 

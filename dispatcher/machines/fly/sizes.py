@@ -40,7 +40,7 @@ class Guest:
 
 
 def guest(kind: CpuKind, cpu: float, memory_mb: int) -> Guest:
-    """Return the smallest machine with so many vCPUs and so much memory, in MiB.
+    """Return the smallest machine with at least these vCPUs and this memory (MiB).
 
     Raises:
         ValueError: Fly has none so large.

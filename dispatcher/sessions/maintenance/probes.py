@@ -1,7 +1,7 @@
 """Asks the providers about machines that say nothing, and about those whose sessions are over.
 
-A placement that answers late, or not at all, keeps nobody waiting but its own machines: each has a lane, from
-which a few are asked about at a time, those first that wait longest.
+Each placement has a lane of its own, so one that answers late delays only its own machines. A few machines of
+a lane are asked about at a time, those first that have waited longest.
 """
 
 from __future__ import annotations
