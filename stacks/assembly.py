@@ -13,7 +13,7 @@ from stacks import clouds
 from stacks.agent_variables import refuse_missing
 from stacks.clouds import AsksCloud, Host, Placement
 from stacks.config import parse
-from stacks.deployment import Deployment, Environment, PlannedBots
+from stacks.deployment import Deployment, Environment, PlannedBots, Site
 from stacks.errors import ConfigError
 from stacks.prices import Price
 from stacks.secret_keys import refuse_in_clear
@@ -25,6 +25,8 @@ class Plan:
 
     environment: Environment
     host: Host
+    site: Site
+    """The host before anything is made."""
     placements: Sequence[tuple[Placement, PlannedBots]]
 
     @property
@@ -63,17 +65,16 @@ def plan(environment: Environment) -> Plan:
                 f"switchboard:placements.{placement.name}.cloud: {placement.cloud.name!r} gives no place"
             )
         placements.append((able_to_place, able_to_place.plan(environment, placement.name, site)))
-    made = Plan(environment, host, placements)
+    made = Plan(environment, host, site, placements)
     host.check(environment, made.planned)
     return made
 
 
 def deploy(plan: Plan) -> Deployment:
     """Describe a stack's resources."""
-    site = plan.host.site(plan.environment)
     for one, planned in plan.placements:
         if isinstance(one, AsksCloud):
-            one.ask(plan.environment, planned, site)
+            one.ask(plan.environment, planned, plan.site)
     site = plan.host.prepare(plan.environment, plan.planned)
     placed = [one.place(plan.environment, planned, site) for one, planned in plan.placements]
     return plan.host.deploy(plan.environment, site, placed)
