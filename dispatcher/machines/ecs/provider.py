@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.ecs.client import EcsApi
-from dispatcher.machines.ecs.errors import not_started
 from dispatcher.machines.ecs.finder import Finder
 from dispatcher.machines.ecs.placing import Placing
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.ecs.status import could_not_start, reason_of, state_of, status_of, subnet_of
+from dispatcher.machines.ecs.stopped import not_started
 from dispatcher.machines.provider import (
     Action,
     LogPart,

@@ -13,10 +13,8 @@ from dispatcher.domain.model import MachineState
 from dispatcher.machines.fleet import NoMachine
 from dispatcher.machines.provider import (
     NoCapacity,
-    ProviderError,
     QuotaReached,
     Rejected,
-    Throttled,
     Unreachable,
 )
 from tests.ecs.fake import NO_VCPUS, SUBNETS, FakeEcs, Refusal
@@ -25,25 +23,11 @@ from tests.ecs.tasks import Definition, Times
 from tests.ecs.world import World, spec
 from tests.fly.processes import Exit, Launch, Scripted
 
-NO_IMAGE = (
-    "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref "
-    "123456789012.dkr.ecr.us-east-1.amazonaws.com/bots@sha256:00: not found"
-)
-NO_SECRET = (
-    "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval "
-    "failed: unable to retrieve secret from asm: ResourceNotFoundException: Secrets Manager can't find the "
-    "specified secret"
-)
-NO_PERMISSION = (
-    "ResourceInitializationError: unable to pull secrets or registry auth: unable to retrieve secret from "
-    "asm: AccessDeniedException: User is not authorized to perform: secretsmanager:GetSecretValue"
-)
 NO_ROUTE = (
     "ResourceInitializationError: unable to pull secrets or registry auth: The task cannot pull registry "
     "auth from Amazon ECR: There is a connection issue between the task and Amazon ECR. context deadline "
     "exceeded"
 )
-IMAGE_NO_ROUTE = "CannotPullContainerError: dial tcp 52.94.0.1:443: i/o timeout"
 
 
 @pytest.fixture
@@ -238,28 +222,6 @@ def test_a_conflict_without_a_task_after_full_zones_means_no_capacity(world: Wor
         world.run(start())
 
 
-@pytest.mark.parametrize(
-    ("reason", "kind", "words"),
-    [
-        (NO_IMAGE, Rejected, "the image cannot be pulled: the registry does not have it"),
-        (IMAGE_NO_ROUTE, NoCapacity, "the registry does not answer from the task's subnet"),
-        (NO_SECRET, Rejected, "a secret that the task definition names does not exist"),
-        (NO_PERMISSION, Rejected, "a secret cannot be read: the execution role may not"),
-        (NO_ROUTE, NoCapacity, "secrets or logs do not answer from its subnet"),
-        ("Timeout waiting for network interface provisioning to complete.", NoCapacity, "could not start"),
-    ],
-)
-def test_a_task_that_does_not_start_twice_is_told_in_words(
-    world: World, reason: str, kind: type[ProviderError], words: str
-) -> None:
-    world.ecs.not_starting = [reason, reason]
-    with pytest.raises(kind, match=words) as caught:
-        world.run(world.provider().create(spec()))
-    assert type(caught.value) is kind
-    assert world.ecs.count("RunTask") == 2
-    assert len({one["clientToken"] for one in requests(world.ecs)}) == 2
-
-
 def test_a_second_task_starts_where_the_first_did_not(world: World) -> None:
     world.ecs.not_starting = [NO_ROUTE]
     status = world.run(world.provider().create(spec()))
@@ -308,39 +270,6 @@ def test_calls_are_held_back_by_the_published_rates(world: World) -> None:
     world.run(start())
     assert len(world.ecs.tasks) == 150
     assert world.ecs.throttled == 0
-
-
-def test_a_throttled_call_is_told_as_such(world: World) -> None:
-    world.ecs.refusals["RunTask"] = [Refusal("ThrottlingException", "Rate exceeded")]
-    with pytest.raises(Throttled):
-        world.run(world.provider().create(spec()))
-
-
-@pytest.mark.parametrize(
-    ("refusal", "kind", "words"),
-    [
-        (Refusal("AccessDeniedException", "not authorized: ecs:RunTask"), Rejected, "lacks a permission"),
-        (
-            Refusal("UnrecognizedClientException", "The token is invalid."),
-            Rejected,
-            "refuses the credentials",
-        ),
-        (Refusal("ClientException", "TaskDefinition not found."), Rejected, "TaskDefinition not found"),
-        (
-            Refusal("ClientException", "You've reached the limit of tasks in the PROVISIONING state"),
-            QuotaReached,
-            "PROVISIONING",
-        ),
-        (Refusal("InvalidParameterException", "No such subnet."), Rejected, "No such subnet"),
-        (Refusal("ServerException", "Service is unavailable", 503), Unreachable, "ServerException"),
-    ],
-)
-def test_an_error_is_of_its_kind(
-    world: World, refusal: Refusal, kind: type[ProviderError], words: str
-) -> None:
-    world.ecs.refusals["RunTask"] = [refusal] * 3
-    with pytest.raises(kind, match=words):
-        world.run(world.provider().create(spec()))
 
 
 def test_an_agent_without_a_task_definition_is_rejected(world: World) -> None:
