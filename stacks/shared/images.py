@@ -26,7 +26,7 @@ DISPATCHER_SOURCES = (
     *("bot/__init__.py", "bot/confinement.py", "bot/leader.py", "bot/output.py", "bot/protocol.py"),
     "bot/versions.py",
     *("images/dispatcher.Dockerfile", "images/base.py", "images/finish.py", "images/packages.sh"),
-    *("images/requirements-dispatcher-aws.txt", "images/sdk.py"),
+    *("images/requirements-dispatcher-aws.txt", "images/requirements-dispatcher-gcp.txt", "images/sdk.py"),
     *("images/requirements-dispatcher.txt", "images/requirements-build.txt"),
 )
 BOT_SOURCES = ("bot", "images")
