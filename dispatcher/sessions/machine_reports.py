@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from bot import versions
 from bot.protocol import (
@@ -35,10 +38,11 @@ from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
 from dispatcher.sessions.notifier import Notifier
-from dispatcher.sessions.outage_retry import Backlog, OutageRetry
+from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.terminator import Terminator
+from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
 from dispatcher.tasks import Background
 
@@ -51,6 +55,12 @@ VERSIONS = ("pipecat", "python")
 """Those of a machine that are kept."""
 
 MAX_VERSION_LENGTH = 32
+
+WAITING_MESSAGES = 1000
+"""Limit for one machine; a conversation says some three a minute. A machine that says more is not
+read meanwhile."""
+
+Work = Callable[[], Awaitable[None]]
 
 
 class MachineReports:
@@ -82,7 +92,7 @@ class MachineReports:
         self._notifier = notifier
         self._background = background
         self._outage_retry = outage_retry
-        self._backlog = Backlog(outage_retry, background)
+        self._backlog = _Backlog(outage_retry, background)
         self._heartbeat_seconds = heartbeat_seconds
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
@@ -173,21 +183,60 @@ class MachineReports:
             self._phases[machine_id] = message.phase
 
     async def _write_down(self, machine_id: str, message: FromMachine, now: float) -> None:
-        session = await self._store.session_of_machine(machine_id)
+        if isinstance(message, Ended):
+            # A stop that is under way need not wait for the store.
+            self._terminator.said_goodbye(machine_id)
+            # The write may have waited: the session ends at the moment in which it is written.
+            now = self._clock.now()
+        session = await self._repository.change_of_machine(
+            machine_id, lambda current: _change(current, message, now), MACHINE
+        )
         if session is None:
             log.warning("machine %s has no session, and says %s", machine_id, message.type)
-            return
-        with about_session(session):
-            if isinstance(message, Ended):
-                await self._ended(session, message)
-                return
-            await self._repository.change(session.id, lambda current: _change(current, message, now), MACHINE)
+        elif isinstance(message, Ended):
+            with about_session(session):
+                self._terminator.reported_end(session)
+                await self._channels.send(machine_id, Acknowledge())
 
-    async def _ended(self, session: model.Session, message: Ended) -> None:
-        said = model.End(message.reason, message.message, message.detail or None, message.exit_code)
-        end = end_at_exp(session, said, self._clock.now())
-        await self._terminator.close_by_report(session, end)
-        await self._channels.send(session.machine_id, Acknowledge())
+
+class _Backlog:
+    """Reports that wait: handled in order, machine by machine, and kept while the store is away."""
+
+    def __init__(self, outage_retry: OutageRetry, background: Background) -> None:
+        self._outage_retry = outage_retry
+        self._background = background
+        self._waiting: dict[str, deque[Work]] = {}
+
+    async def add(self, machine_id: str, work: Work) -> None:
+        """Do it now; if the store does not answer, return and do it when it does, after what waits already.
+
+        What it raises while nothing waits is the caller's; later it is logged.
+        """
+        if machine_id not in self._waiting:
+            try:
+                await work()
+                return
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+        while len(self._waiting.get(machine_id, ())) >= WAITING_MESSAGES:
+            await self._outage_retry.until_back()
+        if machine_id in self._waiting:
+            self._waiting[machine_id].append(work)
+        else:
+            waiting = self._waiting[machine_id] = deque([work])
+            self._background.spawn(self._catch_up(machine_id, waiting))
+
+    async def _catch_up(self, machine_id: str, waiting: deque[Work]) -> None:
+        try:
+            while waiting:
+                try:
+                    await self._outage_retry.persist(waiting[0])
+                except Exception:
+                    log.exception("machine %s: what it said could not be written down", machine_id)
+                waiting.popleft()
+        finally:
+            del self._waiting[machine_id]
 
 
 def _has_room(session: model.Session) -> bool:
@@ -234,5 +283,8 @@ def _change(session: model.Session, message: FromMachine, now: float) -> model.S
             return transitions.turn(session, message.milliseconds, now)
         case ClientDisconnected():  # the client may come back
             return transitions.client_left(session, now)
+        case Ended():
+            said = model.End(message.reason, message.message, message.detail or None, message.exit_code)
+            return transitions.over(session, end_at_exp(session, said, now), now)
         case _:  # the rest was dealt with before
             return session

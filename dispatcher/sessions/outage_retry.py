@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -13,20 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.clock import Clock
 from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, end_tasks
+from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Work = Callable[[], Awaitable[None]]
-
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
-
-WAITING_MESSAGES = 1000
-"""Limit for one machine; a conversation says some three a minute. A machine that says more is not
-read meanwhile."""
 
 
 class OutageRetry:
@@ -68,43 +61,3 @@ class OutageRetry:
             except SQLAlchemyError as error:
                 log.debug("the store is still away: %s", error)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-class Backlog:
-    """Backlog of machine reports: handled in order, machine by machine, and kept while the store is away."""
-
-    def __init__(self, outage_retry: OutageRetry, background: Background) -> None:
-        self._outage_retry = outage_retry
-        self._background = background
-        self._waiting: dict[str, deque[Work]] = {}
-
-    async def add(self, machine_id: str, work: Work) -> None:
-        """Do it now; if the store does not answer, return and do it when it does, after what waits already.
-
-        What it raises while nothing waits is the caller's; later it is logged.
-        """
-        if machine_id not in self._waiting:
-            try:
-                await work()
-                return
-            except SQLAlchemyError as error:
-                if not is_outage(error):
-                    raise
-        while len(self._waiting.get(machine_id, ())) >= WAITING_MESSAGES:
-            await self._outage_retry.until_back()
-        if machine_id in self._waiting:
-            self._waiting[machine_id].append(work)
-        else:
-            waiting = self._waiting[machine_id] = deque([work])
-            self._background.spawn(self._catch_up(machine_id, waiting))
-
-    async def _catch_up(self, machine_id: str, waiting: deque[Work]) -> None:
-        try:
-            while waiting:
-                try:
-                    await self._outage_retry.persist(waiting[0])
-                except Exception:
-                    log.exception("machine %s: what it said could not be written down", machine_id)
-                waiting.popleft()
-        finally:
-            del self._waiting[machine_id]

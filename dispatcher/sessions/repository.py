@@ -95,9 +95,18 @@ class Repository:
         """
         cause = Cause(by, self._clock.now())
         updated = await self._store.writes.update_session(session_id, change, cause, machine, launcher)
-        if updated is None:
-            return None
-        before, after = updated
+        return None if updated is None else self._written(*updated)
+
+    async def change_of_machine(
+        self, machine_id: str, change: Callable[[Session], Session], by: str
+    ) -> Session | None:
+        """Apply a change of the lifecycle to a machine's session. None if the machine has no session."""
+        cause = Cause(by, self._clock.now())
+        updated = await self._store.writes.update_session_of(machine_id, change, cause)
+        return None if updated is None else self._written(*updated)
+
+    def _written(self, before: Session, after: Session) -> Session:
+        """Log a session's change, tell everybody who waits for it, and return the session as it is."""
         if before != after:
             if before.state is not after.state:
                 why = f": {after.message}" if after.message else ""
@@ -106,7 +115,7 @@ class Repository:
                     # The fleet logs how many there are: thousands of them are no news one by one.
                     level = logging.DEBUG
                 with about_session(after):
-                    log.log(level, "session %s: %s → %s%s", session_id, before.state, after.state, why)
+                    log.log(level, "session %s: %s → %s%s", after.id, before.state, after.state, why)
             self._tell(before, after)
         else:
             # It may be like this by a write whose answer was lost: who waits for it has not heard.

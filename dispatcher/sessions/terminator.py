@@ -11,9 +11,10 @@ from bot.protocol import Stop
 from dispatcher.clock import Clock
 from dispatcher.domain import deadlines, transitions
 from dispatcher.domain.model import End, MachineState, Session
-from dispatcher.domain.timeline import DISPATCHER, MACHINE
+from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
+from dispatcher.sessions import failures
 from dispatcher.sessions.outage_retry import OutageRetry
 from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
@@ -116,10 +117,10 @@ class Terminator:
         for terminating in list(self._under_way.values()):
             terminating.cancel()
 
-    async def close_by_report(self, session: Session, end: End) -> None:
-        """Close a session whose bot says that this is its end."""
+    def reported_end(self, session: Session) -> None:
+        """Terminate the machine of a session whose bot has reported its end; it goes by itself at first."""
         self._goodbyes.setdefault(session.machine_id, asyncio.Event()).set()
-        await self.close(session, end, MACHINE)
+        self.terminate_later(session.machine_id, failures.in_words(session))
 
     async def terminate(self, machine_id: str, why: str, placement: str | None = None) -> None:
         """End a machine: ask its bot, then the provider, and write down that it is gone.

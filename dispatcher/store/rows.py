@@ -222,10 +222,18 @@ def add(connection: sa.Connection, new: Session | Machine) -> None:
 
 
 def change(
-    connection: sa.Connection, kind: type[Row], key: str, change: Callable[[Row], Row]
+    connection: sa.Connection,
+    kind: type[Row],
+    key: str,
+    change: Callable[[Row], Row],
+    lock: Statement | None = None,
 ) -> tuple[Row, Row] | None:
-    """Lock a row, apply a change of the lifecycle to it, and write what differs."""
-    before = one(connection, kind, LOCK[kind], key)
+    """Lock a row, apply a change of the lifecycle to it, and write what differs.
+
+    Args:
+        lock: Finds and locks the row by this key; by default the key is its id.
+    """
+    before = one(connection, kind, lock or LOCK[kind], key)
     if before is None:
         return None
     after = change(before)
@@ -234,7 +242,7 @@ def change(
     known = values(before)
     changed = {name: value for name, value in values(after).items() if value != known[name]}
     if changed:
-        _update(kind, tuple(changed)).run(connection, {KEY: key, **changed})
+        _update(kind, tuple(changed)).run(connection, {KEY: before.id, **changed})
     return before, after
 
 

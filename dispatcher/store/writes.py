@@ -96,7 +96,8 @@ class Writes:
             if waiting is None:
                 return None
             change = lambda current: transitions.admitted(current, now)  # noqa: E731 - it has one use
-            updated = self._update_session(connection, waiting.id, change, Cause(timeline.DISPATCHER, now))
+            cause = Cause(timeline.DISPATCHER, now)
+            updated = self._update_session(connection, waiting.id, change, cause)
             machine = rows.change(
                 connection, Machine, waiting.machine_id, lambda machine: admit(waiting, machine, now)
             )
@@ -140,7 +141,7 @@ class Writes:
                 wanted = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
                 if current is None or wanted is None or wanted.launcher != launcher:
                     return None if current is None else (current, current)
-            updated = self._update_session(connection, session_id, change, cause, machine)
+            updated = self._update_session(connection, session_id, change, cause, of_machine=machine)
             if updated is None or machine is None:
                 return updated
             before, after = updated
@@ -151,17 +152,31 @@ class Writes:
 
         return await self._database.write(write, quick=True)
 
+    async def update_session_of(
+        self, machine_id: str, change: Callable[[Session], Session], cause: Cause
+    ) -> tuple[Session, Session] | None:
+        """Apply a change to the session of a machine. Gives it before and after, or None if there is none."""
+        return await self._database.write(
+            lambda connection: self._update_session(
+                connection, machine_id, change, cause, lock=rows.LOCK_OF_MACHINE
+            ),
+            quick=True,
+        )
+
     def _update_session(
         self,
         connection: sa.Connection,
-        session_id: str,
+        key: str,
         change: Callable[[Session], Session],
         cause: Cause,
+        *,
+        lock: rows.Statement | None = None,
         of_machine: Callable[[Machine], Machine] | None = None,
     ) -> tuple[Session, Session] | None:
         """Change a session and count its slot.
 
         Args:
+            lock: Finds and locks the session by this key; by default the key is its id.
             of_machine: What becomes of its machine in the same transaction.
         """
 
@@ -170,14 +185,14 @@ class Writes:
             if not after.over or current.over:
                 return after
             # No machine becomes gone meanwhile: that is written under the lock of its session.
-            machine = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
+            machine = rows.one(connection, Machine, rows.MACHINE_OF, current.id)
             if machine is not None and of_machine is not None:
                 machine = of_machine(machine)
             return transitions.ending(current, after, machine, self._ending_seconds)
 
-        updated = rows.change(connection, Session, session_id, changed)
+        updated = rows.change(connection, Session, key, changed, lock)
         if updated is not None:
-            rows.note(connection, session_id, timeline.changed(*updated, cause))
+            rows.note(connection, updated[1].id, timeline.changed(*updated, cause))
             capacity.moved(connection, *updated)
         return updated
 
