@@ -105,7 +105,7 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """What DOCKER_HOST would be."""
+        """The value that DOCKER_HOST would have."""
         return f"unix://{self.socket}"
 
     @property

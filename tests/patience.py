@@ -1,4 +1,4 @@
-"""How long a test waits for what should happen."""
+"""Time that a test waits for what should happen."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Postgres:
 
     @property
     def log(self) -> str:
-        """What the server has printed."""
+        """The server's output."""
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a process of this machine was told at its start, which may end while one asks."""
+"""Arguments and environment of a process of this machine, which may end while one asks."""
 
 from __future__ import annotations
 

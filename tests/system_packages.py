@@ -1,4 +1,4 @@
-"""What the tests need of the system's packages: a browser, and engines for containers.
+"""The system's packages that the tests need: a browser, and engines for containers.
 
 On Debian and Ubuntu root gets what is missing by `apt-get`. Only the standard library is imported here:
 `stacks.setup --dev` runs before anything is installed.
@@ -171,7 +171,7 @@ def _no_starts(policy: Path, failure: str) -> Iterator[None]:
 
 
 def _is_in_force(policy: Path) -> bool:
-    """Whether it is the system's own, or of a setup that lives: an older one takes no turns."""
+    """True if it is the system's own, or of a setup that lives: an older one takes no turns."""
     try:
         text = policy.read_text(errors="replace")
     except FileNotFoundError:

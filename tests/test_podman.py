@@ -1,4 +1,4 @@
-"""How the tests' Podman is started and ended; `podman` and `runc` are scripts of the tests."""
+"""Start and end of the tests' Podman; `podman` and `runc` are scripts of the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed of the system's packages, and how. apt-get and systemctl are scripts of the tests."""
+"""Installation of the system's packages. apt-get and systemctl are scripts of the tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Debian:
         self.systemctl("")
 
     def systemctl(self, before: str) -> None:
-        """What systemctl does first."""
+        """Commands that systemctl runs first."""
         program(
             self.bin / "systemctl",
             f"{before}\n"
@@ -75,7 +75,7 @@ class Debian:
         return {unit.name for unit in self._at_boot.iterdir()}
 
     def apt_get(self, more: str) -> None:
-        """What apt-get does at an install, after the packages are there."""
+        """Commands that apt-get runs at an install, after the packages are there."""
         cases = "".join(f" {name}) /bin/touch {units};;" for name, units in ENABLED_BY.items())
         program(
             self.bin / "apt-get",
@@ -90,7 +90,7 @@ class Debian:
             program(self.root / name, "")
 
     def said(self) -> list[str]:
-        """What it was told since the last call."""
+        """Arguments that it got since the last call."""
         lines = self._log.read_text().splitlines()
         self._log.write_text("")
         return lines

@@ -92,7 +92,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Idle:
-    """What of a stack runs without a call."""
+    """Parts of a stack that run without a call."""
 
     dispatchers: int
     cpu_units: int

@@ -1,4 +1,4 @@
-"""Which engine runs: the one on PATH, else the official one installed, else one built from its Go module."""
+"""Search for the engine: the one on PATH, else the official one installed, else one built from Go modules."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class FlyPlacementConfig(ImageKeys):
 
     @property
     def apps(self) -> int:
-        """For each agent, those among them that are to go."""
+        """Map each agent to those of its apps that are to go."""
         return self.shards + self.draining_shards
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started, and where it answers."""
+    """A server's start, and the address where it answers."""
 
     command: Sequence[str]
     cwd: Path

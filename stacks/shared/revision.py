@@ -1,4 +1,4 @@
-"""Which revision of a repository images are made from, for their labels."""
+"""Revision of the repository that images are made from, for their labels."""
 
 from __future__ import annotations
 

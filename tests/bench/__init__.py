@@ -1,1 +1,1 @@
-"""How long a caller waits, through Switchboard and through Pipecat's development runner."""
+"""Measure a caller's wait, through Switchboard and through Pipecat's development runner."""

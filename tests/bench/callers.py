@@ -30,7 +30,7 @@ TALK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Asked:
-    """What became of a caller. Times are in seconds."""
+    """Outcome of one caller. Times are in seconds."""
 
     at: float
     seconds: float

@@ -63,7 +63,7 @@ STEPS: dict[str, Callable[[Start], float]] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """Of an image: bytes on disk, and of each layer, as files and compressed."""
+    """Bytes of an image on disk, and of each layer, as files and compressed."""
 
     disk: int
     layers: list[int]
@@ -154,7 +154,7 @@ def build(
 
 
 def weigh(engine: Engine, image: str) -> tuple[int, list[int]]:
-    """What an image takes on disk, and each of its layers. Bytes."""
+    """Weigh an image on disk, and each of its layers. Bytes."""
     history = engine.docker("history", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
     entries = [line.split("\t") for line in reversed(history.splitlines())]
     layers = [int(size) for size, by in entries if by.startswith(LAYERS)]

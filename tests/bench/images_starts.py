@@ -47,7 +47,7 @@ class Start:
 
 
 async def start_ours(engine: Engine, image: str, cpus: float, cold: bool) -> Start:
-    """Of our image: an offer is held until the machine can answer it, as by our dispatcher."""
+    """Start our image: an offer is held until the machine can answer it, as by our dispatcher."""
     async with dispatcher() as served, client() as caller:
         offer = await caller.offer()
         command = (
@@ -102,7 +102,7 @@ async def start_process(bot: Path, core: int) -> Start:
 
 
 async def start_obvious(engine: Engine, image: str, cpus: float, cold: bool) -> Start:
-    """Of the obvious image: the runner is asked until its port is open."""
+    """Start the obvious image: the runner is asked until its port is open."""
     port = free_port()
     async with client() as caller, httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         offer = await caller.offer()

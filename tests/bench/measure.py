@@ -22,7 +22,7 @@ RUNNER = Path(__file__).parent / "development_runner.py"
 
 @dataclass(frozen=True)
 class Run:
-    """What one call took, in milliseconds since the click."""
+    """Times of one call, in milliseconds since the click."""
 
     page: dict[str, float]
     """The page's marks."""

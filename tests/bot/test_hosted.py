@@ -230,7 +230,7 @@ async def test_a_call_by_smallwebrtc(tmp_path):
 
 
 async def test_a_call_that_was_announced_where_the_platform_has_no_servers(tmp_path):
-    """Who answers at `ICE_CONFIG_URL` does not even speak HTTP."""
+    """The server at `ICE_CONFIG_URL` does not even speak HTTP."""
 
     async def say_something_else(reader, writer):
         writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
@@ -251,7 +251,7 @@ async def test_a_call_that_was_announced_where_the_platform_has_no_servers(tmp_p
 
 
 async def test_servers_of_the_platform_are_used(tmp_path):
-    """What `ICE_CONFIG_URL` tells is what the bot's own candidates are gathered with."""
+    """The bot gathers its candidates with the servers that `ICE_CONFIG_URL` names."""
     asked: list[bytes] = []
 
     async def stun(reader, writer):

@@ -34,7 +34,7 @@ def run(code: str) -> str:
 
 
 def imported(how: str) -> tuple[list[int], dict[str, dict[str, list[str]]]]:
-    """How many of `openai.types`' modules each statement imports, and what every name there is then."""
+    """Count the modules of `openai.types` that each statement imports, and list every name there."""
     counts = [
         f"{statement}\n{COUNT}" for statement in ("import openai", "import pipecat.services.openai.llm")
     ]

@@ -1,4 +1,4 @@
-"""What the loader's thread pretends to a bot file, and how little it leaves behind."""
+"""The loader's thread: it pretends to be the main one to a bot file, and leaves little behind."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What a machine's process says of its own age."""
+"""The age that a machine's process reports of itself."""
 
 import time
 

@@ -15,7 +15,7 @@ DAILY = assignment("daily", room_url="https://x.daily.co/r", token="room-token")
 
 
 def traced(directory, *, variable: str | None, over_channel: str | None) -> dict[str, Any]:
-    """What the bot traced, on a machine that was started for its session or, with a channel's, before it."""
+    """Collect the bot's traces, on a machine started for its session or, with a channel's, before it."""
 
     async def scenario() -> None:
         warm = variable is None

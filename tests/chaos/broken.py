@@ -114,7 +114,7 @@ def no_look_up_after_a_lost_reply() -> Any:
 
 @variant("one machine", "gone is gone", "reasons")
 def absence_is_believed_at_once() -> Any:
-    """What a provider does not know yet is taken for gone."""
+    """A machine that a provider does not know yet is taken for gone."""
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
@@ -169,7 +169,7 @@ def silence_is_taken_for_death() -> Any:
 
 @variant("reasons", first_seed=118)
 def gone_counts_while_it_is_asked_for() -> Any:
-    """What a host shows as gone is believed before its create was answered: another may have room."""
+    """A machine that a host shows as gone is gone, although its create was not answered."""
 
     def is_lost(status: Any, *_: Any) -> bool:
         return status is not None and status.state is MachineState.gone
@@ -219,7 +219,7 @@ def duplicate_key_starts_again() -> Any:
 
 @variant("limits")
 def limit_counted_outside_the_transaction() -> Any:
-    """The free lines are counted first, and taken in another transaction."""
+    """The free slots are counted first, and taken in another transaction."""
     seen: dict[str, Any] = {}
     add, enter, lock = writes.Writes.add, capacity.enter, capacity.lock_loads
 
@@ -242,7 +242,7 @@ def limit_counted_outside_the_transaction() -> Any:
 
 
 @variant("machines")
-def line_is_free_before_its_machine_is_gone() -> Any:
+def slot_is_free_before_its_machine_is_gone() -> Any:
     """A session that is over counts no more, although its machine is still there."""
     return mock.patch.object(transitions, "ending", lambda _, after, *__: after)
 
@@ -261,7 +261,7 @@ def failures_are_not_counted_down() -> Any:
 
 @variant("first come, first served")
 def newcomers_overtake() -> Any:
-    """A free line goes to who asks at the right moment, not to who waits."""
+    """A free slot goes to whoever asks at the right moment, not to whoever waits."""
     return mock.patch.object(admission, "may_overtake", return_value=True)
 
 

@@ -42,7 +42,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one client is going to do."""
+    """The steps that one client is going to take."""
 
     name: str
     arrives_at: float

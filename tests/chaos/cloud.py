@@ -24,7 +24,7 @@ from tests.chaos.gate import Gate, VirtualLoop
 
 @dataclass(frozen=True)
 class Faults:
-    """How often a machines API fails, each a share of its calls. They end when the world calms down."""
+    """Faults of a machines API, each as a share of its calls. They end when the world calms down."""
 
     lost_requests: float = 0.0
     lost_replies: float = 0.0
@@ -45,7 +45,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Habits:
-    """What a machines API is like, always."""
+    """Lasting traits of a machines API."""
 
     settling: float = 0.0
     """Seconds for which what was created may be unknown, or yet to come."""
@@ -149,7 +149,7 @@ class Site:
         return [instance for instance in self.instances if instance.id == machine_id and instance.here]
 
     def is_asked_for(self, machine_id: str) -> bool:
-        """Whether a dispatcher that lives waits for the answer to its create."""
+        """True if a dispatcher that lives waits for the answer to its create."""
         return any(order.spec.id == machine_id and gate.alive for order, gate in self.orders.items())
 
     def launch(self, spec: MachineSpec, seen_by: float) -> Instance:

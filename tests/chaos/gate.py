@@ -100,7 +100,7 @@ class Gate:
             await self._loop.create_future()
 
     def moment(self) -> float:
-        """How long something quick takes: mostly next to nothing, sometimes long enough to be overtaken."""
+        """Draw the time of something quick: mostly next to nothing, sometimes long enough to be overtaken."""
         luck = self._rng.random()
         if luck < 0.5:
             return self._rng.random() * 0.002

@@ -35,7 +35,7 @@ GRACE_SECONDS = 10.0
 
 
 class Outside(Protocol):
-    """What a dispatcher's life needs of the world."""
+    """The parts of the world that a dispatcher's life needs."""
 
     loop: VirtualLoop
     settings: Settings
@@ -217,7 +217,7 @@ class _Transactions:
                 await self._gate.through(f"{kind} is answered", 0.0)
 
     def abandon(self) -> None:
-        """What a dead dispatcher was about to read."""
+        """Drop the answers that a dead dispatcher was about to read."""
         for access in self._open:
             access.abandon()
 

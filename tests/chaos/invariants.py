@@ -1,4 +1,4 @@
-"""What must hold: at every step, at every answer, and once all is quiet."""
+"""Invariants: at every step, at every answer, and once all is quiet."""
 
 from __future__ import annotations
 
@@ -138,18 +138,18 @@ class Invariants:
             if row["body"] is not None:
                 self._violated("forgotten", f"session {row['id']} is over, and its body is there")
             self._over[row["id"]] = row
-        taken = self._lines(self._live, self._ending)
+        taken = self._slots(self._live, self._ending)
         before, self._live, self._ending = self._live, live, ending
         self._first_come_first_served(before, taken)
         self._machines_are_as_written()
 
-    def _lines(self, live: Mapping[str, Row], ending: Sequence[Row]) -> Counter[str]:
+    def _slots(self, live: Mapping[str, Row], ending: Sequence[Row]) -> Counter[str]:
         """Agent → its lines that are taken on record."""
         admitted = Counter(row["agent"] for row in live.values() if row["state"] in ADMITTED)
         return admitted + Counter(row["agent"] for row in ending)
 
     def _limits_hold(self, live: Mapping[str, Row], ending: Sequence[Row]) -> None:
-        admitted = self._lines(live, ending)
+        admitted = self._slots(live, ending)
         queued = Counter(row["agent"] for row in live.values() if row["state"] == "queued")
         for agent, limit in self._limits.agents.items():
             if admitted[agent] > limit:
@@ -259,7 +259,7 @@ class Invariants:
                 "intent first", f"{instance.id} is created at {instance.site}, not {row['placement']}"
             )
         elif row["session_id"] in self._live and self._live[row["session_id"]]["state"] == "queued":
-            self._violated("limits", f"{instance.id} is created for a session that waits for a line")
+            self._violated("limits", f"{instance.id} is created for a session that waits for a slot")
         self._machines_keep_the_limits()
 
     def _machines_keep_the_limits(self) -> None:
@@ -287,12 +287,12 @@ class Invariants:
         elif what == "created" and row["room_state"] == "closed":
             self._violated("gone is gone", f"room {name} is gone on record, and was created")
         elif what == "created" and row["state"] == "queued":
-            self._violated("limits", f"room {name} is created for a session that waits for a line")
+            self._violated("limits", f"room {name} is created for a session that waits for a slot")
         elif what == "deleted" and row["state"] not in OVER:
             self._violated("rooms", f"room {name} is deleted, and its session is {row['state']}")
 
     def rooms_are_deleted(self, calm_at: float) -> None:
-        """Of sessions that are over, by now."""
+        """The rooms of sessions that are over are deleted by now."""
         for name in self._rooms.fake.rooms:
             row = self._session(name.removeprefix("switchboard-"))
             since = None if row is None else row["ended_at"]
@@ -357,8 +357,8 @@ class Invariants:
                 if row["reason"] != "queue_timeout":
                     self._violated("answers", f"{attempt.marker} was refused, and has a session")
 
-    def line_is_free(self) -> bool:
-        """Whether somebody waits although there is a line.
+    def slot_is_free(self) -> bool:
+        """True if a session waits although a slot is free.
 
         A session that is over has none once its machine is gone on record, or its grace is over.
         """
@@ -367,7 +367,7 @@ class Invariants:
             for row in self._ending
             if row["machine_id"] in self._machines and self._now() < row["ended_at"] + self._ending_seconds
         ]
-        taken = self._lines(self._live, ending)
+        taken = self._slots(self._live, ending)
         loads = {agent: Load(taken[agent], 0) for agent in self._limits.agents}
         return any(
             row["state"] == "queued"
@@ -379,7 +379,7 @@ class Invariants:
     # Once all is quiet.
 
     def unsettled(self) -> list[str]:
-        """What is not as it must be in the end."""
+        """List all that is not as it must be in the end."""
         left = [f"session {row['id']} is {row['state']}" for row in self._live.values()]
         left += [f"machine {row['id']} is {row['state']} on record" for row in self._machines.values()]
         for site in self._sites.values():

@@ -26,7 +26,7 @@ LATEST_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Faults:
-    """How often calls fail, each a share of them. They end when the world calms down."""
+    """Faults of Daily's API, each as a share of its calls. They end when the world calms down."""
 
     lost_requests: float = 0.0
     lost_replies: float = 0.0
@@ -70,7 +70,7 @@ class Service:
         self.faults = Faults()
 
     def admits(self, url: str, token: str) -> bool:
-        """Whether somebody with this token gets into the room."""
+        """True if somebody with this token gets into the room."""
         return self.fake.admits(url.rpartition("/")[2], token) is not None
 
     def dark(self) -> bool:

@@ -24,7 +24,7 @@ BROKEN = "Cannot operate on a closed database."
 
 
 class Access(Generic[T]):
-    """What a dispatcher does at the database in one go: a transaction, or several reads.
+    """A dispatcher's work at the database in one go: a transaction, or several reads.
 
     Args:
         dies_at: The statement, from 0, that finds its connection dead. Once: the next connection is fine.

@@ -48,8 +48,8 @@ HORIZON = 25.0
 
 NOTICED_ALONE = 8.0
 NOTICED = 25.0
-"""Seconds within which a free line must be given to who waits for it. Among several dispatchers it may take
-until one that died is known to be dead."""
+"""Seconds within which a waiting session must get a free slot. Among several dispatchers it may take until
+one that died is known to be dead."""
 
 TICK_SECONDS = 2.0
 """How often the reaper looks here: its rounds would be most of what a simulation costs."""
@@ -81,7 +81,7 @@ CRASH_KINDS = (
 
 @dataclass
 class Outcome:
-    """What a simulation came to."""
+    """Outcome of a simulation."""
 
     seed: int
     trace: str
@@ -161,7 +161,7 @@ class World:
         replicas = [
             asyncio.ensure_future(self._replica(index, rng.randint(0, 3))) for index in range(self.replicas)
         ]
-        watching = asyncio.ensure_future(self._watch_lines())
+        watching = asyncio.ensure_future(self._watch_slots())
         outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
         cut = asyncio.ensure_future(self._cut_off(self._rng("bus")))
         clients = [
@@ -218,19 +218,19 @@ class World:
             return plans
         return [replace(plan, transport="daily") if rng.random() < 0.6 else plan for plan in plans]
 
-    async def _watch_lines(self) -> None:
+    async def _watch_slots(self) -> None:
         """A line that stays free while somebody waits for it."""
         patience = NOTICED_ALONE if self.hub is None else NOTICED
         free_since: float | None = None
         while True:
             await asyncio.sleep(0.5)
             served = any(life.serving for life in self.lives) and not self.store_down
-            if not served or not self.invariants.line_is_free():
+            if not served or not self.invariants.slot_is_free():
                 free_since = None
             elif free_since is None:
                 free_since = self.loop.time()
             elif self.loop.time() > free_since + patience:
-                self.violate("lines are handed on", f"nobody got a free line for {patience:g} s")
+                self.violate("slots are handed on", f"nobody got a free slot for {patience:g} s")
                 return
 
     async def _replica(self, index: int, crashes: int) -> None:
@@ -387,7 +387,7 @@ class World:
                 self._violated.set_result(None)
 
     def tell(self, words: str) -> None:
-        """For the one who reads what happened."""
+        """Write a line for the reader of the story."""
         self.story.append(f"{self.loop.time():9.3f}  {words}")
         self._note(words)
 

@@ -38,7 +38,7 @@ while True:
 
 
 class Harm:
-    """What one harness's hostile machines leave: processes of this host that have a mark in their command."""
+    """Leftovers of one harness's hostile machines: processes here that have a mark in their command."""
 
     def __init__(self) -> None:
         self._whose = secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""What tests of the dispatcher may use."""
+"""Fixtures for tests of the dispatcher."""
 
 import pytest
 import sqlalchemy as sa

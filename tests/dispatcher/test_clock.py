@@ -15,7 +15,7 @@ START = 1_700_000_000 * NANOSECONDS
 
 
 class Hardware:
-    """What the system's clock says, and what time has passed: whole nanoseconds, so that sums are exact."""
+    """The system's clock, and the time that has passed: whole nanoseconds, so that sums are exact."""
 
     def __init__(self) -> None:
         self.wall, self.elapsed = START, 0

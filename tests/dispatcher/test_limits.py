@@ -1,4 +1,4 @@
-"""What a connection may ask of the server."""
+"""Limits of a connection to the server."""
 
 import asyncio
 import contextlib
@@ -240,7 +240,7 @@ async def test_a_client_that_hangs_up_in_its_body_leaves_no_error_in_the_log(tmp
 
 
 class LoopByHand:
-    """What uvicorn's protocol uses of a loop, with time that passes when a test says so."""
+    """The part of a loop that uvicorn's protocol uses, with time that passes when a test says so."""
 
     def __init__(self) -> None:
         self._now = 0.0

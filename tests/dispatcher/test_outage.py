@@ -67,7 +67,7 @@ async def active(running: Deployment) -> ScriptedMachine:
 
 
 async def settled(running: Deployment, read: Callable[[], Awaitable[T]], reached: Callable[[T], bool]) -> T:
-    """What is read once it is as it must be; time passes meanwhile, for who waits for the store."""
+    """Read until the answer is as it must be; time passes meanwhile, for whoever waits for the store."""
     async with asyncio.timeout(PATIENCE):
         while not reached(found := await read()):
             running.clock.advance(0.5)

@@ -132,7 +132,7 @@ class VoicePage:
         return times if len(times) == 2 and None not in times.values() else None
 
     def heard(self, since: float = 0) -> Sound:
-        """What the page received since `since`, in the page's milliseconds."""
+        """Sound that the page received since `since`, in the page's milliseconds."""
         answer = self.page.evaluate("since => probe.heard(since)", since)
         samples = np.frombuffer(base64.b64decode(answer["samples"]), "<i2")
         return Sound(samples.astype(np.float64) / 32768, answer["rate"] or 48000)

@@ -167,7 +167,7 @@ class Dispatcher:
         until(lambda: self.ready_templates() == len(bots), seconds, "a ready template for each bot file")
 
     def ready_templates(self) -> int:
-        """How many templates can fork now."""
+        """Count the templates that can fork now."""
         return sum(title_of(process).startswith(TEMPLATE_TITLE) for process in self.templates())
 
     def end_templates(self) -> None:

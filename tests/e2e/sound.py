@@ -89,7 +89,7 @@ def energies(sound: Sound) -> NDArray[np.float64]:
 
 
 def likeness(heard: Sound, said: Sound) -> float:
-    """How well `said` matches the best stretch of `heard`: 1 is the same sound, 0 is nothing alike."""
+    """Match `said` with the best stretch of `heard`: 1 is the same sound, 0 is nothing alike."""
     pattern, field = energies(said), energies(heard)
     length = len(pattern)
     if len(field) < length:

@@ -221,7 +221,7 @@ def test_starts_work_again_when_the_engine_was_killed_and_restarted(stack: Stack
 
 
 def a_bots_body(stack: Stack) -> dict[str, Any]:
-    """What the dispatcher sends for a bot's container."""
+    """The dispatcher's request for a bot's container."""
     facts = Facts(
         machine_id="m-1",
         image=stack.images()["echo"]["image"],

@@ -117,7 +117,7 @@ class Task:
         self._stopping.set()
 
     def shown(self, cluster_arn: str) -> dict[str, Any]:
-        """What DescribeTasks says of it."""
+        """The task in DescribeTasks's answer."""
         container: dict[str, Any] = {
             "containerArn": self.arn.replace(":task/", ":container/"),
             "taskArn": self.arn,

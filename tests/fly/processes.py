@@ -1,4 +1,4 @@
-"""What runs in a machine: a scripted process on the fake's clock, or a real one of this host."""
+"""A machine's process: a scripted one on the fake's clock, or a real one of this host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Launch:
-    """What a machine is to run."""
+    """The process that a machine is to run."""
 
     machine: str
     """Its name."""

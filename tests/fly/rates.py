@@ -22,7 +22,7 @@ PUBLISHED = {"Machines_show": Limit(5, 10), "Apps_delete": Limit(100 / 60, 100)}
 
 @dataclass
 class Limits:
-    """How many calls are left, for each action and identifier."""
+    """Calls that are left, for each action and identifier."""
 
     everything: Limit | None = EVERYTHING
     """None: nothing is limited."""

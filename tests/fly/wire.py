@@ -30,7 +30,7 @@ class Call:
     """Those in the path."""
 
     def flag(self, name: str) -> bool:
-        """Whether a boolean parameter is true."""
+        """True if a boolean parameter is true."""
         return self.query.get(name, ["false"])[-1] == "true"
 
     def values(self, name: str) -> list[str]:

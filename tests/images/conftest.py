@@ -39,7 +39,7 @@ def registry_secrets() -> list[str]:
 
 
 def build_arguments(name: str, context: Path, arguments: dict[str, str]) -> list[str]:
-    """Of `docker build`."""
+    """Arguments of `docker build`."""
     return [
         *("--file", str(context / "images" / f"{name}.Dockerfile"), *registry_secrets()),
         *(text for key, value in arguments.items() for text in ("--build-arg", f"{key}={value}")),

@@ -1,4 +1,4 @@
-"""What a build asks of its voice activity detector: Pipecat's own, and stand-ins that are broken."""
+"""A build's check of its voice activity detector: Pipecat's own, and stand-ins that are broken."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _member(archive: tarfile.TarFile, name: str | tarfile.TarInfo) -> IO[bytes]:
 
 
 def tree(directory: Path) -> Path:
-    """What the images are made from, apart from the checkout."""
+    """The files that the images are made from, apart from the checkout."""
     left_out = shutil.ignore_patterns("__pycache__", "node_modules", "dist")
     for name in ("bot", "dispatcher", "images", "switchboard.dist-info", "tests/images/pipecat_cloud_bot"):
         shutil.copytree(CHECKOUT / name, directory / name, ignore=left_out)

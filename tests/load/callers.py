@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 45.0
 """So long a caller comes back for an answer."""
 
 MOST_TIMES_BUSY = 10
-"""That all lines are busy is an answer too: a caller who hears it so often goes away."""
+"""Refusals for capacity that a caller hears before going away."""
 
 MOST_SECONDS_OF_AN_ANSWER = 20.0
 """Longer than any deadline of a session here: whoever holds an answer for longer has forgotten it."""
@@ -39,7 +39,7 @@ class Unanswered(Exception):
 
 @dataclass
 class Book:
-    """What the callers were told."""
+    """Answers that the callers got."""
 
     sessions: dict[str, set[str]] = field(default_factory=dict)
     """Idempotency-Key → the sessions that were named to its caller."""
@@ -109,7 +109,7 @@ class Callers:
             self.book.answers["the same key, once more"] += 1
 
     def _next_end(self) -> Callable[[str], Awaitable[None]]:
-        """What becomes of the next session: of every twelve, so many end in each way."""
+        """Choose the end of the next session: of every twelve, so many end in each way."""
         if not self._ends:
             self._ends += [self._join_and_stop] * 3 + [self._be_left] * 4 + [self._kill] * 2
             self._ends += [self._never_join] + [self.stop] * 2

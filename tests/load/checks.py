@@ -1,4 +1,4 @@
-"""What must be true of a store and of the processes, during the load and after it."""
+"""Checks of a store and of the processes, during the load and after it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class Store:
 
 @dataclass
 class Limits:
-    """Sampled while the load goes on: how many sessions have a line and how many bots live, and whether the
-    lines are counted right.
-    """
+    """Samples taken during the load: sessions with a slot, living bots, and the count of slots."""
 
     store: Store
     bots: Callable[[], set[str]]

@@ -1,4 +1,4 @@
-"""What the tests under load share."""
+"""Fixtures of the tests under load."""
 
 from __future__ import annotations
 

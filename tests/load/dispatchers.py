@@ -143,7 +143,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def without_descriptors(self) -> Iterator[None]:
-        """What it has open stays open, and it can open nothing more."""
+        """Keep open what it has open, and let it open nothing more."""
         assert self._process is not None
         process = psutil.Process(self._process.pid)
         limits = process.rlimit(psutil.RLIMIT_NOFILE)
@@ -154,7 +154,7 @@ class Dispatcher:
             process.rlimit(psutil.RLIMIT_NOFILE, limits)
 
     async def answers(self) -> bool:
-        """Whether it takes calls."""
+        """True if it takes calls."""
         async with httpx.AsyncClient(timeout=2) as client:
             try:
                 return (await client.get(f"{self.url}/readyz")).status_code == 200
@@ -169,7 +169,7 @@ class Dispatcher:
 
     @property
     def replica(self) -> str:
-        """What the process that was started last calls itself; empty as long as it has not said so."""
+        """Name that the process that was started last gives itself; empty as long as it has not said so."""
         said = self.log.read_bytes()[self._logged :].decode(errors="replace")
         served = re.search(r"serving \S+ as replica (\w+)", said)
         return served[1] if served is not None else ""

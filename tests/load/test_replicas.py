@@ -83,6 +83,6 @@ def _reaper(store: Store, replicas: list[Dispatcher]) -> Dispatcher | None:
 
 
 def _is_back(store: Store, dispatcher: Dispatcher) -> bool:
-    """Whether the others know of a dispatcher that was started again."""
+    """True if the others know of a dispatcher that was started again."""
     (rows,) = store.rows(leases)
     return dispatcher.replica in [row["name"] for row in rows]

@@ -1,4 +1,4 @@
-"""What the providers of a `docker` stack would do, done with Docker's command line.
+"""The work of a `docker` stack's providers, done with Docker's command line.
 
 Every input must be one that is known here: what the program describes is what runs, and no less.
 """

@@ -39,7 +39,7 @@ def credential(session_id: str = "session-1") -> tuple[str, str]:
 
 
 async def reaches(transport: turn.TurnTransport, address: str) -> bool:
-    """Whether the server lets the relay send there."""
+    """True if the server lets the relay send there."""
     protocol = transport._TurnTransport__inner_protocol  # type: ignore[attr-defined]
     request = stun.Message(message_method=stun.Method.CREATE_PERMISSION, message_class=stun.Class.REQUEST)
     request.attributes["XOR-PEER-ADDRESS"] = (address, 40000)

@@ -1,4 +1,4 @@
-"""What one process that drives several runs of the engine keeps apart."""
+"""One process drives several runs of the engine, and keeps them apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ assert stacks.engine.drive, "it is what is tested, by what it does to the engine
 
 
 class Engine(engine_pb2_grpc.EngineServicer):
-    """What a run of the engine listens with."""
+    """The engine's side of a run."""
 
     def GetRootResource(self, request, context):
         return engine_pb2.GetRootResourceResponse(urn="urn:here")
@@ -31,7 +31,7 @@ def listening(port: int = 0) -> tuple[grpc.Server, int]:
 
 
 class Run:
-    """What a run's program has of its engine."""
+    """The program's side of a run, with a context of its own."""
 
     def __init__(self, port: int) -> None:
         self._context = contextvars.copy_context()

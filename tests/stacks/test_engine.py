@@ -177,7 +177,7 @@ def test_up_and_plan_refuse_a_variable_that_is_missing_here(
 def test_a_run_without_a_variable_of_the_dispatchers_does_not_take_it_away(
     checkout: CheckoutCopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of Daily's webhooks, and of traces: who runs the engine has them, and no config."""
+    """Variables of Daily's webhooks and of traces belong to whoever runs the engine, not to a config."""
     variables = {"DAILY_WEBHOOK_SECRET": "aHVudGVyMi1vZi10aGUtaG9vaw==", "OTEL_SERVICE_NAME": "voice"}
     for name, value in {"DAILY_API_KEY": "hunter2-of-daily", **variables}.items():
         monkeypatch.setenv(name, value)

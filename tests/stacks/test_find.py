@@ -1,4 +1,4 @@
-"""Which engine is taken, and what is said when there is none. Programs on PATH are scripts of the tests."""
+"""The engine that is taken, and the error when there is none. Programs on PATH are scripts of the tests."""
 
 from __future__ import annotations
 

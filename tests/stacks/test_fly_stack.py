@@ -88,7 +88,7 @@ class Hosts:
         return False
 
     def processes(self) -> list[psutil.Process]:
-        """What runs here, by its environment."""
+        """Processes that run here, by their environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):

@@ -59,7 +59,7 @@ def heard(session: Session, tell: Callable[[str], None]) -> str:
 
 
 def heard_once(here: threading.Event) -> Callable[[Session, Callable[[str], None]], str]:
-    """The same of a session whose machine is there by then."""
+    """Stand for the caller, once the machine is there."""
 
     def call(session: Session, tell: Callable[[str], None]) -> str:
         assert here.wait(PATIENCE), "its machine"

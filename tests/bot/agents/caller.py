@@ -103,7 +103,7 @@ class Caller:
         self.microphone.say(samples)
 
     def heard(self, since: float = 0.0) -> Samples:
-        """What arrived after `since` (wall clock), silence included, at `SAMPLE_RATE`."""
+        """Sound that arrived after `since` (wall clock), silence included, at `SAMPLE_RATE`."""
         return np.concatenate([np.zeros(0, np.int16), *(part for at, part, _ in self._heard if at >= since)])
 
     def sounded_at(self, since: float = 0.0) -> list[float]:
@@ -188,7 +188,7 @@ SLACK = SAMPLE_RATE // 4
 
 
 def likeness(recorded: Samples, heard: Samples) -> float:
-    """How like a recording the likest stretch of what was heard is; 1 is the same signal, at any loudness.
+    """Compare a recording with the likest stretch of what was heard; 1 is the same signal, at any loudness.
 
     Pipecat's WebRTC track fills in 10 ms of silence whenever the event loop is late with the next piece, so
     on a busy machine the signals drift apart. The recording is therefore sought in windows of 0.2 s, each
@@ -221,7 +221,7 @@ def _correlation(sought: Any, heard: Any) -> Any:
 
 
 def _best_within_slack(correlation: Any, places: int) -> Any:
-    """For each place the best value there and up to `SLACK` later, at steps of 10 ms after the first."""
+    """Take for each place the best value there and up to `SLACK` later, at steps of 10 ms after the first."""
     step = SAMPLE_RATE // 100
     best = correlation[:places].copy()
     for later in range(step, SLACK + 1, step):

@@ -28,7 +28,7 @@ SPEECH_RATE = 24_000
 
 @dataclass
 class Endpoint:
-    """What it says, and what it was asked."""
+    """A service with scripted answers, and the requests that it got."""
 
     transcript: str
     answer: list[str]

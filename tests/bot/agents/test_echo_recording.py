@@ -1,4 +1,4 @@
-"""What the echo bot keeps of what it hears, frame by frame."""
+"""The echo bot's recording of what it hears, frame by frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers who wait for a line: over HTTP, as they see it."""
+"""Callers who wait for a slot: over HTTP, as they see it."""
 
 import asyncio
 import contextlib
@@ -73,7 +73,7 @@ async def test_a_caller_who_may_wait_gets_the_line_that_becomes_free(tmp_path):
         waiting = asyncio.create_task(running.start("/start?queue=60"))
         session_id = await queued(running)
         assert await waits(running, session_id) == {"place": 1, "estimatedWaitSeconds": None}
-        assert len(running.provider.specs) == 1, "no machine before there is a line"
+        assert len(running.provider.specs) == 1, "no machine before there is a slot"
         running.clock.advance(30)
         await end(running, first)
         assert (await waiting)["sessionId"] == session_id

@@ -1,4 +1,4 @@
-"""How often a key may start sessions."""
+"""The rate at which a key may start sessions."""
 
 import asyncio
 from pathlib import Path

@@ -19,14 +19,14 @@ documents = st.recursive(
 
 
 def backwards(document):
-    """The same document with the members of every object in the opposite order."""
+    """Reverse the members of every object in a document."""
     if isinstance(document, dict):
         return {name: backwards(value) for name, value in reversed(document.items())}
     return [backwards(one) for one in document] if isinstance(document, list) else document
 
 
 def same(one, other) -> bool:
-    """Whether two documents are the same JSON, in which `true`, `1` and `1.0` are three values."""
+    """True if two documents are the same JSON, in which `true`, `1` and `1.0` are three values."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -58,7 +58,7 @@ async def status_of_create(port: int, lengths: str, content: bytes) -> int:
 async def test_a_body_of_unclear_length_never_reaches_the_engine(
     tmp_path: Path, lengths: str, content: bytes
 ) -> None:
-    """What is sent has a body that would be let through, for a reader who goes by the one or the other."""
+    """The request has a body that a reader of only one of the headers would let through."""
 
     async with world(tmp_path) as proxy:
         assert await status_of_create(proxy.port, lengths, content) == 400

@@ -1,4 +1,4 @@
-"""What is told of calls to a machines API."""
+"""Metrics and log lines of calls to a machines API."""
 
 import asyncio
 from datetime import timedelta
@@ -64,7 +64,7 @@ def test_a_create_is_told_with_what_came_of_it(world, make, outcome):
     placement = world.placement(make(world.cloud))
 
     async def create() -> str:
-        """What the caller is told."""
+        """Return the error that the caller gets, or nothing."""
         try:
             await placement.create(spec("m-1"), world.clock.now() + 60, still_wanted)
         except ProviderError as error:

@@ -1,4 +1,4 @@
-"""What ECS says, in the fleet's taxonomy and in words that say what to mend.
+"""Sentences of ECS, in the fleet's taxonomy and in words that say what to mend.
 
 The sentences are AWS's: of the developer guide's pages on stopped tasks and API failures, and of
 reports in public.

@@ -1,4 +1,4 @@
-"""What the fleet makes of its placements' errors, as values."""
+"""The fleet's decisions on its placements' errors, as values."""
 
 from itertools import pairwise
 

@@ -78,7 +78,7 @@ class World:
         return failed.value
 
     def machines(self) -> tuple[int, int]:
-        """How many run at each placement."""
+        """Count the machines that run at each placement."""
         return len(self.near.running()), len(self.far.running())
 
 
@@ -546,7 +546,7 @@ def test_a_create_that_somebody_left_where_nothing_answers_is_asked_of_nobody(wo
 
 
 def leaves(world: World, *faults: ProviderError) -> LeavesMachines:
-    """At `near`, whose dispatcher died before it started its machine."""
+    """Leave a placement at `near`, whose dispatcher died before it started its machine."""
     near = LeavesMachines(world.near, *faults)
     world.clock.run(near.leave(spec("m-1")))
     return near

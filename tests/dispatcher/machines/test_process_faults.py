@@ -131,7 +131,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 async def told(call: Callable[[], Awaitable[T]], number: int, error: int, *, lasts: bool) -> T | Exception:
-    """What a call gave or raised while calls of the system failed."""
+    """Answer or error of a call while calls of the system failed."""
     with FAULTS.at(number, error, lasts=lasts):
         try:
             return await call()

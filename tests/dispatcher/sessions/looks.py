@@ -1,4 +1,4 @@
-"""What tests of the reaper and of its probes do to a dispatcher."""
+"""Steps that tests of the reaper and of its probes take with a dispatcher."""
 
 import asyncio
 from pathlib import Path

@@ -44,7 +44,7 @@ def agents(**more) -> dict[str, AgentSettings]:
 async def leave(
     running: Deployment, launcher: str | None, *, placement: str = "scripted", within: float = 30
 ) -> Session:
-    """What a dispatcher leaves that dies between the intent and the provider's answer.
+    """Leave what a dispatcher leaves that dies between the intent and the provider's answer.
 
     Args:
         within: Until when the session has to start, in seconds.
@@ -96,7 +96,7 @@ async def test_a_start_whose_answer_nobody_heard_is_not_asked_for_again(tmp_path
 
 
 async def test_a_start_that_was_taken_over_is_launched_once_also_if_the_store_fails_then(tmp_path):
-    """Who catches up with what it may have admitted unheard passes over what it is asking for already."""
+    """The search for admitted starts passes over those that are being launched already."""
 
     async with deployment(tmp_path) as running:
         session = await leave(running, "a-dead-one")

@@ -1,4 +1,4 @@
-"""What tests of the store may use."""
+"""Fixtures for tests of the store."""
 
 import pytest
 import sqlalchemy as sa

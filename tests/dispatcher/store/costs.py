@@ -1,4 +1,4 @@
-"""What a query costs, as the same number on every machine."""
+"""A query's cost, as the same number on every machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 
 def steps(memory: sa.Connection, query: Callable[[sa.Connection], object]) -> int:
-    """How many instructions of SQLite's virtual machine it takes, in hundreds."""
+    """Count the instructions of SQLite's virtual machine that it takes, in hundreds."""
     taken = 0
 
     def step() -> int:

@@ -51,7 +51,7 @@ class Callers:
         self._stores = stores
         self._limits = limits
         self._held: set[str] = set()
-        """Sessions that were told to have a line, and nobody began to end."""
+        """Sessions that were told to have a slot, and nobody began to end."""
 
     async def start(self, store: Store, session_id: str, queue_seconds: float = 0.0) -> Session | None:
         session, machine = rows(session_id, queue_seconds=queue_seconds)
@@ -65,7 +65,7 @@ class Callers:
         await other.writes.update_machine(f"m-{session_id}", gone, CAUSE)
 
     async def hand_on(self, store: Store) -> bool:
-        """Give a line to who has waited longest, and end that session; whether somebody got one."""
+        """Give a slot to whoever has waited longest, and end that session; true if somebody got one."""
         admitted = await store.writes.admit_next(self._limits, lambda _, machine, __: wanted(machine), 1002.0)
         session = self._known(admitted)
         if session is None:

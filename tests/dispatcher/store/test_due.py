@@ -1,4 +1,4 @@
-"""What the reaper looks at, on SQLite and on PostgreSQL, and what the search costs."""
+"""The reaper's search, on SQLite and on PostgreSQL, and its cost."""
 
 from dataclasses import replace
 from itertools import product

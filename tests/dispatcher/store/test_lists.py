@@ -1,4 +1,4 @@
-"""What lists of sessions are, and what they cost: as much with many sessions as with few."""
+"""Lists of sessions, and their cost: as much with many sessions as with few."""
 
 from collections.abc import Callable
 from itertools import product

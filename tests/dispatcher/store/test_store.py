@@ -105,7 +105,7 @@ async def test_who_may_wait_is_admitted_in_order_and_nobody_overtakes(url):
         assert await store.place(added[1]) == (2, [])
         assert await store.writes.admit_next(allowed, lambda _, machine, __: machine, 1010.0) is None
         await store.writes.update_session(first.id, over, CAUSE)
-        assert await add(store, *pair(), allowed) is None, "the line belongs to who waits"
+        assert await add(store, *pair(), allowed) is None, "the slot belongs to whoever waits"
         admitted = await asyncio.gather(
             *(store.writes.admit_next(allowed, lambda _, machine, __: machine, 1010.0) for _ in range(5))
         )

@@ -1,4 +1,4 @@
-"""What a change of a session tells, as values."""
+"""Measures of a session's change, as values."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -19,7 +19,7 @@ CLICK = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Collected:
-    """What the dispatchers of a test have exported."""
+    """Spans that the dispatchers of a test have exported."""
 
     def __init__(self) -> None:
         self._exporters: list[InMemorySpanExporter] = []

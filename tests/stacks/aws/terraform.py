@@ -74,7 +74,7 @@ def schema() -> Schema:
 
 @dataclass(frozen=True)
 class Excluded:
-    """What of a graph Terraform does not get, each by its name."""
+    """Parts of a graph that Terraform does not get, each by its name."""
 
     resources: Collection[str] = ()
     """Logical names."""

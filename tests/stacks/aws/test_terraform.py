@@ -1,4 +1,4 @@
-"""What the stack describes at AWS, validated, applied and destroyed by Terraform's AWS provider at moto.
+"""The stack's resources, validated, applied and destroyed by Terraform's AWS provider at moto.
 
 `FORGOTTEN` is what moto does not keep, by name. A second plan is empty without it, and only without it.
 """

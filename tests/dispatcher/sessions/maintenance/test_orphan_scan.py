@@ -1,4 +1,4 @@
-"""What is done about machines without an owner, and rows without their machine."""
+"""Machines without an owner, and rows without their machine."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What becomes of sessions that nobody ends properly."""
+"""Sessions that nobody ends properly."""
 
 import asyncio
 from dataclasses import replace
