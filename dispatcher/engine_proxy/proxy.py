@@ -189,7 +189,14 @@ class Proxy:
 
     async def _start_now(self, ask: Ask, container_id: str) -> tuple[int, bytes, str]:
         async with self._ask(ask, container_id) as answer:
-            return answer.status, await answer.read(), answer.content_type
+            found = answer.status, await answer.read(), answer.content_type
+        try:
+            # A service may have ended since the look before the start, and the bot have its address.
+            await self.firewall.hold()
+        except (Refused, aiohttp.ClientError, TimeoutError) as error:
+            # It runs, which the caller must know. The next look makes up for this one.
+            log.warning("the bots' network was not looked at after a start: %s", error or "it takes too long")
+        return found
 
     def _carry(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Make a change at the engine to its end, whether or not the caller still waits: a container's
@@ -211,7 +218,7 @@ class Proxy:
         """
         newest = await self._learn()
         await self._answer(self._rules.info())
-        await self.firewall.check()
+        await self.firewall.hold()
         return web.Response(text="OK", headers={container_version.HEADER: newest})
 
     async def _learn(self) -> str:

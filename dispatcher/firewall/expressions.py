@@ -57,12 +57,14 @@ class Meta(IntEnum):
     IIFNAME = 6
     NFPROTO = 15
     L4PROTO = 16
+    BRIDGE_IIFNAME = 17
 
 
 class Ct(IntEnum):
     """enum nft_ct_keys."""
 
     STATE = 0
+    DIRECTION = 1
     STATUS = 2
 
 
@@ -131,6 +133,16 @@ def attributes(given: Iterable[tuple[int, bytes]]) -> bytes:
         packed += struct.pack("=HH", 4 + len(value), kind) + value
         packed += bytes(aligned(len(packed)) - len(packed))
     return packed
+
+
+def pairs(packed: bytes) -> list[tuple[int, bytes]]:
+    """Return the attributes, as `attributes` takes them."""
+    found: list[tuple[int, bytes]] = []
+    while len(packed) >= 4:
+        length, kind = struct.unpack_from("=HH", packed)
+        found.append((kind, packed[4:length]))
+        packed = packed[aligned(max(length, 4)) :]
+    return found
 
 
 def _value(value: bytes) -> bytes:

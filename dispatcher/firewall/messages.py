@@ -5,23 +5,30 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from dispatcher.firewall.ruleset import Bots
+from dispatcher.firewall.ruleset import HARDWARE_BYTES, Bots, Service
 
 Task: TypeAlias = Literal["hold", "check", "remove"]
 
 MOST_BYTES = 64 * 1024
 MOST_SERVICES = 256
+"""Limit on addresses of services; each is a rule that a bot's packets pass."""
 
 BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """A name of an interface, IFNAMSIZ - 1 characters of those that Docker takes."""
 
+HARDWARE = re.compile(rf"[0-9A-Fa-f]{{2}}(:[0-9A-Fa-f]{{2}}){{{HARDWARE_BYTES - 1}}}")
 
-def hold(bridge: str, subnets: list[str], services: list[str]) -> bytes:
-    """Return the request to keep this network's rules from now on."""
-    return _line({"do": "hold", "bridge": bridge, "subnets": subnets, "services": services})
+
+def hold(bridge: str, subnets: Iterable[str], services: Iterable[tuple[str, str]]) -> bytes:
+    """Return the request to keep this network's rules from now on.
+
+    Args:
+        services: Each with its address and its hardware address.
+    """
+    return _line({"do": "hold", "bridge": bridge, "subnets": list(subnets), "services": list(services)})
 
 
 def plain(task: Literal["check", "remove"]) -> bytes:
@@ -58,10 +65,27 @@ def read(line: bytes) -> tuple[Task, Bots | None]:
             return "hold", Bots(
                 bridge,
                 tuple(ipaddress.ip_network(one) for one in subnets),
-                tuple(ipaddress.ip_network(one) for one in services),
+                tuple(_service(one) for one in services),
             )
         case _:
             raise ValueError("the request is refused; allowed: do: hold, check or remove")
+
+
+def _service(given: Any) -> Service:
+    match given:
+        case [str(address), str(hardware)]:
+            return Service(ipaddress.ip_network(address), hardware_of(hardware))
+        case _:
+            raise ValueError(
+                f"services: {str(given)[:100]!r} is refused; allowed: [address, hardware address]"
+            )
+
+
+def hardware_of(text: str) -> bytes:
+    """Read an address such as 02:42:ac:1e:00:02. Raises ValueError if it is none."""
+    if not HARDWARE.fullmatch(text):
+        raise ValueError(f"{text[:100]!r} is refused; allowed: a hardware address, such as 02:42:ac:1e:00:02")
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -7,19 +7,19 @@ containers of the network that are no bots:
     table inet NAME {
         chain forward { type filter hook forward priority -10; policy accept;
             iifname != BRIDGE accept
-            ct state established,related accept
             udp/tcp dport 53 accept
             ip daddr METADATA drop
-            ip saddr SERVICES accept
+            ct state established,related ct direction reply accept
+            ether saddr SERVICE ip saddr SERVICE accept
             udp/tcp dport TURN accept
             ct status dnat drop             # a port that the host publishes
         }
         chain input { type filter hook input priority -10; policy accept;
             iifname != BRIDGE accept
-            ct state established,related accept
             udp/tcp dport 53 accept
             ip daddr METADATA drop
-            ip saddr SERVICES accept
+            ct state established,related ct direction reply accept
+            ether saddr SERVICE ip saddr SERVICE accept
             udp/tcp dport TURN accept
             ip daddr 224.0.0.251 udp dport 5353 accept
             icmpv6 type neighbour discovery accept
@@ -28,11 +28,22 @@ containers of the network that are no bots:
     }
     table bridge NAME {
         chain forward { type filter hook forward priority -200; policy accept;
-            ip saddr SERVICES accept
-            ip daddr SERVICES accept
-            ip saddr SUBNET ip daddr { SUBNET, multicast and broadcast } drop
+            ether saddr SERVICE ip saddr SERVICE accept
+            ip daddr SERVICE accept
+            icmpv6 type neighbour discovery accept
+            meta ibrname BRIDGE meta protocol { ip, ip6 } drop
         }
     }
+
+Connections are judged packet by packet: of those that bots have opened, one from a time without rules ends.
+A service is told by its hardware address too, because a program without capabilities may send from any IPv6
+address (IPV6_FREEBIND), but not from another hardware address.
+
+A kernel without nft_meta_bridge does not tell a bridge's name. There the bridge's last rule is
+
+            ip saddr SUBNET ip daddr { SUBNET, multicast and broadcast } drop
+
+which also cuts off another network with the same addresses, and cannot close IPv6.
 """
 
 from __future__ import annotations
@@ -73,8 +84,10 @@ METADATA = tuple(
         "169.254.0.0/16",
         # Alibaba Cloud, Oracle's older address, and Azure's host.
         *("100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
-        # The same by IPv6: AWS, Google Cloud.
-        *("fd00:ec2::254/128", "fd20:ce::254/128", "fe80::a9fe:a9fe/128"),
+        # The same by IPv6: AWS with its addresses for containers, Google Cloud, Oracle, Akamai (Linode),
+        *("fd00:ec2::/32", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128", "fd00:a9fe:a9fe::1/128"),
+        # Scaleway, Alibaba Cloud, and OpenStack with the clouds that are made of it.
+        *("fd00:42::42/128", "fd00:100::100:200/128", "fe80::a9fe:a9fe/128"),
     )
 )
 """Addresses at which clouds tell a machine about itself, with its rights."""
@@ -101,6 +114,11 @@ ESTABLISHED_OR_RELATED = 1 << 1 | 1 << 2
 """NF_CT_STATE_BIT of linux/netfilter/nf_conntrack_common.h."""
 DESTINATION_NAT = 1 << 5
 """IPS_DST_NAT, likewise."""
+REPLY = b"\x01"
+"""IP_CT_DIR_REPLY of linux/netfilter/nf_conntrack_tuple_common.h."""
+
+HARDWARE_SOURCE, HARDWARE_BYTES = 6, 6
+"""Offset and length of the source's address in Ethernet's header (IEEE 802.3)."""
 
 BEFORE_FILTER = -10
 """Before the engine's own chains, which are at 0: a verdict to accept there ends nothing here."""
@@ -118,38 +136,45 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class Service:
+    """One address of a container that is no bot."""
+
+    address: Network
+    hardware: bytes
+
+
+@dataclass(frozen=True)
 class Bots:
     """A network that bots are in."""
 
     bridge: str
     """Name of its interface on the host."""
     subnets: tuple[Network, ...]
-    services: tuple[Network, ...]
-    """Addresses of the containers in it that are no bots."""
+    services: tuple[Service, ...]
 
 
-def tables(name: str, bots: Bots, reached: Sequence[Ports]) -> tuple[Table, Table]:
+def tables(name: str, bots: Bots, reached: Sequence[Ports], named: bool = True) -> tuple[Table, Table]:
     """Return the tables that close the network.
 
     Args:
         reached: Ports of the host's that bots need: the TURN server's.
+        named: The kernel has nft_meta_bridge.
     """
     accepted, dropped = (verdict(Verdict.ACCEPT),), (verdict(Verdict.DROP),)
     dns = (Ports(protocol, DNS, DNS) for protocol in (TCP, UDP))
     shared = [
         _if(meta(Meta.IIFNAME), Compare.NOT_EQUAL, _name(bots.bridge)) + accepted,
-        _bits(Ct.STATE, ESTABLISHED_OR_RELATED) + accepted,
         *(_port(ports) + accepted for ports in dns),
         *(_inet(DESTINATION, network) + dropped for network in METADATA),
-        *(_inet(SOURCE, service) + accepted for service in bots.services),
+        _bits(Ct.STATE, ESTABLISHED_OR_RELATED) + _if(ct(Ct.DIRECTION), Compare.EQUAL, REPLY) + accepted,
+        *(_hardware(one) + _inet(SOURCE, one.address) + accepted for one in bots.services),
         *(_port(ports) + accepted for ports in reached),
     ]
     forward = [*shared, _bits(Ct.STATUS, DESTINATION_NAT) + dropped]
-    discovery = _between(payload(Base.TRANSPORT, 0, 1), DISCOVERY, "!B")
     inward = [
         *shared,
         _inet(DESTINATION, MDNS) + _port(Ports(UDP, MDNS_PORT, MDNS_PORT)) + accepted,
-        _l4(ICMPV6) + discovery + accepted,
+        _discovery() + accepted,
         dropped,
     ]
     return (
@@ -161,15 +186,21 @@ def tables(name: str, bots: Bots, reached: Sequence[Ports]) -> tuple[Table, Tabl
                 Chain("input", Hook.INPUT, BEFORE_FILTER, tuple(inward)),
             ),
         ),
-        Table(Family.BRIDGE, name, (Chain("forward", Hook.FORWARD, BRIDGED, tuple(_bridged(bots))),)),
+        Table(Family.BRIDGE, name, (Chain("forward", Hook.FORWARD, BRIDGED, tuple(_bridged(bots, named))),)),
     )
 
 
-def _bridged(bots: Bots) -> Iterator[Rule]:
+def _bridged(bots: Bots, named: bool) -> Iterator[Rule]:
     accepted, dropped = (verdict(Verdict.ACCEPT),), (verdict(Verdict.DROP),)
-    for service in bots.services:
-        yield _frame(SOURCE, service) + accepted
-        yield _frame(DESTINATION, service) + accepted
+    for one in bots.services:
+        yield _hardware(one) + _frame(SOURCE, one.address) + accepted
+        yield _frame(DESTINATION, one.address) + accepted
+    if named:
+        yield _discovery() + accepted
+        bridge = _if(meta(Meta.BRIDGE_IIFNAME), Compare.EQUAL, _name(bots.bridge))
+        for version in ETHERNET:
+            yield bridge + _kind(version) + dropped
+        return
     for subnet in bots.subnets:
         others = [one for one in bots.subnets if one.version == subnet.version]
         for to in (*others, *GROUPS.get(subnet.version, ())):
@@ -197,8 +228,19 @@ def _inet(offsets: dict[int, int], network: Network) -> Rule:
 
 
 def _frame(offsets: dict[int, int], network: Network) -> Rule:
-    kind = struct.pack("!H", ETHERNET[network.version])
-    return _if(meta(Meta.PROTOCOL), Compare.EQUAL, kind) + _address(offsets, network)
+    return _kind(network.version) + _address(offsets, network)
+
+
+def _kind(version: int) -> Rule:
+    return _if(meta(Meta.PROTOCOL), Compare.EQUAL, struct.pack("!H", ETHERNET[version]))
+
+
+def _hardware(service: Service) -> Rule:
+    return _if(payload(Base.LINK, HARDWARE_SOURCE, HARDWARE_BYTES), Compare.EQUAL, service.hardware)
+
+
+def _discovery() -> Rule:
+    return _l4(ICMPV6) + _between(payload(Base.TRANSPORT, 0, 1), DISCOVERY, "!B")
 
 
 def _address(offsets: dict[int, int], network: Network) -> Rule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -23,6 +24,9 @@ AGAIN_SECONDS = 1.0
 CLIENT_SECONDS = 2.0
 """Limit on a request, of the proxy's alone: others wait behind it."""
 
+NOT_KNOWN = (errno.EOPNOTSUPP, errno.ENOENT)
+"""Errors of a kernel that lacks what a rule needs."""
+
 NOT_TOLD = "no network is known yet: the engine's proxy has not told it"
 
 
@@ -34,6 +38,8 @@ class Kernel(Protocol):
     """nftables, as `netlink.Nftables` has them."""
 
     def generation(self) -> int: ...
+
+    def matches(self, tables: Sequence[Table]) -> bool: ...
 
     def replace(self, tables: Sequence[Table]) -> None: ...
 
@@ -62,7 +68,9 @@ class Firewall:
         self._index = index
         self._bots: Bots | None = None
         self._generation: int | None = None
-        """Generation of the host's tables after our last change; None while ours are not right."""
+        """Generation of the host's tables at which ours were right; None while they are not."""
+        self._named = True
+        """True unless the kernel was seen to lack nft_meta_bridge."""
         self._error = ""
 
     def hold(self, bots: Bots) -> None:
@@ -83,14 +91,41 @@ class Firewall:
                 "container shares: is the engine rootless, or in another virtual machine?"
             ) from None
         try:
-            before = self._kernel.generation()
-            if before != self._generation:
-                self._kernel.replace(tables(self._name, self._bots, self._reached))
-                # Not asked again: a change of others right before or after ours would go unseen.
-                self._generation = before + 1
+            if (before := self._kernel.generation()) != self._generation:
+                self._generation = before + self._changes(self._bots)
         except OSError as error:
             self._generation = None
             raise Unheld(error.strerror or str(error)) from error
+
+    def _changes(self, bots: Bots) -> int:
+        """Make the tables anew unless they are right; return by how much that adds to the generation.
+
+        The generation is not asked again: a change of others right before or after ours would go unseen.
+        Others' changes to their own tables lead to none of ours: two stacks on a host would else make their
+        tables anew for ever, each after the other.
+        """
+        wanted = self._tables(bots)
+        if self._kernel.matches(wanted):
+            return 0
+        try:
+            self._kernel.replace(wanted)
+        except OSError as error:
+            if not self._named or error.errno not in NOT_KNOWN:
+                raise
+            self._named = False
+            self._kernel.replace(self._tables(bots))
+            log.warning("the kernel has no nft_meta_bridge: bots are kept from each other by their subnets")
+        return 1
+
+    def _tables(self, bots: Bots) -> tuple[Table, Table]:
+        """Raises Unheld for a network that cannot be closed."""
+        if not self._named and (sixth := [str(one) for one in bots.subnets if one.version == 6]):
+            raise Unheld(
+                f"the bots' network has IPv6 ({', '.join(sixth)}), which this kernel cannot close without "
+                "nft_meta_bridge: load that module, or make the network without IPv6 (the engine's "
+                "default-network-opts)"
+            )
+        return tables(self._name, bots, self._reached, self._named)
 
     def remove(self) -> None:
         """Take the rules away, until the next `hold`."""

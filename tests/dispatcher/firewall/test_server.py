@@ -11,13 +11,18 @@ import pytest
 
 from dispatcher.firewall import messages
 from dispatcher.firewall.__main__ import main, ports
-from dispatcher.firewall.expressions import Family, Table
+from dispatcher.firewall.expressions import Family, Meta, Table, meta
 from dispatcher.firewall.netlink import Refused
-from dispatcher.firewall.ruleset import TCP, UDP, Bots, Ports
+from dispatcher.firewall.ruleset import TCP, UDP, Bots, Ports, Service, tables
 from dispatcher.firewall.server import NOT_TOLD, Firewall, Unheld, ask, serve
 
-BOTS = Bots("br-1", (ipaddress.ip_network("172.30.0.0/16"),), (ipaddress.ip_network("172.30.0.2"),))
-HOLD = messages.hold("br-1", ["172.30.0.0/16"], ["172.30.0.2"])
+HARDWARE = "02:42:ac:1e:00:02"
+BOTS = Bots(
+    "br-1",
+    (ipaddress.ip_network("172.30.0.0/16"),),
+    (Service(ipaddress.ip_network("172.30.0.2"), bytes.fromhex("0242ac1e0002")),),
+)
+HOLD = messages.hold("br-1", ["172.30.0.0/16"], [("172.30.0.2", HARDWARE)])
 
 
 class CountingKernel:
@@ -25,22 +30,38 @@ class CountingKernel:
 
     def __init__(self) -> None:
         self.number = 7
+        self.tables: dict[tuple[Family, str], Table] = {}
         self.made: list[tuple[Table, ...]] = []
         self.removed: list[tuple[Family, str]] = []
         self.refuses = False
+        self.lacks: set[bytes] = set()
+        """Expressions that it does not know."""
 
     def generation(self) -> int:
         return self.number
 
+    def matches(self, tables: Sequence[Table]) -> bool:
+        return all(self.tables.get((one.family, one.name)) == one for one in tables)
+
     def replace(self, tables: Sequence[Table]) -> None:
         if self.refuses:
             raise Refused(1, "nftables: the kernel refuses NEWTABLE of inet: Operation not permitted")
+        rules = [rule for table in tables for chain in table.chains for rule in chain.rules]
+        if any(self.lacks.intersection(rule) for rule in rules):
+            raise Refused(95, "nftables: the kernel refuses NEWRULE of bridge: Operation not supported")
         self.number += 1
         self.made.append(tuple(tables))
+        self.tables |= {(one.family, one.name): one for one in tables}
 
     def remove(self, tables: Sequence[tuple[Family, str]]) -> None:
         self.number += 1
         self.removed += tables
+        self.flush()
+
+    def flush(self) -> None:
+        """Let go of all tables, as `nft flush ruleset` does."""
+        self.number += 1
+        self.tables.clear()
 
 
 @pytest.fixture
@@ -61,7 +82,7 @@ def test_tables_are_made_at_the_first_word_and_after_changes(
     firewall.check()
     firewall.watch()
     assert len(kernel.made) == 1
-    kernel.number += 1  # somebody else's change, which may have been a flush
+    kernel.flush()
     firewall.watch()
     firewall.watch()
     assert len(kernel.made) == 2
@@ -75,13 +96,49 @@ def test_a_change_of_others_beside_our_own_is_not_missed(kernel: CountingKernel,
 
     def replace_and_flush(tables: Sequence[Table]) -> None:
         replace(tables)
-        kernel.number += 1
+        kernel.flush()
 
     kernel.replace = replace_and_flush
     firewall.hold(BOTS)
     kernel.replace = replace
     firewall.check()
     assert len(kernel.made) == 2
+
+
+def test_two_firewalls_of_a_host_leave_each_other_alone(kernel: CountingKernel, firewall: Firewall) -> None:
+    other = Firewall(kernel, "chats", index=lambda name: {"br-2": 4}[name])
+    firewall.hold(BOTS)
+    other.hold(Bots("br-2", BOTS.subnets, ()))
+    made = len(kernel.made)
+    for _ in range(5):
+        firewall.watch()
+        other.watch()
+    assert len(kernel.made) == made == 2
+
+
+def test_a_kernel_that_tells_no_bridge_is_given_subnets(
+    kernel: CountingKernel, firewall: Firewall, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel.lacks = {meta(Meta.BRIDGE_IIFNAME)}
+    firewall.hold(BOTS)
+    assert kernel.made == [tables("calls", BOTS, [], named=False)]
+    assert "nft_meta_bridge" in caplog.text
+    kernel.flush()
+    firewall.watch()
+    assert len(kernel.made) == 2
+    sixth = Bots("br-1", (*BOTS.subnets, ipaddress.ip_network("fd01::/64")), BOTS.services)
+    with pytest.raises(Unheld, match=r"has IPv6 \(fd01::/64\), which this kernel cannot close"):
+        firewall.hold(sixth)
+    assert len(kernel.made) == 2
+    kernel.lacks = set()
+    Firewall(kernel, "calls", index=lambda name: {"br-1": 3}[name]).hold(sixth)
+    assert kernel.made[2:] == [tables("calls", sixth, [])]
+
+
+def test_rules_of_an_earlier_one_are_left_as_they_are(kernel: CountingKernel, firewall: Firewall) -> None:
+    firewall.hold(BOTS)
+    Firewall(kernel, "calls", index=lambda name: {"br-1": 3}[name]).hold(BOTS)
+    assert len(kernel.made) == 1
 
 
 def test_it_says_what_it_lacks(kernel: CountingKernel, firewall: Firewall) -> None:
@@ -120,8 +177,11 @@ def test_rules_that_were_taken_away_stay_away(kernel: CountingKernel, firewall: 
         messages.hold("br-1 accept", ["172.30.0.0/16"], []),
         messages.hold("br-1", [], []),
         messages.hold("br-1", ["172.30.0.1/16"], []),
-        messages.hold("br-1", ["172.30.0.0/16"], ["dispatcher"]),
-        messages.hold("br-1", ["172.30.0.0/16"], ["172.30.0.2"] * 257),
+        messages.hold("br-1", ["172.30.0.0/16"], [("dispatcher", HARDWARE)]),
+        messages.hold("br-1", ["172.30.0.0/16"], [("172.30.0.2", "")]),
+        messages.hold("br-1", ["172.30.0.0/16"], [("172.30.0.2", HARDWARE + ":00")]),
+        b'{"do": "hold", "bridge": "br-1", "subnets": ["172.30.0.0/16"], "services": ["172.30.0.2"]}\n',
+        messages.hold("br-1", ["172.30.0.0/16"], [("172.30.0.2", HARDWARE)] * 257),
         b'{"do": "check", "x": "' + b"x" * messages.MOST_BYTES + b'"}\n',
     ],
 )
