@@ -52,9 +52,8 @@ _STREAMED = {
 }
 
 
-def router(watch: TimelineWatcher) -> APIRouter:
-    """Return the routes: `GET /v1/sessions/{id}/events`, as JSON or, if accepted, as server-sent events."""
-    routes = APIRouter()
+def add_routes(routes: APIRouter, watch: TimelineWatcher) -> None:
+    """Add the routes: `GET /v1/sessions/{id}/events`, as JSON or, if accepted, as server-sent events."""
 
     @routes.get(
         "/v1/sessions/{session_id}/events",
@@ -75,8 +74,6 @@ def router(watch: TimelineWatcher) -> APIRouter:
         if seen is None:
             raise UnknownSession.of(session_id)
         return JSONResponse(describe(seen).model_dump(mode="json"), headers={"Vary": "Accept"})
-
-    return routes
 
 
 def describe(seen: Seen) -> Timeline:

@@ -38,10 +38,9 @@ OWNER = "switchboard"
 """Owner of every session in Pipecat Cloud's list; a deployment has one owner."""
 
 
-def router(service: SessionService, store: Store) -> APIRouter:
-    """Return the routes: `GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session
+def add_routes(routes: APIRouter, service: SessionService, store: Store) -> None:
+    """Add the routes: `GET /v1/sessions`, and `GET /v1/agents/{agent}/sessions` with one session
     below it."""
-    routes = APIRouter()
 
     @routes.get("/v1/sessions", response_model=SessionPage)
     async def sessions(
@@ -108,8 +107,6 @@ def router(service: SessionService, store: Store) -> APIRouter:
                 "meetingIds": [],
             }
         )
-
-    return routes
 
 
 def _in_list(session: Session) -> dict[str, Any]:

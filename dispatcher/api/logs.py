@@ -31,9 +31,8 @@ After = Annotated[
 ]
 
 
-def router(store: Store, fleet: Fleet) -> APIRouter:
-    """Return the route `GET /v1/sessions/{id}/logs`."""
-    routes = APIRouter()
+def add_routes(routes: APIRouter, store: Store, fleet: Fleet) -> None:
+    """Add the route `GET /v1/sessions/{id}/logs`."""
 
     @routes.get("/v1/sessions/{session_id}/logs", response_model=Logs, responses=problems(404, 503))
     async def logs(session_id: str, tail: Tail = 200, after: After = None) -> Response:
@@ -67,5 +66,3 @@ def router(store: Store, fleet: Fleet) -> APIRouter:
             ended=ended,
         )
         return JSONResponse(read.model_dump(), headers={"Cache-Control": "no-store"})
-
-    return routes

@@ -76,10 +76,9 @@ class _Connection:
         return parse_from_machine(frame.get("text") or frame.get("bytes") or b"")
 
 
-def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
-    """Return the channel's route. Only the token identifies a machine; its `hello` must agree with
+def add_routes(routes: APIRouter, machine_reports: MachineReports, tokens: MachineTokens) -> None:
+    """Add the channel's route. Only the token identifies a machine; its `hello` must agree with
     the token."""
-    routes = APIRouter()
     greeting: dict[str, asyncio.Timeout] = {}
     refusals = RepeatedWarning(log, "channels were refused: %d since the last line like this: %s")
 
@@ -116,8 +115,6 @@ def router(machine_reports: MachineReports, tokens: MachineTokens) -> APIRouter:
                 # Its messages are not on record. It reconnects, and its `hello` repeats what matters.
                 log.warning("machine %s: the store does not answer: %s", machine_id, type(error).__name__)
                 await _close(websocket, TRY_AGAIN_LATER, "the store does not answer")
-
-    return routes
 
 
 async def _serve(

@@ -71,9 +71,8 @@ def _described(model: type[BaseModel], *statuses: int, answer: type[BaseModel]) 
     }
 
 
-def router(service: SessionService, starter: Starter, traces: Traces) -> APIRouter:
-    """Return the routes: `POST` and `PATCH /api/offer` for the default agent, and `GET /status`."""
-    routes = APIRouter()
+def add_routes(routes: APIRouter, service: SessionService, starter: Starter, traces: Traces) -> None:
+    """Add the routes: `POST` and `PATCH /api/offer` for the default agent, and `GET /status`."""
 
     @routes.get("/status", response_model=RunnerStatus)
     async def status(request: Request) -> JSONResponse:
@@ -138,8 +137,6 @@ def router(service: SessionService, starter: Starter, traces: Traces) -> APIRout
         session, pc_id = known
         answer = await unless_gone(request, service.call(session.id, _message("PATCH", given, pc_id)))
         return Response(status_code=HUNG_UP) if answer is None else response_of(answer)
-
-    return routes
 
 
 async def _session_of(

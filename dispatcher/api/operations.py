@@ -44,9 +44,8 @@ _EXPOSITIONS: dict[str, Any] = {
 """Media types of the metrics; the scraper's `Accept` chooses one."""
 
 
-def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> APIRouter:
-    """Return the routes of health, readiness, metrics, agents and the voice page."""
-    routes = APIRouter()
+def add_routes(routes: APIRouter, service: SessionService, readiness: Readiness, scrape: Scrape) -> None:
+    """Add the routes of health, readiness, metrics, agents and the voice page."""
 
     # Load balancers ask with HEAD, too.
     @routes.head("/healthz", response_class=Response)
@@ -92,8 +91,6 @@ def router(service: SessionService, readiness: Readiness, scrape: Scrape) -> API
         if not index.is_file():
             return problem(404, "The voice page is not built; 'make up' builds it.")
         return FileResponse(index, headers=PAGE_HEADERS | {"Cache-Control": "no-cache"})
-
-    return routes
 
 
 def mount_page(app: FastAPI) -> None:

@@ -59,10 +59,9 @@ LOGGED_SESSIONS = 20
 LogLimit = Annotated[int, Query(ge=1, le=1000, description="Limit on the lines.")]
 
 
-def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) -> APIRouter:
-    """Return the routes below `/v1/organizations`. Any organization's name stands for the deployment's one
+def add_routes(routes: APIRouter, service: SessionService, store: Store, fleet: Fleet, clock: Clock) -> None:
+    """Add the routes below `/v1/organizations`. Any organization's name stands for the deployment's one
     owner."""
-    routes = APIRouter()
     # The dispatcher does not know an agent's age: its settings are as old as this process.
     since = iso(clock.now())
 
@@ -192,8 +191,6 @@ def router(service: SessionService, store: Store, fleet: Fleet, clock: Clock) ->
         return JSONResponse(
             {"organizations": [{"id": OWNER, "name": OWNER, "verboseName": OWNER.capitalize()}]}
         )
-
-    return routes
 
 
 def _filter(agent: str, end_state: EndState | None) -> Filter:

@@ -68,9 +68,8 @@ NO_CONTENT = frozenset({204, 205, 304})
 """Statuses whose answers have no body (RFC 9110, 15.3.5, 15.3.6 and 15.4.5)."""
 
 
-def router(service: SessionService) -> APIRouter:
-    """Return the routes: `GET` and `DELETE` of a session, and every path below it, which its bot answers."""
-    routes = APIRouter()
+def add_routes(routes: APIRouter, service: SessionService) -> None:
+    """Add the routes: `GET` and `DELETE` of a session, and every path below it, which its bot answers."""
 
     @routes.get("/sessions/{session_id}", response_model=SessionRecord, responses=problems(404))
     async def show(session_id: str) -> JSONResponse:
@@ -110,8 +109,6 @@ def router(service: SessionService) -> APIRouter:
             return whole if first.size is None else files.streamed(first, whole, rest)
         answer = await unless_gone(request, service.call(session_id, message, agent))
         return Response(status_code=HUNG_UP) if answer is None else response_of(answer, message.base)
-
-    return routes
 
 
 def response_of(answer: protocol.Response, base: str | None = None) -> Response:

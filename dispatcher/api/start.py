@@ -114,9 +114,10 @@ class Starter:
         return started
 
 
-def router(service: SessionService, starter: Starter, tokens: SessionTokens, traces: Traces) -> APIRouter:
-    """Return the routes: `POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
-    routes = APIRouter()
+def add_routes(
+    routes: APIRouter, service: SessionService, starter: Starter, tokens: SessionTokens, traces: Traces
+) -> None:
+    """Add the routes: `POST /start` for the default agent, `POST /v1/public/{agent}/start` for any."""
 
     async def answer(
         agent: str | None, request: Request, wait: Wait, queue: float, served: Served
@@ -178,8 +179,6 @@ def router(service: SessionService, starter: Starter, tokens: SessionTokens, tra
         route = "/v1/public/{agent}/start"
         with traces.serve("POST", route, request.headers.get("traceparent")) as served:
             return await answer(agent, request, wait, queue, served)
-
-    return routes
 
 
 def _labels(service: SessionService, start: Start) -> tuple[str, str]:

@@ -37,15 +37,17 @@ _OF_MACHINES: dict[str, Any] = {
 }
 
 
-def router(
-    webhooks: DailyWebhooks | None, events: Mapping[str, settings.MachineEvents], hints: Hints
-) -> APIRouter:
-    """Return the routes of webhooks.
+def add_routes(
+    routes: APIRouter,
+    webhooks: DailyWebhooks | None,
+    events: Mapping[str, settings.MachineEvents],
+    hints: Hints,
+) -> None:
+    """Add the routes of webhooks.
 
     Args:
         events: Machine provider → the reader of its events.
     """
-    routes = APIRouter()
 
     @routes.post("/webhooks/daily", summary="Take a webhook of Daily's", **_DESCRIBED)
     async def daily(request: Request) -> Status:
@@ -72,5 +74,3 @@ def router(
         if machine_id is not None:
             hints.about_machine(machine_id)
         return Status(status="ok")
-
-    return routes
