@@ -22,7 +22,7 @@ from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, 
 from stacks.errors import ConfigError
 from stacks.log_sources import Tool
 from stacks.prices import Price
-from stacks.stateful import State
+from stacks.stateful import DataTypes, State
 
 GROUP = "switchboard.clouds"
 
@@ -115,6 +115,9 @@ class Cloud(Plugin):
     """Providers whose own config keys (`docker-build:host`) a stack may have."""
     bots_in_images: ClassVar[bool] = True
     """False if bots run without images."""
+    data_types: ClassVar[DataTypes] = {}
+    """Types of its resources that hold the store or Caddy's certificates → words for one in a question before
+    it is deleted."""
     variables: ClassVar[Mapping[str, str]] = {}
     """Secret keys → the environment variables that are taken where the config has none."""
 
@@ -197,6 +200,11 @@ def load(name: str) -> Cloud:
 def importable() -> dict[str, Cloud]:
     """Return name → cloud, of all that can be imported."""
     return {name: load(name) for name in registry().importable()}
+
+
+def data_types() -> DataTypes:
+    """Return the types of resources that hold data, of all clouds that can be imported."""
+    return {name: words for cloud in importable().values() for name, words in cloud.data_types.items()}
 
 
 def placements_of(config: CoreConfig) -> list[PlacementOf]:

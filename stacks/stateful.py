@@ -7,15 +7,11 @@ to delete it (`CONFIRM=store`) takes both marks off first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-
-DOCKER_VOLUME = "docker:index/volume:Volume"
-RDS_INSTANCE = "aws:rds/instance:Instance"
-FLY_VOLUME = "pulumi-python:dynamic/switchboard:FlyVolume"
 
 STORE = "store"
 """Logical name of the volume that holds the dispatcher's SQLite and signing key, in every cloud."""
@@ -62,48 +58,50 @@ class Resource:
     inputs: Mapping[str, Any]
     id: str
 
-    @property
-    def stores(self) -> bool:
-        """Tell whether it holds data that nothing else has."""
-        return self.name in (STORE, CERTIFICATES) and self.type in (DOCKER_VOLUME, FLY_VOLUME, RDS_INSTANCE)
-
     def __str__(self) -> str:
-        if self.type == DOCKER_VOLUME:
-            return f"{self.name} (the Docker volume {self.inputs.get('name')})"
-        if self.type == FLY_VOLUME:
-            return f"{self.name} (the Fly volume {self.id} of the app {self.inputs.get('app')})"
-        if self.type == RDS_INSTANCE:
-            return f"{self.name} (the RDS instance {self.id})"
         return self.name
 
 
-class State:
-    """A stack's exported state."""
+DataTypes = Mapping[str, Callable[[Resource], str]]
+"""Types of resources that hold data → words for one of them ("the Docker volume prod-store")."""
 
-    def __init__(self, deployment: Mapping[str, Any]) -> None:
+
+@dataclass(frozen=True)
+class Store(Resource):
+    """A resource that holds data that nothing else has."""
+
+    words: str
+    """Words of its cloud for it."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.words})"
+
+
+class State:
+    """A stack's exported state.
+
+    Args:
+        data_types: Types that hold data, of every cloud that the stack may be in (`clouds.data_types`).
+    """
+
+    def __init__(self, deployment: Mapping[str, Any], data_types: DataTypes) -> None:
         self.deployment = deployment
-        self.resources = [_resource(one) for one in deployment.get("resources") or []]
+        self.resources = [_resource(one, data_types) for one in deployment.get("resources") or []]
 
     @property
-    def stores(self) -> list[Resource]:
-        return [one for one in self.resources if one.stores]
+    def stores(self) -> list[Store]:
+        return [one for one in self.resources if isinstance(one, Store)]
 
     @property
     def marked(self) -> list[Resource]:
         """The stores, and what was protected with them: at Fly, the app that a volume is in."""
-        return [one for one in self.resources if one.stores or one.protected]
+        return [one for one in self.resources if isinstance(one, Store) or one.protected]
 
     @property
     def interrupted(self) -> list[str]:
         """Return the names of resources that a run was changing when it was killed."""
         begun = self.deployment.get("pending_operations") or []
         return sorted({one["resource"]["urn"].rpartition("::")[2] for one in begun})
-
-    @property
-    def docker_hosts(self) -> frozenset[str]:
-        """The Docker engines that the resources are on."""
-        found = (one.inputs.get("host") for one in self.resources if one.type == f"{PROVIDER}docker")
-        return frozenset(str(host) for host in found if host)
 
     def left_without(self, kept: Iterable[Resource]) -> list[Resource]:
         """Return what goes when `kept` stays, with all that it needs."""
@@ -138,11 +136,11 @@ class State:
         return {**self.deployment, "resources": told}
 
 
-def _resource(one: Mapping[str, Any]) -> Resource:
+def _resource(one: Mapping[str, Any], data_types: DataTypes) -> Resource:
     provider = str(one.get("provider") or "").rpartition("::")[0]
     of_properties = [urn for urns in (one.get("propertyDependencies") or {}).values() for urn in urns or ()]
     needs = {provider, one.get("parent") or "", *(one.get("dependencies") or ()), *of_properties} - {""}
-    return Resource(
+    resource = Resource(
         urn=one["urn"],
         type=one["type"],
         name=one["urn"].rpartition("::")[2],
@@ -151,3 +149,6 @@ def _resource(one: Mapping[str, Any]) -> Resource:
         inputs=one.get("inputs") or {},
         id=str(one.get("id") or ""),
     )
+    if resource.name in (STORE, CERTIFICATES) and resource.type in data_types:
+        return Store(**vars(resource), words=data_types[resource.type](resource))
+    return resource

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from stacks.aws.config import AwsKeys, AwsPlacementConfig
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
+from stacks.stateful import DataTypes
 
 
 class Aws(Cloud):
@@ -15,6 +18,7 @@ class Aws(Cloud):
     reads = ("drain_seconds", "database_url")
     placement_keys = AwsPlacementConfig
     namespaces = ("aws", "docker-build")
+    data_types: ClassVar[DataTypes] = {"aws:rds/instance:Instance": lambda one: f"the RDS instance {one.id}"}
 
     def check_config(self, config: CoreConfig) -> None:
         if config.cloud == self.name and not config.keys:

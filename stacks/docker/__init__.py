@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from dispatcher.settings import is_loopback
 from stacks.clouds import Cloud, Host, Placement, load_program
@@ -11,9 +12,12 @@ from stacks.core_config import CoreConfig
 from stacks.docker.config import DockerKeys, DockerPlacementConfig
 from stacks.errors import ConfigError
 from stacks.log_sources import Tool
-from stacks.stateful import STORE, State
+from stacks.stateful import PROVIDER, STORE, DataTypes, State
 
 ANSWER_SECONDS = 20
+
+VOLUME = "docker:index/volume:Volume"
+"""Type of a volume's resource."""
 
 
 class Docker(Cloud):
@@ -24,6 +28,7 @@ class Docker(Cloud):
     reads = ("drain_seconds",)
     placement_keys = DockerPlacementConfig
     namespaces = ("docker", "docker-build")
+    data_types: ClassVar[DataTypes] = {VOLUME: lambda one: f"the Docker volume {one.inputs.get('name')}"}
 
     def check_config(self, config: CoreConfig) -> None:
         docker = DockerKeys.of(config).docker
@@ -57,13 +62,19 @@ class Docker(Cloud):
     def check_reachable(self, state: State, values: Mapping[str, str], project: str) -> None:
         from stacks.docker.host import call  # loaded only where a stack has an engine
 
-        for host in sorted(state.docker_hosts):
+        for host in sorted(_engines(state)):
             call(host, "GET", "version", timeout=ANSWER_SECONDS)
 
     def check_store_stays(self, config: CoreConfig, state: State, stack: str) -> None:
         wanted = DockerKeys.of(config).docker.host
-        if config.cloud == self.name and (elsewhere := state.docker_hosts - {wanted}):
+        if config.cloud == self.name and (elsewhere := _engines(state) - {wanted}):
             raise ConfigError(
                 f"switchboard:docker.host: {wanted!r} is refused; allowed: {', '.join(sorted(elsewhere))}, "
                 f"where the store is (make down STACK={stack} CONFIRM={STORE} deletes it there)"
             )
+
+
+def _engines(state: State) -> frozenset[str]:
+    """Return the addresses of the Docker engines that the resources are on."""
+    found = (one.inputs.get("host") for one in state.resources if one.type == f"{PROVIDER}docker")
+    return frozenset(str(host) for host in found if host)

@@ -14,7 +14,7 @@ from dispatcher.settings import ENVIRONMENT_PREFIX
 from stacks import daily, ice
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
-from stacks.docker import settings
+from stacks.docker import VOLUME, settings
 from stacks.docker.allowed import AllowedImages
 from stacks.docker.config import DockerConfig, DockerKeys
 from stacks.docker.containers import volume
@@ -32,7 +32,7 @@ from stacks.shared.images import Images, ImagesArgs
 from stacks.shared.secrets import PageKey, SharedSecret
 from stacks.shared.settings import Placements, made_placements, secret_variables
 from stacks.shared.variables import variables
-from stacks.stateful import CERTIFICATES, DOCKER_VOLUME, STORE, marked
+from stacks.stateful import CERTIFICATES, STORE, marked
 
 OPEN = (
     "switchboard:docker.firewall is off: bots reach each other, what the engine's host listens on and a "
@@ -122,7 +122,7 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
 
     def kept_volume(logical_name: str, name: str, formerly_in: str) -> docker.Volume:
         # A child of nothing that has dependencies: a down that keeps it would keep those, too.
-        formerly = environment.child_urn(formerly_in, DOCKER_VOLUME, logical_name)
+        formerly = environment.child_urn(formerly_in, VOLUME, logical_name)
         within = pulumi.ResourceOptions(provider=on_engine)
         opts = pulumi.ResourceOptions.merge(marked(config.throwaway, formerly), within)
         return volume(logical_name, name, tags, opts)

@@ -9,7 +9,7 @@ from pulumi.automation.events import EngineEvent
 
 from stacks.engine.report import clean
 from stacks.errors import LossError
-from stacks.stateful import Resource, State
+from stacks.stateful import Resource, State, Store
 
 DELETING = ("delete", "replace", "delete-replaced", "create-replacement")
 PROTECTED = "it is protected"
@@ -70,7 +70,7 @@ class Loss:
 
     def ask_for_up(self, consent: Consent, lost: Sequence[Resource]) -> None:
         """Raise LossError unless every store among `lost` is confirmed. An app goes with its store."""
-        stores = [one for one in lost if one.stores] or list(lost)
+        stores = [one for one in lost if isinstance(one, Store)] or list(lost)
         self._check_names(consent, stores)
         missing = [one for one in stores if one.name not in consent.confirmed]
         if missing:
@@ -99,7 +99,7 @@ class Loss:
                 f"was deleted. To keep it: make up STACK={self._stack}, then make down; to delete it: "
                 f"{self._down(bare)}"
             )
-        return [one for one in self._state.marked if one in kept or not one.stores]
+        return [one for one in self._state.marked if one in kept or not isinstance(one, Store)]
 
     def ask_for_down(self, consent: Consent, goes: Sequence[Resource], kept: Sequence[Resource]) -> None:
         """Raise LossError unless somebody has agreed that the service goes."""
@@ -120,7 +120,7 @@ class Loss:
         """Return the end of a sentence: what is kept, and how it goes on or away."""
         if not kept:
             return ""
-        stores = [one for one in kept if one.stores]
+        stores = [one for one in kept if isinstance(one, Store)]
         return f"; kept: {_listed(kept)}. `make up` goes on with it, `{self._down(stores)}` deletes it"
 
     def _down(self, stores: Iterable[Resource]) -> str:

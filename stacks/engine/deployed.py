@@ -9,6 +9,7 @@ from pulumi import automation
 from pulumi.automation import Stack
 from pulumi.automation.errors import CommandError
 
+from stacks import clouds
 from stacks.engine.report import clean
 from stacks.engine.workspace import Workspace
 from stacks.errors import EngineError
@@ -16,7 +17,7 @@ from stacks.stateful import Resource, State
 
 T = TypeVar("T")
 STATE_VERSION = 3
-"""Of the format of exported states (apitype.DeploymentSchemaVersionCurrent of the engine)."""
+"""Version of the format of exported states (apitype.DeploymentSchemaVersionCurrent of the engine)."""
 
 
 class Deployed:
@@ -27,7 +28,7 @@ class Deployed:
         self._workspace = workspace
 
     def state(self) -> State:
-        return State(self._asked(self._stack.export_stack).deployment or {})
+        return State(self._asked(self._stack.export_stack).deployment or {}, clouds.data_types())
 
     def values(self) -> Mapping[str, str]:
         """Return the config as a program gets it; what is encrypted in it, the engine decrypts."""

@@ -84,7 +84,7 @@ class Driver:
         self.check()
         never_up = self.workspace.never_up
         stack = self._stack()
-        state = State({}) if never_up else self._tell_of_interruption(stack)
+        state = State({}, {}) if never_up else self._tell_of_interruption(stack)
         loss = self._loss_guarded_by_up(stack, state)
         report, losing = Report(preview=True, out=self._out), Preview(state)
 

@@ -11,9 +11,10 @@ from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
 from stacks.fly.config import TOKEN_VARIABLE, FlyKeys, FlyPlacementConfig
 from stacks.log_sources import Tool
-from stacks.stateful import State
+from stacks.stateful import DataTypes, State
 
 FLY_APP = "pulumi-python:dynamic/switchboard:FlyApp"
+FLY_VOLUME = "pulumi-python:dynamic/switchboard:FlyVolume"
 
 
 class Fly(Cloud):
@@ -24,6 +25,9 @@ class Fly(Cloud):
     reads = ("drain_seconds", "database_url")
     placement_keys = FlyPlacementConfig
     namespaces = ("docker-build",)
+    data_types: ClassVar[DataTypes] = {
+        FLY_VOLUME: lambda one: f"the Fly volume {one.id} of the app {one.inputs.get('app')}"
+    }
     variables: ClassVar[Mapping[str, str]] = {"flyApiToken": TOKEN_VARIABLE}
 
     def check_config(self, config: CoreConfig) -> None:

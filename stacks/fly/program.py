@@ -10,7 +10,7 @@ import pulumi
 from dispatcher.settings import IMAGES_VARIABLE
 from stacks import daily, ice
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
-from stacks.fly import settings
+from stacks.fly import FLY_VOLUME, settings
 from stacks.fly.config import FlyKeys
 from stacks.fly.dispatcher import Dispatcher, DispatcherApp, DispatcherAppArgs, DispatcherArgs
 from stacks.fly.placement import FlySite, images_args, lifetimes_of
@@ -22,7 +22,7 @@ from stacks.shared.secrets import SharedSecret
 from stacks.shared.settings import made_placements
 from stacks.shared.settings import secret_variables as secrets_of_placements
 from stacks.shared.variables import variables
-from stacks.stateful import FLY_VOLUME, STORE, marked
+from stacks.stateful import STORE, marked
 
 
 @dataclass(frozen=True, kw_only=True)

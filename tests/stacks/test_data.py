@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from stacks import clouds
 from stacks.engine.consent import Consent
 from stacks.errors import ConfigError, EngineError, LossError
-from stacks.stateful import State
+from stacks.stateful import CERTIFICATES, State
 from tests.patience import PATIENCE
 from tests.stacks.checkouts import AGENTS, CheckoutCopy
 from tests.stacks.test_docker_engine import Stack as DockerStack
@@ -266,6 +267,27 @@ def test_what_is_kept_keeps_what_it_needs() -> None:
         return {"urn": f"urn:pulumi:s::p::{type_}::{name}", "type": type_, "dependencies": urns, **more}
 
     volume = "pulumi-python:dynamic/switchboard:FlyVolume"
-    state = State({"resources": [resource("app"), resource("other"), resource("store", "app", type_=volume)]})
+    there = [resource("app"), resource("other"), resource("store", "app", type_=volume)]
+    state = State({"resources": there}, clouds.data_types())
     assert [one.name for one in state.left_without(state.stores)] == ["other"]
     assert [one.name for one in state.left_without([])] == ["app", "other", "store"]
+
+
+def test_each_cloud_says_what_holds_data_and_names_it() -> None:
+    there = [
+        {"urn": f"urn:pulumi:s::p::{type_}::{name}", "type": type_, "id": "id-1", "inputs": {"name": "n"}}
+        for type_, name in [
+            ("docker:index/volume:Volume", CERTIFICATES),
+            ("docker:index/volume:Volume", "firewall"),
+            ("aws:rds/instance:Instance", "store"),
+            ("acme:index/disk:Disk", "store"),
+            ("docker:index/container:Container", "store"),
+        ]
+    ]
+    assert [str(one) for one in State({"resources": there}, clouds.data_types()).stores] == [
+        "caddy-data (the Docker volume n)",
+        "store (the RDS instance id-1)",
+    ]
+    own = State({"resources": there}, {"acme:index/disk:Disk": lambda one: f"the Acme disk {one.id}"})
+    assert [str(one) for one in own.stores] == ["store (the Acme disk id-1)"]
+    assert [str(one) for one in own.marked] == ["store (the Acme disk id-1)"]
