@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dispatcher.machines.google.settings import ApiUrl, CredentialFile, Deployment, Project
-from dispatcher.machines.settings import Agent, PlacementSettings
+from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
 from dispatcher.plugins import SharedSettings
+
+if TYPE_CHECKING:
+    from dispatcher.machines.provider import MachineProvider
 
 Zone = Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+-[a-z]$")]
 Template = Annotated[
@@ -77,3 +80,26 @@ class ComputeEnginePlacement(PlacementSettings):
     def check_agent(self, name: str, agent: Agent) -> None:
         if name not in self.templates:
             raise ValueError(f"templates has none for this agent; it has: {', '.join(self.templates)}")
+
+    def build(self, context: ProviderContext) -> MachineProvider:
+        # Imported here: a dispatcher without such a placement needs no google-auth.
+        from dispatcher.machines.compute_engine.client import RATES, ComputeApi
+        from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
+        from dispatcher.machines.compute_engine.request import Place
+        from dispatcher.machines.google.api import GoogleApi
+        from dispatcher.machines.google.credentials import Credentials
+
+        shared = ComputeEngineShared.of(context.shared)
+        given = shared.credentials.get_secret_value() if shared.credentials else ""
+        tokens = Credentials(given, context.clock, context.http)
+        url = f"{shared.api_url}/compute/v1"
+        api = GoogleApi("Compute Engine", url, tokens, context.clock, RATES, context.http)
+        place = Place(
+            deployment=self.deployment,
+            project=self.project,
+            zones=self.zones,
+            draining_zones=self.draining_zones,
+            templates=self.templates,
+            spot=self.provisioning == "spot",
+        )
+        return ComputeEngineProvider(ComputeApi(api, self.project), place, context.clock)

@@ -28,7 +28,6 @@ from dispatcher.machines.container.capacity import Capacity, state_of
 from dispatcher.machines.container.client import CALL_SECONDS, EngineClient, HostAddress, is_taken_name
 from dispatcher.machines.container.images import Images
 from dispatcher.machines.container.logs import UNREAD, Printed, part_of, read_pieces, since
-from dispatcher.machines.container.removal import Removal
 from dispatcher.machines.container.request import (
     DEPLOYMENT_LABEL,
     DIRECTORY,
@@ -52,6 +51,7 @@ from dispatcher.machines.provider import (
     Unreachable,
     thread_variables,
 )
+from dispatcher.machines.removal import Removal
 
 log = logging.getLogger(__name__)
 

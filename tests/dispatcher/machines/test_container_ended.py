@@ -86,7 +86,7 @@ async def test_a_container_that_cannot_be_removed_is_tried_again_when_it_is_told
         for said in (1, 2):
             provider.recorded(["m-over"])
             assert await listed(provider) == ["m-runs"]
-            await until(lambda: caplog.text.count("m-over: its container cannot be removed: "), said)
+            await until(lambda: caplog.text.count("m-over has ended and cannot be removed: "), said)
             await until(lambda: engine.removals, said)
         engine.fails = False
         provider.recorded(["m-over"])
@@ -110,7 +110,7 @@ async def test_a_removal_that_is_never_answered_is_given_up_and_the_next_one_goe
 
         await eventually(look, lambda _: "m-next" not in engine.states)
         assert engine.states == {"m-over": "exited", "m-runs": "running"}
-        assert "m-over: its container cannot be removed: the engine did not answer" in caplog.text
+        assert "m-over has ended and cannot be removed: the engine did not answer" in caplog.text
         # It is tried again.
         engine.never_removes = ""
         await eventually(look, lambda _: engine.states == {"m-runs": "running"})

@@ -1,4 +1,4 @@
-"""Removes ended containers, once their end is on record or nobody will ask for it."""
+"""Removes ended machines that a provider keeps, once their end is on record or nobody will ask for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_TOLD = 10_000
 
 
 class Removal:
-    """Removes ended containers one at a time, in the background.
+    """Removes ended machines one at a time, in the background.
 
-    An engine may take seconds for each, or not answer, and no listing waits for it.
+    A removal may take seconds, and no listing waits for it.
 
     Args:
-        remove: Removes a machine's container, or raises `ProviderError` within a time limit.
+        remove: Removes what is left of a machine, or raises `ProviderError` within a time limit.
     """
 
     def __init__(self, remove: Callable[[str], Awaitable[None]]) -> None:
@@ -51,9 +51,9 @@ class Removal:
 
     async def _remove_all(self, machine_ids: Iterable[str]) -> None:
         for machine_id in machine_ids:
-            # The next listing reports a container again that could not be removed.
+            # The next listing reports a machine again that could not be removed.
             self._told.pop(machine_id, None)
             try:
                 await self._remove(machine_id)
             except ProviderError as error:
-                log.warning("machine %s: its container cannot be removed: %s", machine_id, error)
+                log.warning("machine %s has ended and cannot be removed: %s", machine_id, error)
