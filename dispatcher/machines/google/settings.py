@@ -28,9 +28,8 @@ def _check_credentials(secret: SecretStr) -> SecretStr:
 CredentialFile = Annotated[SecretStr, AfterValidator(_check_credentials)]
 """The content of a credential file."""
 
-Project = Annotated[
-    str, Field(pattern=r"^([a-z0-9.-]{1,63}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$", description="A project's id.")
-]
+Project = Annotated[str, Field(pattern=r"^([a-z0-9.-]{1,63}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+"""A project's id."""
 Deployment = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$")]
 """A deployment's name. It begins with a letter, as names at Google Cloud do."""
 ApiUrl = Annotated[str, Field(pattern=r"^https?://[^/@?#]+$")]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from dispatcher.clock import SystemClock
 from dispatcher.machines.cloud_run_jobs.settings import CloudRunJobsPlacement, CloudRunJobsShared
+from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
 from dispatcher.machines.compute_engine.settings import ComputeEnginePlacement, ComputeEngineShared
+from dispatcher.machines.settings import ProviderContext
+from dispatcher.settings import Settings
 
 ZONES = ["europe-west4-a", "europe-west4-b"]
 ENGINE = {
@@ -126,6 +131,18 @@ def test_credentials_of_another_kind_are_refused_without_repeating_them(
     with pytest.raises(ValidationError, match=f"{words}; allowed: the JSON of a credential file") as refused:
         shared(credentials=SecretStr(given))
     assert "hidden" not in str(refused.value)
+
+
+def test_placement_at_compute_engine_is_built_from_a_dispatchers_settings(tmp_path: Path) -> None:
+    settings = Settings(
+        agents={"echo": {"bot": "/app/bot.py"}},  # pyright: ignore[reportArgumentType]
+        placements={"ams": ENGINE},  # pyright: ignore[reportArgumentType]
+        data_dir=tmp_path,
+    )
+    placement = settings.placements["ams"]
+    context = ProviderContext(SystemClock(), settings.shared_of(placement), tmp_path)
+    provider = placement.build(context)
+    assert isinstance(provider, ComputeEngineProvider)
 
 
 def test_credentials_of_a_service_account_are_taken() -> None:
