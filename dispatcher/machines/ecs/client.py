@@ -136,14 +136,16 @@ class EcsApi:
             raise Unreachable("ECS answered RunTask with neither a task nor a failure")
         raise of_failure(failures[0].get("reason", ""), failures[0].get("detail", ""))
 
-    async def stop_task(self, arn: str, reason: str) -> None:
-        """Ask a task to end. Fine where it is gone."""
+    async def stop_task(self, arn: str, reason: str) -> bool:
+        """Ask a task to end; return False if ECS does not know it, or no longer."""
         client = await self.client()
         try:
             await self._call(lambda: client.stop_task(cluster=self._cluster, task=arn, reason=reason))
         except Rejected as error:
             if "not found" not in str(error).lower():
                 raise
+            return False
+        return True
 
     async def pages(self, **filters: str) -> AsyncGenerator[list[str], None]:
         """Yield the ARNs of the cluster's tasks, a page at a time."""

@@ -6,23 +6,24 @@ not make another's task ours.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
+from dispatcher.domain.model import MachineState
 from dispatcher.machines.ecs.client import EcsApi
+from dispatcher.machines.ecs.ended import EndedTasks
 from dispatcher.machines.ecs.request import Place
-from dispatcher.machines.ecs.status import latest
+from dispatcher.machines.ecs.status import could_not_start, latest, state_of
 from dispatcher.machines.provider import Unreachable
 
 if TYPE_CHECKING:
     from types_aiobotocore_ecs.type_defs import TaskTypeDef
 
 REMEMBERED = 20_000
-"""Machines whose tasks are remembered. Those of others are searched for."""
+"""Machines whose tasks are remembered from when they were given or listed. Others are searched for."""
 
 
 class Finder:
@@ -39,9 +40,10 @@ class Finder:
         self._settling = settling
         self._known: OrderedDict[str, dict[str, float]] = OrderedDict()
         """Machine → its tasks' ARNs, each with the monotonic time at which it was learned of."""
-        self._searching = asyncio.Lock()
-        self._searched_at: float | None = None
-        """When the last search for ended tasks began."""
+        self._ended = EndedTasks(api, place, clock)
+
+    async def close(self) -> None:
+        await self._ended.close()
 
     def learned(self, machine_id: str, task: TaskTypeDef) -> TaskTypeDef:
         """Remember a machine's task, and give it back.
@@ -69,55 +71,56 @@ class Finder:
     async def look(self, machine_id: str) -> tuple[TaskTypeDef | None, bool]:
         """Return the machine's task, if there is one, and True if one was given so lately that ECS may not
         know it yet."""
-        tasks = await self.tasks(machine_id)
-        given = self._known.get(machine_id, {}).values()
-        since = self._clock.monotonic() - self._settling
-        return latest(tasks), any(at > since for at in given)
+        tasks = await self._tasks(machine_id)
+        task, new = latest(tasks.values()), self._new(machine_id) - tasks.keys()
+        if task is not None and new and could_not_start(task):
+            return None, True
+        return task, bool(new)
 
-    async def tasks(self, machine_id: str) -> list[TaskTypeDef]:
-        """Return the machine's tasks, ended ones too for an hour.
+    async def living(self, machine_id: str) -> dict[str, bool]:
+        """Return the ARNs of the machine's tasks that are not over, each with True if ECS shows it, and False
+        if it was given so lately that ECS may not know it yet."""
+        tasks = await self._tasks(machine_id)
+        shown = {arn: True for arn, task in tasks.items() if state_of(task) is not MachineState.gone}
+        return shown | dict.fromkeys(self._new(machine_id) - tasks.keys(), False)
+
+    async def _tasks(self, machine_id: str) -> dict[str, TaskTypeDef]:
+        """Return ARN → the machine's task, ended ones too for an hour.
 
         Raises:
             Unreachable: The answer has other machines' tasks alone, and not because the filter was ignored.
         """
-        if found := await self._remembered(machine_id):
+        found = await self._remembered(machine_id)
+        if _is_whole(found):
             return found
         owner = self._place.owner(machine_id)
-        found: list[TaskTypeDef] = []
         others: set[str] = set()
         # ECS takes no other filter beside this one, and lists what is wanted to run.
         async with aclosing(self._listed(startedBy=owner)) as tasks:
             async for task in tasks:
+                arn = task.get("taskArn", "")
                 if task.get("startedBy") == owner:
-                    found.append(self.learned(machine_id, task))
+                    found[arn] = self.learned(machine_id, task)
                 else:
-                    others.add(task.get("taskArn", ""))
-        if found:
+                    others.add(arn)
+        if _is_whole(found):
             return found
-        await self._learn_ended()
-        if found := await self._remembered(machine_id):
-            return found
-        if others and others != await self._running():
+        await self._ended.learn(machine_id)
+        found |= await self._remembered(machine_id)
+        if not _is_whole(found) and others and others != await self._running():
             raise Unreachable(f"ECS listed other tasks when asked for those started by {owner}")
-        return []
+        return found
 
-    async def _remembered(self, machine_id: str) -> list[TaskTypeDef]:
+    async def _remembered(self, machine_id: str) -> dict[str, TaskTypeDef]:
         """Return those of the machine's tasks that are remembered, as they are now."""
-        described = [await self.describe(arn, machine_id) for arn in list(self._known.get(machine_id, ()))]
-        return [task for task in described if task is not None]
+        arns = dict.fromkeys([*self._known.get(machine_id, ()), *self._ended.arns(machine_id)])
+        described = {arn: await self.describe(arn, machine_id) for arn in arns}
+        return {arn: task for arn, task in described.items() if task is not None}
 
-    async def _learn_ended(self) -> None:
-        """Remember the tasks that have ended within the last hour. One search serves all who wait for it."""
-        asked = self._clock.monotonic()
-        async with self._searching:
-            if self._searched_at is not None and self._searched_at > asked:
-                return
-            began = self._clock.monotonic()
-            async with aclosing(self._listed(desiredStatus="STOPPED")) as tasks:
-                async for task in tasks:
-                    if machine_id := self._place.machine_id(task.get("startedBy", "")):
-                        self.learned(machine_id, task)
-            self._searched_at = began
+    def _new(self, machine_id: str) -> set[str]:
+        """Return the ARNs that were learned of so lately that ECS may not know them yet."""
+        since = self._clock.monotonic() - self._settling
+        return {arn for arn, at in self._known.get(machine_id, {}).items() if at > since}
 
     async def _running(self) -> set[str]:
         """Return the ARNs of the whole cluster's tasks: a server that ignores a filter lists all of them, and
@@ -151,3 +154,9 @@ class Finder:
                 f"{owner}"
             )
         return task
+
+
+def _is_whole(tasks: Mapping[str, TaskTypeDef]) -> bool:
+    """Return True if a machine has no other task: it gets a second one only if its first could not start."""
+    newest = latest(tasks.values())
+    return newest is not None and (len(tasks) > 1 or not could_not_start(newest))

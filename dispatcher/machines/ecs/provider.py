@@ -90,6 +90,7 @@ class EcsProvider:
     async def close(self) -> None:
         if self._learning is not None:
             await end_tasks(self._learning)
+        await self._finder.close()
         await self._api.close()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
@@ -120,9 +121,10 @@ class EcsProvider:
         self._stopped[machine_id] = None
         if len(self._stopped) > REMEMBERED_STOPS:
             self._stopped.popitem(last=False)
-        for task in await self._finder.tasks(machine_id):
-            if state_of(task) is not MachineState.gone:
-                await self._api.stop_task(task.get("taskArn", ""), "switchboard: the session is over")
+        for arn, is_shown in (await self._finder.living(machine_id)).items():
+            found = await self._api.stop_task(arn, "switchboard: the session is over")
+            if not found and not is_shown:
+                raise Unreachable(f"ECS gave the task {arn}, and does not know it yet")
 
     async def read_log(
         self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False
