@@ -22,7 +22,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.domain.model import MachineState, MachineStatus
 from dispatcher.machines.ecs.client import EcsApi
 from dispatcher.machines.ecs.finder import Finder
-from dispatcher.machines.ecs.placing import Placing
+from dispatcher.machines.ecs.placing import RUN_RATE, Placing
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.ecs.status import could_not_start, reason_of, state_of, status_of, subnet_of
 from dispatcher.machines.ecs.stopped import not_started
@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CREATE_RATE, STOP_RATE = Rate(20, burst=80), Rate(20, burst=20)
-"""Fargate launches 20 tasks a second, and 100 at once. RunTask and StopTask share a bucket of 40 a second and
-100 at once ("Cluster resource modify actions" of the ECS API reference): both together keep to that."""
+STOP_RATE = Rate(20, burst=20)
+"""Together with `RUN_RATE` within the bucket that RunTask and StopTask share."""
 
 CREATE_SECONDS = 180.0
 """Limit on a create's wait for its task to run. "30 to 45 seconds or longer" is usual; large images take
@@ -81,7 +80,7 @@ class EcsProvider:
     @property
     def rates(self) -> Mapping[Action, Rate]:
         """Creates and stops. Reads go together in batches, and keep their own count."""
-        return {"create": CREATE_RATE, "stop": STOP_RATE}
+        return {"create": RUN_RATE, "stop": STOP_RATE}
 
     async def prepare(self, preparations: Iterable[Preparation]) -> None:
         """Learn which machines there are, and with that whether the credentials are good for the cluster."""
@@ -94,10 +93,12 @@ class EcsProvider:
         await self._api.close()
 
     async def create(self, spec: MachineSpec) -> MachineStatus:
-        task = await self._begun(spec, await self._placing.task(spec, 0))
+        until = min(spec.answer_by, self._clock.now() + CREATE_SECONDS)
+        task = await self._begun(spec, await self._placing.task(spec, 0, until), until)
         if could_not_start(task) and spec.id not in self._stopped:
             log.warning("machine %s: %s: %s", spec.id, task.get("taskArn"), reason_of(task))
-            task = await self._begun(spec, await self._placing.task(spec, 1, without=subnet_of(task)))
+            second = await self._placing.task(spec, 1, until, without=subnet_of(task))
+            task = await self._begun(spec, second, until)
         if could_not_start(task):
             raise not_started(reason_of(task, self._place.container))
         return status_of(spec.id, task, self._place.container)
@@ -140,10 +141,9 @@ class EcsProvider:
             f"{self._place.container}/{self._place.container}/{number}`"
         )
 
-    async def _begun(self, spec: MachineSpec, task: TaskTypeDef) -> TaskTypeDef:
-        """Return the task once it runs or is over, or as it is when the answer is due."""
+    async def _begun(self, spec: MachineSpec, task: TaskTypeDef, until: float) -> TaskTypeDef:
+        """Return the task once it runs or is over, or as it is at `until` (Unix seconds)."""
         arn, began = task.get("taskArn", ""), self._clock.monotonic()
-        until = min(spec.answer_by, self._clock.now() + CREATE_SECONDS)
         looks = 0
         while state_of(task) is MachineState.requested:
             pause = POLLS[min(looks, len(POLLS) - 1)]
