@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
@@ -66,7 +67,8 @@ class Placing:
             if full is not None and self._clock.now() >= until:
                 raise NoCapacity(f"{full}; no time is left to ask in other zones") from full
             try:
-                task = await self._run(run_task(self._place, spec, attempt, *offer), until)
+                request = run_task(self._place, spec, attempt, *offer)
+                task = await self._run(request, until, has_turn=attempt == 0 and full is None)
             except NoCapacity as error:
                 kind, subnets = offer
                 log.info("machine %s: no %s in %s: %s", spec.id, kind, ", ".join(subnets), error)
@@ -82,14 +84,17 @@ class Placing:
             return self._finder.learned(spec.id, task)
         raise full or NoCapacity("no subnet is left to ask for")
 
-    async def _run(self, request: RunTaskRequestTypeDef, until: float) -> TaskTypeDef:
+    async def _run(self, request: RunTaskRequestTypeDef, until: float, *, has_turn: bool) -> TaskTypeDef:
         """Make a call, and again if its answer is lost.
+
+        Args:
+            has_turn: The fleet gave a turn of the rate limit for the first call.
 
         Raises:
             Unreachable: An answer was lost. No refusal of a later call tells what the lost one did.
         """
         try:
-            return await self._call(request, until)
+            return await self._call(request, until, has_turn=has_turn)
         except Unreachable as error:
             lost = error
         pause = PAUSE_SECONDS
@@ -106,23 +111,21 @@ class Placing:
                 raise Unreachable(f"{lost}; then: {error}") from error
         raise lost
 
-    async def _call(self, request: RunTaskRequestTypeDef, until: float) -> TaskTypeDef:
-        """Make a call in its turn."""
-        await self._turn(until)
+    async def _call(
+        self, request: RunTaskRequestTypeDef, until: float, *, has_turn: bool = False
+    ) -> TaskTypeDef:
+        """Make a call in its turn, which is waited for unless the caller has it."""
+        longest_wait = math.inf if has_turn else min(TURN_SECONDS, max(0.0, until - self._clock.now()))
+        self._turns, wait, taken = self._turns.reserve(self._clock.monotonic(), longest_wait)
+        if not taken:
+            raise Throttled(f"ECS may be asked for tasks again in {wait:.1f} s", wait)
+        if wait > 0 and not has_turn:
+            await self._clock.sleep(wait)
         try:
             return await self._api.run_task(request)
         except Throttled as throttled:
             self._turns = self._turns.hold(self._clock.monotonic(), throttled.retry_after)
             raise
-
-    async def _turn(self, until: float) -> None:
-        """Wait for a turn of the rate limit. The fleet keeps to it for the first call of a create alone."""
-        longest_wait = min(TURN_SECONDS, max(0.0, until - self._clock.now()))
-        self._turns, wait, taken = self._turns.reserve(self._clock.monotonic(), longest_wait)
-        if not taken:
-            raise Throttled(f"ECS may be asked for tasks again in {wait:.1f} s", wait)
-        if wait > 0:
-            await self._clock.sleep(wait)
 
     async def _named(self, machine_id: str, taken: TokenTaken) -> TaskTypeDef:
         """Return the task that has the machine's token: an earlier create asked with other parameters."""
