@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from dispatcher.domain.model import MachineStatus
-from dispatcher.machines.ecs.client import Credentials, EcsApi
+from dispatcher.machines.ecs.client import EcsApi
+from dispatcher.machines.ecs.connection import Credentials
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.fleet import Fleet
@@ -42,14 +43,14 @@ class World:
         self.late = late
         self.ecs = FakeEcs(clock=self.clock, **fake)
 
-    def provider(self, **place: Any) -> EcsProvider:
+    def provider(self, credentials: Credentials = KEY, **place: Any) -> EcsProvider:
         """A new provider object, as a restarted dispatcher or another replica makes it."""
         api = EcsApi(
             region=REGION,
             cluster=CLUSTER,
             clock=self.clock,
             url="http://ecs.test",
-            credentials=KEY,
+            credentials=credentials,
             transport=InProcess(self.ecs),
         )
         given: dict[str, Any] = {

@@ -8,28 +8,15 @@ together in the next.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from botocore.loaders import Loader
 
 from dispatcher.clock import Clock
-from dispatcher.machines.ecs.errors import mapped, of_failure
-from dispatcher.machines.ecs.transport import session_over
+from dispatcher.machines.ecs.connection import Conflict, Connection, Credentials
+from dispatcher.machines.ecs.errors import of_failure
 from dispatcher.machines.provider import ProviderError, Rejected, Throttled, Unreachable
 from dispatcher.rate_limit import Rate, TokenBucket
 from dispatcher.tasks import end_tasks
@@ -48,13 +35,6 @@ READ_RATE = Rate(20, burst=100)
 READ_PATIENCE = 6.0
 """Limit on a read's wait for its turn, in seconds."""
 
-CONNECT_SECONDS = 5.0
-CALL_SECONDS = 8.0
-"""Limit on a call. The fleet gives up after 10."""
-
-CONNECTIONS = 100
-"""At once. A call takes some 100 ms, and no more than 40 in a second are allowed."""
-
 BATCH = 100
 """The most tasks of one DescribeTasks, and of one page of ListTasks."""
 
@@ -68,14 +48,6 @@ class TokenTaken(Exception):
     def __init__(self, arns: Sequence[str], words: str) -> None:
         super().__init__(words)
         self.arns = arns
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """An access key; empty: what the SDK finds, the task's role first."""
-
-    key_id: str = ""
-    secret: str = field(default="", repr=False)
 
 
 class EcsApi:
@@ -96,17 +68,11 @@ class EcsApi:
         credentials: Credentials | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._region = region
         self._cluster = cluster
         self._clock = clock
-        self._url = url
-        self._credentials = credentials or Credentials()
-        self._transport = transport
-        self._session = get_session()
-        self._session.register_component("data_loader", _models())
-        self._opened: ECSClient | None = None
-        self._opening = asyncio.Lock()
-        self._stack = contextlib.AsyncExitStack()
+        self._connection = Connection(
+            region=region, clock=clock, url=url, credentials=credentials, transport=transport
+        )
         self._reads = TokenBucket(READ_RATE)
         self._asked: dict[str, asyncio.Future[TaskTypeDef | None]] = {}
         """Task that the next DescribeTasks asks about → its answer."""
@@ -115,8 +81,7 @@ class EcsApi:
     async def close(self) -> None:
         if self._readers:
             await end_tasks(*self._readers)
-        await self._stack.aclose()
-        self._opened = None
+        await self._connection.close()
 
     async def run_task(self, request: RunTaskRequestTypeDef) -> TaskTypeDef:
         """Ask for one task.
@@ -124,10 +89,9 @@ class EcsApi:
         Raises:
             TokenTaken: Another task has the request's client token.
         """
-        client = await self.client()
         try:
-            answer = await self._call(lambda: client.run_task(**request))
-        except _Conflict as conflict:
+            answer = await self._connection.call(lambda client: client.run_task(**request))
+        except Conflict as conflict:
             raise TokenTaken(conflict.arns, str(conflict)) from conflict
         if answer.get("tasks"):
             return answer["tasks"][0]
@@ -138,9 +102,10 @@ class EcsApi:
 
     async def stop_task(self, arn: str, reason: str) -> bool:
         """Ask a task to end; return False if ECS does not know it, or no longer."""
-        client = await self.client()
         try:
-            await self._call(lambda: client.stop_task(cluster=self._cluster, task=arn, reason=reason))
+            await self._connection.call(
+                lambda client: client.stop_task(cluster=self._cluster, task=arn, reason=reason)
+            )
         except Rejected as error:
             if "not found" not in str(error).lower():
                 raise
@@ -149,11 +114,11 @@ class EcsApi:
 
     async def pages(self, **filters: str) -> AsyncGenerator[list[str], None]:
         """Yield the ARNs of the cluster's tasks, a page at a time."""
-        client, token = await self.client(), ""
+        token = ""
         while True:
             more = {**filters, **({"nextToken": token} if token else {})}
             answer = await self._read(
-                lambda more=more: client.list_tasks(cluster=self._cluster, maxResults=BATCH, **more)
+                lambda client, more=more: client.list_tasks(cluster=self._cluster, maxResults=BATCH, **more)
             )
             yield answer["taskArns"]
             if not (token := answer.get("nextToken", "")):
@@ -173,41 +138,13 @@ class EcsApi:
 
     async def describe_all(self, arns: Sequence[str]) -> dict[str, TaskTypeDef]:
         """Return ARN → task, of those of at most `BATCH` that ECS knows."""
-        client = await self.client()
-        answer = await self._read(lambda: client.describe_tasks(cluster=self._cluster, tasks=list(arns)))
+        answer = await self._read(
+            lambda client: client.describe_tasks(cluster=self._cluster, tasks=list(arns))
+        )
         for failure in answer.get("failures", []):
             if failure.get("reason") != "MISSING":
                 log.warning("ECS does not describe task %s: %s", failure.get("arn"), failure.get("reason"))
         return {task["taskArn"]: task for task in answer["tasks"] if "taskArn" in task}
-
-    async def client(self) -> ECSClient:
-        """Return the client; the first call makes it."""
-        async with self._opening:
-            if self._opened is None:
-                self._opened = await self._open()
-            return self._opened
-
-    async def _open(self) -> ECSClient:
-        config = AioConfig(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=CALL_SECONDS,
-            max_pool_connections=CONNECTIONS,
-            # The fleet repeats calls, and knows which.
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            **({"http_session_cls": session_over(self._transport)} if self._transport else {}),
-        )
-        try:
-            made = self._session.create_client(
-                "ecs",
-                region_name=self._region,
-                endpoint_url=self._url or None,
-                aws_access_key_id=self._credentials.key_id or None,
-                aws_secret_access_key=self._credentials.secret or None,
-                config=config,
-            )
-            return cast("ECSClient", await self._stack.enter_async_context(made))
-        except BotoCoreError as error:
-            raise _unanswered(error) from error
 
     async def _answer_all(self) -> None:
         """Ask about all that is to be asked about, `BATCH` at a time."""
@@ -238,7 +175,7 @@ class EcsApi:
                     else:
                         answer.set_result(found.get(arn))
 
-    async def _read(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _read(self, call: Callable[[ECSClient], Awaitable[T]]) -> T:
         """Make a read in its turn."""
         self._reads, wait, taken = self._reads.reserve(self._clock.monotonic(), READ_PATIENCE)
         if not taken:
@@ -246,51 +183,7 @@ class EcsApi:
         if wait > 0:
             await self._clock.sleep(wait)
         try:
-            return await self._call(call)
+            return await self._connection.call(call)
         except Throttled as throttled:
             self._reads = self._reads.hold(self._clock.monotonic(), throttled.retry_after)
             raise
-
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await call()
-        except ClientError as error:
-            said = error.response.get("Error", {})
-            code, words = said.get("Code", ""), said.get("Message", "")
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-            if code == "ConflictException":
-                raise _Conflict(error.response.get("resourceIds", []), words) from error
-            raise mapped(code, words, status) from error
-        except BotoCoreError as error:
-            raise _unanswered(error) from error
-
-
-@functools.cache
-def _models() -> Loader:
-    """Return the SDK's models, which all placements share.
-
-    It reads that of a service from disk, for some 100 ms: better now than while the dispatcher serves.
-    """
-    models = Loader()
-    models.load_service_model("ecs", "service-2")
-    return models
-
-
-class _Conflict(ProviderError):
-    """The token is another task's."""
-
-    def __init__(self, arns: Sequence[str], words: str) -> None:
-        super().__init__(f"ECS answered ConflictException: {words}")
-        self.arns = arns
-
-
-def _unanswered(error: BotoCoreError) -> ProviderError:
-    """Return the error of a call that was not made, or got no answer that can be read."""
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return Rejected(
-            "no credentials for AWS were found: give the dispatcher's task a role, or set ecs_access_key_id "
-            "and ecs_secret_access_key"
-        )
-    if isinstance(error, ParamValidationError):
-        return Rejected(f"ECS takes no such request: {error}")
-    return Unreachable(f"ECS did not answer: {type(error).__name__}")

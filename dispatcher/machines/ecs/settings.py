@@ -114,7 +114,8 @@ class EcsPlacement(PlacementSettings):
 
     def build(self, context: ProviderContext) -> MachineProvider:
         # The SDK is a third of the time of a dispatcher's imports.
-        from dispatcher.machines.ecs.client import Credentials, EcsApi
+        from dispatcher.machines.ecs.client import EcsApi
+        from dispatcher.machines.ecs.connection import Credentials
         from dispatcher.machines.ecs.provider import EcsProvider
         from dispatcher.machines.ecs.request import Place
 
