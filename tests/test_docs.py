@@ -16,6 +16,7 @@ from stacks.daily import FROM_ENVIRONMENT, KEY_OF_SETTING
 from stacks.daily_config import DailyConfig
 from stacks.docker.config import DockerConfig
 from stacks.fly.config import FlyConfig
+from stacks.gcp.config import GcpConfig
 from stacks.secret_keys import SECRET_KEYS, VARIABLES
 from tests.reasons import reasons_in_code
 
@@ -63,6 +64,13 @@ def test_every_key_of_an_aws_stack_is_in_the_docs_and_is_explained_when_refused(
     config = (ROOT / "docs" / "aws.md").read_text().partition("## The stack")[2]
     assert all(allowed(field) for field in AwsConfig.model_fields.values())
     for field in AwsConfig.model_fields.values():
+        assert f"`{field.alias}`" in config or f"`{field.alias}:" in config, field.alias
+
+
+def test_every_key_of_a_gcp_stack_is_in_the_docs_and_is_explained_when_refused():
+    config = (ROOT / "docs" / "gcp.md").read_text().partition("## The stack")[2]
+    assert all(allowed(field) for field in GcpConfig.model_fields.values())
+    for field in GcpConfig.model_fields.values():
         assert f"`{field.alias}`" in config or f"`{field.alias}:" in config, field.alias
 
 

@@ -56,6 +56,7 @@ EXCEPTIONS = {
     ("stacks.fly", "dispatcher.machines.fly.protocol"),
     ("stacks.fly", "dispatcher.machines.fly.request"),
     ("stacks.fly", "dispatcher.machines.fly.sizes"),
+    ("stacks.gcp", "dispatcher.fields"),
     ("stacks.ice_config", "dispatcher.fields"),
     ("stacks.local", "bot.versions"),
     ("stacks.logs", "dispatcher.printable"),

@@ -16,7 +16,12 @@ FILES = {
     "requirements-aws.txt": PROJECT["dependencies"] + EXTRAS["aws"],
     "requirements-docker.txt": PROJECT["dependencies"] + EXTRAS["docker"],
     "requirements-fly.txt": PROJECT["dependencies"] + EXTRAS["fly"],
-    "requirements-dev.txt": PROJECT["dependencies"] + EXTRAS["aws"] + EXTRAS["docker"] + EXTRAS["dev"],
+    "requirements-gcp.txt": PROJECT["dependencies"] + EXTRAS["gcp"],
+    "requirements-dev.txt": PROJECT["dependencies"]
+    + EXTRAS["aws"]
+    + EXTRAS["docker"]
+    + EXTRAS["gcp"]
+    + EXTRAS["dev"],
 }
 
 

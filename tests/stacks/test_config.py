@@ -137,7 +137,7 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
         ),
         (
             {"agents": ECHO, "cloud": "moon"},
-            'switchboard:cloud: "moon" is refused; allowed: local, docker, fly, aws',
+            'switchboard:cloud: "moon" is refused; allowed: local, docker, fly, aws, gcp',
         ),
         (
             {"agents": ECHO, "defaultAgent": "ehco"},

@@ -17,10 +17,11 @@ from pulumi.runtime import mocks, rpc
 from tests.forked import preload, run_forked
 from tests.stacks.aws.made_up import REGISTRY, made_up
 from tests.stacks.aws.names import TYPES, Schema, camel
+from tests.stacks.gcp import made_up as google
 
 SECONDS = 120.0
 
-preload("pulumi_aws", "pulumi_docker_build")
+preload("pulumi_aws", "pulumi_docker_build", "pulumi_gcp")
 
 DYNAMIC: Mapping[str, dict[str, Any]] = {
     "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
@@ -75,6 +76,8 @@ class _Recorder(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         if not args.custom:
             return "", args.inputs
+        if args.typ.startswith("gcp:"):
+            return google.made(args.typ, args.name, args.inputs)
         if args.typ not in TYPES:
             made = dict(DYNAMIC.get(args.typ, {}))
             if args.typ == "docker-build:index:Image":
@@ -108,6 +111,8 @@ class _Recorder(mocks.Mocks):
                 "proxyEndpoint": f"https://{REGISTRY}",
                 "id": "x",
             }
+        if args.token in google.CALLS:
+            return google.CALLS[args.token]
         raise AssertionError(f"the program calls {args.token}, which a plan without credentials cannot")
 
 

@@ -1,0 +1,118 @@
+"""Every permission that a dispatcher gets at Google Cloud, each with its reason.
+
+Conditions limit what they can: VMs and disks by zone and name, templates by name. They cannot say that a VM
+is made from one of these templates. A dispatcher that somebody has taken over may so start a VM of any public
+image and machine type, with a name of ours, in these zones and this subnet, and with bots' accounts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pulumi
+import pulumi_gcp as gcp
+
+MACHINES = (
+    "compute.disks.create",
+    "compute.disks.setLabels",
+    "compute.instances.create",
+    "compute.instances.delete",
+    "compute.instances.get",
+    "compute.instances.getGuestAttributes",
+    "compute.instances.setLabels",
+    "compute.instances.setMetadata",
+    "compute.instances.setServiceAccount",
+    "compute.instances.setTags",
+)
+"""A session's VM is made, asked about and deleted. Its disk has its name."""
+
+TEMPLATES = ("compute.instanceTemplates.get", "compute.instanceTemplates.useReadOnly")
+"""A VM is made from its agent's template."""
+
+LOOKS = ("compute.instances.list", "compute.zoneOperations.get")
+"""The orphan scan compares sessions with the VMs that there are, and a VM's creation is followed. Google asks
+for both at the project, where no condition on a name holds."""
+
+SUBNET = ("compute.subnetworks.use",)
+"""A VM is in this subnet."""
+
+EXTERNAL = ("compute.subnetworks.useExternalIp",)
+"""It has a public address there."""
+
+ACT_AS = "roles/iam.serviceAccountUser"
+"""A VM has its agent's service account; granted on these accounts alone."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A role for the dispatcher on one resource."""
+
+    part: str
+    """Tells the grants of a placement apart."""
+    on: Literal["project", "subnetwork", "account"]
+    resource: pulumi.Input[str]
+    """Id of the project, name of the subnet, or name of the account."""
+    role: pulumi.Input[str]
+    project: str
+    region: str
+    condition: str = ""
+    """Expression in CEL; empty: none."""
+
+    def written(self) -> dict[str, Any]:
+        """Return the grant as a statement of `PlacedBots.permissions`."""
+        return {
+            "part": self.part,
+            "on": self.on,
+            "resource": self.resource,
+            "role": self.role,
+            "project": self.project,
+            "region": self.region,
+            "condition": self.condition,
+        }
+
+
+def on_machines(zones: Sequence[str], deployment: str) -> str:
+    """Return the condition for VMs and disks of a deployment in these zones."""
+    listed = ", ".join(f'"{zone}"' for zone in zones)
+    return (
+        f'resource.name.extract("/zones/{{zone}}/") in [{listed}] && '
+        f'(resource.name.extract("/instances/{{name}}").startsWith("{deployment}-m-") || '
+        f'resource.name.extract("/disks/{{name}}").startsWith("{deployment}-m-"))'
+    )
+
+
+def on_templates(prefix: str) -> str:
+    """Return the condition for templates whose names begin so."""
+    return f'resource.name.extract("/instanceTemplates/{{name}}").startsWith("{prefix}-")'
+
+
+def grant(
+    name: str, member: pulumi.Input[str], written: Mapping[str, Any], opts: pulumi.ResourceOptions
+) -> pulumi.Resource:
+    """Describe the binding of a grant to a member."""
+    one = Grant(**written)
+    logical = f"{name}-{one.part}"
+    if one.on == "subnetwork":
+        return gcp.compute.SubnetworkIAMMember(
+            logical,
+            project=one.project,
+            region=one.region,
+            subnetwork=one.resource,
+            role=one.role,
+            member=member,
+            opts=opts,
+        )
+    if one.on == "account":
+        return gcp.serviceaccount.IAMMember(
+            logical, service_account_id=one.resource, role=one.role, member=member, opts=opts
+        )
+    condition = (
+        gcp.projects.IAMMemberConditionArgs(title=one.part, expression=one.condition)
+        if one.condition
+        else None
+    )
+    return gcp.projects.IAMMember(
+        logical, project=one.resource, role=one.role, member=member, condition=condition, opts=opts
+    )

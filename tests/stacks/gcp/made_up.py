@@ -1,0 +1,58 @@
+"""Outputs of Google's resources where nothing makes them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+NUMBER = "123456789012"
+
+CALLS: Mapping[str, dict[str, Any]] = {
+    "gcp:organizations/getClientConfig:getClientConfig": {
+        "accessToken": "hunter2-of-google",
+        "id": "x",
+        "project": "voice-prod-1234",
+        "region": "us-central1",
+        "zone": "",
+        "defaultLabels": {},
+    },
+    "gcp:organizations/getProject:getProject": {"number": NUMBER, "id": "x", "name": "voice"},
+}
+"""Answers of the provider's functions."""
+
+KEY = {"type": "service_account", "private_key": "hunter2-of-the-account"}
+
+
+def made(type_: str, name: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the id and the outputs of a resource, in the forms that Google's own have."""
+    project, found = str(inputs.get("project", "")), dict(inputs)
+    kind = type_.rpartition(":")[2]
+    called = inputs.get("name") or f"{inputs.get('namePrefix', f'{name}-')}{'0' * 7}"
+    found["name"] = called
+    match kind:
+        case "Account":
+            email = f"{inputs['accountId']}@{project}.iam.gserviceaccount.com"
+            account = f"projects/{project}/serviceAccounts/{email}"
+            found |= {"email": email, "member": f"serviceAccount:{email}", "name": account}
+        case "Key":
+            found["privateKey"] = base64.b64encode(json.dumps(KEY).encode()).decode()
+        case "IAMCustomRole":
+            found["name"] = f"projects/{project}/roles/{inputs['roleId']}"
+        case "Repository":
+            found["name"] = inputs["repositoryId"]
+        case "Subnetwork":
+            return f"projects/{project}/regions/{inputs['region']}/subnetworks/{called}", found
+        case "Network":
+            return f"projects/{project}/global/networks/{called}", found
+        case "Secret":
+            return f"projects/{project}/secrets/{inputs['secretId']}", found
+        case "SecretVersion":
+            found |= {"version": "1", "name": f"{inputs['secret']}/versions/1"}
+        case "DatabaseInstance":
+            found["connectionName"] = f"{project}:{inputs['region']}:{called}"
+        case "DomainMapping":
+            records = [{"name": "voice", "type": "CNAME", "rrdata": "ghs.googlehosted.com."}]
+            found["statuses"] = [{"resourceRecords": records}]
+    return f"{name}-id", found
