@@ -13,6 +13,9 @@ from xdist.scheduler import LoadScopeScheduling
 # imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+# Of Pulumi and Docker, which are written in Go: many short runs, of which collecting garbage is a tenth.
+os.environ.setdefault("GOGC", "400")
+
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("switchboard", deadline=None)
 hypothesis.settings.load_profile("switchboard")

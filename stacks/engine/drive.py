@@ -23,7 +23,7 @@ from stacks.engine.deployed import Deployed, command_error
 from stacks.engine.drift import Drift
 from stacks.engine.interrupts import uninterrupted
 from stacks.engine.locks import break_dead_locks, drop_broken_attributes, locks
-from stacks.engine.questions import FewQuestions
+from stacks.engine.questions import FewQuestions, QuietStack
 from stacks.engine.reach import check_reachable
 from stacks.engine.report import Report
 from stacks.engine.workspace import Workspace, prepare
@@ -278,7 +278,7 @@ class Driver:
             runpy.run_path(file, run_name="switchboard_program")
 
         try:
-            return Stack.create_or_select(
+            return QuietStack.of(
                 workspace.stack,
                 FewQuestions(
                     known=workspace.own_state is not None and not workspace.never_up,
