@@ -74,13 +74,14 @@ def _with_uv(tool: str, directory: Path, file: Path, pins: Path, failure: str) -
 
 
 def _with_pip(directory: Path, file: Path, pins: Path, failure: str) -> _Installing:
-    run([sys.executable, "-m", "venv", str(directory)], failure)
+    # Without a pip of its own, as uv makes it: installing one would take longer than most packages.
+    run([sys.executable, "-m", "venv", "--without-pip", str(directory)], failure)
     pinned = directory / PINNED
     pinned.write_text("\n".join(re.findall(r"^[^\s#-][^\\\n]*", pins.read_text(), re.MULTILINE)) + "\n")
     if file.suffix == ".toml":
         listed = directory / LISTED
         listed.write_text("\n".join(tomllib.loads(file.read_text())["project"]["dependencies"]) + "\n")
         file = listed
-    python = str(directory / "bin" / "python")
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "--python", str(directory), "install", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-input"]
     return _Installing([*command, "-r", str(file)], pinned)
