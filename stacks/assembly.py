@@ -33,6 +33,21 @@ class Plan:
     def planned(self) -> list[PlannedBots]:
         return [planned for _, planned in self.placements]
 
+    @property
+    def clouds(self) -> list[str]:
+        """Names of the host's cloud and of the placements', in their order."""
+        names = (self.environment.config.cloud, *(planned.cloud for planned in self.planned))
+        return list(dict.fromkeys(names))
+
+    def prices_by_placement(self) -> list[tuple[str, str, Price]]:
+        """Return agent, placement, and the price of its machine there, for all placements of each agent."""
+        found = []
+        for name, agent in self.environment.config.agents.items():
+            for placement, planned in self.placements:
+                if not agent.placements or planned.name in agent.placements:
+                    found.append((name, planned.name, placement.price(self.environment, planned, agent)))
+        return found
+
     def prices(self) -> dict[str, Price]:
         """Return agent → the price of its machine at the first of its placements."""
         found = {}
@@ -70,10 +85,14 @@ def plan(environment: Environment) -> Plan:
     return made
 
 
-def deploy(plan: Plan) -> Deployment:
-    """Describe a stack's resources."""
+def deploy(plan: Plan, *, ask: bool = True) -> Deployment:
+    """Describe a stack's resources.
+
+    Args:
+        ask: Ask clouds what only they know, which needs their credentials.
+    """
     for one, planned in plan.placements:
-        if isinstance(one, AsksCloud):
+        if ask and isinstance(one, AsksCloud):
             one.ask(plan.environment, planned, plan.site)
     site = plan.host.prepare(plan.environment, plan.planned)
     placed = [one.place(plan.environment, planned, site) for one, planned in plan.placements]

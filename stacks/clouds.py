@@ -21,6 +21,7 @@ from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
 from stacks.log_sources import Tool
+from stacks.plan.review import Review
 from stacks.prices import Price
 from stacks.stateful import DataTypes, State
 
@@ -138,6 +139,10 @@ class Cloud(Plugin):
     def placement(self) -> Placement | None:
         """Return the ability to give a place to bots. Import its program here."""
         return None
+
+    def review(self) -> Review:
+        """Return the ability to tell a reviewer what the cloud's resources permit, open, keep and cost."""
+        return Review()
 
     def check_before_run(self, environment: Environment) -> None:
         """Refuse, before an engine runs, what depends on the machine that it runs on.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from stacks.aws.config import AwsKeys, AwsPlacementConfig
+from stacks.aws.review import AwsReview
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
+from stacks.plan.review import Review
 from stacks.stateful import DataTypes
 
 
@@ -29,3 +31,6 @@ class Aws(Cloud):
 
     def placement(self) -> Placement:
         return load_program("stacks.aws.placement", self.name).AwsPlacement()
+
+    def review(self) -> Review:
+        return AwsReview()

@@ -10,8 +10,10 @@ from dispatcher.settings import is_loopback
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import CoreConfig
 from stacks.docker.config import DockerKeys, DockerPlacementConfig
+from stacks.docker.review import DockerReview
 from stacks.errors import ConfigError
 from stacks.log_sources import Tool
+from stacks.plan.review import Review
 from stacks.stateful import PROVIDER, STORE, DataTypes, State
 
 ANSWER_SECONDS = 20
@@ -72,6 +74,9 @@ class Docker(Cloud):
                 f"switchboard:docker.host: {wanted!r} is refused; allowed: {', '.join(sorted(elsewhere))}, "
                 f"where the store is (make down STACK={stack} CONFIRM={STORE} deletes it there)"
             )
+
+    def review(self) -> Review:
+        return DockerReview()
 
 
 def _engines(state: State) -> frozenset[str]:

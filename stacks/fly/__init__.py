@@ -10,7 +10,9 @@ from typing import ClassVar
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
 from stacks.fly.config import TOKEN_VARIABLE, FlyKeys, FlyPlacementConfig
+from stacks.fly.review import FlyReview
 from stacks.log_sources import Tool
+from stacks.plan.review import Review
 from stacks.stateful import DataTypes, State
 
 FLY_APP = "pulumi-python:dynamic/switchboard:FlyApp"
@@ -69,3 +71,6 @@ class Fly(Cloud):
             fly.get(f"apps/{part(apps[0])}")
         finally:
             fly.close()
+
+    def review(self) -> Review:
+        return FlyReview()

@@ -24,11 +24,15 @@ FLY: dict[CpuKind, _Size] = {"performance": _Size(31.00, 2.0, 5.00), "shared": _
 FLY_LIST = "Fly's price list for iad of 2026-09-05"
 
 
+def month(cpu_kind: CpuKind, cpus: int, memory_mb: int) -> float:
+    """Return the USD of a machine that runs for 30 days."""
+    known = FLY[cpu_kind]
+    return cpus * known.cpu + (memory_mb / 1024 - cpus * known.included_gb) * known.more_gb
+
+
 def price(cpu_kind: CpuKind, agent: AgentSettings) -> Price:
     """Return the price of one running machine of the agent."""
     size = guest(cpu_kind, agent.cpu, agent.memory_mb)
-    known = FLY[size.cpu_kind]
-    more_gb = size.memory_mb / 1024 - size.cpus * known.included_gb
-    month = size.cpus * known.cpu + more_gb * known.more_gb
+    usd = month(size.cpu_kind, size.cpus, size.memory_mb)
     name = f"{size.cpu_kind}-{size.cpus}x with {size.memory_mb} MB"
-    return Price(month / THIRTY_DAYS, f"{name}, by {FLY_LIST}; without media and AI services")
+    return Price(usd / THIRTY_DAYS, f"{name}, by {FLY_LIST}; without media and AI services")

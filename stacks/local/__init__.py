@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.deployment import Environment
+from stacks.local.review import LocalReview
+from stacks.plan.review import Review
 
 
 class Local(Cloud):
@@ -21,3 +23,6 @@ class Local(Cloud):
 
     def check_before_run(self, environment: Environment) -> None:
         load_program("stacks.local.program", self.name).check_port(environment.config)
+
+    def review(self) -> Review:
+        return LocalReview()

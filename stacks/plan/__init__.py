@@ -1,0 +1,1 @@
+"""A stack rendered for review: from its program alone, without an engine, credentials or a network."""

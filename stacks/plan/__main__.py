@@ -1,0 +1,45 @@
+"""`python -m stacks.plan --stack prod [--format text|markdown|json]`: render a stack for review.
+
+Neither an engine nor credentials nor a network is needed: the stack's program runs against stand-ins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from stacks.errors import StackError
+from stacks.plan.configured import environment
+from stacks.plan.recording import record, reviews_of
+from stacks.plan.render import FORMATS, text
+from stacks.plan.sections import document
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m stacks.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--stack", default="local", help="the stack, a file stacks/Pulumi.<stack>.yaml")
+    parser.add_argument("--format", default="text", choices=list(FORMATS), help="of the output")
+    arguments = parser.parse_args()
+    try:
+        about = environment(CHECKOUT, arguments.stack)
+        graph, plan = record(about)
+        made = document(plan, graph, reviews_of(about))
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.format == "text":
+        sys.stdout.write(text(made, colour=sys.stdout.isatty()))
+    else:
+        sys.stdout.write(FORMATS[arguments.format](made))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

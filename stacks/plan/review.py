@@ -1,0 +1,145 @@
+"""The part of a review that a cloud knows: what its resources permit, open, keep and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stacks.plan.graph import Graph, Resource
+
+if TYPE_CHECKING:
+    from stacks.assembly import Plan
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A permission: an identity may do something to something."""
+
+    identity: str
+    """Role, account or process that has it."""
+    assumed_by: str
+    """Who acts as this identity."""
+    does: Sequence[str]
+    """Actions as the cloud calls them."""
+    to: Sequence[str]
+    """Resources; a reference where one is only known once it is made."""
+    only_if: Sequence[str] = ()
+    """Conditions, in words."""
+    reason: str = ""
+
+    @property
+    def wildcards(self) -> list[str]:
+        """Return the actions, and the resources, that stand for all."""
+        return [one for one in (*self.does, *self.to) if one == "*" or one.endswith(":*:*") or "*" in one[:1]]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A port that somebody reaches."""
+
+    reached_from: str
+    """Where connections come from: `the internet`, or a name."""
+    to: str
+    protocol: str
+    ports: str
+    reason: str
+    encrypted_by: str
+    """Protocol and party that encrypt what passes."""
+
+    @property
+    def public(self) -> bool:
+        return self.reached_from == INTERNET
+
+
+INTERNET = "the internet"
+
+
+@dataclass(frozen=True)
+class SecretUse:
+    """A secret of the stack, never its value."""
+
+    name: str
+    kept_in: str
+    read_by: str
+    rotated: str
+    """How it is changed, in words."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A part of what a stack costs without a call."""
+
+    what: str
+    usd_month: float | None
+    """USD in 30 days; None: not known."""
+    source: str
+    """Price list and its date, and how sure the figure is."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A step of a machine's start."""
+
+    step: str
+    least_seconds: float
+    most_seconds: float
+    source: str
+
+
+def keys_of_agents(plan: Plan, kept_in: str) -> list[SecretUse]:
+    """Return the agents' variables, for clouds without a secret store of their own.
+
+    Args:
+        kept_in: Place of the values.
+    """
+    return [
+        SecretUse(
+            f"{', '.join(agent.env)} of agent {name}",
+            kept_in,
+            f"bots of {name}, and the dispatcher, which hands them over",
+            "a new value in the environment of `make up`; bots that start afterwards have it",
+        )
+        for name, agent in plan.environment.config.agents.items()
+        if agent.env
+    ]
+
+
+class Review:
+    """A cloud's part of a review. Each method may be left as it is where a cloud has nothing of the kind."""
+
+    def stand_ins(self, type_: str, name: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return outputs of a resource that the program looks into, so that a reference would not do."""
+        return {}
+
+    def answer(self, token: str) -> Mapping[str, Any] | None:
+        """Return the answer to a function of the cloud's provider; None if it is not this cloud's."""
+        return None
+
+    def facts(self, resource: Resource) -> str | None:
+        """Return what matters of a resource, in a line; None if it is not this cloud's, or nothing does."""
+        return None
+
+    def grants(self, graph: Graph) -> Sequence[Grant]:
+        """Return the permissions that the stack grants."""
+        return ()
+
+    def openings(self, graph: Graph) -> Sequence[Opening]:
+        """Return the ports that somebody reaches."""
+        return ()
+
+    def egress(self, graph: Graph) -> Sequence[str]:
+        """Return where connections of the stack's parts may go, a line each."""
+        return ()
+
+    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+        """Return the secrets of the stack."""
+        return ()
+
+    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+        """Return what the stack costs in a month without a call."""
+        return ()
+
+    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
+        """Return the steps of a cold start at a placement of this cloud."""
+        return ()
