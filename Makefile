@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
+.PHONY: help up down plan plans drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,14 @@ up: setup ## bring the stack up; prints the page's address
 down: setup ## take the stack down; leaves no process behind, and keeps the store
 	@$(RUN) -m stacks.engine destroy --stack $(call quoted,$(STACK)) $(CONSENT)
 
-plan: setup ## show what `make up` would change
+plan: setup ## show what `make up` would change, and the stack for review; FORMAT=text|markdown|json: the review alone
+ifeq ($(call said,FORMAT),)
 	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
+	@echo
+	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK))
+else
+	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK)) --format $(call quoted,$(FORMAT))
+endif
 
 drift: setup ## say what is really there and is not as the state has it; changes nothing
 	@$(RUN) -m stacks.engine drift --stack $(call quoted,$(STACK))
@@ -97,6 +103,9 @@ fmt: setup-dev ## format the code and fix what can be fixed
 
 openapi: setup-dev ## write docs/openapi.json anew, after a change of the HTTP interface
 	@$(RUN) -m dispatcher.openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+plans: setup-dev ## write the plans in tests/plans anew, after a change of a stack's resources
+	@$(RUN) -m tests.plans.stacks
 
 docs: setup-dev ## write docs/settings.md and the schema in Pulumi.yaml anew, after a change of a setting
 	@$(RUN) -m stacks.docs

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stacks.aws import permissions
 from stacks.aws.prices import Idle, idle
-from stacks.plan.graph import SECRET, Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait
+from stacks.plan.graph import SECRET, Graph, Resource, reference
+from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, ranges
 
 if TYPE_CHECKING:
     from stacks.assembly import Plan
@@ -24,6 +24,7 @@ SECRET_TYPE, PARAMETER = "aws:secretsmanager/secret:Secret", "aws:ssm/parameter:
 DATABASE, ENDPOINT = "aws:rds/instance:Instance", "aws:ec2/vpcEndpoint:VpcEndpoint"
 REPOSITORY, LOG = "aws:ecr/repository:Repository", "aws:cloudwatch/logGroup:LogGroup"
 
+CERTIFICATE = "aws:acm/certificate:Certificate"
 LOGIN = "aws:ecr/getAuthorizationToken:getAuthorizationToken"
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
@@ -51,7 +52,12 @@ class AwsReview(Review):
     """The graph of an `aws` stack, told by AWS's own rules."""
 
     def stand_ins(self, type_: str, name: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"domainName": "name-by-cloudfront.cloudfront.net"} if type_ == DISTRIBUTION else {}
+        if type_ == DISTRIBUTION:
+            return {"domainName": "name-by-cloudfront.cloudfront.net"}
+        if type_ == CERTIFICATE:
+            members = ("domainName", "resourceRecordName", "resourceRecordType", "resourceRecordValue")
+            return {"domainValidationOptions": [{one: reference(name, one) for one in members}]}
+        return {}
 
     def answer(self, token: str) -> Mapping[str, Any] | None:
         if token == LOGIN:
@@ -116,7 +122,7 @@ class AwsReview(Review):
                     INTERNET if public else where,
                     group.inputs["description"],
                     protocol,
-                    str(first) if first == last else f"{first}–{last}",
+                    ranges(range(first, last + 1)),
                     rule.inputs["description"],
                     _encrypted(protocol, last),
                 )

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, keys_of_agents
+from stacks.plan.review import (
+    INTERNET,
+    Cost,
+    Grant,
+    Opening,
+    Review,
+    SecretUse,
+    Wait,
+    keys_of_agents,
+    ranges,
+)
 
 if TYPE_CHECKING:
     from stacks.assembly import Plan
@@ -23,6 +34,17 @@ REASONS = {
     "turn": "Media of callers whose network lets no direct path through",
 }
 """Logical name of a container → why its ports are open."""
+
+ENCRYPTED = {"turn": "DTLS-SRTP between browser and bot"}
+"""Logical name of a container → what encrypts what passes, where TLS does not."""
+
+NEEDS = {
+    "firewall": "It writes the host's packet filter for the bots' networks.",
+    "caddy": "It listens at ports below 1024.",
+    "turn": "It listens at ports below 1024.",
+    "dispatcher": "It reaches the engine through the engine proxy alone.",
+}
+"""Logical name of a container → why it has what it has."""
 
 
 class DockerReview(Review):
@@ -54,7 +76,7 @@ class DockerReview(Review):
                 if one.inputs.get("networkMode") == "host":
                     does.append("the host's network")
                 does += [f"read {path}" for path in binds]
-                found.append(Grant(one.called, "Docker", does, ["this host"], reason=_why(one)))
+                found.append(Grant(one.called, "Docker", does, ["this host"], reason=NEEDS.get(one.name, "")))
             else:
                 found.append(
                     Grant(
@@ -62,9 +84,7 @@ class DockerReview(Review):
                         "Docker",
                         ("no capability, no privilege of the host",),
                         ("its own files, and its networks",),
-                        reason="The dispatcher reaches the engine through the engine proxy alone."
-                        if one.name == "dispatcher"
-                        else "",
+                        reason=NEEDS.get(one.name, ""),
                     )
                 )
         return found
@@ -72,17 +92,21 @@ class DockerReview(Review):
     def openings(self, graph: Graph) -> Sequence[Opening]:
         found = []
         for one in graph.of(CONTAINER):
+            ports: dict[tuple[str, str, str], list[int]] = {}
             for port in one.inputs.get("ports", ()):
                 address = port.get("ip") or "0.0.0.0"  # noqa: S104 - shown, and bound to by nobody here
                 number = int(port["external"])
+                encrypted = "TLS by Caddy" if number == 443 else ENCRYPTED.get(one.name, "not encrypted")
+                ports.setdefault((address, port.get("protocol") or "tcp", encrypted), []).append(number)
+            for (address, protocol, encrypted), numbers in ports.items():
                 found.append(
                     Opening(
                         "this host" if address in LOOPBACK else INTERNET,
                         f"{one.called} at {address}",
-                        port.get("protocol") or "tcp",
-                        str(number),
+                        protocol,
+                        ranges(numbers),
                         REASONS.get(one.name, ""),
-                        "TLS by Caddy" if number == 443 else "not encrypted",
+                        encrypted,
                     )
                 )
         return found
@@ -151,7 +175,7 @@ def _of_proxy(container: Resource, binds: Sequence[str], variables: Mapping[str,
             "read their logs",
             *(f"mount {path}, read-only" for path in binds),
         ),
-        (f"images of {limit['REPOSITORIES']}", f"the network {limit['NETWORK']}"),
+        (f"images of {_listed(limit['REPOSITORIES'])}", f"the network {limit['NETWORK']}"),
         (
             f"at most {limit['MAX_CONTAINERS']} containers",
             f"each up to {limit['MAX_CPU']} CPU, {limit['MAX_MEMORY_MB']} MB, {limit['MAX_SECONDS']} s",
@@ -160,7 +184,5 @@ def _of_proxy(container: Resource, binds: Sequence[str], variables: Mapping[str,
     )
 
 
-def _why(container: Resource) -> str:
-    return (
-        "It writes the host's packet filter for the bots' networks." if container.name == "firewall" else ""
-    )
+def _listed(names: str) -> str:
+    return ", ".join(json.loads(names)) or "other registries, by digest"

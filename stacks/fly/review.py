@@ -44,7 +44,7 @@ class FlyReview(Review):
     def grants(self, graph: Graph) -> Sequence[Grant]:
         found = []
         for one in graph.of(TOKEN):
-            pushes = one.name.startswith("push")
+            pushes = one.name.endswith("push-token")
             found.append(
                 Grant(
                     f"deploy token {one.name}",
@@ -96,8 +96,8 @@ class FlyReview(Review):
             SecretUse(
                 f"deploy token of the app {one.inputs['app']}",
                 "the stack's state, encrypted"
-                + ("" if one.name.startswith("push") else ", and the dispatcher's secrets"),
-                "the image build" if one.name.startswith("push") else "the dispatcher",
+                + ("" if one.name.endswith("push-token") else ", and the dispatcher's secrets"),
+                "the image build" if one.name.endswith("push-token") else "the dispatcher",
                 f"`make up` makes a new one; it expires after {one.inputs['days']:g} days",
             )
             for one in graph.of(TOKEN)

@@ -97,7 +97,8 @@ def _rows(
 ) -> Iterator[str]:
     widths = _widths(table) if widths is None else widths
     for row in table.rows:
-        head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        shown_cells = ["" if cell == NOTHING else cell for cell in row]
+        head = "  ".join(cell.ljust(width) for cell, width in zip(shown_cells, widths, strict=False))
         shown = len(widths)
         rest = [
             (name, cell)
@@ -106,7 +107,8 @@ def _rows(
         ]
         if rest and len(indent) + len(head) + len(rest[0][1]) + 2 <= WIDTH:
             head += f"  {rest.pop(0)[1]}"
-        yield indent + _marked(head.rstrip(), paint)
+        line = indent + head.rstrip()
+        yield from [_marked(line, paint)] if len(line) <= WIDTH else _wrapped(head, indent, paint)
         for name, cell in rest:
             yield from _wrapped(f"{name}: {cell}", indent + "    ", paint)
 

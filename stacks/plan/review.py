@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,17 @@ class Wait:
     least_seconds: float
     most_seconds: float
     source: str
+
+
+def ranges(ports: Iterable[int]) -> str:
+    """Return ports as text, neighbours as a range: `80, 49160–49200`."""
+    found: list[list[int]] = []
+    for port in sorted(ports):
+        if found and port == found[-1][1] + 1:
+            found[-1][1] = port
+        else:
+            found.append([port, port])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)
 
 
 def keys_of_agents(plan: Plan, kept_in: str) -> list[SecretUse]:

@@ -23,6 +23,7 @@ def document(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Document:
         f"Plan of stack {graph.stack}: dispatcher at {config.cloud}, bots at "
         + ", ".join(planned.name for planned in plan.planned),
         [
+            *_untold(plan, reviews),
             resources(graph, reviews),
             permissions(graph, reviews),
             openings(graph, reviews),
@@ -30,6 +31,17 @@ def document(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Document:
             cost(plan, graph, reviews),
             start(plan, reviews),
         ],
+    )
+
+
+def _untold(plan: Plan, reviews: Sequence[Review]) -> list[Section]:
+    """Return a section that names the clouds whose packages have no review; none if all have one."""
+    silent = [name for name, review in zip(plan.clouds, reviews, strict=True) if type(review) is Review]
+    told = "has no review: its permissions, openings, secrets, costs and start times are not in this plan."
+    return (
+        [Section("Not told", notes=[f"The package of cloud {name} {told}" for name in silent])]
+        if silent
+        else []
     )
 
 

@@ -1,0 +1,124 @@
+"""The stacks whose plans are committed: the examples, and common variants."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stacks.config import parse
+from stacks.deployment import Environment
+from stacks.plan.configured import environment
+from stacks.plan.recording import record, reviews_of
+from stacks.plan.render import FORMATS
+from stacks.plan.sections import document
+from tests.forked import preload, run_forked
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+SECONDS = 120.0
+
+preload("pulumi_aws", "pulumi_docker", "pulumi_docker_build")
+
+KEY = {"name": "web", "hash": f"sha256:{'1' * 64}", "scope": "start"}
+ECHO = {"echo": {"bot": "bot/agents/echo.py", "env": ["OPENAI_API_KEY"]}}
+VOICE = {"voice": {"bot": "bot/agents/voice.py", "transports": ["daily"], "env": ["OPENAI_API_KEY"]}}
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "docker-domain": {
+        "cloud": "docker",
+        "keys": [KEY],
+        "agents": ECHO,
+        "docker": {"domain": "voice.example.com", "turn": True, "turnAddress": "192.0.2.1"},
+    },
+    "docker-and-fly": {
+        "cloud": "docker",
+        "keys": [KEY],
+        "agents": ECHO,
+        "docker": {"domain": "voice.example.com"},
+        "placements": {
+            "docker": {"cloud": "docker"},
+            "overflow": {"cloud": "fly", "org": "personal", "regions": ["iad"]},
+        },
+    },
+    "fly-daily": {
+        "cloud": "fly",
+        "keys": [KEY],
+        "agents": VOICE,
+        "daily": {"domain": "voice"},
+        "fly": {"org": "personal", "regions": ["iad", "fra"]},
+    },
+    "aws": {"cloud": "aws", "keys": [KEY], "agents": ECHO},
+    "aws-cheap": {
+        "cloud": "aws",
+        "throwaway": True,
+        "keys": [KEY],
+        "agents": ECHO,
+        "aws": {"dispatchers": 1},
+    },
+    "aws-domain": {
+        "cloud": "aws",
+        "keys": [KEY],
+        "agents": {**ECHO, **VOICE},
+        "daily": {"domain": "voice"},
+        "aws": {"domain": "voice.example.com", "zoneId": "Z0123456789ABC", "databaseMultiZone": True},
+    },
+}
+"""Stack → its config, for those that no file in stacks/ has."""
+
+EXAMPLES = ("docker", "local")
+"""Stacks whose files deploy as they are. Fly's has neither keys nor a Daily domain, which are its user's."""
+
+
+def rendered(stack: str) -> dict[str, str]:
+    """Return a stack's plan in each format, rendered in a process of its own."""
+    return run_forked(_rendered, stack, seconds=SECONDS)
+
+
+def rendered_with(config: Mapping[str, Any], **environment: str) -> dict[str, str]:
+    """Return the plan of the stack `prod` with this config, in this environment, in each format."""
+    return run_forked(_rendered_with, dict(config), environment, seconds=SECONDS)
+
+
+def golden(stack: str) -> Path:
+    return HERE / f"{stack}.md"
+
+
+def _rendered(stack: str) -> dict[str, str]:
+    os.environ.clear()
+    if stack in VARIANTS:
+        return _of(_environment(stack, VARIANTS[stack]))
+    return _of(environment(CHECKOUT, stack))
+
+
+def _rendered_with(config: dict[str, Any], variables: dict[str, str]) -> dict[str, str]:
+    os.environ.clear()
+    os.environ.update(variables)
+    return _of(_environment("prod", config))
+
+
+def _environment(stack: str, config: Mapping[str, Any]) -> Environment:
+    values = {
+        f"switchboard:{name}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in config.items()
+    }
+    found = parse(values, project="switchboard", checkout=CHECKOUT, stack=stack)
+    return Environment("switchboard", stack, CHECKOUT, found)
+
+
+def _of(about: Environment) -> dict[str, str]:
+    graph, plan = record(about)
+    made = document(plan, graph, reviews_of(about))
+    return {name: render(made) for name, render in FORMATS.items()}
+
+
+def write() -> None:
+    """Write all golden plans."""
+    for stack in (*EXAMPLES, *VARIANTS):
+        golden(stack).write_text(rendered(stack)["markdown"])
+
+
+if __name__ == "__main__":
+    write()
