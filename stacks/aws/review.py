@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stacks.aws import permissions
 from stacks.aws.prices import Idle, idle
+from stacks.deployment import Environment
 from stacks.plan.graph import SECRET, Graph, Resource, reference
 from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, ranges
-
-if TYPE_CHECKING:
-    from stacks.assembly import Plan
 
 DISTRIBUTION = "aws:cloudfront/distribution:Distribution"
 ROLE, POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"
@@ -137,7 +135,7 @@ class AwsReview(Review):
             found.append(f"{group.inputs['description']}: to {to}. {rule.inputs['description']}")
         return found
 
-    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         readers = _readers(graph)
         found = []
         for one in graph.of(SECRET_TYPE, PARAMETER):
@@ -161,7 +159,7 @@ class AwsReview(Review):
         ]
         return found
 
-    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+    def idle(self, graph: Graph) -> Sequence[Cost]:
         services = graph.of(SERVICE)
         if not services:
             return ()
@@ -184,7 +182,7 @@ class AwsReview(Review):
         )
         return [Cost(one.what, one.usd, PRICE_LIST.format(sure=one.sure)) for one in idle(stack)]
 
-    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
+    def start(self) -> Sequence[Wait]:
         source = "AWS re:Post: 30–45 s or longer is normal for Fargate; not measured by us"
         return [Wait("a Fargate task: host, image, container, bot", 30, 60, source)]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.review import (
     INTERNET,
@@ -18,9 +19,6 @@ from stacks.plan.review import (
     keys_of_agents,
     ranges,
 )
-
-if TYPE_CHECKING:
-    from stacks.assembly import Plan
 
 CONTAINER, NETWORK = "docker:index/container:Container", "docker:index/network:Network"
 VOLUME = "docker:index/volume:Volume"
@@ -125,7 +123,7 @@ class DockerReview(Review):
             *(f"{one.called}: nowhere outside" for one in graph.of(NETWORK) if one.inputs.get("internal")),
         ]
 
-    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         return [
             SecretUse(
                 "signing key of machines' tokens",
@@ -133,15 +131,15 @@ class DockerReview(Review):
                 "the dispatcher",
                 "the dispatcher makes it at its first start; deleting the file makes another",
             ),
-            *keys_of_agents(plan, "the stack's state, encrypted, and the dispatcher's environment"),
+            *keys_of_agents(environment, "the stack's state, encrypted, and the dispatcher's environment"),
         ]
 
-    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+    def idle(self, graph: Graph) -> Sequence[Cost]:
         if not graph.of(CONTAINER):
             return ()
         return [Cost("a machine of your own", 0.0, "costs what it costs without Switchboard too")]
 
-    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
+    def start(self) -> Sequence[Wait]:
         source = "`python -m tests.bench.image_steps`, 2 cores, 1 CPU for the container, 2026-11"
         return [Wait("container, imports, pipeline", 1.0, 1.7, source)]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from stacks.deployment import Environment
 from stacks.fly import prices
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait
-
-if TYPE_CHECKING:
-    from stacks.assembly import Plan
 
 KIND = "pulumi-python:dynamic/switchboard:Fly"
 APP, MACHINE, TOKEN = f"{KIND}App", f"{KIND}Machine", f"{KIND}DeployToken"
@@ -82,7 +79,7 @@ class FlyReview(Review):
             "machines"
         ]
 
-    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         found = [
             SecretUse(
                 f"secrets of the app {one.inputs['app']}",
@@ -104,7 +101,7 @@ class FlyReview(Review):
         ]
         return found
 
-    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+    def idle(self, graph: Graph) -> Sequence[Cost]:
         found = []
         for one in graph.of(MACHINE):
             guest = one.inputs["config"]["guest"]
@@ -120,6 +117,6 @@ class FlyReview(Review):
         ]
         return found
 
-    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
+    def start(self) -> Sequence[Wait]:
         source = "Fly's docs: creating takes seconds, up to low double digits; not measured by us"
         return [Wait("a machine: image, boot, bot", 3, 20, source)]

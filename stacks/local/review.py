@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, keys_of_agents
-
-if TYPE_CHECKING:
-    from stacks.assembly import Plan
 
 DISPATCHER = "pulumi-python:dynamic/switchboard:Dispatcher"
 
@@ -49,7 +46,7 @@ class LocalReview(Review):
     def egress(self, graph: Graph) -> Sequence[str]:
         return ["bots and the dispatcher: anywhere"]
 
-    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         return [
             SecretUse(
                 "signing key of machines' tokens",
@@ -57,12 +54,12 @@ class LocalReview(Review):
                 "the dispatcher",
                 "the dispatcher makes it at its first start; deleting the file makes another",
             ),
-            *keys_of_agents(plan, "the stack's state, encrypted, and the dispatcher's environment"),
+            *keys_of_agents(environment, "the stack's state, encrypted, and the dispatcher's environment"),
         ]
 
-    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+    def idle(self, graph: Graph) -> Sequence[Cost]:
         return [Cost("this machine", 0.0, "costs what it costs without Switchboard too")]
 
-    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
+    def start(self) -> Sequence[Wait]:
         source = "`python -m tests.bench.image_steps`, its row of a process, 2 cores, 2026-11"
         return [Wait("process, imports, pipeline", 0.5, 1.3, source)]

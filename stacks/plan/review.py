@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
-
-if TYPE_CHECKING:
-    from stacks.assembly import Plan
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def ranges(ports: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)
 
 
-def keys_of_agents(plan: Plan, kept_in: str) -> list[SecretUse]:
+def keys_of_agents(environment: Environment, kept_in: str) -> list[SecretUse]:
     """Return the agents' variables, for clouds without a secret store of their own.
 
     Args:
@@ -111,7 +109,7 @@ def keys_of_agents(plan: Plan, kept_in: str) -> list[SecretUse]:
             f"bots of {name}, and the dispatcher, which hands them over",
             "a new value in the environment of `make up`; bots that start afterwards have it",
         )
-        for name, agent in plan.environment.config.agents.items()
+        for name, agent in environment.config.agents.items()
         if agent.env
     ]
 
@@ -143,14 +141,14 @@ class Review:
         """Return where connections of the stack's parts may go, a line each."""
         return ()
 
-    def secrets(self, plan: Plan, graph: Graph) -> Sequence[SecretUse]:
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         """Return the secrets of the stack."""
         return ()
 
-    def idle(self, plan: Plan, graph: Graph) -> Sequence[Cost]:
+    def idle(self, graph: Graph) -> Sequence[Cost]:
         """Return what the stack costs in a month without a call."""
         return ()
 
-    def start(self, plan: Plan, placement: str) -> Sequence[Wait]:
-        """Return the steps of a cold start at a placement of this cloud."""
+    def start(self) -> Sequence[Wait]:
+        """Return the steps of a start at this cloud, from nothing."""
         return ()

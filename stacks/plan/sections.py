@@ -102,7 +102,8 @@ def openings(graph: Graph, reviews: Sequence[Review]) -> Section:
 def secrets(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
     """Return the secrets and who reads them, never a value."""
     found = sorted(
-        (one for review in reviews for one in review.secrets(plan, graph)), key=lambda one: one.name
+        (one for review in reviews for one in review.secrets(plan.environment, graph)),
+        key=lambda one: one.name,
     )
     rows = [(one.name, one.kept_in, one.read_by, one.rotated) for one in found]
     return Section("Secrets", Table(("secret", "kept in", "read by", "changed by"), rows))
@@ -110,7 +111,7 @@ def secrets(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
 
 def cost(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
     """Return the cost of a month without calls, and of sessions."""
-    idle = [one for review in reviews for one in review.idle(plan, graph)]
+    idle = [one for review in reviews for one in review.idle(graph)]
     rows = [("a month without calls", one.what, _usd(one.usd_month), one.source) for one in idle]
     if len(idle) > 1:
         rows.append(("a month without calls", "all of it", _usd(_total(idle)), "the sum"))
@@ -129,7 +130,7 @@ def start(plan: Plan, reviews: Sequence[Review]) -> Section:
     rows = [
         (planned.name, wait.step, f"{wait.least_seconds:g}–{wait.most_seconds:g} s", wait.source)
         for planned in plan.planned
-        for wait in of_cloud[planned.cloud].start(plan, planned.name)
+        for wait in of_cloud[planned.cloud].start()
     ]
     return Section("Start of a session", Table(("placement", "step", "takes", "source"), rows))
 
