@@ -7,6 +7,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from dispatcher.domain.model import MachineStatus
+from dispatcher.machines.cloud_run_jobs.client import RATES as RUN_RATES
+from dispatcher.machines.cloud_run_jobs.client import RunApi
+from dispatcher.machines.cloud_run_jobs.provider import CloudRunJobsProvider
+from dispatcher.machines.cloud_run_jobs.request import Place as RunPlace
 from dispatcher.machines.compute_engine.client import RATES, ComputeApi
 from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
 from dispatcher.machines.compute_engine.request import Place
@@ -17,6 +21,7 @@ from tests.doubles import VirtualClock
 from tests.fly.wire import InProcess
 from tests.fly.world import wanted
 from tests.gcp.engine import PROJECT, ZONES, FakeEngine
+from tests.gcp.run import REGION, FakeRun
 from tests.gcp.server import TOKEN
 
 T = TypeVar("T")
@@ -75,6 +80,52 @@ class EngineWorld:
     def running(self) -> list[str]:
         """The ids of the machines whose bot runs."""
         return [name.removeprefix(f"{self.deployment}-") for name in self.engine.running()]
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.clock.run(work)
+
+    def spec(self, machine_id: str, **changes: Any) -> MachineSpec:
+        return spec(machine_id, **changes)
+
+
+class RunWorld:
+    """A project and region of Cloud Run, and providers as replicas of a dispatcher have them."""
+
+    def __init__(
+        self,
+        *,
+        deployment: str = "calls",
+        kind: type[CloudRunJobsProvider] = CloudRunJobsProvider,
+        **fake: Any,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.deployment = deployment
+        self.kind = kind
+        self.run_api = FakeRun(self.clock, **fake)
+
+    def provider(self, **place: Any) -> CloudRunJobsProvider:
+        """A new provider object, as a restarted dispatcher or another replica makes it."""
+        tokens, transport = GoodToken(), InProcess(self.run_api)
+        api = GoogleApi("Cloud Run", "http://run.test/v2", tokens, self.clock, RUN_RATES, transport)
+        given: dict[str, Any] = {
+            "deployment": self.deployment,
+            "project": PROJECT,
+            "region": REGION,
+            "jobs": {"echo": "echo"},
+            "late": timedelta(0),
+        }
+        return self.kind(RunApi(api), RunPlace(**given | place), self.clock)
+
+    def fleet(self, provider: CloudRunJobsProvider | None = None) -> Fleet:
+        return Fleet({"jobs": provider or self.provider()}, self.clock)
+
+    async def create(self, fleet: Fleet, machine_id: str, seconds: float = 120.0) -> MachineStatus:
+        """A machine, through the fleet, within so many seconds."""
+        return await fleet.create(spec(machine_id), (), self.clock.now() + seconds, wanted)
+
+    def running(self) -> list[str]:
+        """The ids of the machines whose container runs."""
+        return [name.removeprefix(f"{self.deployment}-") for name in self.run_api.running()]
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.clock.run(work)

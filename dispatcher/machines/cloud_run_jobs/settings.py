@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dispatcher.machines.google.settings import ApiUrl, CredentialFile, Deployment, Project
-from dispatcher.machines.settings import Agent, PlacementSettings
+from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
 from dispatcher.plugins import SharedSettings
+
+if TYPE_CHECKING:
+    from dispatcher.machines.provider import MachineProvider
 
 Job = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
@@ -58,3 +61,24 @@ class CloudRunJobsPlacement(PlacementSettings):
                 "traffic, and its UDP is not reliable, so callers would hear nothing; allowed: other "
                 "transports, or a placement at compute-engine for this agent"
             )
+
+    def build(self, context: ProviderContext) -> MachineProvider:
+        # Imported here: a dispatcher without such a placement needs no google-auth.
+        from dispatcher.machines.cloud_run_jobs.client import RATES, RunApi
+        from dispatcher.machines.cloud_run_jobs.provider import CloudRunJobsProvider
+        from dispatcher.machines.cloud_run_jobs.request import Place
+        from dispatcher.machines.google.api import GoogleApi
+        from dispatcher.machines.google.credentials import Credentials
+
+        shared = CloudRunJobsShared.of(context.shared)
+        given = shared.credentials.get_secret_value() if shared.credentials else ""
+        tokens = Credentials(given, context.clock, context.http)
+        api = GoogleApi("Cloud Run", f"{shared.api_url}/v2", tokens, context.clock, RATES, context.http)
+        place = Place(
+            deployment=self.deployment,
+            project=self.project,
+            region=self.region,
+            jobs=self.jobs,
+            container=self.container,
+        )
+        return CloudRunJobsProvider(RunApi(api), place, context.clock)
