@@ -169,7 +169,7 @@ def test_no_file_of_ours_names_it():
     assert ours.stdout == ""
 
 
-PROVIDERS = ("process", "container", "fly", "compute-engine")
+PROVIDERS = ("process", "container", "fly", "compute-engine", "cloud-run-jobs")
 MAY_NAME = {
     # The engine's proxy is the container provider's other half.
     "container": ("dispatcher/engine_proxy/",),

@@ -92,7 +92,7 @@ def test_the_environment_gives_the_same_settings_back(monkeypatch):
                 "SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}',
                 "SWITCHBOARD_PLACEMENTS": '{"a": {"provider": "acme"}}',
             },
-            "'acme' is not the name of a machine provider; allowed: compute-engine, container, ecs",
+            "'acme' is not the name of a machine provider; allowed: cloud-run-jobs, compute-engine",
         ),
         (
             {"SWITCHBOARD_AGENTS": '{"echo": {"bot": "b.py"}}', "SWITCHBOARD_SECRETS": '["short"]'},

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from dispatcher.clock import SystemClock
+from dispatcher.machines.cloud_run_jobs.provider import CloudRunJobsProvider
 from dispatcher.machines.cloud_run_jobs.settings import CloudRunJobsPlacement, CloudRunJobsShared
 from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
 from dispatcher.machines.compute_engine.settings import ComputeEnginePlacement, ComputeEngineShared
@@ -143,6 +144,19 @@ def test_placement_at_compute_engine_is_built_from_a_dispatchers_settings(tmp_pa
     context = ProviderContext(SystemClock(), settings.shared_of(placement), tmp_path)
     provider = placement.build(context)
     assert isinstance(provider, ComputeEngineProvider)
+
+
+def test_placement_at_cloud_run_jobs_is_built_and_refused_for_agents_over_udp(tmp_path: Path) -> None:
+    context = ProviderContext(SystemClock(), CloudRunJobsShared(), tmp_path)
+    assert isinstance(jobs().build(context), CloudRunJobsProvider)
+    with pytest.raises(
+        ValidationError, match="agent 'echo' at placement 'ams': transports: webrtc cannot be used"
+    ):
+        Settings(
+            agents={"echo": {"bot": "/app/bot.py"}},  # pyright: ignore[reportArgumentType]
+            placements={"ams": JOBS},  # pyright: ignore[reportArgumentType]
+            data_dir=tmp_path,
+        )
 
 
 def test_credentials_of_a_service_account_are_taken() -> None:
