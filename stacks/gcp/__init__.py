@@ -7,6 +7,8 @@ from typing import ClassVar
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
 from stacks.gcp.config import GcpKeys, GcpPlacementConfig
+from stacks.gcp.review import GcpReview
+from stacks.plan.review import Review
 from stacks.stateful import DataTypes
 
 
@@ -35,3 +37,6 @@ class Gcp(Cloud):
 
     def placement(self) -> Placement:
         return load_program("stacks.gcp.placement", self.name).GcpPlacement()
+
+    def review(self) -> Review:
+        return GcpReview()

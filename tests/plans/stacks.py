@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 SECONDS = 120.0
 
-preload("pulumi_aws", "pulumi_docker", "pulumi_docker_build")
+preload("pulumi_aws", "pulumi_gcp", "pulumi_docker", "pulumi_docker_build")
 
 KEY = {"name": "web", "hash": f"sha256:{'1' * 64}", "scope": "start"}
 ECHO = {"echo": {"bot": "bot/agents/echo.py", "env": ["OPENAI_API_KEY"]}}
@@ -65,11 +65,17 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "daily": {"domain": "voice"},
         "aws": {"domain": "voice.example.com", "zoneId": "Z0123456789ABC", "databaseMultiZone": True},
     },
+    "gcp": {
+        "cloud": "gcp",
+        "keys": [KEY],
+        "agents": {"echo": {**ECHO["echo"], "memoryMb": 2048, "startTimeoutSeconds": 120}},
+        "gcp": {"project": "my-project-1234", "region": "us-central1"},
+    },
 }
 """Stack → its config, for those that no file in stacks/ has."""
 
 EXAMPLES = ("docker", "local")
-"""Stacks whose files deploy as they are. Fly's has neither keys nor a Daily domain, which are its user's."""
+"""Stacks whose files deploy as they are. The others have no keys, which are their user's."""
 
 
 def rendered(stack: str) -> dict[str, str]:

@@ -1,0 +1,203 @@
+"""The cloud `gcp` for a reviewer: permissions, openings, secrets and idle cost of its resources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stacks.deployment import Environment
+from stacks.gcp import permissions
+from stacks.gcp.prices import Idle, idle
+from stacks.plan.graph import SECRET, Graph, Resource
+from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait
+
+ACCOUNT, CUSTOM_ROLE = "gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"
+ON_PROJECT, ON_ACCOUNT = "gcp:projects/iAMMember:IAMMember", "gcp:serviceaccount/iAMMember:IAMMember"
+ON_SECRET = "gcp:secretmanager/secretIamMember:SecretIamMember"  # noqa: S105 - a type
+ON_REPOSITORY = "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember"
+ON_SUBNET = "gcp:compute/subnetworkIAMMember:SubnetworkIAMMember"
+ON_SERVICE = "gcp:cloudrunv2/serviceIamMember:ServiceIamMember"
+ON_JOB = "gcp:cloudrunv2/jobIamMember:JobIamMember"
+SECRET_TYPE = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type
+DATABASE, SERVICE = "gcp:sql/databaseInstance:DatabaseInstance", "gcp:cloudrunv2/service:Service"
+FIREWALL, TEMPLATE = (
+    "gcp:compute/firewall:Firewall",
+    "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate",
+)
+
+ANSWERS: Mapping[str, Mapping[str, Any]] = {
+    "gcp:organizations/getClientConfig:getClientConfig": {"accessToken": SECRET, "id": ""},
+    "gcp:organizations/getProject:getProject": {"number": "000000000000", "id": ""},
+}
+"""Answers to functions of the provider that the program calls."""
+
+ROLES = {
+    "roles/logging.logWriter": ("write log lines", "The container's output goes to Cloud Logging."),
+    "roles/secretmanager.secretAccessor": ("read the secret", "Its variables come from there."),
+    "roles/artifactregistry.reader": ("pull images", "Each machine pulls the agent's image anew."),
+    "roles/iam.serviceAccountUser": ("start machines as the account", "A machine has its agent's account."),
+    "roles/cloudsql.client": ("connect to Cloud SQL", "The store is there."),
+    "roles/run.invoker": ("call the service", "Callers reach it; the dispatcher asks them for its own keys."),
+}
+"""Google's own role → words for it, and why the stack grants it."""
+
+
+REASONS: Mapping[Sequence[str], str] = {
+    permissions.MACHINES: "A session's VM, with its disk, is made, asked about and deleted.",
+    permissions.TEMPLATES: "A VM is made from its agent's template.",
+    permissions.LOOKS: "The orphan scan lists VMs; Google takes no condition on a name for that.",
+    permissions.SUBNET: "A VM is in this subnet.",
+}
+"""Permissions of a custom role → why the stack grants them."""
+
+
+class GcpReview(Review):
+    """The graph of a `gcp` stack or placement."""
+
+    def answer(self, token: str) -> Mapping[str, Any] | None:
+        return ANSWERS.get(token)
+
+    def facts(self, resource: Resource) -> str | None:
+        found = FACTS.get(resource.type)
+        return None if found is None else found(resource.inputs)
+
+    def grants(self, graph: Graph) -> Sequence[Grant]:
+        found = []
+        for one in graph.of(ON_PROJECT, ON_ACCOUNT, ON_SECRET, ON_REPOSITORY, ON_SUBNET, ON_SERVICE, ON_JOB):
+            condition = one.inputs.get("condition")
+            does, reason = _role(graph, one.inputs["role"])
+            found.append(
+                Grant(
+                    identity=_member(graph, one.inputs["member"]),
+                    assumed_by="whatever runs as it",
+                    does=does,
+                    to=[_on(graph, one)],
+                    only_if=[condition["expression"]] if condition else [],
+                    reason=reason,
+                )
+            )
+        return found
+
+    def openings(self, graph: Graph) -> Sequence[Opening]:
+        found = [
+            Opening(
+                INTERNET if "0.0.0.0/0" in rule.inputs.get("sourceRanges", ()) else "the network",
+                f"VMs with the tag {', '.join(rule.inputs.get('targetTags', ['every VM']))}",
+                allowed["protocol"],
+                ", ".join(allowed.get("ports", ["all"])).replace("-", "–"),
+                rule.inputs["description"],
+                "DTLS-SRTP between browser and bot" if allowed["protocol"] == "udp" else "not encrypted",
+            )
+            for rule in graph.of(FIREWALL)
+            if rule.inputs.get("direction") == "INGRESS"
+            for allowed in rule.inputs.get("allows", ())
+        ]
+        found += [
+            Opening(
+                INTERNET,
+                f"Cloud Run: {one.inputs['name']}",
+                "tcp",
+                "443",
+                "Callers, pages and bots",
+                "TLS by Cloud Run",
+            )
+            for one in graph.of(SERVICE)
+        ]
+        return found
+
+    def egress(self, graph: Graph) -> Sequence[str]:
+        if not graph.of(TEMPLATE, SERVICE):
+            return ()
+        return ["bots and the dispatcher: anywhere on the internet"]
+
+    def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
+        readers: dict[str, list[str]] = {}
+        for one in graph.of(ON_SECRET):
+            readers.setdefault(one.inputs["secretId"], []).append(_member(graph, one.inputs["member"]))
+        return [
+            SecretUse(
+                one.inputs["secretId"],
+                "Secret Manager",
+                ", ".join(readers.get(one.inputs["secretId"], ["nobody"])),
+                "`make up` adds a version; machines that start afterwards have it",
+            )
+            for one in graph.of(SECRET_TYPE)
+        ]
+
+    def idle(self, graph: Graph) -> Sequence[Cost]:
+        services = graph.of(SERVICE)
+        if not services:
+            return ()
+        template = services[0].inputs["template"]
+        limits = template["containers"][0]["resources"]["limits"]
+        databases = graph.of(DATABASE)
+        settings = databases[0].inputs["settings"] if databases else {}
+        stack = Idle(
+            dispatchers=int(template["scaling"]["minInstanceCount"]),
+            cpu=int(limits["cpu"]),
+            memory_mb=int(limits["memory"].removesuffix("Mi")),
+            secrets=len(graph.of(SECRET_TYPE)),
+            database=settings.get("tier", ""),
+            multi_zone=settings.get("availabilityType") == "REGIONAL",
+            storage_gb=int(settings.get("diskSize", 0)),
+        )
+        return [Cost(one.what, one.usd, f"Google's list for us-central1, {one.sure}") for one in idle(stack)]
+
+    def start(self) -> Sequence[Wait]:
+        source = "no published figure: boot of Container-Optimized OS, pull of the image; not measured by us"
+        return [Wait("a VM: boot, image, container, bot", 30, 90, source)]
+
+
+def _member(graph: Graph, member: str) -> str:
+    found = graph.referred(member)
+    return member if found is None else str(found.inputs.get("accountId", found.called))
+
+
+def _role(graph: Graph, role: str) -> tuple[list[str], str]:
+    """Return the actions of a role, and why it is granted."""
+    made = graph.referred(role)
+    if made is None:
+        words, reason = ROLES.get(role, (role, ""))
+        return [f"{words} ({role})" if words != role else role], reason
+    actions = made.inputs["permissions"]
+    return list(actions), next(_reasons(actions), "")
+
+
+def _reasons(actions: Sequence[str]) -> Iterator[str]:
+    """Yield why a custom role has these permissions."""
+    for of, reason in REASONS.items():
+        if set(of) <= set(actions):
+            yield reason
+
+
+def _on(graph: Graph, binding: Resource) -> str:
+    for key in ("secretId", "subnetwork", "repository", "serviceAccountId", "name"):
+        if key in binding.inputs:
+            return graph.words(str(binding.inputs[key]))
+    return f"the project {binding.inputs['project']}"
+
+
+def _vm(inputs: Mapping[str, Any]) -> str:
+    way = "a public address" if inputs["networkInterfaces"][0].get("accessConfigs") else "no public address"
+    return f"{inputs['machineType']}, {inputs['scheduling']['provisioningModel'].lower()}, {way}"
+
+
+FACTS = {
+    "gcp:projects/service:Service": lambda i: i["service"],
+    ACCOUNT: lambda i: i["accountId"],
+    CUSTOM_ROLE: lambda i: i["title"],
+    "gcp:compute/subnetwork:Subnetwork": lambda i: f"{i['region']}, {i['ipCidrRange']}",
+    "gcp:artifactregistry/repository:Repository": lambda i: (
+        f"{i['location']}, {i['repositoryId']}, tags "
+        + ("immutable" if i["dockerConfig"]["immutableTags"] else "mutable")
+    ),
+    DATABASE: lambda i: (
+        f"{i['settings']['tier']}, {i['databaseVersion']}, {int(i['settings']['diskSize'])} GB, "
+        + ("two zones" if i["settings"]["availabilityType"] == "REGIONAL" else "one zone")
+    ),
+    SERVICE: lambda i: f"{int(i['template']['scaling']['minInstanceCount'])} instances always",
+    TEMPLATE: _vm,
+    SECRET_TYPE: lambda i: i["secretId"],
+    "gcp:monitoring/alertPolicy:AlertPolicy": lambda i: i["displayName"].partition(": ")[2],
+}
+"""Type → what matters of one, from its inputs."""
