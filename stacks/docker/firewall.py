@@ -71,6 +71,7 @@ class Firewall(pulumi.ComponentResource):
             host=args.host,
             container=self.container.name,
             table=table,
+            image=args.image,
             opts=inside,
         )
         self.register_outputs({})

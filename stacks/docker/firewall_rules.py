@@ -24,7 +24,7 @@ FIREWALL_SOCKET = "/run/firewall/socket"
 
 PROGRAM = ("/opt/venv/bin/python", "-P", "-m", "dispatcher.firewall")
 
-INPUTS = ("host", "container", "table")
+INPUTS = ("host", "container", "table", "image")
 
 
 class FirewallRulesProvider(ResourceProvider):
@@ -49,7 +49,8 @@ class FirewallRulesProvider(ResourceProvider):
 
     @plain_errors
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        remove(_props["host"], _props["container"], _props["table"])
+        # A state of before has no image.
+        remove(_props["host"], _props["container"], _props["table"], _props.get("image"))
 
 
 class FirewallRules(Resource, module="switchboard", name="FirewallRules"):
@@ -62,23 +63,50 @@ class FirewallRules(Resource, module="switchboard", name="FirewallRules"):
         host: str,
         container: pulumi.Input[str],
         table: str,
+        image: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        properties = {"host": host, "container": container, "table": table}
+        properties = {"host": host, "container": container, "table": table, "image": image}
         super().__init__(FirewallRulesProvider(), name, properties, opts)
 
 
-def remove(engine: str, container: str, table: str) -> None:
-    """Take the rules away, by the container that may. Raises StackError if they are still there.
+def remove(engine: str, container: str, table: str, image: str | None) -> None:
+    """Take the rules away, by the container that may; by one of its image if that was removed by hand.
 
-    A container that was removed by hand has left its rules, and nothing here removes them.
+    Raises:
+        StackError: they are still there.
     """
-    if not host.post(engine, f"containers/{container}/start", {}):
-        return
     words = [*PROGRAM, "remove", "--table", table, "--socket", FIREWALL_SOCKET]
-    status, said = host.execute(engine, container, words)
+    if host.post(engine, f"containers/{container}/start", {}):
+        status, said = host.execute(engine, container, words)
+    elif image:
+        try:
+            status, said = host.run_once(engine, f"{container}-end", _wanted(image, words))
+        except host.EngineFailed as error:
+            status, said = 1, str(error)
+    else:
+        status, said = 1, f"container {container} is not there any more"
     if status:
         raise StackError(
-            f"the rules of the firewall stay: {said or f'status {status}'}; as root on the engine's host, "
-            f"nft delete table inet {table} and nft delete table bridge {table} remove them"
+            f"the rules of the firewall stay: {said or f'status {status}'}; make refresh, and then make up, "
+            f"makes {container} anew, which can remove them; or as root on the engine's host: "
+            f"nft delete table inet {table}; nft delete table bridge {table}"
         )
+
+
+def _wanted(image: str, words: list[str]) -> dict[str, Any]:
+    """Return the engine's request for a container that may change the host's tables, and no more."""
+    return {
+        "Image": image,
+        "Entrypoint": words,
+        "Cmd": [],
+        "User": "0:0",
+        "HostConfig": {
+            "NetworkMode": "host",
+            "CapDrop": ["ALL"],
+            "CapAdd": ["NET_ADMIN"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "ReadonlyRootfs": True,
+            "LogConfig": {"Type": "json-file", "Config": {}},
+        },
+    }

@@ -155,6 +155,32 @@ def execute(host: str, container: str, words: list[str], timeout: float = 60) ->
     )
 
 
+def run_once(host: str, name: str, wanted: Mapping[str, Any], timeout: float = 60) -> tuple[int, str]:
+    """Run a new container to its end, and remove it; gives its exit status and what it printed.
+
+    Args:
+        wanted: The engine's request for it, but for its name.
+
+    Raises:
+        EngineUnreachable, EngineFailed: as they say; the latter for an image that is not there, too.
+    """
+    path = f"containers/{name}"
+    # One that an interrupted run has left.
+    call(host, "DELETE", path, timeout, force="true", v="true")
+    content = json.dumps(wanted).encode()
+    if _exchange(host, "POST", "containers/create", timeout, {"name": name}, content) is None:
+        raise EngineFailed(f"the Docker engine at {host}: there is no image {wanted['Image']}", 404)
+    try:
+        call(host, "POST", f"{path}/start", timeout)
+        ended = call(host, "POST", f"{path}/wait", timeout)
+        printed = fetch(host, f"{path}/logs", timeout, stdout="true", stderr="true") or b""
+    finally:
+        call(host, "DELETE", path, timeout, force="true", v="true")
+    if ended is None:
+        raise EngineFailed(f"the Docker engine at {host}: container {name} was removed while it ran", 404)
+    return int(ended["StatusCode"]), _unframed(printed)
+
+
 def _unframed(stream: bytes) -> str:
     """The text of a stream in which the engine tells a command's two outputs apart: 8 bytes, then so many."""
     text = b""

@@ -1,7 +1,8 @@
 """A stand-in for Docker's engine: its answers to what the `docker` stack's own resources ask.
 
-From Docker's API reference, v1.43: "List containers", "Stop", "Remove" and "Wait for a container", "Extract
-an archive", "Create", "Start" and "Inspect an exec instance". The e2e tests ask a real one.
+From Docker's API reference, v1.43: "List containers", "Create", "Start", "Stop", "Remove" and "Wait for a
+container", "Get container logs", "Extract an archive", "Create", "Start" and "Inspect an exec instance". The
+e2e tests ask a real one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         if "/archive?" in self.path:
             self._send(200, engine.table)
+            return
+        if "/logs?" in self.path:
+            engine.asked.append((self.command, self.path))
+            self._send(200, b"")
             return
         given = parse_qs(urlsplit(self.path).query).get("filters", [f'{{"label": ["{DEPLOYMENT_LABEL}=x"]}}'])
         deployment = json.loads(given[0])["label"][0].partition("=")[2]
@@ -67,8 +72,16 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/update"):
             engine.updated[self.path.split("/")[-2]] = json.loads(content)
             self._send(200, b"{}")
+        elif "/containers/create?" in self.path:
+            engine.asked.append((self.command, self.path))
+            engine.created = json.loads(content)
+            self._send(404 if engine.created["Image"] in engine.absent else 201, b'{"Id": "1"}')
+        elif self.path.split("/")[-2] in engine.absent:
+            engine.asked.append((self.command, self.path))
+            self._send(404, b"")
         else:
-            self._answer({"StatusCode": 0} if "/wait?" in self.path else None)
+            ended = self.path.partition("?")[0].endswith("/wait")
+            self._answer({"StatusCode": 0} if ended else None)
 
     def do_DELETE(self) -> None:
         self._answer(None)
@@ -119,6 +132,10 @@ class StandInEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.has_no_container = False
         self.executed: list[list[str]] = []
         """Commands that were run in containers."""
+        self.absent: set[str] = set()
+        """Containers and images that it does not have."""
+        self.created: dict[str, Any] = {}
+        """The container that was made last."""
         self.hangs_up = 0
         """How many commands it will not take: it closes the connection."""
         self.runs_on = 0
