@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+ALT = "$alt"
+"""A parameter of every API that documents do not name: "System parameters" of Google's Cloud APIs."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Document:
         found = []
         known = {**self._given["parameters"], **method.described.get("parameters", {})}
         for name, values in {**query, **{name: [value] for name, value in params.items()}}.items():
+            if name == ALT:
+                continue
             if name not in known:
                 found.append(f"there is no parameter {name}")
             elif name in query and known[name].get("location") != "query":

@@ -228,7 +228,15 @@ class FakeEngine(Server):
     def _delete(self, call: Call) -> dict[str, Any]:
         vm = self._vm(call, is_shown=False)
         vm.delete()
-        return self._at_once("delete", vm)
+        operation = self._begin("delete", vm.zone, vm.name)
+
+        async def go_on() -> None:
+            while not vm.gone:
+                await self.clock.sleep(0.5)
+            self._finish(operation)
+
+        self.task(go_on())
+        return operation.shown()
 
     def _suspend(self, call: Call) -> dict[str, Any]:
         return self._step(call, "suspend", "RUNNING", "SUSPENDING", "SUSPENDED", self.times.suspend)
@@ -295,9 +303,6 @@ class FakeEngine(Server):
     def _finish(self, operation: Pending) -> None:
         operation.ended_at = self.clock.now()
         operation.done.set()
-
-    def _at_once(self, kind: str, vm: Vm) -> dict[str, Any]:
-        return self._begin(kind, vm.zone, vm.name).shown()
 
     def _zone(self, call: Call) -> str:
         zone = call.params["zone"]
