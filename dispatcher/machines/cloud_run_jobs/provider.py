@@ -70,8 +70,8 @@ class CloudRunJobsProvider:
         self._place = place
         self._clock = clock or SystemClock()
         self._finder = Finder(api, place, self._clock, SETTLING.total_seconds())
-        self._creating: dict[str, asyncio.Lock] = {}
-        """Machine → its lock, while a create of it is under way here."""
+        self._creating: dict[str, tuple[asyncio.Lock, int]] = {}
+        """Machine → its lock, and the creates of it that are under way here."""
         self._cancelled: set[str] = set()
         """Executions that are being cancelled in the background."""
         self._removal = Removal(self._remove)
@@ -163,15 +163,17 @@ class CloudRunJobsProvider:
     async def _execution(self, spec: MachineSpec) -> Execution:
         """Return the machine's execution; run one if there is none."""
         job, body = self._place.job(spec.agent), run_job(self._place, spec)
-        lock = self._creating.setdefault(spec.id, asyncio.Lock())
+        lock, creates = self._creating.get(spec.id, (asyncio.Lock(), 0))
+        self._creating[spec.id] = (lock, creates + 1)
         try:
             async with lock:
                 if (found := first(await self._finder.look(spec.id))) is not None:
                     return found
                 made = self._finder.given(spec.id, await self._api.run(job, body))
         finally:
-            if not lock.locked():
-                self._creating.pop(spec.id, None)
+            _, creates = self._creating.pop(spec.id)
+            if creates > 1:
+                self._creating[spec.id] = (lock, creates - 1)
         self._background.spawn(self._keep_one(spec.id))
         return made
 

@@ -19,6 +19,7 @@ from dispatcher.machines.compute_engine.client import ComputeApi, Instance
 from dispatcher.machines.compute_engine.request import DEPLOYMENT_LABEL, Place
 from dispatcher.machines.compute_engine.status import is_machine, machine_id_of, state_of
 from dispatcher.machines.provider import ProviderError, Unreachable
+from dispatcher.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -121,20 +122,31 @@ class Finder:
             ProviderError: A zone could not be asked. The machines of all others come first.
         """
         failed: ProviderError | None = None
-        for zone in self._place.every_zone:
-            try:
-                async with aclosing(
-                    self._api.pages(zone, {DEPLOYMENT_LABEL: self._place.deployment})
-                ) as pages:
-                    async for page in pages:
-                        for instance in page:
-                            if machine_id := machine_id_of(instance, self._place):
-                                yield machine_id, zone, instance
-            except ProviderError as error:
-                log.warning("the machines in %s could not be listed: %s", zone, error)
+        lists = [asyncio.create_task(self._in_zone(zone)) for zone in self._place.every_zone]
+        try:
+            for answer in asyncio.as_completed(lists):
+                zone, found, error = await answer
+                for machine_id, instance in found:
+                    yield machine_id, zone, instance
                 failed = failed or error
+        finally:
+            await end_tasks(*lists)
         if failed is not None:
             raise failed
+
+    async def _in_zone(self, zone: str) -> tuple[str, list[tuple[str, Instance]], ProviderError | None]:
+        """Return a zone with the machines in it, and the error that cut them short."""
+        found: list[tuple[str, Instance]] = []
+        try:
+            async with aclosing(self._api.pages(zone, {DEPLOYMENT_LABEL: self._place.deployment})) as pages:
+                async for page in pages:
+                    for instance in page:
+                        if machine_id := machine_id_of(instance, self._place):
+                            found.append((machine_id, instance))
+        except ProviderError as error:
+            log.warning("the machines in %s could not be listed: %s", zone, error)
+            return zone, found, error
+        return zone, found, None
 
 
 def first(found: Iterable[Found]) -> Found:

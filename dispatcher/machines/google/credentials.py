@@ -67,15 +67,25 @@ class Credentials:
         self._transport = transport
         self._found: Any = None
         self._token = ""
-        self._good_until = float("-inf")
+        self._fresh_until = self._good_until = float("-inf")
         self._refreshing: asyncio.Task[str] | None = None
         self._failed: ProviderError | None = None
         self._failed_at = float("-inf")
 
     async def token(self, refused: str = "") -> str:
-        if self._token and self._token != refused and self._clock.monotonic() < self._good_until:
+        now, is_usable = self._clock.monotonic(), bool(self._token) and self._token != refused
+        if is_usable and now < self._fresh_until:
             return self._token
-        if self._failed is not None and self._clock.monotonic() < self._failed_at + HELD_SECONDS:
+        try:
+            return await self._another(now)
+        except ProviderError:
+            if is_usable and self._clock.monotonic() < self._good_until:
+                return self._token
+            raise
+
+    async def _another(self, now: float) -> str:
+        """Return a new token."""
+        if self._failed is not None and now < self._failed_at + HELD_SECONDS:
             raise self._failed
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
@@ -99,7 +109,8 @@ class Credentials:
             words = f"the credentials cannot be used: {type(error).__name__}"
             raise self._failure(Rejected(words)) from error
         self._failed = None
-        self._good_until = self._clock.monotonic() + seconds - FRESH_SECONDS
+        self._good_until = self._clock.monotonic() + seconds
+        self._fresh_until = self._good_until - FRESH_SECONDS
         return self._token
 
     def _failure(self, error: ProviderError) -> ProviderError:

@@ -98,6 +98,23 @@ def test_create_looks_for_an_execution_before_it_runs_one(world: RunWorld) -> No
     assert world.run_api.count("jobs.run") == 1
 
 
+def test_creates_in_a_row_of_one_machine_run_once_where_the_first_was_not_taken(world: RunWorld) -> None:
+    world.run_api.latency = 0.5
+    world.run_api.faults.order(RUN, faults.RUN_RATE_LIMITED)
+    provider = world.provider()
+
+    async def go() -> None:
+        creates = [asyncio.ensure_future(provider.create(spec("m-1"))) for _ in range(3)]
+        with pytest.raises(Throttled):
+            await creates[0]
+        await asyncio.gather(*creates, provider.create(spec("m-1")), return_exceptions=True)
+        await world.clock.sleep(60)
+        await provider.create(spec("m-1"))
+
+    world.run(go())
+    assert len(world.run_api.executions) == 1
+
+
 @pytest.mark.parametrize("fault", [faults.LOST_REPLY, faults.LOST_REQUEST])
 def test_lost_answer_is_recovered_with_one_execution(world: RunWorld, fault: Fault) -> None:
     world.run_api.faults.order(RUN, fault)

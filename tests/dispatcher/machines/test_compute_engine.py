@@ -390,6 +390,21 @@ def test_zone_that_does_not_answer_hides_nothing(world: EngineWorld) -> None:
     world.run(go())
 
 
+def test_zone_that_hangs_keeps_no_other_waiting(world: EngineWorld) -> None:
+    async def go() -> None:
+        for number, zone in enumerate(ZONES):
+            await world.provider(zones=(zone,)).create(spec(f"m-{number}"))
+        for _ in range(2):
+            world.engine.faults.order("compute.instances.list", Fault(after=7))
+        began, found = world.clock.now(), []
+        async for status in world.provider(zones=ZONES).list():
+            found.append(status.id)
+        assert sorted(found) == ["m-0", "m-1", "m-2"]
+        assert world.clock.now() - began < 8
+
+    world.run(go())
+
+
 def test_list_goes_through_all_pages(world: EngineWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAGE", 2)
     provider = world.provider()

@@ -124,6 +124,30 @@ def test_token_of_a_key_is_shared_and_replaced_before_it_expires(google: Google)
     assert len(google.requests) == 3
 
 
+def test_token_is_used_until_it_expires_where_no_other_is_given(google: Google) -> None:
+    clock = VirtualClock()
+    credentials = Credentials(ACCOUNT, clock, google)
+    denied = httpx.Response(400, json={"error": "invalid_grant", "error_description": "disabled"})
+
+    async def go() -> None:
+        assert await credentials.token() == "ya29.1"
+        clock.advance(3500)
+        google.answers = [denied]
+        assert await credentials.token() == "ya29.1"
+        assert await credentials.token() == "ya29.1"
+        assert len(google.requests) == 2
+        with pytest.raises(Rejected):
+            await credentials.token(refused="ya29.1")
+        clock.advance(101)
+        google.answers = [denied]
+        with pytest.raises(Rejected):
+            await credentials.token()
+        clock.advance(HELD_SECONDS)
+        assert await credentials.token() == "ya29.2"
+
+    asyncio.run(go())
+
+
 def test_token_of_the_hosts_service_account_needs_no_settings(google: Google) -> None:
     credentials = Credentials("", VirtualClock(), google)
     assert asyncio.run(credentials.token()) == "ya29.1"
