@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from dispatcher.fields import Allowed, ConfigModel
 from dispatcher.keys import HostName, Keys, Origin
@@ -19,6 +19,10 @@ DEFAULT_CLOUD = "local"
 AGENTS_WORDS = "at least one agent, each as `name: {bot: path/to/bot.py}`"
 KEYS_WORDS = "a list of the entries that `make key NAME=…` prints"
 PLACEMENTS_WORDS = "a mapping of names, each as `name: {cloud: …}` with keys of that cloud's placements"
+
+EXCEPTIONS_WORDS = "a mapping of policies, each as `resource: why it may`, in at least 10 characters"
+
+Justification = Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]
 
 PLAIN_SETTINGS = (
     *("allowed_origins", "allowed_hosts"),
@@ -110,6 +114,10 @@ class CoreConfig(ConfigModel):
     throwaway: bool = False
     """Allow `make up` and `make down` to delete the stack's data without asking. Otherwise resources that
     hold data are protected."""
+    policy_exceptions: Annotated[dict[str, dict[str, Justification]], Allowed(EXCEPTIONS_WORDS)] = Field(
+        default={}
+    )
+    """Exceptions from the policies of `make plan`: policy → resource → why it may. See docs/plan.md."""
     data_dir: Path
     """Directory of store, logs and machines; by default `.switchboard/stacks/<stack>`."""
     daily: DailyConfig = DailyConfig()

@@ -10,7 +10,7 @@ from stacks.aws import permissions
 from stacks.aws.prices import Idle, idle
 from stacks.deployment import Environment
 from stacks.plan.graph import SECRET, Graph, Resource, reference
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, ranges
+from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait, ranges
 
 DISTRIBUTION = "aws:cloudfront/distribution:Distribution"
 ROLE, POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"
@@ -158,6 +158,40 @@ class AwsReview(Review):
             for one in graph.of(DATABASE)
         ]
         return found
+
+    def kept(self, graph: Graph) -> Sequence[Kept]:
+        return [
+            *(
+                Kept(one.name, "the store", bool(one.inputs.get("storageEncrypted")), store=True)
+                for one in graph.of(DATABASE)
+            ),
+            *(
+                # CloudWatch Logs encrypts every group, with AWS's key or one of yours.
+                Kept(
+                    one.name,
+                    "log lines",
+                    True,
+                    int(one.inputs.get("retentionInDays") or 0) or None,
+                    logs=True,
+                )
+                for one in graph.of(LOG)
+            ),
+            *(
+                Kept(one.name, "images", bool(one.inputs.get("encryptionConfigurations")))
+                for one in graph.of(REPOSITORY)
+            ),
+        ]
+
+    def runs(self, graph: Graph) -> Sequence[Runs]:
+        return [
+            Runs(
+                one.name,
+                container["image"],
+                {of["name"]: of["value"] for of in container.get("environment", ())},
+            )
+            for one in graph.of(DEFINITION)
+            for container in json.loads(one.inputs["containerDefinitions"])
+        ]
 
     def idle(self, graph: Graph) -> Sequence[Cost]:
         services = graph.of(SERVICE)

@@ -12,17 +12,22 @@ from stacks.plan.review import (
     INTERNET,
     Cost,
     Grant,
+    Kept,
     Opening,
     Review,
+    Runs,
     SecretUse,
     Wait,
     keys_of_agents,
     ranges,
 )
+from stacks.stateful import CERTIFICATES, STORE
 
 CONTAINER, NETWORK = "docker:index/container:Container", "docker:index/network:Network"
 VOLUME = "docker:index/volume:Volume"
 PROXY_PREFIX = "SWITCHBOARD_PROXY_"
+
+STORES = (STORE, CERTIFICATES)
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -133,6 +138,15 @@ class DockerReview(Review):
             ),
             *keys_of_agents(environment, "the stack's state, encrypted, and the dispatcher's environment"),
         ]
+
+    def kept(self, graph: Graph) -> Sequence[Kept]:
+        # Whether the host's disk is encrypted, no graph tells; the README of the host does.
+        return [
+            Kept(one.name, "the store", None, store=True) for one in graph.of(VOLUME) if one.name in STORES
+        ]
+
+    def runs(self, graph: Graph) -> Sequence[Runs]:
+        return [Runs(one.name, str(one.inputs["image"]), _variables(one)) for one in graph.of(CONTAINER)]
 
     def idle(self, graph: Graph) -> Sequence[Cost]:
         if not graph.of(CONTAINER):

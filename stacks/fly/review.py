@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stacks.deployment import Environment
 from stacks.fly import prices
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait
+from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait
 
 KIND = "pulumi-python:dynamic/switchboard:Fly"
 APP, MACHINE, TOKEN = f"{KIND}App", f"{KIND}Machine", f"{KIND}DeployToken"
@@ -100,6 +100,16 @@ class FlyReview(Review):
             for one in graph.of(TOKEN)
         ]
         return found
+
+    def kept(self, graph: Graph) -> Sequence[Kept]:
+        # Fly encrypts volumes unless it is told not to, which this program cannot.
+        return [Kept(one.name, "the store", True, store=True) for one in graph.of(VOLUME)]
+
+    def runs(self, graph: Graph) -> Sequence[Runs]:
+        return [
+            Runs(one.name, one.inputs["config"]["image"], one.inputs["config"].get("env", {}))
+            for one in graph.of(MACHINE)
+        ]
 
     def idle(self, graph: Graph) -> Sequence[Cost]:
         found = []

@@ -9,7 +9,7 @@ from stacks.deployment import Environment
 from stacks.gcp import permissions
 from stacks.gcp.prices import Idle, idle
 from stacks.plan.graph import SECRET, Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait
+from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait
 
 ACCOUNT, CUSTOM_ROLE = "gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"
 ON_PROJECT, ON_ACCOUNT = "gcp:projects/iAMMember:IAMMember", "gcp:serviceaccount/iAMMember:IAMMember"
@@ -122,6 +122,21 @@ class GcpReview(Review):
                 "`make up` adds a version; machines that start afterwards have it",
             )
             for one in graph.of(SECRET_TYPE)
+        ]
+
+    def kept(self, graph: Graph) -> Sequence[Kept]:
+        # Google encrypts Cloud SQL, Secret Manager and Artifact Registry, always.
+        return [Kept(one.name, "the store", True, store=True) for one in graph.of(DATABASE)]
+
+    def runs(self, graph: Graph) -> Sequence[Runs]:
+        return [
+            Runs(
+                one.name,
+                container["image"],
+                {of["name"]: of["value"] for of in container.get("envs", ()) if "value" in of},
+            )
+            for one in graph.of(SERVICE)
+            for container in one.inputs["template"]["containers"]
         ]
 
     def idle(self, graph: Graph) -> Sequence[Cost]:

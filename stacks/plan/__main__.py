@@ -11,9 +11,13 @@ from pathlib import Path
 
 from stacks.errors import StackError
 from stacks.plan.configured import environment
+from stacks.plan.policies import Facts, violations
 from stacks.plan.recording import record, reviews_of
 from stacks.plan.render import FORMATS, text
 from stacks.plan.sections import document
+
+POLICY_BROKEN = 3
+"""Exit status of a plan that a policy refuses. It was rendered all the same."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -30,15 +34,21 @@ def main() -> int:
     try:
         about = environment(CHECKOUT, arguments.stack)
         graph, plan = record(about)
-        made = document(plan, graph, reviews_of(about))
+        reviews = reviews_of(about)
+        facts = Facts.of(graph, reviews, throwaway=about.config.throwaway)
+        broken = violations(facts, about.config.policy_exceptions)
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    made = document(plan, graph, reviews, broken)
     if arguments.format == "text":
         sys.stdout.write(text(made, colour=sys.stdout.isatty()))
     else:
         sys.stdout.write(FORMATS[arguments.format](made))
-    return 0
+    refused = [one for one in broken if not one.justification]
+    for one in refused:
+        print(f"error: policy {one.policy.name}: {one.subject} {one.fault}", file=sys.stderr)
+    return POLICY_BROKEN if refused else 0
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Resource:
     """Inputs of the explicit provider that makes it."""
     protected: bool = False
     retained: bool = False
+    tagged: bool | None = None
+    """True if its tags or labels name project and stack; None if its type has none."""
 
     @property
     def called(self) -> str:

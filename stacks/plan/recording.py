@@ -29,6 +29,10 @@ PROVIDER = "pulumi:providers:"
 
 IMAGE = "docker-build:index:Image"
 
+TAGS = {"userLabels": "user_labels", "labels": "labels", "tags": "tags"}
+"""Inputs that are a resource's tags, and the properties of SDK classes that have them. At Google `tags` are a
+VM's names for firewall rules, where there are `labels` too."""
+
 STAND_INS: Mapping[str, Mapping[str, Any]] = {
     "switchboard:PageKey": {"key": "pk_made_by_the_stack", "hash": f"sha256:{'0' * 64}"},
     "switchboard:SharedSecret": {"value": "made-by-the-stack-and-never-shown-to-anybody"},
@@ -135,6 +139,7 @@ class _Monitor(mocks.MockMonitor):
                     self._providers.get(request.provider.rpartition("::")[0], {}),
                     request.protect,
                     request.retainOnDelete,
+                    _tagged(request.type, inputs),
                 )
             )
         return answer
@@ -162,6 +167,19 @@ def _outputs_of(type_: str) -> Iterator[str]:
         kind = str(inspect.get_annotations(found.fget).get("return"))
         if name is not None and kind == "pulumi.output.Output[str]":
             yield name
+
+
+def _tagged(type_: str, inputs: Mapping[str, Any]) -> bool | None:
+    """Tell whether a resource's tags name project and stack; None if its type has no tags."""
+    made_by = _class_of(type_)
+    if made_by is None or type_ == IMAGE or issubclass(made_by, dynamic.Resource):
+        return None
+    keys = [key for key, name in TAGS.items() if isinstance(getattr(made_by, name, None), property)]
+    if not keys:
+        return None
+    found = inputs.get(keys[0]) or {}
+    names = set(found) if isinstance(found, Mapping) else {one.get("label") for one in found}
+    return {"project", "stack"} <= names
 
 
 def _class_of(type_: str) -> type[pulumi.Resource] | None:

@@ -65,6 +65,33 @@ class SecretUse:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A resource in which data stays."""
+
+    name: str
+    """Its logical name."""
+    holds: str
+    encrypted: bool | None
+    """None: the graph does not tell, as of a disk of your own."""
+    days: int | None = None
+    """Days that log lines are kept; None: for ever, or it holds no log lines."""
+    logs: bool = False
+    store: bool = False
+    """True if it holds data that nothing else has."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A container that the stack describes."""
+
+    name: str
+    """Logical name of its resource."""
+    image: str
+    variables: Mapping[str, str]
+    """Variables in clear."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """A part of what a stack costs without a call."""
 
@@ -143,6 +170,14 @@ class Review:
 
     def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         """Return the secrets of the stack."""
+        return ()
+
+    def kept(self, graph: Graph) -> Sequence[Kept]:
+        """Return the resources in which data stays."""
+        return ()
+
+    def runs(self, graph: Graph) -> Sequence[Runs]:
+        """Return the containers that the stack describes."""
         return ()
 
     def idle(self, graph: Graph) -> Sequence[Cost]:

@@ -8,6 +8,7 @@ from itertools import groupby
 from stacks.assembly import Plan
 from stacks.plan.document import NOTHING, Document, Section, Table
 from stacks.plan.graph import Graph, Resource
+from stacks.plan.policies import POLICIES, Violation
 from stacks.plan.review import Cost, Grant, Review
 
 MINUTES_OF_A_SESSION = 3
@@ -16,8 +17,12 @@ SESSIONS = 1000
 NOT_COUNTED = "Not counted: media (Daily, TURN), AI services, traffic, taxes."
 
 
-def document(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Document:
-    """Return the whole plan."""
+def document(plan: Plan, graph: Graph, reviews: Sequence[Review], broken: Sequence[Violation]) -> Document:
+    """Return the whole plan.
+
+    Args:
+        broken: Violations of policies, also those that the config allows.
+    """
     config = plan.environment.config
     return Document(
         f"Plan of stack {graph.stack}: dispatcher at {config.cloud}, bots at "
@@ -30,8 +35,23 @@ def document(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Document:
             secrets(plan, graph, reviews),
             cost(plan, graph, reviews),
             start(plan, reviews),
+            policies(broken),
         ],
     )
+
+
+def policies(broken: Sequence[Violation]) -> Section:
+    """Return each policy, and what breaks it."""
+    rows = []
+    for policy in POLICIES:
+        faults = [one for one in broken if one.policy == policy]
+        told = [
+            f"{one.subject} {one.fault}" + (f" (allowed: {one.justification})" if one.justification else "")
+            for one in faults
+        ]
+        state = "BROKEN" if any(not one.justification for one in faults) else "allowed" if faults else "holds"
+        rows.append((policy.name, state, policy.rule, "; ".join(told) or NOTHING))
+    return Section("Policies", Table(("policy", "state", "rule", "broken by"), rows))
 
 
 def _untold(plan: Plan, reviews: Sequence[Review]) -> list[Section]:
@@ -65,7 +85,7 @@ def resources(graph: Graph, reviews: Sequence[Review]) -> Section:
 def permissions(graph: Graph, reviews: Sequence[Review]) -> Section:
     """Return what each identity may do."""
     grants = [one for review in reviews for one in review.grants(graph)]
-    grants.sort(key=lambda one: (one.identity, one.does))
+    grants.sort(key=lambda one: (one.identity, tuple(one.does), tuple(one.to)))
     rows = [
         (
             f"{one.identity}, for {one.assumed_by}",
@@ -86,7 +106,7 @@ def permissions(graph: Graph, reviews: Sequence[Review]) -> Section:
 def openings(graph: Graph, reviews: Sequence[Review]) -> Section:
     """Return every port that somebody reaches, the internet's first, and where connections go."""
     found = [one for review in reviews for one in review.openings(graph)]
-    found.sort(key=lambda one: (not one.public, one.to, one.ports))
+    found.sort(key=lambda one: (not one.public, one.to, one.ports, one.protocol))
     rows = [
         (one.reached_from, one.to, f"{one.protocol} {one.ports}", one.reason, one.encrypted_by)
         for one in found

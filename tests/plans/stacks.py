@@ -11,6 +11,7 @@ from typing import Any
 from stacks.config import parse
 from stacks.deployment import Environment
 from stacks.plan.configured import environment
+from stacks.plan.policies import Facts, violations
 from stacks.plan.recording import record, reviews_of
 from stacks.plan.render import FORMATS
 from stacks.plan.sections import document
@@ -95,17 +96,18 @@ def golden(stack: str) -> Path:
 def _rendered(stack: str) -> dict[str, str]:
     os.environ.clear()
     if stack in VARIANTS:
-        return _of(_environment(stack, VARIANTS[stack]))
+        return _of(variant_of(stack, VARIANTS[stack]))
     return _of(environment(CHECKOUT, stack))
 
 
 def _rendered_with(config: dict[str, Any], variables: dict[str, str]) -> dict[str, str]:
     os.environ.clear()
     os.environ.update(variables)
-    return _of(_environment("prod", config))
+    return _of(variant_of("prod", config))
 
 
-def _environment(stack: str, config: Mapping[str, Any]) -> Environment:
+def variant_of(stack: str, config: Mapping[str, Any]) -> Environment:
+    """Return the environment of a stack with this config."""
     values = {
         f"switchboard:{name}": value if isinstance(value, str) else json.dumps(value)
         for name, value in config.items()
@@ -116,7 +118,9 @@ def _environment(stack: str, config: Mapping[str, Any]) -> Environment:
 
 def _of(about: Environment) -> dict[str, str]:
     graph, plan = record(about)
-    made = document(plan, graph, reviews_of(about))
+    reviews = reviews_of(about)
+    facts = Facts.of(graph, reviews, throwaway=about.config.throwaway)
+    made = document(plan, graph, reviews, violations(facts, about.config.policy_exceptions))
     return {name: render(made) for name, render in FORMATS.items()}
 
 

@@ -1,0 +1,132 @@
+"""Policies: the stacks of the repository keep them, and each catches a stack that does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stacks.errors import ConfigError
+from stacks.plan.graph import Graph, Resource
+from stacks.plan.policies import POLICIES, Facts, violations
+from stacks.plan.recording import record, reviews_of
+from tests.forked import run_forked
+from tests.plans.stacks import ECHO, KEY, SECONDS, VARIANTS, rendered_with, variant_of
+
+Verdicts = dict[str, list[tuple[str, str]]]
+Change = Callable[[Resource], Resource]
+
+
+def with_inputs(**given: Any) -> Change:
+    return lambda one: replace(one, inputs={**one.inputs, **given})
+
+
+def with_statement(**given: Any) -> Change:
+    def change(one: Resource) -> Resource:
+        policy = json.loads(one.inputs["policy"])
+        policy["Statement"].append({"Sid": "Extra", "Effect": "Allow", **given})
+        return replace(one, inputs={**one.inputs, "policy": json.dumps(policy)})
+
+    return change
+
+
+def with_container(**given: Any) -> Change:
+    def change(one: Resource) -> Resource:
+        (container,) = json.loads(one.inputs["containerDefinitions"])
+        return replace(
+            one, inputs={**one.inputs, "containerDefinitions": json.dumps([{**container, **given}])}
+        )
+
+    return change
+
+
+BROKEN: Mapping[str, tuple[str, Change]] = {
+    "no-wildcard": ("dispatcher-task-policy", with_statement(Action=["ecs:*"], Resource=["*"])),
+    "no-public-ingress": ("dispatcher-from-front", with_inputs(cidrIpv4="0.0.0.0/0")),
+    "encrypted-at-rest": ("store", with_inputs(storageEncrypted=False)),
+    "image-by-digest": ("bots-echo-task", with_container(image="registry.example.com/bot:latest")),
+    "no-plain-secret": (
+        "dispatcher-task",
+        with_container(environment=[{"name": "DAILY_API_KEY", "value": "hunter2"}]),
+    ),
+    "log-retention": ("bots-log", with_inputs(retentionInDays=0)),
+    "protected-data": ("store", lambda one: replace(one, protected=False)),
+    "tagged": ("bots-cluster", lambda one: replace(one, tagged=False)),
+}
+"""Policy → the resource of an AWS stack that is changed, and how."""
+
+
+def _verdicts() -> Verdicts:
+    """Return broken policy → the policies that are violated, each with its subject."""
+    about = variant_of("aws", VARIANTS["aws"])
+    graph, _ = record(about)
+    reviews = reviews_of(about)
+    found = {}
+    for policy, (name, change) in {"": ("store", lambda one: one), **BROKEN}.items():
+        assert any(one.name == name for one in graph), name
+        changed = Graph(
+            graph.project, graph.stack, [change(one) if one.name == name else one for one in graph]
+        )
+        broken = violations(Facts.of(changed, reviews, throwaway=False), {})
+        found[policy] = [(one.policy.name, one.subject) for one in broken]
+    return found
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> Verdicts:
+    return run_forked(_verdicts, seconds=SECONDS)
+
+
+def test_every_policy_has_a_stack_that_breaks_it() -> None:
+    assert [one.name for one in POLICIES] == list(BROKEN)
+
+
+def test_the_stack_as_it_is_keeps_all_policies(verdicts: Verdicts) -> None:
+    assert verdicts[""] == []
+
+
+@pytest.mark.parametrize("policy", BROKEN)
+def test_policy_catches_a_stack_that_breaks_it(policy: str, verdicts: Verdicts) -> None:
+    (found,) = verdicts[policy]
+    assert found[0] == policy
+
+
+def test_data_of_a_throwaway_stack_needs_no_protection() -> None:
+    made = json.loads(rendered_with(VARIANTS["aws-cheap"])["json"])
+    states = {row["policy"]: row["state"] for row in made["sections"]["Policies"]["rows"]}
+    assert states["protected-data"] == "holds"
+
+
+def _facts_of_nothing() -> Facts:
+    return Facts(Graph("switchboard", "prod", []), [], [], [], [], throwaway=False)
+
+
+def test_exception_that_names_no_policy_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"Exceptions\.nope: is no policy; allowed: encrypted-at-rest, "):
+        violations(_facts_of_nothing(), {"nope": {"store": "because of reasons"}})
+
+
+def test_exception_that_nothing_needs_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"policyExceptions\.tagged\.store: does not break the policy"):
+        violations(_facts_of_nothing(), {"tagged": {"store": "because of reasons"}})
+
+
+def test_exception_needs_a_justification() -> None:
+    config = {
+        "cloud": "docker",
+        "agents": ECHO,
+        "keys": [KEY],
+        "policyExceptions": {"tagged": {"store": "x"}},
+    }
+    with pytest.raises(ConfigError, match=r"switchboard:policyExceptions.*allowed: a mapping of policies"):
+        variant_of("prod", config)
+
+
+def test_allowed_violation_is_shown_with_its_justification() -> None:
+    untagged = replace(Resource("aws:ecs/cluster:Cluster", "bots-cluster", "", {}), tagged=False)
+    facts = replace(_facts_of_nothing(), graph=Graph("switchboard", "prod", [untagged]))
+    (found,) = violations(facts, {"tagged": {"bots-cluster": "tags are added by our landing zone"}})
+    assert found.justification == "tags are added by our landing zone"
