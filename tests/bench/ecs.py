@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -23,11 +23,18 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from dispatcher.clock import SystemClock
+from dispatcher.machines.cloud_run_jobs.client import RunApi
+from dispatcher.machines.cloud_run_jobs.provider import CloudRunJobsProvider
+from dispatcher.machines.cloud_run_jobs.request import Place as RunPlace
+from dispatcher.machines.compute_engine.client import ComputeApi
+from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
+from dispatcher.machines.compute_engine.request import Place as EnginePlace
 from dispatcher.machines.ecs.client import EcsApi
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.ecs.transport import session_over
-from dispatcher.machines.provider import MachineProvider
+from dispatcher.machines.google.api import GoogleApi
+from dispatcher.machines.provider import Action, MachineProvider, Rate
 from tests.bench.callers import (
     CALL_SECONDS,
     STARTS,
@@ -48,6 +55,12 @@ from tests.ecs.world import KEY
 from tests.fly.fake import FakeFly
 from tests.fly.rates import Limits as FlyLimits
 from tests.fly.wire import InProcess
+from tests.gcp.engine import PROJECT, ZONES, FakeEngine
+from tests.gcp.executions import Times as ExecutionTimes
+from tests.gcp.instances import Times as VmTimes
+from tests.gcp.run import REGION as RUN_REGION
+from tests.gcp.run import FakeRun
+from tests.gcp.world import GoodToken
 
 AT_ONCE = Times(0.0, 0.0, 0.0, 30.0, 0.0)
 RATES = (10.0, 20.0, 30.0, 60.0)
@@ -173,7 +186,18 @@ async def print_processor() -> None:
 
         return provider_at(fake), close
 
-    for name, make in {"fly": fly, "ecs": ecs}.items():
+    def compute_engine() -> tuple[MachineProvider, Callable[[], Awaitable[object]]]:
+        fake = FakeEngine(times=VmTimes(provision=0.0, stage=0.0, boot=0.0))
+        fake.validates = False
+        return compute_engine_at(fake), fake.close
+
+    def cloud_run_jobs() -> tuple[MachineProvider, Callable[[], Awaitable[object]]]:
+        fake = FakeRun(times=ExecutionTimes(schedule=0.0, pull=0.0))
+        fake.validates = False
+        return cloud_run_jobs_at(fake), fake.close
+
+    made = {"fly": fly, "ecs": ecs, "compute-engine": compute_engine, "cloud-run-jobs": cloud_run_jobs}
+    for name, make in made.items():
         provider, close = make()
         async with dispatcher(provider, name) as client:
             await start(client)
@@ -205,6 +229,26 @@ def provider_at(ecs: FakeEcs) -> EcsProvider:
         task_definitions={"echo": "echo:1"},
     )
     return EcsProvider(api, place)
+
+
+def compute_engine_at(fake: FakeEngine) -> ComputeEngineProvider:
+    url = "http://compute.test/compute/v1"
+    api = GoogleApi("Compute Engine", url, GoodToken(), SystemClock(), {}, InProcess(fake))
+    place = EnginePlace("bench", PROJECT, ZONES[:2], {"echo": "echo-1"})
+    return ComputeEngineProvider(ComputeApi(api, PROJECT), place)
+
+
+class Unlimited(CloudRunJobsProvider):
+    """Publishes no rates, which 60 starts at once are over."""
+
+    @property
+    def rates(self) -> Mapping[Action, Rate]:
+        return {}
+
+
+def cloud_run_jobs_at(fake: FakeRun) -> CloudRunJobsProvider:
+    api = GoogleApi("Cloud Run", "http://run.test/v2", GoodToken(), SystemClock(), {}, InProcess(fake))
+    return Unlimited(RunApi(api), RunPlace("bench", PROJECT, RUN_REGION, {"echo": "echo"}))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ class CloudRunJobsProvider:
         """Executions that are being cancelled in the background."""
         self._removal = Removal(self._remove)
         self._background = Background(self._clock)
+        self._checks: set[asyncio.Task[None]] = set()
+        """Searches for second executions of machines that were created lately."""
         self._learning: asyncio.Task[None] | None = None
 
     @property
@@ -97,6 +99,8 @@ class CloudRunJobsProvider:
     async def close(self) -> None:
         if self._learning is not None:
             await end_tasks(self._learning)
+        if self._checks:
+            await end_tasks(*self._checks)
         await self._removal.close()
         await self._background.close(0)
         await self._finder.close()
@@ -174,7 +178,9 @@ class CloudRunJobsProvider:
             _, creates = self._creating.pop(spec.id)
             if creates > 1:
                 self._creating[spec.id] = (lock, creates - 1)
-        self._background.spawn(self._keep_one(spec.id))
+        check = asyncio.create_task(self._keep_one(spec.id))
+        self._checks.add(check)
+        check.add_done_callback(self._checks.discard)
         return made
 
     async def _begun(self, spec: MachineSpec, execution: Execution) -> Execution:

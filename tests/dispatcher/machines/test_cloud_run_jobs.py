@@ -340,6 +340,18 @@ def test_exit_code(execution: dict[str, Any], task: dict[str, Any], code: int | 
     assert exit_code_of(execution, [task]) == code
 
 
+def test_close_ends_what_goes_on_without_a_warning(world: RunWorld, caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> None:
+        provider = world.provider()
+        await provider.prepare(())
+        await provider.create(spec("m-1"))
+        await provider.close()
+        assert {task.get_name() for task in asyncio.all_tasks() if "_keep_one" in repr(task)} == set()
+
+    world.run(go())
+    assert caplog.text == ""
+
+
 def test_log_is_where_google_keeps_it(world: RunWorld) -> None:
     provider = world.provider()
 
