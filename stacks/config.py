@@ -161,7 +161,7 @@ def _in_images(config: CoreConfig) -> bool:
 
 
 def _check_placements(config: CoreConfig, prefix: str) -> None:
-    """Refuse a placement that its cloud does not have, and an agent's placement that is not there."""
+    """Refuse a placement that its cloud does not have or no agent uses, and an agent's that is not there."""
     for name, entry in config.placements.items():
         path = f"{prefix}placements.{name}"
         cloud = CLOUDS.get(entry.cloud)
@@ -187,6 +187,12 @@ def _check_placements(config: CoreConfig, prefix: str) -> None:
                     f"{prefix}agents.{agent}.placements[{index}]: {masked(name)!r} is not a placement of the "
                     f"stack; allowed: {', '.join(known)}"
                 )
+    wanted = {name for of in config.agents.values() for name in of.placements or known}
+    if unused := [name for name in known if name not in wanted]:
+        raise ConfigError(
+            f"{prefix}placements.{unused[0]}: no agent's machines may be there; allowed: a placement that an "
+            f"agent's placements name ({', '.join(sorted(wanted))}), or no such entry"
+        )
 
 
 def _data_dir(given: str, prefix: str, checkout: Path) -> Path:

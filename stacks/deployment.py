@@ -75,6 +75,8 @@ class PlannedBots:
     """Agent → the names in `settings` that its machines may be at, in order. No entry: all of them."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Agent → the reference of its image, or a stand-in. Empty where bots run without images."""
+    names: Sequence[str] = ()
+    """Names that it takes at its cloud, in words: `app acme-echo-0`. Each is one placement's alone."""
     shared: Mapping[str, Any] = field(default_factory=dict)
     """Deployment-wide settings of the provider (`fly_api_url` → value), with stand-ins for secret ones."""
 

@@ -73,8 +73,6 @@ class AwsPlacementConfig(ImageKeys):
     ] = (32768, 60999)
     """First and last UDP port at which callers over `webrtc` reach bots; by default those that Linux gives
     out. Without an agent that offers `webrtc` none is open."""
-    stun: StunServers = PUBLIC_STUN
-    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
     secrets: Literal["secretsmanager", "ssm"] = "secretsmanager"
     """Store of secret variables: Secrets Manager, at $0.40 a month for each agent, or the Parameter Store of
     SSM, which is free for values up to 4 KiB."""
@@ -124,6 +122,8 @@ class AwsPlacementConfig(ImageKeys):
 class AwsConfig(AwsPlacementConfig):
     """Keys that only a stack has whose dispatcher runs at AWS, and those of its own placement."""
 
+    stun: StunServers = PUBLIC_STUN
+    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
     domain: Annotated[str, Allowed("a name of yours, such as voice.example.com")] = Field(
         default="",
         max_length=253,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from stacks.deployment import Environment
 from stacks.errors import ConfigError
 
 CLOUD = "aws"
+
+DISPATCHER = "dispatcher"
+"""Last part of the dispatcher's names."""
 
 LONGEST_PREFIX = 40
 """Characters. ECS takes 255, an alarm or a load balancer less; ours end with the agent or a part's name."""
@@ -32,3 +36,24 @@ def prefix(environment: Environment, placement: str = CLOUD) -> str:
 def family(prefix_: str, agent: str) -> str:
     """Return the family of an agent's task definitions."""
     return f"{prefix_}-{agent}"
+
+
+def dispatcher(environment: Environment) -> str:
+    """Return the name of the dispatcher's cluster, and of its task definitions' family."""
+    return f"{prefix(environment)}-{DISPATCHER}"
+
+
+def taken(environment: Environment, prefix_: str, region: str, agents: Iterable[str]) -> list[str]:
+    """Return the names in a region that a placement takes, in words.
+
+    Raises:
+        ConfigError: One of them is the dispatcher's.
+    """
+    families = {family(prefix_, agent): f"agents.{agent}" for agent in agents}
+    keys = {prefix_: f"placements.{DISPATCHER}", **families}
+    if (host := dispatcher(environment)) in keys:
+        raise ConfigError(
+            f"switchboard:{keys[host]}: is refused at AWS, where {host} is the dispatcher's own name; "
+            "allowed: any other name"
+        )
+    return [f"cluster {prefix_} in {region}", *(f"task definition {one} in {region}" for one in families)]

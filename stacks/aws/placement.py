@@ -14,19 +14,20 @@ from dispatcher.machines.ecs.sizes import fargate_size
 from dispatcher.machines.settings import PlacementSettings
 from dispatcher.settings import AgentSettings
 from stacks.aws import names, prices
-from stacks.aws.config import AwsPlacementConfig
+from stacks.aws.config import AwsKeys, AwsPlacementConfig
 from stacks.aws.ending import Tasks
-from stacks.aws.images import image_names, images
+from stacks.aws.images import PLATFORMS, image_names, images
 from stacks.aws.network import Network, NetworkArgs
-from stacks.aws.registry import Registry, RegistryArgs
+from stacks.aws.registry import Registry, RegistryArgs, ecr_repository
 from stacks.aws.tasks import CONTAINER, AgentTask, BotTasks, BotTasksArgs
 from stacks.clouds import keys_of
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
 from stacks.prices import Price
 from stacks.shared.environment import given
-from stacks.shared.images import Images, slugs
+from stacks.shared.images import Images
 from stacks.shared.settings import agents_at, own_name
+from stacks.shared.slugs import slugs
 
 PLATFORM_VERSION = "1.4.0"
 """Fargate's; "LATEST" is the same until AWS says otherwise, and then changes without a word."""
@@ -58,6 +59,12 @@ class AwsPlacement:
             )
         config = environment.config
         keys = cast(AwsPlacementConfig, keys_of(config, name))
+        if own_name(name, site) and keys.region != (host := AwsKeys.of(config).aws.region):
+            raise ConfigError(
+                f"switchboard:placements.{name}.region: {keys.region!r} is refused, since the placement "
+                f"called {name} is in the dispatcher's network; allowed: {host}, the region of "
+                "switchboard:aws, or another name for the placement"
+            )
         called = names.prefix(environment, name)
         agents = agents_at(config, name)
         for agent, of in agents.items():
@@ -76,7 +83,14 @@ class AwsPlacement:
             log_group=f"/{called}/bots",
             images=built,
         )
-        return PlannedBots(name=name, cloud=names.CLOUD, keys=keys, settings={name: settings}, images=built)
+        return PlannedBots(
+            name=name,
+            cloud=names.CLOUD,
+            keys=keys,
+            settings={name: settings},
+            images=built,
+            names=names.taken(environment, called, keys.region, agents),
+        )
 
     def place(self, environment: Environment, planned: PlannedBots, site: Site) -> PlacedBots:
         here, keys = AwsSite.of(site), cast(AwsPlacementConfig, planned.keys)
@@ -112,7 +126,7 @@ class AwsPlacement:
                 prefix=prefix,
             )
         )
-        built = building.bots(agents, keys).agents
+        built = building.bots(agents, keys, platforms=[PLATFORMS[keys.architecture]]).agents
         of_directory = slugs(parents, environment.checkout)
         tasks = BotTasks(
             f"{prefix}bots",
@@ -125,7 +139,7 @@ class AwsPlacement:
                         cpu_units=_size(agent, of)[0],
                         memory_mb=_size(agent, of)[1],
                         variables=given(of.env),
-                        repository=None
+                        repository=ecr_repository(of.image)
                         if of.image is not None
                         else registry.repositories[f"bot-{of_directory[of.bot.parent]}"].arn,
                     )

@@ -27,10 +27,10 @@ from stacks.aws.registry import Registry, RegistryArgs
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.shared.environment import given, tracing_names
-from stacks.shared.images import slugs
 from stacks.shared.secrets import SharedSecret
 from stacks.shared.settings import Placements, agents_at, agents_in_images, made_placements, settings_of
 from stacks.shared.settings import secret_variables as secrets_of_placements
+from stacks.shared.slugs import slugs
 from stacks.shared.variables import variables
 
 DATA_DIR = Path("/tmp/switchboard")  # noqa: S108 - in the task's own file system; the store is a PostgreSQL

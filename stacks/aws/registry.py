@@ -9,11 +9,14 @@ oldest.) A GB costs $0.10 a month, and images share their layers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_aws as aws
+
+from stacks.aws.permissions import partition
 
 UNTAGGED_DAYS = 7
 """Of a manifest without a tag, which a build that was interrupted leaves."""
@@ -73,6 +76,24 @@ class Registry(pulumi.ComponentResource):
             opts=within,
         )
         return repository
+
+
+HOST = re.compile(
+    r"(?P<account>[0-9]{12})\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)"
+    r"\.(amazonaws\.com(\.cn)?|on\.(aws|amazonwebservices\.com\.cn))"
+)
+"""Names of an account's private registry (Amazon ECR user guide, "Amazon ECR private registry")."""
+
+
+def ecr_repository(image: str) -> str | None:
+    """Return the ARN of an image's repository in ECR; None if it is in another registry, or public."""
+    host, _, path = image.partition("/")
+    found = HOST.fullmatch(host)
+    if found is None:
+        return None
+    region, account = found["region"], found["account"]
+    repository = re.split("[:@]", path, maxsplit=1)[0]
+    return f"arn:{partition(region)}:ecr:{region}:{account}:repository/{repository}"
 
 
 def lifecycle(days: int) -> dict[str, object]:

@@ -28,6 +28,11 @@ TURN_PORTS_WORDS = (
 )
 """Allowed values that a check of a whole config repeats."""
 
+ZSTD_WITHOUT_REGISTRY = (
+    "compression: 'zstd' is refused without a registry; allowed: gzip, or zstd with a registry, since an "
+    "image that is loaded into the engine is not compressed"
+)
+
 
 def _address(text: str) -> str:
     try:
@@ -127,10 +132,7 @@ class DockerConfig(DockerPlacementConfig):
         if not 0 <= last - first < MOST_RELAYS or first <= TURN_PORT <= last:
             raise ValueError(f"turnPorts: {list(self.turn_ports)} is refused; allowed: {TURN_PORTS_WORDS}")
         if self.compression == "zstd" and not self.registry:
-            raise ValueError(
-                "compression: 'zstd' is refused without a registry; allowed: gzip, or zstd with a registry, "
-                "since an image that is loaded into the engine is not compressed"
-            )
+            raise ValueError(ZSTD_WITHOUT_REGISTRY)
         if self.domain and self.address != "127.0.0.1":
             raise ValueError(
                 "address: is there, and so is domain; allowed: one of them, since Caddy has its own"

@@ -14,7 +14,7 @@ from stacks.clouds import keys_of
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
 from stacks.docker import settings
 from stacks.docker.bots import Machines
-from stacks.docker.config import DockerKeys, DockerPlacementConfig
+from stacks.docker.config import ZSTD_WITHOUT_REGISTRY, DockerKeys, DockerPlacementConfig
 from stacks.docker.firewall import Firewall, FirewallArgs, reached
 from stacks.docker.network import Networks
 from stacks.errors import ConfigError
@@ -65,6 +65,8 @@ class DockerPlacement:
                 f"allowed: one placement of cloud {CLOUD}, which is called {CLOUD}"
             )
         keys = cast(DockerPlacementConfig, keys_of(environment.config, name))
+        if keys.compression == "zstd" and not DockerKeys.of(environment.config).docker.registry:
+            raise ConfigError(f"switchboard:placements.{name}.{ZSTD_WITHOUT_REGISTRY}")
         return PlannedBots(
             name=name,
             cloud=CLOUD,

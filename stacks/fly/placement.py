@@ -15,6 +15,7 @@ from dispatcher.machines.settings import PlacementSettings
 from dispatcher.settings import AgentSettings
 from stacks.clouds import keys_of
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
+from stacks.errors import ConfigError
 from stacks.fly import offers, prices, settings
 from stacks.fly.agents import AgentApps, AgentAppsArgs
 from stacks.fly.config import FlyKeys, FlyPlacementConfig
@@ -63,6 +64,7 @@ class FlyPlacement:
             },
             by_agent={agent: (_part(agent, name, own),) if agent in parts else () for agent in config.agents},
             images=images,
+            names=[f"app {app}" for app in _apps(environment, name, called, keys, site)],
             shared={
                 "fly_api_url": FlyKeys.of(config).fly.api_url,
                 settings.TOKEN_SETTING: SecretStr(STAND_IN_TOKEN),
@@ -138,6 +140,23 @@ class FlyPlacement:
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:
         return prices.price(cast(FlyPlacementConfig, planned.keys).cpu_kind, agent)
+
+
+def _apps(
+    environment: Environment, name: str, called: settings.Names, keys: FlyPlacementConfig, site: Site
+) -> list[str]:
+    """Return the apps that a placement makes. Raises ConfigError if the host's is among them."""
+    agents = agents_at(environment.config, name)
+    bots = [called.bots(agent, shard) for agent in agents for shard in range(keys.apps)]
+    if site.cloud != settings.CLOUD:
+        # Its images are in the registry of an app of its own.
+        return [called.dispatcher, *bots]
+    if (host := settings.host_names(environment).dispatcher) in bots:
+        raise ConfigError(
+            f"{_path(name)}.prefix: {called.prefix!r} is refused, since {host} is the dispatcher's app; "
+            "allowed: another prefix"
+        )
+    return bots
 
 
 def images_args(

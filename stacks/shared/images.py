@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import pulumi
 import pulumi_docker_build as docker_build
@@ -17,8 +16,9 @@ from dispatcher.settings import AgentSettings
 from dispatcher.version import VERSION
 from stacks.shared import bot_packages
 from stacks.shared.content import fingerprint
-from stacks.shared.keys import ImageKeys
+from stacks.shared.keys import Compression, ImageKeys
 from stacks.shared.revision import revision
+from stacks.shared.slugs import slugs
 
 DISPATCHER_SOURCES = (
     *("dispatcher", "switchboard.dist-info", "requirements-node.txt"),
@@ -39,8 +39,13 @@ MODELS_TARGET = "/mnt/models"
 ZSTD_LEVEL = 12
 """Level of compression with zstd, which BuildKit does at its best from 10 on: a fifth smaller than gzip."""
 
-HASH_LENGTH = 6
-"""Hexadecimal digits of a path's hash in a name; more where these collide too."""
+
+@dataclass(frozen=True)
+class How:
+    """Form of an image: what its content does not say."""
+
+    compression: Compression
+    platforms: Sequence[docker_build.Platform]
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,12 @@ class ImagesArgs:
     """True if they are pushed to a registry; else they are loaded into the engine."""
     base: str = ""
     """Base of the dispatcher's image; by default the one that its Dockerfile names."""
-    compression: Literal["gzip", "zstd"] = "gzip"
-    """Compression of layers that are pushed."""
+    compression: Compression = "gzip"
+    """Compression of the layers of the dispatcher's image, if it is pushed."""
     logins: Sequence[docker_build.RegistryArgs] = ()
     """To registries, beside the user's own (`docker login`)."""
     platforms: Sequence[docker_build.Platform] = ()
-    """Without any, that of the engine."""
+    """Of the dispatcher's image. Without any, that of the engine."""
     cache: pulumi.Input[str] | None = None
     """Repository for the builds' cache, beside the builder's own."""
 
@@ -102,24 +107,32 @@ class Images(pulumi.ComponentResource):
             arguments: Arguments of its build.
         """
         given = {**(arguments or {}), **({"BASE": self._args.base} if self._args.base else {})}
-        built = self._build("dispatcher", "dispatcher", DISPATCHER_SOURCES, given, "the checkout")
+        how = How(self._args.compression, self._args.platforms)
+        built = self._build("dispatcher", "dispatcher", DISPATCHER_SOURCES, given, "the checkout", how)
         self.register_outputs({"dispatcher": built})
         return built
 
     def bots(
-        self, agents: Mapping[str, AgentSettings], keys: ImageKeys, *, models: bool = False
+        self,
+        agents: Mapping[str, AgentSettings],
+        keys: ImageKeys,
+        *,
+        models: bool = False,
+        platforms: Sequence[docker_build.Platform] | None = None,
     ) -> BotImages:
         """Describe an image for each bot directory.
 
         Args:
             agents: Agents of the placement.
             models: True if models are on a volume, and not in the images.
+            platforms: By default those of the dispatcher's image.
         """
+        how = How(keys.compression, self._args.platforms if platforms is None else platforms)
         checkout = self._args.checkout
         parents = {agent.bot.parent for agent in agents.values() if agent.image is None}
         called = slugs(parents, checkout)
         directories = {
-            parent: self._bot(parent, f"bot-{name}", agents, keys, models=models)
+            parent: self._bot(parent, f"bot-{name}", agents, keys, how, models=models)
             for parent, name in called.items()
         }
         references = {
@@ -138,6 +151,7 @@ class Images(pulumi.ComponentResource):
         name: str,
         agents: Mapping[str, AgentSettings],
         keys: ImageKeys,
+        how: How,
         *,
         models: bool,
     ) -> pulumi.Output[str]:
@@ -164,7 +178,7 @@ class Images(pulumi.ComponentResource):
             arguments["REQUIREMENTS"] = listed.name
         above = listed if listed is not None and listed.parent != directory else None
         whose = f"switchboard:agents.{owner}.bot: {str(directory)!r}"
-        return self._build(name, "bot", BOT_SOURCES, arguments, whose, directory, above)
+        return self._build(name, "bot", BOT_SOURCES, arguments, whose, how, directory, above)
 
     def _build(
         self,
@@ -173,6 +187,7 @@ class Images(pulumi.ComponentResource):
         sources: Sequence[str],
         arguments: Mapping[str, str],
         whose: str,
+        how: How,
         bots: Path | None = None,
         packages: Path | None = None,
     ) -> pulumi.Output[str]:
@@ -185,7 +200,8 @@ class Images(pulumi.ComponentResource):
             staged = _staged(packages, args.checkout)
             mark = hashlib.sha256(f"{mark} {staged.name}".encode()).hexdigest()[:16]
             contexts["bot-requirements"] = docker_build.ContextArgs(location=str(staged))
-        if args.compression == "zstd":
+        zstd = args.pushed and how.compression == "zstd"
+        if zstd:
             # The same content has another digest then.
             mark = hashlib.sha256(f"{mark} zstd".encode()).hexdigest()[:16]
         reference = args.reference(name, mark)
@@ -204,13 +220,13 @@ class Images(pulumi.ComponentResource):
             ),
             build_args={**given, **({"REVISION": made_from} if made_from else {})},
             build_on_preview=False,
-            exports=[_in_zstd(reference)] if args.compression == "zstd" else None,
+            exports=[_in_zstd(reference)] if zstd else None,
             # An export of its own pushes.
-            push=args.pushed and args.compression == "gzip",
+            push=args.pushed and not zstd,
             load=not args.pushed,
             **_cache(args.cache, f"{self._prefix}{name}"),
             registries=args.logins or None,
-            platforms=args.platforms or None,
+            platforms=how.platforms or None,
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.built.append(image)
@@ -269,33 +285,3 @@ def _staged(file: Path, checkout: Path) -> Path:
     (directory / "out").mkdir(parents=True, exist_ok=True)
     (directory / "out" / file.name).write_bytes(content)
     return directory
-
-
-def slugs(directories: Iterable[Path], checkout: Path) -> dict[Path, str]:
-    """Name each bot directory, the same at each run and no two alike.
-
-    They are in logical names and in references, so a name that does not collide is never another. Of
-    `bots/a-b` and `bots/a/b`, which read the same, the first keeps its name and the others get a hash.
-    """
-    names: dict[Path, str] = {}
-    for directory in sorted(directories):
-        name = plain = _slug(directory, checkout)
-        digest = hashlib.sha256(str(_from_checkout(directory, checkout)).encode()).hexdigest()
-        length = HASH_LENGTH
-        while name in names.values():
-            name, length = f"{plain}-{digest[:length]}", length + 1
-        names[directory] = name
-    return names
-
-
-def _slug(directory: Path, checkout: Path) -> str:
-    if directory.is_relative_to(checkout):
-        text = _from_checkout(directory, checkout).as_posix()
-    else:
-        text = f"{directory.name}-{hashlib.sha256(str(directory).encode()).hexdigest()[:HASH_LENGTH]}"
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "checkout"
-
-
-def _from_checkout(directory: Path, checkout: Path) -> Path:
-    """From the checkout, where it is in there: another clone gives the same names."""
-    return directory.relative_to(checkout) if directory.is_relative_to(checkout) else directory

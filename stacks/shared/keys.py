@@ -23,6 +23,9 @@ StunServers = Annotated[
 PUBLIC_STUN = ("stun:stun.l.google.com:19302",)
 
 
+Compression = Literal["gzip", "zstd"]
+
+
 class ImageKeys(ConfigModel):
     """Keys of the images that a placement runs."""
 
@@ -34,7 +37,7 @@ class ImageKeys(ConfigModel):
     """Runtime of the voice activity detector in bots' images."""
     media: Literal["audio", "video"] = "audio"
     """Media that bots' images have all libraries for."""
-    compression: Literal["gzip", "zstd"] = "gzip"
+    compression: Compression = "gzip"
     """Compression of layers that are pushed to a registry. Engines before Docker 23 cannot pull zstd."""
     torch_index: Annotated[
         str,

@@ -34,8 +34,9 @@ class Placements:
         """Put a stack's placements together.
 
         Raises:
-            ConfigError: Two of them need one setting with different values.
+            ConfigError: Two of them need one setting with different values, or one name at a cloud.
         """
+        _refuse_shared_names(planned)
         settings: dict[str, PlacementSettings] = {}
         shared: dict[str, tuple[str, Any]] = {}
         for one in planned:
@@ -62,6 +63,19 @@ class Placements:
             if agent.placements or any(one.by_agent for one in planned)
         }
         return cls(settings, by_agent, {name: value for name, (_, value) in shared.items()})
+
+
+def _refuse_shared_names(planned: Sequence[PlannedBots]) -> None:
+    """Raise ConfigError for two placements that would make one resource: each would delete the other's."""
+    taken: dict[tuple[str, str], str] = {}
+    for one in planned:
+        for name in one.names:
+            first = taken.setdefault((one.cloud, name), one.name)
+            if first != one.name:
+                raise ConfigError(
+                    f"switchboard:placements.{one.name}: makes the {name}, and so does placement '{first}'; "
+                    f"allowed: names of its own, by another name or prefix of the placement"
+                )
 
 
 def _in_order(names: Sequence[str], planned: Sequence[PlannedBots]) -> list[PlannedBots]:
@@ -131,28 +145,33 @@ def made_placements(
     return {f"{ENVIRONMENT_PREFIX}PLACEMENTS": {"placements": made}}
 
 
+WHOLE = ""
+"""Key of a variable's value that is no object."""
+
+
 def secret_variables(placed: Sequence[PlacedBots]) -> dict[str, pulumi.Input[str]]:
     """Return the secret variables of all placements. A JSON object has what each of them adds.
 
     Raises:
-        ConfigError: Two give one variable.
+        ConfigError: Two give one variable, or one key of an object.
     """
-    plain: dict[str, pulumi.Input[str]] = {}
-    objects: dict[str, dict[str, pulumi.Input[str]]] = {}
+    found: dict[str, dict[str, pulumi.Input[str]]] = {}
     for one in placed:
         for name, value in one.secrets.items():
-            if isinstance(value, Mapping):
-                objects.setdefault(name, {}).update(value)
-            elif name in plain:
+            parts = value if isinstance(value, Mapping) else {WHOLE: value}
+            there = found.setdefault(name, {})
+            repeated = there.keys() & parts.keys()
+            if repeated or (there and WHOLE in (*there, *parts)):
+                key = min(repeated, default=WHOLE)
+                what = f"the key {key} of {name}" if key else name
                 raise ConfigError(
-                    f"switchboard:placements.{one.planned.name}: {name} comes from another placement too; "
+                    f"switchboard:placements.{one.planned.name}: {what} comes from another placement too; "
                     "allowed: one placement that gives it"
                 )
-            else:
-                plain[name] = value
+            there.update(parts)
     return {
-        **plain,
-        **{name: pulumi.Output.json_dumps(of, sort_keys=True) for name, of in objects.items()},
+        name: parts[WHOLE] if WHOLE in parts else pulumi.Output.json_dumps(parts, sort_keys=True)
+        for name, parts in found.items()
     }
 
 

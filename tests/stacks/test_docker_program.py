@@ -24,8 +24,9 @@ from stacks.docker.rollout import DIRECTORY, FILE
 from stacks.docker.settings import NOT_YET, max_containers
 from stacks.errors import ConfigError
 from stacks.shared.content import fingerprint
-from stacks.shared.images import MODELS_TARGET, slugs
+from stacks.shared.images import MODELS_TARGET
 from stacks.shared.revision import revision
+from stacks.shared.slugs import slugs
 from tests.stacks.test_program import REPOSITORY, run
 
 CONTAINER = "docker:index/container:Container"

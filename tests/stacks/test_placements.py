@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -20,7 +21,10 @@ from pulumi.runtime import rpc
 
 from dispatcher.keys import hash_of, new_key
 from stacks.config import parse
+from stacks.deployment import PlacedBots, PlannedBots
 from stacks.errors import ConfigError
+from stacks.fly.config import FlyPlacementConfig
+from stacks.shared.settings import secret_variables
 from tests.fly.fake import FakeFly
 from tests.fly.wire import served
 from tests.patience import PATIENCE
@@ -205,6 +209,40 @@ FLY_HOST = {"cloud": "fly", "keys": KEYS, "fly": {"prefix": "acme"}, **ONE}
             "switchboard:agents.echo.placements[0]: 'oveflow' is not a placement of the stack; allowed: "
             "docker, overflow",
         ),
+        (
+            {
+                **MIXED,
+                **ONE,
+                "placements": {name: {"cloud": "fly", "prefix": "acme"} for name in ("east", "west")},
+            },
+            "switchboard:placements.west: makes the app acme, and so does placement 'east'; allowed: names "
+            "of its own",
+        ),
+        (
+            {
+                **FLY_HOST,
+                "agents": {"echo": {"bot": "bot/agents/echo.py"}, "b-echo": {"bot": "bot/agents/echo.py"}},
+                "placements": {"a": {"cloud": "fly", "prefix": "x"}, "c": {"cloud": "fly", "prefix": "x-b"}},
+            },
+            "switchboard:placements.c: makes the app x-b-echo-0, and so does placement 'a'; allowed: ",
+        ),
+        (
+            {**FLY_HOST, "fly": {"prefix": "x-echo-0"}, "placements": {"a": {"cloud": "fly", "prefix": "x"}}},
+            "switchboard:placements.a.prefix: 'x' is refused, since x-echo-0 is the dispatcher's app; ",
+        ),
+        (
+            {**MIXED, "agents": {"echo": {**ECHO, "placements": ["docker"]}}},
+            "switchboard:placements.overflow: no agent's machines may be there; allowed: a placement that an "
+            "agent's placements name (docker), or no such entry",
+        ),
+        (
+            {**MIXED, "agents": {"echo": {**ECHO, "placements": ["overflow"]}}},
+            "switchboard:placements.docker: no agent's machines may be there; allowed: ",
+        ),
+        (
+            {**MIXED, "placements": {**PLACEMENTS, "docker": {"cloud": "docker", "compression": "zstd"}}},
+            "switchboard:placements.docker.compression: 'zstd' is refused without a registry; allowed: gzip",
+        ),
     ],
 )
 def test_placement_that_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
@@ -212,6 +250,25 @@ def test_placement_that_cannot_be_is_refused(values: dict[str, Any], words: str)
     with pytest.raises(ConfigError) as refused:
         plan_of(parse(given, project="switchboard", checkout=REPOSITORY, stack="prod"))
     assert str(refused.value).startswith(words)
+
+
+def test_secret_of_two_placements_is_refused() -> None:
+    one, two = (
+        PlacedBots(
+            planned=PlannedBots(name=name, cloud="fly", keys=FlyPlacementConfig()),
+            secrets={"TOKENS": {"acme-echo-0": "hunter2"}, **more},
+        )
+        for name, more in (("east", {}), ("west", {"OTHER": "x"}))
+    )
+    with pytest.raises(ConfigError) as refused:
+        secret_variables([one, two])
+    assert str(refused.value) == (
+        "switchboard:placements.west: the key acme-echo-0 of TOKENS comes from another placement too; "
+        "allowed: one placement that gives it"
+    )
+    whole = dataclasses.replace(two, secrets={"TOKENS": "hunter2"})
+    with pytest.raises(ConfigError, match=r"^switchboard:placements\.west: TOKENS comes from another"):
+        secret_variables([one, whole])
 
 
 @pytest.fixture

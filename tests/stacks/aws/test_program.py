@@ -11,6 +11,7 @@ import pytest
 from dispatcher.keys import hash_of
 from dispatcher.machines.ecs.settings import EcsPlacement
 from dispatcher.settings import Settings
+from stacks.aws.registry import ecr_repository
 from tests.stacks.aws import described
 from tests.stacks.aws.graph import Graph, recorded
 from tests.stacks.aws.names import NO_SCHEMA
@@ -127,6 +128,29 @@ def test_a_second_placement_has_a_network_and_a_registry_in_its_region() -> None
     assert len({one["Sid"] for one in policy["Statement"]}) == len(policy["Statement"])
 
 
+def test_image_of_another_repository_in_ecr_may_be_pulled() -> None:
+    image = f"210987654321.dkr.ecr.eu-west-1.amazonaws.com/team/bot:7@sha256:{'1' * 64}"
+    found = graph(agents={"theirs": {"bot": "bot.py", "image": image}})
+    statements = json.loads(found.inputs("bots-execution-policy")["policy"])["Statement"]
+    (pull,) = [one for one in statements if one["Sid"] == "PullImages"]
+    assert pull["Resource"] == ["arn:aws:ecr:eu-west-1:210987654321:repository/team/bot"]
+    assert "ecr:GetAuthorizationToken" in json.dumps(statements)
+
+
+@pytest.mark.parametrize(
+    ("image", "arn"),
+    [
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com/b:1", "aws-us-gov:ecr:us-gov-west-1"),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/b", "aws-cn:ecr:cn-north-1"),
+        ("123456789012.dkr-ecr.us-east-1.on.aws/b:1", "aws:ecr:us-east-1"),
+        ("public.ecr.aws/acme/b:1", None),
+        ("registry.example.com/123456789012.dkr.ecr.us-east-1.amazonaws.com/b:1", None),
+    ],
+)
+def test_repository_in_ecr_is_known_by_its_images_name(image: str, arn: str | None) -> None:
+    assert ecr_repository(image) == (arn and f"arn:{arn}:123456789012:repository/b")
+
+
 def test_database_of_ones_own_takes_the_place_of_rds() -> None:
     found = graph(databaseUrl="postgresql://me:hunter2@db.example.com/x")
     assert "store" not in found.resources
@@ -150,6 +174,28 @@ def test_database_of_ones_own_takes_the_place_of_rds() -> None:
         (
             {"agents": {"echo": {"bot": "bot/agents/echo.py", "cpu": 32}}},
             "agents.echo: cpu 32 with memory_mb .* is more than Fargate has",
+        ),
+        (
+            {"agents": {"dispatcher": {"bot": "bot/agents/echo.py"}}},
+            "switchboard:agents.dispatcher: is refused at AWS, where switchboard-prod-dispatcher is the",
+        ),
+        (
+            {"placements": {"dispatcher": {"cloud": "aws"}}},
+            "switchboard:placements.dispatcher: is refused at AWS",
+        ),
+        (
+            {
+                "agents": {"echo": {"bot": "bot/agents/echo.py"}, "x-echo": {"bot": "bot/agents/echo.py"}},
+                "placements": {"aws": {"cloud": "aws"}, "x": {"cloud": "aws"}},
+            },
+            "switchboard:placements.x: makes the task definition switchboard-prod-x-echo in us-east-1, and",
+        ),
+        (
+            {
+                "agents": {"echo": {"bot": "bot/agents/echo.py", "placements": ["aws"]}},
+                "placements": {"aws": {"cloud": "aws"}, "spare": {"cloud": "aws"}},
+            },
+            "switchboard:placements.spare: no agent's machines may be there; allowed: ",
         ),
     ],
 )
