@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from stacks.aws.config import Architecture
 
@@ -53,19 +53,25 @@ SPOT_SHARE = 0.3
 LEAST_SECONDS = 60
 """Billed for each task, from the start of its image's pull."""
 
-PUBLIC_IPV4 = Rate(0.005, "address and hour", "aws.amazon.com/vpc/pricing", "recalled")
-LOAD_BALANCER = Rate(0.0225, "hour", "aws.amazon.com/elasticloadbalancing/pricing", "recalled")
-CAPACITY_UNIT = Rate(0.008, "LCU and hour", "aws.amazon.com/elasticloadbalancing/pricing", "recalled")
-SECRET = Rate(0.40, "secret and month", "aws.amazon.com/secrets-manager/pricing", "recalled")
+_IPV4 = "AWS's price list of 2026-10-16, by github.com/ChiefGyk3D/Clouds-Against-Humanity, wiki"
+_BALANCER = "cloud-horizons.com/blog/alb-the-line-item-nobody-watches, 2026-05-08"
+
+PUBLIC_IPV4 = Rate(0.005, "address and hour", _IPV4, "quoted")
+LOAD_BALANCER = Rate(0.0225, "hour", _BALANCER, "quoted")
+CAPACITY_UNIT = Rate(0.008, "LCU and hour", _BALANCER, "quoted")
+SECRET = Rate(0.40, "secret and month", "hivebook.wiki, AWS Secrets Manager; undated", "quoted")
 INTERFACE_ENDPOINT = Rate(0.01, "endpoint, zone and hour", "aws.amazon.com/privatelink/pricing", "recalled")
 REGISTRY_GB = Rate(0.10, "GB and month", "aws.amazon.com/ecr/pricing", "recalled")
-DATABASE_GB = Rate(0.115, "GB and month", "aws.amazon.com/rds/postgresql/pricing, gp3", "recalled")
+DATABASE_GB = Rate(
+    0.115, "GB and month", "usage.ai/blogs, RDS pricing calculator, gp3, us-east-1, 2026-06", "quoted"
+)
 
 _RDS = "aws.amazon.com/rds/postgresql/pricing, one zone"
+_RDS_QUOTED = "infratally.com/articles/aws-rds-pricing-explained-2026, one zone, us-east-1"
 DATABASES: dict[str, Rate] = {
-    "db.t4g.micro": Rate(0.016, "hour", _RDS, "recalled"),
-    "db.t4g.small": Rate(0.032, "hour", _RDS, "recalled"),
-    "db.t4g.medium": Rate(0.065, "hour", _RDS, "recalled"),
+    "db.t4g.micro": Rate(0.016, "hour", _RDS_QUOTED, "quoted"),
+    "db.t4g.small": Rate(0.032, "hour", _RDS_QUOTED, "quoted"),
+    "db.t4g.medium": Rate(0.065, "hour", _RDS_QUOTED, "quoted"),
     "db.t4g.large": Rate(0.129, "hour", _RDS, "recalled"),
     "db.m7g.large": Rate(0.168, "hour", _RDS, "recalled"),
 }
@@ -108,6 +114,11 @@ class Idle:
     storage_gb: int
 
 
+def least_sure(*rates: Rate) -> Sure:
+    """Return how sure a sum of prices is."""
+    return max((one.sure for one in rates), key=get_args(Sure).index)
+
+
 def idle(stack: Idle) -> Sequence[Item]:
     """Return what a stack costs in a month without a call, line by line.
 
@@ -117,11 +128,22 @@ def idle(stack: Idle) -> Sequence[Item]:
     hour = 3600 * task_second(stack.cpu_units, stack.memory_mb, stack.architecture)
     items = [
         Item(
-            f"{stack.dispatchers} × dispatcher with its public address", stack.dispatchers * hour, "recalled"
+            f"{stack.dispatchers} × dispatcher with its public address",
+            stack.dispatchers * hour,
+            least_sure(
+                *(FARGATE[stack.architecture].vcpu_second, FARGATE[stack.architecture].gb_second),
+                PUBLIC_IPV4,
+            ),
         ),
-        Item("load balancer, with less than one LCU", LOAD_BALANCER.usd + CAPACITY_UNIT.usd, "recalled"),
         Item(
-            f"{stack.zones} × public address of the load balancer", stack.zones * PUBLIC_IPV4.usd, "recalled"
+            "load balancer, with less than one LCU",
+            LOAD_BALANCER.usd + CAPACITY_UNIT.usd,
+            least_sure(LOAD_BALANCER, CAPACITY_UNIT),
+        ),
+        Item(
+            f"{stack.zones} × public address of the load balancer",
+            stack.zones * PUBLIC_IPV4.usd,
+            PUBLIC_IPV4.sure,
         ),
     ]
     found = [Item(one.what, one.usd * HOURS, one.sure) for one in items]
@@ -129,7 +151,13 @@ def idle(stack: Idle) -> Sequence[Item]:
         rate, copies = DATABASES[stack.database], 2 if stack.multi_zone else 1
         monthly = copies * (rate.usd * HOURS + stack.storage_gb * DATABASE_GB.usd)
         zones = "two zones" if stack.multi_zone else "one zone"
-        found.append(Item(f"{stack.database} in {zones} with {stack.storage_gb} GB", monthly, rate.sure))
+        found.append(
+            Item(
+                f"{stack.database} in {zones} with {stack.storage_gb} GB",
+                monthly,
+                least_sure(rate, DATABASE_GB),
+            )
+        )
     if stack.secrets:
         found.append(Item(f"{stack.secrets} × secret", stack.secrets * SECRET.usd, SECRET.sure))
     if stack.endpoints:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stacks.aws.prices import DATABASES, FARGATE, Idle, idle, task_second
+from stacks.aws import prices
+from stacks.aws.prices import DATABASES, FARGATE, Idle, Rate, idle, task_second
 
 
 def test_a_vcpu_with_two_gb_costs_what_the_price_list_says() -> None:
@@ -43,5 +44,14 @@ def test_a_second_zone_doubles_the_database_alone() -> None:
 
 
 def test_every_price_has_a_source() -> None:
-    rates = [one.vcpu_second for one in FARGATE.values()] + list(DATABASES.values())
-    assert all(one.source.startswith("aws.amazon.com/") and one.usd > 0 for one in rates)
+    rates = [one for one in vars(prices).values() if isinstance(one, Rate)]
+    rates += [one.vcpu_second for one in FARGATE.values()] + list(DATABASES.values())
+    assert all(one.source and one.usd > 0 for one in rates)
+
+
+def test_sum_is_as_sure_as_the_least_sure_of_its_prices() -> None:
+    assert {item.what: item.sure for item in idle(STANDARD)} == dict.fromkeys(
+        [item.what for item in idle(STANDARD)], "quoted"
+    )
+    large = idle(Idle(2, 512, 1024, "X86_64", 2, 2, 0, "db.m7g.large", False, 20))
+    assert {item.sure for item in large if item.what.startswith("db.")} == {"recalled"}
