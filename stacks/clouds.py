@@ -160,6 +160,14 @@ class Cloud(Plugin):
         """
         return None
 
+    def bot_logs(self, bots: Sequence[str]) -> Tool | None:
+        """Return the tool that shows lines of bots beside another cloud's dispatcher; None if there is none.
+
+        Args:
+            bots: The part of the stack's output `botsElsewhere` that is this cloud's.
+        """
+        return None
+
     def check_reachable(self, state: State, values: Mapping[str, str], project: str) -> None:
         """Ask the APIs that delete what a state has of this cloud.
 

@@ -118,6 +118,8 @@ class Deployment:
     """Where the store is: a directory, or a volume."""
     bots: Sequence[str] = ()
     """Where bots are whose lines that command's tool shows: the label of their containers, or their apps."""
+    elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Another cloud than the host's → where bots are there, in the same form."""
     records: pulumi.Input[Sequence[str]] | None = None
     """DNS records that have to be there, if there are any."""
 
@@ -135,6 +137,8 @@ class Deployment:
         pulumi.export("data", self.data)
         if self.bots:
             pulumi.export("bots", list(self.bots))
+        if self.elsewhere:
+            pulumi.export("botsElsewhere", {name: list(of) for name, of in self.elsewhere.items()})
         # As it is deployed: who reads it needs no config, which may have changed, or be encrypted.
         pulumi.export("prices", {name: price.shown() for name, price in prices.items()})
         if self.records is not None:

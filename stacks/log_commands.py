@@ -7,6 +7,7 @@ import io
 import math
 import queue
 import shlex
+import shutil
 import subprocess
 import threading
 import time
@@ -30,18 +31,69 @@ MOST_FAILED_LOOKS = 5
 _QUEUED_LINES = 1000
 
 
-def tool_of(log: str, bots: Sequence[str]) -> Tool:
+def tool_of(
+    log: str,
+    bots: Sequence[str],
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
+    say: Callable[[str, str], None] = lambda _source, _line: None,
+) -> Tool:
     """Return the tool that shows a stack's logs.
 
     Args:
         log: The stack's output `log`, a command.
         bots: The stack's output `bots`.
+        elsewhere: The stack's output `botsElsewhere`.
+        say: Told of bots elsewhere that cannot be shown.
     """
     words = shlex.split(log)
-    for cloud in clouds.importable().values():
-        if (tool := cloud.logs(words, bots)) is not None:
-            return tool
-    raise StackError(f"no cloud that is installed shows logs by `{words[0]}`")
+    every = clouds.importable()
+    own = next((tool for cloud in every.values() if (tool := cloud.logs(words, bots)) is not None), None)
+    if own is None:
+        raise StackError(f"no cloud that is installed shows logs by `{words[0]}`")
+    others: dict[str, Tool] = {}
+    for name, names in (elsewhere or {}).items():
+        tool = every[name].bot_logs(names) if name in every else None
+        if tool is not None:
+            others[name] = tool
+        else:
+            say(
+                DISPATCHER,
+                f"(bots at {name} are not shown: use that cloud's own tool for {', '.join(names)})",
+            )
+    return Together(own, others, say) if others else own
+
+
+class Together:
+    """The tool of a stack's host, with the bots that other tools show.
+
+    Bots that one of these cannot show are said to be missing, once: the rest is shown without them.
+    """
+
+    def __init__(self, own: Tool, others: Mapping[str, Tool], say: Callable[[str, str], None]) -> None:
+        self._own, self._others, self._say = own, dict(others), say
+        self.look_seconds = min(own.look_seconds, *(one.look_seconds for one in others.values()))
+
+    def dispatcher(self, session: str, *, once: bool) -> Source:
+        return self._own.dispatcher(session, once=once)
+
+    def bots(self, session: str, *, first: bool, once: bool) -> list[Source]:
+        found = self._own.bots(session, first=first, once=once)
+        for name, tool in list(self._others.items()):
+            try:
+                there = tool.bots(session, first=first, once=once)
+                for source in there:
+                    _refuse_missing(source.words[0])
+            except StackError as error:
+                del self._others[name]
+                self._say(DISPATCHER, f"(bots at {name} are not shown: {error})")
+            else:
+                found += there
+        return found
+
+
+def _refuse_missing(command: str) -> None:
+    if shutil.which(command) is None:
+        raise StackError(f"`{command}` is not on PATH")
 
 
 def no_log_of(session: str) -> str:

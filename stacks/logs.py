@@ -167,7 +167,8 @@ def _show(options: argparse.Namespace) -> None:
         show_files(Files(Path(log), machines, options.session), once=options.once)
     else:
         bots = outputs["bots"].value if "bots" in outputs else []
-        tool = tool_of(log, bots)
+        elsewhere = outputs["botsElsewhere"].value if "botsElsewhere" in outputs else {}
+        tool = tool_of(log, bots, elsewhere, say)
         show_commands(tool, options.session, say, once=options.once)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from stacks.aws.config import AwsKeys, AwsPlacementConfig
 from stacks.aws.review import AwsReview
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
+from stacks.log_sources import Tool
 from stacks.plan.review import Review
 from stacks.stateful import DataTypes
 
@@ -34,3 +36,8 @@ class Aws(Cloud):
 
     def review(self) -> Review:
         return AwsReview()
+
+    def logs(self, words: Sequence[str], bots: Sequence[str]) -> Tool | None:
+        if list(words[:3]) != ["aws", "logs", "tail"]:
+            return None
+        return load_program("stacks.aws.logs", self.name).AwsLogs(words, bots)

@@ -83,14 +83,14 @@ class Tasks(Resource, module="switchboard", name="AwsTasks"):
         )
 
 
-def client(region: str, profile: str) -> Any:
-    """Return a client of the ECS API. Raises AwsError for a profile that is not there."""
+def client(region: str, profile: str, service: str = "ecs") -> Any:
+    """Return a client of a service's API. Raises AwsError for a profile that is not there."""
     import botocore.session
     from botocore.exceptions import ProfileNotFound
 
     try:
         session = botocore.session.Session(profile=profile or None)
-        return session.create_client("ecs", region_name=region)
+        return session.create_client(service, region_name=region)
     except ProfileNotFound as error:
         raise AwsError(f"aws:profile: {error}; allowed: a profile of ~/.aws/config") from None
 

@@ -11,6 +11,7 @@ import pulumi
 Resource = pulumi.Input[str]
 
 ECS_TASKS = "ecs-tasks.amazonaws.com"
+EVENTS = "events.amazonaws.com"
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,19 @@ def document(statements: Sequence[Statement | Mapping[str, Any]]) -> pulumi.Outp
     return pulumi.Output.json_dumps(policy, sort_keys=True)
 
 
-def trust(service: str = ECS_TASKS) -> pulumi.Output[str]:
-    """Return the policy of a role that only this service may assume."""
-    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+def trust(service: str = ECS_TASKS, source: pulumi.Input[str] | None = None) -> pulumi.Output[str]:
+    """Return the policy of a role that only this service may assume.
+
+    Args:
+        source: ARN of the one resource on whose behalf it may.
+    """
+    statement: dict[str, Any] = {
+        "Effect": "Allow",
+        "Principal": {"Service": service},
+        "Action": "sts:AssumeRole",
+    }
+    if source is not None:
+        statement["Condition"] = {"ArnEquals": {"aws:SourceArn": source}}
     return pulumi.Output.json_dumps({"Version": "2012-10-17", "Statement": [statement]}, sort_keys=True)
 
 
@@ -102,6 +113,18 @@ def starts_bots(
             "RunTask gives a task the roles of its definition.",
             {"StringEquals": {"iam:PassedToService": ECS_TASKS}},
         ),
+    ]
+
+
+def delivers_events(destination: pulumi.Input[str]) -> list[Statement]:
+    """Return what EventBridge may do to deliver events to an API destination, by its ARN."""
+    return [
+        Statement(
+            "CallDispatcher",
+            ["events:InvokeApiDestination"],
+            [destination],
+            "A rule calls its API destination with the permissions of the target's role.",
+        )
     ]
 
 

@@ -16,7 +16,9 @@ from dispatcher.settings import AgentSettings
 from stacks.aws import names, prices
 from stacks.aws.config import AwsKeys, AwsPlacementConfig
 from stacks.aws.ending import Tasks
+from stacks.aws.events import TaskEvents, TaskEventsArgs
 from stacks.aws.images import PLATFORMS, image_names, images
+from stacks.aws.logs import place
 from stacks.aws.network import Network, NetworkArgs
 from stacks.aws.registry import Registry, RegistryArgs, ecr_repository
 from stacks.aws.tasks import CONTAINER, AgentTask, BotTasks, BotTasksArgs
@@ -45,6 +47,10 @@ class AwsSite(Site):
     registry: Registry
     images: Images
     """The dispatcher's, and those of the host's own placement."""
+    url: pulumi.Output[str]
+    """The dispatcher's public URL."""
+    events_key: pulumi.Output[str]
+    """Secret with which EventBridge calls the dispatcher."""
 
 
 class AwsPlacement:
@@ -152,6 +158,17 @@ class AwsPlacement:
             ),
             opts,
         )
+        TaskEvents(
+            f"{prefix}events",
+            TaskEventsArgs(
+                prefix=called,
+                cluster=tasks.cluster.arn,
+                url=here.url,
+                key=here.events_key,
+                tags=environment.tags(),
+            ),
+            opts,
+        )
         ending = Tasks(
             f"{prefix}tasks",
             cluster=tasks.cluster.name,
@@ -167,7 +184,7 @@ class AwsPlacement:
             permissions=[one.written() for one in tasks.statements],
             needed=building.built,
             swept=[ending],
-            logs=[f"/{called}/bots"],
+            logs=[place(keys.region, f"/{called}/bots")],
         )
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:

@@ -19,16 +19,24 @@ from stacks.aws.alarms import Alarms, AlarmsArgs
 from stacks.aws.config import AwsConfig, AwsKeys
 from stacks.aws.database import Database, DatabaseArgs
 from stacks.aws.dispatcher import Dispatcher, DispatcherArgs
+from stacks.aws.events import EVENTS_VARIABLE
 from stacks.aws.front import PORT, Front, FrontArgs
 from stacks.aws.images import image_names, images
 from stacks.aws.network import Network
-from stacks.aws.placement import AwsSite, network_args, provider
+from stacks.aws.placement import AwsSite, network_args, profile, provider
 from stacks.aws.registry import Registry, RegistryArgs
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.shared.environment import given, tracing_names
 from stacks.shared.secrets import SharedSecret
-from stacks.shared.settings import Placements, agents_at, agents_in_images, made_placements, settings_of
+from stacks.shared.settings import (
+    Placements,
+    agents_at,
+    agents_in_images,
+    logs_elsewhere,
+    made_placements,
+    settings_of,
+)
 from stacks.shared.settings import secret_variables as secrets_of_placements
 from stacks.shared.slugs import slugs
 from stacks.shared.variables import variables
@@ -150,6 +158,8 @@ class AwsHost:
             network=network,
             registry=registry,
             images=building,
+            url=front.url,
+            events_key=SharedSecret("events-key").value,
             front=front,
             dispatcher=building.dispatcher({"PACKAGES": "dispatcher-aws"}),
         )
@@ -165,6 +175,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
     known_now = Known.none(config, [one.planned for one in placed])
     whole = settings(config, known_now)
     signing = SharedSecret("signing-secret")
+    at_aws = [one for one in placed if one.planned.cloud == names.CLOUD]
     group = aws.ec2.SecurityGroup(
         "dispatcher-group",
         description="Switchboard: the dispatcher",
@@ -208,6 +219,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 {**made_url, **made_placements(known_now.placements, placed)},
             ),
             variables={
+                **({EVENTS_VARIABLE: site.events_key} if at_aws else {}),
                 **secrets_of_placements(placed),
                 **secrets,
                 **daily.secret_variables(config),
@@ -215,7 +227,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 # Where traces go, with the key for it.
                 **given(tracing_names()),
             },
-            statements=[one for of in placed if of.planned.cloud == names.CLOUD for one in of.permissions],
+            statements=[one for of in at_aws for one in of.permissions],
             log_days=keys.log_days,
             secret_store=keys.secrets,
             # At the end the dispatcher goes first: nobody starts bots any more when theirs are ended.
@@ -241,12 +253,14 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
             ),
             opts,
         )
-    log = service.log_group.name.apply(lambda name: f"aws logs tail {name} --region {keys.region}")
+    by = f" --profile {profile()}" if profile() else ""
+    log = service.log_group.name.apply(lambda name: f"aws logs tail {name} --region {keys.region}{by}")
     return Deployment(
         url=site.front.url,
         log=log,
         data="the database of databaseUrl" if config.database_url.get_secret_value() else f"RDS {called}",
-        bots=[name for one in placed if one.planned.cloud == names.CLOUD for name in one.logs],
+        bots=[name for one in at_aws for name in one.logs],
+        elsewhere=logs_elsewhere(placed, names.CLOUD),
         records=site.front.records,
     )
 

@@ -30,7 +30,7 @@ from stacks.shared.environment import given, tracing_names
 from stacks.shared.environment import outside as from_outside
 from stacks.shared.images import Images, ImagesArgs
 from stacks.shared.secrets import PageKey, SharedSecret
-from stacks.shared.settings import Placements, made_placements, secret_variables
+from stacks.shared.settings import Placements, logs_elsewhere, made_placements, secret_variables
 from stacks.shared.variables import variables
 from stacks.stateful import CERTIFICATES, STORE, marked
 
@@ -208,6 +208,7 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
         log=dispatcher.container.name.apply(lambda name: f"docker --host {keys.host} logs {name}"),
         data=store.name.apply(lambda name: f"volume {name}"),
         bots=[name for one in placed if isinstance(one, DockerBots) for name in one.logs],
+        elsewhere=logs_elsewhere(placed, "docker"),
     )
 
 

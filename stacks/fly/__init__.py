@@ -57,6 +57,11 @@ class Fly(Cloud):
 
         return FlyLogs(words, bots)
 
+    def bot_logs(self, bots: Sequence[str]) -> Tool:
+        from stacks.fly.logs import FlyLogs
+
+        return FlyLogs(["fly", "logs", "--app", ""], bots)
+
     def check_reachable(self, state: State, values: Mapping[str, str], project: str) -> None:
         apps = [one.id for one in state.resources if one.type == FLY_APP]
         if not apps:

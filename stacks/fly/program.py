@@ -19,7 +19,7 @@ from stacks.fly.volumes import Volume
 from stacks.shared.environment import given, outside, tracing_names
 from stacks.shared.images import Images
 from stacks.shared.secrets import SharedSecret
-from stacks.shared.settings import made_placements
+from stacks.shared.settings import logs_elsewhere, made_placements
 from stacks.shared.settings import secret_variables as secrets_of_placements
 from stacks.shared.variables import variables
 from stacks.stateful import STORE, marked
@@ -143,5 +143,6 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
         log=f"fly logs --app {called.dispatcher}",
         data=f"volume store of {called.dispatcher}" if on_volume else "the database of databaseUrl",
         bots=[name for one in placed if one.planned.cloud == settings.CLOUD for name in one.logs],
+        elsewhere=logs_elsewhere(placed, settings.CLOUD),
         records=front.records,
     )

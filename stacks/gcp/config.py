@@ -82,8 +82,6 @@ class GcpPlacementConfig(ImageKeys):
     ] = (32768, 60999)
     """First and last UDP port at which callers over `webrtc` reach bots; by default those that Linux gives
     out. Without an agent that offers `webrtc` none is open."""
-    stun: StunServers = PUBLIC_STUN
-    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
     compression: Literal["gzip", "zstd"] = "zstd"
     """Compression of the images' layers. VMs unpack `zstd` faster."""
 
@@ -113,6 +111,8 @@ class GcpPlacementConfig(ImageKeys):
 class GcpConfig(GcpPlacementConfig):
     """Keys that only a stack has whose dispatcher runs at Google Cloud, and those of its own placement."""
 
+    stun: StunServers = PUBLIC_STUN
+    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
     domain: Annotated[str, Allowed("a name of yours, such as voice.example.com")] = Field(
         default="",
         max_length=253,

@@ -175,6 +175,15 @@ def secret_variables(placed: Sequence[PlacedBots]) -> dict[str, pulumi.Input[str
     }
 
 
+def logs_elsewhere(placed: Sequence[PlacedBots], host: str) -> dict[str, list[str]]:
+    """Return where bots are at other clouds than the host's: cloud → names of its tool."""
+    found: dict[str, list[str]] = {}
+    for one in placed:
+        if one.planned.cloud != host and one.logs:
+            found.setdefault(one.planned.cloud, []).extend(one.logs)
+    return found
+
+
 def url_for_machines(site: Site, cloud: str, name: str) -> str:
     """Return the URL at which machines of a cloud reach the dispatcher; empty if it is their own cloud's.
 

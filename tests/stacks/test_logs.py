@@ -8,7 +8,8 @@ import pytest
 from stacks import log_commands
 from stacks.docker import logs as docker_logs
 from stacks.errors import StackError
-from stacks.log_commands import show_commands, tool_of
+from stacks.log_commands import Together, show_commands, tool_of
+from stacks.log_sources import Source
 from stacks.logs import Files, formatted, main, show_files
 from tests.patience import PATIENCE
 
@@ -267,3 +268,50 @@ def test_fly_that_answers_something_else_is_an_error(tools):
     tools("fly", "#!/bin/sh\necho nothing\n")
     with pytest.raises(StackError, match="answers something else"):
         shown("fly logs --app voice", ["voice-a"], SESSION)
+
+
+class Printing:
+    """A tool whose bots print a line; or one that fails."""
+
+    look_seconds = 1.0
+
+    def __init__(self, name, *, fails="", command=sys.executable):
+        self._name, self._fails, self._command = name, fails, command
+
+    def dispatcher(self, session, *, once):
+        return Source("dispatcher", [sys.executable, "-c", "print('up')"])
+
+    def bots(self, session, *, first, once):
+        if self._fails:
+            raise StackError(self._fails)
+        return [Source(self._name, [self._command, "-c", f"print('of {self._name}')"])]
+
+
+def together(*others):
+    said = []
+    tool = Together(Printing("own"), dict(others), lambda *line: said.append(line))
+    show_commands(tool, "", lambda *line: said.append(line), once=True)
+    return sorted(said)
+
+
+def test_bots_of_other_clouds_are_shown_with_the_hosts():
+    lines = [("dispatcher", "up"), ("app", "of app"), ("own", "of own")]
+    assert together(("fly", Printing("app"))) == sorted(lines)
+
+
+def test_bots_that_another_tool_cannot_show_are_named():
+    lines = [("dispatcher", "up"), ("own", "of own")]
+    refused = ("dispatcher", "(bots at fly are not shown: not logged in)")
+    assert together(("fly", Printing("app", fails="not logged in"))) == sorted([*lines, refused])
+    missing = ("dispatcher", "(bots at fly are not shown: `no-such-tool` is not on PATH)")
+    assert together(("fly", Printing("app", command="no-such-tool"))) == sorted([*lines, missing])
+
+
+def test_tool_of_a_stack_with_bots_elsewhere_knows_both():
+    tool = tool_of("docker --host unix:///x logs d", ["dep"], {"fly": ["acme-echo-0"]})
+    assert isinstance(tool, Together)
+    said = []
+    tool_of("docker --host unix:///x logs d", ["dep"], {"acme": ["x"]}, lambda *line: said.append(line))
+    assert said == [
+        ("dispatcher", "(bots at acme are not shown: use that cloud's own tool for x)"),
+    ]

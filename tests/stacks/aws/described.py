@@ -48,6 +48,7 @@ def placements() -> Any:
 
 
 def _tasks(name: str, prefix: str, repository: Any, secret_store: Any) -> dict[str, Any]:
+    from stacks.aws.events import TaskEvents, TaskEventsArgs
     from stacks.aws.tasks import AgentTask, BotTasks, BotTasksArgs
 
     image = pulumi.Output.concat(repository.repository_url, f"@sha256:{'1' * 64}")
@@ -64,6 +65,16 @@ def _tasks(name: str, prefix: str, repository: Any, secret_store: Any) -> dict[s
             architecture="X86_64",
             log_days=30,
             secret_store=secret_store,
+            tags=TAGS,
+        ),
+    )
+    TaskEvents(
+        f"{name}-events",
+        TaskEventsArgs(
+            prefix=prefix,
+            cluster=made.cluster.arn,
+            url="https://voice.example.com",
+            key="hunter2-of-events",
             tags=TAGS,
         ),
     )

@@ -115,9 +115,18 @@ def test_each_statement_has_its_reason_and_no_wildcard_but_where_iam_wants_one(p
     assert not any("*" in action for one in written for action in one["Action"])
 
 
+def test_eventbridge_may_call_one_destination_for_one_rule(placement: Graph) -> None:
+    (statement,) = json.loads(placement.inputs("bots-events-policy")["policy"])["Statement"]
+    assert statement["Action"] == ["events:InvokeApiDestination"]
+    assert statement["Resource"] == ["arn:aws:recorded:::bots-events-destination"]
+    (trusted,) = json.loads(placement.inputs("bots-events-role")["assumeRolePolicy"])["Statement"]
+    assert trusted["Principal"] == {"Service": "events.amazonaws.com"}
+    assert trusted["Condition"] == {"ArnEquals": {"aws:SourceArn": "arn:aws:recorded:::bots-events-rule"}}
+
+
 def test_a_bots_own_role_may_do_nothing(placement: Graph) -> None:
     policies = placement.of_type("aws:iam/rolePolicy:RolePolicy")
-    assert [one.inputs["role"] for one in policies.values()] == ["bots-execution-role-id"]
+    assert "bots-task-role-id" not in [one.inputs["role"] for one in policies.values()]
     role_ = placement.inputs("bots-task-role")
     assert not role_.get("managedPolicyArns")
     assert not role_.get("inlinePolicies")

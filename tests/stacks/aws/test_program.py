@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher.keys import hash_of
+from dispatcher.machines.ecs.events import TaskEvents
 from dispatcher.machines.ecs.settings import EcsPlacement
 from dispatcher.settings import Settings
 from stacks.aws.registry import ecr_repository
@@ -70,6 +71,26 @@ def test_the_dispatcher_starts_with_what_it_is_told(plain: Graph, monkeypatch: p
     assert found.public_url == "https://front-distribution.recorded.example.com"
 
 
+def test_events_of_the_stack_are_those_that_its_dispatcher_takes(plain: Graph) -> None:
+    given = plain.inputs("events-connection")["authParameters"]["apiKey"]
+    key = told(plain)["SWITCHBOARD_ECS_EVENTS_KEY"]
+    wanted = json.loads(plain.inputs("events-rule")["eventPattern"])
+    assert wanted["detail"]["lastStatus"] == ["STOPPED"]
+    arn = "arn:aws:ecs:us-east-1:123456789012:task/switchboard-prod/0123"
+    event = {
+        "source": wanted["source"][0],
+        "detail-type": wanted["detail-type"][0],
+        "detail": {"taskArn": arn, "version": 3, "startedBy": "switchboard/m-1", "lastStatus": "STOPPED"},
+    }
+    assert TaskEvents(key).read(json.dumps(event).encode(), {given["key"]: given["value"]}) == "m-1"
+    destination = plain.inputs("events-destination")
+    assert destination["invocationEndpoint"] == (
+        "https://front-distribution.recorded.example.com/webhooks/machines/ecs"
+    )
+    paths = json.loads((CHECKOUT / "docs" / "openapi.json").read_text())["paths"]
+    assert "post" in paths["/webhooks/machines/{provider}"]
+
+
 def test_nothing_of_what_is_deployed_is_a_stand_in(plain: Graph) -> None:
     everything = json.dumps([one.inputs for one in plain.resources.values()])
     for stand_in in ("not-built-yet", "not-made-yet", "not known yet", "subnet-00000000", "sg-00000000"):
@@ -77,7 +98,7 @@ def test_nothing_of_what_is_deployed_is_a_stand_in(plain: Graph) -> None:
 
 
 def test_no_secret_is_in_the_open(plain: Graph) -> None:
-    hidden = {"bots-echo-secrets-values", "dispatcher-secrets-values", "store"}
+    hidden = {"bots-echo-secrets-values", "dispatcher-secrets-values", "store", "events-connection"}
     shown = json.dumps([one.inputs for name, one in plain.resources.items() if name not in hidden])
     assert "hunter2" not in shown
     assert "recorded-secret" not in shown
@@ -124,6 +145,7 @@ def test_a_second_placement_has_a_network_and_a_registry_in_its_region() -> None
         "frankfurt": "eu-central-1",
         "virginia": "us-east-1",
     }
+    assert found.resources["frankfurt-events-rule"].region == "eu-central-1"
     policy = json.loads(found.inputs("dispatcher-task-policy")["policy"])
     assert len({one["Sid"] for one in policy["Statement"]}) == len(policy["Statement"])
 

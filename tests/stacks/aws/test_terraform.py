@@ -73,6 +73,9 @@ def left(moto: Moto) -> dict[str, list[Any]]:
         "database": moto.client("rds").describe_db_instances()["DBInstances"],
         "certificate": moto.client("acm").list_certificates()["CertificateSummaryList"],
         "alarm": moto.client("cloudwatch").describe_alarms()["MetricAlarms"],
+        "rule": moto.client("events").list_rules()["Rules"],
+        "destination": moto.client("events").list_api_destinations()["ApiDestinations"],
+        "connection": moto.client("events").list_connections()["Connections"],
         "topic": moto.client("sns").list_topics()["Topics"],
         "budget": moto.client("budgets").describe_budgets(AccountId="123456789012")["Budgets"],
         # moto has a default VPC in each region.
