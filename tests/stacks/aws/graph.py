@@ -25,6 +25,7 @@ preload("pulumi_aws", "pulumi_docker_build", "pulumi_gcp")
 
 DYNAMIC: Mapping[str, dict[str, Any]] = {
     "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
+    "pulumi-python:dynamic/switchboard:FlyDeployToken": {"token": "FlyV1 fm2_recorded"},
 }
 """Outputs of dynamic resources, which make them up."""
 

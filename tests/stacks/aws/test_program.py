@@ -11,6 +11,7 @@ import pytest
 from dispatcher.keys import hash_of
 from dispatcher.machines.ecs.events import TaskEvents
 from dispatcher.machines.ecs.settings import EcsPlacement
+from dispatcher.machines.fly.settings import FlyPlacement
 from dispatcher.settings import Settings
 from stacks.aws.registry import ecr_repository
 from tests.stacks.aws import described
@@ -171,6 +172,56 @@ def test_image_of_another_repository_in_ecr_may_be_pulled() -> None:
 )
 def test_repository_in_ecr_is_known_by_its_images_name(image: str, arn: str | None) -> None:
     assert ecr_repository(image) == (arn and f"arn:{arn}:123456789012:repository/b")
+
+
+MIXED: dict[str, Any] = {
+    "aws": {"domain": "voice.example.com"},
+    "agents": {"echo": {**AGENTS["echo"], "placements": ["aws", "overflow"]}},
+    "placements": {"aws": {"cloud": "aws"}, "overflow": {"cloud": "fly", "regions": ["iad"]}},
+}
+
+
+def test_dispatcher_at_aws_has_bots_at_fly_beside_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = graph(**MIXED)
+    assert found.error == ""
+    given = told(found)
+    ids = {"network-us-east-1a-id": "subnet-0000000a", "network-us-east-1b-id": "subnet-0000000b"}
+    for name, value in given.items():
+        for ours, theirs in {**ids, "network-bots-id": "sg-00000000"}.items():
+            value = value.replace(ours, theirs)
+        monkeypatch.setenv(name, value)
+    made = Settings()  # type: ignore[call-arg]
+    assert made.agents["echo"].placements == ("aws", "overflow-echo")
+    fly = made.placements["overflow-echo"]
+    assert isinstance(fly, FlyPlacement)
+    assert fly.apps == ("switchboard-prod-overflow-echo-0",)
+    assert fly.machine_url == "https://voice.example.com", "machines at Fly call the public name"
+    assert fly.images["echo"].startswith("registry.fly.io/switchboard-prod-overflow@sha256:")
+    assert sorted(json.loads(given["SWITCHBOARD_FLY_API_TOKEN"])) == ["switchboard-prod-overflow-echo-0"]
+    # Fly's is a secret of the dispatcher's task, and none of its statements is about another cloud.
+    (container,) = json.loads(found.inputs("dispatcher-task")["containerDefinitions"])
+    assert "SWITCHBOARD_FLY_API_TOKEN" in {one["name"] for one in container["secrets"]}
+    sids = [one["Sid"] for one in json.loads(found.inputs("dispatcher-task-policy")["policy"])["Statement"]]
+    assert all(sid.endswith("Bots") for sid in sids)
+    assert "overflow-echo-machines-0" in found.resources["dispatcher-service"].dependencies
+    assert found.result["botsElsewhere"] == {"fly": ["switchboard-prod-overflow-echo-0"]}
+    assert found.result["bots"] == ["us-east-1:/switchboard-prod/bots"]
+
+
+def test_dispatcher_at_aws_may_have_all_its_bots_at_fly() -> None:
+    only = {"placements": {"overflow": {"cloud": "fly"}}, "agents": {"echo": AGENTS["echo"]}}
+    found = graph(**{**MIXED, **only})
+    assert found.error == ""
+    assert "dispatcher-task-policy" not in found.resources
+    assert "SWITCHBOARD_ECS_EVENTS_KEY" not in told(found)
+
+
+def test_bots_at_fly_need_a_public_name_of_the_dispatcher() -> None:
+    refused = graph(**{**MIXED, "aws": {}}).error
+    assert refused.startswith("switchboard:placements.overflow.cloud: 'fly' is refused, since machines there")
+    assert refused.endswith(
+        "allowed: aws, or a host with a public name (with switchboard:aws.domain, its public name)"
+    )
 
 
 def test_database_of_ones_own_takes_the_place_of_rds() -> None:
