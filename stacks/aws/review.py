@@ -20,6 +20,7 @@ BALANCER, LISTENER = "aws:lb/loadBalancer:LoadBalancer", "aws:lb/listener:Listen
 SERVICE, DEFINITION = "aws:ecs/service:Service", "aws:ecs/taskDefinition:TaskDefinition"
 SECRET_TYPE, PARAMETER = "aws:secretsmanager/secret:Secret", "aws:ssm/parameter:Parameter"
 DATABASE, ENDPOINT = "aws:rds/instance:Instance", "aws:ec2/vpcEndpoint:VpcEndpoint"
+CONNECTION = "aws:cloudwatch/eventConnection:EventConnection"
 REPOSITORY, LOG = "aws:ecr/repository:Repository", "aws:cloudwatch/logGroup:LogGroup"
 
 CERTIFICATE = "aws:acm/certificate:Certificate"
@@ -157,6 +158,15 @@ class AwsReview(Review):
             )
             for one in graph.of(DATABASE)
         ]
+        if graph.of(CONNECTION):
+            found.append(
+                SecretUse(
+                    "Key with which EventBridge calls the dispatcher",
+                    "the stack's state, encrypted, a secret of EventBridge's own, and the dispatcher's",
+                    "EventBridge and the dispatcher",
+                    "by hand: a new random value, then `make up`",
+                )
+            )
         return found
 
     def kept(self, graph: Graph) -> Sequence[Kept]:
@@ -255,6 +265,7 @@ def _reasons() -> dict[str, str]:
     every = [
         *permissions.starts_bots("", "", "", [""], [""]),
         *permissions.starts_containers([""], [""], [""], [""]),
+        *permissions.delivers_events(""),
     ]
     return {one.sid: one.reason for one in every}
 

@@ -24,6 +24,7 @@ HOSTS: dict[str, dict[str, Any]] = {
     "docker": {"docker": {"domain": "voice.example.com", "registry": "registry.example.com/team"}},
     "fly": {"fly": {"prefix": "acme"}},
     "aws": {},
+    "gcp": {"gcp": {"project": "voice-prod-1234"}},
 }
 """Keys of a stack whose host is a cloud."""
 
@@ -64,10 +65,32 @@ GIVEN: dict[str, dict[str, Any]] = {
         "interfaceEndpoints": True,
         "logDays": 7,
     },
+    "gcp": {
+        **IMAGES,
+        "compression": "gzip",
+        "project": "voice-other-1234",
+        "region": "europe-west4",
+        "zones": ["b"],
+        "machineType": "e2-standard-8",
+        "capacity": "spot",
+        "diskGb": 30,
+        "cidr": "10.70.0.0/20",
+        "network": "theirs",
+        "subnetwork": "theirs-too",
+        "nat": True,
+        "udpPorts": [40000, 50000],
+    },
 }
 """Cloud → key → a value that is not its default."""
 
-BESIDE: dict[tuple[str, str], dict[str, Any]] = {("aws", "vpcId"): VPC, ("aws", "subnetIds"): VPC}
+NETWORK: dict[str, Any] = {"network": "ours", "subnetwork": "ours-too"}
+
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("aws", "vpcId"): VPC,
+    ("aws", "subnetIds"): VPC,
+    ("gcp", "network"): NETWORK,
+    ("gcp", "subnetwork"): NETWORK,
+}
 """Keys that another one cannot be without."""
 
 
@@ -93,7 +116,7 @@ def outcome(host: str, name: str, cloud: str, entry: str) -> tuple[str, str]:
         "placements": placements,
         **HOSTS[host],
     }
-    if cloud == "aws":
+    if cloud in ("aws", "gcp"):
         config = {f"switchboard:{key}": value for key, value in texts(values).items()}
         found = recorded(NO_SCHEMA, described.stack, config, str(REPOSITORY), {"A_KEY": "hunter2"})
         resources = {one.name: (one.type, one.inputs, one.region) for one in found.resources.values()}
