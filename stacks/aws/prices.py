@@ -116,7 +116,7 @@ class Idle:
 
 def least_sure(*rates: Rate) -> Sure:
     """Return how sure a sum of prices is."""
-    return max((one.sure for one in rates), key=get_args(Sure).index)
+    return max(rates, key=lambda one: get_args(Sure).index(one.sure)).sure
 
 
 def idle(stack: Idle) -> Sequence[Item]:
