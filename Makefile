@@ -30,6 +30,8 @@ help: ## list the targets
 	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
 	@echo "  PORT=7860               with up and plan: the port, for this once"
+	@echo "  FORMAT=markdown         with plan: the review alone, as text, markdown or json; no engine, no credentials"
+	@echo "  BASE=main               with plan: what changes against that revision, without an engine"
 	@echo "  EXPECT_NO_CHANGES=1     with plan: fail if there are changes"
 	@echo "  UNSET=\"A_KEY B_KEY\"     with up and plan: agents do without these variables, which are not set here"
 	@echo "  CONFIRM=store           with up and down: what holds data and may be deleted, by its name"
@@ -41,13 +43,13 @@ up: setup ## bring the stack up; prints the page's address
 down: setup ## take the stack down; leaves no process behind, and keeps the store
 	@$(RUN) -m stacks.engine destroy --stack $(call quoted,$(STACK)) $(CONSENT)
 
-plan: setup ## show what `make up` would change, and the stack for review; FORMAT=text|markdown|json: the review alone
-ifeq ($(call said,FORMAT),)
+plan: setup ## show what `make up` would change, and the stack for review; FORMAT=…, BASE=…: the review alone
+ifeq ($(call said,FORMAT)$(call said,BASE),)
 	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
 	@echo
 	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK))
 else
-	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK)) --format $(call quoted,$(FORMAT))
+	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK)) $(if $(call said,FORMAT),--format $(call quoted,$(FORMAT))) $(if $(call said,BASE),--base $(call quoted,$(BASE)))
 endif
 
 drift: setup ## say what is really there and is not as the state has it; changes nothing

@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 
 from stacks.errors import StackError
+from stacks.plan.base import changes, exported, graph_at, imported
 from stacks.plan.configured import environment
 from stacks.plan.policies import Facts, violations
 from stacks.plan.recording import record, reviews_of
 from stacks.plan.render import FORMATS, text
-from stacks.plan.sections import document
+from stacks.plan.sections import Against, document
+
+GRAPH = "graph"
+"""Format that one revision gives another to compare with."""
 
 POLICY_BROKEN = 3
 """Exit status of a plan that a policy refuses. It was rendered all the same."""
@@ -29,18 +33,28 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stack", default="local", help="the stack, a file stacks/Pulumi.<stack>.yaml")
-    parser.add_argument("--format", default="text", choices=list(FORMATS), help="of the output")
+    formats = [*FORMATS, GRAPH]
+    parser.add_argument("--format", default="text", choices=formats, help="of the output")
+    parser.add_argument("--base", help="compare with this revision of the repository, such as main")
     arguments = parser.parse_args()
     try:
         about = environment(CHECKOUT, arguments.stack)
         graph, plan = record(about)
         reviews = reviews_of(about)
         facts = Facts.of(graph, reviews, throwaway=about.config.throwaway)
+        if arguments.format == GRAPH:
+            sys.stdout.write(exported(graph, CHECKOUT))
+            return 0
+        against = None
+        if arguments.base:
+            here = imported(exported(graph, CHECKOUT), graph.project, graph.stack)
+            commit, before = graph_at(CHECKOUT, arguments.base, arguments.stack)
+            against = Against(f"{arguments.base} ({commit[:10]})", changes(before, here))
         broken = violations(facts, about.config.policy_exceptions)
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    made = document(plan, graph, reviews, broken)
+    made = document(plan, graph, reviews, broken, against)
     if arguments.format == "text":
         sys.stdout.write(text(made, colour=sys.stdout.isatty()))
     else:

@@ -14,7 +14,15 @@ WIDTH = 100
 
 BOLD, DIM, RED, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
-NOTEWORTHY = ("the internet", "Wildcard", "not encrypted", "NOT encrypted", "BROKEN", "no reason is given")
+NOTEWORTHY = (
+    "the internet",
+    "Wildcard",
+    "not encrypted",
+    "NOT encrypted",
+    "BROKEN",
+    "HOLDS DATA",
+    "no reason is given",
+)
 """Words that a reviewer looks at first; a terminal shows them in red."""
 
 

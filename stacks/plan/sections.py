@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from stacks.assembly import Plan
+from stacks.plan.base import Change
 from stacks.plan.document import NOTHING, Document, Section, Table
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.policies import POLICIES, Violation
@@ -17,17 +19,33 @@ SESSIONS = 1000
 NOT_COUNTED = "Not counted: media (Daily, TURN), AI services, traffic, taxes."
 
 
-def document(plan: Plan, graph: Graph, reviews: Sequence[Review], broken: Sequence[Violation]) -> Document:
+@dataclass(frozen=True)
+class Against:
+    """A comparison with another revision."""
+
+    revision: str
+    changes: Sequence[Change]
+
+
+def document(
+    plan: Plan,
+    graph: Graph,
+    reviews: Sequence[Review],
+    broken: Sequence[Violation],
+    against: Against | None = None,
+) -> Document:
     """Return the whole plan.
 
     Args:
         broken: Violations of policies, also those that the config allows.
+        against: Another revision to compare with.
     """
     config = plan.environment.config
     return Document(
         f"Plan of stack {graph.stack}: dispatcher at {config.cloud}, bots at "
         + ", ".join(planned.name for planned in plan.planned),
         [
+            *([] if against is None else [what_changes(against, graph, reviews)]),
             *_untold(plan, reviews),
             resources(graph, reviews),
             permissions(graph, reviews),
@@ -37,6 +55,28 @@ def document(plan: Plan, graph: Graph, reviews: Sequence[Review], broken: Sequen
             start(plan, reviews),
             policies(broken),
         ],
+    )
+
+
+def what_changes(against: Against, graph: Graph, reviews: Sequence[Review]) -> Section:
+    """Return what differs from another revision, what may lose something first."""
+    stores = {one.name for review in reviews for one in review.kept(graph) if one.store}
+    rows = []
+    for change in against.changes:
+        one = change.resource
+        loses = change.kind != "create" and (one.name in stores or one.protected)
+        what = "; ".join(change.inputs) or NOTHING
+        rows.append((change.kind, one.kind, one.name, "HOLDS DATA" if loses else NOTHING, what))
+    counts = ", ".join(
+        f"{sum(one.kind == kind for one in against.changes)} to {kind}"
+        for kind in ("create", "update", "replace", "delete")
+    )
+    notes = [
+        f"Against {against.revision}: {counts}. A provider may carry out an update as a replacement: the "
+        "engine's preview of a stack that is up says which."
+    ]
+    return Section(
+        "What changes", Table(("change", "kind", "name", "data", "inputs"), rows, grouped=True), notes
     )
 
 
