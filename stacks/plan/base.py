@@ -39,7 +39,8 @@ ORDER = ("delete", "replace", "update", "create")
 
 def exported(graph: Graph, checkout: Path) -> str:
     """Return a graph as JSON, for another revision to compare with. Paths are from the checkout."""
-    return json.dumps([asdict(one) for one in graph]).replace(str(checkout), ".")
+    text = json.dumps([asdict(one) for one in graph])
+    return text.replace(sys.prefix, "./.venv").replace(str(checkout), ".")
 
 
 def imported(graph: str, project: str, stack: str) -> Graph:
