@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _broken(seeds: int) -> int:
     escaped = 0
     for name in VARIANTS:
-        number, outcome = hunt(name, seeds)
+        number, outcome = hunt(name, range(seeds))
         found = outcome.violation if outcome is not None else None
         escaped += found is None
         print(f"{name:40} {number:4} {found.invariant if found else 'ESCAPED'}", flush=True)

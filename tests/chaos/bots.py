@@ -308,9 +308,9 @@ class Bot:
         self._say(protocol.Heartbeat(phase=phase, rss_bytes=1, cpu_seconds=1))
 
 
-def hangs(rng: random.Random) -> float | None:
-    """Draw when a bot stands still, if it does."""
-    return rng.random() * 8.0 if rng.random() < 0.2 else None
+def hangs(rng: random.Random, share: float) -> float | None:
+    """Draw when a bot stands still, if it is one of this share."""
+    return rng.random() * 8.0 if rng.random() < share else None
 
 
 CALM = Script(0.1, 0.1, False, 1.0, True, True, 0.0, False)

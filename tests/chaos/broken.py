@@ -28,7 +28,7 @@ from dispatcher.store import capacity, threads, writes
 from dispatcher.store.tables import claims
 from dispatcher.transports.daily.transport import Daily
 from dispatcher.transports.errors import RoomError
-from tests.chaos.world import Outcome, simulate
+from tests.chaos.world import AS_DRAWN, Outcome, Script, simulate
 
 Patch = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -39,29 +39,29 @@ class Broken:
 
     patch: Patch
     caught_by: frozenset[str]
-    first_seed: int = 0
-    """Where the hunt begins: what only few schedules bring out is not looked for where it is not."""
+    script: Script = AS_DRAWN
+    """Given for what only few seeds bring out."""
 
 
 VARIANTS: dict[str, Broken] = {}
 
 
-def variant(*caught_by: str, first_seed: int = 0) -> Callable[[Patch], Patch]:
+def variant(*caught_by: str, script: Script = AS_DRAWN) -> Callable[[Patch], Patch]:
     def add(patch: Patch) -> Patch:
-        VARIANTS[patch.__name__] = Broken(patch, frozenset(caught_by), first_seed)
+        VARIANTS[patch.__name__] = Broken(patch, frozenset(caught_by), script)
         return patch
 
     return add
 
 
-def hunt(name: str, seeds: int) -> tuple[int, Outcome | None]:
+def hunt(name: str, seeds: range) -> tuple[int, Outcome | None]:
     """Play seeds until the variant is caught; how many it took, and the one that caught it."""
     with VARIANTS[name].patch():
-        for number in range(seeds):
-            outcome = simulate(VARIANTS[name].first_seed + number)
+        for number, seed in enumerate(seeds, start=1):
+            outcome = simulate(seed, VARIANTS[name].script)
             if outcome.violation is not None:
-                return number + 1, outcome
-    return seeds, None
+                return number, outcome
+    return len(seeds), None
 
 
 def _async(result: Any = None) -> Callable[..., Any]:
@@ -118,13 +118,24 @@ def absence_is_believed_at_once() -> Any:
     return mock.patch.object(placement.Placement, "settling", 0.0)
 
 
-@variant("one machine", "gone is gone", first_seed=308)
+@variant("one machine", "gone is gone", script=Script(placements=2, machines={"dark_after_create": 0.5}))
 def unknown_is_taken_for_a_no() -> Any:
     """The next placement is asked although the last one may have the machine."""
     return mock.patch.object(failover, "may_go_on", return_value=True)
 
 
-@variant("reasons")
+@variant(
+    "reasons",
+    script=Script(
+        alone=True,
+        machines={"slow": 0.5},
+        agents={
+            "start_timeout_seconds": 4.0,
+            "client_timeout_seconds": 4.0,
+            "idle_timeout_seconds": 2.0,
+        },
+    ),
+)
 def reaper_does_not_re_read() -> Any:
     """A deadline is judged by a session as it was read a second ago."""
 
@@ -138,7 +149,7 @@ def reaper_does_not_re_read() -> Any:
     return mock.patch.object(terminator.Terminator, "close_if", close)
 
 
-@variant("answers", "no internal errors", first_seed=12)
+@variant("answers", "no internal errors", script=Script(lost_commits=0.1))
 def commit_in_doubt_is_tried_again() -> Any:
     """A transaction whose answer was lost is taken for one that was not kept."""
 
@@ -167,7 +178,7 @@ def silence_is_taken_for_death() -> Any:
     return mock.patch.object(deadlines, "is_lost", return_value=True)
 
 
-@variant("reasons", first_seed=118)
+@variant("reasons", script=Script(alone=True, machines={"refused_late": 0.9}))
 def gone_counts_while_it_is_asked_for() -> Any:
     """A machine that a host shows as gone is gone, although its create was not answered."""
 
@@ -194,7 +205,7 @@ def a_lost_channel_ends_the_session() -> Any:
     return mock.patch.object(machine_reports.MachineReports, "disconnected", disconnected)
 
 
-@variant("one session")
+@variant("one session", script=Script(alone=True, rush=True))
 def claim_without_a_lock() -> Any:
     """A key is looked up before the transaction, and written in it without another look."""
 
@@ -217,7 +228,7 @@ def duplicate_key_starts_again() -> Any:
     return mock.patch.object(starts.Starts, "start", start)
 
 
-@variant("limits")
+@variant("limits", script=Script(alone=True, agents={"max_sessions": 1}, rush=True))
 def limit_counted_outside_the_transaction() -> Any:
     """The free slots are counted first, and taken in another transaction."""
     seen: dict[str, Any] = {}
@@ -259,7 +270,16 @@ def failures_are_not_counted_down() -> Any:
     return mock.patch.object(capacity, "moved", unless_failed)
 
 
-@variant("first come, first served")
+@variant(
+    "first come, first served",
+    script=Script(
+        alone=True,
+        settings={"max_sessions": 2},
+        agents={"max_sessions": 2, "max_queued": 5},
+        crowd=True,
+        deaf=True,
+    ),
+)
 def newcomers_overtake() -> Any:
     """A free slot goes to whoever asks at the right moment, not to whoever waits."""
     return mock.patch.object(admission, "may_overtake", return_value=True)
@@ -352,7 +372,7 @@ def answered_before_it_is_written() -> Any:
     return mock.patch.object(Repository, "add", add)
 
 
-@variant("silence", first_seed=130)
+@variant("silence", script=Script(alone=True, agents={"max_duration_seconds": 600.0}, hanging=0.8))
 def the_silent_are_left() -> Any:
     """A machine that says nothing more keeps its session for as long as it runs."""
     return mock.patch.object(deadlines, "is_unresponsive", return_value=False)
@@ -374,7 +394,9 @@ def rooms_are_left_to_expire() -> Any:
     return mock.patch.object(Rooms, "look", _async())
 
 
-@variant("rooms", "gone is gone")
+@variant(
+    "rooms", "gone is gone", script=Script(alone=True, rooms={"slow": 0.8, "lost_replies": 0.6}, crowd=True)
+)
 def rooms_are_deleted_once() -> Any:
     """That a call without an answer may still make a room is forgotten."""
     return mock.patch.object(deadlines, "room_settled_at", return_value=0.0)
@@ -395,7 +417,7 @@ def room_before_its_row() -> Any:
     return mock.patch.object(Daily, "prepare", prepare)
 
 
-@variant("answers")
+@variant("answers", script=Script(alone=True, rooms={"slow": 0.8}))
 def answered_before_the_room() -> Any:
     """A machine that started is all that a start waits for."""
     reached = {

@@ -102,14 +102,16 @@ class Record:
     """Session → what each of its followers saw."""
 
 
-def plans(rng: random.Random, agents: list[str], horizon: float) -> list[Plan]:
+def plans(rng: random.Random, agents: list[str], horizon: float, crowd: bool, rush: bool) -> list[Plan]:
     """A rush of clients, or a trickle, or a crowd that waits for a few lines and keeps coming back."""
     spread = rng.choice([0.5, 5.0, horizon * 0.6])
+    if rush:
+        spread = 0.5
     number = rng.randint(3, 10)
     found = [_plan(rng, f"c{i}", rng.random() * spread, rng.choice(agents)) for i in range(number)]
-    if rng.random() < 0.3:
-        crowd = {"agent": agents[0], "queue_seconds": 15.0, "redials": True, "twin": False}
-        found = [replace(plan, **crowd, stops_after=rng.random() * 2) for plan in found]
+    if rng.random() < 0.3 or crowd:
+        alike = {"agent": agents[0], "queue_seconds": 15.0, "redials": True, "twin": False}
+        found = [replace(plan, **alike, stops_after=rng.random() * 2) for plan in found]
     return found
 
 

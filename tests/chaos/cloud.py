@@ -21,6 +21,9 @@ from dispatcher.machines.provider import (
 )
 from tests.chaos.gate import Gate, VirtualLoop
 
+DARK_SECONDS = 12.0
+"""Longer than a start looks for a machine that it cannot see, and shorter than many starts may take."""
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -37,6 +40,8 @@ class Faults:
     """Of the creates: a machine is there and is gone again, and then the answer is that there was no room."""
     never_starts: float = 0.0
     faulty: float = 0.0
+    dark_after_create: float = 0.0
+    """Of the creates: the machine comes, its answer is lost, and no call is answered for `DARK_SECONDS`."""
     dark: tuple[float, float] = (0.0, 0.0)
     """From and until when (seconds of the simulation) no call is answered, though some come through."""
     killed: float = 0.0
@@ -138,12 +143,14 @@ class Site:
         self.faults = faults
         self.instances: list[Instance] = []
         self.orders: dict[_Order, Gate] = {}
+        self.dark_until = 0.0
         self._witness = witness
         self._log = log
 
     def calm(self) -> None:
         """From now on nothing fails."""
         self.faults = Faults()
+        self.dark_until = 0.0
 
     def here(self, machine_id: str) -> list[Instance]:
         return [instance for instance in self.instances if instance.id == machine_id and instance.here]
@@ -218,6 +225,10 @@ class SiteProvider:
         site, faults, rng = self._site, self._site.faults, self._site.rng
         self._refuse_create()
         dark = self._dark()
+        if faults.dark_after_create and not dark and self._luck(faults.dark_after_create):
+            site.launch(spec, site.loop.now + site.habits.settling)
+            site.dark_until = site.loop.time() + DARK_SECONDS
+            raise Unreachable("the connection was reset")
         takes = rng.random() * (15.0 if self._luck(faults.slow) else 1.0)
         order = _Order(site, spec, takes, self._luck(0.5 if dark else faults.lost_requests))
         site.orders[order] = self._gate
@@ -290,7 +301,10 @@ class SiteProvider:
         faults, rng = self._site.faults, self._site.rng
         if self._dark():
             # Longer than anybody waits for an answer, or at once.
-            await self._gate.through(f"{action} is lost", rng.choice([0.0, 0.0, 0.0, 20.0]))
+            refused = self._site.loop.time() < self._site.dark_until
+            await self._gate.through(
+                f"{action} is lost", 0.0 if refused else rng.choice([0.0, 0.0, 0.0, 20.0])
+            )
             raise Unreachable("no route to host")
         if self._luck(faults.throttled):
             raise Throttled("rate exceeded", rng.choice([0.1, 1.0]))
@@ -305,8 +319,8 @@ class SiteProvider:
         await self._gate.through(f"{action} is answered")
 
     def _dark(self) -> bool:
-        from_, until = self._site.faults.dark
-        return from_ <= self._site.loop.time() < until
+        (from_, until), now = self._site.faults.dark, self._site.loop.time()
+        return from_ <= now < until or now < self._site.dark_until
 
     def _luck(self, share: float) -> bool:
         return self._site.rng.random() < share
@@ -352,4 +366,6 @@ def faults(rng: random.Random) -> Faults:
     own = random.Random(repr(ills))
     if own.random() < 0.15:
         ills["refused_late"] = own.random() * 0.3
+    if own.random() < 0.15:
+        ills["dark_after_create"] = own.random() * 0.5
     return Faults(**ills)

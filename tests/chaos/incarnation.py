@@ -44,6 +44,7 @@ class Outside(Protocol):
     hub: Hub | None
     store_down: bool
     store_blinks: bool
+    lost_commits: float
     bus_down_since: float | None
     """In unix seconds; the store's outages are the bus's too."""
 
@@ -234,7 +235,7 @@ class _Transactions:
             work,
             writes=writes,
             dies_at=self._rng.randrange(3) if blinks and luck < DEAD_CONNECTIONS else None,
-            commit_is_lost=down or (blinks and luck > 1 - LOST_COMMITS),
+            commit_is_lost=down or (blinks and luck > 1 - self._world.lost_commits),
         )
         self._open[access] = None
         self._go_on(access, writes, outcome)

@@ -35,7 +35,7 @@ from tests.chaos.bots import Bot, Line
 from tests.chaos.clients import Attempt, Client, ConnectionLost, Plan, Record, plans
 from tests.chaos.cloud import Instance, Site
 from tests.chaos.gate import CrashPoint, VirtualLoop
-from tests.chaos.incarnation import Incarnation
+from tests.chaos.incarnation import LOST_COMMITS, Incarnation
 from tests.chaos.invariants import MARKERS, Invariants, Violation
 
 T = TypeVar("T")
@@ -79,6 +79,36 @@ CRASH_KINDS = (
 )
 
 
+@dataclass(frozen=True)
+class Script:
+    """Parts of a simulation that are given, whatever its seed would have made of them."""
+
+    alone: bool = False
+    """Nothing fails but what is given here, and no dispatcher crashes or restarts."""
+    placements: int | None = None
+    machines: Mapping[str, float] = field(default_factory=dict)
+    """Fields of the machines APIs' `Faults`."""
+    rooms: Mapping[str, float] | None = None
+    """Fields of the `Faults` of the service with the rooms. If given, sessions may have rooms."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The dispatchers' settings."""
+    agents: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every agent."""
+    crowd: bool = False
+    """Clients wait for few slots, and keep coming back."""
+    rush: bool = False
+    """All clients come within half a second."""
+    deaf: bool = False
+    """There are two dispatchers, and no bus between them until the world calms down."""
+    lost_commits: float = LOST_COMMITS
+    """Transactions whose answer is lost, as a share of all."""
+    hanging: float = 0.2
+    """Bots that stand still at some time, as a share of all."""
+
+
+AS_DRAWN = Script()
+
+
 @dataclass
 class Outcome:
     """Outcome of a simulation."""
@@ -96,19 +126,24 @@ class Outcome:
 class World:
     """One simulation."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    def __init__(self, seed: int, directory: Path, script: Script) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
         rng = self._rng("plan")
-        settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory))
+        settings = _with_rooms(self._rng("rooms wanted"), _settings(rng, directory), script)
         # Drawn from numbers of its own, so that what it was added to stayed as it was.
         grace = self._rng("grace").choice([3.0, 20.0, 60.0])
         silence = self._rng("silence").choice([6.0, 15.0])
-        self.settings = settings.model_copy(update={"ending_seconds": grace, "unresponsive_seconds": silence})
+        settings = settings.model_copy(update={"ending_seconds": grace, "unresponsive_seconds": silence})
+        self.settings = _scripted(settings, script)
+        self._script = script
         self.replicas = rng.choice([1, 1, 2])
+        if script.deaf:
+            self.replicas = 2
         self.hub = Hub() if self.replicas > 1 else None
         self.store_down = False
-        self.store_blinks = True
+        self.store_blinks = not script.alone
+        self.lost_commits = script.lost_commits
         self.bus_down_since: float | None = None
         self.story: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -118,12 +153,20 @@ class World:
         self._violated = self.loop.create_future()
         self.sites: Mapping[str, Site] = {
             name: Site(
-                name, self.loop, self._rng(name), cloud.habits(rng), cloud.faults(rng), self, self.tell
+                name,
+                self.loop,
+                self._rng(name),
+                cloud.habits(rng),
+                replace(cloud.Faults() if script.alone else cloud.faults(rng), **script.machines),
+                self,
+                self.tell,
             )
             for name in self.settings.placements
         }
         rooms_rng = self._rng("rooms")
-        self.rooms = rooms.Service(self.loop, rooms_rng, rooms.faults(rooms_rng), self._room_changed)
+        rooms_faults = rooms.Faults() if script.alone else rooms.faults(rooms_rng)
+        rooms_faults = replace(rooms_faults, **(script.rooms or {}))
+        self.rooms = rooms.Service(self.loop, rooms_rng, rooms_faults, self._room_changed)
         self.invariants = Invariants(
             directory / "switchboard.sqlite",
             self.sites,
@@ -159,10 +202,11 @@ class World:
     async def _scenario(self) -> None:
         rng = self._plan
         replicas = [
-            asyncio.ensure_future(self._replica(index, rng.randint(0, 3))) for index in range(self.replicas)
+            asyncio.ensure_future(self._replica(index, 0 if self._script.alone else rng.randint(0, 3)))
+            for index in range(self.replicas)
         ]
         watching = asyncio.ensure_future(self._watch_slots())
-        outage = asyncio.ensure_future(self._outages(rng.choice([0, 0, 1])))
+        outage = asyncio.ensure_future(self._outages(0 if self._script.alone else rng.choice([0, 0, 1])))
         cut = asyncio.ensure_future(self._cut_off(self._rng("bus")))
         clients = [
             asyncio.create_task(
@@ -177,7 +221,9 @@ class World:
                 ).run(),
                 name=plan.name,
             )
-            for plan in self._over_transports(plans(rng, list(self.settings.agents), HORIZON))
+            for plan in self._over_transports(
+                plans(rng, list(self.settings.agents), HORIZON, self._script.crowd, self._script.rush)
+            )
         ]
         await asyncio.sleep(HORIZON)
         await asyncio.gather(outage, cut)
@@ -245,7 +291,7 @@ class World:
             self.tell(f"{life.name} starts")
             living = asyncio.ensure_future(life.live())
             leaves = asyncio.ensure_future(asyncio.sleep(rng.random() * HORIZON))
-            restarts = not self._calm and point is None and rng.random() < 0.4
+            restarts = not (self._calm or self._script.alone) and point is None and rng.random() < 0.4
             waiting = [living, life.died, *([leaves] if restarts else [])]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if leaves.done() and not living.done() and not life.died.done():
@@ -281,7 +327,13 @@ class World:
 
     async def _cut_off(self, rng: random.Random) -> None:
         """The bus fails alone, where there is one: the store answers all the while."""
-        if self.hub is None or rng.random() < 0.5:
+        if self.hub is None or ((self._script.alone or rng.random() < 0.5) and not self._script.deaf):
+            return
+        if self._script.deaf:
+            self.bus_down_since = self.loop.now
+            await asyncio.sleep(HORIZON)
+            self.bus_down_since = None
+            self._resume_bus()
             return
         await asyncio.sleep(rng.random() * HORIZON * 0.6)
         self.bus_down_since = self.loop.now
@@ -364,7 +416,9 @@ class World:
     def boot(self, instance: Instance) -> asyncio.Task[None]:
         script = bots.script(self._bot_rng)
         # Drawn from numbers of its own, so that what it was added to stayed as it was.
-        script = replace(script, hangs_after=bots.hangs(self._rng(f"hang {instance.id}")))
+        script = replace(
+            script, hangs_after=bots.hangs(self._rng(f"hang {instance.id}"), self._script.hanging)
+        )
         if self._calm:
             script = bots.CALM
         exchange, rng = _Exchange(self, instance), self._rng(f"bot {instance.id}")
@@ -420,7 +474,7 @@ class _Exchange:
         return self._world.connect(self._instance)
 
 
-def simulate(seed: int) -> Outcome:
+def simulate(seed: int, script: Script = AS_DRAWN) -> Outcome:
     """Play one seed."""
     rng = random.Random(f"{seed}/ids")
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
@@ -435,7 +489,7 @@ def simulate(seed: int) -> Outcome:
             mock.patch.object(reaper, "TICK_SECONDS", TICK_SECONDS),
             mock.patch.object(sa, "create_engine", _create_engine),
         ):
-            return World(seed, path).run()
+            return World(seed, path, script).run()
 
 
 _new_engine = sa.create_engine
@@ -459,10 +513,18 @@ def _empty_store() -> bytes:
         return path.read_bytes()
 
 
-def _with_rooms(rng: random.Random, settings: Settings) -> Settings:
+def _scripted(settings: Settings, script: Script) -> Settings:
+    agents = {name: agent.model_copy(update=script.agents) for name, agent in settings.agents.items()}
+    placements = settings.placements
+    if script.placements is not None:
+        placements = dict.fromkeys(["one", "two"][: script.placements], AT_HAND)
+    return settings.model_copy(update={"agents": agents, "placements": placements, **script.settings})
+
+
+def _with_rooms(rng: random.Random, settings: Settings, script: Script) -> Settings:
     """In some worlds sessions may have rooms; they do not close by themselves before it is noticed that
     nobody deletes them."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and script.rooms is None:
         return settings
     agents = {
         name: agent.model_copy(update={"transports": ("webrtc", "daily"), "max_duration_seconds": 600.0})
