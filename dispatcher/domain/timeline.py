@@ -2,7 +2,8 @@
 
     queued             asked for, by whom          client-connected     somebody is there
     starting           a machine is asked for      client-disconnected  and gone again; may come back
-    machine-started    the provider says so        stop-requested       by whom
+    placement-changed  another one is asked        stop-requested       by whom
+    machine-started    the provider says so
     machine-startup    where its time went         ended, failed        with the reason in words
     phase              what the machine does
     ready, active      the bot, then its client    machine-gone         nothing is left
@@ -26,6 +27,7 @@ from dispatcher.domain.model import OVER, STAGE_PREFIX, Machine, MachineState, P
 Kind = Literal[
     "queued",
     "starting",
+    "placement-changed",
     "machine-started",
     "machine-startup",
     "phase",
@@ -107,6 +109,9 @@ def changed(before: Session, after: Session, cause: Cause) -> list[Event]:
 
 def machine_changed(before: Machine, after: Machine, session: Session, cause: Cause) -> list[Event]:
     """Return the session's events between its machine's old state and its new one."""
+    if after.placement != before.placement and before.placement is not None and not session.over:
+        message = f"{before.placement} gave no machine; {after.placement} is asked for it."
+        return [Event("placement-changed", cause.at, cause.actor, session.state, session.phase, message)]
     if after.state is before.state or after.state is not MachineState.gone:
         return []
     status = "" if after.exit_code is None else f"; its process ended with exit status {after.exit_code}"

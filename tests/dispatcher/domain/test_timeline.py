@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bot.protocol import Phase
 from dispatcher.domain import model, timeline, transitions
-from dispatcher.domain.model import End, Machine, MachineState, MachineStatus
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, SessionState
 from dispatcher.domain.timeline import Cause
 from tests.dispatcher.rows import rows
 
@@ -114,3 +114,16 @@ def test_the_end_of_the_machine_is_told_once():
     )
     assert timeline.machine_changed(gone, gone, NEW, cause) == []
     assert timeline.machine_changed(MACHINE, replace(MACHINE, versions={"a": "1"}), NEW, cause) == []
+
+
+def test_next_placement_is_told_while_the_session_lives():
+    cause = Cause(timeline.DISPATCHER, 1001.0)
+    near, far = replace(MACHINE, placement="near"), replace(MACHINE, placement="far")
+    (event,) = timeline.machine_changed(near, far, NEW, cause)
+    assert (event.kind, event.message) == (
+        "placement-changed",
+        "near gave no machine; far is asked for it.",
+    )
+    assert timeline.machine_changed(replace(MACHINE, placement=None), near, NEW, cause) == []
+    over = replace(NEW, state=SessionState.failed)
+    assert timeline.machine_changed(near, far, over, cause) == []
