@@ -19,10 +19,9 @@ from typing import Any
 
 import yaml
 
-from stacks import secret_keys
+from stacks import secret_keys, stack_file
 from stacks.engine import encryption
 from stacks.engine.encryption import Passphrase
-from stacks.errors import ConfigError
 from stacks.shared.environment import USER_PATH_VARIABLE
 
 BIN = Path(__file__).parent / "bin"
@@ -69,12 +68,12 @@ class Workspace:
 
     def refuse_in_clear(self) -> None:
         """Raise ConfigError if the stack's file has a secret in clear."""
-        config = _config(self.committed, self.project)
+        config = stack_file.config(self.committed, self.project)
         secret_keys.refuse_in_clear(config, project=self.project, stack=self.stack, place=self.file)
 
     def explained(self, problem: str) -> str:
         """Return the engine's words, or, of a passphrase, which file it does not fit and what to do."""
-        config = _config(self.committed, self.project)
+        config = stack_file.config(self.committed, self.project)
         return encryption.explained(
             problem,
             what=f"stack {self.stack}",
@@ -88,19 +87,19 @@ class Workspace:
 
 def prepare(checkout: Path, home: Path, stack: str, overrides: Mapping[str, Any]) -> Workspace:
     """Write the workspace of `stack` under `home`. Raises ConfigError if there is no such stack."""
-    project = _load(checkout / "Pulumi.yaml")
+    project = stack_file.load(checkout / "Pulumi.yaml")
     name = project["name"]
-    committed = _stack_settings(checkout / "stacks", stack)
+    committed = stack_file.settings(checkout / "stacks", stack)
     backend, own_state = _backend(home)
     directory = home / "engine" / "workspaces" / _workspace_name(stack, backend, own_state)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     effective = directory / f"Pulumi.{stack}.yaml"
-    config = _config(committed, name)
+    config = stack_file.config(committed, name)
     state = None if own_state is None else _state_file(own_state, name, stack)
     passphrase = encryption.passphrase_for(state, home / "engine" / "passphrase")
     encrypts = encryption.choose(
         committed,
-        _load(effective) if effective.exists() else {},
+        stack_file.load(effective) if effective.exists() else {},
         state=state,
         passphrase=passphrase,
         any_encrypted=any(secret_keys.encrypted(value) for value in config.values()),
@@ -122,7 +121,7 @@ def prepare(checkout: Path, home: Path, stack: str, overrides: Mapping[str, Any]
         backend=backend,
         own_state=own_state,
         environment=_environment(checkout, None if own_state is None else backend, passphrase),
-        values=_values(config),
+        values=stack_file.values(config),
         committed=committed,
         passphrase=passphrase,
         notices=[encryption.ignored(f"stacks/Pulumi.{stack}.yaml")] if encrypts.ignored else [],
@@ -140,56 +139,11 @@ def _state_file(own_state: Path, project: str, stack: str) -> Path:
     return own_state / ".pulumi" / "stacks" / project / f"{stack}.json"
 
 
-def _config(settings: Mapping[str, Any], project: str) -> dict[str, Any]:
-    """The config of a stack's file, with whole keys."""
-    return {_qualified(key, project): value for key, value in (settings.get("config") or {}).items()}
-
-
-def _stack_settings(directory: Path, stack: str) -> dict[str, Any]:
-    file = directory / f"Pulumi.{stack}.yaml"
-    if not file.is_file():
-        names = sorted(
-            path.name.removeprefix("Pulumi.").removesuffix(".yaml")
-            for path in directory.glob("Pulumi.*.yaml")
-        )
-        raise ConfigError(
-            f"STACK: {stack!r} has no file {file.relative_to(directory.parent)}; allowed: {', '.join(names)}"
-        )
-    return _load(file)
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: holds {type(content).__name__}; allowed: a mapping with the key config")
-    return content
-
-
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     """Write all or nothing, since a killed run must not lose the encryption salt."""
     new = file.with_suffix(f".{os.getpid()}.new")
     new.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
     new.replace(file)
-
-
-def _qualified(key: str, project: str) -> str:
-    return key if ":" in key else f"{project}:{key}"
-
-
-def _values(config: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the values that the engine would hand to a program: text, and JSON for what is not a scalar."""
-    values = {}
-    for key, value in config.items():
-        if secret_keys.encrypted(value):
-            return None
-        if isinstance(value, bool):
-            values[key] = str(value).lower()
-        else:
-            values[key] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return values
 
 
 def _backend(home: Path) -> tuple[str | None, Path | None]:
