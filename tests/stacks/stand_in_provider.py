@@ -92,7 +92,9 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
 def _made(operation: str, request: Any, inputs: dict[str, Any]) -> struct_pb2.Struct:
     """Return a resource after a create or an update; in a preview, what is known of it before."""
     if request.preview:
-        return _struct(inputs)
+        # An update keeps what AWS made up for the resource, as the real provider's plan says.
+        kept = operation == "update" and _kind(request.urn).startswith("aws:")
+        return _struct({**(_plain(request.olds) if kept else {}), **inputs})
     _note(operation, request.urn, inputs)
     return _struct({**inputs, **_do("create", request.urn, inputs)})
 

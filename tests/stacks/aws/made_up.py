@@ -13,6 +13,7 @@ def made_up(name: str) -> dict[str, Any]:
     return {
         "arn": arn,
         "name": f"{name}-{'0' * 7}",
+        "identifier": f"{name}-{'0' * 7}",
         "arnWithoutRevision": arn,
         "revision": 1,
         "repositoryUrl": f"{REGISTRY}/{name}",

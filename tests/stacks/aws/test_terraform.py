@@ -138,6 +138,35 @@ def test_host_is_applied_and_destroyed_whole(terraform: Terraform, moto: Moto) -
     assert missing(theirs) == []
 
 
+@pytest.mark.long
+def test_way_by_domain_is_applied_and_destroyed_whole(terraform: Terraform, moto: Moto) -> None:
+    route53 = moto.client("route53")
+    made = route53.create_hosted_zone(Name="example.com", CallerReference="test")["HostedZone"]
+    zone = made["Id"].rpartition("/")[2]
+    before = left(moto)
+    describe = functools.partial(
+        described.host, domain="voice.example.com", zone_id=zone, database=False, throwaway=True
+    )
+    graph = recorded(schema(), describe)
+    terraform.write(document(graph, schema(), moto.url, excluded=FORGOTTEN))
+    terraform.validate()
+    terraform.apply()
+    (balancer,) = left(moto)["load balancer"]
+    # moto names the scheme of internal ones alone.
+    assert balancer.get("Scheme", "internet-facing") == "internet-facing"
+    listeners = moto.client("elbv2").describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])
+    secured = {one["Port"]: one.get("Certificates") or [] for one in listeners["Listeners"]}
+    (certificate,) = left(moto)["certificate"]
+    assert [one["CertificateArn"] for one in secured[443]] == [certificate["CertificateArn"]]
+    assert secured[80] == []
+    named = route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    (alias,) = [one["AliasTarget"] for one in named if one["Name"] == "voice.example.com."]
+    assert balancer["DNSName"] in alias["DNSName"]
+    terraform.destroy()
+    assert left(moto) == before
+    assert missing(moto.calls(by="terraform-provider-aws")) == []
+
+
 WAYS = {
     "cloudfront": {"email": "ops@example.com"},
     "printed-records": {"domain": "voice.example.com"},
