@@ -109,8 +109,9 @@ class AtMoto(Harness):
             try:
                 return await work
             finally:
-                for one in self._made:
-                    await one.close()
+                # Another check runs on another event loop.
+                while self._made:
+                    await self._made.pop().close()
 
         return asyncio.run(and_close())
 

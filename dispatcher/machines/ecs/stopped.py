@@ -57,6 +57,8 @@ PERMANENT = {
 }
 """Signs → what is wrong, where a repetition cannot help."""
 
+# Fargate words it "CannotStartContainerError: … failed to create new container runtime task: …".
+NOT_CREATED = ("cannotstartcontainererror", "container runtime task")
 NO_PROGRAM = ("no such file or directory", "executable file not found", "permission denied")
 
 NEEDED = (
@@ -111,7 +113,7 @@ def not_started(reason: str) -> ProviderError:
         if has(lower, NOT_FOUND):
             return Rejected(f"{needed.problem}: {needed.absent}: {reason}")
         return NoCapacity(f"{needed.problem}: {reason}")
-    if "container" in lower and has(lower, NO_PROGRAM):
+    if has(lower, NOT_CREATED) and has(lower, NO_PROGRAM):
         return Rejected(
             f"the container cannot start: its image lacks a program that is run first, such as /usr/bin/env, "
             f"or may not run it: {reason}"
