@@ -99,13 +99,16 @@ class AgentSettings(ConfigModel):
     for: recording and dial-out cost extra on the account, and `exp` closes the room before its session's end.
     """
     cpu: float = Field(default=1.0, gt=0, le=64)
-    """vCPUs of one machine."""
+    """vCPUs of one machine. A machine that is a process gets CPU time for its longest session at this
+    rate."""
     memory_mb: int = Field(default=1024, ge=256, le=131072)
-    """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB."""
+    """Memory of one machine, in MiB. An idle Pipecat bot with Silero takes about 150 MiB. What a process
+    allocates beyond it fails (Linux)."""
     env: Annotated[tuple[EnvironmentName, ...], Allowed("a list of names of environment variables")] = ()
     """Names of environment variables that are passed to the bot; it sees no others of the dispatcher's."""
     log_level: BotLogLevel | None = None
-    """The level of its bots' logs, in loguru's names; by default the dispatcher's own."""
+    """The level of its bots' logs, in loguru's names; by default the dispatcher's own. A bot that adds a
+    handler to loguru sets that handler's level itself."""
     arguments: Annotated[tuple[str, ...], Allowed("a list of texts, the bot's command line")] = ()
     """The bot's own command line: the arguments that the development runner would get after the bot file's
     name."""

@@ -119,7 +119,8 @@ class CoreConfig(ConfigModel):
     )
     """Exceptions from the policies of `make plan`: policy → resource → why it may. See docs/plan.md."""
     data_dir: Path
-    """Directory of store, logs and machines; by default `.switchboard/stacks/<stack>`."""
+    """Directory of store, logs and machines; by default `.switchboard/stacks/<stack>`. It is new, empty, or
+    that of an earlier `make up`."""
     daily: DailyConfig = DailyConfig()
     """Daily domain whose rooms sessions over `daily` meet in. See docs/daily.md."""
     daily_api_key: SecretStr = SecretStr("")

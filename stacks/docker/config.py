@@ -72,7 +72,8 @@ class DockerPlacementConfig(ImageKeys):
     models: Annotated[str, Allowed("the name of a volume of the engine")] = Field(
         default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$"
     )
-    """Volume with models, which bots see read-only at /mnt/models. A directory of the host is refused."""
+    """Volume with models, which bots see read-only at /mnt/models, where their images then look for them. A
+    directory of the host is refused."""
 
 
 class DockerConfig(DockerPlacementConfig):
@@ -84,12 +85,13 @@ class DockerConfig(DockerPlacementConfig):
         pattern=r"^(unix:///[!-~]+|ssh://([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*"
         r"(:[1-9][0-9]{0,4})?)$",
     )
-    """Docker engine that runs the stack. `tcp://` is refused: whoever reaches such an engine owns its
-    host."""
+    """Docker engine that runs the stack. `tcp://` is refused: whoever reaches such an engine owns its host.
+    Another engine is refused while the stack or its store is on the present one."""
     address: Annotated[Address, Allowed("an address of the engine's host, such as 127.0.0.1 or 0.0.0.0")] = (
         "127.0.0.1"
     )
-    """Address that the dispatcher listens on, on the engine's host. Not with `domain`."""
+    """Address that the dispatcher listens on, on the engine's host. Another one than loopback needs `keys`.
+    Not with `domain`."""
     domain: Annotated[str, Allowed("a name that leads to the engine's host, such as voice.example.com")] = (
         Field(
             default="",
@@ -97,7 +99,7 @@ class DockerConfig(DockerPlacementConfig):
             pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
         )
     )
-    """Public name of the dispatcher. With one, Caddy serves it on ports 80 and 443 and gets its
+    """Public name of the dispatcher; needs `keys`. With one, Caddy serves it on ports 80 and 443 and gets its
     certificate."""
     registry: Annotated[
         str, Allowed("a registry and a path in it, such as registry.example.com/team, without a tag")
@@ -105,14 +107,16 @@ class DockerConfig(DockerPlacementConfig):
     """Registry that images are pushed to and pulled from by digest; without one they are loaded into the
     engine."""
     stun: StunServers = PUBLIC_STUN
-    """STUN servers that tell bots and clients their public addresses, for clients on other networks. A bot
-    asks the first."""
+    """STUN servers that tell bots and clients their public addresses, for clients on other networks; `[]` for
+    none. A bot asks the first. Not used where `address` is loopback. With `turn` they come before the TURN
+    server, which would tell a bot an address of the host's own networks."""
     turn: bool = False
     """Run a TURN server (coturn), for clients whose network lets nothing else through."""
     turn_address: Annotated[
         str, AfterValidator(lambda text: text and _reached(text)), Allowed(TURN_ADDRESS_WORDS)
     ] = ""
-    """Address of the TURN server, as clients reach it; needed with `turn`."""
+    """Address of the TURN server, as clients reach it; needed with `turn`. In a network of your own it is a
+    private one; a link-local one is refused."""
     turn_ports: Annotated[tuple[Port, Port], Allowed(TURN_PORTS_WORDS)] = (49160, 49223)
     """First and last port of the TURN server's relays; a call takes one or two. The engine keeps a process or
     a rule for each port."""

@@ -43,7 +43,7 @@ class FlyPlacementConfig(ImageKeys):
     """Regions of bots' machines, in the order in which they are tried. The dispatcher runs in the first."""
     shards: int = Field(default=1, ge=1, le=64)
     """Number of apps that each agent's machines are spread over. Fly creates one machine per second in an
-    app, and three at once."""
+    app, and three at once. To have fewer, drain them first: removing an app ends its calls."""
     draining_shards: int = Field(default=0, ge=0, le=64)
     """Number of further apps for each agent that get no new machines. Use it to remove apps: they are kept
     until their calls have ended."""
@@ -79,11 +79,12 @@ class FlyConfig(FlyPlacementConfig):
         max_length=253,
         pattern=r"^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$",
     )
-    """Public name of the dispatcher; by default its app's name in fly.dev."""
+    """Public name of the dispatcher; by default its app's name in fly.dev. The output `records` has what DNS
+    needs; Fly makes the certificate then."""
     dispatchers: Annotated[int, Allowed("a whole number, 1 to 10; more than one needs databaseUrl")] = Field(
         default=1, ge=1, le=10
     )
-    """Number of dispatcher machines. A SQLite store allows only one."""
+    """Number of dispatcher machines. A SQLite store allows only one. See docs/replicas.md."""
     dispatcher_cpu_kind: CpuKind = "shared"
     """CPU kind of the dispatcher's machines. A shared CPU gets 6.25 % of a core and bursts; a start takes
     about 5 ms of CPU."""
@@ -94,9 +95,11 @@ class FlyConfig(FlyPlacementConfig):
     )
     """Memory of each dispatcher machine, in MiB."""
     volume_gb: int = Field(default=1, ge=1, le=500)
-    """Size of the volume that a SQLite store lies on, in GB."""
+    """Size of the volume that a SQLite store lies on, in GB. It can grow, not shrink. Fly takes a snapshot
+    each day and keeps it for 5 days."""
     stun: StunServers = PUBLIC_STUN
-    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`."""
+    """STUN servers that tell bots and clients their public addresses, for sessions over `webrtc`. That
+    transport was not tried at Fly, where a machine has no public address of its own: prefer `daily`."""
     adopt: Annotated[
         dict[str, str],
         Allowed("a mapping of a resource's name in this stack to the id of what is there already"),

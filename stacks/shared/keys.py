@@ -34,11 +34,13 @@ class ImageKeys(ConfigModel):
     )
     """Base of the images; by default the one that the Dockerfiles name."""
     vad: Literal["onnx", "torch"] = "onnx"
-    """Runtime of the voice activity detector in bots' images."""
+    """Runtime of the voice activity detector in bots' images. See docs/images.md."""
     media: Literal["audio", "video"] = "audio"
-    """Media that bots' images have all libraries for."""
+    """Media that bots' images have all libraries for. `audio` leaves out video encoders, which no voice bot
+    uses. See docs/images.md."""
     compression: Compression = "gzip"
-    """Compression of layers that are pushed to a registry. Engines before Docker 23 cannot pull zstd."""
+    """Compression of layers that are pushed to a registry. Engines before Docker 23 cannot pull zstd. A
+    change pushes each image again."""
     torch_index: Annotated[
         str,
         Field(pattern=r"^(default|https?://[!-?A-~]+)?$"),
