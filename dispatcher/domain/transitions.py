@@ -212,6 +212,14 @@ def machine_gone(machine: Machine, status: MachineStatus | None, now: float) -> 
     return replace(machine, state=MachineState.gone, gone_at=now, exit_code=exit_code)
 
 
+def gone_from(machine: Machine, placement: str | None, status: MachineStatus | None, now: float) -> Machine:
+    """Record that the machine is gone, if this placement is still the one that is asked for it.
+
+    A placement that refuses a create late shows its machine as gone; the next one may have it by then.
+    """
+    return machine_gone(machine, status, now) if machine.placement == placement else machine
+
+
 def _text(text: str) -> str:
     """Return the text without NUL, which a bot's output may contain and PostgreSQL refuses."""
     return text.replace("\0", "")

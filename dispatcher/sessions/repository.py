@@ -9,7 +9,7 @@ from dispatcher.clock import Clock
 from dispatcher.domain import timeline, transitions
 from dispatcher.domain.admission import Limits
 from dispatcher.domain.idempotency import Claim
-from dispatcher.domain.model import End, Machine, MachineStatus, Session, SessionState
+from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, Session, SessionState
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER, Cause
 from dispatcher.log_context import about_session
 from dispatcher.sessions.notifier import Notifier
@@ -134,16 +134,25 @@ class Repository:
         updated = await self._store.writes.update_machine(machine_id, change, Cause(by, self._clock.now()))
         return updated and updated[1]
 
-    async def machine_gone(self, machine_id: str, status: MachineStatus | None) -> None:
-        """A machine is certainly gone: it goes on record, and how its bot ended with it."""
+    async def machine_gone(
+        self, machine_id: str, placement: str | None, status: MachineStatus | None
+    ) -> bool:
+        """Record that a machine is gone from its placement, and how its bot ended.
+
+        Returns:
+            False if another placement is asked for the machine by now: nothing is recorded.
+        """
         now = self._clock.now()
         machine = await self.change_machine(
-            machine_id, lambda current: transitions.machine_gone(current, status, now), PROVIDER
+            machine_id, lambda current: transitions.gone_from(current, placement, status, now), PROVIDER
         )
+        if machine is not None and machine.state is not MachineState.gone:
+            return False
         if machine is not None and machine.session_id is not None:
             await self.change(machine.session_id, lambda session: transitions.exited(session, status))
         for observer in self._on_gone:
             observer()
+        return True
 
     async def orphan_stopped(self, machine_id: str, placement: str) -> None:
         """A machine without an owner is being ended: on record, if a session bears its name."""

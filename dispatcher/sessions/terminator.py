@@ -155,8 +155,7 @@ class Terminator:
                 return False
         elif status.state is not MachineState.gone:
             return False
-        await self._repository.machine_gone(machine_id, status)
-        return True
+        return await self._repository.machine_gone(machine_id, machine.placement, status)
 
     async def _ask_to_go(
         self, machine_id: str, placement: str | None, why: str, goodbye: asyncio.Event
@@ -196,5 +195,5 @@ class Terminator:
                 return
             if status.state is MachineState.gone:
                 # Its provider may tell only once how it ended.
-                await self._repository.machine_gone(machine_id, status)
+                await self._repository.machine_gone(machine_id, placement, status)
                 return

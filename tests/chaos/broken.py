@@ -322,8 +322,9 @@ def stop_is_taken_for_gone() -> Any:
     """A machine is on record as gone once it was asked to go."""
 
     async def note(self: terminator.Terminator, machine_id: str) -> bool:
-        await self._repository.machine_gone(machine_id, None)
-        return True
+        machine = await self._store.machine(machine_id)
+        assert machine is not None
+        return await self._repository.machine_gone(machine_id, machine.placement, None)
 
     return mock.patch.object(terminator.Terminator, "note_if_gone", note)
 

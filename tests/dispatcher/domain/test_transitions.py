@@ -151,6 +151,12 @@ def test_a_machine_moves_from_placement_to_placement_until_it_is_gone():
     assert transitions.placed(gone, "far", "ecs") is gone
 
 
+def test_a_machine_stays_when_a_placement_that_was_asked_before_says_that_it_is_gone():
+    machine = Machine("m", "s", "process", MachineState.requested, 1000.0, placement="far")
+    assert transitions.gone_from(machine, "near", MachineStatus("m", MachineState.gone), 1001.0) is machine
+    assert transitions.gone_from(machine, "far", None, 1001.0).state is MachineState.gone
+
+
 @pytest.mark.parametrize(
     ("placement", "started_at", "now", "counts"),
     [

@@ -11,7 +11,7 @@ from bot import protocol
 from dispatcher import channel_socket
 from dispatcher.domain import deadlines
 from dispatcher.domain.model import MachineState, MachineStatus
-from dispatcher.machines.provider import MachineSpec, Unreachable
+from dispatcher.machines.provider import MachineSpec, NoCapacity, Unreachable
 from tests.dispatcher.harness import Deployment, ScriptedMachine, ScriptedProvider, deployment, eventually
 from tests.patience import PATIENCE
 
@@ -174,6 +174,57 @@ async def test_a_machine_that_is_gone_by_the_time_of_its_creates_answer_has_ende
         machine = await running.dispatcher.store.machine(f"m-{session['sessionId']}")
         assert machine is not None
         assert (machine.state, machine.exit_code) == (MachineState.gone, 3)
+
+
+async def test_machine_stays_on_record_when_its_start_moved_on_during_the_question(tmp_path, monkeypatch):
+    class RefusesLate(ScriptedProvider):
+        """Shows a machine as gone whose create it refuses."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.fault = asyncio.Event(), NoCapacity("launch failed")
+            self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+        async def get(self, machine_id: str) -> MachineStatus | None:
+            self.is_asked.set()
+            await self.may_answer.wait()
+            return await super().get(machine_id)
+
+    first, second = RefusesLate(), ScriptedProvider()
+    assert first.gate is not None
+    second.gate = asyncio.Event()
+    moving, may_move = asyncio.Event(), asyncio.Event()
+    async with deployment(tmp_path, provider=first, second=second) as running, asyncio.timeout(PATIENCE):
+        store, terminator = running.dispatcher.store, running.dispatcher.terminator
+        session_id = (await running.start("/start?wait=none"))["sessionId"]
+        machine_id = f"m-{session_id}"
+        await eventually(lambda: asyncio.sleep(0, first.asked), bool)
+        first.die(machine_id, None)
+        write = store.writes.update_machine
+
+        async def held(*arguments):
+            moving.set()
+            await may_move.wait()
+            return await write(*arguments)
+
+        monkeypatch.setattr(store.writes, "update_machine", held)
+        first.gate.set()
+        await moving.wait()
+        assert (await running.http.delete(f"/sessions/{session_id}")).status_code == 200
+        await first.is_asked.wait()
+        may_move.set()
+        await eventually(lambda: asyncio.sleep(0, second.asked), bool)
+        first.may_answer.set()
+        await eventually(lambda: asyncio.sleep(0, terminator.under_way(machine_id)), lambda busy: not busy)
+        row = await store.machine(machine_id)
+        assert row is not None
+        assert (row.placement, row.state) == ("second", MachineState.requested)
+        second.gate.set()
+        await running.settle()
+        row = await store.machine(machine_id)
+        assert row is not None
+        assert row.state is MachineState.gone
+        assert second.running == []
 
 
 MEGABYTE = random.Random(1).randbytes(1024 * 1024)
