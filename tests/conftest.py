@@ -51,10 +51,14 @@ SHARING = (
 
 BEGIN_WITH = (
     "tests/test_types.py",
-    *("tests/stacks/test_engine.py", "tests/stacks/test_fly_engine.py", "tests/stacks/test_docker_engine.py"),
-    *("tests/stacks/test_whole_stack.py", "tests/stacks/test_plans.py", "tests/stacks/test_data.py"),
-    "tests/stacks/test_encryption.py",
-    *("tests/stacks/test_fly_interrupted.py", "tests/stacks/test_bot_packages.py", "tests/chaos/"),
+    *(
+        "tests/stacks/local/test_engine.py",
+        "tests/stacks/fly/test_engine.py",
+        "tests/stacks/docker/test_engine.py",
+    ),
+    *("tests/stacks/local/test_whole_stack.py", "tests/stacks/test_plans.py", "tests/stacks/test_data.py"),
+    "tests/stacks/engine/test_encryption.py",
+    *("tests/stacks/fly/test_interrupted.py", "tests/stacks/local/test_bot_packages.py", "tests/chaos/"),
 )
 """Files whose tests take longest: of several workers, none is to begin one when the others have done."""
 

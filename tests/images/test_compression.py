@@ -16,7 +16,7 @@ from stacks.docker.config import DockerConfig
 from tests.engine import Engine, Missing, cache_directory
 from tests.recent_engine import bridge, find_recent
 from tests.registry import Registry
-from tests.stacks.test_docker_program import KEY, described
+from tests.stacks.docker.test_program import KEY, described
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 ZSTD_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"

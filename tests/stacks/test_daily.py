@@ -18,8 +18,8 @@ from stacks.config import StackConfig, parse
 from stacks.errors import ConfigError
 from stacks.local import program
 from tests.ports import free_port
+from tests.stacks.local.test_program import REPOSITORY, run
 from tests.stacks.planning import plan_of, settings_with_stand_ins
-from tests.stacks.test_program import REPOSITORY, run
 
 CLOUDS = ("local", "docker", "fly")
 WEBRTC = {"echo": {"bot": "bot/agents/echo.py"}}

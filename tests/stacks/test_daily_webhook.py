@@ -23,7 +23,7 @@ from tests.daily.fake import API_KEY, FakeDaily, app
 from tests.daily.harness import room_of, with_daily
 from tests.dispatcher.harness import Deployment, ManualClock
 from tests.served import served
-from tests.stacks.test_program import REPOSITORY
+from tests.stacks.local.test_program import REPOSITORY
 
 SECRET = derived_secret(API_KEY)
 

@@ -16,11 +16,11 @@ from stacks.errors import ConfigError, EngineError, LossError
 from stacks.stateful import CERTIFICATES, State
 from tests.patience import PATIENCE
 from tests.stacks.checkouts import AGENTS, CheckoutCopy
-from tests.stacks.test_docker_engine import Stack as DockerStack
-from tests.stacks.test_docker_engine import stack as docker_stack
-from tests.stacks.test_fly_engine import KEY, changes
-from tests.stacks.test_fly_engine import Stack as FlyStack
-from tests.stacks.test_fly_engine import stack as fly_stack
+from tests.stacks.docker.test_engine import Stack as DockerStack
+from tests.stacks.docker.test_engine import stack as docker_stack
+from tests.stacks.fly.test_engine import KEY, changes
+from tests.stacks.fly.test_engine import Stack as FlyStack
+from tests.stacks.fly.test_engine import stack as fly_stack
 
 __all__ = ["docker_stack", "fly_stack"]
 

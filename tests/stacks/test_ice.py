@@ -9,8 +9,8 @@ import pytest
 from pulumi.runtime import rpc
 
 from stacks.errors import ConfigError
+from tests.stacks.local.test_program import run
 from tests.stacks.test_daily import CLOUDS, KEY, WEBRTC, config, settings
-from tests.stacks.test_program import run
 
 TURN = {"urls": ["turn:turn.example:3478?transport=udp"], "username": "me", "credential": "hunter2-of-turn"}
 STUN = {"urls": ["stun:stun.example:3478"]}

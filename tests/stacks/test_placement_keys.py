@@ -13,9 +13,9 @@ from stacks.config import CLOUDS
 from tests.stacks.aws import described
 from tests.stacks.aws.graph import recorded
 from tests.stacks.aws.names import NO_SCHEMA
+from tests.stacks.local.test_program import run
 from tests.stacks.planning import REPOSITORY
 from tests.stacks.test_placements import texts
-from tests.stacks.test_program import run
 
 KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
 DIGEST = f"sha256:{'1' * 64}"

@@ -30,11 +30,11 @@ from tests.fly.wire import served
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.stacks.checkouts import CheckoutCopy, until
+from tests.stacks.fly.test_engine import prepared
+from tests.stacks.local.test_program import run
 from tests.stacks.one_machine_engine import OneMachineEngine, standing_in_for_one_machine
 from tests.stacks.planning import REPOSITORY, plan_of
 from tests.stacks.stand_in_engine import StandInEngine, standing_in
-from tests.stacks.test_fly_engine import prepared
-from tests.stacks.test_program import run
 
 KEY = new_key(public=True)
 KEYS = [{"name": "web", "hash": hash_of(KEY), "scope": "start"}]

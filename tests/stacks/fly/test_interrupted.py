@@ -13,8 +13,8 @@ from tests.fly import faults
 from tests.fly.machines import Lease
 from tests.patience import PATIENCE
 from tests.stacks.checkouts import until
-from tests.stacks.test_fly_engine import Stack
-from tests.stacks.test_fly_engine import stack as stack  # a fixture
+from tests.stacks.fly.test_engine import Stack
+from tests.stacks.fly.test_engine import stack as stack  # a fixture
 
 MAKING = (
     "Apps_create",

@@ -33,7 +33,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.served import served as served_app
 from tests.stacks.checkouts import REPOSITORY, until
-from tests.stacks.test_fly_engine import prepared
+from tests.stacks.fly.test_engine import prepared
 
 BOT = """\
 import asyncio, json, os, pathlib

@@ -22,8 +22,8 @@ from stacks.errors import ConfigError
 from stacks.fly.dispatcher import machine_config
 from stacks.fly.settings import NOT_BUILT, host_names
 from tests.patience import PATIENCE
+from tests.stacks.local.test_program import REPOSITORY, run
 from tests.stacks.planning import plan_of, settings_with_stand_ins
-from tests.stacks.test_program import REPOSITORY, run
 
 KEY = {"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}
 AGENTS = {

@@ -22,8 +22,8 @@ from stacks.local import environments, packages
 from stacks.shared import bot_packages
 from tests.processes import title_of
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy, until
+from tests.stacks.local.test_whole_stack import ask, start_session
 from tests.stacks.test_installer import wheel
-from tests.stacks.test_whole_stack import ask, start_session
 
 QUICKSTART = """\
 import asyncio

@@ -11,7 +11,7 @@ import pytest
 
 from stacks.docker.bots import end_all
 from stacks.docker.host import EngineFailed, EngineUnreachable, call, ssh_command
-from tests.stacks.test_docker_engine import StandInEngine
+from tests.stacks.docker.test_engine import StandInEngine
 
 # What `docker system dial-stdio` does at the other end: bytes from and to the engine's socket.
 SSH = """\

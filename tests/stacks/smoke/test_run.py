@@ -23,8 +23,8 @@ from stacks.smoke.http import Session
 from stacks.smoke.run import Joined, run, summary
 from tests.dispatcher.harness import Deployment, deployment, eventually
 from tests.patience import PATIENCE
+from tests.stacks.local.test_program import REPOSITORY
 from tests.stacks.planning import plan_of
-from tests.stacks.test_program import REPOSITORY
 
 KEY = "pk_for-the-smoke-test"
 KEYS = (KeySettings(name="smoke", hash=hash_of(KEY), scope="start"),)

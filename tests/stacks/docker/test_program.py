@@ -27,7 +27,7 @@ from stacks.shared.content import fingerprint
 from stacks.shared.images import MODELS_TARGET
 from stacks.shared.revision import revision
 from stacks.shared.slugs import slugs
-from tests.stacks.test_program import REPOSITORY, run
+from tests.stacks.local.test_program import REPOSITORY, run
 
 CONTAINER = "docker:index/container:Container"
 KEY = {"name": "web", "hash": f"sha256:{'3' * 64}", "scope": "start"}

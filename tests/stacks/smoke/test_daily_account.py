@@ -26,7 +26,7 @@ from tests.dispatcher.harness import ManualClock, deployment
 from tests.served import served
 from tests.stacks.test_daily_webhook import Stack
 
-STUB = Path(__file__).parents[1] / "daily" / "stub"
+STUB = Path(__file__).parents[2] / "daily" / "stub"
 LIMITS = Limits(join=20, event=20, short_exp=2)
 
 

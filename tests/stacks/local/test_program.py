@@ -12,7 +12,7 @@ import pytest
 
 from tests.stacks.record import recorded
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 AGENTS = {"echo": {"bot": "stacks/config.py", "env": ["A_KEY"]}, "a-bot": {"bot": "stacks/config.py"}}
 
 ELSEWHERE = f"{tempfile.gettempdir()}/somewhere/else"
