@@ -42,7 +42,7 @@ _OVERDUE = sessions.c.line_until <= sa.bindparam("now")
 OVERDUE = Statement(sa.select(sessions.c.agent).where(_OVERDUE).limit(1))
 
 MOST_OVERDUE = 100
-"""Lines that are given back in one transaction."""
+"""Limit on the slots that are freed in one transaction."""
 
 
 class Full(Exception):

@@ -154,13 +154,13 @@ class Invariants:
         for agent, limit in self._limits.agents.items():
             if admitted[agent] > limit:
                 self._violated(
-                    "limits", f"{admitted[agent]} sessions of {agent} have lines; allowed: {limit}"
+                    "limits", f"{admitted[agent]} sessions of {agent} have slots; allowed: {limit}"
                 )
             if queued[agent] > self._limits.queues[agent]:
                 self._violated("limits", f"{queued[agent]} sessions of {agent} are queued")
         whole = self._limits.deployment
         if whole is not None and admitted.total() > whole:
-            self._violated("limits", f"{admitted.total()} sessions have lines; allowed: {whole}")
+            self._violated("limits", f"{admitted.total()} sessions have slots; allowed: {whole}")
         for row in self.rows("SELECT * FROM loads WHERE agent <> ''"):
             counted = (admitted[row["agent"]], queued[row["agent"]])
             if (row["live"], row["queued"]) != counted:
@@ -385,7 +385,7 @@ class Invariants:
         for site in self._sites.values():
             left += [f"machine {one.id} runs at {site.name}" for one in site.instances if one.here]
         left += [f"room {name} is there" for name in self._rooms.fake.rooms]
-        left += [f"session {row['id']} is over, and has its line" for row in self._ending]
+        left += [f"session {row['id']} is over, and has its slot" for row in self._ending]
         wanted = self.rows("SELECT id, room_state FROM sessions WHERE room_due_at IS NOT NULL")
         return left + [f"the room of session {row['id']} is {row['room_state']} on record" for row in wanted]
 

@@ -174,7 +174,7 @@ def test_callers_wait_in_a_line_see_it_move_and_may_give_up(
     ):
         first.reads("Talk to echo")
         holder = first.talk()
-        for voice, words in ((second, "You are next."), (third, "You are number 2 in the line.")):
+        for voice, words in ((second, "You are next."), (third, "You are number 2 in the queue.")):
             voice.click("Talk")
             voice.reach("queued")
             voice.reads(words)
@@ -183,11 +183,11 @@ def test_callers_wait_in_a_line_see_it_move_and_may_give_up(
         assert late.title == "All agents are busy"
         # Giving up frees the place, for the one behind and for the one who found none.
         second.click("Give up")
-        second.reads("You gave up your place in the line.")
+        second.reads("You gave up your place in the queue.")
         third.reads("You are next.")
         assert dispatcher.wait_until_over(second.session_id)["reason"] == "stopped"
         late.click("Try again")
-        late.reads("You are number 2 in the line.")
+        late.reads("You are number 2 in the queue.")
         # So does closing the tab.
         late.page.goto(f"{dispatcher.url}/healthz")
         gone = until(

@@ -167,7 +167,7 @@ export class Call {
 
   /** @param leaving The page goes away at once: there is no time to wait for the dispatcher. */
   hangUp(leaving = false): void {
-    const ending = this.state.phase === "queued" ? "You gave up your place in the line." : "You hung up.";
+    const ending = this.state.phase === "queued" ? "You gave up your place in the queue." : "You hung up.";
     this.#finish({ phase: "ended", ending }, leaving);
   }
 

@@ -63,7 +63,7 @@ function queuedWords({ queue, dispatcherReachable }: CallState): string {
   if (!dispatcherReachable) return "The dispatcher does not answer now. Your place is kept.";
   if (queue === undefined) return "";
   const { place, estimatedWaitSeconds: seconds } = queue;
-  const where = place === 1 ? "You are next." : `You are number ${place} in the line.`;
+  const where = place === 1 ? "You are next." : `You are number ${place} in the queue.`;
   if (seconds === null) return `${where} The call starts by itself.`;
   const rounded = Math.max(10, Math.round(seconds / 10) * 10);
   const wait = rounded < 90 ? `${rounded} seconds` : rounded < 120 ? "2 minutes" : `${Math.round(seconds / 60)} minutes`;
