@@ -42,7 +42,7 @@ from dispatcher.sessions.watcher import TimelineWatcher
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.store.threads import Runner
-from dispatcher.tasks import Background, end_tasks
+from dispatcher.tasks import Background, end_tasks, loop
 from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
@@ -128,14 +128,10 @@ class Core:
         await self.background.spawn(self.reaper.end_overdue())
         await self.images.load()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
-        reaping = asyncio.create_task(self.reaper.run())
-        keeping = asyncio.create_task(self.leadership.run())
-        others = [
-            asyncio.create_task(run()) for run in (self.orphan_scan.run, self.rooms.run, self.rooms.check)
-        ]
-        others.append(asyncio.create_task(self.images.run()))
-        others.append(asyncio.create_task(self.notifier.poll(self.clock)))
-        others.append(asyncio.create_task(self.store.ballast.keep(self.clock)))
+        reaping, keeping = loop(self.reaper.run()), loop(self.leadership.run())
+        runs = (self.orphan_scan.run, self.rooms.run, self.rooms.check, self.images.run)
+        others = [loop(run()) for run in runs]
+        others += [loop(self.notifier.poll(self.clock)), loop(self.store.ballast.keep(self.clock))]
         try:
             yield
         finally:

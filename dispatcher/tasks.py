@@ -14,8 +14,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def loop(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start a loop that runs until it is cancelled, and log its error at once if it fails before.
+
+    Nobody awaits a loop before the dispatcher exits: until then its error would be seen nowhere.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(_failed)
+    return task
+
+
+def _failed(task: asyncio.Task[None]) -> None:
+    # One that is being cancelled is `end_tasks`'s to report.
+    if not task.cancelled() and not task.cancelling() and (error := task.exception()) is not None:
+        log.critical("a background loop failed, and does not run any more", exc_info=error)
+
+
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait for their ends. Log the error of a task that fails while it is cancelled."""
+    if not tasks:
+        return
     cancelled = [task for task in tasks if task.cancel()]
     await asyncio.wait(tasks)
     for task in cancelled:

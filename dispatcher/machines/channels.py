@@ -12,7 +12,7 @@ from bot.protocol import FromDispatcher, Request, Response
 from dispatcher.bus import Bus
 from dispatcher.clock import Clock
 from dispatcher.machines.relay import Relay
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import end_tasks, loop
 
 REPLACED = "another connection of this machine took its place"
 
@@ -89,12 +89,10 @@ class Channels:
 
     def open(self) -> None:
         """Begin to exchange signs of life with other replicas."""
-        self._relaying = asyncio.create_task(self._relay.run())
+        self._relaying = loop(self._relay.run())
 
     async def close(self) -> None:
-        tasks = [*self._closing, *([self._relaying] if self._relaying is not None else [])]
-        if tasks:
-            await end_tasks(*tasks)
+        await end_tasks(*self._closing, *([self._relaying] if self._relaying is not None else []))
 
     async def attach(
         self, machine_id: str, connection: Connection, now: float, opened_at: float = 0.0

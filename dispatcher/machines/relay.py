@@ -165,8 +165,7 @@ class Relay:
                 self._bury()
                 await self._clock.sleep(self._interval)
         finally:
-            if self._tasks:
-                await end_tasks(*self._tasks)
+            await end_tasks(*self._tasks)
 
     def attached(self, machine_id: str, opened_at: float) -> None:
         """Tell the others that a machine is connected here."""

@@ -25,7 +25,7 @@ from psycopg import sql
 
 from dispatcher.bus import Subscriber
 from dispatcher.clock import Clock
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import end_tasks, loop
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class PostgresBus:
         return True
 
     async def open(self) -> None:
-        self._running = asyncio.create_task(self._run())
+        self._running = loop(self._run())
         await self._tried.wait()
 
     async def close(self) -> None:

@@ -151,8 +151,7 @@ class Finder:
                 else:
                     yield app, given
         finally:
-            if tasks:
-                await end_tasks(*tasks)
+            await end_tasks(*tasks)
         if failed is not None:
             raise failed
 
