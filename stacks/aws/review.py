@@ -10,7 +10,20 @@ from stacks.aws import permissions
 from stacks.aws.prices import Idle, idle
 from stacks.deployment import Environment
 from stacks.plan.graph import SECRET, Graph, Resource, reference
-from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait, ranges
+from stacks.plan.review import (
+    EVERY_PORT,
+    EVERY_PROTOCOL,
+    INTERNET,
+    Cost,
+    Grant,
+    Kept,
+    Opening,
+    Review,
+    Runs,
+    SecretUse,
+    Wait,
+    ranges,
+)
 
 DISTRIBUTION = "aws:cloudfront/distribution:Distribution"
 ROLE, POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"
@@ -104,7 +117,7 @@ class AwsReview(Review):
                     INTERNET,
                     f"CloudFront: {distribution.inputs['comment']}",
                     "tcp and udp",
-                    "80, 443",
+                    ranges((80, 443)),
                     "Callers' HTTPS, HTTP/3 and WebSockets; port 80 only redirects",
                     "TLS by CloudFront; HTTP behind it, inside the VPC",
                 )
@@ -114,16 +127,15 @@ class AwsReview(Review):
             source = rule.inputs.get("cidrIpv4") or rule.inputs.get("cidrIpv6")
             public = source in ANYWHERE and not self._is_internal(graph, group)
             where = "the VPC" if source in ANYWHERE else source or graph.words(_group(rule))
-            first, last = int(rule.inputs["fromPort"]), int(rule.inputs["toPort"])
-            protocol = rule.inputs["ipProtocol"]
+            protocol, ports = _reached(rule)
             found.append(
                 Opening(
                     INTERNET if public else where,
                     group.inputs["description"],
                     protocol,
-                    ranges(range(first, last + 1)),
+                    ports,
                     rule.inputs["description"],
-                    _encrypted(protocol, last),
+                    _encrypted(protocol, ports),
                 )
             )
         return found
@@ -254,10 +266,20 @@ def _group(rule: Resource) -> str:
     return str(rule.inputs["referencedSecurityGroupId"])
 
 
-def _encrypted(protocol: str, port: int) -> str:
+def _reached(rule: Resource) -> tuple[str, Sequence[range]]:
+    """Return the protocol and the ports of a rule; AWS has ports for TCP and UDP alone."""
+    protocol = rule.inputs["ipProtocol"]
+    if protocol not in ("tcp", "udp"):
+        return EVERY_PROTOCOL if protocol == "-1" else protocol, EVERY_PORT
+    return protocol, (range(int(rule.inputs["fromPort"]), int(rule.inputs["toPort"]) + 1),)
+
+
+def _encrypted(protocol: str, ports: Sequence[range]) -> str:
     if protocol == "udp":
         return "DTLS-SRTP between browser and bot"
-    return {443: "TLS by the load balancer", 5432: "TLS by PostgreSQL"}.get(port, "not encrypted")
+    by = {443: "TLS by the load balancer", 5432: "TLS by PostgreSQL"}
+    (reached,) = ports
+    return by.get(reached.start, "not encrypted") if len(reached) == 1 else "not encrypted"
 
 
 def _reasons() -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stacks.deployment import Environment
 from stacks.fly import prices
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait
+from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait, ranges
 
 KIND = "pulumi-python:dynamic/switchboard:Fly"
 APP, MACHINE, TOKEN = f"{KIND}App", f"{KIND}Machine", f"{KIND}DeployToken"
@@ -58,7 +58,7 @@ class FlyReview(Review):
         found = []
         for one in graph.of(MACHINE):
             for service in one.inputs["config"].get("services", ()):
-                ports = ", ".join(str(int(port["port"])) for port in service["ports"])
+                ports = ranges(int(port["port"]) for port in service["ports"])
                 found.append(
                     Opening(
                         INTERNET,

@@ -9,7 +9,20 @@ from stacks.deployment import Environment
 from stacks.gcp import permissions
 from stacks.gcp.prices import Idle, idle
 from stacks.plan.graph import SECRET, Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait
+from stacks.plan.review import (
+    EVERY_PORT,
+    EVERY_PROTOCOL,
+    INTERNET,
+    Cost,
+    Grant,
+    Kept,
+    Opening,
+    Review,
+    Runs,
+    SecretUse,
+    Wait,
+    ranges,
+)
 
 ACCOUNT, CUSTOM_ROLE = "gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"
 ON_PROJECT, ON_ACCOUNT = "gcp:projects/iAMMember:IAMMember", "gcp:serviceaccount/iAMMember:IAMMember"
@@ -83,8 +96,8 @@ class GcpReview(Review):
             Opening(
                 INTERNET if "0.0.0.0/0" in rule.inputs.get("sourceRanges", ()) else "the network",
                 f"VMs with the tag {', '.join(rule.inputs.get('targetTags', ['every VM']))}",
-                allowed["protocol"],
-                ", ".join(allowed.get("ports", ["all"])).replace("-", "–"),
+                EVERY_PROTOCOL if allowed["protocol"] == "all" else allowed["protocol"],
+                [_range(one) for one in allowed.get("ports", ())] or EVERY_PORT,
                 rule.inputs["description"],
                 "DTLS-SRTP between browser and bot" if allowed["protocol"] == "udp" else "not encrypted",
             )
@@ -97,7 +110,7 @@ class GcpReview(Review):
                 INTERNET,
                 f"Cloud Run: {one.inputs['name']}",
                 "tcp",
-                "443",
+                ranges((443,)),
                 "Callers, pages and bots",
                 "TLS by Cloud Run",
             )
@@ -166,6 +179,12 @@ class GcpReview(Review):
 def _member(graph: Graph, member: str) -> str:
     found = graph.referred(member)
     return member if found is None else str(found.inputs.get("accountId", found.called))
+
+
+def _range(ports: str) -> range:
+    """Return Google's `443` or `32768-60999` as a range."""
+    first, _, last = ports.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def _role(graph: Graph, role: str) -> tuple[list[str], str]:

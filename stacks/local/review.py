@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, keys_of_agents
+from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, keys_of_agents, ranges
 
 DISPATCHER = "pulumi-python:dynamic/switchboard:Dispatcher"
 
@@ -36,7 +36,7 @@ class LocalReview(Review):
                 "this machine" if one.inputs["host"] in ("127.0.0.1", "::1") else INTERNET,
                 f"the dispatcher at {one.inputs['host']}",
                 "tcp",
-                str(int(one.inputs["port"])),
+                ranges((int(one.inputs["port"]),)),
                 "The voice page and the API",
                 "not encrypted",
             )

@@ -83,10 +83,10 @@ def _ingress(facts: Facts) -> Iterator[Finding]:
     for opening in facts.openings:
         if not opening.public:
             continue
-        ports = {int(one) for part in opening.ports.split(", ") for one in part.split("–") if one.isdigit()}
-        tcp = "tcp" in opening.protocol
-        if (tcp and not ports <= PUBLIC_TCP) or not ports or not opening.reason:
-            yield opening.to, f"{opening.protocol} {opening.ports} is open to the internet"
+        ports = {port for of in opening.ports for port in of}
+        allowed = opening.protocol == "udp" or ports <= PUBLIC_TCP
+        if not allowed or not ports or not opening.reason:
+            yield opening.to, f"{opening.protocol} {opening.ports_shown} is open to the internet"
 
 
 def _encryption(facts: Facts) -> Iterator[Finding]:

@@ -40,7 +40,8 @@ class Opening:
     """Where connections come from: `the internet`, or a name."""
     to: str
     protocol: str
-    ports: str
+    """`tcp`, `udp`, `tcp and udp`, or words for more than these."""
+    ports: Sequence[range]
     reason: str
     encrypted_by: str
     """Protocol and party that encrypt what passes."""
@@ -49,8 +50,18 @@ class Opening:
     def public(self) -> bool:
         return self.reached_from == INTERNET
 
+    @property
+    def ports_shown(self) -> str:
+        """Return the ports as text: `80, 49160–49200`."""
+        return ", ".join(
+            str(one.start) if len(one) == 1 else f"{one.start}–{one.stop - 1}" for one in self.ports
+        )
+
 
 INTERNET = "the internet"
+
+EVERY_PORT = (range(65536),)
+EVERY_PROTOCOL = "every protocol"
 
 
 @dataclass(frozen=True)
@@ -112,15 +123,15 @@ class Wait:
     source: str
 
 
-def ranges(ports: Iterable[int]) -> str:
-    """Return ports as text, neighbours as a range: `80, 49160–49200`."""
-    found: list[list[int]] = []
+def ranges(ports: Iterable[int]) -> list[range]:
+    """Return ports in order, neighbours as one range."""
+    found: list[range] = []
     for port in sorted(ports):
-        if found and port == found[-1][1] + 1:
-            found[-1][1] = port
+        if found and port == found[-1].stop:
+            found[-1] = range(found[-1].start, port + 1)
         else:
-            found.append([port, port])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)
+            found.append(range(port, port + 1))
+    return found
 
 
 def keys_of_agents(environment: Environment, kept_in: str) -> list[SecretUse]:

@@ -146,9 +146,9 @@ def permissions(graph: Graph, reviews: Sequence[Review]) -> Section:
 def openings(graph: Graph, reviews: Sequence[Review]) -> Section:
     """Return every port that somebody reaches, the internet's first, and where connections go."""
     found = [one for review in reviews for one in review.openings(graph)]
-    found.sort(key=lambda one: (not one.public, one.to, one.ports, one.protocol))
+    found.sort(key=lambda one: (not one.public, one.to, one.ports_shown, one.protocol))
     rows = [
-        (one.reached_from, one.to, f"{one.protocol} {one.ports}", one.reason, one.encrypted_by)
+        (one.reached_from, one.to, f"{one.protocol} {one.ports_shown}", one.reason, one.encrypted_by)
         for one in found
     ]
     out = sorted(line for review in reviews for line in review.egress(graph))
