@@ -66,11 +66,11 @@ def add_routes(
     async def of_machines(provider: str, request: Request) -> Status:
         if (reader := events.get(provider)) is None:
             raise HTTPException(404, f"No events of '{provider}' are taken here.")
-        body = await read_body(request, MAX_BYTES)
         try:
-            machine_id = reader.read(body, request.headers)
+            reader.check(request.headers)
         except settings.Forged as forged:
             raise HTTPException(401, str(forged)) from forged
+        machine_id = reader.read(await read_body(request, MAX_BYTES))
         if machine_id is not None:
             hints.about_machine(machine_id)
         return Status(status="ok")

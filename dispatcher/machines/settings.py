@@ -66,12 +66,16 @@ class Forged(Exception):
 class MachineEvents(Protocol):
     """Reads events that a provider sends to the dispatcher. They are hints: machines are asked about."""
 
-    def read(self, body: bytes, headers: Mapping[str, str]) -> str | None:
-        """Return the machine that an event is about; None if it says nothing, or says it again.
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Check who sends a message, before its body is read.
 
         Raises:
             Forged: The message is not the provider's.
         """
+        ...
+
+    def read(self, body: bytes) -> str | None:
+        """Return the machine that an event is about; None if it says nothing, or says it again."""
         ...
 
 

@@ -34,12 +34,14 @@ class TaskEvents:
         self._key = key.encode()
         self._versions: OrderedDict[str, int] = OrderedDict()
 
-    def read(self, body: bytes, headers: Mapping[str, str]) -> str | None:
+    def check(self, headers: Mapping[str, str]) -> None:
         given = headers.get(KEY_HEADER, "")
         if not given:
             raise Forged(f"{KEY_HEADER} is needed.")
         if not hmac.compare_digest(self._key, given.encode()):
             raise Forged(f"{KEY_HEADER} is not ecs_events_key.")
+
+    def read(self, body: bytes) -> str | None:
         read = _read(body)
         if read is None:
             return None

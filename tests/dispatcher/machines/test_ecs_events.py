@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from dispatcher.machines.ecs.events import TaskEvents
+from dispatcher.machines.ecs.events import KEY_HEADER, TaskEvents
 from dispatcher.machines.settings import Forged
 from tests.dispatcher.harness import deployment
 
@@ -43,16 +45,16 @@ def event(machine_id: str, version: int = 1, **changes: Any) -> bytes:
 
 def test_an_event_names_its_machine_once() -> None:
     events = TaskEvents(KEY)
-    assert events.read(event("m-1", 2), HEADERS) == "m-1"
-    assert events.read(event("m-1", 2), HEADERS) is None, "EventBridge delivers twice at times"
-    assert events.read(event("m-1", 1), HEADERS) is None, "it is older"
-    assert events.read(event("m-1", 3), HEADERS) == "m-1"
+    assert events.read(event("m-1", 2)) == "m-1"
+    assert events.read(event("m-1", 2)) is None, "EventBridge delivers twice at times"
+    assert events.read(event("m-1", 1)) is None, "it is older"
+    assert events.read(event("m-1", 3)) == "m-1"
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-switchboard-key": "a guess"}, {"x-switchboard-key": KEY + "é"}])
 def test_an_event_without_the_key_is_forged(headers: dict[str, str]) -> None:
     with pytest.raises(Forged, match="x-switchboard-key"):
-        TaskEvents(KEY).read(event("m-1"), headers)
+        TaskEvents(KEY).check(headers)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_an_event_without_the_key_is_forged(headers: dict[str, str]) -> None:
     ],
 )
 def test_another_message_says_nothing(body: bytes) -> None:
-    assert TaskEvents(KEY).read(body, HEADERS) is None
+    assert TaskEvents(KEY).read(body) is None
 
 
 async def test_an_event_makes_the_reaper_ask_about_a_machine_that_is_silent(tmp_path: Path) -> None:
@@ -102,6 +104,19 @@ async def test_events_are_taken_by_their_provider_and_key_alone(tmp_path: Path) 
         assert (await running.http.post(path, content=b"x" * 100_000, headers=HEADERS)).status_code == 413
         unknown = await running.http.post("/webhooks/machines/fly", content=event("m-1"), headers=HEADERS)
         assert unknown.status_code == 404
+
+
+async def test_a_body_without_the_key_is_not_waited_for(tmp_path: Path) -> None:
+    settings = {"placements": {"scripted": PLACEMENT}, "ecs_events_key": KEY}
+    async with deployment(tmp_path, **settings) as running:
+        address = urlsplit(running.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        head = f"POST /webhooks/machines/ecs HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 100\r\n"
+        writer.write(f"{head}{KEY_HEADER}: a guess\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            status = await reader.readline()
+        writer.close()
+        assert status.split()[1] == b"401"
 
 
 async def test_no_events_are_taken_without_a_key(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def test_events_of_the_stack_are_those_that_its_dispatcher_takes(plain: Graph) -
         "detail-type": wanted["detail-type"][0],
         "detail": {"taskArn": arn, "version": 3, "startedBy": "switchboard/m-1", "lastStatus": "STOPPED"},
     }
-    assert TaskEvents(key).read(json.dumps(event).encode(), {given["key"]: given["value"]}) == "m-1"
+    taken = TaskEvents(key)
+    taken.check({given["key"]: given["value"]})
+    assert taken.read(json.dumps(event).encode()) == "m-1"
     destination = plain.inputs("events-destination")
     assert destination["invocationEndpoint"] == (
         "https://front-distribution.recorded.example.com/webhooks/machines/ecs"
