@@ -30,6 +30,7 @@ from dispatcher.machines.compute_engine.client import ComputeApi
 from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
 from dispatcher.machines.compute_engine.request import Place as EnginePlace
 from dispatcher.machines.ecs.client import EcsApi
+from dispatcher.machines.ecs.connection import Connection
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.ecs.transport import session_over
@@ -213,14 +214,11 @@ async def start(client: httpx.AsyncClient) -> None:
 
 
 def provider_at(ecs: FakeEcs) -> EcsProvider:
-    api = EcsApi(
-        region=REGION,
-        cluster=CLUSTER,
-        clock=SystemClock(),
-        url="http://ecs.test",
-        credentials=KEY,
-        transport=InProcess(ecs),
+    clock = SystemClock()
+    connection = Connection(
+        region=REGION, clock=clock, url="http://ecs.test", credentials=KEY, transport=InProcess(ecs)
     )
+    api = EcsApi(connection, CLUSTER, clock)
     place = Place(
         deployment="bench",
         cluster=CLUSTER,

@@ -20,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from dispatcher.clock import SystemClock
 from dispatcher.domain.model import MachineStatus
 from dispatcher.machines.ecs.client import EcsApi
+from dispatcher.machines.ecs.connection import Connection
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.provider import MachineProvider, MachineSpec
@@ -86,8 +87,8 @@ class AtMoto(Harness):
 
     def provider(self) -> EcsProvider:
         clock = SystemClock()
-        api = EcsApi(region=REGION, cluster=CLUSTER, clock=clock, url=self._url, credentials=KEY)
-        self._made.append(EcsProvider(api, self._place, clock))
+        connection = Connection(region=REGION, clock=clock, url=self._url, credentials=KEY)
+        self._made.append(EcsProvider(EcsApi(connection, CLUSTER, clock), self._place, clock))
         return self._made[-1]
 
     def spec(

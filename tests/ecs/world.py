@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from dispatcher.domain.model import MachineStatus
 from dispatcher.machines.ecs.client import EcsApi
-from dispatcher.machines.ecs.connection import Credentials
+from dispatcher.machines.ecs.connection import Connection, Credentials
 from dispatcher.machines.ecs.provider import EcsProvider
 from dispatcher.machines.ecs.request import Place
 from dispatcher.machines.fleet import Fleet
@@ -45,14 +45,14 @@ class World:
 
     def provider(self, credentials: Credentials = KEY, **place: Any) -> EcsProvider:
         """A new provider object, as a restarted dispatcher or another replica makes it."""
-        api = EcsApi(
+        connection = Connection(
             region=REGION,
-            cluster=CLUSTER,
             clock=self.clock,
             url="http://ecs.test",
             credentials=credentials,
             transport=InProcess(self.ecs),
         )
+        api = EcsApi(connection, CLUSTER, self.clock)
         given: dict[str, Any] = {
             "deployment": self.deployment,
             "cluster": CLUSTER,

@@ -12,10 +12,8 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import httpx
-
 from dispatcher.clock import Clock
-from dispatcher.machines.ecs.connection import Conflict, Connection, Credentials
+from dispatcher.machines.ecs.connection import Connection
 from dispatcher.machines.ecs.errors import of_failure
 from dispatcher.machines.provider import ProviderError, Rejected, Throttled, Unreachable
 from dispatcher.rate_limit import Rate, TokenBucket
@@ -42,37 +40,13 @@ READERS = 4
 """DescribeTasks calls at the same time."""
 
 
-class TokenTaken(Exception):
-    """ECS has another task for the client token: it was asked for with other parameters."""
-
-    def __init__(self, arns: Sequence[str], words: str) -> None:
-        super().__init__(words)
-        self.arns = arns
-
-
 class EcsApi:
-    """One client for a region and cluster. Every method raises `ProviderError`.
+    """Calls about the tasks of one cluster. Every method raises `ProviderError`."""
 
-    Args:
-        url: The API, in the place of the region's.
-        transport: Answers in the place of the API, for tests.
-    """
-
-    def __init__(
-        self,
-        *,
-        region: str,
-        cluster: str,
-        clock: Clock,
-        url: str = "",
-        credentials: Credentials | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, connection: Connection, cluster: str, clock: Clock) -> None:
+        self._connection = connection
         self._cluster = cluster
         self._clock = clock
-        self._connection = Connection(
-            region=region, clock=clock, url=url, credentials=credentials, transport=transport
-        )
         self._reads = TokenBucket(READ_RATE)
         self._asked: dict[str, asyncio.Future[TaskTypeDef | None]] = {}
         """Task that the next DescribeTasks asks about → its answer."""
@@ -89,10 +63,7 @@ class EcsApi:
         Raises:
             TokenTaken: Another task has the request's client token.
         """
-        try:
-            answer = await self._connection.call(lambda client: client.run_task(**request))
-        except Conflict as conflict:
-            raise TokenTaken(conflict.arns, str(conflict)) from conflict
+        answer = await self._connection.call(lambda client: client.run_task(**request))
         if answer.get("tasks"):
             return answer["tasks"][0]
         failures = answer.get("failures", [])

@@ -50,12 +50,13 @@ class Credentials:
     secret: str = field(default="", repr=False)
 
 
-class Conflict(ProviderError):
-    """The client token is another task's."""
+class TokenTaken(Rejected):
+    """ECS has another task for the client token: it was asked for with other parameters."""
 
     def __init__(self, arns: Sequence[str], words: str) -> None:
         super().__init__(f"ECS answered ConflictException: {words}")
         self.arns = arns
+        """ARNs of the tasks that have it."""
 
 
 class Connection:
@@ -97,7 +98,7 @@ class Connection:
         """Make a call.
 
         Raises:
-            Conflict: ECS has another task for the client token.
+            TokenTaken: Another task has the request's client token.
             ProviderError: As ECS answered, or because it did not.
         """
         try:
@@ -107,7 +108,7 @@ class Connection:
             code, words = said.get("Code", ""), said.get("Message", "")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
             if code == "ConflictException":
-                raise Conflict(error.response.get("resourceIds", []), words) from error
+                raise TokenTaken(error.response.get("resourceIds", []), words) from error
             raise mapped(code, words, status) from error
         except BotoCoreError as error:
             if isinstance(error, NoCredentialsError):

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import Clock
-from dispatcher.machines.ecs.client import EcsApi, TokenTaken
+from dispatcher.machines.ecs.client import EcsApi
+from dispatcher.machines.ecs.connection import TokenTaken
 from dispatcher.machines.ecs.finder import Finder
 from dispatcher.machines.ecs.offers import Offers
 from dispatcher.machines.ecs.request import Place, run_task
@@ -107,6 +108,8 @@ class Placing:
                 return await self._call(request, until)
             except (Unreachable, Throttled) as error:
                 log.debug("RunTask is repeated with its token: %s", error)
+            except TokenTaken:
+                raise
             except ProviderError as error:
                 raise Unreachable(f"{lost}; then: {error}") from error
         raise lost

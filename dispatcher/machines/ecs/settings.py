@@ -115,20 +115,20 @@ class EcsPlacement(PlacementSettings):
     def build(self, context: ProviderContext) -> MachineProvider:
         # The SDK is a third of the time of a dispatcher's imports.
         from dispatcher.machines.ecs.client import EcsApi
-        from dispatcher.machines.ecs.connection import Credentials
+        from dispatcher.machines.ecs.connection import Connection, Credentials
         from dispatcher.machines.ecs.provider import EcsProvider
         from dispatcher.machines.ecs.request import Place
 
         shared = EcsShared.of(context.shared)
         secret = shared.secret_access_key
-        api = EcsApi(
+        connection = Connection(
             region=self.region,
-            cluster=self.cluster,
             clock=context.clock,
             url=shared.api_url,
             credentials=Credentials(shared.access_key_id or "", secret.get_secret_value() if secret else ""),
             transport=context.http,
         )
+        api = EcsApi(connection, self.cluster, context.clock)
         place = Place(
             deployment=self.deployment,
             cluster=self.cluster,
