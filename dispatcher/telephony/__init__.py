@@ -1,0 +1,1 @@
+"""Phone carriers: their webhooks and answers, as values. One module per carrier; no I/O."""

@@ -1,0 +1,51 @@
+"""The XML answers of carriers: TwiML, TeXML and Plivo's XML share their form."""
+
+from __future__ import annotations
+
+import re
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from dispatcher.telephony.webhook import Answer
+
+MAX_TEXT_CHARACTERS = 3000
+"""Limit on a spoken text; Plivo's own for `<Speak>`, the lowest of the carriers'."""
+
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold."""
+
+
+def response(*elements: Element) -> Answer:
+    """Return the document with these elements."""
+    root = Element("Response")
+    root.extend(elements)
+    return Answer("application/xml", tostring(root, encoding="utf-8", xml_declaration=True).decode())
+
+
+def element(name: str, attributes: dict[str, str] | None = None, text: str = "") -> Element:
+    """Return an element; characters that XML cannot hold are left out."""
+    made = Element(name, {key: _NOT_XML.sub("", value) for key, value in (attributes or {}).items()})
+    if text:
+        made.text = _NOT_XML.sub("", text)
+    return made
+
+
+def within(parent: str, child: Element) -> Element:
+    """Return an element of that name around the child."""
+    made = Element(parent)
+    made.append(child)
+    return made
+
+
+def add(parent: Element, name: str, attributes: dict[str, str]) -> None:
+    SubElement(parent, name, {key: _NOT_XML.sub("", value) for key, value in attributes.items()})
+
+
+def spoken(text: str) -> str:
+    """Return the text if a carrier would speak it.
+
+    Raises:
+        ValueError: it is empty or too long.
+    """
+    if not text.strip() or len(text) > MAX_TEXT_CHARACTERS:
+        raise ValueError(f"text: allowed are 1 to {MAX_TEXT_CHARACTERS} characters, not {len(text)}")
+    return text
