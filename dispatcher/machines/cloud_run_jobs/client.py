@@ -7,6 +7,7 @@ from typing import Any
 
 from dispatcher.machines.cloud_run_jobs.status import Execution
 from dispatcher.machines.google.api import GoogleApi, Kind
+from dispatcher.machines.google.shapes import EXECUTION, EXECUTIONS, TASKS, shaped
 from dispatcher.machines.provider import Rejected, Unreachable
 from dispatcher.rate_limit import Rate
 
@@ -32,10 +33,9 @@ class RunApi:
     async def run(self, job: str, body: Mapping[str, Any]) -> Execution:
         """Run a job; return the execution. A second call runs a second one."""
         operation = (await self._api.call("write", "POST", f"{job}:run", json=body)).body
-        execution = operation.get("metadata") or {}
-        if not str(execution.get("name", "")).startswith(f"{job}/executions/"):
-            said = (operation.get("error") or {}).get("message", "nothing")
-            raise Unreachable(f"Cloud Run ran {job} and shows no execution of it: {said}")
+        execution = shaped(EXECUTION, operation.get("metadata"), f"the execution of {job}")
+        if not execution["name"].startswith(f"{job}/executions/"):
+            raise Unreachable(f"Cloud Run ran {job} and shows no execution of it: {execution['name']}")
         return execution
 
     async def show(self, name: str) -> Execution | None:
@@ -43,18 +43,20 @@ class RunApi:
         answer = await self._api.call("read", "GET", name, expected=(404,))
         if not answer.ok:
             return None
-        if answer.body.get("name") != name:
-            raise Unreachable(f"Cloud Run showed {answer.body.get('name')} when asked for {name}")
-        return answer.body
+        shown = shaped(EXECUTION, answer.body, name)
+        if shown["name"] != name:
+            raise Unreachable(f"Cloud Run showed {shown['name']} when asked for {name}")
+        return shown
 
     async def pages(self, job: str) -> AsyncGenerator[list[Execution], None]:
         """Yield a job's executions, also ended ones, a page at a time. The API has no filter."""
         token = ""
         for _ in range(MOST_PAGES):
             params = [("pageSize", str(PAGE))] + ([("pageToken", token)] if token else [])
-            body = (await self._api.call("read", "GET", f"{job}/executions", params=params)).body
-            yield body.get("executions") or []
-            if not (token := body.get("nextPageToken", "")):
+            answer = await self._api.call("read", "GET", f"{job}/executions", params=params)
+            page = shaped(EXECUTIONS, answer.body, f"the list of executions of {job}")
+            yield page.get("executions", [])
+            if not (token := page.get("nextPageToken", "")):
                 return
         raise Unreachable(f"{job} has more executions than {MOST_PAGES} pages show")
 
@@ -62,7 +64,8 @@ class RunApi:
         """Return an execution's tasks: one, as the job has it."""
         params = (("pageSize", "1"),)
         answer = await self._api.call("read", "GET", f"{execution}/tasks", params=params, expected=(404,))
-        return answer.body.get("tasks") or [] if answer.ok else []
+        shown = shaped(TASKS, answer.body if answer.ok else {}, f"the tasks of {execution}")
+        return shown.get("tasks", [])
 
     async def cancel(self, execution: str) -> None:
         """Cancel an execution: its container gets SIGTERM, and SIGKILL ten seconds later.

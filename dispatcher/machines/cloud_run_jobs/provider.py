@@ -143,11 +143,15 @@ class CloudRunJobsProvider:
 
     async def stop(self, machine_id: str, grace: timedelta) -> None:
         """Cancel the machine's executions. Cloud Run kills what has not ended after ten seconds."""
-        found = {one["name"]: one for one in await self._finder.look(machine_id)}
-        found |= {one["name"]: one for one in await self._finder.search(machine_id)}
-        for name, execution in found.items():
-            if state_of(execution) is not MachineState.gone:
-                await self._api.cancel(name)
+        told: set[str] = set()
+        # Another dispatcher may have begun one that is not remembered here. What is known ends first: a list
+        # may fail.
+        for look in (self._finder.look, self._finder.search):
+            for execution in await look(machine_id):
+                name = execution["name"]
+                if name not in told and state_of(execution) is not MachineState.gone:
+                    told.add(name)
+                    await self._api.cancel(name)
 
     async def read_log(
         self, machine_id: str, lines: int, after: int | None = None, *, ended: bool = False

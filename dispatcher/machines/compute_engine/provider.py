@@ -56,6 +56,9 @@ SETTLING = timedelta(seconds=10)
 FULL_SECONDS = 30.0
 """A zone without capacity is not asked again for so long."""
 
+WAIT_AGAIN_SECONDS = 2.0
+"""Pause between two waits for one operation: Compute Engine may answer at once, and goes by a rate quota."""
+
 STEP_SECONDS = 60.0
 """Limit on an operation that suspends or resumes a VM."""
 
@@ -227,7 +230,7 @@ class ComputeEngineProvider:
             log.debug("machine %s: its operation could not be read: %s", machine_id, error)
             return MachineStatus(machine_id, MachineState.requested)
         self._check(done, zone, machine_id)
-        if errors := (done.get("error") or {}).get("errors"):
+        if errors := done.get("error", {}).get("errors"):
             error = of_operation(errors, f"the machine in {zone}")
             if not isinstance(error, Unreachable):
                 self._finder.failed(machine_id)
@@ -240,16 +243,20 @@ class ComputeEngineProvider:
         Raises:
             Unreachable: It is not, by `until` (Unix seconds), or cannot be read.
         """
+        asked_at = float("-inf")
         while operation.get("status") != "DONE":
             late = Unreachable("the operation is not done yet")
+            if (pause := asked_at + WAIT_AGAIN_SECONDS - self._clock.monotonic()) > 0:
+                await self._clock.sleep(min(pause, max(0.0, until - self._clock.now())))
             if (left := until - self._clock.now()) <= 0:
                 raise late
+            asked_at = self._clock.monotonic()
             operation = await within(self._clock, left, self._api.wait(zone, operation), late)
         return operation
 
     async def _done(self, zone: str, operation: Operation, what: str) -> None:
         done = await self._finished(zone, operation, self._clock.now() + STEP_SECONDS)
-        if errors := (done.get("error") or {}).get("errors"):
+        if errors := done.get("error", {}).get("errors"):
             raise of_operation(errors, what)
 
     async def _of_an_earlier_create(self, zone: str, machine_id: str) -> MachineStatus:

@@ -108,6 +108,10 @@ class Credentials:
         except (exceptions.GoogleAuthError, ValueError) as error:
             words = f"the credentials cannot be used: {type(error).__name__}"
             raise self._failure(Rejected(words)) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            # google-auth takes the shape of an answer for granted.
+            words = f"Google gave no access token, but an answer of another shape: {type(error).__name__}"
+            raise self._failure(Unreachable(words)) from error
         self._failed = None
         self._good_until = self._clock.monotonic() + seconds
         self._fresh_until = self._good_until - FRESH_SECONDS

@@ -29,6 +29,7 @@ MINUTE = 60.0
 RATES = frozenset({"ratelimitexceeded", "userratelimitexceeded", "rate_limit_exceeded"})
 QUOTAS = frozenset({"quotaexceeded", "quota_exceeded", "limitexceeded"})
 DISABLED = frozenset({"accessnotconfigured", "service_disabled"})
+UNPAID = "billing_disabled"
 STOCKOUTS = ("resource_pool_exhausted", "resource_availability", "stockout")
 """`ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS` and others of its kind too."""
 NOT_READY = "resourcenotready"
@@ -60,9 +61,13 @@ class Answer:
 def _reasons(error: Any) -> Iterator[Any]:
     if isinstance(error, Mapping):
         yield error.get("status")
-        for one in (*(error.get("errors") or ()), *(error.get("details") or ())):
-            if isinstance(one, Mapping):
-                yield one.get("reason")
+        for one in (*_objects(error.get("errors")), *_objects(error.get("details"))):
+            yield one.get("reason")
+
+
+def _objects(given: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a list."""
+    yield from (one for one in given if isinstance(one, Mapping)) if isinstance(given, list) else ()
 
 
 def mapped(answer: Answer, api: str, now: float) -> ProviderError:
@@ -83,15 +88,18 @@ def mapped(answer: Answer, api: str, now: float) -> ProviderError:
         return Rejected(
             f"the API is not enabled in the project; bring the stack up again, or enable it: {about}"
         )
+    if UNPAID in reasons or "requires billing" in answer.message:
+        return Rejected(f"the project has no billing account that pays; give it one: {about}")
     if status in (403, 429):
         return _limited(answer, about, now)
     if any(sign in answer.message.lower() for sign in STOCKOUTS):
         return NoCapacity(about)
     if NOT_READY in reasons:
         return Throttled(about, RETRY_SECONDS)
-    if status in (400, 404, 405, 410, 413, 422):
+    if status in (400, 404, 405, 410, 412, 413, 422):
+        # 412: a policy of the organization forbids it. No call of ours has a precondition of its own.
         return Rejected(about)
-    # 408 and 5xx: it may have been done. 409 and 412: another call is under way.
+    # 408 and 5xx: it may have been done. 409: another call is under way.
     return Unreachable(about)
 
 
@@ -123,8 +131,8 @@ def _pause(answer: Answer, now: float) -> float:
 def _retry_delays(error: Any) -> Iterator[str]:
     """Yield the texts of google.rpc.RetryInfo, such as `3.5s`."""
     if isinstance(error, Mapping):
-        for one in error.get("details") or ():
-            if isinstance(one, Mapping) and isinstance(delay := one.get("retryDelay"), str):
+        for one in _objects(error.get("details")):
+            if isinstance(delay := one.get("retryDelay"), str):
                 yield delay
 
 

@@ -270,6 +270,19 @@ def test_stop_cancels_what_another_dispatcher_began(world: RunWorld) -> None:
     assert world.running() == []
 
 
+def test_stop_cancels_what_is_known_when_no_list_answers(world: RunWorld) -> None:
+    async def go() -> None:
+        provider = world.provider()
+        await provider.create(spec("m-1"))
+        world.run_api.faults.order(LIST, faults.RUN_BROKEN)
+        with pytest.raises(Unreachable):
+            await provider.stop("m-1", GRACE)
+        await until_gone(world, provider, "m-1")
+
+    world.run(go())
+    assert world.running() == []
+
+
 def test_cancel_of_an_execution_that_ended_meanwhile_is_fine(world: RunWorld) -> None:
     async def go() -> None:
         provider = world.provider()

@@ -194,6 +194,22 @@ def test_operation_that_fails_is_told_by_its_kind(
         ),
         (Fault(faults.error(400, "Invalid value for field", "invalid")), Rejected, "Invalid value"),
         (
+            Fault(
+                faults.error(
+                    412,
+                    "Constraint constraints/compute.vmExternalIpAccess violated for project 1.",
+                    "conditionNotMet",
+                )
+            ),
+            Rejected,
+            "vmExternalIpAccess",
+        ),
+        (
+            Fault(faults.error(403, "This API method requires billing to be enabled.", "billingNotEnabled")),
+            Rejected,
+            "no billing account",
+        ),
+        (
             Fault(faults.error(400, "The resource 'x' is not ready", "resourceNotReady")),
             Throttled,
             "not ready",

@@ -200,6 +200,9 @@ def test_missing_credentials_are_looked_for_again_after_a_while(
             Rejected,
             "Invalid JWT Signature",
         ),
+        (httpx.Response(200, json={"expires_in": 1}), Rejected, "no access token"),
+        (httpx.Response(200, json=[1]), Unreachable, "an answer of another shape"),
+        (httpx.Response(200, json={"access_token": "t", "expires_in": {}}), Unreachable, "another shape"),
     ],
 )
 def test_token_that_is_not_given_is_told_by_its_kind(
