@@ -30,7 +30,7 @@ from dispatcher.sessions.maintenance.probes import Probes
 from dispatcher.sessions.maintenance.reaper import Reaper
 from dispatcher.sessions.maintenance.retention import Retention
 from dispatcher.sessions.notifier import Notifier
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
@@ -42,7 +42,7 @@ from dispatcher.sessions.watcher import TimelineWatcher
 from dispatcher.settings import Settings
 from dispatcher.store.store import Store
 from dispatcher.store.threads import Runner
-from dispatcher.tasks import Background, end_tasks, loop
+from dispatcher.tasks import end_tasks, loop
 from dispatcher.telemetry import export
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.scrape import Scrape
@@ -85,8 +85,7 @@ class Core:
     launcher: Launcher
     terminator: Terminator
     rooms: Rooms
-    background: Background
-    outage_retry: OutageRetry
+    background: DurableBackground
     leadership: Leadership
     probes: Probes
     reaper: Reaper
@@ -148,7 +147,7 @@ class Core:
             await end_tasks(reaping, keeping)
             # Its last round's tasks are left to other dispatchers too: the store is about to close.
             await self.background.close(0)
-            await self.outage_retry.close()
+            await self.background.stop_asking()
             await self.rooms.close()
             await self.leadership.release()
             await self.readiness.close()
@@ -189,12 +188,12 @@ def wire(
         traces.provider_called(call)
 
     fleet = Fleet(providers, clock, provider_called)
-    notifier, background = Notifier(bus), Background(clock)
+    notifier, background = Notifier(bus), DurableBackground(store, clock)
     channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=notifier.resumed)
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
-    repository = Repository(store, notifier, clock, (metrics.session_changed, traces.session_changed))
-    outage_retry = OutageRetry(store, clock)
+    observers = (metrics.session_changed, traces.session_changed)
+    repository = Repository(store, notifier, clock, bus.replica, observers)
     terminator = Terminator(
         store=store,
         repository=repository,
@@ -202,7 +201,6 @@ def wire(
         channels=channels,
         clock=clock,
         background=background,
-        outage_retry=outage_retry,
     )
     leadership = Leadership(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
     transports = configured(settings, clock, daily, metrics.room_called)
@@ -214,13 +212,10 @@ def wire(
         leadership=leadership,
         clock=clock,
         background=background,
-        outage_retry=outage_retry,
-        replica=bus.replica,
     )
     images = AgentImages(settings, fleet, clock)
     specs = Specs(settings, images, tokens, environment, _url_for_machines(settings))
     launcher = Launcher(
-        settings=settings,
         store=store,
         repository=repository,
         terminator=terminator,
@@ -229,8 +224,6 @@ def wire(
         specs=specs,
         clock=clock,
         background=background,
-        replica=bus.replica,
-        outage_retry=outage_retry,
     )
     queue = Queue(
         settings=settings,
@@ -260,12 +253,10 @@ def wire(
         starts=starts,
         terminator=terminator,
         queue=queue,
-        transports=transports,
         channels=channels,
         notifier=notifier,
         clock=clock,
         background=background,
-        outage_retry=outage_retry,
     )
     scrape = Scrape(
         metrics.registry, agents=settings.agents, store=store, channels=channels, fleet=fleet, clock=clock
@@ -290,7 +281,6 @@ def wire(
         orphan_scan=orphan_scan,
         clock=clock,
         background=background,
-        heartbeat_seconds=settings.heartbeat_seconds,
         unresponsive_seconds=settings.unresponsive_seconds,
     )
     reaper = Reaper(
@@ -311,11 +301,8 @@ def wire(
         terminator=terminator,
         store=store,
         channels=channels,
-        notifier=notifier,
         clock=clock,
         background=background,
-        outage_retry=outage_retry,
-        heartbeat_seconds=settings.heartbeat_seconds,
         on_lost=reaper.lost,
     )
 
@@ -324,7 +311,6 @@ def wire(
         repository=repository,
         bus=bus,
         background=background,
-        outage_retry=outage_retry,
         look_soon=reaper.lost,
     )
 
@@ -346,7 +332,6 @@ def wire(
         terminator=terminator,
         rooms=rooms,
         background=background,
-        outage_retry=outage_retry,
         leadership=leadership,
         probes=probes,
         reaper=reaper,

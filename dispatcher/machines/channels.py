@@ -70,6 +70,7 @@ class Channels:
         heartbeat_seconds: float,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
+        self.heartbeat_seconds = heartbeat_seconds
         self._bus = bus
         self._clock = clock
         self._machines: dict[str, _Machine] = {}

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dispatcher.bus import Bus
 from dispatcher.domain.model import MachineState
 from dispatcher.log_context import about_session
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
 
 TOPIC = "hints"
 
@@ -34,15 +33,13 @@ class Hints:
         store: Store,
         repository: Repository,
         bus: Bus,
-        background: Background,
-        outage_retry: OutageRetry,
+        background: DurableBackground,
         look_soon: Callable[[str], None],
     ) -> None:
         self._store = store
         self._repository = repository
         self._bus = bus
         self._background = background
-        self._outage_retry = outage_retry
         self._look_soon = look_soon
         bus.subscribe(TOPIC, self)
 
@@ -60,13 +57,11 @@ class Hints:
             message: For people, on the session's timeline while it lives.
             is_end: Whether nobody is there any more.
         """
-        self._background.spawn(
-            self._outage_retry.persist(lambda: self._about_room(session_id, message, is_end=is_end))
-        )
+        self._background.persist_later(lambda: self._about_room(session_id, message, is_end=is_end))
 
     def about_machine(self, machine_id: str) -> None:
         """Something happened to a machine, its provider says. Returns at once."""
-        self._background.spawn(self._outage_retry.persist(lambda: self._about_machine(machine_id)))
+        self._background.persist_later(lambda: self._about_machine(machine_id))
 
     async def _about_machine(self, machine_id: str) -> None:
         machine = await self._store.machine(machine_id)

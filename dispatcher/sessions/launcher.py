@@ -17,14 +17,12 @@ from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
 from dispatcher.sessions.failures import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.rooms import Rooms
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.terminator import Terminator
-from dispatcher.settings import Settings
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +54,11 @@ class TakenOver(Exception):
 
 
 class Launcher:
-    """Gets machines for sessions, and their rooms at the same time where their transport has any.
-
-    Args:
-        replica: This process; what it asks for carries its name, so that others can go on if it dies.
-    """
+    """Gets machines for sessions, and their rooms at the same time where their transport has any."""
 
     def __init__(
         self,
         *,
-        settings: Settings,
         store: Store,
         repository: Repository,
         terminator: Terminator,
@@ -73,13 +66,8 @@ class Launcher:
         fleet: Fleet,
         specs: Specs,
         clock: Clock,
-        background: Background,
-        replica: str,
-        outage_retry: OutageRetry,
+        background: DurableBackground,
     ) -> None:
-        self._outage_retry = outage_retry
-        self.replica = replica
-        self._settings = settings
         self._store = store
         self._repository = repository
         self._terminator = terminator
@@ -110,13 +98,17 @@ class Launcher:
         self._background.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
-        due = await self._outage_retry.persist(lambda: self._store.due_machines(self._clock.now()))
+        due = await self._background.persist(lambda: self._store.due_machines(self._clock.now()))
         for machine, listed in due:
-            if listed is None or machine.launcher != self.replica or self._launches.begun(machine.id):
+            if (
+                listed is None
+                or machine.launcher != self._repository.replica
+                or self._launches.begun(machine.id)
+            ):
                 continue
             if self._terminator.is_unanswered(listed.id):
                 continue
-            session = await self._outage_retry.persist(lambda listed=listed: self._store.session(listed.id))
+            session = await self._background.persist(lambda listed=listed: self._store.session(listed.id))
             if session is not None and transitions.left_alone(machine, session, self._clock.now()):
                 log.warning(
                     "session %s: it was admitted although the store failed, and is launched", session.id
@@ -131,7 +123,7 @@ class Launcher:
         Args:
             listed: The session as lists have it.
         """
-        if listed.agent not in self._settings.agents:
+        if listed.agent not in self._specs.agents:
             # Nothing tells how to make its machine: the start's deadline closes it.
             return False
         session = await self._store.session(listed.id)
@@ -140,9 +132,11 @@ class Launcher:
         before = machine.launcher
         self._launches.inherit(machine)
         taken = await self._repository.change_machine(
-            machine.id, lambda current: transitions.handed_on(current, before, self.replica), REAPER
+            machine.id,
+            lambda current: transitions.handed_on(current, before, self._repository.replica),
+            REAPER,
         )
-        if taken is None or taken.launcher != self.replica:
+        if taken is None or taken.launcher != self._repository.replica:
             return False
         log.warning("session %s: its start was left by replica %s and goes on here", session.id, before)
         self._begin(session, taken)
@@ -161,11 +155,11 @@ class Launcher:
             await room.wait()
             fresh = fresh and self._clock.now() == asked
         outcome = await self._ask(session, machine, fresh=fresh, resumed=resumed)
-        await self._outage_retry.persist(lambda: self._write_down(session, outcome))
+        await self._background.persist(lambda: self._write_down(session, outcome))
 
     async def _ask(self, session: Session, machine: Machine, *, fresh: bool, resumed: bool) -> StartOutcome:
         """Ask the fleet for the session's machine."""
-        agent = self._settings.agents[session.agent]
+        agent = self._specs.agents[session.agent]
         try:
             spec = self._specs.of(session)
             place = self._places(session, machine, fresh=fresh)
@@ -221,7 +215,7 @@ class Launcher:
         Who took it over found it begun here, and left it to that launch, which knew nothing of the other's.
         """
         current, machine = await self._store.session_with_machine(session.id)
-        if current is None or machine is None or machine.launcher != self.replica:
+        if current is None or machine is None or machine.launcher != self._repository.replica:
             return
         if transitions.left_alone(machine, current, self._clock.now()):
             self._begin(current, machine)
@@ -238,14 +232,14 @@ class Launcher:
             lambda current: current if end is None else transitions.over(current, end, now),
             PROVIDER,
             machine=lambda current: transitions.machine_gone(current, status, now),
-            launcher=self.replica,
+            if_ours=True,
         )
 
     async def _close(self, session: Session, end: End, by: str) -> None:
         """Close a session whose machine may be there; unless another replica asks for it by now."""
         now = self._clock.now()
         after = await self._repository.change(
-            session.id, lambda current: transitions.over(current, end, now), by, launcher=self.replica
+            session.id, lambda current: transitions.over(current, end, now), by, if_ours=True
         )
         if after is not None and after.over:
             self._terminator.terminate_later(session.machine_id, end.message)
@@ -275,17 +269,17 @@ class Launcher:
             was_fresh, fresh = fresh, False
             if was_fresh and placement == at:
                 return True
-            current, known = await self._outage_retry.persist(
+            current, known = await self._background.persist(
                 lambda: self._store.session_with_machine(session.id)
             )
             # By the placement too: who took it over may have died in its turn, and the machine be there.
-            if known is not None and (known.launcher, known.placement) != (self.replica, at):
+            if known is not None and (known.launcher, known.placement) != (self._repository.replica, at):
                 raise TakenOver
             if current is None or current.over:
                 return False
             if placement == at:
                 return True
-            moved = await self._outage_retry.persist(
+            moved = await self._background.persist(
                 lambda: self._repository.change_machine(
                     machine.id, lambda current: transitions.placed(current, placement, provider), DISPATCHER
                 )

@@ -37,14 +37,12 @@ from dispatcher.domain.ends import end_at_exp
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
-from dispatcher.sessions.notifier import Notifier
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +75,8 @@ class MachineReports:
         terminator: Terminator,
         store: Store,
         channels: Channels,
-        notifier: Notifier,
         clock: Clock,
-        background: Background,
-        outage_retry: OutageRetry,
-        heartbeat_seconds: float,
+        background: DurableBackground,
         on_lost: Callable[[str], None],
     ) -> None:
         self._repository = repository
@@ -89,11 +84,8 @@ class MachineReports:
         self._store = store
         self._channels = channels
         self._clock = clock
-        self._notifier = notifier
         self._background = background
-        self._outage_retry = outage_retry
-        self._backlog = _Backlog(outage_retry, background)
-        self._heartbeat_seconds = heartbeat_seconds
+        self._backlog = _Backlog(background)
         self._on_lost = on_lost
         self._phases: dict[str, Phase] = {}
         """Machine → the phase that its last heartbeat wrote down, if it has said nothing else since."""
@@ -104,7 +96,7 @@ class MachineReports:
 
     async def connected(self, machine_id: str, hello: Hello, connection: Connection) -> None:
         """A machine said hello: learn what it runs, and tell it what it has to know."""
-        await connection.send(Welcome(heartbeat_seconds=self._heartbeat_seconds))
+        await connection.send(Welcome(heartbeat_seconds=self._channels.heartbeat_seconds))
         if not await self._channels.attach(machine_id, connection, self._clock.monotonic(), hello.opened_at):
             return
         self._phases.pop(machine_id, None)
@@ -149,9 +141,7 @@ class MachineReports:
 
         The session's own deadlines bound the wait: it moves on, or is over.
         """
-        session = await self._outage_retry.persist(
-            lambda: self._notifier.until_session(session_id, self._store.session, _has_room)
-        )
+        session = await self._background.persist(lambda: self._repository.until(session_id, _has_room))
         if session is not None:
             await _brief(session, hello, connection)
 
@@ -202,8 +192,7 @@ class MachineReports:
 class _Backlog:
     """Reports that wait: handled in order, machine by machine, and kept while the store is away."""
 
-    def __init__(self, outage_retry: OutageRetry, background: Background) -> None:
-        self._outage_retry = outage_retry
+    def __init__(self, background: DurableBackground) -> None:
         self._background = background
         self._waiting: dict[str, deque[Work]] = {}
 
@@ -220,7 +209,7 @@ class _Backlog:
                 if not is_outage(error):
                     raise
         while len(self._waiting.get(machine_id, ())) >= WAITING_MESSAGES:
-            await self._outage_retry.until_back()
+            await self._background.until_back()
         if machine_id in self._waiting:
             self._waiting[machine_id].append(work)
         else:
@@ -231,7 +220,7 @@ class _Backlog:
         try:
             while waiting:
                 try:
-                    await self._outage_retry.persist(waiting[0])
+                    await self._background.persist(waiting[0])
                 except Exception:
                     log.exception("machine %s: what it said could not be written down", machine_id)
                 waiting.popleft()

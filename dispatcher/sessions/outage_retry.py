@@ -1,4 +1,4 @@
-"""Going on once the store answers again: what was found out must be written down, however long that takes."""
+"""Background work that goes on once the store answers again: what was found out must be written down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dispatcher.clock import Clock
 from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
-from dispatcher.tasks import end_tasks
+from dispatcher.tasks import Background, end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,15 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-class OutageRetry:
-    """Waits for the store. Whoever waits, only one asks it whether it is back."""
+class DurableBackground(Background):
+    """Background tasks, and retries through an outage of the store.
+
+    Whoever waits, only one asks the store whether it is back.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
+        super().__init__(clock)
         self._store = store
-        self._clock = clock
         self._asking: asyncio.Task[None] | None = None
 
     async def persist(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -40,13 +43,17 @@ class OutageRetry:
                     raise
             await self.until_back()
 
+    def persist_later(self, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Do it in the background, as `persist` does."""
+        return self.spawn(self.persist(work))
+
     async def until_back(self) -> None:
         """Return once the store has answered."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         await asyncio.shield(self._asking)
 
-    async def close(self) -> None:
+    async def stop_asking(self) -> None:
         """Ask no more. Nobody may be waiting."""
         if self._asking is not None:
             await end_tasks(self._asking)

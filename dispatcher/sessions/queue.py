@@ -113,7 +113,7 @@ class Queue:
         """Return the machine's row as it is once its session is admitted."""
         placement, provider = self._fleet.first(self._agents[session.agent].placements)
         create_by = deadlines.create_by(session, now)
-        return transitions.wanted(machine, placement, provider, create_by, self._launcher.replica)
+        return transitions.wanted(machine, placement, provider, create_by, self._repository.replica)
 
     def _observe(self, before: Session | None, after: Session) -> None:
         if before is None:

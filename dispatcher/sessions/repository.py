@@ -25,12 +25,19 @@ class Repository:
     """Writes to the store.
 
     Args:
+        replica: This process. What it asks for carries its name, so that others can go on if it dies.
         observers: Told of every change that this dispatcher makes, right after it was kept.
     """
 
     def __init__(
-        self, store: Store, notifier: Notifier, clock: Clock, observers: Sequence[Observer] = ()
+        self,
+        store: Store,
+        notifier: Notifier,
+        clock: Clock,
+        replica: str,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        self.replica = replica
         self._store = store
         self._notifier = notifier
         self._clock = clock
@@ -85,14 +92,15 @@ class Repository:
         change: Callable[[Session], Session],
         by: str = DISPATCHER,
         machine: Callable[[Machine], Machine] | None = None,
-        launcher: str | None = None,
+        if_ours: bool = False,
     ) -> Session | None:
         """Apply a change of the lifecycle, and one of its machine with it. None if there is no such session.
 
         Args:
             by: Who causes the change, for the timeline.
-            launcher: Nothing changes if another replica than this one asks for the session's machine by now.
+            if_ours: True to change nothing if another replica asks for the session's machine by now.
         """
+        launcher = self.replica if if_ours else None
         cause = Cause(by, self._clock.now())
         updated = await self._store.writes.update_session(session_id, change, cause, machine, launcher)
         return None if updated is None else self._written(*updated)
@@ -121,6 +129,14 @@ class Repository:
             # It may be like this by a write whose answer was lost: who waits for it has not heard.
             self._notifier.notify(after.id, after)
         return after
+
+    async def until(self, session_id: str, reached: Callable[[Session], bool]) -> Session | None:
+        """Wait until a session is as asked for; None if there is no such session.
+
+        Args:
+            reached: Once true of a session, it stays so: writes of one row may be told out of their order.
+        """
+        return await self._notifier.until_session(session_id, self._store.session, reached)
 
     async def end(self, session_id: str, end: End, by: str = DISPATCHER) -> Session | None:
         """Close a session's row with this reason, if it is still open."""

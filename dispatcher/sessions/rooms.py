@@ -24,11 +24,10 @@ from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.sessions.failures import end_by_room
 from dispatcher.sessions.maintenance.leader import Leadership
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
 from dispatcher.transports.errors import Refused, RoomError
 from dispatcher.transports.transport import HasRooms, Room, Transport
 
@@ -67,11 +66,7 @@ class RoomOutcome:
 
 
 class Rooms:
-    """Opens and deletes rooms.
-
-    Args:
-        replica: This process; what another one has taken over is no longer asked for.
-    """
+    """Opens and deletes rooms. What another replica has taken over is no longer asked for."""
 
     def __init__(
         self,
@@ -82,9 +77,7 @@ class Rooms:
         terminator: Terminator,
         leadership: Leadership,
         clock: Clock,
-        background: Background,
-        outage_retry: OutageRetry,
-        replica: str,
+        background: DurableBackground,
     ) -> None:
         self._with_rooms = {name: one for name, one in transports.items() if isinstance(one, HasRooms)}
         self._store = store
@@ -93,8 +86,6 @@ class Rooms:
         self._leadership = leadership
         self._clock = clock
         self._background = background
-        self._outage_retry = outage_retry
-        self._replica = replica
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._looking = asyncio.Lock()
         self._failures = 0
@@ -202,17 +193,17 @@ class Rooms:
         begun: asyncio.Event,
     ) -> None:
         outcome = await self._ask(session, room, deadline, inherited, begun)
-        after = await self._outage_retry.persist(lambda: self._write_down(session, outcome))
+        after = await self._background.persist(lambda: self._write_down(session, outcome))
         if after is None or (not after.over and after.room_state == "wanted"):
             # Another replica asks for it, and may have died over it: who took it over from that one found it
             # under way here. From now on it would find nothing.
             self._opening.pop(session.id, None)
-            await self._outage_retry.persist(lambda: self._take_back(session, deadline, inherited))
+            await self._background.persist(lambda: self._take_back(session, deadline, inherited))
 
     async def _take_back(self, session: Session, deadline: float, inherited: Callable[[], bool]) -> None:
         """Begin anew if the room is ours again by now."""
         current, machine = await self._store.session_with_machine(session.id)
-        if current is None or machine is None or machine.launcher != self._replica:
+        if current is None or machine is None or machine.launcher != self._repository.replica:
             return
         if transitions.lacks_room(machine, current):
             self.open(current, deadline, inherited)
@@ -229,10 +220,10 @@ class Rooms:
 
         async def confirm() -> None:
             begun.set()
-            current, machine = await self._outage_retry.persist(
+            current, machine = await self._background.persist(
                 lambda: self._store.session_with_machine(session.id)
             )
-            ours = machine is not None and machine.launcher == self._replica
+            ours = machine is not None and machine.launcher == self._repository.replica
             if current is None or current.over or current.room_state != "wanted" or not ours:
                 raise _NotWanted
 
@@ -267,7 +258,7 @@ class Rooms:
             session.id,
             lambda current: transitions.room_opened(current, certain=certain),
             PROVIDER,
-            launcher=self._replica,
+            if_ours=True,
         )
 
     async def _failed(self, session: Session, end: End, *, nowhere: bool) -> Session | None:
@@ -277,7 +268,7 @@ class Rooms:
         def change(current: Session) -> Session:
             return transitions.over(transitions.no_room(current) if nowhere else current, end, now)
 
-        after = await self._repository.change(session.id, change, DISPATCHER, launcher=self._replica)
+        after = await self._repository.change(session.id, change, DISPATCHER, if_ours=True)
         if after is not None and after.over:
             self._terminator.terminate_later(session.machine_id, end.message)
         return after

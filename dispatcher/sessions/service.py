@@ -24,15 +24,14 @@ from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
 from dispatcher.sessions.held_calls import HeldCalls
 from dispatcher.sessions.notifier import Notifier
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.queue import Queue
 from dispatcher.sessions.starts import Started, Starts
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.settings import AgentSettings, Settings
 from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, end_tasks, rest
-from dispatcher.transports.transport import Transport
+from dispatcher.tasks import end_tasks, rest
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +56,16 @@ class SessionService:
         starts: Starts,
         terminator: Terminator,
         queue: Queue,
-        transports: Mapping[str, Transport],
         channels: Channels,
         notifier: Notifier,
         clock: Clock,
-        background: Background,
-        outage_retry: OutageRetry,
+        background: DurableBackground,
     ) -> None:
-        self._outage_retry = outage_retry
         self._settings = settings
         self._store = store
         self._starts = starts
         self._terminator = terminator
         self._queue = queue
-        self._transports = transports
         self._channels = channels
         self._notifier = notifier
         self._clock = clock
@@ -118,7 +113,7 @@ class SessionService:
         """
         session = started.session
         # The client of such a transport can only act once it has the answer.
-        if wait == "ready" and self._transports[session.transport].ready_needs_client:
+        if wait == "ready" and started.ready_needs_client:
             wait = "started"
         if wait != "none":
             self._holders[session.id] += 1
@@ -152,14 +147,14 @@ class SessionService:
             await self._give_up(session_id)
         except SQLAlchemyError as error:
             log.debug("session %s: its place is given back later: %s", session_id, error)
-            self._background.spawn(self._outage_retry.persist(lambda: self._give_up(session_id)))
+            self._background.persist_later(lambda: self._give_up(session_id))
             return False
         return True
 
     async def _give_up_later(self, session_id: str) -> None:
         await rest(self._clock, COME_BACK_SECONDS, self._drained)
         if not self._drained.is_set():
-            await self._outage_retry.persist(lambda: self._give_up(session_id))
+            await self._background.persist(lambda: self._give_up(session_id))
 
     async def _give_up(self, session_id: str) -> None:
         session = await self._store.session(session_id)

@@ -40,6 +40,7 @@ class Specs:
         dispatcher_url: str,
     ) -> None:
         self._settings = settings
+        self.agents = settings.agents
         self._images = images
         self._tokens = tokens
         self._environment = environment

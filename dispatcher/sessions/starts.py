@@ -75,6 +75,8 @@ class Started:
     """Its place in the queue, if it waits."""
     keyed: bool = False
     """True if its caller can come back for it."""
+    ready_needs_client: bool = False
+    """True if its bot gets ready only after its client has connected, as `Transport.ready_needs_client`."""
 
 
 class Starts:
@@ -178,7 +180,7 @@ class Starts:
             claim = replace(claim, client=prepared.client)
         placement, provider = self._fleet.first(agent.placements)
         machine = Machine(session.machine_id, session.id, provider, MachineState.requested, now)
-        create_by, replica = deadlines.create_by(session, now), self._launcher.replica
+        create_by, replica = deadlines.create_by(session, now), self._repository.replica
         admitted = transitions.wanted(machine, placement, provider, create_by, replica)
         try:
             added = await self._repository.add(
@@ -206,7 +208,8 @@ class Starts:
             if claim is None:
                 self._terminator.close_unanswered(written, UNHEARD)
             raise
-        return Started(written, prepared.client, place=place, keyed=claim is not None)
+        needs_client = self._transports[transport_name].ready_needs_client
+        return Started(written, prepared.client, True, place, claim is not None, needs_client)
 
     def _claim(self, start: Start, agent: str, session_id: str) -> Claim | None:
         """The hold that the request's key is to have on its session; None without a key."""
@@ -225,7 +228,8 @@ class Starts:
         if session is None:
             raise UnknownSession.of(standing.session_id)
         place = await self._queue.place(session)
-        return Started(session, standing.client, new=False, place=place, keyed=True)
+        needs_client = self._transports[session.transport].ready_needs_client
+        return Started(session, standing.client, False, place, True, needs_client)
 
     def _resolve(self, start: Start) -> tuple[str, AgentSettings, str]:
         name = start.agent or self._default_agent

@@ -15,10 +15,10 @@ from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.sessions import failures
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background, rest, within
+from dispatcher.tasks import rest, within
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,8 @@ class Terminator:
         fleet: Fleet,
         channels: Channels,
         clock: Clock,
-        background: Background,
-        outage_retry: OutageRetry,
+        background: DurableBackground,
     ) -> None:
-        self._outage_retry = outage_retry
         self._store = store
         self._repository = repository
         self._fleet = fleet
@@ -63,13 +61,13 @@ class Terminator:
 
     def close_later(self, session: Session, end: End, by: str) -> None:
         """End the session's machine now, and close its row once the store can be written."""
-        self._background.spawn(self._outage_retry.persist(lambda: self.close(session, end, by)))
+        self._background.persist_later(lambda: self.close(session, end, by))
         self.terminate_later(session.machine_id, end.message)
 
     def close_unanswered(self, session: Session, end: End, by: str = DISPATCHER) -> asyncio.Task[None]:
         """Close a session in the background, if it was written at all, once the store says whether it was."""
         self._unanswered.add(session.id)
-        closing = self._background.spawn(self._outage_retry.persist(lambda: self.close(session, end, by)))
+        closing = self._background.persist_later(lambda: self.close(session, end, by))
         closing.add_done_callback(lambda _: self._unanswered.discard(session.id))
         return closing
 
@@ -94,8 +92,7 @@ class Terminator:
     def terminate_later(self, machine_id: str, why: str) -> None:
         """Terminate a machine in the background, unless that is under way."""
         if machine_id not in self._under_way:
-            work = self._outage_retry.persist(lambda: self.terminate(machine_id, why))
-            terminating = self._background.spawn(work)
+            terminating = self._background.persist_later(lambda: self.terminate(machine_id, why))
             self._under_way[machine_id] = terminating
             terminating.add_done_callback(lambda _: self._under_way.pop(machine_id, None))
 

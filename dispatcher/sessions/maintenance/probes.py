@@ -92,7 +92,6 @@ class Probes:
         orphan_scan: OrphanScan,
         clock: Clock,
         background: Background,
-        heartbeat_seconds: float,
         unresponsive_seconds: float,
     ) -> None:
         self._store = store
@@ -105,7 +104,7 @@ class Probes:
         self._clock = clock
         self._background = background
         self._unresponsive_seconds = unresponsive_seconds
-        self._silence_seconds = MISSED_HEARTBEATS * heartbeat_seconds
+        self._silence_seconds = MISSED_HEARTBEATS * channels.heartbeat_seconds
         self._lanes: dict[str | None, _Lane] = {}
         self._waiting: dict[str, _Lane] = {}
         """Machine that is to be asked about, or being asked about → its lane, one at a time."""

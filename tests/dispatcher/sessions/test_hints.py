@@ -6,10 +6,9 @@ from dispatcher.bus import Hub, LocalBus
 from dispatcher.domain.admission import Limits
 from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.notifier import Notifier
-from dispatcher.sessions.outage_retry import OutageRetry
+from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
 from dispatcher.store.store import Store
-from dispatcher.tasks import Background
 from tests.dispatcher.harness import ManualClock
 from tests.dispatcher.rows import rows
 
@@ -20,17 +19,16 @@ async def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
     await store.open()
     session, machine = rows()
     assert await store.writes.add(session, machine, machine, Limits({"echo": 1}, {"echo": 0}), "tester")
-    background, outage_retry = Background(clock), OutageRetry(store, clock)
+    background = DurableBackground(store, clock)
     heard: dict[str, list[str]] = {"a": [], "b": [], "c": []}
     replicas = {}
     for name, machines in heard.items():
         bus = LocalBus(name, hub)
         replicas[name] = Hints(
             store=store,
-            repository=Repository(store, Notifier(bus), clock),
+            repository=Repository(store, Notifier(bus), clock, name),
             bus=bus,
             background=background,
-            outage_retry=outage_retry,
             look_soon=machines.append,
         )
         await bus.open()
@@ -40,5 +38,5 @@ async def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
     await asyncio.sleep(0)
     assert heard == {name: [machine.id] for name in heard}
     assert [event.kind for event in await store.events(session.id)].count("room-event") == 2
-    await outage_retry.close()
+    await background.stop_asking()
     await store.close()
