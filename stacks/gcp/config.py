@@ -56,6 +56,12 @@ class GcpPlacementConfig(ImageKeys):
     ] = Field(default=(), max_length=6)
     """Zones of the region, by their last letters, in the order in which they are tried. By default a, b and
     c, and in us-east1 and europe-west1 b, c and d."""
+    draining_zones: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z]$")], ...],
+        Allowed("a list of letters, such as [d]"),
+    ] = Field(default=(), max_length=6)
+    """Zones of the region to be given up, by their last letters: they get no new VMs, and the calls there go
+    on. Keep a zone here for as long as a session may last."""
     machine_type: Annotated[str, Allowed(", ".join(MACHINE_TYPES))] = ""
     """Machine type of all agents. By default each agent gets the cheapest type of the E2 family that has its
     `cpu` and `memoryMb`."""
@@ -92,6 +98,11 @@ class GcpPlacementConfig(ImageKeys):
             raise ValueError(f"{missing}: is missing, and {there} is there; allowed: both, or none of them")
         if len(set(self.zones)) != len(self.zones):
             raise ValueError(f"zones: {list(self.zones)} names one twice; allowed: each once")
+        for zone in self.draining_zones:
+            if f"{self.region}-{zone}" in self.zone_names or self.draining_zones.count(zone) > 1:
+                raise ValueError(
+                    f"drainingZones: '{zone}' is given twice, in zones and drainingZones; allowed: each once"
+                )
         first, last = self.udp_ports
         if first > last:
             raise ValueError(f"udpPorts: {[first, last]} is refused; allowed: the first before the last")
@@ -106,6 +117,11 @@ class GcpPlacementConfig(ImageKeys):
         """The zones' whole names, such as us-central1-a."""
         letters = self.zones or ZONES_OTHER_THAN_A_B_C.get(self.region, ("a", "b", "c"))
         return tuple(f"{self.region}-{letter}" for letter in letters)
+
+    @property
+    def draining_zone_names(self) -> tuple[str, ...]:
+        """The whole names of the zones to be given up."""
+        return tuple(f"{self.region}-{letter}" for letter in self.draining_zones)
 
 
 class GcpConfig(GcpPlacementConfig):

@@ -33,6 +33,13 @@ END_SECONDS = 300
 """Limit on the wait for VMs to be gone: one has 90 s to shut down, and then its disk goes."""
 
 PAUSE_SECONDS = 5.0
+MOST_PAGES = 1000
+"""Limit on the pages of one list, of 500 VMs each."""
+
+AGAIN = frozenset({403, 408, 429, 500, 502, 503, 504})
+"""Statuses of a deletion that Google may take a moment later: rate limits are 403 or 429. A permission that
+is missing is 403 too, and still is after `END_SECONDS`."""
+
 CALL_SECONDS = 30.0
 SCOPE = "https://www.googleapis.com/auth/compute"
 API = "https://compute.googleapis.com"
@@ -56,8 +63,9 @@ class MachinesProvider(ResourceProvider):
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         # Another project or deployment: what runs in the old one ends. A zone that is given up keeps its
         # calls.
-        changed = [key for key in INPUTS if _olds.get(key) != _news.get(key)]
-        return DiffResult(changes=bool(changed), replaces=[key for key in changed if key != "zones"])
+        replaced = [key for key in ("project", "deployment") if _olds.get(key) != _news.get(key)]
+        more = not set(_news["zones"]) <= set(_olds.get("zones", ()))
+        return DiffResult(changes=bool(replaced) or more, replaces=replaced)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         every = sorted({*_olds["zones"], *_news["zones"]})
@@ -153,56 +161,68 @@ class Machines:
         until = clock() + END_SECONDS
         headers = {"Authorization": f"Bearer {token()}"}
         told: set[tuple[str, str]] = set()
+        refusal = ""
         while left := list(self._list(headers)):
             for zone, name in left:
                 if (zone, name) not in told:
-                    self._call("DELETE", f"{self._paths[zone]}/{name}", headers, gone=True)
-                    told.add((zone, name))
+                    answer = self._send("DELETE", f"{self._paths[zone]}/{name}", headers)
+                    if answer.is_success or answer.status_code == httpx.codes.NOT_FOUND:
+                        told.add((zone, name))
+                    elif answer.status_code in AGAIN:
+                        refusal = f"; {name}: {answer.status_code}: {_message(answer)}"
+                    else:
+                        raise self._refused(answer)
             if clock() >= until:
                 shown = ", ".join(name for _, name in left[:5])
                 raise GcpError(
                     f"{len(left)} VMs of the deployment {self._deployment} did not go within {END_SECONDS} "
-                    f"s: {shown}; try again, or delete them with `gcloud compute instances delete`"
+                    f"s: {shown}{refusal}; try again, or delete them with `gcloud compute instances delete`"
                 )
             sleep(PAUSE_SECONDS)
 
     def _list(self, headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Return the zone and the name of each VM that is there."""
+        """Yield the zone and the name of each VM that is there."""
         for zone, path in self._paths.items():
             page = ""
-            while True:
-                params = {
-                    "filter": f"labels.{LABEL}={self._deployment}",
-                    "fields": "items/name,nextPageToken",
-                }
-                answer = self._call("GET", path, headers, params={**params, "pageToken": page})
-                yield from ((zone, one["name"]) for one in answer.get("items", ()))
-                if not (page := answer.get("nextPageToken", "")):
+            for _ in range(MOST_PAGES):
+                params = {"filter": f'labels.{LABEL}="{self._deployment}"', "pageToken": page}
+                params["fields"] = "items(name,labels),nextPageToken"
+                answer = self._send("GET", path, headers, params)
+                if not answer.is_success:
+                    raise self._refused(answer)
+                try:
+                    shown = answer.json()
+                    # A filter that was ignored would give the project's other VMs: they are not ours to end.
+                    found = [one["name"] for one in shown.get("items", ()) if self._is_ours(one)]
+                    page = shown.get("nextPageToken", "")
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise GcpError(f"{path} was answered without a list of VMs; try again") from None
+                yield from ((zone, name) for name in found)
+                if not page:
                     break
+            else:
+                raise GcpError(f"the list of VMs in {zone} has more than {MOST_PAGES} pages; try again")
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        params: Mapping[str, str] | None = None,
-        gone: bool = False,
-    ) -> dict[str, Any]:
-        """Return an answer. `gone`: nothing to do is no fault."""
+    def _is_ours(self, instance: Mapping[str, Any]) -> bool:
+        label = instance.get("labels", {}).get(LABEL)
+        return label == self._deployment and instance["name"].startswith(f"{self._deployment}-")
+
+    def _send(
+        self, method: str, path: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         given = {name: value for name, value in (params or {}).items() if value}
         try:
-            answer = self._client.request(method, path, headers=headers, params=given)
+            return self._client.request(method, path, headers=headers, params=given)
         except httpx.HTTPError as error:
             raise GcpError(
                 f"the VMs of the deployment {self._deployment} could not be ended: {error}"
             ) from None
-        if answer.is_success:
-            return answer.json()
-        if gone and answer.status_code == httpx.codes.NOT_FOUND:
-            return {}
-        raise GcpError(
-            f"the VMs of the deployment {self._deployment} could not be ended: {method} {path} was answered "
-            f"{answer.status_code}: {_message(answer)}"
+
+    def _refused(self, answer: httpx.Response) -> GcpError:
+        request = answer.request
+        return GcpError(
+            f"the VMs of the deployment {self._deployment} could not be ended: {request.method} "
+            f"{request.url.path} was answered {answer.status_code}: {_message(answer)}"
         )
 
 

@@ -71,6 +71,7 @@ class GcpPlacement:
             provider="compute-engine",
             project=keys.project,
             zones=keys.zone_names,
+            draining_zones=keys.draining_zone_names,
             templates=dict.fromkeys(agents, names.NO_TEMPLATE),
             provisioning=keys.capacity,
             deployment=names.deployment(called),
@@ -98,7 +99,7 @@ class GcpPlacement:
                 deployment=names.deployment(called),
                 project=keys.project,
                 region=keys.region,
-                zones=keys.zone_names,
+                zones=[*keys.zone_names, *keys.draining_zone_names],
                 agents={agent: _machine(agent, of, keys, built[agent]) for agent, of in agents.items()},
                 network=network,
                 public=not keys.nat,
@@ -112,7 +113,7 @@ class GcpPlacement:
         ending = BotMachines(
             f"{prefix}machines",
             project=keys.project,
-            zones=keys.zone_names,
+            zones=[*keys.zone_names, *keys.draining_zone_names],
             deployment=names.deployment(called),
             # Deleted before the subnet that the VMs are in.
             opts=pulumi.ResourceOptions(depends_on=[bots, network]),

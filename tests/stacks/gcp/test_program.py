@@ -168,6 +168,17 @@ def test_bots_vms_end_after_the_dispatcher_and_before_their_subnet(plain: Graph)
     assert plain.inputs("machines")["zones"] == ["us-central1-a", "us-central1-b", "us-central1-c"]
 
 
+def test_zone_that_is_given_up_keeps_its_calls() -> None:
+    found = graph(gcp={"zones": ["a", "b"], "drainingZones": ["c"]})
+    placed = json.loads(told(found)["SWITCHBOARD_PLACEMENTS"])["gcp"]
+    assert placed["zones"] == ["us-central1-a", "us-central1-b"]
+    assert placed["draining_zones"] == ["us-central1-c"]
+    every = ["us-central1-a", "us-central1-b", "us-central1-c"]
+    assert found.inputs("machines")["zones"] == every
+    condition = found.inputs("dispatcher-bots-machines")["condition"]["expression"]
+    assert all(f'"{zone}"' in condition for zone in every)
+
+
 def test_spot_vms_end_where_google_takes_them(plain: Graph) -> None:
     scheduling = graph(gcp={"capacity": "spot"}).inputs("bots-echo-template")["scheduling"]
     assert scheduling == {
@@ -243,6 +254,7 @@ def test_alerts_tell_an_address_only_where_there_is_one(plain: Graph) -> None:
         ({"gcp": {"project": ""}}, r"switchboard:gcp.project: is missing; allowed: the id of a project"),
         ({"gcp": {"network": "shared"}}, "subnetwork: is missing, and network is there"),
         ({"gcp": {"zones": ["a", "a"]}}, "zones: .* names one twice"),
+        ({"gcp": {"drainingZones": ["a"]}}, "drainingZones: 'a' is given twice"),
         ({"gcp": {"cidr": "8.8.0.0/16"}}, "allowed: a private IPv4 network"),
         ({"gcp": {"udpPorts": [60000, 50000]}}, "allowed: the first before the last"),
         (
