@@ -107,6 +107,14 @@ def starts_bots(
             here,
         ),
         Statement(
+            f"TagBots{suffix}",
+            ["ecs:TagResource"],
+            [tasks],
+            "RunTask gives a task the tags of its definition, by which a budget counts it; no other.",
+            # `ecs:cluster` is no condition key of this action: the resource's ARN has the cluster.
+            {"StringEquals": {"ecs:CreateAction": "RunTask"}},
+        ),
+        Statement(
             f"PassBotsRoles{suffix}",
             ["iam:PassRole"],
             list(roles),

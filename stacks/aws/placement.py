@@ -87,6 +87,8 @@ class AwsPlacement:
             capacity=keys.capacity,
             platform_version=PLATFORM_VERSION,
             log_group=f"/{called}/bots",
+            # Bots cost more than all else of a stack: without its tags no budget counts them.
+            propagate_tags=True,
             images=built,
         )
         return PlannedBots(

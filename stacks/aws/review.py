@@ -46,6 +46,7 @@ WORDS = {
     "ecs:DescribeTasks": "look at tasks",
     "ecs:StopTask": "stop tasks",
     "ecs:ListTasks": "list tasks",
+    "ecs:TagResource": "tag new tasks",
     "iam:PassRole": "hand over the roles",
     "logs:CreateLogStream": "begin log streams",
     "logs:PutLogEvents": "write log lines",

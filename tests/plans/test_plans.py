@@ -105,6 +105,7 @@ def test_permissions_of_the_dispatcher_are_on_its_own_tasks_and_two_roles() -> N
             "arn:aws:ecs:us-east-1:*:task/switchboard-prod/*"
         ),
         "list tasks (ecs:ListTasks)": "*",
+        "tag new tasks (ecs:TagResource)": "arn:aws:ecs:us-east-1:*:task/switchboard-prod/*",
         "hand over the roles (iam:PassRole)": "switchboard-prod-bots-execution, switchboard-prod-bots-task",
     }
     assert all(row["why"] != "no reason is given" for row in rows)

@@ -43,6 +43,7 @@ class Place:
     spot: bool = False
     platform_version: str = "LATEST"
     log_group: str = ""
+    propagate_tags: bool = False
     late: timedelta = timedelta(seconds=30)
     """Time after its session's deadline at which a machine ends itself."""
 
@@ -146,4 +147,6 @@ def run_task(
         made["capacityProviderStrategy"] = [strategy]
     else:
         made["launchType"] = "FARGATE"
+    if place.propagate_tags:
+        made["propagateTags"] = "TASK_DEFINITION"
     return made

@@ -80,6 +80,10 @@ class EcsPlacement(PlacementSettings):
     """The log group in which the task definitions' `awslogs` driver writes, for telling where a machine's log
     is."""
 
+    propagate_tags: bool = False
+    """Give each task the tags of its task definition, by which AWS's bills and budgets tell costs apart. The
+    dispatcher then needs `ecs:TagResource` for RunTask."""
+
     @model_validator(mode="after")
     def _none_twice(self) -> Self:
         for name, given in (("subnets", self.subnets), ("securityGroups", self.security_groups)):
@@ -140,5 +144,6 @@ class EcsPlacement(PlacementSettings):
             spot=self.capacity == "spot",
             platform_version=self.platform_version,
             log_group=self.log_group,
+            propagate_tags=self.propagate_tags,
         )
         return EcsProvider(api, place, context.clock)

@@ -71,6 +71,15 @@ def test_run_task_has_what_the_settings_say(world: World) -> None:
     assert len(request["clientToken"]) == 64
 
 
+@pytest.mark.parametrize(("propagates", "source"), [(True, "TASK_DEFINITION"), (False, None)])
+def test_run_task_copies_the_definitions_tags_when_it_is_told_to(
+    world: World, propagates: bool, source: str | None
+) -> None:
+    world.run(world.provider(propagate_tags=propagates).create(spec()))
+    (request,) = requests(world.ecs)
+    assert request.get("propagateTags") == source
+
+
 def test_startup_is_told_by_the_stages_of_the_task(world: World) -> None:
     world.ecs.times = Times(place=8, pull=15, boot=3)
     status = world.run(world.provider().create(spec()))

@@ -46,6 +46,7 @@ def role(prefix: str, name: str) -> str:
         Request("ecs:DescribeTasks", f"{ACCOUNT}:task/{OURS}/0123", of(OURS)),
         Request("ecs:StopTask", f"{ACCOUNT}:task/{OURS}/0123", of(OURS)),
         Request("ecs:ListTasks", "*", of(OURS)),
+        Request("ecs:TagResource", f"{ACCOUNT}:task/{OURS}/0123", {"ecs:CreateAction": "RunTask"}),
         Request("iam:PassRole", role(OURS, "execution"), PASSED),
         Request("iam:PassRole", role(OURS, "task"), PASSED),
     ],
@@ -67,6 +68,9 @@ def test_dispatcher_may_do_what_its_bots_need(ours: list[dict[str, Any]], reques
         Request("ecs:StopTask", f"{ACCOUNT}:task/{OURS}-2/0123", of(f"{OURS}-2")),
         Request("ecs:DescribeTasks", f"{ACCOUNT}:task/{THEIRS}/0123", of(THEIRS)),
         Request("ecs:ListTasks", "*", of(THEIRS)),
+        Request("ecs:TagResource", f"{ACCOUNT}:task/{THEIRS}/0123", {"ecs:CreateAction": "RunTask"}),
+        # Of a task that runs already.
+        Request("ecs:TagResource", f"{ACCOUNT}:task/{OURS}/0123", {}),
         Request("iam:PassRole", role(THEIRS, "execution"), PASSED),
         # Its own roles, to another service; a shell in a bot; the definitions of tasks.
         Request("iam:PassRole", role(OURS, "task"), {"iam:PassedToService": "ec2.amazonaws.com"}),
