@@ -82,6 +82,8 @@ def settings(config: CoreConfig, known: Known) -> Settings:
         port=PORT,
         data_dir=DATA_DIR,
         public_url=known.url,
+        # Machines are elsewhere: without it they would be told this task's own loopback address.
+        machine_url=known.url,
         agents=agents_in_images(config),
         secrets=(SecretStr(known.signing_secret),),
         database_url=known.database_url,
@@ -89,7 +91,7 @@ def settings(config: CoreConfig, known: Known) -> Settings:
     )
 
 
-URL_VARIABLE = f"{ENVIRONMENT_PREFIX}PUBLIC_URL"
+URL_VARIABLES = (f"{ENVIRONMENT_PREFIX}PUBLIC_URL", f"{ENVIRONMENT_PREFIX}MACHINE_URL")
 DATABASE_VARIABLE = f"{ENVIRONMENT_PREFIX}DATABASE_URL"
 SECRETS_VARIABLE = f"{ENVIRONMENT_PREFIX}SECRETS"
 
@@ -188,7 +190,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
     if not config.database_url.get_secret_value():
         database = _database(environment, keys, site, group, opts)
         database_url = database.url
-    made_url = {} if keys.domain else {URL_VARIABLE: {"url": site.front.url}}
+    made_url = {} if keys.domain else {one: {"url": site.front.url} for one in URL_VARIABLES}
     secrets: Mapping[str, pulumi.Input[str]] = variables(
         lambda known: secret_variables(settings(config, known)),
         known_now,

@@ -70,6 +70,7 @@ def test_the_dispatcher_starts_with_what_it_is_told(plain: Graph, monkeypatch: p
         "postgresql://switchboard:recorded-secret-of-256-bits-or-more@store."
     )
     assert found.public_url == "https://front-distribution.recorded.example.com"
+    assert found.machine_url == found.public_url, "a task has no other way to the dispatcher"
 
 
 def test_events_of_the_stack_are_those_that_its_dispatcher_takes(plain: Graph) -> None:

@@ -89,6 +89,7 @@ def test_the_dispatcher_starts_with_what_it_is_told(plain: Graph, monkeypatch: p
         f"?host=/cloudsql/{PROJECT}:us-central1:store-0000000"
     )
     assert found.public_url == "https://switchboard-prod-dispatcher-123456789012.us-central1.run.app"
+    assert found.machine_url == found.public_url, "a machine has no other way to the dispatcher"
     assert found.drain_seconds == 0, "Cloud Run ends an instance 10 s after it is told"
 
 
