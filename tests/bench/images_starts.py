@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from bot.protocol import BOT_FILE_VARIABLE, MACHINE_TOKEN_VARIABLE, Hello, entrypoint_arguments
+from bot.protocol import MACHINE_TOKEN_VARIABLE, Hello, entrypoint_arguments
 from tests.bot.client import client
 from tests.bot.dispatcher import TOKEN, assignment, dispatcher
 from tests.engine import Engine
-from tests.images.conftest import CHECKOUT
 from tests.ports import free_port
 
 PATIENCE = 120.0
@@ -31,7 +29,7 @@ class Start:
     asked: float
     marks: dict[str, float]
     begun: float = 0.0
-    """When the container was asked for, before `docker create`."""
+    """When the client asked for the session; without a dispatcher, the time before `docker create`."""
 
     @property
     def cpu(self) -> float:
@@ -42,7 +40,8 @@ class Start:
         return self.marks[mark] - self.asked
 
     def since_click(self, mark: str) -> float | None:
-        """Seconds from the first call to the engine; None for a step that this kind of start has not."""
+        """Seconds from the client's request, or from the first call to the engine where there is no
+        dispatcher; None for a step that this kind of start has not."""
         return self.marks[mark] - self.begun if mark in self.marks else None
 
 
@@ -64,41 +63,6 @@ async def start_ours(engine: Engine, image: str, cpus: float, cold: bool) -> Sta
             await caller.accept(answer)
 
         return await _start(engine, command, cpus, cold, connect)
-
-
-async def start_process(bot: Path, core: int) -> Start:
-    """Start the same bot as a process of this machine on one core: without a container, and without the
-    template that the `process` provider forks from."""
-    async with dispatcher() as served, client() as caller:
-        offer = await caller.offer()
-        arguments = entrypoint_arguments("m-1", served.url, assignment("webrtc"))
-        own = {MACHINE_TOKEN_VARIABLE: TOKEN, BOT_FILE_VARIABLE: str(bot)}
-        marks: dict[str, float] = {}
-        begun = time.time()
-        process = await asyncio.create_subprocess_exec(
-            *("taskset", "--cpu-list", str(core), sys.executable, "-P", "-m", "bot", *arguments),
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **own},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await served.wait_for(Hello)
-                marks["channel"] = time.time()
-                status, answer = await served.call("POST", "api/offer", offer)
-                marks["answered"] = time.time()
-                assert status == 200, answer
-                await caller.accept(answer)
-                assert process.stdout is not None
-                said = ""
-                while not (found := _marks(said)):
-                    line = await process.stdout.readline()
-                    assert line, f"the bot ended:\n{said[-4000:]}"
-                    said += line.decode(errors="replace")
-        finally:
-            process.kill()
-            await process.wait()
-        return Start(begun, marks | found, begun)
 
 
 async def start_obvious(engine: Engine, image: str, cpus: float, cold: bool) -> Start:
@@ -148,7 +112,7 @@ async def _start(
             await docker("start", container)
             seen["started"] = time.time()
             await connecting
-            while not (marks := _marks(await docker("logs", container))):
+            while not (marks := marks_in(await docker("logs", container))):
                 await asyncio.sleep(0.2)
         return Start(asked, seen | marks, begun)
     except TimeoutError:
@@ -158,7 +122,8 @@ async def _start(
         await docker("rm", "--force", container)
 
 
-def _marks(log: str) -> dict[str, float]:
+def marks_in(log: str) -> dict[str, float]:
+    """Return what the bot wrote down, from its output; empty if it has not yet."""
     said = [line for line in log.splitlines() if line.startswith("MARKS ")]
     return json.loads(said[0].removeprefix("MARKS ")) if said else {}
 
