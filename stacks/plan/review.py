@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
+
+_ALL = re.compile(
+    r"""
+    \*                                  # Not an ARN.
+    | arn: ([^:]*:){0,3} [^:]* \* [^:]* $  # An ARN that ends before its resource.
+    | arn: ([^:]*:){4} ([\w-]+[/:])? \*   # Partition, service, region, account; then the resource.
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,13 @@ class Grant:
 
     @property
     def wildcards(self) -> list[str]:
-        """Return the actions, and the resources, that stand for all."""
-        return [one for one in (*self.does, *self.to) if one == "*" or one.endswith(":*:*") or "*" in one[:1]]
+        """Return the actions, and the resources, that stand for all.
+
+        An action stands for all with a `*` anywhere: `ecs:*`, `s3:Get*`. So does an ARN whose resource begins
+        with one, after its type if it has one: `arn:aws:s3:::*`, `…:task/*`. What has a name of the
+        stack before its `*` does not: `/switchboard/bots:*`, `…:task/switchboard/*`.
+        """
+        return [*(one for one in self.does if "*" in one), *(one for one in self.to if _ALL.match(one))]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from stacks.errors import ConfigError
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.policies import POLICIES, Facts, violations
 from stacks.plan.recording import record, reviews_of
+from stacks.plan.review import Grant
 from tests.forked import run_forked
 from tests.plans.stacks import ECHO, KEY, SECONDS, VARIANTS, rendered_with, variant_of
 
@@ -53,6 +54,21 @@ BROKEN: Mapping[str, tuple[str, str, Change]] = {
         "no-wildcard",
         "dispatcher-task-policy",
         with_statement(Action=["ecs:*"], Resource=["*"]),
+    ),
+    "all actions on one resource": (
+        "no-wildcard",
+        "dispatcher-task-policy",
+        with_statement(Action=["ecs:*"], Resource=["arn:aws:ecs:us-east-1:123456789012:cluster/one"]),
+    ),
+    "every bucket": (
+        "no-wildcard",
+        "dispatcher-task-policy",
+        with_statement(Action=["s3:GetObject"], Resource=["arn:aws:s3:::*"]),
+    ),
+    "every task": (
+        "no-wildcard",
+        "dispatcher-task-policy",
+        with_statement(Action=["ecs:StopTask"], Resource=["arn:aws:ecs:us-east-1:*:task/*"]),
     ),
     "port of the dispatcher": (
         "no-public-ingress",
@@ -97,6 +113,28 @@ def _verdicts() -> Verdicts:
         broken = violations(Facts.of(changed, reviews, throwaway=False), {})
         found[fault] = [(one.policy.name, one.subject) for one in broken]
     return found
+
+
+@pytest.mark.parametrize(
+    ("of", "all_of_them"),
+    [
+        ("*", True),
+        ("arn:aws:s3:::*", True),
+        ("arn:aws:s3:::*/*", True),
+        ("arn:aws:logs:*:*", True),
+        ("arn:aws:logs:us-east-1:1:log-group:*", True),
+        ("arn:aws:ecs:us-east-1:*:task/*", True),
+        ("/switchboard-aws/bots:*", False),
+        ("arn:aws:logs:us-east-1:1:log-group:/bots:*", False),
+        ("arn:aws:ecs:us-east-1:*:task/switchboard-aws/*", False),
+        ("arn:aws:ecs:*:1:cluster/one", False),
+        ("arn:aws:s3:::recordings-*", False),
+        ("switchboard-aws-echo:*", False),
+    ],
+)
+def test_resource_that_stands_for_all_is_told_from_a_suffix(of: str, all_of_them: bool) -> None:
+    grant = Grant("role", "somebody", ["s3:GetObject"], [of])
+    assert grant.wildcards == ([of] if all_of_them else [])
 
 
 @pytest.fixture(scope="module")
