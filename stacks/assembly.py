@@ -9,6 +9,7 @@ from pathlib import Path
 import pulumi
 from pulumi.runtime import config as engine_config
 
+from dispatcher.settings import AgentSettings
 from stacks import clouds
 from stacks.agent_variables import refuse_missing
 from stacks.clouds import AsksCloud, Host, Placement
@@ -33,29 +34,27 @@ class Plan:
     def planned(self) -> list[PlannedBots]:
         return [planned for _, planned in self.placements]
 
-    @property
-    def clouds(self) -> list[str]:
-        """Names of the host's cloud and of the placements', in their order."""
-        names = (self.environment.config.cloud, *(planned.cloud for planned in self.planned))
-        return list(dict.fromkeys(names))
-
     def prices_by_placement(self) -> list[tuple[str, str, Price]]:
         """Return agent, placement, and the price of its machine there, for all placements of each agent."""
-        found = []
-        for name, agent in self.environment.config.agents.items():
-            for placement, planned in self.placements:
-                if not agent.placements or planned.name in agent.placements:
-                    found.append((name, planned.name, placement.price(self.environment, planned, agent)))
-        return found
+        return [
+            (name, planned.name, placement.price(self.environment, planned, agent))
+            for name, agent in self.environment.config.agents.items()
+            for placement, planned in self._asked_by(agent)
+        ]
 
     def prices(self) -> dict[str, Price]:
         """Return agent → the price of its machine at the first of its placements."""
-        found = {}
-        for name, agent in self.environment.config.agents.items():
-            first = agent.placements[0] if agent.placements else self.planned[0].name
-            placement, planned = next(one for one in self.placements if one[1].name == first)
-            found[name] = placement.price(self.environment, planned, agent)
+        found: dict[str, Price] = {}
+        for name, _, price in self.prices_by_placement():
+            found.setdefault(name, price)
         return found
+
+    def _asked_by(self, agent: AgentSettings) -> list[tuple[Placement, PlannedBots]]:
+        """Return the placements in the order in which the agent's sessions ask them."""
+        if not agent.placements:
+            return list(self.placements)
+        by_name = {planned.name: (placement, planned) for placement, planned in self.placements}
+        return [by_name[name] for name in agent.placements]
 
 
 def plan(environment: Environment) -> Plan:

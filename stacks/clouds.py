@@ -233,6 +233,12 @@ def placements_of(config: CoreConfig) -> list[PlacementOf]:
     return sorted(found, key=lambda one: (one.name != own, one.cloud.name != own, one.name))
 
 
+def used_by(config: CoreConfig) -> list[Cloud]:
+    """Return the host's cloud and those of the placements, in their order, each once."""
+    found = {one.name: one for one in (load(config.cloud), *(one.cloud for one in placements_of(config)))}
+    return list(found.values())
+
+
 def keys_of(config: CoreConfig, name: str) -> BaseModel:
     """Return the keys of a placement: its entry's, and for the rest those of its cloud's own key.
 

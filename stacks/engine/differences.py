@@ -10,12 +10,12 @@ from typing import Any
 
 from pulumi.runtime import rpc
 
+from stacks.plan.graph import SECRET
+
 LONGEST = 100
 """Characters of a value that are shown; a digest of an image with its name has more."""
 
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 - the engine's, of a value that is wrapped
-SECRET = "[secret]"  # noqa: S105
-"""Shown by the engine in the place of a secret, whatever its value."""
 
 UNKNOWN = "known after apply"
 ABSENT = "–"

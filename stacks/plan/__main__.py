@@ -41,7 +41,7 @@ def main() -> int:
         about = environment(CHECKOUT, arguments.stack)
         graph, plan = record(about)
         reviews = reviews_of(about)
-        facts = Facts.of(graph, reviews, throwaway=about.config.throwaway)
+        facts = Facts.of(graph, reviews.values(), throwaway=about.config.throwaway)
         if arguments.format == GRAPH:
             sys.stdout.write(exported(graph, CHECKOUT))
             return 0
@@ -54,7 +54,7 @@ def main() -> int:
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    made = document(plan, graph, reviews, broken, against)
+    made = document(plan, facts, reviews, broken, against)
     if arguments.format == "text":
         sys.stdout.write(text(made, colour=sys.stdout.isatty()))
     else:

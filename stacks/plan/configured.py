@@ -11,7 +11,7 @@ from stacks.config import parse
 from stacks.deployment import Environment
 
 STAND_IN = "bm90LXNldC1oZXJlLWJ1dC1uZWVkZWQ="
-"""Value of a secret that is not known here: base64, which Daily's webhooks want."""
+"""Value of a secret, or of a variable, that is not known here: base64, which Daily's webhooks want."""
 
 STAND_INS = {"databaseUrl": "postgresql://user:password@database.invalid/switchboard"}
 """Secret keys whose form is checked."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SECRET = "[secret]"  # noqa: S105
-"""Stands for a secret value, wherever one is shown."""
+"""Stands for a secret value, wherever one is shown. The engine writes the same."""
 
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9_-]+)\.(\w+)\}")

@@ -10,7 +10,7 @@ A stack's config allows an exception, with a justification in words:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stacks.errors import ConfigError
@@ -33,8 +33,9 @@ class Facts:
     throwaway: bool
 
     @classmethod
-    def of(cls, graph: Graph, reviews: Sequence[Review], *, throwaway: bool) -> Facts:
+    def of(cls, graph: Graph, reviews: Iterable[Review], *, throwaway: bool) -> Facts:
         """Ask each review."""
+        reviews = list(reviews)
         return cls(
             graph,
             [one for review in reviews for one in review.grants(graph)],

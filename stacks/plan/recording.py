@@ -20,6 +20,7 @@ from pulumi.runtime import mocks, rpc
 from stacks import assembly, clouds
 from stacks.daily import FROM_ENVIRONMENT
 from stacks.deployment import Environment
+from stacks.plan.configured import STAND_IN
 from stacks.plan.graph import SECRET, Graph, Resource, reference
 from stacks.plan.review import Review
 
@@ -39,9 +40,6 @@ STAND_INS: Mapping[str, Mapping[str, Any]] = {
 }
 """Outputs of dynamic resources whose form is checked."""
 
-STAND_IN_VARIABLE = "bm90LXNldC1oZXJlLWJ1dC1uZWVkZWQ="
-"""Value of a variable that is not set: base64, which Daily's webhooks want."""
-
 
 def record(environment: Environment) -> tuple[Graph, assembly.Plan]:
     """Return the resources of a stack, and its plan.
@@ -51,7 +49,7 @@ def record(environment: Environment) -> tuple[Graph, assembly.Plan]:
     """
     _stand_in(environment)
     plan = assembly.plan(environment)
-    recorder = _Recorder(reviews_of(environment))
+    recorder = _Recorder(list(reviews_of(environment).values()))
     monitor = _Monitor(recorder)
     mocks.set_mocks(recorder, project=environment.project, stack=environment.stack, monitor=monitor)
 
@@ -63,15 +61,9 @@ def record(environment: Environment) -> tuple[Graph, assembly.Plan]:
     return Graph(environment.project, environment.stack, monitor.recorded), plan
 
 
-def reviews_of(environment: Environment) -> list[Review]:
-    """Return the reviews of the host's cloud and of the placements'."""
-    return [cloud.review() for cloud in _clouds_of(environment)]
-
-
-def _clouds_of(environment: Environment) -> list[clouds.Cloud]:
-    config = environment.config
-    names = dict.fromkeys((config.cloud, *(one.cloud.name for one in clouds.placements_of(config))))
-    return [clouds.load(name) for name in names]
+def reviews_of(environment: Environment) -> dict[str, Review]:
+    """Return cloud → its review, of the host's cloud and of the placements'."""
+    return {cloud.name: cloud.review() for cloud in clouds.used_by(environment.config)}
 
 
 def _stand_in(environment: Environment) -> None:
@@ -79,10 +71,10 @@ def _stand_in(environment: Environment) -> None:
     config = environment.config
     wanted = {name for agent in config.agents.values() for name in agent.env}
     wanted.update(FROM_ENVIRONMENT.values())
-    for cloud in _clouds_of(environment):
+    for cloud in clouds.used_by(config):
         wanted.update(cloud.variables.values())
     for name in wanted:
-        os.environ.setdefault(name, STAND_IN_VARIABLE)
+        os.environ.setdefault(name, STAND_IN)
 
 
 class _Recorder(mocks.Mocks):

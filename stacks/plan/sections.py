@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,7 +10,7 @@ from stacks.assembly import Plan
 from stacks.plan.base import Change
 from stacks.plan.document import NOTHING, Document, Section, Table
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.policies import POLICIES, Violation
+from stacks.plan.policies import POLICIES, Facts, Violation
 from stacks.plan.review import Cost, Grant, Review
 
 MINUTES_OF_A_SESSION = 3
@@ -29,38 +29,40 @@ class Against:
 
 def document(
     plan: Plan,
-    graph: Graph,
-    reviews: Sequence[Review],
+    facts: Facts,
+    reviews: Mapping[str, Review],
     broken: Sequence[Violation],
     against: Against | None = None,
 ) -> Document:
     """Return the whole plan.
 
     Args:
+        reviews: Cloud → its review.
         broken: Violations of policies, also those that the config allows.
         against: Another revision to compare with.
     """
-    config = plan.environment.config
+    config, graph = plan.environment.config, facts.graph
+    every = list(reviews.values())
     return Document(
         f"Plan of stack {graph.stack}: dispatcher at {config.cloud}, bots at "
         + ", ".join(planned.name for planned in plan.planned),
         [
-            *([] if against is None else [what_changes(against, graph, reviews)]),
-            *_untold(plan, reviews),
-            resources(graph, reviews),
-            permissions(graph, reviews),
-            openings(graph, reviews),
-            secrets(plan, graph, reviews),
-            cost(plan, graph, reviews),
+            *([] if against is None else [what_changes(against, facts)]),
+            *_untold(reviews),
+            resources(graph, every),
+            permissions(facts),
+            openings(facts, every),
+            secrets(plan, graph, every),
+            cost(plan, graph, every),
             start(plan, reviews),
             policies(broken),
         ],
     )
 
 
-def what_changes(against: Against, graph: Graph, reviews: Sequence[Review]) -> Section:
+def what_changes(against: Against, facts: Facts) -> Section:
     """Return what differs from another revision, what may lose something first."""
-    stores = {one.name for review in reviews for one in review.kept(graph) if one.store}
+    stores = {one.name for one in facts.kept if one.store}
     rows = []
     for change in against.changes:
         one = change.resource
@@ -94,9 +96,9 @@ def policies(broken: Sequence[Violation]) -> Section:
     return Section("Policies", Table(("policy", "state", "rule", "broken by"), rows))
 
 
-def _untold(plan: Plan, reviews: Sequence[Review]) -> list[Section]:
+def _untold(reviews: Mapping[str, Review]) -> list[Section]:
     """Return a section that names the clouds whose packages have no review; none if all have one."""
-    silent = [name for name, review in zip(plan.clouds, reviews, strict=True) if type(review) is Review]
+    silent = [name for name, review in reviews.items() if type(review) is Review]
     told = "has no review: its permissions, openings, secrets, costs and start times are not in this plan."
     return (
         [Section("Not told", notes=[f"The package of cloud {name} {told}" for name in silent])]
@@ -122,10 +124,9 @@ def resources(graph: Graph, reviews: Sequence[Review]) -> Section:
     )
 
 
-def permissions(graph: Graph, reviews: Sequence[Review]) -> Section:
+def permissions(facts: Facts) -> Section:
     """Return what each identity may do."""
-    grants = [one for review in reviews for one in review.grants(graph)]
-    grants.sort(key=lambda one: (one.identity, tuple(one.does), tuple(one.to)))
+    grants = sorted(facts.grants, key=lambda one: (one.identity, tuple(one.does), tuple(one.to)))
     rows = [
         (
             f"{one.identity}, for {one.assumed_by}",
@@ -143,15 +144,14 @@ def permissions(graph: Graph, reviews: Sequence[Review]) -> Section:
     )
 
 
-def openings(graph: Graph, reviews: Sequence[Review]) -> Section:
+def openings(facts: Facts, reviews: Sequence[Review]) -> Section:
     """Return every port that somebody reaches, the internet's first, and where connections go."""
-    found = [one for review in reviews for one in review.openings(graph)]
-    found.sort(key=lambda one: (not one.public, one.to, one.ports_shown, one.protocol))
+    found = sorted(facts.openings, key=lambda one: (not one.public, one.to, one.ports_shown, one.protocol))
     rows = [
         (one.reached_from, one.to, f"{one.protocol} {one.ports_shown}", one.reason, one.encrypted_by)
         for one in found
     ]
-    out = sorted(line for review in reviews for line in review.egress(graph))
+    out = sorted(line for review in reviews for line in review.egress(facts.graph))
     return Section(
         "Openings",
         Table(("from", "to", "ports", "why", "encrypted by"), rows),
@@ -184,13 +184,12 @@ def cost(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
     return Section("Cost", Table(("of", "what", "USD", "source"), rows), [NOT_COUNTED])
 
 
-def start(plan: Plan, reviews: Sequence[Review]) -> Section:
+def start(plan: Plan, reviews: Mapping[str, Review]) -> Section:
     """Return what a caller waits for at each placement, from nothing."""
-    of_cloud = dict(zip(dict.fromkeys(plan.clouds), reviews, strict=True))
     rows = [
         (planned.name, wait.step, f"{wait.least_seconds:g}–{wait.most_seconds:g} s", wait.source)
         for planned in plan.planned
-        for wait in of_cloud[planned.cloud].start()
+        for wait in reviews[planned.cloud].start()
     ]
     return Section("Start of a session", Table(("placement", "step", "takes", "source"), rows))
 

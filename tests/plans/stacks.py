@@ -119,8 +119,8 @@ def variant_of(stack: str, config: Mapping[str, Any]) -> Environment:
 def _of(about: Environment) -> dict[str, str]:
     graph, plan = record(about)
     reviews = reviews_of(about)
-    facts = Facts.of(graph, reviews, throwaway=about.config.throwaway)
-    made = document(plan, graph, reviews, violations(facts, about.config.policy_exceptions))
+    facts = Facts.of(graph, reviews.values(), throwaway=about.config.throwaway)
+    made = document(plan, facts, reviews, violations(facts, about.config.policy_exceptions))
     return {name: render(made) for name, render in FORMATS.items()}
 
 

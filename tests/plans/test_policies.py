@@ -103,7 +103,7 @@ def _verdicts() -> Verdicts:
     """Return fault → the policies that are violated, each with its subject."""
     about = variant_of("aws", VARIANTS["aws"])
     graph, _ = record(about)
-    reviews = reviews_of(about)
+    reviews = list(reviews_of(about).values())
     found = {}
     for fault, (_, name, change) in {"": ("", "store", lambda one: one), **BROKEN}.items():
         assert any(one.name == name for one in graph), name

@@ -317,6 +317,22 @@ def test_the_price_of_a_machine_is_that_of_the_list(
     assert said[1].startswith(f"it cost ${price.per_second * 60:.6f}: 60.0 s of {kind}-{cpu}x with ")
 
 
+def test_prices_of_an_agent_are_in_the_order_in_which_it_asks_placements() -> None:
+    values = {
+        "agents": {"echo": {"bot": "bot/agents/echo.py", "placements": ["overflow", "docker"]}},
+        "keys": [{"name": "web", "hash": f"sha256:{'0' * 64}", "scope": "start"}],
+        "docker": {"domain": "voice.example.com"},
+        "placements": {"docker": {"cloud": "docker"}, "overflow": {"cloud": "fly", "org": "personal"}},
+    }
+    text = {f"switchboard:{key}": json.dumps(value) for key, value in values.items()}
+    text["switchboard:cloud"] = "docker"
+    plan = plan_of(parse(text, project="switchboard", checkout=REPOSITORY, stack="prod"))
+    found = plan.prices_by_placement()
+    assert [placement for _, placement, _ in found] == ["overflow", "docker"]
+    assert plan.prices()["echo"] == found[0][2]
+    assert found[0][2].per_second > found[1][2].per_second == 0
+
+
 def test_a_machine_of_ones_own_costs_nothing_more(tmp_path: Path) -> None:
     agents = json.dumps({"echo": {"bot": "bot/agents/echo.py"}})
     config = parse({"switchboard:agents": agents}, project="switchboard", checkout=REPOSITORY, stack="local")
