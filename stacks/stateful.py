@@ -98,6 +98,11 @@ class State:
         return [one for one in self.resources if isinstance(one, Store) or one.protected]
 
     @property
+    def data(self) -> dict[str, str]:
+        """Return URN → words for it, of what is marked."""
+        return {one.urn: one.words if isinstance(one, Store) else "it is protected" for one in self.marked}
+
+    @property
     def interrupted(self) -> list[str]:
         """Return the names of resources that a run was changing when it was killed."""
         begun = self.deployment.get("pending_operations") or []

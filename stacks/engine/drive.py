@@ -86,7 +86,7 @@ class Driver:
         stack = self._stack()
         state = State({}, {}) if never_up else self._tell_of_interruption(stack)
         loss = self._loss_guarded_by_up(stack, state)
-        report, losing = Report(preview=True, out=self._out), Preview(state)
+        report, losing = Report(preview=True, out=self._out, data=state.data), Preview(state)
 
         def tell(event: EngineEvent) -> None:
             report(event)
@@ -98,6 +98,9 @@ class Driver:
             # The engine fails where what is protected would go. Its advice, to unprotect it, loses the data.
             if not losing.lost or losing.errors:
                 raise
+        finally:
+            # The engine ends without a summary where it fails.
+            report.tell_planned()
         if loss and losing.lost:
             loss.ask_for_up(NO_CONSENT, losing.lost)
         if not report.changes:

@@ -10,7 +10,8 @@ from typing import Any
 
 from pulumi.automation.events import DiagnosticEvent, EngineEvent, StepEventMetadata
 
-from stacks.engine.differences import SECRET, changed, flat, listed
+from stacks.engine.differences import changed, flat, listed
+from stacks.plan.graph import SECRET
 from stacks.progress import NOTICE, duration, say
 
 VERBS = {
@@ -36,15 +37,29 @@ EXPECTED_WARNINGS = ("using pulumi-resource-pulumi-python from $PATH",)
 UNCHANGING = {"same", "refresh", "read"}
 PARTS_OF = {"create-replacement": "replace", "delete-replaced": "replace"}
 TOTALLED = ("create", "update", "replace", "delete")
+LOSING = ("delete", "replace")
 # A resource of the cloud local: its diff looks at the process too, and no input shows what it finds.
 PROCESS_TYPE = "pulumi-python:dynamic/switchboard:Dispatcher"
 
 
 class Report:
-    """Collects the engine's events and says what they mean."""
+    """Collects the engine's events and says what they mean.
 
-    def __init__(self, preview: bool = False, out: Callable[[str], None] = say) -> None:
+    Args:
+        preview: Nothing is made. The steps are told at the run's end: what loses something first.
+        data: URN → words for the data, of resources that hold any.
+    """
+
+    def __init__(
+        self,
+        preview: bool = False,
+        out: Callable[[str], None] = say,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
         self.preview = preview
+        self._data = data or {}
+        self._planned: list[tuple[tuple[bool, int], list[str]]] = []
+        """Rank of a step in a preview, and its lines."""
         self.errors: list[str] = []
         self._out = out
         self._began: dict[str, float] = {}
@@ -63,8 +78,17 @@ class Report:
             self._end(event.res_outputs_event.metadata)
         elif event.diagnostic_event:
             self._diagnose(event.diagnostic_event)
-        elif event.summary_event and self.preview and self.changes:
-            self._out(f"  {self.total()}")
+        elif event.summary_event and self.preview:
+            self.tell_planned()
+            if self.changes:
+                self._out(f"  {self.total()}")
+
+    def tell_planned(self) -> None:
+        """Say the steps of a preview that were not told yet, in order of what they lose: data first."""
+        for _, lines in sorted(self._planned, key=lambda one: one[0]):
+            for line in lines:
+                self._out(line)
+        self._planned.clear()
 
     def total(self) -> str:
         """Return `3 to create, 1 to update, 0 to replace, 0 to delete, 12 unchanged`."""
@@ -82,9 +106,12 @@ class Report:
         if op in UNCHANGING or op != whole:
             return
         because = f", because of {', '.join(step.keys)}" if step.keys else ""
-        self._out(f"  {VERBS.get(op, ('*', op))[0]} {name_of(step.urn)}: {op}{because}")
-        for line in differences(step):
-            self._out(f"      {line}")
+        data = self._data.get(step.urn, "") if op in LOSING else ""
+        lost = f", HOLDS DATA: {data}" if data else ""
+        line = f"  {VERBS.get(op, ('*', op))[0]} {name_of(step.urn)}: {op}{because}{lost}"
+        rank = LOSING.index(op) if op in LOSING else len(LOSING)
+        inputs = [f"      {one}" for one in differences(step)]
+        self._planned.append(((not data, rank), [line, *inputs]))
 
     def _end(self, step: StepEventMetadata) -> None:
         op = operation(step)

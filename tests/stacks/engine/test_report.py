@@ -26,6 +26,21 @@ def inputs(**values: Any) -> dict[str, Any]:
     return {"type": "t", "urn": URN, "id": "i", "parent": "", "provider": "", "inputs": values, "outputs": {}}
 
 
+def previewed(lines: list[str], *steps: dict[str, Any], **options: Any) -> Report:
+    """Note what a preview of these steps says."""
+    report = Report(preview=True, out=lines.append, **options)
+    for one in steps:
+        report(event(resourcePreEvent=one))
+    report.tell_planned()
+    return report
+
+
+def named(name: str, made: dict[str, Any]) -> dict[str, Any]:
+    """Return a step of another resource."""
+    made["metadata"]["urn"] = f"{URN}-{name}"
+    return made
+
+
 def test_unchanged_resources_and_the_engines_own_are_not_shown() -> None:
     lines: list[str] = []
     report = Report(out=lines.append)
@@ -40,7 +55,7 @@ def test_unchanged_resources_and_the_engines_own_are_not_shown() -> None:
 def test_a_preview_shows_what_differs() -> None:
     lines: list[str] = []
     before, after = inputs(port=1, code="a", __provider="x"), inputs(port=2, code="a", __provider="y")
-    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=before, new=after)))
+    previewed(lines, step("update", old=before, new=after))
     assert lines == ["  ~ dispatcher: update", "      port: 1 → 2"]
 
 
@@ -48,7 +63,7 @@ def test_a_preview_shows_what_somebody_has_changed() -> None:
     lines: list[str] = []
     wanted = inputs(size=1, app="voice")
     found = {**wanted, "outputs": {"size": 3, "app": "voice", "made": "of the provider"}}
-    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=found, new=wanted)))
+    previewed(lines, step("update", old=found, new=wanted))
     assert lines == ["  ~ dispatcher: update", "      size: 3 → 1, as it was"]
 
 
@@ -65,7 +80,7 @@ def test_a_preview_shows_what_somebody_has_changed() -> None:
 def test_a_preview_does_not_pretend_to_know_what_it_cannot_see(values: dict[str, Any], line: str) -> None:
     lines: list[str] = []
     same = {**inputs(**values), "outputs": values}
-    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=same, new=same)))
+    previewed(lines, step("update", old=same, new=same))
     assert lines == ["  ~ dispatcher: update", f"      {line}"]
 
 
@@ -73,7 +88,7 @@ def test_an_input_that_is_no_output_is_no_change_of_somebodys() -> None:
     lines: list[str] = []
     wanted = inputs(values={"A": "1"}, outside={"OTEL_*": ""})
     found = {**wanted, "outputs": {"values": {"A": "2"}}}
-    Report(preview=True, out=lines.append)(event(resourcePreEvent=step("update", old=found, new=wanted)))
+    previewed(lines, step("update", old=found, new=wanted))
     assert lines == ["  ~ dispatcher: update", "      values.A: 2 → 1, as it was"]
 
 
@@ -82,7 +97,7 @@ def test_a_list_that_is_hidden_by_a_secret_is_named() -> None:
     hidden = {"4dabf18193072939515e22adb298388d": "1b47", "ciphertext": "[secret]"}
     before, after = inputs(envs=hidden, image="x:1"), inputs(envs=hidden, image="x:2")
     replaced = step("replace", old=before, new=after, keys=["envs"], diffs=["envs", "image"])
-    Report(preview=True, out=lines.append)(event(resourcePreEvent=replaced))
+    previewed(lines, replaced)
     assert lines == [
         "  ± dispatcher: replace, because of envs",
         "      image: x:1 → x:2",
@@ -92,7 +107,6 @@ def test_a_list_that_is_hidden_by_a_secret_is_named() -> None:
 
 def test_a_preview_ends_with_a_total_that_counts_a_replacement_once() -> None:
     lines: list[str] = []
-    report = Report(preview=True, out=lines.append)
     steps = [
         ("create", "a"),
         ("create", "b"),
@@ -101,16 +115,31 @@ def test_a_preview_ends_with_a_total_that_counts_a_replacement_once() -> None:
         ("delete", "e"),
         *(("same", name) for name in "fgh"),
     ]
-    for op, name in steps:
-        made = step(op)
-        made["metadata"]["urn"] = f"{URN}-{name}"
-        report(event(resourcePreEvent=made))
+    report = previewed(lines, *(named(name, step(op)) for op, name in steps))
     report(event(summaryEvent={"maybeCorrupt": False, "durationSeconds": 1, "resourceChanges": {}}))
     assert report.changes == 5
     assert [line.partition(": ")[0] for line in lines[:-1]] == [
-        *("  + dispatcher-a", "  + dispatcher-b", "  ~ dispatcher-c", "  ± dispatcher-d", "  - dispatcher-e")
+        *("  - dispatcher-e", "  ± dispatcher-d", "  + dispatcher-a", "  + dispatcher-b", "  ~ dispatcher-c")
     ]
     assert lines[-1] == "  2 to create, 1 to update, 1 to replace, 1 to delete, 3 unchanged"
+
+
+def test_a_preview_tells_first_what_destroys_data_and_then_what_else_goes() -> None:
+    lines: list[str] = []
+    steps = [
+        named("new", step("create")),
+        named("gone", step("delete")),
+        named("store", step("replace", keys=["driver"])),
+        named("kept", step("update")),
+    ]
+    data = {f"{URN}-{name}": "the Docker volume prod-store" for name in ("store", "kept")}
+    previewed(lines, *steps, data=data)
+    assert [line for line in lines if not line.startswith("   ")] == [
+        "  ± dispatcher-store: replace, because of driver, HOLDS DATA: the Docker volume prod-store",
+        "  - dispatcher-gone: delete",
+        "  + dispatcher-new: create",
+        "  ~ dispatcher-kept: update",
+    ]
 
 
 def test_settings_that_are_json_are_compared_key_by_key() -> None:
