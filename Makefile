@@ -87,7 +87,8 @@ test-containers: setup-dev ## the tests of images and containers alone, with tho
 	@$(PYTEST) -m containers
 
 test-terraform: setup-dev ## apply the AWS stacks with Terraform on a stand-in for AWS: some 10 minutes
-	@$(PYTEST) tests/stacks/aws/test_terraform.py tests/stacks/aws/test_same_changes.py
+	@$(PYTEST) tests/stacks/aws/test_terraform.py tests/stacks/aws/test_same_changes.py \
+		tests/stacks/aws/test_made_dispatcher.py
 
 load: setup-dev ## kill, starve and harm what serves under load, with real processes: some 5 minutes
 	@$(RUN) -m pytest -q -s tests/load

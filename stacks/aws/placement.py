@@ -58,10 +58,10 @@ class AwsPlacement:
 
     def plan(self, environment: Environment, name: str, site: Site) -> PlannedBots:
         if site.cloud != names.CLOUD:
-            # Its dispatcher would need an access key that never expires.
             raise ConfigError(
-                f"switchboard:placements.{name}.cloud: 'aws' is refused, since the dispatcher runs at "
-                f"{site.cloud!r}; allowed: with switchboard:cloud: aws"
+                f"switchboard:placements.{name}.cloud: {names.CLOUD!r} is refused, since a dispatcher of "
+                f"cloud {site.cloud} would need an access key of AWS that never expires; allowed: any other "
+                f"cloud, or cloud: {names.CLOUD} for the stack"
             )
         config = environment.config
         keys = cast(AwsPlacementConfig, keys_of(config, name))

@@ -175,6 +175,12 @@ FLY_HOST = {"cloud": "fly", "keys": KEYS, "fly": {"prefix": "acme"}, **ONE}
             "reaches no Docker engine; allowed: any other cloud, or cloud: docker for the stack",
         ),
         (
+            {**MIXED, "placements": {"docker": {"cloud": "docker"}, "virginia": {"cloud": "aws"}}, **ONE},
+            "switchboard:placements.virginia.cloud: 'aws' is refused, since a dispatcher of cloud docker "
+            "would need an access key of AWS that never expires; allowed: any other cloud, or cloud: aws for "
+            "the stack",
+        ),
+        (
             {**MIXED, "placements": {"docker": {"cloud": "docker"}, "more": {"cloud": "docker"}}, **ONE},
             "switchboard:placements.more: is refused, since a stack has one Docker engine; allowed: one "
             "placement of cloud docker, which is called docker",
