@@ -20,6 +20,7 @@ import uvicorn
 from sqlalchemy.exc import DBAPIError
 
 from bot.protocol import MAX_MESSAGE_BYTES
+from dispatcher.addresses import is_loopback
 from dispatcher.admissions import Admissions
 from dispatcher.app import Dispatcher, build
 from dispatcher.channel_socket import counted
@@ -111,7 +112,14 @@ def _check_host(settings: Settings) -> list[HostNotice]:
         Unusable: The host lacks something.
     """
     notices: list[HostNotice] = []
-    for placement in settings.placements.values():
+    is_this_host = is_loopback(settings.host) or settings.host in ("0.0.0.0", "::")  # noqa: S104
+    for name, placement in settings.placements.items():
+        if placement.on_other_hosts and is_this_host and not (settings.machine_url or placement.machine_url):
+            text = (
+                f"placement '{name}': its machines are told this host's own address, where they find nobody; "
+                "set machine_url to a URL of the dispatcher, or the placement's machineUrl"
+            )
+            notices.append(HostNotice(logging.WARNING, text))
         try:
             notices += placement.check_host(context_of(settings, placement, SystemClock()))
         except ValueError as error:

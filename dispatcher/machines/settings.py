@@ -92,6 +92,8 @@ class PlacementSettings(Plugin, ConfigModel):
 
     needs_image: ClassVar[bool] = True
     """True if machines run an image, which each agent must then name."""
+    on_other_hosts: ClassVar[bool] = False
+    """True if machines run on other hosts than the dispatcher, where its own address leads nowhere."""
     takes_images_file: ClassVar[bool] = False
     """True if images may come from `images_file` while the dispatcher runs."""
     only_one: ClassVar[str] = ""

@@ -213,6 +213,23 @@ def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_
     assert all(line.keys() >= {"time", "level", "logger", "message", "replica"} for line in lines)
 
 
+@pytest.mark.parametrize(("urls", "warns"), [({}, True), ({"MACHINE_URL": "https://x.example"}, False)])
+def test_log_warns_of_machines_elsewhere_that_are_told_this_hosts_own_address(command, tmp_path, urls, warns):
+    apps = {
+        "overflow": {"provider": "fly", "apps": ["bots"], "region": "iad", "images": {"echo": "x@sha256:1"}}
+    }
+    given = {f"SWITCHBOARD_{name}": value for name, value in urls.items()}
+    given |= {
+        "SWITCHBOARD_PLACEMENTS": json.dumps(apps),
+        "SWITCHBOARD_FLY_API_TOKEN": "FlyV1 fm2_x",
+        "SWITCHBOARD_FLY_API_URL": "http://127.0.0.1:9",
+    }
+    with (tmp_path / "log").open("w") as log, command.serving(log, **given):
+        pass
+    said = (tmp_path / "log").read_text()
+    assert ("placement 'overflow': its machines are told this host's own address" in said) == warns
+
+
 def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):
     """Each of them takes some 0.1 s of the processor, at every start."""
     others = [

@@ -37,6 +37,7 @@ class CloudRunJobsPlacement(PlacementSettings):
 
     shared: ClassVar[type[SharedSettings]] = CloudRunJobsShared
     needs_image: ClassVar[bool] = False
+    on_other_hosts: ClassVar[bool] = True
 
     provider: Literal["cloud-run-jobs"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""

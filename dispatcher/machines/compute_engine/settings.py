@@ -42,6 +42,7 @@ class ComputeEnginePlacement(PlacementSettings):
 
     shared: ClassVar[type[SharedSettings]] = ComputeEngineShared
     needs_image: ClassVar[bool] = False
+    on_other_hosts: ClassVar[bool] = True
 
     provider: Literal["compute-engine"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""

@@ -50,6 +50,7 @@ class EcsPlacement(PlacementSettings):
 
     shared: ClassVar[type[SharedSettings]] = EcsShared
     needs_image: ClassVar[bool] = False
+    on_other_hosts: ClassVar[bool] = True
 
     provider: Literal["ecs"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""

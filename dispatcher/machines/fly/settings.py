@@ -32,6 +32,7 @@ class FlyPlacement(PlacementSettings):
     """Machines are Fly Machines. What an agent's `env` names must be secrets of the apps."""
 
     shared: ClassVar[type[SharedSettings]] = FlyShared
+    on_other_hosts: ClassVar[bool] = True
 
     provider: Literal["fly"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""

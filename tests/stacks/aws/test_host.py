@@ -117,6 +117,18 @@ def test_a_revision_is_rolled_back_where_it_does_not_come_up(plain: Graph) -> No
     assert "front-http" in plain.resources["dispatcher-service"].dependencies
 
 
+def test_ecs_kills_no_dispatcher_that_still_drains_or_answers(plain: Graph) -> None:
+    from dispatcher.commands import SHUTDOWN_SECONDS
+    from stacks.config import StackConfig
+
+    (longest_drain,) = [
+        one.le for one in StackConfig.model_fields["drain_seconds"].metadata if hasattr(one, "le")
+    ]
+    (container,) = json.loads(plain.inputs("dispatcher-task")["containerDefinitions"])
+    own_work = 15
+    assert longest_drain + SHUTDOWN_SECONDS + own_work <= container["stopTimeout"] <= 120
+
+
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 
 
