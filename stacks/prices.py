@@ -1,10 +1,10 @@
-"""Price of an agent's machine, by its cloud and size: estimates, from price lists of a date."""
+"""Prices of an agent's machine and of an idle stack: estimates, from price lists of a date."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 THIRTY_DAYS = 30 * 24 * 3600
 
@@ -28,3 +28,34 @@ class Price:
 
 
 OWN_MACHINE = Price(0.0, "a machine of your own, which costs what it costs without sessions too")
+
+
+HOURS = 30 * 24
+"""Of a month of 30 days."""
+
+Sure = Literal["read", "quoted", "recalled"]
+"""On the vendor's page, in a third party's copy of it, or in no page at hand."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A price of a vendor's list."""
+
+    usd: float
+    per: str
+    source: str
+    sure: Sure
+
+
+@dataclass(frozen=True)
+class Item:
+    """A line of what a stack costs in a month without a call."""
+
+    what: str
+    usd: float
+    sure: Sure
+
+
+def least_sure(*rates: Rate) -> Sure:
+    """Return how sure a sum of prices is."""
+    return max(rates, key=lambda one: get_args(Sure).index(one.sure)).sure

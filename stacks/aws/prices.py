@@ -9,24 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from stacks.aws.config import Architecture
-
-HOURS = 30 * 24
-"""Of a month of 30 days."""
-
-Sure = Literal["read", "quoted", "recalled"]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A price of AWS's."""
-
-    usd: float
-    per: str
-    source: str
-    sure: Sure
+from stacks.prices import HOURS, Item, Rate, least_sure
 
 
 @dataclass(frozen=True)
@@ -88,15 +73,6 @@ def task_second(
 
 
 @dataclass(frozen=True)
-class Item:
-    """A line of what a stack costs in a month without a call."""
-
-    what: str
-    usd: float
-    sure: Sure
-
-
-@dataclass(frozen=True)
 class Idle:
     """Parts of a stack that run without a call."""
 
@@ -112,11 +88,6 @@ class Idle:
     """Class of the instance; empty: none of the stack's."""
     multi_zone: bool
     storage_gb: int
-
-
-def least_sure(*rates: Rate) -> Sure:
-    """Return how sure a sum of prices is."""
-    return max(rates, key=lambda one: get_args(Sure).index(one.sure)).sure
 
 
 def idle(stack: Idle) -> Sequence[Item]:

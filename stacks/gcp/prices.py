@@ -9,23 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-HOURS = 30 * 24
-"""Of a month of 30 days."""
-
-Sure = Literal["read", "quoted", "recalled"]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A price of Google's."""
-
-    usd: float
-    per: str
-    source: str
-    sure: Sure
-
+from stacks.prices import HOURS, Item, Rate
 
 _E2 = "cloud.google.com/compute/vm-instance-pricing, us-central1, as of 2026-11"
 E2_VCPU = Rate(0.02181159, "vCPU and hour", _E2, "recalled")
@@ -74,15 +59,6 @@ def machine_second(
     hour = (billed * E2_VCPU.usd + memory_mb / 1024 * E2_GB.usd) * (SPOT_SHARE if spot else 1.0)
     way_out = NAT_VM.usd if nat else PUBLIC_IPV4.usd
     return (hour + disk_gb * DISK_GB.usd / HOURS + way_out) / 3600
-
-
-@dataclass(frozen=True)
-class Item:
-    """A line of what a stack costs in a month without a call."""
-
-    what: str
-    usd: float
-    sure: Sure
 
 
 @dataclass(frozen=True)

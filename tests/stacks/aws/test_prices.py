@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stacks.aws import prices
-from stacks.aws.prices import DATABASES, FARGATE, Idle, Rate, idle, task_second
+from stacks.aws.prices import DATABASES, FARGATE, Idle, idle, task_second
+from stacks.prices import Rate
 
 
 def test_a_vcpu_with_two_gb_costs_what_the_price_list_says() -> None:
