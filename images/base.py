@@ -43,6 +43,10 @@ LEFT_OUT = (
     *("/usr/bin/passwd", "/usr/bin/chage", "/usr/bin/chfn", "/usr/bin/chsh", "/usr/bin/gpasswd"),
     *("/usr/bin/login", "/usr/bin/su", "/usr/bin/sg", "/usr/bin/newgrp", "/usr/bin/expiry", "/usr/bin/mount"),
     *("/usr/bin/umount", "/usr/bin/wall", "/usr/bin/tic", "/usr/bin/infocmp", "/usr/bin/chcon"),
+    # Sessions of people who log in, by PAM, and what tells of them.
+    *("/usr/lib/*-linux-gnu*/security", "/etc/pam.d", "/etc/security", "/usr/share/pam*"),
+    *("/usr/bin/who", "/usr/bin/users", "/usr/bin/pinky", "/usr/bin/logger", "/usr/bin/mountpoint"),
+    *("/usr/bin/prlimit", "/usr/bin/wdctl", "/usr/bin/toe"),
     *("/usr/bin/localedef", "/usr/share/keyrings", "/usr/share/gcc", "/usr/share/gdb"),
     # Documentation and the tables of `iconv`; Python has codecs of its own.
     *(
@@ -76,6 +80,26 @@ PACKAGES_LEFT_OUT = (
 )
 """Debian packages of which `LEFT_OUT` leaves nothing that runs."""
 
+ORPHANS = {
+    "libpam_misc.so*": "libpam0g",
+    "libpam.so*": "libpam0g",
+    "libaudit.so*": "libaudit1",
+    "libsystemd.so*": "libsystemd0",
+    "libudev.so*": "libudev1",
+    "libsemanage.so*": "libsemanage2",
+    "libsepol.so*": "libsepol2",
+    "libmount.so*": "libmount1",
+    "libfdisk.so*": "libfdisk1",
+    "libblkid.so*": "libblkid1",
+    "libsmartcols.so*": "libsmartcols1",
+    "libhogweed.so*": "libhogweed6*",
+    "libnettle.so*": "libnettle8*",
+    "libseccomp.so*": "libseccomp2",
+    "libnsl.so*": "libnsl2",
+}
+"""Libraries of programs that `LEFT_OUT` names → their Debian package. Each goes if nothing that is left names
+it, so what a base has besides keeps its libraries. Those that others need come after them."""
+
 SET_ID = stat.S_ISUID | stat.S_ISGID
 """Mode bits of programs that change their caller's user or group (`su`, `mount`); a container needs none."""
 
@@ -103,12 +127,32 @@ def copy(root: Path, out: Path) -> None:
             path.chmod(status.st_mode & 0o7777 & ~SET_ID)
 
 
-def list_packages(status: Path) -> None:
-    """Remove `PACKAGES_LEFT_OUT` from Debian's list of installed packages."""
+def remove_orphans(out: Path) -> list[str]:
+    """Remove the `ORPHANS` that no file names; return their Debian packages."""
+    binaries = [path for path in out.rglob("*") if path.is_file() and not path.is_symlink() and _is_elf(path)]
+    removed = []
+    for pattern, package in ORPHANS.items():
+        going = list(out.glob(f"usr/lib/*-linux-gnu*/{pattern}"))
+        name = pattern.removesuffix("*").encode()
+        if going and not any(name in path.read_bytes() for path in binaries if path not in going):
+            for path in going:
+                path.unlink()
+            binaries = [path for path in binaries if path not in going]
+            removed.append(package)
+    return removed
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def list_packages(status: Path, orphans: list[str]) -> None:
+    """Remove `PACKAGES_LEFT_OUT`, and packages of orphans, from Debian's list of installed packages."""
     kept = []
     for paragraph in status.read_text().strip().split("\n\n"):
         name = paragraph.partition("\n")[0].removeprefix("Package: ")
-        if not any(fnmatch(name, pattern) for pattern in PACKAGES_LEFT_OUT):
+        if not any(fnmatch(name, pattern) for pattern in (*PACKAGES_LEFT_OUT, *orphans)):
             kept.append(paragraph + "\n")
     status.write_text("\n".join(kept))
 
@@ -126,4 +170,4 @@ if __name__ == "__main__":
     made = Path(sys.argv[1])
     copy(Path("/"), made)
     check_authorities(made / "etc/ssl/certs")
-    list_packages(made / "var/lib/dpkg/status")
+    list_packages(made / "var/lib/dpkg/status", remove_orphans(made))

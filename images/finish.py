@@ -10,10 +10,11 @@ file has the time SECONDS.
 from __future__ import annotations
 
 import argparse
-import compileall
+import ast
+import importlib.util
+import marshal
 import multiprocessing
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
@@ -35,8 +36,22 @@ LEFT_OUT = (
     "onnxruntime/capi/libonnxruntime.so*",
 )
 
-WITHOUT_BYTECODE = ("openai/resources/beta", "openai/types/beta", "openai/lib/beta")
-"""Parts of packages that Python compiles when they are imported, which no service of Pipecat does."""
+WITHOUT_BYTECODE = (
+    *("openai/resources/beta", "openai/types/beta", "openai/lib/beta"),
+    # Pipecat's command line, and its tests of bots by language models.
+    *("pipecat/cli", "pipecat/evals"),
+)
+"""Parts of packages that Python compiles when they are imported, which no bot's session does."""
+
+WITHOUT_DOCSTRINGS = (
+    *("anyio", "google/protobuf", "httpx", "openai", "packaging", "PIL", "pipecat", "pydantic"),
+    "websockets",
+)
+"""Packages whose bytecode has no docstrings: nothing reads them at run time. numpy completes its own as it is
+imported, so it keeps them, and a bot's own packages may show theirs to a model."""
+
+WITH_DOCSTRINGS = ("pipecat/adapters", "pipecat/flows", "pipecat/workers")
+"""Parts of these that keep them: some are the descriptions of tools, which a model reads."""
 
 PROCESSES = 4
 """Number of processes that compile. Bytecode depends on what its process compiled before (on which strings
@@ -61,30 +76,78 @@ def strip(directory: Path) -> None:
 
 def compile_bytecode(directory: Path) -> None:
     """Write every module's bytecode; skip files that are not valid Python (templates of packages)."""
-    modules = [path for path in _files(directory) if path.suffix == ".py" and not _is_rare(path)]
+    modules = [path for path in _files(directory) if path.suffix == ".py"]
     shares = [(directory, modules[number::PROCESSES]) for number in range(PROCESSES)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=spawn, max_tasks_per_child=1) as processes:
         list(processes.map(_compile, shares))
 
 
-def _is_rare(module: Path) -> bool:
-    within = module.as_posix().rpartition("/site-packages/")[2]
-    return within.startswith(tuple(f"{part}/" for part in WITHOUT_BYTECODE))
-
-
 def _compile(share: tuple[Path, list[Path]]) -> None:
     directory, modules = share
     for module in modules:
-        compileall.compile_file(
-            module,
-            quiet=2,
-            force=True,
+        packages, _, name = module.as_posix().rpartition("/site-packages/")
+        if packages and _is_in(name, WITHOUT_BYTECODE):
+            continue
+        source = module.read_bytes()
+        try:
+            tree = ast.parse(source)
+            if packages and _is_in(name, ("pipecat",)) and _lacks_a_package(tree, module, name):
+                continue
+            if packages and _is_in(name, WITHOUT_DOCSTRINGS) and not _is_in(name, WITH_DOCSTRINGS):
+                _remove_docstrings(tree)
             # The path that tracebacks show is the one inside the image.
-            stripdir=str(directory),
-            prependdir="/",
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+            code = compile(tree, f"/{module.relative_to(directory).as_posix()}", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            continue
+        target = Path(importlib.util.cache_from_source(module))
+        target.parent.mkdir(exist_ok=True)
+        # PEP 552: the flag of bytecode that hangs on the source's hash and is not checked.
+        head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+        target.write_bytes(head + marshal.dumps(code))
+
+
+def _is_in(name: str, parts: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{part}/" for part in parts))
+
+
+def _remove_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            # A block has a statement, and a comment would do only for people.
+            node.body[:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node.body[0])]
+
+
+def _lacks_a_package(tree: ast.Module, module: Path, name: str) -> bool:
+    """Return whether the module cannot be imported, as it needs a package that is not in the image."""
+    packages = module.parents[name.count("/")]
+    return not all(_is_there(imported, packages) for imported in _needed(tree.body))
+
+
+def _needed(statements: list[ast.stmt]) -> Iterator[str]:
+    """Give the modules that are imported in any case, or whose absence the module refuses."""
+    for statement in statements:
+        match statement:
+            case ast.Import(names=names):
+                yield from (one.name for one in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module
+            case ast.Try(body=body, handlers=handlers) if all(
+                isinstance(handler.body[-1], ast.Raise) for handler in handlers
+            ):
+                yield from _needed(body)
+
+
+def _is_there(imported: str, packages: Path) -> bool:
+    first, _, rest = imported.partition(".")
+    if first in sys.stdlib_module_names:
+        return True
+    if not (packages / first).is_dir():
+        return any(packages.glob(f"{first}.*"))
+    # A namespace, such as `google`, has packages of several makers.
+    is_namespace = rest and not (packages / first / "__init__.py").exists()
+    return not is_namespace or any(packages.glob(f"{first}/{rest.partition('.')[0]}*"))
 
 
 def fix_times(directory: Path, epoch: int) -> None:
