@@ -81,6 +81,11 @@ def backoff(attempt: int, chance: float) -> float:
     return longest * (0.5 + chance / 2)
 
 
+def is_local(url: str) -> bool:
+    """Return True if the URL is of this host: a proxy of the environment (HTTP_PROXY) is not used for it."""
+    return urllib.parse.urlsplit(url).hostname in _LOCAL_HOSTS
+
+
 class Channel:
     """Keeps the connection, and keeps what is not sent yet.
 
@@ -102,7 +107,7 @@ class Channel:
     ) -> None:
         scheme, _, rest = dispatcher.partition("://")
         self._url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}{CHANNEL_PATH}"
-        self._local = urllib.parse.urlsplit(dispatcher).hostname in _LOCAL_HOSTS
+        self._local = is_local(dispatcher)
         self._token = token
         self._owner = owner
         self._sleep = sleep
@@ -158,7 +163,6 @@ class Channel:
             max_size=MAX_MESSAGE_BYTES,
             # Frames are small and links are fast; zlib would cost memory and a moment per message.
             compression=None,
-            # A proxy of the environment (HTTP_PROXY) is not used for a dispatcher on this host.
             proxy=None if self._local else True,
         )
         try:

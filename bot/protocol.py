@@ -42,6 +42,13 @@ MACHINE_STOPPED_SINCE = 4
 """The first version whose dispatcher knows the reason `machine_stopped`."""
 
 CHANNEL_PATH = "/v1/machines/channel"
+SOCKET_PATH = "/v1/machines/socket"
+"""Path of the second WebSocket that a machine opens if its session's transport is `websocket`.
+
+The dispatcher sends one `Joined` when the session's client is there. From then on the frames are the client's
+and the bot's own, until either side closes.
+"""
+
 MACHINE_TOKEN_VARIABLE = "SWITCHBOARD_MACHINE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 TRACEPARENT_VARIABLE = "TRACEPARENT"
 """The variable with the W3C trace context of the machine's session; the name is OpenTelemetry's."""
@@ -74,6 +81,9 @@ even a process's environment has a limit."""
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Limit on a frame, for either side: a 1 MB body in base64, the JSON around it, and room to spare."""
+
+MAX_SOCKET_FRAME_BYTES = 1024 * 1024
+"""Limit on a frame of the transport `websocket`, for either side; 5 s of stereo at 48 kHz have as much."""
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
 """Limit on a file that a client uploads, as in Pipecat's development runner."""
@@ -352,6 +362,18 @@ class RoomOpen(Message):
 
 class Acknowledge(Message):
     type: Literal["acknowledge"] = "acknowledge"
+
+
+JOINED_HEADERS = ("origin", "user-agent")
+"""The client's headers that its bot sees."""
+
+
+class Joined(Message):
+    """The first frame on a machine's second WebSocket: the session's client is there."""
+
+    type: Literal["joined"] = "joined"
+    headers: tuple[tuple[str, str], ...] = ()
+    """Those of `JOINED_HEADERS` that the client sent."""
 
 
 class Launch(Message):

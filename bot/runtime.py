@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from bot import lazy, logs, outcome
@@ -36,6 +37,7 @@ from bot.control import Control, Limits
 from bot.outcome import Outcome
 from bot.process import ProcessClock, leave
 from bot.session import Session
+from bot.sockets import open_socket
 
 _SWITCH_SECONDS = 0.001
 """Time that a thread may keep Python's lock while the bot file is imported; 0.005 is Python's default.
@@ -85,6 +87,7 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
         limits.grace,
         variables.traceparent,
         bot_arguments=variables.bot_arguments,
+        open_socket=partial(open_socket, arguments.dispatcher, variables.token),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: control.stop(_signalled(received)))

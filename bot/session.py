@@ -7,7 +7,7 @@ import contextlib
 import gc
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ _HANG_UP_SECONDS = 1.0
 """Wait for the peer connection's last packets."""
 
 WEBRTC = "webrtc"
+WEBSOCKET = "websocket"
 
 _TRANSPORTS_WITH_A_ROOM = ("daily",)
 
@@ -48,6 +49,7 @@ class Session:
         traceparent: The session's trace context, if the machine was started for its session.
         has_server: Whether an HTTP server of this process (`bot.hosted`) serves the bot's own routes.
         bot_arguments: The bot's own command line.
+        open_socket: Opens the WebSocket of a session over one, and returns once its client is there.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Session:
         *,
         has_server: bool = False,
         bot_arguments: Sequence[str] = (),
+        open_socket: Callable[[str, Callable[[], None]], Awaitable[Any]] | None = None,
     ) -> None:
         self._loop = loop
         self._report = report
@@ -68,8 +71,10 @@ class Session:
         self._traceparent = traceparent
         self._has_server = has_server
         self._bot_arguments = bot_arguments
+        self._open_socket = open_socket
         self._cli_args: Any = None
         self._websocket: Any = None
+        self._opened: Any = None
         self._assignment: asyncio.Future[Assignment] = loop.create_future()
         self._loaded: asyncio.Future[BotFunction] = loop.create_future()
         self._transport_loaded: asyncio.Future[None] = loop.create_future()
@@ -181,6 +186,10 @@ class Session:
             return await self._run_bot(bot, arguments)
 
     async def _arguments(self, assignment: Assignment, storage: Any) -> Any:
+        if assignment.transport == WEBSOCKET and self._websocket is None and self._open_socket is not None:
+            self._report.phase("waiting")
+            gone = self._progress.client_gone if self._progress is not None else _nothing
+            self._websocket = self._opened = await self._open_socket(assignment.session_id, gone)
         if assignment.transport != WEBRTC:
             return runner_arguments(
                 assignment, self._cli_args, websocket=self._websocket, file_storage=storage
@@ -248,6 +257,11 @@ class Session:
             closing = asyncio.create_task(peer.result().close())
             await asyncio.wait({closing}, timeout=_HANG_UP_SECONDS)
             await _settle(closing)
+        if self._opened is not None:
+            # A bot that has closed it already makes this an error.
+            closing = asyncio.create_task(self._opened.close())
+            with contextlib.suppress(RuntimeError):
+                await asyncio.wait_for(closing, _HANG_UP_SECONDS)
         if self._files is not None:
             await self._files.close()
 
@@ -310,6 +324,10 @@ class Session:
         self._loaded.set_exception(error)
         if not self._transport_loaded.done():
             self._transport_loaded.set_exception(error)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _import_transport() -> None:

@@ -26,6 +26,7 @@ from dispatcher.api import (
     organizations,
     problems,
     sessions,
+    sockets,
     start,
     webhooks,
 )
@@ -35,6 +36,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.configured import events_of, providers_of
 from dispatcher.core import Core, wire
 from dispatcher.machines.provider import MachineProvider
+from dispatcher.machines.sockets import Sockets
 from dispatcher.settings import Settings
 from dispatcher.store.threads import Runner
 from dispatcher.telemetry.requests import Subjects
@@ -117,6 +119,8 @@ def _routes(core: Core) -> list[BaseRoute]:
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     anyone = APIRouter(responses=openapi.problems(*openapi.ANYWHERE))
     machines.add_routes(anyone, core.machine_reports, core.tokens)
+    meetings = Sockets(core.clock)
+    sockets.add_routes(anyone, meetings, service, core.store, core.tokens, core.session_tokens)
     operations.add_routes(anyone, service, core.readiness, core.scrape)
     start.add_routes(anyone, service, starter, core.session_tokens, core.traces)
     offers.add_routes(anyone, service, starter, core.traces)

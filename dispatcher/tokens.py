@@ -2,6 +2,7 @@
 
 machine   good for one machine, for its session's life, and for the channel alone
 session   all that a client needs for its session, without the key that started it
+socket    good for the client's WebSocket of one session, and for nothing else: it is part of a URL
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dispatcher.domain.model import Session
 
 MACHINES = "switchboard-machine"
 SESSIONS = "switchboard-session"
+SOCKETS = "switchboard-socket"
 """The audiences."""
 
 SECRET_BYTES = 32
@@ -112,6 +114,19 @@ class SessionTokens:
             InvalidToken: it was not issued by us for a session, or has expired.
         """
         return self._signer.subject(token, SESSIONS)
+
+    def issue_for_socket(self, session: Session) -> str:
+        """Return the token for the session's WebSocket, good for as long as the session's own."""
+        longest = session.queue_seconds + session.max_duration_seconds
+        return self._signer.sign(session.id, SOCKETS, session.created_at + longest)
+
+    def socket_session_id(self, token: str) -> str:
+        """Return the session for whose WebSocket the token was issued.
+
+        Raises:
+            InvalidToken: it was not issued here for a WebSocket, or has expired.
+        """
+        return self._signer.subject(token, SOCKETS)
 
 
 def load_or_create_secret(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from bot.protocol import CHANNEL_PATH
+from bot.protocol import CHANNEL_PATH, SOCKET_PATH
 from dispatcher.domain.model import Session
 from dispatcher.keys import KeyScope
 
@@ -34,6 +34,8 @@ class Action(StrEnum):
     """A machine's channel; the machine has a token of its own."""
     notify = "notify"
     """A webhook of a service that the deployment uses, signed with that service's secret."""
+    converse = "converse"
+    """A client's WebSocket of its session; it has a token of its own."""
     start = "start"
     agents = "agents"
     list = "list"
@@ -66,6 +68,8 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (READS, "/readyz", Action.open),
     (READS, "/metrics", Action.measure),
     (SOCKET, CHANNEL_PATH, Action.channel),
+    (SOCKET, SOCKET_PATH, Action.channel),
+    (SOCKET, "/sessions/{session_id}/ws", Action.converse),
     (frozenset({"POST"}), "/webhooks/daily", Action.notify),
     (frozenset({"POST"}), "/webhooks/machines/{provider}", Action.notify),
     (frozenset({"POST"}), "/start", Action.start),
@@ -106,14 +110,14 @@ def _expression(path: str) -> re.Pattern[str]:
 _ROUTES = tuple((methods, _expression(path), action) for methods, path, action in ROUTES)
 
 FROM_OTHER_SITES = frozenset(
-    {Action.start, Action.agents, Action.show, Action.follow, Action.stop, Action.call}
+    {Action.start, Action.agents, Action.show, Action.follow, Action.stop, Action.call, Action.converse}
 )
 """Actions that pages of other sites can be allowed: those of a public key or a session's token."""
 
 Kind = KeyScope | Literal["session"]
 
 _MAY: dict[Kind, frozenset[Action]] = {
-    "start": FROM_OTHER_SITES,
+    "start": FROM_OTHER_SITES - {Action.converse},
     "read": frozenset({Action.agents, Action.list, Action.show, Action.follow, Action.logs, Action.measure}),
     "admin": frozenset(Action),
     "session": frozenset({Action.show, Action.follow, Action.stop, Action.call}),
@@ -167,7 +171,7 @@ def asked(method: str, path: str) -> Asked:
 
 def may(kind: Kind, action: Action) -> bool:
     """Return True if such a caller may do this at all."""
-    return action in (Action.open, Action.channel, Action.notify) or action in _MAY[kind]
+    return action in (Action.open, Action.channel, Action.notify, Action.converse) or action in _MAY[kind]
 
 
 def refusal(caller: Caller, wanted: Asked, default_agent: str) -> str | None:

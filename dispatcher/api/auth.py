@@ -38,7 +38,10 @@ ADMIT = "admit"
 """Key of a request's state: a function that counts the connection as an authenticated client's
 (`Admissions.admit`)."""
 
-UNAUTHENTICATED = (Action.open, Action.channel, Action.notify)
+SOCKET_TOKEN = "socket_token"  # noqa: S105 - the name of a key
+"""Key of a request's state: the token in the URL of a client's WebSocket."""
+
+UNAUTHENTICATED = (Action.open, Action.channel, Action.notify, Action.converse)
 """Actions that need no key, or a secret of another kind."""
 
 
@@ -176,6 +179,8 @@ class Gate:
                 await preflight(headers)(scope, receive, send)
                 return
             state = scope.setdefault("state", {})
+            if asked.action is Action.converse and token is not None:
+                state[SOCKET_TOKEN] = token
             scope["user"] = self._caller(asked, headers, token, foreign)
             admit = state.get(ADMIT)
             if asked.action not in UNAUTHENTICATED and admit is not None and not admit():
@@ -273,7 +278,7 @@ def _is_loopback_origin(origin: str) -> bool:
 def _take_token(scope: Scope, asked: Asked) -> str | None:
     """Remove the session token from a request's URL and return it, so that no log of URLs contains it.
 
-    Only timelines accept it; on the routes of a session's bot, the parameter is the bot's own.
+    Only timelines and WebSockets accept it; on the routes of a session's bot, the parameter is the bot's own.
     """
     if asked.action is Action.call:
         return None
@@ -283,7 +288,7 @@ def _take_token(scope: Scope, asked: Asked) -> str | None:
         return None
     kept = [pair for pair in pairs if unquote_to_bytes(pair[0]) != TOKEN_PARAMETER.encode()]
     scope["query_string"] = b"&".join(b"".join(pair) for pair in kept)
-    return unquote(tokens[0].decode("latin-1")) if asked.action is Action.follow else None
+    return unquote(tokens[0].decode("latin-1")) if asked.action in (Action.follow, Action.converse) else None
 
 
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}

@@ -88,6 +88,10 @@ class StartAnswer(BaseModel):
     """The room's URL, if the session's transport is `daily`."""
     dailyToken: str | None = None
     """The client's token for the room, valid until the session's latest end."""
+    wsUrl: str | None = None
+    """Address of the client's WebSocket, if the session's transport is `websocket`."""
+    token: str | None = None
+    """Token for that WebSocket alone, as its parameter `token` or as `Authorization: Bearer`."""
     iceConfig: IceConfig | None = None
     queue: QueuePlace | None = None
     """Position of a queued session; left out otherwise."""

@@ -146,7 +146,7 @@ def add_routes(
             if joined is None:
                 await service.hang_up(started)
                 return Response(status_code=HUNG_UP)
-            response = described(joined)
+            response = described(joined, request)
         except SessionError:
             # The session is over.
             raise
@@ -156,7 +156,7 @@ def add_routes(
         served.status = 200
         return response
 
-    def described(joined: Started) -> Response:
+    def described(joined: Started, request: Request) -> Response:
         place = QueuePlace.of(joined.place)
         waiting = {"queue": place.model_dump()} if place is not None else {}
         session = joined.session
@@ -165,7 +165,13 @@ def add_routes(
             "sessionToken": tokens.issue(session),
             "fileUploadUrl": f"/sessions/{session.id}/{FILES_PATH}",
         }
-        return JSONResponse({**known, **joined.client, **waiting})
+        client = joined.client
+        if (path := client.get("wsUrl")) is not None:
+            # The client's own way to here: its scheme, as a proxy says it, and the host that it called.
+            scheme = "wss" if request.url.scheme == "https" else "ws"
+            token = tokens.issue_for_socket(session)
+            client = {**client, "wsUrl": f"{scheme}://{request.url.netloc}{path}", "token": token}
+        return JSONResponse({**known, **client, **waiting})
 
     @routes.post("/start", **_DESCRIBED)
     async def start(request: Request, wait: Hold = "ready", queue: QueueSeconds = 0) -> Response:

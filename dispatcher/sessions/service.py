@@ -209,6 +209,10 @@ class SessionService:
             self._terminator.close_later(session, end, by)
         return await self.get(session_id)
 
+    async def until_over(self, session_id: str) -> Session:
+        """Return the session once it is over."""
+        return await self._until(session_id, lambda session: session.over)
+
     async def call(self, session_id: str, request: Request, agent: str | None = None) -> Response:
         """Pass a request to the session's bot, holding it until the bot can take it.
 

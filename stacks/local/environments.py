@@ -54,7 +54,7 @@ INPUTS = ("directory", "file", "pins", "requirements")
 
 def requirements(transports: Sequence[str]) -> list[str]:
     """Return what a bot's environment needs for Switchboard itself."""
-    extras = ",".join(sorted({"silero", "webrtc", *(["daily"] if "daily" in transports else [])}))
+    extras = ",".join(sorted({"silero", "webrtc", *({"daily", "websocket"} & set(transports))}))
     return [f"{versions.PACKAGE}[{extras}]{versions.REQUIREMENT}", *RUNTIME]
 
 

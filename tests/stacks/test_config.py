@@ -198,7 +198,7 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
         (
             with_agent(transports=[]),
             "switchboard:agents.echo.transports: [] is refused; "
-            "allowed: a list of at least one of webrtc, daily",
+            "allowed: a list of at least one of webrtc, daily, websocket",
         ),
         (
             with_key(hash="sk_the-key-itself"),

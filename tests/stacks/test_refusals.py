@@ -180,7 +180,7 @@ AGENT = {"echo": {"bot": BOT}}
         (
             {"agents": {"echo": {"bot": BOT, "transports": ["sip"]}}},
             'switchboard:agents.echo.transports[0]: "sip" is refused; allowed: a list of at least one of '
-            "webrtc, daily",
+            "webrtc, daily, websocket",
         ),
         (
             {"cloud": "fly", "agents": AGENT, "keys": [KEY], "fly": {"regions": ["x"]}},

@@ -88,7 +88,9 @@ def test_what_each_scope_may(caller, allowed):
     found = {
         action for action in Action if access.refusal(caller, Asked(action, "echo", "s"), "echo") is None
     }
-    assert found == {Action(one) for one in allowed} | {Action.open, Action.channel, Action.notify}
+    assert found == {Action(one) for one in allowed} | {
+        *(Action.open, Action.channel, Action.notify, Action.converse)
+    }
 
 
 def test_an_admin_of_some_agents_is_none_of_the_deployment():

@@ -1,0 +1,1 @@
+"""Sessions over one WebSocket, which the dispatcher passes on to the machine."""
