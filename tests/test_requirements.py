@@ -32,7 +32,11 @@ def test_everything_that_is_wanted_is_pinned_within_its_bounds(name):
         assert pinned[canonicalize_name(wanted.name)] in wanted.specifier, f"{wanted}: run `make lock`"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements*.txt")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*ROOT.glob("requirements*.txt"), ROOT / "stacks" / "policy_pack" / "requirements.txt"]),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_every_pin_has_hashes_and_no_registry(path):
     text = path.read_text()
     pins = re.findall(r"^[a-z0-9._-]+==", text, re.MULTILINE)

@@ -60,6 +60,8 @@ class Graph:
     project: str
     stack: str
     resources: Sequence[Resource]
+    components: frozenset[str] = frozenset()
+    """Logical names of its components, whose resources are among these."""
 
     def __iter__(self) -> Iterator[Resource]:
         return iter(self.resources)

@@ -58,7 +58,10 @@ def record(environment: Environment) -> tuple[Graph, assembly.Plan]:
         assembly.deploy(plan, ask=False)
 
     program()
-    return Graph(environment.project, environment.stack, monitor.recorded), plan
+    return (
+        Graph(environment.project, environment.stack, monitor.recorded, frozenset(monitor.components)),
+        plan,
+    )
 
 
 def reviews_of(environment: Environment) -> dict[str, Review]:
@@ -112,6 +115,7 @@ class _Monitor(mocks.MockMonitor):
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__(recorder)
         self.recorded: list[Resource] = []
+        self.components: set[str] = set()
         self._providers: dict[str, Mapping[str, Any]] = {}
 
     def RegisterResource(self, request: Any) -> Any:
@@ -134,6 +138,8 @@ class _Monitor(mocks.MockMonitor):
                     _tagged(request.type, inputs),
                 )
             )
+        elif request.type != ROOT:
+            self.components.add(request.name)
         return answer
 
 
