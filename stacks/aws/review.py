@@ -239,9 +239,12 @@ class AwsReview(Review):
         )
         return [Cost(one.what, one.usd, PRICE_LIST.format(sure=one.sure)) for one in idle(stack)]
 
+    def replaced(self, graph: Graph) -> str:
+        return "are taken all the time: new tasks start beside the old ones, and are rolled back if they fail"
+
     def start(self) -> Sequence[Wait]:
         source = "AWS re:Post: 30–45 s or longer is normal for Fargate; not measured by us"
-        return [Wait("a Fargate task: host, image, container, bot", 30, 60, source)]
+        return [Wait("a Fargate task: host, image, container, bot", 30, 45, source)]
 
     def _is_internal(self, graph: Graph, group: Resource) -> bool:
         """Tell whether a group is that of a load balancer without a public address."""

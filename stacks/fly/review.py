@@ -127,6 +127,11 @@ class FlyReview(Review):
         ]
         return found
 
+    def replaced(self, graph: Graph) -> str:
+        if len(graph.of(MACHINE)) > 1:
+            return "are taken all the time: one machine is replaced after the other"
+        return "are refused for some 20 s, since there is one machine"
+
     def start(self) -> Sequence[Wait]:
         source = "Fly's docs: creating takes seconds, up to low double digits; not measured by us"
         return [Wait("a machine: image, boot, bot", 3, 20, source)]

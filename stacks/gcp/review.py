@@ -171,6 +171,9 @@ class GcpReview(Review):
         )
         return [Cost(one.what, one.usd, f"Google's list for us-central1, {one.sure}") for one in idle(stack)]
 
+    def replaced(self, graph: Graph) -> str:
+        return "are taken all the time: a new revision takes over once it is ready"
+
     def start(self) -> Sequence[Wait]:
         source = "no published figure: boot of Container-Optimized OS, pull of the image; not measured by us"
         return [Wait("a VM: boot, image, container, bot", 30, 90, source)]

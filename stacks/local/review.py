@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 from stacks.deployment import Environment
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Opening, Review, SecretUse, Wait, keys_of_agents, ranges
+from stacks.plan.review import (
+    INTERNET,
+    MEASURED,
+    Cost,
+    Grant,
+    Opening,
+    Review,
+    SecretUse,
+    Wait,
+    keys_of_agents,
+    ranges,
+)
 
 DISPATCHER = "pulumi-python:dynamic/switchboard:Dispatcher"
 
@@ -60,6 +71,9 @@ class LocalReview(Review):
     def idle(self, graph: Graph) -> Sequence[Cost]:
         return [Cost("this machine", 0.0, "costs what it costs without Switchboard too")]
 
+    def replaced(self, graph: Graph) -> str:
+        return "are refused for the seconds between the old process's end and the new one's readiness"
+
     def start(self) -> Sequence[Wait]:
-        source = "`python -m tests.bench.image_steps`, its row of a process, 2 cores, 2026-11"
-        return [Wait("process, imports, pipeline", 0.5, 1.3, source)]
+        source = f"{MEASURED}, its columns of `local`, 2026-11"
+        return [Wait("process, imports, pipeline", 1.10, 1.56, source)]

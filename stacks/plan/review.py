@@ -75,6 +75,9 @@ class Opening:
 
 INTERNET = "the internet"
 
+MEASURED = "best and median of seven by `python -m tests.bench.image_steps` on two busy cores"
+"""Source of starts in docs/images.md."""
+
 EVERY_PORT = (range(65536),)
 EVERY_PROTOCOL = "every protocol"
 
@@ -209,6 +212,10 @@ class Review:
     def idle(self, graph: Graph) -> Sequence[Cost]:
         """Return what the stack costs in a month without a call."""
         return ()
+
+    def replaced(self, graph: Graph) -> str | None:
+        """Return what becomes of starts while a dispatcher here is replaced; None: not known."""
+        return None
 
     def start(self) -> Sequence[Wait]:
         """Return the steps of a start at this cloud, from nothing."""

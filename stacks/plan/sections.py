@@ -15,6 +15,8 @@ from stacks.plan.review import Cost, Grant, Review
 
 MINUTES_OF_A_SESSION = 3
 SESSIONS = 1000
+DAYS = 30
+"""Of a month, in every price here."""
 
 NOT_COUNTED = "Not counted: media (Daily, TURN), AI services, traffic, taxes."
 
@@ -48,6 +50,7 @@ def document(
         + ", ".join(planned.name for planned in plan.planned),
         [
             *([] if against is None else [what_changes(against, facts)]),
+            live_calls(plan, graph, reviews),
             *_untold(reviews),
             resources(graph, every),
             permissions(facts),
@@ -80,6 +83,17 @@ def what_changes(against: Against, facts: Facts) -> Section:
     return Section(
         "What changes", Table(("change", "kind", "name", "data", "inputs"), rows, grouped=True), notes
     )
+
+
+def live_calls(plan: Plan, graph: Graph, reviews: Mapping[str, Review]) -> Section:
+    """Return what becomes of calls, and of starts, while a change is applied."""
+    starts = reviews[plan.environment.config.cloud].replaced(graph)
+    rows = [
+        ("a changed bot", "finish with the image or code that they have", "get the new one"),
+        ("a changed dispatcher", "go on, and their bots connect to the new one", starts or "unknown"),
+        ("`make down`", "end", "are refused"),
+    ]
+    return Section("Live calls", Table(("what is applied", "live calls", "new calls"), rows))
 
 
 def policies(broken: Sequence[Violation]) -> Section:
@@ -166,7 +180,12 @@ def secrets(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
         key=lambda one: one.name,
     )
     rows = [(one.name, one.kept_in, one.read_by, one.rotated) for one in found]
-    return Section("Secrets", Table(("secret", "kept in", "read by", "changed by"), rows))
+    variables = [
+        f"Variables of agent {name}, which its bots get: {', '.join(agent.env)}"
+        for name, agent in plan.environment.config.agents.items()
+        if agent.env
+    ]
+    return Section("Secrets", Table(("secret", "kept in", "read by", "changed by"), rows), variables)
 
 
 def cost(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
@@ -175,6 +194,10 @@ def cost(plan: Plan, graph: Graph, reviews: Sequence[Review]) -> Section:
     rows = [("a month without calls", one.what, _usd(one.usd_month), one.source) for one in idle]
     if len(idle) > 1:
         rows.append(("a month without calls", "all of it", _usd(_total(idle)), "the sum"))
+    if idle:
+        total = _total(idle)
+        day = None if total is None else total / DAYS
+        rows.append(("a day without calls", "all of it", _usd(day), f"a month's, by {DAYS}"))
     for agent, placement, price in plan.prices_by_placement():
         minute = price.per_second * 60
         whole = minute * MINUTES_OF_A_SESSION * SESSIONS
