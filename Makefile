@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan plans drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs
+.PHONY: help up down plan plans drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs simulate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,17 @@ key: setup ## make a key for callers: NAME=… [SCOPE=… AGENT=… ORIGIN=… P
 
 daily-webhook: setup ## bring a stack up, and create or update its webhook at Daily
 	@$(RUN) -m stacks.daily_webhook --stack $(call quoted,$(STACK))
+
+# Options of the simulator, by the names that its refusals use.
+SIMULATED = --trace $(call quoted,$(or $(call said,TRACE),synthetic)) \
+	$(if $(call said,AGENT),--agent $(call quoted,$(AGENT)) --stack-file $(call quoted,stacks/Pulumi.$(STACK).yaml)) \
+	$(if $(call said,FORMAT),--format $(call quoted,$(FORMAT))) $(if $(call said,LEAD),--lead $(call quoted,$(LEAD))) \
+	$(if $(call said,TARGET),--target $(call quoted,$(TARGET))) $(if $(call said,PRICE),--price $(call quoted,$(PRICE))) \
+	$(if $(call said,ZONE),--zone $(call quoted,$(ZONE))) $(if $(call said,TICK),--tick $(call quoted,$(TICK))) \
+	$(if $(call said,SESSION_SECONDS),--session-seconds $(call quoted,$(SESSION_SECONDS))) \
+	$(if $(call said,WARMUP_DAYS),--warmup-days $(call quoted,$(WARMUP_DAYS)))
+simulate: setup ## compare reserves on arrivals: TRACE=calls.csv [AGENT=… FORMAT=json LEAD=30 TARGET=0.995]
+	@$(RUN) -m dispatcher.reserve.simulate $(SIMULATED)
 
 test: setup-dev ## set up and run all checks and tests
 	@$(MAKE) style

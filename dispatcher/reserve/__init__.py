@@ -1,0 +1,2 @@
+"""The reserve: machines that wait for sessions. `policy` decides how many, `simulate` shows what a setting
+gives."""
