@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 # A dispatcher and its bots are many processes: without bytecode each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help up down plan plans drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs simulate
+.PHONY: help up down plan plans drift refresh smoke logs key daily-webhook test test-containers test-terraform load openapi docs bench fuzz chaos fmt lint style setup setup-dev lock python bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs bench-reserve simulate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,8 +82,8 @@ SIMULATED = --trace $(call quoted,$(or $(call said,TRACE),synthetic)) \
 	$(if $(call said,TARGET),--target $(call quoted,$(TARGET))) $(if $(call said,PRICE),--price $(call quoted,$(PRICE))) \
 	$(if $(call said,ZONE),--zone $(call quoted,$(ZONE))) $(if $(call said,TICK),--tick $(call quoted,$(TICK))) \
 	$(if $(call said,SESSION_SECONDS),--session-seconds $(call quoted,$(SESSION_SECONDS))) \
-	$(if $(call said,WARMUP_DAYS),--warmup-days $(call quoted,$(WARMUP_DAYS)))
-simulate: setup ## compare reserves on arrivals: TRACE=calls.csv [AGENT=… FORMAT=json LEAD=30 TARGET=0.995]
+	$(if $(call said,WARMUP_DAYS),--warmup-days $(call quoted,$(WARMUP_DAYS))) $(if $(call said,PLOT),--plot $(call quoted,$(PLOT)))
+simulate: setup ## compare reserves on arrivals: TRACE=calls.csv [AGENT=… FORMAT=json LEAD=30 TARGET=0.995 PLOT=out.html]
 	@$(RUN) -m dispatcher.reserve.simulate $(SIMULATED)
 
 test: setup-dev ## set up and run all checks and tests
@@ -124,7 +124,7 @@ plans: setup-dev ## write the plans in tests/plans anew, after a change of a sta
 docs: setup-dev ## write docs/settings.md and the schema in Pulumi.yaml anew, after a change of a setting
 	@$(RUN) -m stacks.docs
 
-bench: bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs ## measure all of it: some half hour
+bench: bench-calls bench-starts bench-channels bench-images bench-fly bench-ecs bench-reserve ## measure all of it: some half hour
 
 bench-calls: setup-dev ## measure the cold start in a real browser
 	@$(RUN) -m tests.bench
@@ -145,6 +145,9 @@ bench-fly: setup-dev ## measure starts at the fakes of Fly and Daily: against ca
 
 bench-ecs: setup-dev ## measure starts at the fakes of ECS and Daily: against calls in a row, and at ECS's limits
 	@$(RUN) -m tests.bench.ecs
+
+bench-reserve: setup-dev ## measure the predictive reserve against baselines on the calls of a bank: some 10 minutes
+	@$(RUN) -m tests.bench.reserve
 
 fuzz: setup-dev ## send the dispatcher requests made from its OpenAPI document; SEED=… repeats a run
 	@$(RUN) -m tests.fuzz $(if $(call said,SEED),--seed $(call quoted,$(SEED))) $(if $(call said,EXAMPLES),--examples $(call quoted,$(EXAMPLES)))

@@ -20,7 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from dispatcher.refusals import in_words
-from dispatcher.reserve import report
+from dispatcher.reserve import plot, report
 from dispatcher.reserve.compared import compared
 from dispatcher.reserve.policy import TICK, policy_for
 from dispatcher.reserve.replay import replay
@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trace = read(options.trace, options.zone)
         settings = _settings(options, trace)
         results = {name: _result(name, one, options, trace) for name, one in settings.items()}
+        if options.plot:
+            price = options.price / 3600
+            plot.draw(
+                options.plot, trace, options.lead, options.target, options.zone, _tick(options, trace), price
+            )
         if options.format == "json":
             shown: dict[str, Any] = {
                 "trace": trace.name,
@@ -90,6 +95,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup-days", default="0", help="days that are only learned from")
     parser.add_argument("--tick", help="seconds between decisions; by default 10, or 30 on long traces")
     parser.add_argument("--format", default="table", help="table or json")
+    parser.add_argument("--plot", type=Path, help="draw a day and the trade-off: .html, .svg or .png")
     options = parser.parse_args(arguments)
     options.lead = tuple(_number("LEAD", one, 0.1, 3600) for one in options.lead.split(","))
     options.target = _number("TARGET", options.target, 0.5, 0.9999)
@@ -99,6 +105,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.tick = None if options.tick is None else _number("TICK", options.tick, 1, 300)
     if options.format not in FORMATS:
         raise Refused(f"FORMAT: {options.format!r} is refused; allowed: {', '.join(FORMATS)}")
+    if options.plot and (options.plot.suffix not in plot.PICTURES or not options.plot.parent.is_dir()):
+        raise Refused(
+            f"PLOT: {str(options.plot)!r} is refused; allowed: a file in an existing directory, with a name "
+            f"that ends in {', '.join(plot.PICTURES)}"
+        )
     try:
         zoneinfo.ZoneInfo(options.zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -157,13 +168,17 @@ DEFAULT_AGENT = "echo"
 """Agent of a stack that names none, as in Pulumi.yaml."""
 
 
+def _tick(options: argparse.Namespace, trace: Trace) -> float:
+    return options.tick or (TICK if (trace.end - trace.begin) / TICK < LONG_TRACE else 3 * TICK)
+
+
 def _result(
     name: str, settings: ReserveSettings, options: argparse.Namespace, trace: Trace
 ) -> dict[str, Any]:
     measured_from = trace.begin + options.warmup_days * 86_400
     if measured_from >= trace.end:
         raise Refused(f"WARMUP_DAYS: {options.warmup_days:g} is refused; allowed: less than the trace has")
-    tick = options.tick or (TICK if (trace.end - trace.begin) / TICK < LONG_TRACE else 3 * TICK)
+    tick = _tick(options, trace)
     progress = report.progress(name)
     found = replay(
         trace.times,

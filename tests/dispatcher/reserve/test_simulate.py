@@ -119,6 +119,8 @@ def test_bad_trace_is_refused_in_one_line(tmp_path, capsys, text, words):
         (["--lead", "nan"], "LEAD: 'nan' is refused"),
         (["--target", "2"], "TARGET: '2' is refused; allowed: a number, 0.5 to 0.9999"),
         (["--zone", "Mars"], "ZONE: 'Mars' is refused"),
+        (["--plot", "day.gif"], "PLOT: 'day.gif' is refused; allowed: a file in an existing directory"),
+        (["--plot", "/nowhere/day.html"], "PLOT: '/nowhere/day.html' is refused"),
         (["--agent", "nobody"], "AGENT: 'nobody' is not an agent; allowed: voice"),
         (["--agent", "voice"], "agents.voice.reserve.fixed: -1 is refused"),
         (["--warmup-days", "5"], "WARMUP_DAYS: 5 is refused"),
@@ -152,7 +154,7 @@ def week(tmp_path: Path) -> str:
 
 def test_json_has_the_figures_of_each_policy(tmp_path, capsys):
     stack = written(tmp_path / "s.yaml", "config:\n  switchboard:agents:\n    voice: {reserve: {fixed: 4}}\n")
-    options = ["--trace", week(tmp_path), "--format", "json", "--lead", "20,40", "--tick", "30"]
+    options = ["--trace", week(tmp_path), "--format", "json", "--lead", "20,40", "--tick", "100"]
     assert main([*options, "--agent", "voice", "--stack-file", stack]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown["policies"]) == {
@@ -169,8 +171,20 @@ def test_json_has_the_figures_of_each_policy(tmp_path, capsys):
 
 
 def test_table_recommends_a_setting_that_is_valid(tmp_path, capsys):
-    assert main(["--trace", week(tmp_path), "--tick", "30"]) == 0
+    assert main(["--trace", week(tmp_path), "--tick", "100"]) == 0
     out = capsys.readouterr().out
     assert "hit rate" in out
     assert "# Recommended: " in out
     assert "your-agent:\n  reserve:\n" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("a.html", b"<!doctype html>"), ("a.svg", b"<svg "), ("a.png", b"\x89PNG")]
+)
+def test_plot_is_drawn_in_the_form_of_its_name(tmp_path, capsys, name, begins):
+    picture = tmp_path / name
+    options = ["--trace", week(tmp_path), "--tick", "300", "--format", "json", "--plot", str(picture)]
+    assert main(options) == 0
+    json.loads(capsys.readouterr().out)
+    assert picture.read_bytes().startswith(begins)
+    assert picture.stat().st_size > 2000
