@@ -129,6 +129,7 @@ class GcpPlacement:
             permissions=grants,
             needed=[*here.images.built, *(caller.granted if caller else ())],
             swept=[ending],
+            logs=[f"{keys.project}:{names.deployment(called)}"],
         )
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:

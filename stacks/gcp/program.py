@@ -29,7 +29,13 @@ from stacks.gcp.placement import GcpSite, network_args, provider
 from stacks.gcp.registry import Registry, RegistryArgs
 from stacks.shared.environment import given, tracing_names
 from stacks.shared.secrets import SharedSecret
-from stacks.shared.settings import Placements, agents_in_images, made_placements, settings_of
+from stacks.shared.settings import (
+    Placements,
+    agents_in_images,
+    logs_elsewhere,
+    made_placements,
+    settings_of,
+)
 from stacks.shared.settings import secret_variables as secrets_of_placements
 from stacks.shared.variables import variables
 
@@ -257,6 +263,8 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
         log=f"gcloud run services logs read {_service(called)} --project {keys.project} "
         f"--region {keys.region}",
         data="the database of databaseUrl" if database is None else f"Cloud SQL of {called}",
+        bots=[name for one in placed if one.planned.cloud == names.CLOUD for name in one.logs],
+        elsewhere=logs_elsewhere(placed, names.CLOUD),
         records=service.records,
     )
 

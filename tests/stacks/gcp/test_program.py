@@ -233,6 +233,14 @@ def test_second_placement_has_a_network_and_a_registry_in_its_region() -> None:
     assert placed["london"]["deployment"] != placed["iowa"]["deployment"]
 
 
+def test_bots_at_other_clouds_are_named_for_the_logs() -> None:
+    fly = {"cloud": "fly", "org": "personal", "regions": ["iad"]}
+    found = graph(gcp={"domain": "voice.example.com"}, placements={"gcp": {"cloud": "gcp"}, "overflow": fly})
+    assert found.error == ""
+    assert found.result["bots"] == [f"{PROJECT}:switchboard-prod"]
+    assert list(found.result["botsElsewhere"]) == ["fly"]
+
+
 def test_alerts_tell_an_address_only_where_there_is_one(plain: Graph) -> None:
     alert = "gcp:monitoring/alertPolicy:AlertPolicy"
     told_ = graph(gcp={"alarmEmail": "ops@example.com"})
