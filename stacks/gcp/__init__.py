@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from stacks.clouds import Cloud, Host, Placement, load_program
 from stacks.core_config import KEYS_WORDS, CoreConfig
 from stacks.gcp.config import GcpKeys, GcpPlacementConfig
 from stacks.gcp.review import GcpReview
+from stacks.log_sources import Tool
 from stacks.plan.review import Review
 from stacks.stateful import DataTypes
 
@@ -40,3 +42,13 @@ class Gcp(Cloud):
 
     def review(self) -> Review:
         return GcpReview()
+
+    def logs(self, words: Sequence[str], bots: Sequence[str]) -> Tool | None:
+        from stacks.gcp.logs import COMMAND, GcpLogs
+
+        return GcpLogs(words, bots) if tuple(words[: len(COMMAND)]) == COMMAND else None
+
+    def bot_logs(self, bots: Sequence[str]) -> Tool:
+        from stacks.gcp.logs import GcpLogs
+
+        return GcpLogs((), bots)

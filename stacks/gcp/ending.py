@@ -94,8 +94,8 @@ class BotMachines(Resource, module="switchboard", name="GcpMachines"):
         super().__init__(MachinesProvider(), name, props, opts)
 
 
-def token(client: httpx.Client) -> str:
-    """Return an access token of whoever runs the engine. Raises GcpError if there are no credentials."""
+def token(client: httpx.Client, scope: str = SCOPE, purpose: str = "end bots' VMs") -> str:
+    """Return an access token of whoever runs this. Raises GcpError if there are no credentials."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport import Request, Response
@@ -129,11 +129,11 @@ def token(client: httpx.Client) -> str:
             return Answer(client.request(method, url, content=body, headers=headers, timeout=timeout))
 
     try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
+        credentials, _ = google.auth.default(scopes=[scope])
         credentials.refresh(Requests())
     except (GoogleAuthError, httpx.HTTPError) as error:
         raise GcpError(
-            f"there are no credentials for Google Cloud to end bots' VMs with: {error}; "
+            f"there are no credentials for Google Cloud to {purpose} with: {error}; "
             "allowed: `gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS"
         ) from None
     return credentials.token

@@ -22,6 +22,7 @@ from stacks.gcp.apis import Apis
 from stacks.gcp.config import PROJECT_WORDS, GcpPlacementConfig
 from stacks.gcp.ending import BotMachines
 from stacks.gcp.images import images
+from stacks.gcp.logs import place
 from stacks.gcp.network import Network, NetworkArgs
 from stacks.gcp.registry import Registry, RegistryArgs
 from stacks.gcp.sizes import MachineType, machine_type
@@ -129,7 +130,7 @@ class GcpPlacement:
             permissions=grants,
             needed=[*here.images.built, *(caller.granted if caller else ())],
             swept=[ending],
-            logs=[f"{keys.project}:{names.deployment(called)}"],
+            logs=[place(keys.project, names.deployment(called))],
         )
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:
