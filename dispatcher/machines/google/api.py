@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -105,15 +106,20 @@ class GoogleApi:
     async def _send(
         self, method: str, path: str, params: Sequence[tuple[str, str]], json: Any, seconds: float, token: str
     ) -> Answer:
+        whole = CONNECT_SECONDS + seconds
         try:
-            answer = await self._client.request(
-                method,
-                f"{self._url}/{path}",
-                params=tuple(params),
-                json=json,
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
-            )
+            # httpx limits the time between two parts of an answer, not that of all of them.
+            async with asyncio.timeout(whole):
+                answer = await self._client.request(
+                    method,
+                    f"{self._url}/{path}",
+                    params=tuple(params),
+                    json=json,
+                    headers={"Authorization": f"Bearer {token}"},
+                    timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+                )
+        except TimeoutError:
+            raise Unreachable(f"{self.name} did not end its answer within {whole:g} s") from None
         except httpx.HTTPError as error:
             # The exception's own text may hold the request's header, with the token.
             raise Unreachable(f"{self.name} did not answer: {type(error).__name__}") from None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from dispatcher.clock import Clock
+from dispatcher.clock import Clock, SystemClock
 from dispatcher.machines.cloud_run_jobs.client import RunApi
 from dispatcher.machines.cloud_run_jobs.provider import CloudRunJobsProvider
 from dispatcher.machines.cloud_run_jobs.request import Place as RunPlace
 from dispatcher.machines.compute_engine.client import ComputeApi
 from dispatcher.machines.compute_engine.provider import ComputeEngineProvider
 from dispatcher.machines.compute_engine.request import Place
+from dispatcher.machines.google import api
 from dispatcher.machines.google.api import GoogleApi
 from dispatcher.machines.provider import ProviderError, Unreachable
 from tests.doubles import VirtualClock
@@ -122,14 +124,14 @@ def run(answers: Mapping[str, Any]) -> Handler:
 
 def at_engine(handle: Handler, clock: Clock) -> ComputeEngineProvider:
     url, transport = "http://compute.test/compute/v1", httpx.MockTransport(handle)
-    api = GoogleApi("Compute Engine", url, GoodToken(), clock, {}, transport)
+    made = GoogleApi("Compute Engine", url, GoodToken(), clock, {}, transport)
     place = Place("calls", PROJECT, (ZONE,), {"echo": "echo-1"})
-    return ComputeEngineProvider(ComputeApi(api, PROJECT), place, clock)
+    return ComputeEngineProvider(ComputeApi(made, PROJECT), place, clock)
 
 
 def at_run(handle: Handler, clock: Clock) -> CloudRunJobsProvider:
-    api = GoogleApi("Cloud Run", "http://run.test/v2", GoodToken(), clock, {}, httpx.MockTransport(handle))
-    return CloudRunJobsProvider(RunApi(api), RunPlace("calls", PROJECT, REGION, {"echo": "echo"}), clock)
+    made = GoogleApi("Cloud Run", "http://run.test/v2", GoodToken(), clock, {}, httpx.MockTransport(handle))
+    return CloudRunJobsProvider(RunApi(made), RunPlace("calls", PROJECT, REGION, {"echo": "echo"}), clock)
 
 
 async def fails_by_kind(provider: Any, clock: Clock, what: str) -> None:
@@ -200,6 +202,25 @@ def test_operation_that_is_never_done_is_asked_about_with_pauses() -> None:
 
     clock.run(go())
     assert 10 < asked <= 31
+
+
+def test_answer_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "CONNECT_SECONDS", 0.01)
+
+    class Trickle(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0)
+
+    async def go() -> None:
+        transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=Trickle()))
+        at = GoogleApi("Google", "http://google.test", GoodToken(), SystemClock(), {}, transport)
+        with pytest.raises(Unreachable, match=r"Google did not end its answer within 0.06 s"):
+            await at.call("read", "GET", "x", seconds=0.05)
+        await at.close()
+
+    asyncio.run(go())
 
 
 def test_list_that_never_ends_is_given_up() -> None:
