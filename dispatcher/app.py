@@ -33,14 +33,13 @@ from dispatcher.api import (
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
 from dispatcher.bus import Bus, LocalBus, new_replica
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.configured import events_of, providers_of
+from dispatcher.configured import events_of, providers_of, webhooks_of
 from dispatcher.core import Core, wire
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.machines.sockets import Sockets
 from dispatcher.settings import Settings
 from dispatcher.store.threads import Runner
 from dispatcher.telemetry.requests import Subjects
-from dispatcher.transports.daily.settings import DailyShared, webhooks_of
 
 if TYPE_CHECKING:
     import httpx
@@ -62,7 +61,7 @@ def build(
     environment: Mapping[str, str] = os.environ,
     tracer_provider: TracerProvider | None = None,
     runner: Runner | None = None,
-    daily: httpx.AsyncBaseTransport | None = None,
+    rooms_api: httpx.AsyncBaseTransport | None = None,
 ) -> Dispatcher:
     """Build a dispatcher. Nothing runs and nothing is opened until its app starts.
 
@@ -70,7 +69,7 @@ def build(
         providers: Placement → provider, instead of those that the settings name.
         tracer_provider: Receives the spans, instead of the exporter that the `OTEL_…` variables name.
         runner: Runs the store's transactions, instead of threads.
-        daily: Answers instead of Daily's API.
+        rooms_api: Answers instead of the API of the rooms.
     """
     clock = clock or SystemClock()
     core = wire(
@@ -81,7 +80,7 @@ def build(
         environment=environment,
         tracer_provider=tracer_provider,
         runner=runner,
-        daily=daily,
+        rooms_api=rooms_api,
     )
     parts = {part.name: getattr(core, part.name) for part in fields(core)}
     return Dispatcher(**parts, app=_app(core))
@@ -115,7 +114,6 @@ def _app(core: Core) -> FastAPI:
 def _routes(core: Core) -> list[BaseRoute]:
     settings, service = core.settings, core.service
     starter = start.Starter(core.starts, service, settings.max_start_body_bytes, core.metrics.refused)
-    daily = webhooks_of(settings.shared("daily", DailyShared), core.clock)
     # The channel, health and agents come before the session proxy, which takes any path below a session.
     anyone = APIRouter(responses=openapi.problems(*openapi.ANYWHERE))
     machines.add_routes(anyone, core.machine_reports, core.tokens)
@@ -124,7 +122,8 @@ def _routes(core: Core) -> list[BaseRoute]:
     operations.add_routes(anyone, service, core.readiness, core.scrape)
     start.add_routes(anyone, service, starter, core.session_tokens, core.traces)
     offers.add_routes(anyone, service, starter, core.traces)
-    webhooks.add_routes(anyone, daily, events_of(settings, core.clock), core.hints)
+    hooks, events_ = webhooks_of(settings, core.clock), events_of(settings, core.clock)
+    webhooks.add_routes(anyone, hooks, events_, core.hints)
     owner = APIRouter(responses=anyone.responses, dependencies=[Depends(own_sessions_only(service))])
     events.add_routes(owner, core.watch)
     logs.add_routes(owner, core.store, core.fleet)

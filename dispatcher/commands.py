@@ -65,7 +65,7 @@ def serve(settings: Settings) -> int:
     """Serve until told to exit; return the exit status.
 
     Raises:
-        Unusable: the port, the directory, the database, or the Daily domain.
+        Unusable: the port, the directory, the database, or an account of a transport.
         InvalidExport: an `OTEL_…` variable.
     """
     os.umask(PRIVATE_UMASK)

@@ -14,7 +14,7 @@ from dispatcher.machines.settings import MachineEvents, PlacementSettings, Provi
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.transports.calls import OnRoomCall, unobserved
 from dispatcher.transports.registry import transports
-from dispatcher.transports.settings import TransportContext, TransportSettings
+from dispatcher.transports.settings import RoomEvents, TransportContext, TransportSettings, Webhook
 from dispatcher.transports.transport import Transport
 from dispatcher.transports.turn import Turn
 
@@ -66,6 +66,16 @@ def _turn(settings: Settings, clock: Clock) -> Turn | None:
     agents = settings.agents.values()
     lifetime = max(agent.max_queue_seconds + agent.max_duration_seconds for agent in agents)
     return Turn(settings.turn_urls, settings.turn_secret.get_secret_value(), lifetime, clock)
+
+
+def webhooks_of(settings: Settings, clock: Clock) -> dict[str, tuple[Webhook, RoomEvents | None]]:
+    """Return transport → its webhooks and what reads them, of those that can have any; None: none are
+    taken."""
+    return {
+        name: (transport.webhook, transport.events(settings.shared(name, transport.shared), clock))
+        for name, transport in transports().importable().items()
+        if transport.webhook is not None
+    }
 
 
 def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]:

@@ -170,13 +170,13 @@ def wire(
     environment: Mapping[str, str],
     tracer_provider: TracerProvider | None = None,
     runner: Runner | None = None,
-    daily: httpx.AsyncBaseTransport | None = None,
+    rooms_api: httpx.AsyncBaseTransport | None = None,
 ) -> Core:
     """Wire everything but the HTTP interface.
 
     Args:
         runner: Runs the store's transactions, instead of threads.
-        daily: Answers instead of Daily's API.
+        rooms_api: Answers instead of the API of the rooms.
     """
     metrics, disk = Metrics(), Disk(_directories(settings), clock)
     store = Store(settings.store_url, runner, metrics.store_used, settings.ending_seconds)
@@ -203,7 +203,7 @@ def wire(
         background=background,
     )
     leadership = Leadership(store=store, clock=clock, replica=bus.replica, alone=bus.alone)
-    transports = configured(settings, clock, daily, metrics.room_called)
+    transports = configured(settings, clock, rooms_api, metrics.room_called)
     rooms = Rooms(
         transports=transports,
         store=store,

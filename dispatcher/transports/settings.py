@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,8 +46,51 @@ class TransportContext:
     """Answers instead of that API, in tests."""
 
 
+class Forged(Exception):
+    """A message is not of the service that has the rooms, or too old. The text says why, for the person who
+    set it up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEvent:
+    """An event in the room of a session."""
+
+    session_id: str
+    message: str
+    """A sentence for people."""
+    is_end: bool
+    """True if nobody is in the room any more."""
+
+
+class RoomEvents(Protocol):
+    """Reads events that the service with the rooms sends to the dispatcher. They are hints."""
+
+    def read(self, body: bytes, headers: Mapping[str, str]) -> RoomEvent | None:
+        """Return the event of a message; None for one that is a repetition, or not about a session here.
+
+        Raises:
+            Forged: the message is not of that service, or too old.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Description of a service's webhooks, for the API."""
+
+    service: str
+    """Its name in the possessive."""
+    headers: tuple[str, ...]
+    """Headers by which a message is authenticated."""
+    needs: str
+    """The setting without which none are taken."""
+
+
 class TransportSettings(Plugin):
     """A transport. Its entry point names a class that derives from this one."""
+
+    webhook: ClassVar[Webhook | None] = None
+    """Its webhooks, if it can have any. They are taken at `/webhooks/<name of the transport>`."""
 
     @classmethod
     def check(cls, shared: SharedSettings) -> None:
@@ -66,6 +109,11 @@ class TransportSettings(Plugin):
     def build(cls, context: TransportContext) -> Transport:
         """Build the transport. Nothing is called and nothing is opened; import client libraries here."""
         raise NotImplementedError
+
+    @classmethod
+    def events(cls, shared: SharedSettings, clock: Clock) -> RoomEvents | None:
+        """Build what reads the webhooks; None if none are taken."""
+        return None
 
     @classmethod
     async def check_account(cls, context: TransportContext) -> str:

@@ -62,7 +62,7 @@ async def dispatcher(
             }
         )
         network = None if daily is None else InPlaceOfTheNetwork(daily)
-        made = build(settings, providers={name: provider}, environment={}, daily=network)
+        made = build(settings, providers={name: provider}, environment={}, rooms_api=network)
         async with (
             made.app.router.lifespan_context(made.app),
             httpx.AsyncClient(

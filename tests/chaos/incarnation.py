@@ -79,7 +79,7 @@ class Incarnation:
             bus=self.bus,
             environment={},
             runner=self._transactions,
-            daily=RoomsLine(world.rooms, self.gate),
+            rooms_api=RoomsLine(world.rooms, self.gate),
         )
 
     async def live(self) -> None:

@@ -294,7 +294,7 @@ async def deployment(
         environment=environment or {},
         tracer_provider=tracer_provider,
         runner=runner,
-        daily=daily,
+        rooms_api=daily,
     )
     config = uvicorn.Config(
         dispatcher.app,

@@ -13,11 +13,10 @@ from pydantic import AfterValidator, Field, SecretStr
 from dispatcher.addresses import ADDRESS, is_loopback
 from dispatcher.header_secret import HeaderSecret
 from dispatcher.plugins import SharedSettings
-from dispatcher.transports.settings import TransportContext, TransportSettings
+from dispatcher.transports.settings import RoomEvents, TransportContext, TransportSettings, Webhook
 
 if TYPE_CHECKING:
     from dispatcher.clock import Clock
-    from dispatcher.transports.daily.webhooks import DailyWebhooks
     from dispatcher.transports.transport import Transport
 
 
@@ -64,6 +63,9 @@ class DailySettings(TransportSettings):
     """Sessions meet in rooms of Daily."""
 
     shared: ClassVar[type[SharedSettings]] = DailyShared
+    webhook: ClassVar[Webhook | None] = Webhook(
+        "Daily's", ("X-Webhook-Signature", "X-Webhook-Timestamp"), "daily_api_key"
+    )
 
     @classmethod
     def check(cls, shared: SharedSettings) -> None:
@@ -85,6 +87,16 @@ class DailySettings(TransportSettings):
         key, domain, domain_id, url = _account(DailyShared.of(context.shared))
         api = DailyApi(key, url, context.clock, context.http, context.on_room_call)
         return Daily(api, domain, key, domain_id, context.clock)
+
+    @classmethod
+    def events(cls, shared: SharedSettings, clock: Clock) -> RoomEvents | None:
+        daily = DailyShared.of(shared)
+        if daily.api_key is None:
+            return None
+        from dispatcher.transports.daily.webhooks import DailyWebhooks, derived_secret
+
+        given = None if daily.webhook_secret is None else daily.webhook_secret.get_secret_value()
+        return DailyWebhooks(given or derived_secret(daily.api_key.get_secret_value()), clock)
 
     @classmethod
     async def check_account(cls, context: TransportContext) -> str:
@@ -109,14 +121,3 @@ def _account(daily: DailyShared) -> tuple[str, str, str | None, str]:
     if daily.api_key is None or daily.domain is None:
         raise AssertionError("nothing is built of settings that are missing")
     return daily.api_key.get_secret_value(), daily.domain, daily.domain_id, daily.api_url
-
-
-def webhooks_of(shared: DailyShared, clock: Clock) -> DailyWebhooks | None:
-    """Return the reader of Daily's webhooks, where there are rooms at Daily."""
-    if shared.api_key is None:
-        return None
-    from dispatcher.transports.daily.webhooks import DailyWebhooks, derived_secret
-
-    secret = shared.webhook_secret
-    given = None if secret is None else secret.get_secret_value()
-    return DailyWebhooks(given or derived_secret(shared.api_key.get_secret_value()), clock)

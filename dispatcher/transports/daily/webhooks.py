@@ -13,11 +13,11 @@ import hmac
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.clock import Clock
 from dispatcher.transports.daily.names import session_of
+from dispatcher.transports.settings import Forged, RoomEvent
 
 SIGNATURE, TIMESTAMP = "x-webhook-signature", "x-webhook-timestamp"
 
@@ -47,21 +47,6 @@ SENTENCES = {
     "participant.left": "Daily says that somebody left.",
 }
 """The events that are used; the others are answered and ignored."""
-
-
-class Forged(Exception):
-    """The message is not Daily's, or too old; the text says which, for the person who set it up."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoomEvent:
-    """An event in the room of a session."""
-
-    session_id: str
-    message: str
-    """A sentence for people."""
-    is_end: bool
-    """True if nobody is in the room any more."""
 
 
 def derived_secret(api_key: str) -> str:
