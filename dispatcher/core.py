@@ -193,7 +193,7 @@ def wire(
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
     observers = (metrics.session_changed, traces.session_changed)
-    repository = Repository(store, notifier, clock, bus.replica, observers)
+    repository = Repository(store, notifier, clock, bus.replica, background, observers)
     terminator = Terminator(
         store=store,
         repository=repository,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dispatcher.clock import Clock
 from dispatcher.domain import timeline, transitions
 from dispatcher.domain.admission import Limits
@@ -13,6 +15,8 @@ from dispatcher.domain.model import End, Machine, MachineState, MachineStatus, S
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER, Cause
 from dispatcher.log_context import about_session
 from dispatcher.sessions.notifier import Notifier
+from dispatcher.sessions.outage_retry import DurableBackground
+from dispatcher.store.database import is_outage
 from dispatcher.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,12 +39,16 @@ class Repository:
         notifier: Notifier,
         clock: Clock,
         replica: str,
+        background: DurableBackground,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.replica = replica
         self._store = store
         self._notifier = notifier
         self._clock = clock
+        self._background = background
+        self._doubted: dict[str, None] = {}
+        """Sessions whose last write may have been kept although its answer was lost."""
         self._observers = list(observers)
         self._on_gone: list[Callable[[], None]] = []
 
@@ -102,8 +110,27 @@ class Repository:
         """
         launcher = self.replica if if_ours else None
         cause = Cause(by, self._clock.now())
-        updated = await self._store.writes.update_session(session_id, change, cause, machine, launcher)
+        try:
+            updated = await self._store.writes.update_session(session_id, change, cause, machine, launcher)
+        except SQLAlchemyError as error:
+            if is_outage(error):
+                self._doubt(session_id)
+            raise
         return None if updated is None else self._written(*updated)
+
+    def _doubt(self, session_id: str) -> None:
+        """Have those who wait for a session read it once the store answers: nobody may write it again."""
+        if not self._doubted:
+            self._background.spawn(self._tell_doubted())
+        self._doubted[session_id] = None
+
+    async def _tell_doubted(self) -> None:
+        try:
+            await self._background.until_back()
+        finally:
+            doubted, self._doubted = self._doubted, {}
+        for session_id in doubted:
+            self._notifier.notify(session_id)
 
     async def change_of_machine(
         self, machine_id: str, change: Callable[[Session], Session], by: str

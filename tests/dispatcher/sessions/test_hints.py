@@ -26,7 +26,7 @@ async def test_every_replica_hears_of_a_meetings_end_once(tmp_path):
         bus = LocalBus(name, hub)
         replicas[name] = Hints(
             store=store,
-            repository=Repository(store, Notifier(bus), clock, name),
+            repository=Repository(store, Notifier(bus), clock, name, background),
             bus=bus,
             background=background,
             look_soon=machines.append,
