@@ -7,6 +7,8 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -31,11 +33,36 @@ def image(build: Build) -> str:
     return build("dispatcher", "--tag", "switchboard-test/dispatcher", REVISION="0123abcd", VERSION="9.8.7")
 
 
+PLACEMENTS: dict[str, dict[str, Any]] = {
+    "dispatcher-aws": {
+        "provider": "ecs",
+        "region": "eu-central-1",
+        "cluster": "bots",
+        "subnets": ["subnet-0a1b2c3d"],
+        "securityGroups": ["sg-0a1b2c3d"],
+        "taskDefinitions": {"echo": "echo:1"},
+    },
+    "dispatcher-gcp": {
+        "provider": "compute-engine",
+        "project": "a-project",
+        "zones": ["europe-west1-b"],
+        "templates": {"echo": "echo-1"},
+    },
+}
+"""The argument `PACKAGES` → a placement whose provider needs these packages."""
+
+
 @pytest.fixture
 def serving(engine: Engine, image: str) -> Iterator[tuple[str, int]]:
+    with running(engine, image, SETTINGS) as started:
+        yield started
+
+
+@contextmanager
+def running(engine: Engine, image: str, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
     """A dispatcher in a container, read-only but for its volume: the container, and its port on this host."""
     port = free_port()
-    environment = [f"--env=SWITCHBOARD_{name}={value}" for name, value in SETTINGS.items()]
+    environment = [f"--env=SWITCHBOARD_{name}={value}" for name, value in settings.items()]
     started = engine.docker(
         *("run", "--detach", *CONFINED, "--volume", "/data", "--publish", f"127.0.0.1:{port}:7860"),
         *(*environment, image),
@@ -45,6 +72,14 @@ def serving(engine: Engine, image: str) -> Iterator[tuple[str, int]]:
         yield started, port
     finally:
         engine.docker("rm", "--force", "--volumes", started)
+
+
+def placed(packages: str) -> dict[str, str]:
+    """Settings with a placement that these packages are for."""
+    return SETTINGS | {
+        "PLACEMENTS": json.dumps({"cloud": PLACEMENTS[packages]}),
+        "MACHINE_URL": "https://dispatcher.example.com",
+    }
 
 
 def answers(port: int, path: str) -> bool:
@@ -110,6 +145,16 @@ def test_its_size_labels_and_user(engine: Engine, image: str) -> None:
 
 def test_it_shares_its_first_layer_with_the_bots(engine: Engine, image: str, bot_image: str) -> None:
     assert layers(engine, image)[0] == layers(engine, bot_image)[0]
+
+
+@pytest.mark.parametrize("packages", PLACEMENTS)
+def test_it_starts_with_a_clouds_placements_when_it_has_their_packages(
+    engine: Engine, build: Build, packages: str
+) -> None:
+    image = build("dispatcher", "--tag", f"switchboard-test/{packages}", PACKAGES=packages)
+    with running(engine, image, placed(packages)) as (_, port):
+        assert answers(port, "/readyz")
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", image)) < 190 * MEGABYTE
 
 
 @pytest.mark.long
