@@ -66,14 +66,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "daily": {"domain": "voice"},
         "aws": {"domain": "voice.example.com", "zoneId": "Z0123456789ABC", "databaseMultiZone": True},
     },
-    "three-clouds": {
+    "mix": {
         "cloud": "aws",
         "keys": [KEY],
         "agents": {"echo": {**ECHO["echo"], "memoryMb": 2048}},
         "aws": {"domain": "voice.example.com", "zoneId": "Z0123456789ABC"},
         "placements": {
             "virginia": {"cloud": "aws", "region": "us-east-1"},
-            "iowa": {"cloud": "gcp", "project": "my-project-1234", "region": "us-central1"},
+            "gcp": {"cloud": "gcp", "project": "my-project-1234", "region": "us-central1"},
             "overflow": {"cloud": "fly", "org": "personal", "regions": ["iad"]},
         },
     },
