@@ -83,7 +83,7 @@ SIMULATED = --trace $(call quoted,$(or $(call said,TRACE),synthetic)) \
 	$(if $(call said,ZONE),--zone $(call quoted,$(ZONE))) $(if $(call said,TICK),--tick $(call quoted,$(TICK))) \
 	$(if $(call said,SESSION_SECONDS),--session-seconds $(call quoted,$(SESSION_SECONDS))) \
 	$(if $(call said,WARMUP_DAYS),--warmup-days $(call quoted,$(WARMUP_DAYS))) $(if $(call said,PLOT),--plot $(call quoted,$(PLOT)))
-simulate: ## compare reserves on arrivals: TRACE=calls.csv [AGENT=… FORMAT=json LEAD=30 TARGET=0.995 PLOT=out.html]
+simulate: ## compare reserves on arrivals: TRACE=calls.csv [AGENT=… FORMAT=json LEAD=30 TARGET=0.993 PLOT=out.html]
 	@# The standard output is the result alone, for programs that read it.
 	@$(MAKE) setup >&2
 	@$(RUN) -m dispatcher.reserve.simulate $(SIMULATED)

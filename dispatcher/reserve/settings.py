@@ -14,7 +14,7 @@ Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 POLICIES = ("fixed", "percent", "schedule", "predictive")
 
-DEFAULT_TARGET = 0.995
+DEFAULT_TARGET = 0.993
 """Default target hit rate. Measured on the calls of a bank: docs/capacity.md."""
 
 
