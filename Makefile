@@ -93,7 +93,7 @@ test: setup-dev ## set up and run all checks and tests
 	@$(RUN) -m stacks.engine install
 	@$(RUN) -m tests.images
 	@$(PYTEST) --numprocesses $(WORKERS) -m 'not calls and not long'
-	@$(PYTEST) --numprocesses 2 -m 'calls and not containers' tests/e2e tests/bot/agents
+	@$(PYTEST) -m 'calls and not containers' tests/e2e tests/bot/agents
 
 test-containers: setup-dev ## the tests of images and containers alone, with those that take long
 	@$(RUN) -m tests.images
