@@ -244,7 +244,8 @@ def test_a_fly_stacks_store_and_its_app_stay_until_they_are_confirmed(fly_stack:
     file.write_text(yaml.safe_dump(content))
     stack.checkout.lines.clear()
     planned = refused(driver().preview)
-    assert "  - store: delete" in stack.checkout.lines
+    holds = f"HOLDS DATA: the Fly volume {volume} of the app voice"
+    assert f"  - store: delete, {holds}" in stack.checkout.lines
     assert planned.endswith("make up STACK=local CONFIRM=store")
     assert "state unprotect" not in planned, "the engine's advice would lose the data"
     said.append(stack.fails())
