@@ -71,6 +71,7 @@ GIVEN: dict[str, dict[str, Any]] = {
         "project": "voice-other-1234",
         "region": "europe-west4",
         "zones": ["b"],
+        "drainingZones": ["f"],
         "machineType": "e2-standard-8",
         "capacity": "spot",
         "diskGb": 30,
