@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_gcp as gcp
 
-from stacks.gcp import permissions
+from stacks.gcp import bindings
 from stacks.gcp.secrets import Secret, SecretArgs
 
 PORT = 7860
@@ -64,7 +64,7 @@ class Dispatcher(pulumi.ComponentResource):
         self._name, self._args = name, args
         self._within = pulumi.ResourceOptions(parent=self)
         secrets = {variable: self._secret(variable, value) for variable, value in args.variables.items()}
-        granted = [permissions.grant(name, args.account.member, one, self._within) for one in args.grants]
+        granted = [bindings.grant(name, args.account.member, one, self._within) for one in args.grants]
         if args.connection is not None:
             granted.append(self._connects())
         ready = [*granted, *args.needed, *(one for of in secrets.values() for one in of.written)]

@@ -7,12 +7,11 @@ image and machine type, with a name of ours, in these zones and this subnet, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pulumi
-import pulumi_gcp as gcp
 
 MACHINES = (
     "compute.disks.create",
@@ -86,33 +85,3 @@ def on_machines(zones: Sequence[str], deployment: str) -> str:
 def on_templates(prefix: str) -> str:
     """Return the condition for templates whose names begin so."""
     return f'resource.name.extract("/instanceTemplates/{{name}}").startsWith("{prefix}-")'
-
-
-def grant(
-    name: str, member: pulumi.Input[str], written: Mapping[str, Any], opts: pulumi.ResourceOptions
-) -> pulumi.Resource:
-    """Describe the binding of a grant to a member."""
-    one = Grant(**written)
-    logical = f"{name}-{one.part}"
-    if one.on == "subnetwork":
-        return gcp.compute.SubnetworkIAMMember(
-            logical,
-            project=one.project,
-            region=one.region,
-            subnetwork=one.resource,
-            role=one.role,
-            member=member,
-            opts=opts,
-        )
-    if one.on == "account":
-        return gcp.serviceaccount.IAMMember(
-            logical, service_account_id=one.resource, role=one.role, member=member, opts=opts
-        )
-    condition = (
-        gcp.projects.IAMMemberConditionArgs(title=one.part, expression=one.condition)
-        if one.condition
-        else None
-    )
-    return gcp.projects.IAMMember(
-        logical, project=one.resource, role=one.role, member=member, condition=condition, opts=opts
-    )

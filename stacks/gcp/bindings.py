@@ -1,0 +1,44 @@
+"""Bindings of roles to the dispatcher's account.
+
+They are apart from `permissions`, which every stack imports: only stacks at Google Cloud have pulumi-gcp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+import pulumi_gcp as gcp
+
+from stacks.gcp.permissions import Grant
+
+
+def grant(
+    name: str, member: pulumi.Input[str], written: Mapping[str, Any], opts: pulumi.ResourceOptions
+) -> pulumi.Resource:
+    """Describe the binding of a grant to a member."""
+    one = Grant(**written)
+    logical = f"{name}-{one.part}"
+    if one.on == "subnetwork":
+        return gcp.compute.SubnetworkIAMMember(
+            logical,
+            project=one.project,
+            region=one.region,
+            subnetwork=one.resource,
+            role=one.role,
+            member=member,
+            opts=opts,
+        )
+    if one.on == "account":
+        return gcp.serviceaccount.IAMMember(
+            logical, service_account_id=one.resource, role=one.role, member=member, opts=opts
+        )
+    condition = (
+        gcp.projects.IAMMemberConditionArgs(title=one.part, expression=one.condition)
+        if one.condition
+        else None
+    )
+    return gcp.projects.IAMMember(
+        logical, project=one.resource, role=one.role, member=member, condition=condition, opts=opts
+    )
