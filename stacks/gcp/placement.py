@@ -17,7 +17,7 @@ from stacks.clouds import keys_of
 from stacks.core_config import CoreConfig
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
-from stacks.gcp import apis, names, permissions, prices
+from stacks.gcp import apis, bindings, names, prices
 from stacks.gcp.apis import Apis
 from stacks.gcp.config import PROJECT_WORDS, GcpPlacementConfig
 from stacks.gcp.ending import BotMachines
@@ -274,7 +274,7 @@ def _caller(
         opts=opts,
     )
     key = gcp.serviceaccount.Key(f"{name}-key", service_account_id=account.name, opts=opts)
-    granted = [permissions.grant(name, account.member, one, opts) for one in grants]
+    granted = [bindings.grant(name, account.member, one, opts) for one in grants]
     return Caller(
         pulumi.Output.secret(key.private_key.apply(lambda text: base64.b64decode(text).decode())),
         granted,
