@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from dispatcher.telephony.webhook import Answer
+from dispatcher.telephony.webhook import Answer, number
 
 MAX_TEXT_CHARACTERS = 3000
 """Limit on a spoken text; Plivo's own for `<Speak>`, the lowest of the carriers'."""
@@ -49,3 +49,20 @@ def spoken(text: str) -> str:
     if not text.strip() or len(text) > MAX_TEXT_CHARACTERS:
         raise ValueError(f"text: allowed are 1 to {MAX_TEXT_CHARACTERS} characters, not {len(text)}")
     return text
+
+
+class TwimlAnswers:
+    """Answers that are the same in TwiML and TeXML."""
+
+    @staticmethod
+    def say(text: str) -> Answer:
+        """Speak the text, then hang up."""
+        return response(element("Say", text=spoken(text)), element("Hangup"))
+
+    @staticmethod
+    def forward(to: str) -> Answer:
+        return response(element("Dial", text=number("forward", to)))
+
+    @staticmethod
+    def hang_up() -> Answer:
+        return response(element("Hangup"))

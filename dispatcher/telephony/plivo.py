@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 from dispatcher.telephony.markup import element, response, spoken, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, number
+from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, number, sip_headers
 
 SIGNATURE, NONCE = "x-plivo-signature-v3", "x-plivo-signature-v3-nonce"
 
@@ -23,8 +23,6 @@ MAX_SIGNATURES = 10
 
 AUDIO = "audio/x-mulaw;rate=8000"
 """Format that Pipecat's PlivoFrameSerializer expects."""
-
-_SIP_HEADER = "X-PH-"
 
 
 class Plivo:
@@ -49,7 +47,7 @@ class Plivo:
     def call(self, webhook: Webhook) -> Call:
         own = webhook.query()
         fields = webhook.form() if webhook.method == "POST" else own
-        sip = [(name[len(_SIP_HEADER) :], value) for name, value in fields if name.startswith(_SIP_HEADER)]
+        sip = sip_headers(fields, "X-PH-")
         parameters = [*own, *sip] if webhook.method == "POST" else sip
         return call_of(self.name, fields, call_id="CallUUID", account="", parameters=parameters)
 

@@ -12,18 +12,16 @@ import re
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from dispatcher.telephony.markup import element, response, spoken, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, number
+from dispatcher.telephony.markup import TwimlAnswers, element, response, within
+from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, sip_headers
 
 SIGNATURE, TIMESTAMP = "telnyx-signature-ed25519", "telnyx-timestamp"
 
 MAX_AGE_SECONDS = 300.0
 """Limit on a webhook's age, and on a time in the future: the SDK's own."""
 
-_SIP_HEADER = "SipHeader_"
 
-
-class Telnyx:
+class Telnyx(TwimlAnswers):
     """The carrier `telnyx`.
 
     Args:
@@ -57,7 +55,7 @@ class Telnyx:
 
     def call(self, webhook: Webhook) -> Call:
         fields = webhook.form()
-        sip = [(name[len(_SIP_HEADER) :], value) for name, value in fields if name.startswith(_SIP_HEADER)]
+        sip = sip_headers(fields, "SipHeader_")
         found = call_of(self.name, fields, call_id="CallSid", account="AccountSid", parameters=sip)
         if self._account and found.account != self._account:
             raise Forged("AccountSid: it is another account's")
@@ -67,16 +65,3 @@ class Telnyx:
     def stream(url: str, call: Call) -> Answer:
         """Connect the call's media stream; Telnyx itself tells the numbers in its first message."""
         return response(within("Connect", element("Stream", {"url": url, "bidirectionalMode": "rtp"})))
-
-    @staticmethod
-    def say(text: str) -> Answer:
-        """Speak the text, then hang up."""
-        return response(element("Say", text=spoken(text)), element("Hangup"))
-
-    @staticmethod
-    def forward(to: str) -> Answer:
-        return response(element("Dial", text=number("forward", to)))
-
-    @staticmethod
-    def hang_up() -> Answer:
-        return response(element("Hangup"))

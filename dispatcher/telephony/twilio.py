@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
-from dispatcher.telephony.markup import add, element, response, spoken, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, number
+from dispatcher.telephony.markup import TwimlAnswers, add, element, response, within
+from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, sip_headers
 
 SIGNATURE = "x-twilio-signature"
 SETTINGS = "x-twilio-webhooks-signature-settings"
@@ -22,10 +22,9 @@ SETTINGS = "x-twilio-webhooks-signature-settings"
 
 _DIGESTS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _PORTS = {"https": 443, "http": 80}
-_SIP_HEADER = "SipHeader_"
 
 
-class Twilio:
+class Twilio(TwimlAnswers):
     """The carrier `twilio`.
 
     Args:
@@ -56,7 +55,7 @@ class Twilio:
     def call(self, webhook: Webhook) -> Call:
         own = webhook.query()
         fields = webhook.form() if webhook.method == "POST" else own
-        sip = [(name[len(_SIP_HEADER) :], value) for name, value in fields if name.startswith(_SIP_HEADER)]
+        sip = sip_headers(fields, "SipHeader_")
         parameters = [*own, *sip] if webhook.method == "POST" else sip
         found = call_of(self.name, fields, call_id="CallSid", account="AccountSid", parameters=parameters)
         if self._account and found.account != self._account:
@@ -70,19 +69,6 @@ class Twilio:
         for name, value in {"from_number": call.caller, "to_number": call.called, **call.parameters}.items():
             add(made, "Parameter", {"name": name, "value": value})
         return response(within("Connect", made))
-
-    @staticmethod
-    def say(text: str) -> Answer:
-        """Speak the text, then hang up."""
-        return response(element("Say", text=spoken(text)), element("Hangup"))
-
-    @staticmethod
-    def forward(to: str) -> Answer:
-        return response(element("Dial", text=number("forward", to)))
-
-    @staticmethod
-    def hang_up() -> Answer:
-        return response(element("Hangup"))
 
 
 def _algorithm(settings: str) -> str:

@@ -161,6 +161,11 @@ def call_of(
     )
 
 
+def sip_headers(fields: Iterable[tuple[str, str]], prefix: str) -> list[tuple[str, str]]:
+    """Return the SIP headers among the fields, whose names begin so, by their names without it."""
+    return [(name.removeprefix(prefix), value) for name, value in fields if name.startswith(prefix)]
+
+
 def is_same(given: str, expected: str) -> bool:
     """Compare in constant time; `given` may be any text."""
     return hmac.compare_digest(given.encode(), expected.encode())
