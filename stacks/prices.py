@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-THIRTY_DAYS = 30 * 24 * 3600
+DAYS = 30
+"""Length of a month, in every price here."""
+
+HOURS = DAYS * 24
+THIRTY_DAYS = HOURS * 3600
+"""Seconds of a month."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,6 @@ class Price:
 
 OWN_MACHINE = Price(0.0, "a machine of your own, which costs what it costs without sessions too")
 
-
-HOURS = 30 * 24
-"""Of a month of 30 days."""
 
 Sure = Literal["read", "quoted", "recalled"]
 """On the vendor's page, in a third party's copy of it, or in no page at hand."""

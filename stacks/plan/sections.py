@@ -12,11 +12,10 @@ from stacks.plan.document import NOTHING, Document, Section, Table
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.policies import POLICIES, Facts, Violation
 from stacks.plan.review import Cost, Grant, Review
+from stacks.prices import DAYS
 
 MINUTES_OF_A_SESSION = 3
 SESSIONS = 1000
-DAYS = 30
-"""Of a month, in every price here."""
 
 NOT_COUNTED = "Not counted: media (Daily, TURN), AI services, traffic, taxes."
 
