@@ -95,7 +95,7 @@ def draw(
             on_sample=samples.append if one == target else None,
         )
         waiting = 100 * (1 - found.hit_rate)
-        curve.append((waiting, found.idle_seconds * price * 30 * 86_400 / found.seconds))
+        curve.append((waiting, found.monthly_cost(price, sum(leads) / len(leads))))
     drawing = Drawing()
     busiest = Counter[int]()
     for sample in samples:
@@ -162,5 +162,5 @@ def _trade_off(drawing: Drawing, curve: list[Point]) -> None:
         )
     drawing.lines.append(([(LEFT, top), (LEFT, bottom), (WIDTH - GAP, bottom)], "#000000"))
     drawing.texts.append(
-        ((LEFT, top - 12), "USD a month for idle machines, by the callers who wait", "#000000")
+        ((LEFT, top - 12), "USD a month for the reserve, by the callers who wait", "#000000")
     )

@@ -1,4 +1,4 @@
-"""How many machines should wait, or be on their way: pure, with the time passed in.
+"""Policies for the size of a reserve, machines that wait or are on their way: pure, the time passed in.
 
 A policy is asked on a tick, every few seconds. It returns a size for the reserve: machines that wait and
 those that start for it, together. Between ticks each claimed machine is replaced at once.
@@ -7,8 +7,8 @@ those that start for it, together. Between ticks each claimed machine is replace
 - `percent`: a share of the live sessions, rounded up.
 - `schedule`: windows of the week.
 - `predictive`: the rate of the next lead time (`forecast`), turned into machines by Erlang's formula
-  (`erlang`). It looks a lead
-  time and a tick ahead, so that the machines of the morning are ready before the morning is.
+  (`erlang`). It looks a lead time and a tick ahead, so that the machines of the morning are ready before it
+  is.
 
 The published ways compare like this: Pipecat Cloud's max(baseline, rate * start seconds) has no margin for
 chance; Agones' buffer policy (a constant, or a percentage of what is allocated) is `fixed` and `percent`;
@@ -80,7 +80,7 @@ class Policy(Protocol):
 
 
 class Fixed:
-    """The same number at all times."""
+    """A constant number of machines."""
 
     def __init__(self, machines: int) -> None:
         self._wanted = Wanted(machines, lambda: f"fixed at {machines}")

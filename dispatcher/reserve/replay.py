@@ -4,11 +4,9 @@ The model is the one that `erlang` computes:
 
 - A session claims the machine that has waited longest, at the instant at which it arrives; it waits 0 s.
 - Without a waiting machine the session is a miss: it starts a machine of its own, and waits its whole lead
-  time. It never takes
-  one that the reserve is starting, and a miss takes nothing from the reserve.
+  time. It never takes one that the reserve is starting, and a miss takes nothing from the reserve.
 - A claim orders the replacement at once, while waiting and starting machines are fewer than wanted. Each tick
-  orders what is
-  missing besides.
+  orders what is missing besides.
 - Waiting machines in excess of what is wanted are terminated on a tick, the oldest first; those that start
   are let finish.
 - A machine is idle from ready to its claim or termination. What still waits at the end is idle until then.
@@ -54,6 +52,19 @@ class Replayed:
     def idle_per_session(self) -> float:
         """Return idle seconds per session; without sessions all of them."""
         return self.idle_seconds / max(self.sessions, 1)
+
+    def cost(self, price: float, lead: float) -> float:
+        """Return USD for idle machines, and for starts that no session took.
+
+        Args:
+            price: USD per machine-second.
+            lead: Mean lead time in seconds.
+        """
+        return (self.idle_seconds + self.terminated * lead) * price
+
+    def monthly_cost(self, price: float, lead: float) -> float:
+        """Return the cost in USD, brought to a month; 0 where nothing was measured."""
+        return self.cost(price, lead) * MONTH / self.seconds if self.seconds else 0.0
 
     def wait(self, share: float) -> float:
         """Return the wait that this share of the sessions does not exceed, in seconds."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dispatcher.reserve.replay import MONTH, Replayed
+from dispatcher.reserve.replay import Replayed
 from dispatcher.reserve.settings import ReserveSettings
 from dispatcher.reserve.traces import Trace
 
@@ -27,13 +27,12 @@ HINDSIGHT = (
 
 
 def figures(name: str, found: Replayed, price: float, lead: float) -> dict[str, Any]:
-    """Return a policy's figures. The cost is that of idle machines, and of starts that no session took.
+    """Return a policy's figures.
 
     Args:
         price: USD per machine-second.
         lead: Mean lead time in seconds.
     """
-    cost = (found.idle_seconds + found.terminated * lead) * price
     return {
         "policy": name,
         "hit_rate": round(found.hit_rate, 6),
@@ -41,8 +40,8 @@ def figures(name: str, found: Replayed, price: float, lead: float) -> dict[str, 
         "wait_p95": round(found.wait(0.95), 3),
         "wait_p99": round(found.wait(0.99), 3),
         "idle_seconds_per_session": round(found.idle_per_session, 3),
-        "cost_per_month": round(cost * MONTH / found.seconds, 2) if found.seconds else 0.0,
-        "cost_per_session": round(cost / max(found.sessions, 1), 6),
+        "cost_per_month": round(found.monthly_cost(price, lead), 2),
+        "cost_per_session": round(found.cost(price, lead) / max(found.sessions, 1), 6),
         "sessions": found.sessions,
         "misses": found.sessions - found.hits,
     }

@@ -18,7 +18,8 @@ DEFAULT_TARGET = 0.993
 """Default target hit rate. Measured on the calls of a bank: docs/capacity.md."""
 
 
-def _zone(name: str) -> str:
+def known_zone(name: str) -> str:
+    """Return the name of a time zone. Raises ValueError if there is none of this name."""
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -28,7 +29,9 @@ def _zone(name: str) -> str:
     return name
 
 
-TimeZone = Annotated[str, AfterValidator(_zone), Allowed("a time zone of the IANA database, such as UTC")]
+TimeZone = Annotated[
+    str, AfterValidator(known_zone), Allowed("a time zone of the IANA database, such as UTC")
+]
 Machines = Annotated[int, Field(ge=0, le=10_000)]
 
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import sys
-import zoneinfo
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +23,7 @@ from dispatcher.reserve import plot, report
 from dispatcher.reserve.compared import compared
 from dispatcher.reserve.policy import TICK, policy_for
 from dispatcher.reserve.replay import replay
-from dispatcher.reserve.settings import DEFAULT_TARGET, ReserveSettings
+from dispatcher.reserve.settings import DEFAULT_TARGET, ReserveSettings, known_zone
 from dispatcher.reserve.traces import Trace, TraceError, read
 
 FORMATS = ("table", "json")
@@ -35,6 +34,8 @@ PRICE = 0.0494
 SESSION_SECONDS = 180.0
 LONG_TRACE = 500_000
 """Ticks from which on they are three times as long: a year stays under a minute."""
+DEFAULT_AGENT = "echo"
+"""Agent of a stack that names none, as in Pulumi.yaml."""
 CONFIGURED = "configured"
 """Name in the results of the agent's own setting."""
 
@@ -111,11 +112,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             f"that ends in {', '.join(plot.PICTURES)}"
         )
     try:
-        zoneinfo.ZoneInfo(options.zone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise Refused(
-            f"ZONE: {options.zone!r} is refused; allowed: an IANA name such as Europe/Berlin"
-        ) from None
+        known_zone(options.zone)
+    except ValueError as error:
+        raise Refused(f"ZONE: {error}") from None
     return options
 
 
@@ -162,10 +161,6 @@ def _agents(file: Path | None) -> dict[str, Any]:
     if not isinstance(agents, dict):
         raise Refused(f"STACK: switchboard:agents of {str(file)!r} is refused; allowed: a mapping")
     return agents
-
-
-DEFAULT_AGENT = "echo"
-"""Agent of a stack that names none, as in Pulumi.yaml."""
 
 
 def _tick(options: argparse.Namespace, trace: Trace) -> float:
