@@ -9,24 +9,15 @@ import argparse
 import contextlib
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from stacks.aws.ending import AwsError, client
 from stacks.errors import exit_status
+from stacks.shared.tail import BEGIN_SECONDS, LATE_SECONDS, Seen, follow
 
 POLL_SECONDS = 2.0
 """Between two looks. An account has some FilterLogEvents a second, for all who look."""
-
-BEGIN_SECONDS = 600.0
-"""Part of a log that is shown of what was there before."""
-
-LATE_SECONDS = 60.0
-"""Time by which a line may come later than others with a later stamp: the awslogs driver sends in batches."""
-
-MOST_SEEN = 20_000
-"""Lines that are known as printed. With more of them in `LATE_SECONDS` one may be printed twice."""
 
 
 class NotThereError(AwsError):
@@ -47,7 +38,7 @@ class Tail:
         self, logs: Any, group: str, stream: str = "", text: str = "", now: Callable[[], float] = time.time
     ) -> None:
         self._logs, self._group, self._stream, self._text, self._now = logs, group, stream, text, now
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen = Seen()
         # A stream or a text names little: it is shown from the beginning.
         self._begin = 0 if stream or text else int(1000 * (now() - BEGIN_SECONDS))
 
@@ -65,8 +56,7 @@ class Tail:
         try:
             for page in self._logs.get_paginator("filter_log_events").paginate(**asked):
                 for event in page["events"]:
-                    if event["eventId"] not in self._seen:
-                        self._seen[event["eventId"]] = None
+                    if self._seen.is_new(event["eventId"]):
                         yield event["logStreamName"], event["message"]
         except (BotoCoreError, ClientError) as error:
             if getattr(error, "response", {}).get("Error", {}).get("Code") == "ResourceNotFoundException":
@@ -76,8 +66,7 @@ class Tail:
                 ) from None
             raise AwsError(f"the log group {self._group} cannot be read: {error}") from None
         self._begin = max(self._begin, until)
-        while len(self._seen) > MOST_SEEN:
-            self._seen.popitem(last=False)
+        self._seen.forget()
 
 
 def main(arguments: list[str]) -> int:
@@ -96,16 +85,16 @@ def main(arguments: list[str]) -> int:
 def _print(options: argparse.Namespace) -> None:
     logs = client(options.region, options.profile, "logs")
     tail = Tail(logs, options.group, options.stream, options.text)
-    while True:
+
+    def look() -> None:
         # A task's stream is there with its first line.
         with contextlib.suppress(*([NotThereError] if options.stream and not options.once else [])):
             for stream, line in tail.lines():
                 # The awslogs driver calls a stream `prefix/container/task`.
                 task = f"{stream.rpartition('/')[2]} " if options.tasks else ""
                 print(f"{task}{line}", flush=True)
-        if options.once:
-            return
-        time.sleep(POLL_SECONDS)
+
+    follow(look, POLL_SECONDS, once=options.once)
 
 
 if __name__ == "__main__":

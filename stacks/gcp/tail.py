@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ import httpx
 
 from stacks.errors import exit_status
 from stacks.gcp.ending import CALL_SECONDS, GcpError, token
+from stacks.shared.tail import BEGIN_SECONDS, LATE_SECONDS, Seen, follow
 
 API = "https://logging.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/logging.read"
@@ -24,23 +24,14 @@ SCOPE = "https://www.googleapis.com/auth/logging.read"
 POLL_SECONDS = 5.0
 """Between two looks. A project has 60 calls of `entries.list` a minute ("Cloud Logging quotas")."""
 
-BEGIN_SECONDS = 600.0
-"""Part of a log that is shown of what was there before."""
-
 SESSION_SECONDS = 30 * 86400.0
-"""The same of one session's: Cloud Logging keeps lines for so long, unless the project says otherwise."""
-
-LATE_SECONDS = 60.0
-"""Time by which a line may come later than others with a later stamp."""
+"""Part of one session's log that is shown: Cloud Logging keeps lines for 30 days by default."""
 
 PAGE = 1000
 """Most lines of a page; the API's limit."""
 
 MOST_PAGES = 100
 """Limit on the pages of one look; the next one goes on from there."""
-
-MOST_SEEN = 20_000
-"""Lines that are known as printed. With more of them in `LATE_SECONDS` one may be printed twice."""
 
 
 class Tail:
@@ -60,7 +51,7 @@ class Tail:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._call, self._project, self._filter, self._now = call, project, filter_, now
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen = Seen()
         self._begin = now() - before
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -77,15 +68,13 @@ class Tail:
             page = self._call(asked)
             for entry in page.get("entries", ()):
                 key = (entry.get("timestamp", ""), entry.get("insertId", ""))
-                if key not in self._seen:
-                    self._seen[key] = None
+                if self._seen.is_new(key):
                     yield _vm(entry), _text(entry)
             if not (more := page.get("nextPageToken", "")):
                 break
             asked["pageToken"] = more
         self._begin = max(self._begin, until)
-        while len(self._seen) > MOST_SEEN:
-            self._seen.popitem(last=False)
+        self._seen.forget()
 
 
 def _payload(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,12 +138,12 @@ def _print(options: argparse.Namespace) -> None:
         entries = Entries(client, lambda: token(client, SCOPE, "read the log"))
         before = SESSION_SECONDS if options.session else BEGIN_SECONDS
         tail = Tail(entries, options.project, options.filter, before)
-        while True:
+
+        def look() -> None:
             for vm, line in tail.lines():
                 print(f"{vm} {line}" if options.vms else line, flush=True)
-            if options.once:
-                return
-            time.sleep(POLL_SECONDS)
+
+        follow(look, POLL_SECONDS, once=options.once)
 
 
 if __name__ == "__main__":

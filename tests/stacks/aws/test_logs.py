@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from stacks.aws.tail import BEGIN_SECONDS, Tail
+from stacks.aws.tail import Tail
 from stacks.errors import StackError
 from stacks.log_commands import show_commands, tool_of
+from stacks.shared.tail import BEGIN_SECONDS
 from tests.stacks.aws.moto_server import Moto
 
 DISPATCHER, BOTS = "/switchboard-prod/dispatcher", "/switchboard-prod/bots"

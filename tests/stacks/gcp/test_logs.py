@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from stacks.gcp.ending import GcpError
-from stacks.gcp.tail import BEGIN_SECONDS, MOST_PAGES, Entries, Tail
+from stacks.gcp.tail import MOST_PAGES, Entries, Tail
 from stacks.log_commands import tool_of
 from stacks.log_sources import Source
+from stacks.shared.tail import BEGIN_SECONDS
 
 LOG = "gcloud run services logs read prod-dispatcher --project voice-1234 --region us-central1"
 SESSION = "5f0c1d2e-0a1b-4c2d-8e3f-405162738495"
