@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dispatcher.clock import Clock
 from dispatcher.image_table import IN_USE_SUFFIX, content_of, mark_of
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import ProviderError
+from dispatcher.machines.settings import ImageName, PlacementName
 from dispatcher.refusals import in_words
 from dispatcher.settings import AgentName, Image, Settings
 
@@ -45,8 +46,17 @@ class AgentImage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: Image
+    image: Image | None = None
+    """None if each of its placements has an image of its own."""
     bot: Annotated[str, Field(min_length=1, max_length=MOST_PATH)]
+    placements: dict[PlacementName, ImageName] = {}
+    """Placement → the image there, where it is not `image`."""
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> Self:
+        if self.image is None and not self.placements:
+            raise ValueError("image is missing; allowed: image, placements, or both")
+        return self
 
 
 _TABLE: TypeAdapter[dict[str, AgentImage]] = TypeAdapter(dict[AgentName, AgentImage])
@@ -64,7 +74,7 @@ class AgentImages:
 
     def __init__(self, settings: Settings, fleet: Fleet, clock: Clock) -> None:
         self._agents = settings.agents
-        self._needed = [name for name in settings.agents if _needs_image(settings, name)]
+        self._placements = settings.placements
         self._file = settings.images_file
         self._fleet = fleet
         self._clock = clock
@@ -79,9 +89,25 @@ class AgentImages:
         self._said = ""
 
     def of(self, agent: str) -> str:
-        """Return the image of an agent's machines; empty if it has none yet, or needs none."""
-        used = self._table.get(agent)
-        return used.image if used is not None else self._agents[agent].image or ""
+        """Return the image of an agent's machines at placements that have none of their own; empty if
+        there is none yet, or none is needed."""
+        return self._common(agent, self._table.get(agent))
+
+    def at(self, agent: str, placement: str) -> str:
+        """Return the image of an agent's machines at a placement; empty as `of` says."""
+        return self._own(agent, placement, self._table.get(agent)) or self.of(agent)
+
+    def own(self, agent: str, placement: str) -> str:
+        """Return the image that only this placement has for an agent; empty if there is none."""
+        return self._own(agent, placement, self._table.get(agent))
+
+    def _common(self, agent: str, entry: AgentImage | None) -> str:
+        return (entry.image if entry is not None else None) or self._agents[agent].image or ""
+
+    def _own(self, agent: str, placement: str, entry: AgentImage | None) -> str:
+        of_settings = self._placements[placement].images if placement in self._placements else {}
+        of_entry = entry.placements if entry is not None else {}
+        return of_entry.get(placement) or of_settings.get(agent, "")
 
     def bot_file(self, agent: str) -> str:
         """Return the bot file of an agent's machines."""
@@ -95,7 +121,15 @@ class AgentImages:
 
     def _use(self, table: Mapping[str, AgentImage]) -> None:
         self._table = table
-        self.missing = tuple(name for name in self._needed if not self.of(name))
+        self.missing = tuple(
+            name
+            for name in self._agents
+            if any(self._placements[at].needs_image and not self.at(name, at) for at in self._asked(name))
+        )
+
+    def _asked(self, agent: str) -> Sequence[str]:
+        """Return the placements of an agent's machines."""
+        return self._agents[agent].placements or tuple(self._placements)
 
     @property
     def lacks_all(self) -> bool:
@@ -150,14 +184,38 @@ class AgentImages:
 
     async def _take_over(self, name: str, wanted: AgentImage) -> str:
         """Use an agent's new image once its placements have it; return the error if they do not."""
-        if name in self._agents and wanted.image != self.of(name):
+        for image, placements in self._changes(name, wanted).items():
             try:
-                await self._fleet.fetch(wanted.image, self._agents[name].placements)
+                for placement in placements:
+                    self._check(name, placement, image)
+                await self._fleet.fetch(image, placements)
+            except ValueError as error:
+                return f"agent {name} does not use {image}: {error}"
             except ProviderError as error:
-                return f"agent {name} does not use {wanted.image} yet; it cannot be fetched: {error}"
+                return f"agent {name} does not use {image} yet; it cannot be fetched: {error}"
         self._use({**self._table, name: wanted})
-        log.info("images_file: agent %s uses %s", name, wanted.image)
+        used = dict.fromkeys(filter(None, [wanted.image, *wanted.placements.values()]))
+        log.info("images_file: agent %s uses %s", name, ", ".join(used))
         return ""
+
+    def _changes(self, name: str, wanted: AgentImage) -> dict[str, list[str]]:
+        """Return new image → the placements where an agent gets it."""
+        found: dict[str, list[str]] = {}
+        for placement in self._asked(name) if name in self._agents else ():
+            image = self._own(name, placement, wanted) or self._common(name, wanted)
+            if image and image != self.at(name, placement):
+                found.setdefault(image, []).append(placement)
+        return found
+
+    def _check(self, name: str, placement: str, image: str) -> None:
+        """Raise ValueError if a placement cannot run the image: the settings were checked without it."""
+        of = self._placements[placement]
+        if not of.takes_images_file:
+            return
+        try:
+            of.check_agent(name, self._agents[name].model_copy(update={"image": image}))
+        except ValueError as error:
+            raise ValueError(f"placement {placement}: {error}") from error
 
     async def _keep(self, file: Path) -> None:
         """Record the images in use. If the disk is full, the next dispatcher fetches again; no call is
@@ -200,20 +258,13 @@ class AgentImages:
         self._said = words
 
 
-def _needs_image(settings: Settings, agent: str) -> bool:
-    """Return True if a placement of the agent runs images and has none of its own for it."""
-    names = settings.agents[agent].placements or settings.placements
-    return any(
-        of.needs_image and agent not in of.images for of in map(settings.placements.__getitem__, names)
-    )
-
-
 def _in_use(file: Path) -> Path:
     return file.with_name(file.name + IN_USE_SUFFIX)
 
 
-def _plain(table: Mapping[str, AgentImage]) -> dict[str, dict[str, str]]:
-    return {name: used.model_dump() for name, used in table.items()}
+def _plain(table: Mapping[str, AgentImage]) -> dict[str, dict[str, Any]]:
+    # As a stack writes it: without what is the default.
+    return {name: used.model_dump(exclude_defaults=True) for name, used in table.items()}
 
 
 def _write(file: Path, content: bytes) -> None:

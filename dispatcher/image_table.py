@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 IN_USE_SUFFIX = ".in-use"
 """Suffix of the dispatcher's own file, with the images in use, beside the table's."""
 
-Table = Mapping[str, Mapping[str, str]]
-"""Agent → `image`, a reference, and `bot`, the bot file's path in it."""
+Table = Mapping[str, Mapping[str, Any]]
+"""Agent → `image`, a reference; `bot`, the bot file's path in it; and `placements`, placement → reference,
+where a placement has a registry of its own. `image` or `placements` may be missing."""
 
 
 def content_of(images: Table) -> bytes:

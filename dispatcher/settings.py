@@ -174,8 +174,9 @@ class CoreSettings(BaseSettings):
     """Agent → the image of its machines; takes precedence over the agent's own `image`. A stack gives the
     images here: it learns them last, and a plan shows the rest of the agents."""
     images_file: Path | None = None
-    """A file with agents' images, in the form of `images`, over which it takes precedence. It may change at
-    any time, and is used once the placements have the images."""
+    """A file with agents' images and bot files, as a JSON object: agent → `image`, `bot`, and `placements`,
+    which is placement → image, for placements with a registry of their own. It takes precedence over
+    `images`, may change at any time, and is used once the placements have the images."""
     agents: dict[AgentName, AgentSettings] = Field(min_length=1)
     """Name → agent."""
     max_sessions: int | None = Field(default=None, ge=1, le=1_000_000)

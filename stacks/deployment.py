@@ -46,6 +46,9 @@ class Site:
     """URL at which machines of other clouds reach the dispatcher; None if they cannot."""
     reached_by: str = ""
     """Key that gives a host such a URL, in words: `with switchboard:docker.domain, its public name`."""
+    has_image_table: bool = False
+    """True if the dispatcher reads agents' images from a table while it runs: placements whose settings have
+    `takes_images_file` then leave `images` out of what they tell it."""
 
     @classmethod
     def of(cls, site: Site) -> Self:

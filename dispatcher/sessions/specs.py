@@ -70,11 +70,11 @@ class Specs:
             arguments=arguments(self._dispatcher_url),
             variants={
                 name: SpecVariant(
-                    of.images.get(session.agent, image),
+                    self._images.at(session.agent, name),
                     arguments(of.machine_url.rstrip("/") or self._dispatcher_url),
                 )
                 for name, of in self._settings.placements.items()
-                if session.agent in of.images or of.machine_url
+                if self._images.own(session.agent, name) or of.machine_url
             },
             environment=of_machine,
             python=str(agent.python or ""),
@@ -86,12 +86,11 @@ class Specs:
 
     def preparations(self, placement: str) -> list[Preparation]:
         """Return the common part of each agent's machines, for a placement that can get ready for them."""
-        of = self._settings.placements.get(placement)
         return [
             Preparation(
                 self._images.bot_file(name),
                 {**self._of_agent(agent), **self._of_all(agent)},
-                (of.images.get(name) if of else None) or self._images.of(name),
+                self._images.at(name, placement),
                 str(agent.python or ""),
             )
             for name, agent in self._settings.agents.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
@@ -50,6 +51,7 @@ class DockerHost:
             "docker",
             f"https://{domain}" if domain else None,
             "switchboard:docker.domain, a name that leads to the engine's host",
+            has_image_table=True,
         )
 
     def check(self, environment: Environment, planned: Sequence[PlannedBots]) -> None:
@@ -83,6 +85,7 @@ class DockerHost:
             site.cloud,
             site.machine_url,
             site.reached_by,
+            site.has_image_table,
             images=images,
             networks=networks,
             dispatcher=images.dispatcher(),
@@ -100,7 +103,8 @@ def _prefix(environment: Environment) -> str:
 def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedBots]) -> Deployment:
     config, keys, tags = environment.config, DockerKeys.of(environment.config).docker, environment.tags()
     prefix, on_engine, networks, images = _prefix(environment), site.on_engine, site.networks, site.images
-    known = Known.none(config, Placements.of(config, [one.planned for one in placed]))
+    placements = settings.in_environment(Placements.of(config, [one.planned for one in placed]))
+    known = Known.none(config, placements)
     whole = settings.dispatcher(config, known)
     page_key = None if config.keys else PageKey("page-key")
     turn_secret = SharedSecret("turn-secret") if keys.turn else None
@@ -192,16 +196,17 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
         )
         own.append(turn.container)
     references = at_engine.built.agents if at_engine is not None else {}
-    # Without any the SDK gives a list.
-    at_engine_images = pulumi.Output.all(**references) if references else pulumi.Output.from_input({})
+    images_there: pulumi.Output[Any] = pulumi.Output.from_input(
+        {"engine": references, "elsewhere": _elsewhere(placed)}
+    )
     Rollout(
         "rollout",
         host=keys.host,
         container=dispatcher.container.name,
-        images=at_engine_images.apply(lambda found: settings.table(config, found)),
+        images=images_there.apply(lambda found: settings.table(config, found["engine"], found["elsewhere"])),
         containers=[container.id for container in own],
         pulled=bool(keys.registry) or any(agent.image for agent in config.agents.values()),
-        opts=pulumi.ResourceOptions(depends_on=images.built),
+        opts=pulumi.ResourceOptions(depends_on=[*images.built, *(one for of in placed for one in of.needed)]),
     )
     return Deployment(
         url=_url(config, page_key),
@@ -210,6 +215,17 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
         bots=[name for one in placed if isinstance(one, DockerBots) for name in one.logs],
         elsewhere=logs_elsewhere(placed, "docker"),
     )
+
+
+def _elsewhere(placed: Sequence[PlacedBots]) -> dict[str, dict[str, pulumi.Input[str]]]:
+    """Return agent → placement → the image there, for placements that take it from the table."""
+    found: dict[str, dict[str, pulumi.Input[str]]] = {}
+    for one in placed:
+        for name, of in one.planned.settings.items():
+            # With stand-ins: which agents have an image of this placement's own.
+            for agent in of.images if of.takes_images_file else ():
+                found.setdefault(agent, {})[name] = one.images[agent]
+    return found
 
 
 def _engine_proxy(environment: Environment, site: DockerSite, bots: DockerBots) -> EngineProxy:

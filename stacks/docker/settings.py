@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from stacks.core_config import CoreConfig
 from stacks.docker.config import TURN_PORT, DockerKeys
 from stacks.docker.firewall_rules import FIREWALL_SOCKET
 from stacks.docker.rollout import DIRECTORY, FILE
-from stacks.shared.settings import Placements, agents_in_images, bot_in_image, settings_of
+from stacks.shared.settings import (
+    Placements,
+    agents_in_images,
+    bot_in_image,
+    settings_of,
+    without_images,
+)
 
 DISPATCHER_ALIAS, ENGINE_ALIAS = "dispatcher", "engine"
 """Names in the stack's own networks."""
@@ -142,12 +148,30 @@ def allowed_images(agents: Mapping[str, AgentSettings], built: Iterable[str]) ->
     return sorted(given - tagged), sorted({*built, *map(repository_of, tagged)})
 
 
-def table(config: CoreConfig, images: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the dispatcher's table of agents' images, from their references."""
+def table(
+    config: CoreConfig, images: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Return the dispatcher's table of agents' images.
+
+    Args:
+        images: Agent → the reference of its image at the engine.
+        elsewhere: Agent → name of another placement → the reference of its image there.
+    """
     return {
-        name: {"image": image, "bot": str(bot_in_image(config.agents[name].bot, config.agents[name].image))}
-        for name, image in images.items()
+        name: {
+            **({"image": images[name]} if name in images else {}),
+            "bot": str(bot_in_image(agent.bot, agent.image)),
+            **({"placements": dict(elsewhere[name])} if elsewhere.get(name) else {}),
+        }
+        for name, agent in config.agents.items()
+        if name in images or elsewhere.get(name)
     }
+
+
+def in_environment(placements: Placements) -> Placements:
+    """Return the placements as the dispatcher's environment has them: without the images of the table."""
+    found = {name: without_images(one) for name, one in placements.settings.items()}
+    return replace(placements, settings=found)
 
 
 def max_containers(config: CoreConfig, agents: Mapping[str, AgentSettings]) -> int:

@@ -24,7 +24,7 @@ from stacks.fly.tokens import bare, period_of
 from stacks.prices import Price
 from stacks.shared.environment import given
 from stacks.shared.images import Images, ImagesArgs
-from stacks.shared.settings import agents_at, own_name, url_for_machines
+from stacks.shared.settings import agents_at, own_name, url_for_machines, without_images
 
 REGISTRY = "registry.fly.io"
 REGISTRY_USER = "x"
@@ -104,10 +104,9 @@ class FlyPlacement:
         return PlacedBots(
             planned=planned,
             settings={
-                part: of if prefix == "" else built[agent].apply(functools.partial(_with_image, of, agent))
+                part: _settings(planned.settings[part], agent, built[agent], own=prefix == "", site=site)
                 for agent in agents
                 for part in planned.by_agent[agent]
-                for of in (planned.settings[part],)
             },
             images=built,
             secrets={settings.DISPATCHER_TOKEN_VARIABLE: tokens},
@@ -186,6 +185,17 @@ def lifetimes_of(keys: FlyPlacementConfig) -> Lifetimes:
     """Return the lifetime of tokens, as the components take it."""
     today = datetime.datetime.now(datetime.UTC).date()
     return {"token_days": keys.token_days, "token_period": period_of(today, keys.token_days)}
+
+
+def _settings(
+    part: PlacementSettings, agent: str, image: pulumi.Output[str], *, own: bool, site: Site
+) -> pulumi.Input[PlacementSettings]:
+    """Return the settings of an agent's part: with its image, unless the host has it elsewhere."""
+    if own:
+        return part
+    if site.has_image_table:
+        return without_images(part)
+    return image.apply(functools.partial(_with_image, part, agent))
 
 
 def _with_image(part: PlacementSettings, agent: str, image: str) -> PlacementSettings:

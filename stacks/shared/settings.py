@@ -184,6 +184,13 @@ def logs_elsewhere(placed: Sequence[PlacedBots], host: str) -> dict[str, list[st
     return found
 
 
+def without_images(placement: PlacementSettings) -> PlacementSettings:
+    """Return the settings of a placement without its images, which the dispatcher has from a table."""
+    if not placement.takes_images_file or "images" not in placement.model_fields_set:
+        return placement
+    return type(placement).model_validate(placement.model_dump(exclude_unset=True, exclude={"images"}))
+
+
 def url_for_machines(site: Site, cloud: str, name: str) -> str:
     """Return the URL at which machines of a cloud reach the dispatcher; empty if it is their own cloud's.
 

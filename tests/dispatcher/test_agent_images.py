@@ -14,6 +14,11 @@ from dispatcher.settings import AgentSettings
 from tests.dispatcher.harness import Deployment, ManualClock, ScriptedProvider, deployment, eventually
 
 ENGINE = {"scripted": {"provider": "container"}}
+AT_FLY = {"second": {"provider": "fly", "apps": ["bots"]}}
+
+
+def at_fly(digit):
+    return f"registry.fly.io/bots@sha256:{digit * 64}"
 
 
 def table(**images):
@@ -44,14 +49,16 @@ class Engine(ScriptedProvider):
 
 
 @contextlib.asynccontextmanager
-async def world(directory, images=None, engine=None):
+async def world(directory, images=None, engine=None, second=None):
     clock, engine = ManualClock(), engine or Engine()
     file = directory / "images.json"
     if images is not None:
         file.write_text(json.dumps(images))
     agents = {name: AgentSettings.model_validate({"bot": "bot.py"}) for name in ("echo", "voice")}
     more = {"images_file": file, "agents": agents, "placements": ENGINE}
-    async with deployment(directory, clock=clock, provider=engine, **more) as running:
+    if second is not None:
+        more |= {"placements": ENGINE | AT_FLY, "fly_api_token": "fm2_secret"}
+    async with deployment(directory, clock=clock, provider=engine, second=second, **more) as running:
         if images is not None:
             await until_used(running, clock, images)
             engine.fetched.clear()
@@ -198,3 +205,44 @@ async def test_a_look_that_fails_in_a_way_that_nobody_foresaw_is_not_the_last(tm
             await until_looked(clock, lambda: asyncio.sleep(0, "nobody foresaw this" in caplog.text))
             engine.fault_of_fetch = None
             await until_used(running, clock, NEW)
+
+
+async def test_a_placement_with_a_registry_of_its_own_gets_its_new_image_without_a_restart(tmp_path):
+    def both(here, there):
+        return {**OLD, "echo": {"image": here, "bot": "bot.py", "placements": {"second": at_fly(there)}}}
+
+    # No image of the second placement's is known of the other agent: it is not started there.
+    rest = {"voice": {"bot": "bot.py", "image": "bots:1", "placements": {"second": at_fly("9")}}}
+    second = Engine()
+    async with world(tmp_path, both("bots:1", "1") | rest, second=second) as (running, engine, clock, file):
+        engine.fault = NoCapacity("full")
+        assert await image_of_a_start(running, second) == at_fly("1")
+        second.fetched.clear()
+        file.write_text(json.dumps(both("bots:1", "2") | rest))
+        await until_used(running, clock, both("bots:1", "2") | rest)
+        assert (engine.fetched, second.fetched) == ([], [at_fly("2")])
+        assert await image_of_a_start(running, second) == at_fly("2")
+    async with world(tmp_path, engine=engine, second=second) as (running, engine, clock, _):
+        assert await image_of_a_start(running, second) == at_fly("2"), "it begins with what was in use"
+
+
+async def test_an_agent_without_an_image_at_one_of_its_placements_is_not_started(tmp_path):
+    only_there = {"echo": {"bot": "bot.py", "placements": {"second": at_fly("1")}}}
+    async with world(tmp_path, only_there, second=Engine()) as (running, _, _, _):
+        refused = await running.http.post("/start", json={})
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
+
+
+async def test_an_image_that_a_placement_cannot_run_is_named_and_not_used(tmp_path, caplog):
+    old, new = (
+        {name: {**one, "placements": {"second": image}} for name, one in OLD.items()}
+        for image in (at_fly("1"), "registry.fly.io/bots:latest")
+    )
+    second = Engine()
+    with caplog.at_level(logging.ERROR, "dispatcher.agent_images"):
+        async with world(tmp_path, old, second=second) as (running, engine, clock, file):
+            file.write_text(json.dumps(new))
+            await until_looked(clock, lambda: asyncio.sleep(0, "has no digest" in caplog.text))
+            assert "agent echo does not use registry.fly.io/bots:latest: placement second: " in caplog.text
+            engine.fault = NoCapacity("full")
+            assert await image_of_a_start(running, second) == at_fly("1")

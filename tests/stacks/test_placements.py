@@ -82,7 +82,7 @@ def test_dispatcher_has_the_placements_in_the_agents_order(described: dict[str, 
     assert agents["voice"]["placements"] == ["overflow-voice"]
     there = placements["overflow-echo"]
     assert there["machine_url"] == "https://voice.example.com"
-    assert there["images"] == {"echo": FLY_IMAGE}
+    assert "images" not in there, "a new one would replace the dispatcher"
     assert (there["region"], there["cpu_kind"]) == ("lhr,iad", "shared")
     assert there["apps"] == ["switchboard-local-overflow-echo-0"]
     assert given["SWITCHBOARD_MACHINE_URL"] == "http://dispatcher:7860", (
@@ -101,7 +101,37 @@ def test_same_image_goes_to_each_registry(described: dict[str, Any]) -> None:
     assert here_tag.rpartition(":")[2] == there_tag.rpartition("-")[2], "one fingerprint"
     assert (here["push"], there["push"]) == (False, True)
     table = described["rollout"]["inputs"]["images"]
-    assert table == {"echo": {"bot": "echo.py", "image": here_tag}}, "voice is not at the engine"
+    assert table == {
+        "echo": {"bot": "echo.py", "image": here_tag, "placements": {"overflow-echo": FLY_IMAGE}},
+        "voice": {"bot": "voice.py", "placements": {"overflow-voice": FLY_IMAGE}},
+    }
+    assert given_images(described) == {}
+
+
+def given_images(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the images in the dispatcher's environment: those of its agents and placements."""
+    given = variables(described)
+    of_both = json.loads(given["SWITCHBOARD_PLACEMENTS"]) | json.loads(given["SWITCHBOARD_AGENTS"])
+    return {name: one for name, one in of_both.items() if one.keys() & {"image", "images"}}
+
+
+def test_a_changed_bot_at_fly_changes_the_table_of_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-voice")
+    older, newer = (
+        run(
+            by_environment=False,
+            **texts({**MIXED, "agents": {"echo": ECHO, "voice": VOICE, "theirs": at_fly}}),
+        )["resources"]
+        for digit in "12"
+        for at_fly in [
+            {"bot": "/app/bot.py", "placements": ["overflow"], "image": f"there@sha256:{digit * 64}"}
+        ]
+    )
+    assert [name for name in newer if newer[name] != older[name]] == ["rollout"]
+    assert newer["rollout"]["inputs"]["images"]["theirs"] == {
+        "bot": "/app/bot.py",
+        "placements": {"overflow-theirs": f"there@sha256:{'2' * 64}"},
+    }
 
 
 def test_secrets_go_where_the_bots_are(described: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ class FlyPlacement(PlacementSettings):
 
     shared: ClassVar[type[SharedSettings]] = FlyShared
     on_other_hosts: ClassVar[bool] = True
+    takes_images_file: ClassVar[bool] = True
 
     provider: Literal["fly"]  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
     """Machine provider of the placement."""
@@ -80,10 +81,10 @@ class FlyPlacement(PlacementSettings):
                 )
 
     def check_agent(self, name: str, agent: Agent) -> None:
-        if "@sha256:" not in (agent.image or ""):
-            # Fly would resolve a tag for each machine.
+        # None is of `images_file`, and is checked when it comes. Fly would resolve a tag for each machine.
+        if agent.image is not None and "@sha256:" not in agent.image:
             raise ValueError(
-                f"image '{agent.image or ''}' has no digest; allowed: an image by its digest, such as "
+                f"image '{agent.image}' has no digest; allowed: an image by its digest, such as "
                 "registry.fly.io/bots@sha256:…"
             )
         guest(self.cpu_kind, agent.cpu, agent.memory_mb)
