@@ -103,9 +103,19 @@ def assembly(names: Iterable[str], machine: str) -> str:
 
 def symbols(which: str, libraries: Iterable[Path]) -> dict[str, str]:
     """Return the dynamic symbols of libraries: name → type, a letter as `nm` has it."""
-    files = [str(path) for path in libraries if path.is_file() and not path.is_symlink()]
+    # Not by the name alone: CUDA has a header `algorithm.sort_heap.h`.
+    files = [str(path) for path in libraries if not path.is_symlink() and is_elf(path)]
+    if not files:
+        return {}
     lines = run("nm", "--dynamic", "--no-weak", which, "--format", "posix", *files).splitlines()
     return {words[0]: words[1] for line in lines if len(words := line.split()) > 1 and not line.endswith(":")}
+
+
+def is_elf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def soname(library: Path) -> str:
@@ -114,7 +124,11 @@ def soname(library: Path) -> str:
 
 
 def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """Run a command; return what it printed. Raises SystemExit with its error if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"slim.py: {command[0]}: status {result.returncode}: {result.stderr.strip()[-2000:]}")
+    return result.stdout
 
 
 def main() -> None:
