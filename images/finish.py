@@ -15,11 +15,13 @@ import importlib.util
 import marshal
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 LEFT_OUT = (
@@ -28,8 +30,8 @@ LEFT_OUT = (
     # For type checkers, C programmers, and tools that modify models before they run.
     *("**/*.pyi", "**/*.pxd", "**/*.pyx", "**/*.a", "numpy/_core/include", "numpy/f2py"),
     *("onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/datasets"),
-    # numpy's interface to its vector instructions, which its own tests alone import.
-    "numpy/_core/_simd*.so",
+    # numpy's interface to its vector instructions, and other libraries that tests alone import.
+    *("numpy/_core/_simd*.so", "numpy/_core/_*_tests*.so", "multidict/_testcapi*.so"),
     # Calls that administer an organization at OpenAI: a bot has no key for them.
     *("openai/resources/admin", "openai/types/admin"),
     # ONNX runtime for other languages: Python's own module has all of it inside (28 MB).
@@ -37,18 +39,70 @@ LEFT_OUT = (
 )
 
 WITHOUT_BYTECODE = (
-    *("openai/resources/beta", "openai/types/beta", "openai/lib/beta"),
+    "openai/lib/beta/*",
+    *(
+        f"openai/{part}/{name}/*"
+        for part in ("resources", "types")
+        for name in (
+            "beta",
+            "containers",
+            "evals",
+            "fine_tuning",
+            "graders",
+            "skills",
+            "uploads",
+            "vector_stores",
+        )
+    ),
     # Pipecat's command line, and its tests of bots by language models.
-    *("pipecat/cli", "pipecat/evals"),
+    *("pipecat/cli/*", "pipecat/evals/*"),
+    # What numpy and Pillow load when it is asked for.
+    *("numpy/ma/*", "numpy/polynomial/*", "numpy/testing/*", "PIL/*ImagePlugin.py", "PIL/*FontFile.py"),
+    *("PIL/ImageCms.py", "PIL/ImageDraw2.py", "PIL/ImageGrab.py", "PIL/ImageMath.py", "PIL/ImageMorph.py"),
+    *("PIL/ImageQt.py", "PIL/ImageShow.py", "PIL/ImageTk.py", "PIL/ImageWin.py", "PIL/PSDraw.py"),
+    *("PIL/ImageFont.py", "PIL/PdfParser.py"),
+    # soundfile needs cffi's library alone, and not its compiler of C.
+    *("cffi/*", "pycparser/*"),
+    # Servers and tools of libraries that bots use as clients, and those for another loop than asyncio.
+    *("aiohttp/web*.py", "aiohttp/test_utils.py", "aiohttp/pytest_plugin.py", "websockets/trio/*"),
+    *("anyio/_backends/_trio.py", "anyio/pytest_plugin.py", "markdown/extensions/*", "pydantic/mypy.py"),
 )
-"""Parts of packages that Python compiles when they are imported, which no bot's session does."""
+"""Parts of packages that Python compiles when they are imported, which no bot's session does: patterns, in
+which `*` stands for any text, `/` too."""
+
+STANDARD_WITHOUT_BYTECODE = (
+    *("_pyrepl/*", "curses/*", "dbm/*", "wsgiref/*", "xmlrpc/*", "venv/*", "xml/dom/*", "xml/sax/*"),
+    # Python's own versions of modules that are libraries.
+    *("_pydecimal.py", "_pydatetime.py", "_pyio.py"),
+    # Tools of programmers.
+    *("turtle.py", "pydoc.py", "doctest.py", "pdb.py", "bdb.py", "cmd.py", "profile.py", "cProfile.py"),
+    *("pstats.py", "trace.py", "pickletools.py", "modulefinder.py", "symtable.py", "compileall.py"),
+    *("py_compile.py", "pyclbr.py", "tabnanny.py", "zipapp.py", "webbrowser.py", "rlcompleter.py"),
+    # Protocols that no bot speaks.
+    *("mailbox.py", "imaplib.py", "smtplib.py", "ftplib.py", "poplib.py", "plistlib.py", "http/server.py"),
+    "encodings/*",
+)
+"""Likewise of the standard library."""
+
+WITH_BYTECODE = (
+    # Formats of pictures that bots send, and those that Pillow loads with them.
+    *(f"PIL/{name}ImagePlugin.py" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tiff", "WebP")),
+    # Encodings but the code pages of languages and makers of computers.
+    *("encodings/__init__.py", "encodings/aliases.py", "encodings/*_codec.py", "encodings/*_escape.py"),
+    *("encodings/utf_*.py", "encodings/ascii.py", "encodings/latin_1.py", "encodings/iso8859_1.py"),
+    *("encodings/charmap.py", "encodings/cp1252.py", "encodings/cp437.py", "encodings/idna.py"),
+    "encodings/punycode.py",
+)
+"""Exceptions from both."""
 
 WITHOUT_DOCSTRINGS = (
-    *("anyio", "google/protobuf", "httpx", "openai", "packaging", "PIL", "pipecat", "pydantic"),
-    "websockets",
+    *("aiohttp", "aioice", "aiortc", "anyio", "av", "click", "fastapi", "google/protobuf", "h2", "hpack"),
+    *("httpcore", "httpcore2", "httpx", "httpx2", "hyperframe", "idna", "loguru", "markdown", "num2words"),
+    *("openai", "packaging", "PIL", "pipecat", "pydantic", "starlette", "uvicorn", "websockets", "yaml"),
 )
-"""Packages whose bytecode has no docstrings: nothing reads them at run time. numpy completes its own as it is
-imported, so it keeps them, and a bot's own packages may show theirs to a model."""
+"""Packages whose bytecode has no docstrings: nothing reads them at run time. Nor does the bytecode of the
+standard library, which works without, as with Python's option -OO. numpy completes its own as it is imported,
+so it keeps them, and a bot's own packages may show theirs to a model."""
 
 WITH_DOCSTRINGS = ("pipecat/adapters", "pipecat/flows", "pipecat/workers")
 """Parts of these that keep them: some are the descriptions of tools, which a model reads."""
@@ -87,14 +141,17 @@ def _compile(share: tuple[Path, list[Path]]) -> None:
     directory, modules = share
     for module in modules:
         packages, _, name = module.as_posix().rpartition("/site-packages/")
-        if packages and _is_in(name, WITHOUT_BYTECODE):
+        standard = "" if packages else _in_standard_library(module)
+        if is_rare(name if packages else standard, standard=not packages):
             continue
         source = module.read_bytes()
         try:
             tree = ast.parse(source)
             if packages and _is_in(name, ("pipecat",)) and _lacks_a_package(tree, module, name):
                 continue
-            if packages and _is_in(name, WITHOUT_DOCSTRINGS) and not _is_in(name, WITH_DOCSTRINGS):
+            if standard or (
+                packages and _is_in(name, WITHOUT_DOCSTRINGS) and not _is_in(name, WITH_DOCSTRINGS)
+            ):
                 _remove_docstrings(tree)
             # The path that tracebacks show is the one inside the image.
             code = compile(tree, f"/{module.relative_to(directory).as_posix()}", "exec", dont_inherit=True)
@@ -105,6 +162,22 @@ def _compile(share: tuple[Path, list[Path]]) -> None:
         # PEP 552: the flag of bytecode that hangs on the source's hash and is not checked.
         head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
         target.write_bytes(head + marshal.dumps(code))
+
+
+def is_rare(name: str, *, standard: bool) -> bool:
+    """Return whether a module has no bytecode, by its path in site-packages or in the standard library."""
+    rare = STANDARD_WITHOUT_BYTECODE if standard else WITHOUT_BYTECODE
+    return _matches(name, rare) and not _matches(name, WITH_BYTECODE)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _in_standard_library(module: Path) -> str:
+    """Return the module's path in the standard library; empty if it is not in there."""
+    found = re.search(r"/lib/python3\.\d+/(?!dist-packages/)(.+)", module.as_posix())
+    return found[1] if found else ""
 
 
 def _is_in(name: str, parts: tuple[str, ...]) -> bool:

@@ -27,6 +27,9 @@ them."""
 FORMATS = ("PIL/_avif*.so", "pillow.libs/libavif-*")
 """Images in AVIF, 5 MB. Pillow reads and writes all other formats, and reports this one as not supported."""
 
+PROFILES = ("PIL/_imagingcms*.so", "pillow.libs/liblcms2-*")
+"""Colour profiles of printers and screens, 0.5 MB. Pillow reports that it has no support for them."""
+
 FONTS = ("PIL/_imagingft*.so", "pillow.libs/libfreetype-*", "pillow.libs/libharfbuzz-*")
 """Text drawn into pictures, 3 MB. Pillow reports that it has no support for it."""
 
@@ -48,7 +51,7 @@ GIVES_TABLE = re.compile(r"x265_api_get_\d+")
 def slim(directory: Path) -> None:
     """Slim every site-packages in the directory."""
     for packages in directory.rglob("site-packages"):
-        for pattern in FORMATS + FONTS:
+        for pattern in FORMATS + FONTS + PROFILES:
             for path in packages.glob(pattern):
                 path.unlink()
         going = {
