@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.engine",
     "tests.base_image",
     "tests.podman",
+    "tests.rootless",
     "tests.recent_engine",
     "tests.contracts.containers",
     "tests.registry",
@@ -39,7 +40,7 @@ OF_THE_ENGINE = (
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 
-NEEDS_ONE = {"engine", "podman", "recent_engine"}
+NEEDS_ONE = {"engine", "podman", "recent_engine", "rootless"}
 """Fixtures with an engine."""
 
 SHARING = (

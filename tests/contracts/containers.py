@@ -28,6 +28,7 @@ from tests.engine import Engine
 from tests.patience import PATIENCE
 from tests.podman import Podman
 from tests.ports import free_port
+from tests.rootless import Rootless
 
 T = TypeVar("T")
 
@@ -223,6 +224,25 @@ def containers_of_podman(podman: Podman, stub_of_podman: str, tmp_path: Path) ->
         harness = AnyContainers(podman.docker, server, stub_of_podman)
         # Podman 4.3 takes longer than the provider waits to find the beginning of such a line.
         harness.reads_endless_lines = False
+        yield harness
+        harness.close()
+
+
+@pytest.fixture(scope="module")
+def rootless_stub(rootless: Rootless, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make the stub image by an engine without root."""
+    name, context = "localhost/stub:latest", _stub_in(tmp_path_factory.mktemp("stub"))
+    base = "switchboard-test/base:1" if rootless.kind == "docker" else "docker.io/switchboard-test/base:1"
+    rootless.docker("build", "--network", "host", "--build-arg", f"BASE={base}", "--tag", name, str(context))
+    return name
+
+
+@pytest.fixture
+def rootless_containers(rootless: Rootless, rootless_stub: str, tmp_path: Path) -> Iterator[AnyContainers]:
+    behind = Path(rootless.url.removeprefix("unix://"))
+    with MixedUpEngine(behind, tmp_path / "mixed-up.sock").serving() as server:
+        harness = AnyContainers(rootless.docker, server, rootless_stub)
+        harness.reads_endless_lines = rootless.kind == "docker"
         yield harness
         harness.close()
 

@@ -22,3 +22,9 @@ def test_containers_keep_the_contract_through_the_proxy(check: str, proxied_cont
 @pytest.mark.parametrize("check", CHECKS)
 def test_podmans_containers_keep_the_contract(check: str, containers_of_podman: AnyContainers) -> None:
     containers_of_podman.run(CHECKS[check](containers_of_podman))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("check", CHECKS)
+def test_containers_without_root_keep_the_contract(check: str, rootless_containers: AnyContainers) -> None:
+    rootless_containers.run(CHECKS[check](rootless_containers))

@@ -209,7 +209,7 @@ def try_all(root, within):
     for source in sorted(root.rglob("*.py")):
         name = ".".join(source.relative_to(within).with_suffix("").parts).removesuffix(".__init__")
         compiled = pathlib.Path(importlib.util.cache_from_source(str(source))).exists()
-        if not compiled or name.endswith("__main__") or name in ("antigravity", "this", "idlelib"):
+        if not compiled or name.endswith("__main__") or name in ("antigravity", "this", "click._winconsole"):
             continue
         try:
             importlib.import_module(name)

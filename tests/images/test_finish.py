@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from images.base import remove_orphans
+from images.finish import is_rare
 from tests.images.conftest import CHECKOUT
 
 DOCUMENTED = '''"""A module."""
@@ -28,7 +29,7 @@ KEPT = {
     "websockets/client.py": False,
     # A model reads those of tools; numpy completes its own.
     "pipecat/workers/ui/ui_tools.py": True,
-    "numpy/ma/core.py": True,
+    "numpy/lib/core.py": True,
     "of_the_bots_own/tools.py": True,
 }
 """Module → whether its bytecode has docstrings."""
@@ -100,6 +101,39 @@ def test_bytecode_is_valid_by_its_hash_and_names_the_file_in_the_image(packages:
     assert content[8:16] == importlib.util.source_hash(module.read_bytes())
     code = marshal.loads(content[16:])
     assert code.co_filename == "/opt/venv/lib/python3.13/site-packages/pipecat/frames/frames.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "standard", "rare"),
+    [
+        ("openai/types/evals/run.py", False, True),
+        ("openai/types/responses/response.py", False, False),
+        ("numpy/ma/core.py", False, True),
+        ("numpy/matlib.py", False, False),
+        ("PIL/FitsImagePlugin.py", False, True),
+        ("PIL/JpegImagePlugin.py", False, False),
+        ("aiohttp/web_app.py", False, True),
+        ("aiohttp/client.py", False, False),
+        ("turtle.py", False, False),
+        ("turtle.py", True, True),
+        ("encodings/mac_greek.py", True, True),
+        ("encodings/utf_8.py", True, False),
+        ("xml/etree/ElementTree.py", True, False),
+    ],
+)
+def test_what_no_session_loads_has_no_bytecode(name: str, standard: bool, rare: bool) -> None:
+    assert is_rare(name, standard=standard) == rare
+
+
+def test_the_standard_library_has_no_docstrings_and_not_all_bytecode(tmp_path: Path) -> None:
+    library = tmp_path / "usr/lib/python3.13"
+    library.mkdir(parents=True)
+    for name in ("inspect.py", "turtle.py"):
+        (library / name).write_text(DOCUMENTED)
+    command = [sys.executable, str(CHECKOUT / "images" / "finish.py"), str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "0"}, check=True, capture_output=True)
+    assert docstrings(library / "inspect.py") == [None] * 3
+    assert not bytecode(library / "turtle.py").exists()
 
 
 def test_files_that_are_not_python_are_skipped(packages: Path) -> None:
