@@ -1,8 +1,8 @@
 """Docker's engine and Podman's service without root, for tests: of an account with subordinate ids.
 
 Docker runs by its own script (`dockerd-rootless.sh`, of Debian's docker.io), in the namespaces that
-RootlessKit makes; Podman makes its own. Both need the packages rootlesskit, slirp4netns and uidmap, an account
-in /etc/subuid, and a /dev/net/tun that it may open.
+RootlessKit makes; Podman makes its own. Both need the packages rootlesskit, slirp4netns and uidmap, an
+account in /etc/subuid, and a /dev/net/tun that it may open.
 """
 
 from __future__ import annotations

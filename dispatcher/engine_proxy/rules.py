@@ -27,6 +27,7 @@ from dispatcher.engine_proxy.reading import (
     within,
 )
 from dispatcher.engine_proxy.settings import ProxySettings, full_name, repository_of
+from dispatcher.machines.container.capacity import LIMITS
 from dispatcher.machines.container.request import (
     DEPLOYMENT_LABEL,
     DIRECTORY,
@@ -147,8 +148,9 @@ class Rules:
         return name.startswith(f"{self._settings.deployment}-m-")
 
     def info(self) -> Ask:
-        """Return the call for the host's memory."""
-        return Ask("GET", "info", keep=lambda found: {"MemTotal": found["MemTotal"]})
+        """Return the call for the host's memory, and for what the engine can limit."""
+        names = ("MemTotal", *LIMITS)
+        return Ask("GET", "info", keep=lambda found: {key: found[key] for key in names if key in found})
 
     def listing(self) -> Ask:
         """Return the call for all of this deployment's containers."""

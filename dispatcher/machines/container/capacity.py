@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from dispatcher.domain.model import MachineState
 from dispatcher.machines.container.request import MACHINE_LABEL, MEMORY_LABEL
 from dispatcher.machines.provider import NoCapacity
+
+log = logging.getLogger(__name__)
+
+LIMITS = {"MemoryLimit": "memory", "CpuCfsQuota": "CPU", "PidsLimit": "processes"}
+"""Field of `GET /info` → what the engine can limit if it is true. Engines without root cannot where the host
+has cgroups of version 1, or gives their account none."""
 
 HOST_SHARE = 0.9
 """Share of the host's memory for all machines together: an engine overcommits, and the kernel then kills a
@@ -69,7 +76,15 @@ class Capacity:
     async def _for_machines(self) -> float:
         """Return the host's memory for machines, in MiB. The engine is asked once."""
         if not self._whole_mb:
-            self._whole_mb = (await self._info())["MemTotal"] * HOST_SHARE / 2**20
+            info = await self._info()
+            if lacking := [word for key, word in LIMITS.items() if info.get(key) is False]:
+                log.warning(
+                    "the engine limits no container's %s: a bot can take all that this host has. "
+                    "An engine without root needs cgroups of version 2, with these controllers delegated to "
+                    "its account",
+                    ", ".join(lacking),
+                )
+            self._whole_mb = info["MemTotal"] * HOST_SHARE / 2**20
         return self._whole_mb
 
 

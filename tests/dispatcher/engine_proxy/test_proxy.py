@@ -362,7 +362,7 @@ async def test_a_container_of_somebody_elses_is_not_there(tmp_path: Path, method
 async def test_of_answers_only_what_the_provider_reads(tmp_path: Path) -> None:
     async with world(tmp_path) as proxy:
         assert (await proxy.call("GET", "/_ping"))[0] == 200
-        assert await proxy.call("GET", "/v1.41/info") == (200, {"MemTotal": 2**33})
+        assert await proxy.call("GET", "/v1.41/info") == (200, {"MemTotal": 2**33, "PidsLimit": False})
         _, found = await proxy.call("GET", "/v1.41/containers/calls-m-1/json")
         assert "secret" not in json.dumps(found)
         assert set(found["HostConfig"]) == {"Memory"}

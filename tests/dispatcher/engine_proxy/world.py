@@ -130,7 +130,7 @@ class RecordingEngine:
         if self.refuses and path != request.path:
             return web.json_response({"message": self.refuses}, status=400)
         if path == "/info":
-            return web.json_response({"MemTotal": 2**33, "Name": "the-host", "SecurityOptions": []})
+            return web.json_response({"MemTotal": 2**33, "PidsLimit": False, "Name": "the-host"})
         if path.startswith("/networks/"):
             return web.json_response(self.network)
         if path == "/containers/create":
