@@ -37,6 +37,7 @@ OF_THE_ENGINE = (
     "tests/contracts/test_pull.py",
     "tests/dispatcher/machines/test_container.py",
     *("tests/e2e/test_containers.py", "tests/e2e/test_docker_stack.py", "tests/e2e/test_public_stack.py"),
+    *("tests/e2e/test_torch_vad.py", "tests/dispatcher/firewall/test_rootless.py"),
 )
 """Files whose tests use the one Docker engine: of several workers, one runs them all."""
 

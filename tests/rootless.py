@@ -31,6 +31,7 @@ SECONDS = 60.0
 """For each of: starting, stopping."""
 
 SCRIPT = Path("/usr/share/docker.io/contrib/dockerd-rootless.sh")
+BASE = "switchboard-test/base:1"
 NEEDED = ("rootlesskit", "slirp4netns", "newuidmap", "setpriv")
 
 
@@ -109,6 +110,11 @@ class Rootless:
     def url(self) -> str:
         return f"unix://{self._directory / 'run' / 'engine.sock'}"
 
+    @property
+    def base(self) -> str:
+        """The name of the tests' base, for a `FROM`. Podman wants a registry's name."""
+        return f"{'' if self.kind == 'docker' else 'docker.io/'}{BASE}"
+
     def docker(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Run Docker's client against the service, as `Engine.docker` does."""
         return run_client(self.url, *arguments, config=self._config, stdin=stdin, timeout=timeout)
@@ -182,7 +188,7 @@ def rootless(request: pytest.FixtureRequest) -> Iterator[Rootless]:
     except (Missing, NoBase) as missing:
         pytest.skip(str(missing))
     try:
-        started.docker("import", str(base), "switchboard-test/base:1")
+        started.docker("import", str(base), BASE)
         yield started
     finally:
         started.close()

@@ -159,7 +159,7 @@ class DockerReview(Review):
 
     def start(self) -> Sequence[Wait]:
         source = f"{MEASURED}, 1 CPU for the container, 2026-11"
-        return [Wait("container, imports, pipeline", 4.13, 5.24, source)]
+        return [Wait("container, imports, pipeline", 0.93, 1.04, source)]
 
 
 def _container(inputs: Mapping[str, Any]) -> list[str]:

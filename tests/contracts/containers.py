@@ -232,8 +232,9 @@ def containers_of_podman(podman: Podman, stub_of_podman: str, tmp_path: Path) ->
 def rootless_stub(rootless: Rootless, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make the stub image by an engine without root."""
     name, context = "localhost/stub:latest", _stub_in(tmp_path_factory.mktemp("stub"))
-    base = "switchboard-test/base:1" if rootless.kind == "docker" else "docker.io/switchboard-test/base:1"
-    rootless.docker("build", "--network", "host", "--build-arg", f"BASE={base}", "--tag", name, str(context))
+    rootless.docker(
+        "build", "--network", "host", "--build-arg", f"BASE={rootless.base}", "--tag", name, str(context)
+    )
     return name
 
 
