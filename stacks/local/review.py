@@ -76,4 +76,4 @@ class LocalReview(Review):
 
     def start(self) -> Sequence[Wait]:
         source = f"{MEASURED}, its columns of `local`, 2026-11"
-        return [Wait("process, imports, pipeline", 1.10, 1.56, source)]
+        return [Wait("process, imports, pipeline", 0.29, 0.30, source)]
