@@ -469,7 +469,7 @@ def test_daily_alone_is_smaller(engine: Engine, build: Build) -> None:
 ENCODE = """
 import io, json, av
 from PIL import features
-seen = {name: features.check(name) for name in ("avif", "webp", "jpg", "freetype2")}
+seen = {name: features.check(name) for name in ("avif", "webp", "jpg", "freetype2", "littlecms2")}
 for codec in ("libx265", "libsvtav1", "libx264", "libvpx"):
     file = av.open(io.BytesIO(), "w", format="matroska")
     stream = file.add_stream(codec, rate=30)
@@ -493,6 +493,7 @@ def test_media_that_no_voice_bot_sends_are_left_out_and_refused(
     assert json.loads(python(engine, image, ENCODE)) == {
         "avif": all_,
         "freetype2": all_,
+        "littlecms2": all_,
         "webp": True,
         "jpg": True,
         "libx265": all_,
