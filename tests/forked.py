@@ -14,7 +14,7 @@ _preloaded: list[str] = []
 def preload(*modules: str) -> None:
     """Import these modules as well in the process that others are forked from, if it has not started yet."""
     _preloaded.extend(modules)
-    _PROCESSES.set_forkserver_preload(_preloaded)
+    _PROCESSES.set_forkserver_preload([*_preloaded, "tests.frozen"])
 
 
 def run_forked(function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:

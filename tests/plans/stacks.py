@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 SECONDS = 120.0
 
-preload("pulumi_aws", "pulumi_gcp", "pulumi_docker", "pulumi_docker_build")
+preload("tests.stacks.sdks", "sqlalchemy")
+preload(*(f"stacks.{name}.program" for name in ("aws", "docker", "fly", "gcp", "local")), __name__)
 
 KEY = {"name": "web", "hash": f"sha256:{'1' * 64}", "scope": "start"}
 ECHO = {"echo": {"bot": "bot/agents/echo.py", "env": ["OPENAI_API_KEY"]}}

@@ -21,7 +21,7 @@ from tests.stacks.gcp import made_up as google
 
 SECONDS = 120.0
 
-preload("pulumi_aws", "pulumi_docker_build", "pulumi_gcp")
+preload("tests.stacks.sdks", "sqlalchemy", "stacks.aws.program", "stacks.gcp.program", __name__)
 
 DYNAMIC: Mapping[str, dict[str, Any]] = {
     "pulumi-python:dynamic/switchboard:SharedSecret": {"value": "recorded-secret-of-256-bits-or-more"},
