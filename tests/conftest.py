@@ -44,14 +44,7 @@ OF_THE_ENGINE = (
 NEEDS_ONE = {"engine", "podman", "recent_engine", "rootless"}
 """Fixtures with an engine."""
 
-SHARING = (
-    *("tests/e2e/test_failures.py", "tests/e2e/test_runner_bots.py"),
-    "tests/e2e/test_runner_alike.py",
-)
-"""Files whose tests share what takes long to start: one worker runs all of a file, and starts it once."""
-
-
-BEGIN_WITH = (
+SPLIT = (
     "tests/test_types.py",
     *(
         "tests/stacks/local/test_engine.py",
@@ -62,7 +55,10 @@ BEGIN_WITH = (
     "tests/stacks/engine/test_encryption.py",
     *("tests/stacks/fly/test_interrupted.py", "tests/stacks/local/test_bot_packages.py", "tests/chaos/"),
 )
-"""Files whose tests take longest: of several workers, none is to begin one when the others have done."""
+"""Files of the longest tests, which share nothing: several workers share a file, and begin with these."""
+
+LONG = ("tests/e2e/", "tests/stacks/", "tests/plans/", "tests/test_")
+"""Paths of files that take longer than others, so that no worker begins one when the others have done."""
 
 
 @pytest.fixture(scope="session")
@@ -73,25 +69,23 @@ def anyio_backend() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the engine, and put first what one worker runs alone, then what takes longest."""
-    items.sort(
-        key=lambda item: (
-            not item.nodeid.startswith((*OF_THE_ENGINE, *SHARING)),
-            not item.nodeid.startswith(BEGIN_WITH),
-        )
-    )
+    order = (OF_THE_ENGINE, SPLIT, LONG)
+    items.sort(key=lambda item: [not item.nodeid.startswith(paths) for paths in order])
     for item in items:
         if item.nodeid.startswith(OF_THE_ENGINE) and NEEDS_ONE & set(getattr(item, "fixturenames", ())):
             item.add_marker("containers")
 
 
-class OneWorkerForWhatIsShared(LoadScopeScheduling):
-    """Gives every test to the next free worker, and those that share something to one of them, in turn."""
+class OneWorkerForEachFile(LoadScopeScheduling):
+    """Gives each file to the next free worker, so that what its tests share is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(OF_THE_ENGINE):
             return "engine"
-        return nodeid.partition("::")[0] if nodeid.startswith(SHARING) else nodeid
+        return nodeid if nodeid.startswith(SPLIT) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return OneWorkerForWhatIsShared(config, log)
+    # The order is that of the collection: more tests in a file do not take longer.
+    config.option.loadscopereorder = False
+    return OneWorkerForEachFile(config, log)
