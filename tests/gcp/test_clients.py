@@ -1,4 +1,7 @@
-"""Google's own client libraries at the fakes: a stranger's reading of the API, over its REST transport."""
+"""Google's own client libraries at the fakes: a stranger's reading of the API, over its REST transport.
+
+The tests import them, which takes 2 s: each worker of a run imports this file, and one runs it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any
 import pytest
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
-from google.cloud import compute_v1, run_v2
 from google.oauth2.credentials import Credentials
 
 from tests.fly.wire import served
@@ -41,6 +43,8 @@ def run() -> Iterator[tuple[FakeRun, ClientOptions]]:
 
 
 def test_compute_client_makes_shows_and_deletes_a_vm(engine: tuple[FakeEngine, ClientOptions]) -> None:
+    from google.cloud import compute_v1
+
     options = {"credentials": Credentials(TOKEN), "client_options": engine[1]}
     client = compute_v1.InstancesClient(**options)
     operations = compute_v1.ZoneOperationsClient(**options)
@@ -88,6 +92,8 @@ def test_compute_client_makes_shows_and_deletes_a_vm(engine: tuple[FakeEngine, C
 
 
 def test_compute_client_reads_a_zone_without_capacity(engine: tuple[FakeEngine, ClientOptions]) -> None:
+    from google.cloud import compute_v1
+
     fake, options = engine
     fake.times, fake.room[A] = instances.Times(**SOON, stockout=0.05), 0
     given = {"credentials": Credentials(TOKEN), "client_options": options}
@@ -104,6 +110,8 @@ def test_compute_client_reads_a_zone_without_capacity(engine: tuple[FakeEngine, 
 
 
 def test_run_client_runs_lists_and_cancels_an_execution(run: tuple[FakeRun, ClientOptions]) -> None:
+    from google.cloud import run_v2
+
     fake, options = run
     given = {"credentials": Credentials(TOKEN), "transport": "rest", "client_options": options}
     client = run_v2.ExecutionsClient(**given)

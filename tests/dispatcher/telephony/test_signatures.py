@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 from plivo.utils import validate_v3_signature
-from telnyx import Telnyx as TelnyxClient
 from twilio.request_validator import RequestValidator
 
 from dispatcher.telephony.exotel import Exotel
@@ -111,6 +110,9 @@ def test_telnyx_webhook_is_refused_when_time_is_no_time(timestamp):
 
 
 def test_telnyx_signatures_of_these_tests_pass_in_its_own_sdk():
+    # Here, since each worker of the tests imports this file, and the SDK takes 2 s.
+    from telnyx import Telnyx as TelnyxClient
+
     webhook = signing.telnyx(at=time.time())
     client = TelnyxClient(api_key="none", public_key=signing.TELNYX_PUBLIC)
     # The SDK parses JSON after it has verified: a signature that it refuses is another error.
