@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def test_imports_in_functions_and_for_types_are_read(tmp_path: Path) -> None:
     assert list(circles(imports)) == [frozenset({"bot.runtime", "dispatcher.app"})]
 
 
-def _imports(root: Path) -> dict[str, set[str]]:
+@functools.cache
+def _imports(root: Path) -> Mapping[str, set[str]]:
     """Module → the modules of ours that it imports."""
     files = {_name(file.relative_to(root)): file for top in PACKAGES for file in (root / top).rglob("*.py")}
     return {name: set(_imported(file, files)) - {name} for name, file in files.items()}
