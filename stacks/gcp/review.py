@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,12 +28,9 @@ from stacks.plan.review import (
 )
 
 ACCOUNT, CUSTOM_ROLE = "gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"
-ON_PROJECT, ON_ACCOUNT = "gcp:projects/iAMMember:IAMMember", "gcp:serviceaccount/iAMMember:IAMMember"
 ON_SECRET = "gcp:secretmanager/secretIamMember:SecretIamMember"  # noqa: S105 - a type
-ON_REPOSITORY = "gcp:artifactregistry/repositoryIamMember:RepositoryIamMember"
-ON_SUBNET = "gcp:compute/subnetworkIAMMember:SubnetworkIAMMember"
-ON_SERVICE = "gcp:cloudrunv2/serviceIamMember:ServiceIamMember"
-ON_JOB = "gcp:cloudrunv2/jobIamMember:JobIamMember"
+BINDING = re.compile(r"gcp:.*iam(Member|Binding|Policy)", re.IGNORECASE)
+"""Type of a resource that gives a role on something: to one member, to a list, or every role on it to all."""
 SECRET_TYPE = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type
 DATABASE, SERVICE = "gcp:sql/databaseInstance:DatabaseInstance", "gcp:cloudrunv2/service:Service"
 KEY = "gcp:serviceaccount/key:Key"
@@ -55,6 +54,14 @@ ROLES = {
     "roles/run.invoker": ("call the service", "Callers reach it; the dispatcher asks them for its own keys."),
 }
 """Google's own role → words for it, and why the stack grants it."""
+
+
+BASIC = {
+    "roles/owner": "do everything, permissions and billing included",
+    "roles/editor": "change and delete everything but permissions",
+    "roles/viewer": "look at everything",
+}
+"""Basic role → words for it. Each is on thousands of permissions, without a `*`."""
 
 
 REASONS: Mapping[Sequence[str], str] = {
@@ -82,19 +89,20 @@ class GcpReview(Review):
 
     def grants(self, graph: Graph) -> Sequence[Grant]:
         found = []
-        for one in graph.of(ON_PROJECT, ON_ACCOUNT, ON_SECRET, ON_REPOSITORY, ON_SUBNET, ON_SERVICE, ON_JOB):
-            condition = one.inputs.get("condition")
-            does, reason = _role(graph, one.inputs["role"])
-            found.append(
-                Grant(
-                    identity=_member(graph, one.inputs["member"]),
-                    assumed_by="whatever runs as it",
-                    does=does,
-                    to=[_on(graph, one)],
-                    only_if=[condition["expression"]] if condition else [],
-                    reason=reason,
+        for one in graph:
+            for member, role, condition in _bindings(one):
+                does, reason = _role(graph, role)
+                found.append(
+                    Grant(
+                        identity=_member(graph, member),
+                        assumed_by="whatever runs as it",
+                        does=does,
+                        to=[_on(graph, one)],
+                        only_if=[condition["expression"]] if condition else [],
+                        reason=reason,
+                        unlimited=does if role in BASIC else [],
+                    )
                 )
-            )
         return found
 
     def openings(self, graph: Graph) -> Sequence[Opening]:
@@ -185,6 +193,20 @@ class GcpReview(Review):
         return [Wait("a VM: boot, image, container, bot", 30, 90, source)]
 
 
+def _bindings(resource: Resource) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:
+    """Yield member, role and condition of each binding that a resource makes; none of other resources."""
+    if not BINDING.fullmatch(resource.type):
+        return
+    inputs = resource.inputs
+    if "policyData" in inputs:
+        bindings = json.loads(inputs["policyData"]).get("bindings", [])
+    else:
+        bindings = [{**inputs, "members": inputs.get("members") or [inputs["member"]]}]
+    for one in bindings:
+        for member in one["members"]:
+            yield member, one["role"], one.get("condition")
+
+
 def _member(graph: Graph, member: str) -> str:
     found = graph.referred(member)
     return member if found is None else str(found.inputs.get("accountId", found.called))
@@ -200,7 +222,7 @@ def _role(graph: Graph, role: str) -> tuple[list[str], str]:
     """Return the actions of a role, and why it is granted."""
     made = graph.referred(role)
     if made is None:
-        words, reason = ROLES.get(role, (role, ""))
+        words, reason = ROLES.get(role, (BASIC.get(role, role), ""))
         return [f"{words} ({role})" if words != role else role], reason
     actions = made.inputs["permissions"]
     return list(actions), next(_reasons(actions), "")
@@ -213,11 +235,19 @@ def _reasons(actions: Sequence[str]) -> Iterator[str]:
             yield reason
 
 
+LEVELS = {"folder": "the folder", "orgId": "the organization", "project": "the project"}
+"""Input of a binding on more than a single resource → words for it."""
+
+PARTS = {"role", "member", "members", "condition", "policyData", "location", "region", "zone", *LEVELS}
+"""Inputs of a binding that do not name what it is on."""
+
+
 def _on(graph: Graph, binding: Resource) -> str:
-    for key in ("secretId", "subnetwork", "repository", "serviceAccountId", "name"):
-        if key in binding.inputs:
-            return graph.words(str(binding.inputs[key]))
-    return f"the project {binding.inputs['project']}"
+    for key, value in binding.inputs.items():
+        if key not in PARTS:
+            return graph.words(str(value))
+    level = next((key for key in LEVELS if key in binding.inputs), "")
+    return f"{LEVELS[level]} {graph.words(str(binding.inputs[level]))}" if level else binding.called
 
 
 def _vm(inputs: Mapping[str, Any]) -> str:

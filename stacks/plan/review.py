@@ -35,6 +35,8 @@ class Grant:
     only_if: Sequence[str] = ()
     """Conditions, in words."""
     reason: str = ""
+    unlimited: Sequence[str] = ()
+    """Actions that stand for all without a `*`: a basic role of Google's, a policy whose text is not here."""
 
     @property
     def wildcards(self) -> list[str]:
@@ -44,7 +46,8 @@ class Grant:
         with one, after its type if it has one: `arn:aws:s3:::*`, `…:task/*`. What has a name of the
         stack before its `*` does not: `/switchboard/bots:*`, `…:task/switchboard/*`.
         """
-        return [*(one for one in self.does if "*" in one), *(one for one in self.to if _ALL.match(one))]
+        stars = [one for one in self.does if "*" in one]
+        return [*self.unlimited, *stars, *(one for one in self.to if _ALL.match(one))]
 
 
 @dataclass(frozen=True)
