@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pulumi.automation import LocalWorkspaceOptions
 from pulumi.automation.errors import CommandError
 
 from dispatcher.keys import hash_of
+from stacks.engine import workspace
 from tests.patience import PATIENCE
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
 
@@ -41,20 +43,38 @@ def guarded(checkout: CheckoutCopy, packages: Path) -> CheckoutCopy:
     return checkout
 
 
+HOST = f"""#!/bin/sh
+PYTHONPATH={REPOSITORY} exec {sys.executable} -m tests.stacks.language_host "$@"
+"""
+
+
+@pytest.fixture
+def full_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine finds a language host on PATH, and not the plugin that ours has in its place."""
+    programs = tmp_path / "programs"
+    shutil.copytree(workspace.BIN, programs, ignore=shutil.ignore_patterns("pulumi-analyzer-*"))
+    launcher = programs / "pulumi-resource-pulumi-python"
+    launcher.write_text(launcher.read_text().replace('$(dirname -- "$0")', str(workspace.BIN)))
+    host = programs / "pulumi-language-python"
+    host.write_text(HOST)
+    host.chmod(0o755)
+    monkeypatch.setattr(workspace, "BIN", programs)
+
+
 def previewed(checkout: CheckoutCopy) -> str:
     """Preview the stack as `pulumi preview --policy-pack` does; return what the engine says."""
-    workspace = checkout.driver().workspace
+    prepared = checkout.driver().workspace
 
     def program() -> None:
         runpy.run_path(str(checkout.root / "__main__.py"), run_name="switchboard_program")
 
     stack = automation.create_or_select_stack(
-        stack_name=workspace.stack,
-        project_name=workspace.project,
+        stack_name=prepared.stack,
+        project_name=prepared.project,
         program=program,
         opts=LocalWorkspaceOptions(
-            work_dir=str(workspace.directory),
-            env_vars=workspace.environment,
+            work_dir=str(prepared.directory),
+            env_vars=prepared.environment,
             pulumi_command=checkout.engine,
         ),
     )
@@ -89,6 +109,20 @@ def test_a_stack_that_keeps_the_policies_passes_and_a_broken_one_does_not(guarde
         },
     )
     assert "[mandatory]" not in previewed(guarded)
+
+
+def test_a_full_installation_runs_the_pack_by_its_language_host(
+    guarded: CheckoutCopy, full_installation: None
+) -> None:
+    guarded.write_config(port=guarded.port, agents={"echo": {"bot": "bot/agents/echo.py"}}, keys=[KEY])
+    said = previewed(guarded)
+    assert "using pulumi-language-python from $PATH" in said
+    assert "✅ switchboard@" in said
+    program = guarded.root / "stacks" / "local" / "program.py"
+    program.write_text(program.read_text().replace('HOST = "127.0.0.1"', 'HOST = "0.0.0.0"'))
+    said = refused(guarded)
+    assert "[mandatory]" in said
+    assert "no-public-ingress" in said
 
 
 def test_a_stack_whose_plan_cannot_be_made_is_refused_with_the_reason(guarded: CheckoutCopy) -> None:
