@@ -30,8 +30,9 @@ help: ## list the targets
 	@echo "  STACK=local             the stack, a file stacks/Pulumi.<stack>.yaml"
 	@echo "  BOT=path/to/bot.py      with up: run this bot file; BOT_ENV=\"A_KEY B_KEY\" names what it gets to see"
 	@echo "  PORT=7860               with up and plan: the port, for this once"
-	@echo "  FORMAT=markdown         with plan: the review alone, as text, markdown or json; no engine, no credentials"
-	@echo "  BASE=main               with plan: what changes against that revision, without an engine"
+	@echo "  FORMAT=markdown         with plan: all of it as text, markdown or json"
+	@echo "  BASE=main               with plan: what changes against that revision; no engine, no credentials"
+	@echo "  ALONE=1                 with plan: the review without what changes; no engine, no credentials"
 	@echo "  EXPECT_NO_CHANGES=1     with plan: fail if there are changes"
 	@echo "  UNSET=\"A_KEY B_KEY\"     with up and plan: agents do without these variables, which are not set here"
 	@echo "  CONFIRM=store           with up and down: what holds data and may be deleted, by its name"
@@ -43,13 +44,15 @@ up: setup ## bring the stack up; prints the page's address
 down: setup ## take the stack down; leaves no process behind, and keeps the store
 	@$(RUN) -m stacks.engine destroy --stack $(call quoted,$(STACK)) $(CONSENT)
 
-plan: setup ## show what `make up` would change, and the stack for review; FORMAT=…, BASE=…: the review alone
-ifeq ($(call said,FORMAT)$(call said,BASE),)
-	@$(RUN) -m stacks.engine preview $(OPTIONS) $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
+EXPECTED = $(if $(call said,EXPECT_NO_CHANGES),--expect-no-changes)
+COMPARED = $(if $(call said,BASE),--base $(call quoted,$(BASE)),$(if $(call said,ALONE),,--deployed))
+plan: setup ## show what `make up` would change, and the stack for review
+ifeq ($(call said,FORMAT)$(call said,BASE)$(call said,ALONE),)
+	@$(RUN) -m stacks.engine preview $(OPTIONS) $(EXPECTED)
 	@echo
-	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK))
+	@$(RUN) -m stacks.plan $(OPTIONS)
 else
-	@$(RUN) -m stacks.plan --stack $(call quoted,$(STACK)) $(if $(call said,FORMAT),--format $(call quoted,$(FORMAT))) $(if $(call said,BASE),--base $(call quoted,$(BASE)))
+	@$(RUN) -m stacks.plan $(OPTIONS) $(COMPARED) $(EXPECTED) $(if $(call said,FORMAT),--format $(call quoted,$(FORMAT)))
 endif
 
 drift: setup ## say what is really there and is not as the state has it; changes nothing

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pulumi.automation import OutputValue
 
-from stacks.agent_variables import UNSET_VARIABLE
 from stacks.engine.consent import Consent
 from stacks.engine.drift import FOUND_DRIFT
 from stacks.engine.drive import Driver
-from stacks.engine.find import find
-from stacks.errors import ChangesError, ConfigError, exit_status
+from stacks.engine.find import find, find_made
+from stacks.engine.options import NEVER_UP, add, overrides
+from stacks.errors import ChangesError, exit_status
 from stacks.progress import duration, say
-from stacks.refusals import masked
+
+TOTALS = (" unchanged", ": nothing to change")
+"""Ends of lines that sum up the steps of a preview."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -36,15 +39,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.verb == "install":
         find()
         return 0
-    if options.unset:
-        # Where the program reads it, whoever runs that.
-        os.environ[UNSET_VARIABLE] = options.unset
     consent = Consent(
         confirmed=frozenset(options.confirm.replace(",", " ").split()),
         yes=options.yes == "1",
         ask=input if sys.stdin.isatty() else None,
     )
-    driver = Driver(CHECKOUT, options.stack, find, overrides=overrides(options))
+    given = overrides(options)
+    if options.verb == "preview" and options.json:
+        return _preview_as_json(options, given)
+    driver = Driver(CHECKOUT, options.stack, find, overrides=given)
     if options.verb == "preview":
         if (changes := driver.preview()) and options.expect_no_changes:
             raise ChangesError(
@@ -67,6 +70,21 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _preview_as_json(options: argparse.Namespace, given: Mapping[str, Any]) -> int:
+    """Write a preview as JSON, for `stacks.plan`: its steps, and lines of warnings and notices."""
+    said: list[str] = []
+    driver = Driver(CHECKOUT, options.stack, find_made, overrides=given, out=said.append)
+    if driver.workspace.never_up:
+        return NEVER_UP
+    try:
+        driver.preview()
+    finally:
+        steps = {line for one in driver.planned for line in one.lines}
+        notes = [line.strip() for line in said if line not in steps and not line.endswith(TOTALS)]
+        json.dump({"steps": [asdict(one) for one in driver.planned], "notes": notes}, sys.stdout)
+    return 0
+
+
 def next_steps(outputs: Mapping[str, OutputValue]) -> list[str]:
     """Return the lines that say how to start a session, and which DNS records have to be there."""
     lines = []
@@ -77,38 +95,16 @@ def next_steps(outputs: Mapping[str, OutputValue]) -> list[str]:
     return lines
 
 
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The config that the command line sets for this run, over the stack's file."""
-    config: dict[str, Any] = {}
-    if options.port:
-        config["port"] = options.port
-    if options.bot:
-        path = Path(options.bot).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"BOT: {masked(options.bot)!r} is not a file; "
-                "allowed: the path of a Python file with `async def bot(runner_args)`"
-            )
-        config["agents"] = {
-            "bot": {"bot": str(path.resolve()), "env": options.bot_env.replace(",", " ").split()}
-        }
-        config["defaultAgent"] = "bot"
-    return config
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stacks.engine", description="Runs a stack with the Pulumi engine.")
     parser.add_argument("verb", choices=["up", "preview", "refresh", "drift", "destroy", "install"])
-    parser.add_argument("--stack", default="local")
-    parser.add_argument("--port", default="", help="the dispatcher's port, for this run")
-    parser.add_argument("--bot", default="", help="a bot file, which becomes the default agent `bot`")
-    parser.add_argument("--bot-env", default="", help="names of the environment variables that it gets")
+    add(parser)
     parser.add_argument(
         "--expect-no-changes",
         action="store_true",
         help="with preview: exit with status 7 if there are changes",
     )
-    parser.add_argument("--unset", default="", help="names of agents' variables that bots are to do without")
+    parser.add_argument("--json", action="store_true", help="with preview: the steps alone, as JSON")
     parser.add_argument("--confirm", default="", help="names of what holds data and may be deleted")
     parser.add_argument("--yes", default="", choices=["", "0", "1"], help="1: take the service down unasked")
     return parser

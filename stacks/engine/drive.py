@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,6 @@ from pulumi.runtime import _grpc_settings
 
 from stacks import assembly, clouds
 from stacks.agent_variables import refuse_missing
-from stacks.config import parse
 from stacks.core_config import CoreConfig
 from stacks.deployment import Environment
 from stacks.engine.consent import Consent, Loss, Preview
@@ -25,7 +24,7 @@ from stacks.engine.interrupts import uninterrupted
 from stacks.engine.locks import break_dead_locks, drop_broken_attributes, locks
 from stacks.engine.questions import FewQuestions, QuietStack
 from stacks.engine.reach import check_reachable
-from stacks.engine.report import Report
+from stacks.engine.report import PlannedStep, Report
 from stacks.engine.workspace import Workspace, prepare
 from stacks.errors import EngineError, LockedError
 from stacks.progress import say
@@ -55,6 +54,8 @@ class Driver:
         self.workspace: Workspace = prepare(
             checkout, home or checkout / ".switchboard", stack, overrides or {}
         )
+        self.planned: Sequence[PlannedStep] = ()
+        """Steps of the last preview, also of one that failed."""
         self._engine = engine
         self._out = out
 
@@ -101,6 +102,7 @@ class Driver:
         finally:
             # The engine ends without a summary where it fails.
             report.tell_planned()
+            self.planned = report.planned
         if loss and losing.lost:
             loss.ask_for_up(NO_CONSENT, losing.lost)
         if not report.changes:
@@ -167,20 +169,13 @@ class Driver:
 
     def config(self) -> CoreConfig | None:
         """None if it can only be read by an engine, since a value is encrypted."""
-        workspace = self.workspace
-        if workspace.values is None:
-            return None
-        return parse(
-            workspace.values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack
-        )
+        values = self.workspace.values
+        return None if values is None else self.workspace.parsed(values)
 
     def decrypted_config(self) -> CoreConfig:
         """The config, read by an engine where a value is encrypted."""
-        config, workspace = self.config(), self.workspace
-        if config is not None:
-            return config
-        values = self._deployed(self._stack()).values()
-        return parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
+        config = self.config()
+        return self.workspace.parsed(self._deployed(self._stack()).values()) if config is None else config
 
     def check(self) -> CoreConfig | None:
         """Refuse what can be refused before an engine runs. None if the config can only be read by one."""
@@ -223,10 +218,9 @@ class Driver:
         loss = self._loss(state, values)
         if loss.throwaway:
             return None
-        workspace = self.workspace
-        config = parse(values, project=workspace.project, checkout=workspace.checkout, stack=workspace.stack)
+        config = self.workspace.parsed(values)
         for cloud in clouds.importable().values():
-            cloud.check_store_stays(config, state, workspace.stack)
+            cloud.check_store_stays(config, state, self.workspace.stack)
         return loss
 
     def _loss(self, state: State, values: Mapping[str, str]) -> Loss:

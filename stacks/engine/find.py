@@ -31,14 +31,11 @@ def cache_directory() -> Path:
 
 def find(cache: Path | None = None) -> PulumiCommand:
     """The engine, made ready if need be. Raises EngineError that says what was tried and what helps."""
-    on_path = _on_path()
-    if on_path is not None:
-        return on_path
+    found = _made(cache)
+    if found is not None:
+        return found
     directory = cache or cache_directory()
     built, installed = directory / f"go-{build.VERSION}", directory / "official"
-    for root in (installed, built):
-        if (root / "bin" / "pulumi").is_file():
-            return PulumiCommand(root=str(root))
     tried = ["no pulumi on PATH"]
     refusal = unreachable(INSTALLER)
     if refusal is None:
@@ -60,6 +57,25 @@ def find(cache: Path | None = None) -> PulumiCommand:
     except EngineError as error:
         raise EngineError(f"the Pulumi engine is missing: {'; '.join(tried)}; {error}") from None
     return PulumiCommand(root=str(built))
+
+
+def find_made(cache: Path | None = None) -> PulumiCommand:
+    """Return the engine that is here. Raises EngineError if there is none: nothing is installed or built."""
+    found = _made(cache)
+    if found is None:
+        raise EngineError("no Pulumi engine is here; `.venv/bin/python -m stacks.engine install` gets one")
+    return found
+
+
+def _made(cache: Path | None) -> PulumiCommand | None:
+    on_path = _on_path()
+    if on_path is not None:
+        return on_path
+    directory = cache or cache_directory()
+    for root in (directory / "official", directory / f"go-{build.VERSION}"):
+        if (root / "bin" / "pulumi").is_file():
+            return PulumiCommand(root=str(root))
+    return None
 
 
 def _on_path() -> PulumiCommand | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pulumi.automation.events import DiagnosticEvent, EngineEvent, StepEventMetadata
@@ -38,8 +39,37 @@ UNCHANGING = {"same", "refresh", "read"}
 PARTS_OF = {"create-replacement": "replace", "delete-replaced": "replace"}
 TOTALLED = ("create", "update", "replace", "delete")
 LOSING = ("delete", "replace")
+HOLDS_DATA = "HOLDS DATA"
 # A resource of the cloud local: its diff looks at the process too, and no input shows what it finds.
 PROCESS_TYPE = "pulumi-python:dynamic/switchboard:Dispatcher"
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What an up would do to a resource."""
+
+    op: str
+    """`create`, `update`, `replace` or `delete`."""
+    type: str
+    name: str
+    keys: Sequence[str]
+    """Inputs because of which."""
+    data: str
+    """Words for the data that goes; empty: none does."""
+    inputs: Sequence[str]
+    """`path: before → after` for each input that differs."""
+
+    @property
+    def lines(self) -> list[str]:
+        because = f", because of {', '.join(self.keys)}" if self.keys else ""
+        lost = f", {HOLDS_DATA}: {self.data}" if self.data else ""
+        line = f"  {VERBS.get(self.op, ('*', self.op))[0]} {self.name}: {self.op}{because}{lost}"
+        return [line, *(f"      {one}" for one in self.inputs)]
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Place among others: data that goes first, then what is deleted or replaced."""
+        return (not self.data, LOSING.index(self.op) if self.op in LOSING else len(LOSING))
 
 
 class Report:
@@ -58,8 +88,8 @@ class Report:
     ) -> None:
         self.preview = preview
         self._data = data or {}
-        self._planned: list[tuple[tuple[bool, int], list[str]]] = []
-        """Rank of a step in a preview, and its lines."""
+        self._planned: list[PlannedStep] = []
+        self._told = False
         self.errors: list[str] = []
         self._out = out
         self._began: dict[str, float] = {}
@@ -83,12 +113,16 @@ class Report:
             if self.changes:
                 self._out(f"  {self.total()}")
 
+    @property
+    def planned(self) -> Sequence[PlannedStep]:
+        """Steps of a preview in order of what they lose: data first."""
+        return sorted(self._planned, key=lambda one: one.rank)
+
     def tell_planned(self) -> None:
-        """Say the steps of a preview that were not told yet, in order of what they lose: data first."""
-        for _, lines in sorted(self._planned, key=lambda one: one[0]):
-            for line in lines:
-                self._out(line)
-        self._planned.clear()
+        """Say the steps of a preview, unless they were said."""
+        for line in () if self._told else [line for one in self.planned for line in one.lines]:
+            self._out(line)
+        self._told = True
 
     def total(self) -> str:
         """Return `3 to create, 1 to update, 0 to replace, 0 to delete, 12 unchanged`."""
@@ -105,13 +139,10 @@ class Report:
         self._steps[step.urn] = whole
         if op in UNCHANGING or op != whole:
             return
-        because = f", because of {', '.join(step.keys)}" if step.keys else ""
         data = self._data.get(step.urn, "") if op in LOSING else ""
-        lost = f", HOLDS DATA: {data}" if data else ""
-        line = f"  {VERBS.get(op, ('*', op))[0]} {name_of(step.urn)}: {op}{because}{lost}"
-        rank = LOSING.index(op) if op in LOSING else len(LOSING)
-        inputs = [f"      {one}" for one in differences(step)]
-        self._planned.append(((not data, rank), [line, *inputs]))
+        self._planned.append(
+            PlannedStep(op, step.type, name_of(step.urn), step.keys or (), data, differences(step))
+        )
 
     def _end(self, step: StepEventMetadata) -> None:
         op = operation(step)

@@ -20,6 +20,8 @@ from typing import Any
 import yaml
 
 from stacks import secret_keys, stack_file
+from stacks.config import parse
+from stacks.core_config import CoreConfig
 from stacks.engine import encryption
 from stacks.engine.encryption import Passphrase
 from stacks.shared.environment import USER_PATH_VARIABLE
@@ -65,6 +67,10 @@ class Workspace:
         return (
             self.own_state is not None and not _state_file(self.own_state, self.project, self.stack).exists()
         )
+
+    def parsed(self, values: Mapping[str, str]) -> CoreConfig:
+        """Return the config of these values. Raises ConfigError."""
+        return parse(values, project=self.project, checkout=self.checkout, stack=self.stack)
 
     def refuse_in_clear(self) -> None:
         """Raise ConfigError if the stack's file has a secret in clear."""

@@ -17,8 +17,11 @@ STAND_INS = {"databaseUrl": "postgresql://user:password@database.invalid/switchb
 """Secret keys whose form is checked."""
 
 
-def environment(checkout: Path, stack: str) -> Environment:
+def environment(checkout: Path, stack: str, overrides: Mapping[str, Any] | None = None) -> Environment:
     """Read a stack's config.
+
+    Args:
+        overrides: Keys that one run is given, over those of the file.
 
     Raises:
         ConfigError: There is no such stack, or its config is refused.
@@ -27,6 +30,9 @@ def environment(checkout: Path, stack: str) -> Environment:
     given = stack_file.config(stack_file.settings(checkout / "stacks", stack), project)
     place = f"stacks/Pulumi.{stack}.yaml"
     secret_keys.refuse_in_clear(given, project=project, stack=stack, place=place)
+    for key, value in (overrides or {}).items():
+        full = f"{project}:{key}"
+        given[full] = {**(given.get(full) or {}), **value} if isinstance(value, dict) else value
     decrypted = {key: _decrypted(key.removeprefix(f"{project}:"), value) for key, value in given.items()}
     values = stack_file.values(decrypted) or {}
     return Environment(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from stacks.assembly import Plan
-from stacks.plan.base import Change
+from stacks.plan import changes
+from stacks.plan.changes import Changes
 from stacks.plan.document import NOTHING, Document, Section, Table
 from stacks.plan.graph import Graph, Resource
 from stacks.plan.policies import POLICIES, Facts, Violation
@@ -20,27 +20,19 @@ SESSIONS = 1000
 NOT_COUNTED = "Not counted: media (Daily, TURN), AI services, traffic, taxes."
 
 
-@dataclass(frozen=True)
-class Against:
-    """A comparison with another revision."""
-
-    revision: str
-    changes: Sequence[Change]
-
-
 def document(
     plan: Plan,
     facts: Facts,
     reviews: Mapping[str, Review],
     broken: Sequence[Violation],
-    against: Against | None = None,
+    changed: Changes | None = None,
 ) -> Document:
     """Return the whole plan.
 
     Args:
         reviews: Cloud → its review.
         broken: Violations of policies, also those that the config allows.
-        against: Another revision to compare with.
+        changed: What changes; None: the plan is of the stack alone.
     """
     config, graph = plan.environment.config, facts.graph
     every = list(reviews.values())
@@ -48,7 +40,7 @@ def document(
         f"Plan of stack {graph.stack}: dispatcher at {config.cloud}, bots at "
         + ", ".join(planned.name for planned in plan.planned),
         [
-            *([] if against is None else [what_changes(against, facts)]),
+            *([] if changed is None else [changes.section(changed)]),
             live_calls(plan, graph, reviews),
             *_untold(reviews),
             resources(graph, every),
@@ -59,28 +51,6 @@ def document(
             start(plan, reviews),
             policies(broken),
         ],
-    )
-
-
-def what_changes(against: Against, facts: Facts) -> Section:
-    """Return what differs from another revision, what may lose something first."""
-    stores = {one.name for one in facts.kept if one.store}
-    rows = []
-    for change in against.changes:
-        one = change.resource
-        loses = change.kind != "create" and (one.name in stores or one.protected)
-        what = "; ".join(change.inputs) or NOTHING
-        rows.append((change.kind, one.kind, one.name, "HOLDS DATA" if loses else NOTHING, what))
-    counts = ", ".join(
-        f"{sum(one.kind == kind for one in against.changes)} to {kind}"
-        for kind in ("create", "update", "replace", "delete")
-    )
-    notes = [
-        f"Against {against.revision}: {counts}. A provider may carry out an update as a replacement: the "
-        "engine's preview of a stack that is up says which."
-    ]
-    return Section(
-        "What changes", Table(("change", "kind", "name", "data", "inputs"), rows, grouped=True), notes
     )
 
 

@@ -82,11 +82,11 @@ class CheckoutCopy:
     def driver(self, **overrides: Any) -> Driver:
         return Driver(self.root, "local", lambda: self.engine, overrides=overrides, out=self.lines.append)
 
-    def command(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python -m stacks.engine` in this checkout, as `make` runs it, in a session of its own."""
+    def command(self, *arguments: str, module: str = "stacks.engine") -> subprocess.Popen[str]:
+        """Start a module in this checkout as `make` does, with the engine on PATH, in its own session."""
         path = os.pathsep.join([str(Path(self.engine.command).parent), os.environ["PATH"]])
         return subprocess.Popen(
-            [sys.executable, "-m", "stacks.engine", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.root,
             env={**os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,

@@ -2,9 +2,9 @@
 
     python -m tests.stacks.language_host [engine's address]
 
-It runs policy packs, as `pulumirpc.LanguageRuntime.RunPlugin` is described (`sdk/proto/pulumi/language.proto`):
-by the module `pulumi.policy` of the pack's virtual environment, in the project's directory, with the address of
-the engine and the pack's directory as arguments. Programs it does not run: those of the tests are inline.
+It runs policy packs, as `pulumirpc.LanguageRuntime.RunPlugin` is described (pulumi/language.proto):
+by `pulumi.policy` of the pack's virtual environment, in the project's directory, with the engine's address
+and the pack's directory as arguments. Programs it does not run: those of the tests are inline.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def _said(process: subprocess.Popen[bytes]) -> Iterator[Any]:
 
     def read(name: str, output: IO[bytes]) -> None:
         for line in output:
-            parts.put(messages.RunPluginResponse(**{name: line}))
+            said: Any = {name: line}
+            parts.put(messages.RunPluginResponse(**said))
         parts.put(None)
 
     outputs = {"stdout": process.stdout, "stderr": process.stderr}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -156,6 +157,91 @@ def test_a_plan_exits_with_a_status_of_its_own_where_no_changes_were_expected(
     assert plan(checkout, "--expect-no-changes")[0] == 1
     checkout.write_config(port=checkout.port, agents={"echo": {"bot": "bot/agents/echo.py"}})
     checkout.driver().destroy()
+
+
+def review(checkout: CheckoutCopy, form: str, *options: str) -> tuple[int, str, str]:
+    """Run `make plan FORMAT=…`; return its exit status, output and error output."""
+    arguments = ("--stack", "local", "--deployed", "--format", form, *options)
+    with checkout.command(*arguments, module="stacks.plan") as run:
+        said, errors = run.communicate(timeout=PATIENCE)
+    return run.returncode, said, errors
+
+
+def changes(said: str) -> dict[str, Any]:
+    """Return the first section of a plan in JSON."""
+    title, section = next(iter(json.loads(said)["sections"].items()))
+    assert title == "What changes"
+    return section
+
+
+def test_every_format_has_the_changes_that_the_engine_previews(checkout: CheckoutCopy) -> None:
+    _, said, errors = review(checkout, "json")
+    assert errors == ""
+    nothing = ["No state of this stack is here: as far as is known, `make up` creates all that is below."]
+    assert changes(said) == {"rows": [], "notes": nothing}
+    config: Config = {"port": checkout.port, "agents": {"echo": {"bot": "bot/agents/echo.py"}}, "keys": [KEY]}
+    checkout.write_config(**config)
+    checkout.driver().up()
+    status, said, errors = review(checkout, "json", "--expect-no-changes")
+    assert (status, errors) == (0, "")
+    unchanged = "Against what is deployed: 0 to create, 0 to update, 0 to replace, 0 to delete."
+    assert changes(said) == {"rows": [], "notes": [unchanged]}
+
+    checkout.write_config(**config, logLevel="debug")
+    driver = checkout.driver()
+    assert driver.preview() == 2
+    steps = {one.name: one for one in driver.planned}
+    assert set(steps) == {"machines", "dispatcher"}
+    assert "environment.SWITCHBOARD_LOG_LEVEL: info → debug" in steps["dispatcher"].inputs
+    status, said, errors = review(checkout, "json", "--expect-no-changes")
+    assert status == 7
+    assert errors.startswith("error: stack local is not as its program says: 2 to change, and none expected")
+    rows = [
+        {"change": "update", "kind": one.type.rpartition(":")[2], "name": name, "data": "–"}
+        for name, one in steps.items()
+    ]
+    told = ["; ".join(one.inputs) for one in steps.values()]
+    assert changes(said)["rows"] == [row | {"inputs": one} for row, one in zip(rows, told, strict=True)]
+    counts = unchanged.replace("0 to update", "2 to update")
+    assert changes(said)["notes"] == [counts]
+    for form in ("markdown", "text"):
+        status, said, _ = review(checkout, form)
+        assert status == 0
+        # A terminal names a cell only where it is below its row.
+        words = " ".join(said.replace("inputs: ", "").split())
+        assert counts in words
+        for row, inputs in zip(rows, told, strict=True):
+            assert shown(row, inputs, form) in words
+    checkout.driver().destroy()
+
+
+def shown(row: dict[str, str], inputs: str, form: str) -> str:
+    """Return a row as a format writes it, but for where its lines end. Text has the change as a heading."""
+    if form == "markdown":
+        return f"| {row['change']} | {row['kind']} | {row['name']} | – | {inputs} |"
+    return f"{row['kind']} {row['name']} {inputs}"
+
+
+def test_a_plan_is_rendered_with_the_engines_refusal_where_it_has_one(checkout: CheckoutCopy) -> None:
+    config: Config = {"port": checkout.port, "agents": {"echo": {"bot": "bot/agents/echo.py"}}, "keys": [KEY]}
+    checkout.write_config(throwaway=False, **config)
+    checkout.driver().up()
+    try:
+        state = checkout.state_dir / "stacks" / "switchboard" / "local.json"
+        whole = state.read_text()
+        state.write_text("not a state")
+        status, said, errors = review(checkout, "json")
+        assert status == 1
+        (refusal,) = errors.splitlines()[-1:]
+        (note,) = changes(said)["notes"]
+        assert note == (
+            "Against what is deployed: not all of it is known. " + refusal.removeprefix("error: ")
+        )
+        assert "Permissions" in json.loads(said)["sections"]
+        state.write_text(whole)
+    finally:
+        checkout.write_config(throwaway=True, **config)
+        checkout.driver().destroy()
 
 
 def test_a_refusal_is_told_once_where_only_the_engine_can_read_the_config(checkout: CheckoutCopy) -> None:
