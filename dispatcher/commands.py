@@ -115,11 +115,11 @@ def _check_host(settings: Settings) -> list[HostNotice]:
     is_this_host = is_loopback(settings.host) or settings.host in ("0.0.0.0", "::")  # noqa: S104
     for name, placement in settings.placements.items():
         if placement.on_other_hosts and is_this_host and not (settings.machine_url or placement.machine_url):
-            text = (
-                f"placement '{name}': its machines are told this host's own address, where they find nobody; "
-                "set machine_url to a URL of the dispatcher, or the placement's machineUrl"
+            raise Unusable(
+                f"SWITCHBOARD_MACHINE_URL: is not set, and machines of placement '{name}' run on other "
+                "hosts, where they would look for the dispatcher at 127.0.0.1; allowed: a URL at which they "
+                "reach it, here or as the placement's machineUrl"
             )
-            notices.append(HostNotice(logging.WARNING, text))
         try:
             notices += placement.check_host(context_of(settings, placement, SystemClock()))
         except ValueError as error:

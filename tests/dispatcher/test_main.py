@@ -213,21 +213,33 @@ def test_every_line_of_the_process_is_json_where_that_is_asked_for(command, tmp_
     assert all(line.keys() >= {"time", "level", "logger", "message", "replica"} for line in lines)
 
 
-@pytest.mark.parametrize(("urls", "warns"), [({}, True), ({"MACHINE_URL": "https://x.example"}, False)])
-def test_log_warns_of_machines_elsewhere_that_are_told_this_hosts_own_address(command, tmp_path, urls, warns):
-    apps = {
-        "overflow": {"provider": "fly", "apps": ["bots"], "region": "iad", "images": {"echo": "x@sha256:1"}}
-    }
-    given = {f"SWITCHBOARD_{name}": value for name, value in urls.items()}
-    given |= {
-        "SWITCHBOARD_PLACEMENTS": json.dumps(apps),
+def elsewhere(machine_url: str = "", of_placement: str = "") -> dict[str, str]:
+    """Return the variables of a dispatcher whose machines are at Fly."""
+    overflow = {"provider": "fly", "apps": ["bots"], "region": "iad", "images": {"echo": "x@sha256:1"}}
+    placement = overflow | ({"machineUrl": of_placement} if of_placement else {})
+    return {
+        "SWITCHBOARD_PLACEMENTS": json.dumps({"overflow": placement}),
         "SWITCHBOARD_FLY_API_TOKEN": "FlyV1 fm2_x",
         "SWITCHBOARD_FLY_API_URL": "http://127.0.0.1:9",
+        **({"SWITCHBOARD_MACHINE_URL": machine_url} if machine_url else {}),
     }
-    with (tmp_path / "log").open("w") as log, command.serving(log, **given):
-        pass
-    said = (tmp_path / "log").read_text()
-    assert ("placement 'overflow': its machines are told this host's own address" in said) == warns
+
+
+def test_machines_elsewhere_that_would_look_for_the_dispatcher_at_home_are_refused(command):
+    assert command.here(**elsewhere()) == (
+        2,
+        "dispatcher: SWITCHBOARD_MACHINE_URL: is not set, and machines of placement 'overflow' run on other "
+        "hosts, where they would look for the dispatcher at 127.0.0.1; allowed: a URL at which they reach "
+        "it, here or as the placement's machineUrl\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{"machine_url": "https://x.example"}, {"of_placement": "https://x.example"}]
+)
+def test_machines_elsewhere_are_served_where_they_are_told_a_url(command, tmp_path, given):
+    with (tmp_path / "log").open("w") as log, command.serving(log, **elsewhere(**given)):
+        assert command.http.get("/healthz").status_code == 200
 
 
 def test_a_start_imports_only_what_the_deployment_needs(command, tmp_path):

@@ -112,3 +112,46 @@ def test_revision_that_is_an_option_of_git_is_refused(repository: Path) -> None:
     made = plan(repository, "--stack", "docker", "--base=--output=/tmp/taken")
     assert made.returncode == 1
     assert "is no revision" in made.stderr
+
+
+def test_revision_without_a_project_is_refused_in_one_line(repository: Path) -> None:
+    tree = subprocess.run(
+        ["git", "mktree"], cwd=repository, input="", capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+    git(repository, "tag", "empty", commit_of(repository, tree))
+    made = plan(repository, "--stack", "docker", "--base", "empty")
+    assert (made.returncode, made.stdout) == (1, "")
+    (line,) = made.stderr.splitlines()
+    assert line.startswith("error: BASE: 'empty' (")
+    assert line.endswith("has no plan to compare with; allowed: a later one")
+
+
+def commit_of(root: Path, tree: str) -> str:
+    names = ["-c", "user.name=tests", "-c", "user.email=tests@example.com", "-c", "commit.gpgsign=false"]
+    made = subprocess.run(
+        ["git", *names, "commit-tree", tree, "-m", "empty"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return made.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "refusal"),
+    [
+        ("config: [1", "error: "),
+        ("config:\n  switchboard:cloud: nowhere\n", "error: switchboard:cloud: "),
+        ("config:\n  switchboard:prot: 1\n", "error: switchboard:prot: "),
+    ],
+)
+def test_broken_config_is_refused_in_one_line(repository: Path, content: str, refusal: str) -> None:
+    file = repository / "stacks" / "Pulumi.broken.yaml"
+    file.write_text(content)
+    made = plan(repository, "--stack", "broken")
+    file.unlink()
+    assert (made.returncode, made.stdout) == (1, "")
+    (line,) = made.stderr.splitlines()
+    assert line.startswith(refusal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.plans.stacks import CHECKOUT, EXAMPLES, VARIANTS, golden
@@ -108,3 +110,32 @@ def test_start_forecast_is_the_best_and_the_median_that_the_docs_tell(
 def test_start_forecast_of_aws_is_in_the_words_of_its_source() -> None:
     (row,) = table("aws", "Start of a session")
     assert row["takes"] in row["source"]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "step", "sentence"),
+    [
+        ("fly", "a machine: image, boot, bot", "low double digits"),
+        ("gcp", "a VM: boot, image, container, bot", "not measured by us"),
+    ],
+)
+def test_start_forecast_without_a_measurement_says_so_and_is_of_the_placement(
+    cloud: str, step: str, sentence: str
+) -> None:
+    stacks = {"fly": ("fly-daily", "docker-and-fly", "mix"), "gcp": ("gcp", "mix")}[cloud]
+    found = [row for stack in stacks for row in table(stack, "Start of a session") if row["step"] == step]
+    assert len(found) == len(stacks)
+    assert len({row["takes"] for row in found}) == 1, "a cloud has one forecast, wherever it is a placement"
+    for row in found:
+        least, most = (float(one) for one in row["takes"].removesuffix(" s").split("–"))
+        assert 0 < least < most
+        assert sentence in row["source"]
+        assert row["source"].endswith("not measured by us"), "no figure of ours stands behind it"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_resources_are_counted_as_they_are_listed(stack: str) -> None:
+    rows = table(stack, "Resources")
+    counts = Counter("no component" if row["component"] == "–" else row["component"] for row in rows)
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    assert f"- {len(rows)} resources: {told}.\n" in golden(stack).read_text()

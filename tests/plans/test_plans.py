@@ -76,6 +76,26 @@ def test_unknown_stack_is_refused_in_one_line_that_names_those_there_are() -> No
     assert line.endswith(f"allowed: {', '.join(there)}")
 
 
+def test_unknown_format_is_refused_in_one_line_that_names_those_there_are() -> None:
+    made = run("--stack", "docker", "--format", "html")
+    assert (made.returncode, made.stdout) == (1, "")
+    assert made.stderr == "error: FORMAT: 'html' is no format; allowed: text, markdown, json\n"
+
+
+def test_port_that_is_none_is_refused_in_one_line() -> None:
+    made = run("--stack", "docker", "--port", "0")
+    assert (made.returncode, made.stdout) == (1, "")
+    (line,) = made.stderr.splitlines()
+    assert line == 'error: switchboard:port: "0" is refused; allowed: a whole number, 1 to 65535'
+
+
+def test_bot_that_is_no_file_is_refused_in_one_line() -> None:
+    made = run("--stack", "docker", "--bot", "/no/such/bot.py")
+    assert (made.returncode, made.stdout) == (1, "")
+    (line,) = made.stderr.splitlines()
+    assert line.startswith("error: BOT: '/no/such/bot.py' is not a file")
+
+
 def test_idle_cost_of_aws_is_the_sum_of_the_published_prices() -> None:
     rows = {row["what"]: row["USD"] for row in sections()["Cost"]["rows"] if row["of"].startswith("a month")}
     # By hand: two tasks of 0.5 vCPU and 1 GB with an address each; a load balancer with one LCU and two
