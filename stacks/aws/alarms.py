@@ -1,8 +1,9 @@
-"""Alarms, a dashboard and a budget, from metrics that AWS has of its own services.
+"""Alarms, a dashboard and a budget, from metrics of AWS's own services and from the dispatcher's log.
 
-The dispatcher's own metrics are for Prometheus (`/metrics`, docs/operations.md). Neither the ADOT collector
-nor the embedded metric format carries them to CloudWatch here: the first is a container beside each
-dispatcher, the second a log line for each sample, and each of their 100 series and more costs $0.30 a month.
+Of the dispatcher's own metrics, which are for Prometheus (`/metrics`, docs/operations.md), two are here:
+sessions that failed, and placements that gave no machine. CloudWatch counts their log lines. Neither the ADOT
+collector nor the embedded metric format carries the others: the first is a container beside each dispatcher,
+and both make a series of each label value, each for $0.30 a month; there are 100 and more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import pulumi
 import pulumi_aws as aws
+
+from dispatcher.settings import LogFormat
 
 LEAST_STORAGE_BYTES = 2 * 1024**3
 """Free storage of the database below which an alarm is raised. RDS enlarges the storage before that."""
@@ -31,6 +34,44 @@ class Watched:
     comparison: str
     threshold: float
     minutes: int
+    """For which it must be bad in each period."""
+    period: int = 60
+    """Seconds of which the statistic is."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A metric that counts lines of the dispatcher's log."""
+
+    name: str
+    metric: str
+    description: str
+    text: str
+    """Filter pattern of log lines that are text."""
+    json: str
+    """Filter pattern of log lines that are JSON."""
+    threshold: float
+    """Lines within five minutes above which it is bad."""
+
+
+COUNTED = (
+    Counted(
+        "failed",
+        "SessionsFailed",
+        "More than 3 sessions failed within 5 minutes: see the dispatcher's log",
+        '"WARNING dispatcher.sessions.repository: session"',
+        '{ $.logger = "dispatcher.sessions.repository" && $.level = "WARNING" }',
+        3,
+    ),
+    Counted(
+        "no-machine",
+        "PlacementGaveNone",
+        "A placement gave no machine: raise its quota, or add a placement; see the dispatcher's log",
+        '"WARNING dispatcher.machines.fleet: machine" "gave none"',
+        '{ $.logger = "dispatcher.machines.fleet" && $.message = "*gave none*" }',
+        0,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +86,9 @@ class AlarmsArgs:
     service: pulumi.Input[str]
     database: pulumi.Input[str] | None
     """Identifier of the RDS instance."""
+    log_group: pulumi.Input[str]
+    """Name of the dispatcher's log group."""
+    log_format: LogFormat
     email: str
     """Address that gets alarms; empty: they are shown in CloudWatch alone."""
     budget_usd: int
@@ -76,6 +120,16 @@ def watched(args: AlarmsArgs) -> Sequence[Watched]:
             *("Average", "GreaterThanThreshold", 80, 10),
         ),
     ]
+    found += [
+        Watched(
+            one.name,
+            one.description,
+            *(args.prefix, one.metric, {}),
+            *("Sum", "GreaterThanThreshold", one.threshold, 5),
+            period=300,
+        )
+        for one in COUNTED
+    ]
     if args.database is not None:
         found.append(
             Watched(
@@ -101,6 +155,17 @@ class Alarms(pulumi.ComponentResource):
                 f"{name}-email", topic=topic.arn, protocol="email", endpoint=args.email, opts=within
             )
             actions = [topic.arn]
+        for one in COUNTED:
+            aws.cloudwatch.LogMetricFilter(
+                f"{name}-{one.name}-lines",
+                name=f"{args.prefix}-{one.name}",
+                log_group_name=args.log_group,
+                pattern=one.json if args.log_format == "json" else one.text,
+                metric_transformation=aws.cloudwatch.LogMetricFilterMetricTransformationArgs(
+                    name=one.metric, namespace=args.prefix, value="1", default_value="0"
+                ),
+                opts=within,
+            )
         for one in watched(args):
             aws.cloudwatch.MetricAlarm(
                 f"{name}-{one.name}",
@@ -112,9 +177,9 @@ class Alarms(pulumi.ComponentResource):
                 statistic=one.statistic,
                 comparison_operator=one.comparison,
                 threshold=one.threshold,
-                period=60,
-                evaluation_periods=one.minutes,
-                datapoints_to_alarm=one.minutes,
+                period=one.period,
+                evaluation_periods=one.minutes * 60 // one.period,
+                datapoints_to_alarm=one.minutes * 60 // one.period,
                 # A load balancer without a request has no data, and nothing is wrong.
                 treat_missing_data="notBreaching",
                 alarm_actions=actions,

@@ -249,6 +249,8 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 cluster=service.cluster.name,
                 service=service.service.name,
                 database=None if database is None else database.instance.identifier,
+                log_group=service.log_group.name,
+                log_format=config.log_format,
                 email=keys.alarm_email,
                 budget_usd=keys.budget_usd,
                 tags=tags,

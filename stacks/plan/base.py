@@ -58,16 +58,14 @@ def graph_at(checkout: Path, ref: str, stack: str) -> tuple[str, Graph | None]:
         ConfigError: There is no such revision, or it cannot be recorded.
     """
     commit = _git(checkout, ref, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
+    if not _git(checkout, ref, "ls-tree", "--name-only", commit, "stacks/plan/base.py"):
+        raise ConfigError(f"BASE: {ref!r} ({commit[:10]}) has no plan to compare with; allowed: a later one")
     with tempfile.TemporaryDirectory(prefix="switchboard-base-") as directory:
         with tarfile.open(
             fileobj=io.BytesIO(_git(checkout, ref, "archive", "--format=tar", commit))
         ) as files:
             files.extractall(directory, filter="data")
         there = Path(directory)
-        if not (there / "stacks" / "plan" / "base.py").exists():
-            raise ConfigError(
-                f"BASE: {ref!r} ({commit[:10]}) has no plan to compare with; allowed: a later one"
-            )
         if not (there / "stacks" / f"Pulumi.{stack}.yaml").exists():
             return commit, None
         return commit, _recorded(there, ref, stack)

@@ -18,6 +18,7 @@ from tests.ecs.world import KEY
 from tests.fly.processes import OfThisHost
 from tests.fly.wire import served
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.processes import title_of
 
 from .browser import until
@@ -46,11 +47,15 @@ def dispatcher(ecs: FakeEcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "securityGroups": [GROUP],
         "taskDefinitions": {"echo": "echo:1"},
     }
+    port = free_port()
     with served(ecs) as url:
         started = Dispatcher(
             tmp_path,
             {"echo": agent(ECHO, env=["GREETING"])},
+            port=port,
             more={
+                # The fake's tasks are processes of this host.
+                "MACHINE_URL": f"http://127.0.0.1:{port}",
                 "PLACEMENTS": json.dumps({"virginia": placement}),
                 "ECS_ACCESS_KEY_ID": KEY.key_id,
                 "ECS_SECRET_ACCESS_KEY": KEY.secret,

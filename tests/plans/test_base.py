@@ -139,12 +139,15 @@ def commit_of(root: Path, tree: str) -> str:
     return made.stdout.strip()
 
 
+AGENTS = "  switchboard:agents: {echo: {bot: bot/agents/echo.py}}\n"
+
+
 @pytest.mark.parametrize(
     ("content", "refusal"),
     [
         ("config: [1", "error: "),
-        ("config:\n  switchboard:cloud: nowhere\n", "error: switchboard:cloud: "),
-        ("config:\n  switchboard:prot: 1\n", "error: switchboard:prot: "),
+        (f"config:\n  switchboard:cloud: nowhere\n{AGENTS}", "error: switchboard:cloud: "),
+        (f"config:\n  switchboard:prot: 1\n{AGENTS}", "error: switchboard:prot: "),
     ],
 )
 def test_broken_config_is_refused_in_one_line(repository: Path, content: str, refusal: str) -> None:

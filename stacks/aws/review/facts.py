@@ -48,6 +48,7 @@ FACTS = {
     BALANCER: lambda i: "internal" if i.get("internal") else "public",
     LISTENER: lambda i: f"{i['protocol']} {int(i['port'])}",
     "aws:cloudwatch/metricAlarm:MetricAlarm": lambda i: i["alarmDescription"],
+    "aws:cloudwatch/logMetricFilter:LogMetricFilter": lambda i: f"counts log lines: {i['pattern']}",
     SECRET_TYPE: lambda i: i["description"],
 }
 """Type → what matters of one, from its inputs."""

@@ -180,6 +180,8 @@ def host(
             cluster=service.cluster.name,
             service=service.service.name,
             database="store" if database else None,
+            log_group=service.log_group.name,
+            log_format="text",
             email=email,
             budget_usd=100 if email else 0,
             tags=TAGS,

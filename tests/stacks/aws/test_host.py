@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
+import inspect
+import io
 import json
+import logging
+import re
 from typing import Any
 
 import pytest
 
+from dispatcher.machines import fleet
+from dispatcher.sessions import repository
+from dispatcher.settings import LogFormat
+from dispatcher.telemetry.logs import JsonLines, TextLines
+from stacks.aws.alarms import COUNTED
 from tests.stacks.aws import described
 from tests.stacks.aws.graph import Graph, recorded
 from tests.stacks.aws.names import NO_SCHEMA
@@ -134,7 +144,9 @@ ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 
 def test_alarms_tell_an_address_only_where_there_is_one(plain: Graph) -> None:
     told = graph(email="ops@example.com")
-    assert set(told.of_type(ALARM)) == {"alarms-unhealthy", "alarms-errors", "alarms-cpu", "alarms-storage"}
+    assert set(told.of_type(ALARM)) == {
+        f"alarms-{name}" for name in ("unhealthy", "errors", "cpu", "failed", "no-machine", "storage")
+    }
     assert {tuple(one.inputs["alarmActions"]) for one in told.of_type(ALARM).values()} == {
         ("arn:aws:recorded:::alarms-topic",)
     }
@@ -143,6 +155,56 @@ def test_alarms_tell_an_address_only_where_there_is_one(plain: Graph) -> None:
     assert told.inputs("alarms-budget")["costFilters"] == [
         {"name": "TagKeyValue", "values": ["user:stack$prod"]}
     ]
+
+
+FILTER = "aws:cloudwatch/logMetricFilter:LogMetricFilter"
+
+
+def test_alarms_of_log_lines_watch_what_their_filters_count(plain: Graph) -> None:
+    filters = plain.of_type(FILTER)
+    assert len(filters) == len(COUNTED)
+    for counted in COUNTED:
+        found = filters[f"alarms-{counted.name}-lines"].inputs
+        made, alarm = found["metricTransformation"], plain.inputs(f"alarms-{counted.name}")
+        assert found["pattern"] == counted.text
+        assert (made["namespace"], made["name"]) == (alarm["namespace"], alarm["metricName"])
+        assert alarm["statistic"] == "Sum"
+        assert alarm["period"] * alarm["evaluationPeriods"] == 300
+
+
+def lines(form: LogFormat) -> list[str]:
+    """Return log lines: a session fails, another ends, a placement gives no machine, a machine is left."""
+    # Words of a log call that is changed are to be changed here, and in the filters.
+    assert '"session %s: %s → %s%s"' in inspect.getsource(repository)
+    assert '"machine %s: placement %s gave none: %s"' in inspect.getsource(fleet)
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines("replica") if form == "json" else TextLines())
+    for logger, level, words in (
+        ("dispatcher.sessions.repository", logging.WARNING, "session s1: starting → failed: no machine"),
+        ("dispatcher.sessions.repository", logging.INFO, "session s2: active → ended"),
+        ("dispatcher.machines.fleet", logging.WARNING, "machine m-1: placement aws gave none: full"),
+        ("dispatcher.machines.fleet", logging.WARNING, "machine m-1: left at aws, and cannot start: full"),
+    ):
+        handler.emit(logging.LogRecord(logger, level, "", 0, words, None, None))
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_filters_count_the_dispatchers_own_lines_in_both_formats(form: LogFormat) -> None:
+    """By CloudWatch's filter syntax: quoted terms, and comparisons of JSON members joined by `&&`."""
+    counts = {}
+    for one in COUNTED:
+        if form == "text":
+            terms = re.findall(r'"([^"]+)"', one.text)
+            counts[one.name] = sum(all(term in line for term in terms) for line in lines(form))
+        else:
+            parts = re.findall(r'\$\.(\w+) = "([^"]+)"', one.json)
+            counts[one.name] = sum(
+                all(fnmatch.fnmatchcase(json.loads(line)[key], wanted) for key, wanted in parts)
+                for line in lines(form)
+            )
+    assert counts == {"failed": 1, "no-machine": 1}
 
 
 def test_no_alarm_watches_a_database_that_is_not_the_stacks() -> None:
