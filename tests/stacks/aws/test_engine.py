@@ -12,6 +12,8 @@ import pytest
 from pulumi.automation import PulumiCommand
 
 from dispatcher.keys import hash_of
+from stacks.smoke import __main__ as smoke
+from stacks.smoke.run import Joined
 from tests.stacks import stand_in_provider
 from tests.stacks.aws.moto_server import Moto
 from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
@@ -94,3 +96,33 @@ def test_a_stack_comes_up_changes_and_goes_whole(prepared: CheckoutCopy, asked: 
     assert gone.index("dispatcher-service") < gone.index("bots-cluster")
     assert {name for _, name in made} == set(gone)
     assert "ecs:ListTasks" in moto.calls(), "bots' tasks are looked for at the end"
+
+
+def test_smoke_calls_the_url_that_the_stack_has_put_out_with_the_callers_key(
+    prepared: CheckoutCopy, moto: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the call itself is played: no media leaves this machine for AWS."""
+    moto.client("ecs").create_cluster(clusterName="switchboard-local")
+    called: list[tuple[str, str, str | None]] = []
+
+    def run(url: str, key: str, agent: str | None) -> Joined:
+        called.append((url, key, agent))
+        return Joined("s-1", "echo", "webrtc", "a caller heard the bot", 3.0, 60.0)
+
+    said: list[str] = []
+    monkeypatch.setattr(smoke, "CHECKOUT", prepared.root)
+    monkeypatch.setattr(smoke, "find", lambda: prepared.engine)
+    monkeypatch.setattr(smoke, "run", run)
+    monkeypatch.setattr(smoke, "say", said.append)
+    monkeypatch.setenv("SWITCHBOARD_KEY", "sk_test")
+    assert smoke.main(["--stack", "local"]) == 1
+    assert called == [], "a stack that is not up is not called"
+    outputs = prepared.driver().up()
+    assert smoke.main(["--stack", "local", "--agent", "echo"]) == 0
+    url = str(outputs["url"].value)
+    assert url.startswith("https://")
+    assert called == [(url, "sk_test", "echo")]
+    # A minute of 1 vCPU and 2 GB with a public address, by the prices in docs/aws.md.
+    minute = 60 * (0.000011244 + 2 * 0.000001235 + 0.005 / 3600)
+    assert f"it cost ${minute:.6f}: 60.0 s of " in "\n".join(said)
+    prepared.driver().destroy()
