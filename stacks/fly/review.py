@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from stacks.deployment import Environment
 from stacks.fly import prices
 from stacks.plan.graph import Graph, Resource
-from stacks.plan.review import INTERNET, Cost, Grant, Kept, Opening, Review, Runs, SecretUse, Wait, ranges
+from stacks.plan.review import (
+    INTERNET,
+    Cost,
+    Grant,
+    Kept,
+    Opening,
+    Review,
+    Runs,
+    SecretUse,
+    Wait,
+    ranges,
+    with_keys,
+)
 
 KIND = "pulumi-python:dynamic/switchboard:Fly"
 APP, MACHINE, TOKEN = f"{KIND}App", f"{KIND}Machine", f"{KIND}DeployToken"
@@ -82,7 +94,7 @@ class FlyReview(Review):
     def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
         found = [
             SecretUse(
-                f"secrets of the app {one.inputs['app']}",
+                with_keys(environment, f"secrets of the app {one.inputs['app']}", _agent(environment, one)),
                 "Fly's vault",
                 f"machines of {one.inputs['app']}",
                 "`make up` sets a changed value; machines that start afterwards have it",
@@ -135,3 +147,9 @@ class FlyReview(Review):
     def start(self) -> Sequence[Wait]:
         source = "Fly's docs: creating takes seconds, up to low double digits; not measured by us"
         return [Wait("a machine: image, boot, bot", 3, 20, source)]
+
+
+def _agent(environment: Environment, secrets: Resource) -> str:
+    """Return the agent whose variables an app's secrets have: `<app>-<agent>-<number>`; empty if none."""
+    app = str(secrets.inputs["app"]).rpartition("-")[0]
+    return max((one for one in environment.config.agents if app.endswith(f"-{one}")), key=len, default="")

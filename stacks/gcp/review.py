@@ -25,6 +25,7 @@ from stacks.plan.review import (
     SecretUse,
     Wait,
     ranges,
+    with_keys,
 )
 
 ACCOUNT, CUSTOM_ROLE = "gcp:serviceaccount/account:Account", "gcp:projects/iAMCustomRole:IAMCustomRole"
@@ -143,7 +144,7 @@ class GcpReview(Review):
             readers.setdefault(one.inputs["secretId"], []).append(_member(graph, one.inputs["member"]))
         return [
             SecretUse(
-                one.inputs["secretId"],
+                with_keys(environment, one.inputs["secretId"], _agent(environment, one.inputs["secretId"])),
                 "Secret Manager",
                 ", ".join(readers.get(one.inputs["secretId"], ["nobody"])),
                 "`make up` adds a version; machines that start afterwards have it",
@@ -191,6 +192,12 @@ class GcpReview(Review):
     def start(self) -> Sequence[Wait]:
         source = "no published figure: boot of Container-Optimized OS, pull of the image; not measured by us"
         return [Wait("a VM: boot, image, container, bot", 30, 90, source)]
+
+
+def _agent(environment: Environment, secret: str) -> str:
+    """Return the agent whose variables a secret has: `<prefix>-<agent>`; empty if it is the dispatcher's."""
+    named = [one for one in environment.config.agents if secret.endswith(f"-{one}")]
+    return "" if "-dispatcher-" in secret else max(named, key=len, default="")
 
 
 def _bindings(resource: Resource) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:

@@ -173,6 +173,12 @@ def keys_of_agents(environment: Environment, kept_in: str) -> list[SecretUse]:
     ]
 
 
+def with_keys(environment: Environment, words: str, agent: str) -> str:
+    """Return words for a secret, after the names of the agent's variables that are in it."""
+    found = environment.config.agents.get(agent)
+    return words if found is None or not found.env else f"{', '.join(found.env)} of agent {agent}: {words}"
+
+
 class Review:
     """A cloud's part of a review. Each method may be left as it is where a cloud has nothing of the kind."""
 

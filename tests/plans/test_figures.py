@@ -139,3 +139,22 @@ def test_resources_are_counted_as_they_are_listed(stack: str) -> None:
     counts = Counter("no component" if row["component"] == "–" else row["component"] for row in rows)
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     assert f"- {len(rows)} resources: {told}.\n" in golden(stack).read_text()
+
+
+AGENTS_KEYS = {stack: config["agents"] for stack, config in VARIANTS.items()}
+
+
+@pytest.mark.parametrize("stack", VARIANTS)
+def test_a_reviewer_finds_who_reads_the_keys_of_each_agent(stack: str) -> None:
+    rows = table(stack, "Secrets")
+    for name, agent in AGENTS_KEYS[stack].items():
+        found = [row for row in rows if row["secret"].startswith(f"{agent['env'][0]} of agent {name}")]
+        placements = VARIANTS[stack].get("placements", {})
+        assert len(found) == max(1, len(placements))
+        assert all(row["read by"] not in ("", "–", "nobody") for row in found)
+
+
+@pytest.mark.parametrize("stack", ["aws", "gcp", "fly-daily", "mix"])
+def test_the_dispatchers_own_secrets_are_not_said_to_be_an_agents(stack: str) -> None:
+    rows = [row["secret"] for row in table(stack, "Secrets") if row["secret"].startswith("OPENAI_API_KEY")]
+    assert not [one for one in rows if "dispatcher" in one or "deploy token" in one]

@@ -55,7 +55,7 @@ class AwsReview(Review):
         return openings.egress(graph)
 
     def secrets(self, environment: Environment, graph: Graph) -> Sequence[SecretUse]:
-        return data.secrets(graph)
+        return data.secrets(environment, graph)
 
     def kept(self, graph: Graph) -> Sequence[Kept]:
         return data.kept(graph)

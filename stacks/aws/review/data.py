@@ -15,19 +15,22 @@ from stacks.aws.review.tokens import (
     REPOSITORY,
     SECRET_TYPE,
 )
+from stacks.deployment import Environment
 from stacks.plan.graph import Graph
-from stacks.plan.review import Kept, Runs, SecretUse
+from stacks.plan.review import Kept, Runs, SecretUse, with_keys
 
 
-def secrets(graph: Graph) -> Sequence[SecretUse]:
+def secrets(environment: Environment, graph: Graph) -> Sequence[SecretUse]:
     """Return each secret: its store, its readers, and how it is changed."""
     read_by = readers(graph)
     found = []
     for one in graph.of(SECRET_TYPE, PARAMETER):
         store = "Secrets Manager" if one.type == SECRET_TYPE else "SSM, as a SecureString"
+        # `…/echo`: an agent is not called as the dispatcher is.
+        words, agent = one.inputs["description"], one.inputs["description"].rpartition("/")[2]
         found.append(
             SecretUse(
-                one.inputs["description"],
+                with_keys(environment, words, agent),
                 store,
                 ", ".join(read_by.get(one.name, ["nobody"])),
                 "`make up` writes a new version; containers that start afterwards have it",
