@@ -121,7 +121,7 @@ def _check_host(settings: Settings) -> list[HostNotice]:
                 "reach it, here or as the placement's machineUrl"
             )
         try:
-            notices += placement.check_host(context_of(settings, placement, SystemClock()))
+            notices += placement.check_host(context_of(settings, name, SystemClock()))
         except ValueError as error:
             raise Unusable(str(error)) from error
     return notices

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dispatcher.clock import Clock
 from dispatcher.machines.provider import MachineProvider
-from dispatcher.machines.settings import MachineEvents, PlacementSettings, ProviderContext
+from dispatcher.machines.settings import MachineEvents, ProviderContext
 from dispatcher.settings import Settings, is_loopback
 from dispatcher.transports.calls import OnRoomCall, unobserved
 from dispatcher.transports.registry import transports
@@ -81,21 +81,22 @@ def webhooks_of(settings: Settings, clock: Clock) -> dict[str, tuple[Webhook, Ro
 def providers_of(settings: Settings, clock: Clock) -> dict[str, MachineProvider]:
     """Return placement → provider."""
     return {
-        name: placement.build(context_of(settings, placement, clock))
+        name: placement.build(context_of(settings, name, clock))
         for name, placement in settings.placements.items()
     }
 
 
-def context_of(settings: Settings, placement: PlacementSettings, clock: Clock) -> ProviderContext:
+def context_of(settings: Settings, name: str, clock: Clock) -> ProviderContext:
     """Return the context from which a placement's provider is built."""
     return ProviderContext(
         clock=clock,
-        shared=settings.shared_of(placement),
+        shared=settings.shared_of(settings.placements[name]),
         data_dir=settings.data_dir,
         private=_private(settings),
         keep_machine_dirs=settings.keep_machine_dirs,
         has_remote_callers=bool(settings.keys)
         and (bool(settings.allowed_hosts) or not is_loopback(settings.host)),
+        placement=name,
     )
 
 

@@ -55,6 +55,8 @@ class ProviderContext:
     """Number of directories of gone machines that are kept, for their logs."""
     has_remote_callers: bool = False
     """True if callers on other hosts reach the dispatcher."""
+    placement: str = ""
+    """The placement's name."""
     http: httpx.AsyncBaseTransport | None = None
     """Answers instead of the provider's API, in tests."""
 

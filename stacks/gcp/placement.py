@@ -34,8 +34,8 @@ from stacks.shared.settings import agents_at, own_name, url_for_machines
 
 PRICE_LIST = "Google's price list for us-central1 of 2026-11"
 
-CREDENTIALS_VARIABLE = f"{ENVIRONMENT_PREFIX}COMPUTE_ENGINE_CREDENTIALS"
-"""A service account's key, for a dispatcher that is not at Google Cloud."""
+CREDENTIALS_VARIABLE = f"{ENVIRONMENT_PREFIX}COMPUTE_ENGINE_CREDENTIALS_OF"
+"""Placement → the key of its service account, for a dispatcher that is not at Google Cloud."""
 
 WEBRTC = "webrtc"
 
@@ -126,7 +126,7 @@ class GcpPlacement:
             planned=planned,
             settings={planned.name: _settings(planned, bots, built)},
             images=built,
-            secrets={CREDENTIALS_VARIABLE: caller.key} if caller else {},
+            secrets={CREDENTIALS_VARIABLE: {planned.name: caller.key}} if caller else {},
             permissions=grants,
             needed=[*here.images.built, *(caller.granted if caller else ())],
             swept=[ending],

@@ -50,6 +50,7 @@ class FakeEcs:
     definitions: dict[str, Definition] = field(default_factory=lambda: {"echo:1": Definition()})
     free: dict[tuple[str, str], int] = field(default_factory=dict)
     """Kind of capacity and zone → tasks that fit there; unlimited where nothing is said."""
+    cluster: str = CLUSTER
     vcpus: float = float("inf")
     """Quota of the account."""
     latency: float = 0.0
@@ -78,7 +79,7 @@ class FakeEcs:
 
     @property
     def cluster_arn(self) -> str:
-        return f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/{CLUSTER}"
+        return f"arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/{self.cluster}"
 
     def running(self) -> list[str]:
         """The `startedBy` of tasks whose program runs."""
@@ -109,7 +110,7 @@ class FakeEcs:
             if scripted := self.refusals.get(made.name):
                 raise scripted.pop(0)
             self._throttle(made.name)
-            if body.get("cluster") not in (CLUSTER, self.cluster_arn):
+            if body.get("cluster") not in (self.cluster, self.cluster_arn):
                 raise Refusal("ClusterNotFoundException", "Cluster not found.")
             done = self._operations()[made.name](body)
         except Refusal as refusal:
@@ -174,7 +175,7 @@ class FakeEcs:
             return {"tasks": [], "failures": [{"reason": NO_CAPACITY}]}
         name = body["taskDefinition"].rpartition("/")[2]
         task = Task(
-            arn=f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/{CLUSTER}/{number:032x}",
+            arn=f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/{self.cluster}/{number:032x}",
             request=body,
             definition_arn=f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{name}",
             definition=definition,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dispatcher.machines.google.settings import ApiUrl, CredentialFile, Deployment, Project
+from dispatcher.machines.google.settings import ApiUrl, Deployment, GoogleShared, Project
 from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
 from dispatcher.plugins import SharedSettings
 
@@ -20,13 +20,9 @@ OVER_UDP = ("webrtc", "daily")
 """Transports whose audio travels over UDP."""
 
 
-class CloudRunJobsShared(SharedSettings):
+class CloudRunJobsShared(GoogleShared):
     """Settings of all placements at Cloud Run jobs."""
 
-    credentials: CredentialFile | None = None
-    """Content of a credential file: a service account's key, or workload identity federation. By default the
-    file that `GOOGLE_APPLICATION_CREDENTIALS` names, or the service account of the dispatcher's own VM or
-    Cloud Run service."""
     api_url: ApiUrl = "https://run.googleapis.com"
     """The Cloud Run Admin API, for a regional endpoint or one of Private Service Connect."""
 
@@ -72,8 +68,7 @@ class CloudRunJobsPlacement(PlacementSettings):
         from dispatcher.machines.google.credentials import Credentials
 
         shared = CloudRunJobsShared.of(context.shared)
-        given = shared.credentials.get_secret_value() if shared.credentials else ""
-        tokens = Credentials(given, context.clock, context.http)
+        tokens = Credentials(shared.given(context.placement), context.clock, context.http)
         api = GoogleApi("Cloud Run", f"{shared.api_url}/v2", tokens, context.clock, RATES, context.http)
         place = Place(
             deployment=self.deployment,

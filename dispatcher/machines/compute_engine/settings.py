@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dispatcher.machines.google.settings import ApiUrl, CredentialFile, Deployment, Project
+from dispatcher.machines.google.settings import ApiUrl, Deployment, GoogleShared, Project
 from dispatcher.machines.settings import Agent, PlacementSettings, ProviderContext
 from dispatcher.plugins import SharedSettings
 
@@ -25,13 +25,9 @@ Template = Annotated[
 Provisioning = Literal["standard", "spot"]
 
 
-class ComputeEngineShared(SharedSettings):
+class ComputeEngineShared(GoogleShared):
     """Settings of all placements at Compute Engine."""
 
-    credentials: CredentialFile | None = None
-    """Content of a credential file: a service account's key, or workload identity federation. By default the
-    file that `GOOGLE_APPLICATION_CREDENTIALS` names, or the service account of the dispatcher's own VM or
-    Cloud Run service."""
     api_url: ApiUrl = "https://compute.googleapis.com"
     """The Compute Engine API, for an endpoint of Private Service Connect."""
 
@@ -91,8 +87,7 @@ class ComputeEnginePlacement(PlacementSettings):
         from dispatcher.machines.google.credentials import Credentials
 
         shared = ComputeEngineShared.of(context.shared)
-        given = shared.credentials.get_secret_value() if shared.credentials else ""
-        tokens = Credentials(given, context.clock, context.http)
+        tokens = Credentials(shared.given(context.placement), context.clock, context.http)
         url = f"{shared.api_url}/compute/v1"
         api = GoogleApi("Compute Engine", url, tokens, context.clock, RATES, context.http)
         place = Place(

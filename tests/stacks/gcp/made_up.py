@@ -23,6 +23,7 @@ CALLS: Mapping[str, dict[str, Any]] = {
 """Answers of the provider's functions."""
 
 KEY = {"type": "service_account", "private_key": "hunter2-of-the-account"}
+"""A service account's key, beside `client_email`."""
 
 
 def made(type_: str, name: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -37,7 +38,8 @@ def made(type_: str, name: str, inputs: Mapping[str, Any]) -> tuple[str, dict[st
             account = f"projects/{project}/serviceAccounts/{email}"
             found |= {"email": email, "member": f"serviceAccount:{email}", "name": account}
         case "Key":
-            found["privateKey"] = base64.b64encode(json.dumps(KEY).encode()).decode()
+            key = {**KEY, "client_email": str(inputs["serviceAccountId"]).rpartition("/")[2]}
+            found["privateKey"] = base64.b64encode(json.dumps(key).encode()).decode()
         case "IAMCustomRole":
             found["name"] = f"projects/{project}/roles/{inputs['roleId']}"
         case "Repository":
