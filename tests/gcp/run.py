@@ -111,7 +111,8 @@ class FakeRun(Server):
 
     def _list(self, call: Call) -> dict[str, Any]:
         parent = call.params["parent"]
-        found = [one for one in self.executions if one.job.name == parent and not one.deleted]
+        every = parent == f"{PARENT}/jobs/-"
+        found = [one for one in self.executions if (every or one.job.name == parent) and not one.deleted]
         ended = [one for one in found if one.completed_at is not None]
         found = [one for one in found if one not in ended[:-KEPT] and not self._is_new(one)]
         # The latest first.

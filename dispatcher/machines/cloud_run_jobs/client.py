@@ -17,8 +17,8 @@ by the minute; the numbers differ between regions, and a call over them is answe
 
 PAGE = 100
 
-MOST_PAGES = 200
-"""Limit on the pages of one list: a job keeps 1,000 ended executions, and a region runs 1,000 at once."""
+MOST_PAGES = 1000
+"""Limit on the pages of one list: each job keeps 1,000 ended executions, and a region runs 1,000 at once."""
 
 
 class RunApi:
@@ -49,7 +49,11 @@ class RunApi:
         return shown
 
     async def pages(self, job: str) -> AsyncGenerator[list[Execution], None]:
-        """Yield a job's executions, also ended ones, a page at a time. The API has no filter."""
+        """Yield a job's executions, also ended ones, a page at a time. The API has no filter.
+
+        Args:
+            job: Its name; with `-` in the place of the last part those of all jobs of the region.
+        """
         token = ""
         for _ in range(MOST_PAGES):
             params = [("pageSize", str(PAGE))] + ([("pageToken", token)] if token else [])

@@ -2,6 +2,9 @@
 
 Cloud Run lists a job's executions without a filter, so a machine that is not remembered is searched for in a
 list of all. One list serves all who asked before it began.
+
+A job may have left the settings while executions of it run, or another replica may still have it. So a
+machine is absent only if the list of the region's jobs lacks it too.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 20_000
 """Limit on the machines whose executions are remembered. Others are searched for."""
+
+MOST_JOBS = 1000
+"""Limit on the known jobs that are not in the settings; a region has no more ("Cloud Run quotas")."""
 
 Machines = Mapping[str, Sequence[Execution]]
 """Machine → its executions."""
@@ -48,6 +54,10 @@ class Finder:
         """Job → its list that is under way."""
         self._next: dict[str, asyncio.Task[Machines]] = {}
         """Job → its list that begins when that one ends."""
+        self._others: OrderedDict[str, None] = OrderedDict()
+        """Jobs with executions of this deployment that are not in the settings."""
+        self._swept = False
+        """True once the region's jobs were listed."""
 
     async def close(self) -> None:
         if tasks := [*self._listing.values(), *self._next.values()]:
@@ -79,7 +89,18 @@ class Finder:
 
     async def look(self, machine_id: str) -> list[Execution]:
         """Return the machine's executions: those that are remembered, else those in the lists, else the one
-        that was begun so lately that neither shows it.
+        that was begun so lately that neither shows it, else those of other jobs of the region.
+
+        Raises:
+            ProviderError: None was found, and a job could not be asked.
+        """
+        if found := await self.begun(machine_id):
+            return found
+        return list((await self._listed(self._place.any_job)).get(machine_id, ()))
+
+    async def begun(self, machine_id: str) -> list[Execution]:
+        """Return the executions that a create of the machine has begun: as `look`, without the jobs that no
+        create knows.
 
         Raises:
             ProviderError: None was found, and a job could not be asked.
@@ -90,16 +111,9 @@ class Finder:
         return [execution] if self._clock.monotonic() < at + self._settling else []
 
     async def search(self, machine_id: str) -> list[Execution]:
-        """Return the machine's executions in the lists of all jobs."""
-        found: list[Execution] = []
-        failed: ProviderError | None = None
-        for answer in await asyncio.gather(*map(self._listed, self._place.every_job), return_exceptions=True):
-            if isinstance(answer, ProviderError):
-                failed = failed or answer
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                found += answer.get(machine_id, ())
+        """Return the machine's executions in the lists of all known jobs."""
+        machines, failed = await self._in_lists(self._jobs)
+        found = list(machines.get(machine_id, ()))
         if failed is not None and not found:
             raise failed
         return found
@@ -107,17 +121,26 @@ class Finder:
     async def machines(self) -> tuple[Machines, ProviderError | None]:
         """Return the deployment's machines in the lists of all jobs, and the error of a job that could not be
         asked."""
-        every: dict[str, list[Execution]] = {}
+        if self._swept:
+            return await self._in_lists(self._jobs)
+        return await self._in_lists([*self._jobs, self._place.any_job])
+
+    @property
+    def _jobs(self) -> list[str]:
+        return list(dict.fromkeys([*self._place.every_job, *self._others]))
+
+    async def _in_lists(self, jobs: Iterable[str]) -> tuple[Machines, ProviderError | None]:
+        every: dict[str, dict[str, Execution]] = {}
         failed: ProviderError | None = None
-        for answer in await asyncio.gather(*map(self._listed, self._place.every_job), return_exceptions=True):
+        for answer in await asyncio.gather(*map(self._listed, jobs), return_exceptions=True):
             if isinstance(answer, ProviderError):
                 failed = failed or answer
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 for machine_id, executions in answer.items():
-                    every.setdefault(machine_id, []).extend(executions)
-        return every, failed
+                    every.setdefault(machine_id, {}).update({one["name"]: one for one in executions})
+        return {machine_id: list(executions.values()) for machine_id, executions in every.items()}, failed
 
     async def _remembered(self, machine_id: str) -> list[Execution]:
         names = list(self._known.get(machine_id, ()))
@@ -147,12 +170,19 @@ class Finder:
                     if machine_id := machine_id_of(execution, self._place):
                         found.setdefault(machine_id, []).append(execution)
         self._remember_all(found.items())
+        self._swept = self._swept or job == self._place.any_job
         return found
 
     def _remember_all(self, found: Iterable[tuple[str, Sequence[Execution]]]) -> None:
         for machine_id, executions in found:
             for execution in executions:
                 self.remember(machine_id, execution)
+                job = execution["name"].partition("/executions/")[0]
+                if job not in self._place.every_job:
+                    self._others[job] = None
+                    self._others.move_to_end(job)
+                    if len(self._others) > MOST_JOBS:
+                        self._others.popitem(last=False)
 
 
 def _retrieved(task: asyncio.Task[Machines]) -> None:

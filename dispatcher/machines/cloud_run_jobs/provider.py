@@ -175,7 +175,7 @@ class CloudRunJobsProvider:
         self._creating[spec.id] = (lock, creates + 1)
         try:
             async with lock:
-                if (found := first(await self._finder.look(spec.id))) is not None:
+                if (found := first(await self._finder.begun(spec.id))) is not None:
                     return found
                 made = self._finder.given(spec.id, await self._api.run(job, body))
         finally:

@@ -49,6 +49,11 @@ class Place:
     def every_job(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._named(job) for job in self.jobs.values()))
 
+    @property
+    def any_job(self) -> str:
+        """Return the name that stands for all jobs of the region in a list ("Method: executions.list")."""
+        return self._named("-")
+
     def _named(self, job: str) -> str:
         return f"projects/{self.project}/locations/{self.region}/jobs/{job}"
 

@@ -236,6 +236,43 @@ def test_list_that_fails_hides_nothing(world: RunWorld) -> None:
     world.run(go())
 
 
+def test_execution_of_a_job_that_left_the_settings_is_found_listed_and_stopped(world: RunWorld) -> None:
+    world.run_api.jobs[f"{PARENT}/jobs/other"] = Job(f"{PARENT}/jobs/other")
+    neighbours = RunWorld(deployment="neighbours")
+    neighbours.run_api, neighbours.clock = world.run_api, world.clock
+
+    async def go() -> None:
+        await world.provider(jobs={"echo": "echo", "other": "other"}).create(spec("m-1", agent="other"))
+        await neighbours.provider(jobs={"other": "other"}).create(spec("m-2", agent="other"))
+        asked, lister, stopper = world.provider(), world.provider(), world.provider()
+        assert await asked.get("m-1") == MachineStatus("m-1", MachineState.started)
+        assert await asked.get("m-2") is None
+        for _ in range(2):
+            assert [status.id async for status in lister.list()] == ["m-1"]
+        await stopper.stop("m-1", GRACE)
+        await until_gone(world, stopper, "m-1")
+
+    world.run(go())
+    assert [one.removeprefix("neighbours-") for one in world.run_api.running()] == ["m-2"]
+
+
+def test_machine_is_not_absent_while_the_other_jobs_cannot_be_listed(world: RunWorld) -> None:
+    refused = Fault(faults.error(403, "Permission 'run.executions.list' denied", "", "PERMISSION_DENIED"))
+
+    async def go() -> None:
+        provider = world.provider()
+        assert (await provider.create(spec("m-1"))).state is MachineState.started
+        await world.clock.sleep(60)
+        # The list of the job answers, that of the region's jobs does not.
+        world.run_api.faults.order(LIST, Fault())
+        world.run_api.faults.order(LIST, refused)
+        with pytest.raises(Rejected, match="executions"):
+            await provider.get("m-2")
+        assert await provider.get("m-2") is None
+
+    world.run(go())
+
+
 def test_list_goes_through_all_pages_and_serves_all_who_wait(
     world: RunWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
