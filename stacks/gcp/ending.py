@@ -6,6 +6,7 @@ not delete a subnet that has VMs.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -42,7 +43,9 @@ is missing is 403 too, and still is after `END_SECONDS`."""
 
 CALL_SECONDS = 30.0
 SCOPE = "https://www.googleapis.com/auth/compute"
-API = "https://compute.googleapis.com"
+API = "https://compute.googleapis.com/compute/v1/"
+API_VARIABLE = "GOOGLE_COMPUTE_CUSTOM_ENDPOINT"
+"""Variable with another URL of the API, as Google's provider of the engine takes it."""
 
 
 class GcpError(StackError):
@@ -73,7 +76,8 @@ class MachinesProvider(ResourceProvider):
 
     @plain_errors
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        with httpx.Client(base_url=API, timeout=CALL_SECONDS) as client:
+        url = os.environ.get(API_VARIABLE) or API
+        with httpx.Client(base_url=url, timeout=CALL_SECONDS) as client:
             machines = Machines(client, _props["project"], _props["zones"], _props["deployment"])
             machines.end_all(lambda: token(client))
 
@@ -145,7 +149,7 @@ class Machines:
     def __init__(self, client: httpx.Client, project: str, zones: Sequence[str], deployment: str) -> None:
         self._client = client
         self._deployment = deployment
-        self._paths = {zone: f"/compute/v1/projects/{project}/zones/{zone}/instances" for zone in zones}
+        self._paths = {zone: f"projects/{project}/zones/{zone}/instances" for zone in zones}
 
     def end_all(
         self,

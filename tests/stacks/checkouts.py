@@ -70,6 +70,12 @@ class CheckoutCopy:
         (root / "bot" / "agents" / "echo.py").write_text("async def bot(runner_args): ...\n")
         self.write_config(port=self.port, agents=AGENTS)
 
+    def add_images(self) -> None:
+        """Add what images are built of."""
+        shutil.copytree(REPOSITORY / "images", self.root / "images")
+        shutil.copy(REPOSITORY / "requirements-node.txt", self.root)
+        shutil.copy(REPOSITORY / "bot" / "output.py", self.root / "bot")
+
     def write_config(self, *, throwaway: bool = True, **values: Any) -> None:
         """Write the stack's config. Its data may go without a word, unless a test is about that."""
         values["throwaway"] = throwaway

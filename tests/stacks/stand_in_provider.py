@@ -25,6 +25,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 
 from stacks.engine.host import end_with_engine
 from tests.stacks.aws.made_up import REGISTRY, made_up
+from tests.stacks.gcp import made_up as google
 
 
 def _without_the_sdk(*packages: str) -> None:
@@ -42,8 +43,16 @@ if __name__ == "__main__":
 
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc  # noqa: E402
 
-REPLACED_NOT_CHANGED = ("docker:", "aws:ecs/taskDefinition:")
+REPLACED_NOT_CHANGED = (
+    "docker:",
+    "aws:ecs/taskDefinition:",
+    "gcp:compute/regionInstanceTemplate:",
+    "gcp:secretmanager/secretVersion:",
+)
 """Prefixes of resources of which every change makes a new one, as with containers, networks and volumes."""
+
+MADE_BY_THE_CLOUD = ("aws:", "gcp:")
+"""Prefixes of resources with outputs of the cloud's own."""
 
 ENGINE = os.environ.get("STAND_IN_ENGINE", "")
 _log_lock = threading.Lock()
@@ -76,6 +85,8 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
         tag = inputs["tags"][0] if pushed else ""
         if _kind(urn) == "docker:index/network:Network":
             return {"ipamConfigs": [{"subnet": "172.20.0.0/16", "gateway": "172.20.0.1"}]}
+        if _kind(urn).startswith("gcp:"):
+            return google.made_anew(_kind(urn), urn.rpartition("::")[2], inputs)
         if _kind(urn).startswith("aws:"):
             made = made_up(urn.rpartition("::")[2])
             if _kind(urn).startswith(REPLACED_NOT_CHANGED):
@@ -92,8 +103,8 @@ def _do(operation: str, urn: str, inputs: dict[str, Any]) -> dict[str, Any]:
 def _made(operation: str, request: Any, inputs: dict[str, Any]) -> struct_pb2.Struct:
     """Return a resource after a create or an update; in a preview, what is known of it before."""
     if request.preview:
-        # An update keeps what AWS made up for the resource, as the real provider's plan says.
-        kept = operation == "update" and _kind(request.urn).startswith("aws:")
+        # An update keeps what the cloud made up for the resource, as the real provider's plan says.
+        kept = operation == "update" and _kind(request.urn).startswith(MADE_BY_THE_CLOUD)
         return _struct({**(_plain(request.olds) if kept else {}), **inputs})
     _note(operation, request.urn, inputs)
     return _struct({**inputs, **_do("create", request.urn, inputs)})
@@ -148,6 +159,9 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         return empty_pb2.Empty()
 
     def Invoke(self, request: Any, context: Any) -> provider_pb2.InvokeResponse:
+        if request.tok in google.CALLS:
+            known: dict[str, Any] = {"return": _struct(google.CALLS[request.tok])}
+            return provider_pb2.InvokeResponse(**known)
         assert request.tok == "aws:ecr/getAuthorizationToken:getAuthorizationToken", request.tok
         login = {"userName": "AWS", "password": "hunter2-of-ecr", "proxyEndpoint": f"https://{REGISTRY}"}
         answer: dict[str, Any] = {"return": _struct(login)}
@@ -170,6 +184,18 @@ def install(directory: Path, log: Path, versions: dict[str, str]) -> dict[str, s
         program.chmod(0o755)
     log.touch()
     return {"STAND_IN_LOG": str(log), "PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"}
+
+
+def done(log: Path) -> list[dict[str, Any]]:
+    """Return what the providers did since the last look."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("")
+    return lines
+
+
+def changed(log: Path) -> set[tuple[str, str]]:
+    """Return operation and name of what the providers did since the last look."""
+    return {(one["operation"], one["name"]) for one in done(log)}
 
 
 def main(version: str) -> None:

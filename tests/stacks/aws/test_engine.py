@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from stacks.smoke import __main__ as smoke
 from stacks.smoke.run import Joined
 from tests.stacks import stand_in_provider
 from tests.stacks.aws.moto_server import Moto
-from tests.stacks.checkouts import REPOSITORY, CheckoutCopy
+from tests.stacks.checkouts import CheckoutCopy
+from tests.stacks.stand_in_provider import changed, done
 
 KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
 
@@ -52,22 +51,9 @@ def prepared(
     for name, value in {**given, "ECHO_KEY": "hunter2-of-echo"}.items():
         monkeypatch.setenv(name, value)
     checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
-    shutil.copytree(REPOSITORY / "images", checkout.root / "images")
-    shutil.copy(REPOSITORY / "requirements-node.txt", checkout.root)
-    shutil.copy(REPOSITORY / "bot" / "output.py", checkout.root / "bot")
+    checkout.add_images()
     checkout.write_config(**CONFIG)
     return checkout
-
-
-def done(asked: Path) -> list[dict[str, Any]]:
-    """Return what the providers did since the last look."""
-    lines = [json.loads(line) for line in asked.read_text().splitlines()]
-    asked.write_text("")
-    return lines
-
-
-def changed(asked: Path) -> set[tuple[str, str]]:
-    return {(one["operation"], one["name"]) for one in done(asked)}
 
 
 def test_a_stack_comes_up_changes_and_goes_whole(prepared: CheckoutCopy, asked: Path, moto: Moto) -> None:

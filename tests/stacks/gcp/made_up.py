@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -58,3 +59,13 @@ def made(type_: str, name: str, inputs: Mapping[str, Any]) -> tuple[str, dict[st
             records = [{"name": "voice", "type": "CNAME", "rrdata": "ghs.googlehosted.com."}]
             found["statuses"] = [{"resourceRecords": records}]
     return f"{name}-id", found
+
+
+def made_anew(type_: str, name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of a resource, and its id among them. One with other inputs has another name, where
+    Google makes the name up."""
+    id_, found = made(type_, name, inputs)
+    if "name" not in inputs and "namePrefix" in inputs:
+        digest = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()
+        found["name"] = f"{inputs['namePrefix']}{digest[:7]}"
+    return {**found, "id": id_}
