@@ -12,6 +12,7 @@ OF_BOTS = (
     "compute.googleapis.com",
     "iam.googleapis.com",
     "logging.googleapis.com",
+    "run.googleapis.com",
     "secretmanager.googleapis.com",
 )
 """APIs of a placement."""

@@ -34,6 +34,16 @@ def grant(
         return gcp.serviceaccount.IAMMember(
             logical, service_account_id=one.resource, role=one.role, member=member, opts=opts
         )
+    if one.on == "job":
+        return gcp.cloudrunv2.JobIamMember(
+            logical,
+            project=one.project,
+            location=one.region,
+            name=one.resource,
+            role=one.role,
+            member=member,
+            opts=opts,
+        )
     condition = (
         gcp.projects.IAMMemberConditionArgs(title=one.part, expression=one.condition)
         if one.condition

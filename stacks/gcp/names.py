@@ -20,7 +20,7 @@ HASH_LENGTH = 6
 
 NOT_BUILT = f"not-built-yet@sha256:{'0' * 64}"
 NO_URL = "https://not-made-yet.run.app"
-NO_TEMPLATE = "not-made-yet"
+NO_TEMPLATE = NO_JOB = "not-made-yet"
 
 
 def prefix(environment: Environment, placement: str = CLOUD) -> str:
@@ -64,6 +64,24 @@ def deployment(prefix_: str) -> str:
     digest = hashlib.sha256(prefix_.encode()).hexdigest()[:HASH_LENGTH]
     plain = prefix_.replace("-m-", "-").removesuffix("-m")[: LONGEST_DEPLOYMENT - HASH_LENGTH - 1]
     return f"{plain.rstrip('-')}-{digest}"
+
+
+LONGEST_JOB = 63
+"""Characters of a job's name, as the provider `cloud-run-jobs` takes it."""
+
+
+def job(deployment_: str, agent: str) -> str:
+    """Return the name of an agent's job; one that would be too long ends with a hash of the whole."""
+    name = f"{jobs(deployment_)}{agent}"
+    if len(name) <= LONGEST_JOB:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:HASH_LENGTH]
+    return f"{name[: LONGEST_JOB - HASH_LENGTH - 1].rstrip('-')}-{digest}"
+
+
+def jobs(deployment_: str) -> str:
+    """Return the first part of the names of a placement's jobs."""
+    return f"{deployment_}-j-"
 
 
 LONGEST_TEMPLATE = 54

@@ -20,12 +20,15 @@ MACHINES = (
     "compute.instances.delete",
     "compute.instances.get",
     "compute.instances.getGuestAttributes",
+    "compute.instances.resume",
     "compute.instances.setLabels",
     "compute.instances.setMetadata",
     "compute.instances.setServiceAccount",
     "compute.instances.setTags",
+    "compute.instances.suspend",
 )
-"""A session's VM is made, asked about and deleted. Its disk has its name."""
+"""A session's VM is made, asked about and deleted. Its disk has its name. One that waits for a session may be
+suspended, and resumed for it."""
 
 TEMPLATES = ("compute.instanceTemplates.get", "compute.instanceTemplates.useReadOnly")
 """A VM is made from its agent's template."""
@@ -44,15 +47,32 @@ ACT_AS = "roles/iam.serviceAccountUser"
 """A VM has its agent's service account; granted on these accounts alone."""
 
 
+JOBS = (
+    "run.executions.cancel",
+    "run.executions.delete",
+    "run.executions.get",
+    "run.executions.list",
+    "run.jobs.run",
+    "run.jobs.runWithOverrides",
+    "run.tasks.list",
+)
+"""A session's execution is run, asked about and cancelled, and deleted after its end; granted on the jobs
+alone."""
+
+EXECUTIONS = ("run.executions.cancel", "run.executions.get", "run.executions.list", "run.tasks.list")
+"""An execution is absent only if none of the region's jobs has it: its own may have left the settings. Google
+asks for that at the project."""
+
+
 @dataclass(frozen=True)
 class Grant:
     """A role for the dispatcher on one resource."""
 
     part: str
     """Tells the grants of a placement apart."""
-    on: Literal["project", "subnetwork", "account"]
+    on: Literal["project", "subnetwork", "account", "job"]
     resource: pulumi.Input[str]
-    """Id of the project, name of the subnet, or name of the account."""
+    """Id of the project, or name of the subnet, the account or the job."""
     role: pulumi.Input[str]
     project: str
     region: str

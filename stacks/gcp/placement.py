@@ -1,15 +1,15 @@
-"""A place for bots at Google Cloud: network, registry, images, and an instance template for each agent."""
+"""A place for bots at Google Cloud: network, registry, images, and a template or a job for each agent."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import pulumi
 import pulumi_gcp as gcp
 
+from dispatcher.machines.cloud_run_jobs.settings import CloudRunJobsPlacement as CloudRunJobsSettings
 from dispatcher.machines.compute_engine.settings import ComputeEnginePlacement as ComputeEngineSettings
 from dispatcher.machines.settings import PlacementSettings
 from dispatcher.settings import ENVIRONMENT_PREFIX, AgentSettings
@@ -17,27 +17,25 @@ from stacks.clouds import keys_of
 from stacks.core_config import CoreConfig
 from stacks.deployment import Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
-from stacks.gcp import apis, bindings, names, prices
+from stacks.gcp import apis, machines, names, prices
 from stacks.gcp.apis import Apis
+from stacks.gcp.bots import JOBS, Standing, bots
+from stacks.gcp.caller import Caller, caller
 from stacks.gcp.config import PROJECT_WORDS, GcpPlacementConfig
-from stacks.gcp.ending import BotMachines
 from stacks.gcp.images import images
-from stacks.gcp.logs import place
+from stacks.gcp.jobs import CONTAINER
 from stacks.gcp.network import Network, NetworkArgs
 from stacks.gcp.registry import Registry, RegistryArgs
-from stacks.gcp.sizes import MachineType, machine_type
-from stacks.gcp.templates import AgentMachine, BotTemplates, BotTemplatesArgs
+from stacks.gcp.sizes import job_size, machine_type
 from stacks.prices import Price
-from stacks.shared.environment import given
 from stacks.shared.images import Images
 from stacks.shared.settings import agents_at, own_name, url_for_machines
 
 PRICE_LIST = "Google's price list for us-central1 of 2026-11"
 
 CREDENTIALS_VARIABLE = f"{ENVIRONMENT_PREFIX}COMPUTE_ENGINE_CREDENTIALS_OF"
+JOBS_CREDENTIALS_VARIABLE = f"{ENVIRONMENT_PREFIX}CLOUD_RUN_JOBS_CREDENTIALS_OF"
 """Placement → the key of its service account, for a dispatcher that is not at Google Cloud."""
-
-WEBRTC = "webrtc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +62,40 @@ class GcpPlacement:
         machine_url = url_for_machines(site, names.CLOUD, name)
         called = names.prefix(environment, name)
         agents = agents_at(config, name)
-        for agent, of in agents.items():
-            _type(agent, of, keys)
-        _refuse_silence(config, agents, keys, path)
+        machines.check(config, agents, keys, path)
         built = {agent: of.image or names.NOT_BUILT for agent, of in agents.items()}
-        settings = ComputeEngineSettings(
-            provider="compute-engine",
-            project=keys.project,
-            zones=keys.zone_names,
-            draining_zones=keys.draining_zone_names,
-            templates=dict.fromkeys(agents, names.NO_TEMPLATE),
-            provisioning=keys.capacity,
-            deployment=names.deployment(called),
-            images=built,
-            machine_url=machine_url,
+        deployment = names.deployment(called)
+        jobs = {agent: built[agent] for agent, of in agents.items() if machines.is_job(of, keys)}
+        vms = {agent: image for agent, image in built.items() if agent not in jobs}
+        settings: dict[str, PlacementSettings] = {}
+        if vms:
+            settings[name] = ComputeEngineSettings(
+                provider="compute-engine",
+                project=keys.project,
+                zones=keys.zone_names,
+                draining_zones=keys.draining_zone_names,
+                templates=dict.fromkeys(vms, names.NO_TEMPLATE),
+                provisioning=keys.capacity,
+                deployment=deployment,
+                images=vms,
+                machine_url=machine_url,
+            )
+        if jobs:
+            settings[f"{name}{JOBS}"] = CloudRunJobsSettings(
+                provider="cloud-run-jobs",
+                project=keys.project,
+                region=keys.region,
+                jobs=dict.fromkeys(jobs, names.NO_JOB),
+                container=CONTAINER,
+                deployment=deployment,
+                images=jobs,
+                machine_url=machine_url,
+            )
+        # Without jobs all agents are at the one placement, as those of other clouds.
+        by_agent = {agent: (f"{name}{JOBS}" if agent in jobs else name,) for agent in agents} if jobs else {}
+        return PlannedBots(
+            name=name, cloud=names.CLOUD, keys=keys, settings=settings, by_agent=by_agent, images=built
         )
-        return PlannedBots(name=name, cloud=names.CLOUD, keys=keys, settings={name: settings}, images=built)
 
     def place(self, environment: Environment, planned: PlannedBots, site: Site) -> PlacedBots:
         keys = cast(GcpPlacementConfig, planned.keys)
@@ -88,53 +104,34 @@ class GcpPlacement:
         called = names.prefix(environment, planned.name)
         agents = agents_at(environment.config, planned.name)
         here = GcpSite.of(site) if own else _made(environment, planned, prefix, agents)
-        network = here.network
-        if network is None:
-            raise TypeError(f"the host made no network for its placement {planned.name}")
-        opts = pulumi.ResourceOptions(provider=here.provider)
         built = here.images.bots(agents, keys).agents
-        bots = BotTemplates(
-            f"{prefix}bots",
-            BotTemplatesArgs(
-                prefix=called,
-                deployment=names.deployment(called),
-                project=keys.project,
-                region=keys.region,
-                zones=[*keys.zone_names, *keys.draining_zone_names],
-                agents={agent: _machine(agent, of, keys, built[agent]) for agent, of in agents.items()},
-                network=network,
-                public=not keys.nat,
-                registry=here.registry,
-                disk_gb=keys.disk_gb,
-                spot=keys.capacity == "spot",
-                labels=environment.tags(),
-            ),
-            opts,
-        )
-        ending = BotMachines(
-            f"{prefix}machines",
-            project=keys.project,
-            zones=[*keys.zone_names, *keys.draining_zone_names],
-            deployment=names.deployment(called),
-            # Deleted before the subnet that the VMs are in.
-            opts=pulumi.ResourceOptions(depends_on=[bots, network]),
-        )
-        grants = [one.written() for one in bots.grants]
+        if here.network is None:
+            raise TypeError(f"the host made no network for its placement {planned.name}")
+        stand = Standing(here.provider, here.network, here.registry)
+        made = bots(environment, planned, prefix, stand, agents, built)
+        opts = pulumi.ResourceOptions(provider=here.provider)
         outside = site.cloud != names.CLOUD
-        caller = _caller(f"{prefix}dispatcher", called, keys.project, grants, opts) if outside else None
+        account = caller(f"{prefix}dispatcher", called, keys.project, made.grants, opts) if outside else None
         return PlacedBots(
             planned=planned,
-            settings={planned.name: _settings(planned, bots, built)},
+            settings=made.settings,
             images=built,
-            secrets={CREDENTIALS_VARIABLE: {planned.name: caller.key}} if caller else {},
-            permissions=grants,
-            needed=[*here.images.built, *(caller.granted if caller else ())],
-            swept=[ending],
-            logs=[place(keys.project, names.deployment(called))],
+            secrets=_credentials(planned, account) if account else {},
+            permissions=made.grants,
+            needed=[*here.images.built, *(account.granted if account else ())],
+            swept=made.swept,
+            logs=made.logs,
         )
 
     def price(self, environment: Environment, planned: PlannedBots, agent: AgentSettings) -> Price:
         keys = cast(GcpPlacementConfig, planned.keys)
+        if machines.is_job(agent, keys):
+            job = job_size(agent.cpu, agent.memory_mb)
+            return Price(
+                prices.job_second(job.cpu, job.memory_mb),
+                f"a Cloud Run job with {job.cpu} vCPU and {job.memory_mb} MB, by {PRICE_LIST}, at least "
+                f"{prices.LEAST_SECONDS} s; without media and AI services",
+            )
         size = machine_type(agent.cpu, agent.memory_mb, keys.machine_type)
         spot = keys.capacity == "spot"
         second = prices.machine_second(
@@ -156,7 +153,7 @@ def path_of(config: CoreConfig, name: str) -> str:
 def network_args(environment: Environment, name: str) -> NetworkArgs:
     """Return a placement's network as its keys have it."""
     keys = cast(GcpPlacementConfig, keys_of(environment.config, name))
-    over_webrtc = any(WEBRTC in of.transports for of in agents_at(environment.config, name).values())
+    over_webrtc = any(machines.WEBRTC in of.transports for of in agents_at(environment.config, name).values())
     return NetworkArgs(
         prefix=names.prefix(environment, name),
         project=keys.project,
@@ -195,87 +192,7 @@ def _made(
     )
 
 
-def _refuse_silence(
-    config: CoreConfig, agents: Mapping[str, AgentSettings], keys: GcpPlacementConfig, path: str
-) -> None:
-    """Refuse calls that would connect and carry no sound. Raises ConfigError."""
-    if not keys.nat or config.turn_urls or config.ice_servers:
-        return
-    for agent, of in agents.items():
-        if WEBRTC in of.transports:
-            raise ConfigError(
-                f"{path}.nat: true is refused, since the agent {agent!r} offers webrtc, and callers do not "
-                "reach a VM without a public address; allowed: nat: false, or TURN servers by turnUrls or "
-                "iceServers"
-            )
-
-
-def _type(agent: str, of: AgentSettings, keys: GcpPlacementConfig) -> MachineType:
-    """Return the agent's machine type. Raises ConfigError if there is none that large."""
-    try:
-        return machine_type(of.cpu, of.memory_mb, keys.machine_type)
-    except ValueError as error:
-        raise ConfigError(f"switchboard:agents.{agent}: {error}") from None
-
-
-def _machine(
-    agent: str, of: AgentSettings, keys: GcpPlacementConfig, image: pulumi.Input[str]
-) -> AgentMachine:
-    return AgentMachine(
-        image=image,
-        built=of.image is None,
-        machine_type=_type(agent, of, keys).name,
-        memory_mb=of.memory_mb,
-        variables=given(of.env),
-        udp_ports=keys.udp_ports if WEBRTC in of.transports else None,
-    )
-
-
-def _settings(
-    planned: PlannedBots, bots: BotTemplates, built: Mapping[str, pulumi.Output[str]]
-) -> pulumi.Output[PlacementSettings]:
-    """Return the placement's settings with what the stack made."""
-    (stand_in,) = planned.settings.values()
-
-    def made(found: dict[str, object]) -> PlacementSettings:
-        return stand_in.model_copy(update=found)
-
-    return pulumi.Output.all(
-        templates=pulumi.Output.all(**bots.references()), images=pulumi.Output.all(**built)
-    ).apply(made)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """A dispatcher outside Google Cloud, as it is known there."""
-
-    key: pulumi.Output[str]
-    """The account's key, as JSON."""
-    granted: Sequence[pulumi.Resource]
-
-
-def _caller(
-    name: str,
-    prefix: str,
-    project: str,
-    grants: Sequence[Mapping[str, Any]],
-    opts: pulumi.ResourceOptions,
-) -> Caller:
-    """Describe a service account with a key for a dispatcher elsewhere.
-
-    The key never expires. Workload identity federation would do without one; it needs a pool that trusts the
-    dispatcher's cloud, which this stack does not make.
-    """
-    account = gcp.serviceaccount.Account(
-        f"{name}-account",
-        project=project,
-        account_id=names.account(prefix, "dispatcher"),
-        display_name=f"Switchboard {prefix}: the dispatcher",
-        opts=opts,
-    )
-    key = gcp.serviceaccount.Key(f"{name}-key", service_account_id=account.name, opts=opts)
-    granted = [bindings.grant(name, account.member, one, opts) for one in grants]
-    return Caller(
-        pulumi.Output.secret(key.private_key.apply(lambda text: base64.b64decode(text).decode())),
-        granted,
-    )
+def _credentials(planned: PlannedBots, account: Caller) -> dict[str, Mapping[str, pulumi.Input[str]]]:
+    """Return the secret variables of a dispatcher elsewhere."""
+    variables = {"compute-engine": CREDENTIALS_VARIABLE, "cloud-run-jobs": JOBS_CREDENTIALS_VARIABLE}
+    return {variables[of.provider]: {name: account.key} for name, of in planned.settings.items()}

@@ -61,6 +61,11 @@ def machine_second(
     return (hour + disk_gb * DISK_GB.usd / HOURS + way_out) / 3600
 
 
+def job_second(cpu: int, memory_mb: int) -> float:
+    """Return the USD of a running execution of a Cloud Run job and second."""
+    return cpu * RUN_VCPU.usd + memory_mb / 1024 * RUN_GB.usd
+
+
 @dataclass(frozen=True)
 class Idle:
     """What of a stack runs without a call."""

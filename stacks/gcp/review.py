@@ -35,6 +35,7 @@ BINDING = re.compile(r"gcp:.*iam(Member|Binding|Policy)", re.IGNORECASE)
 SECRET_TYPE = "gcp:secretmanager/secret:Secret"  # noqa: S105 - a type
 DATABASE, SERVICE = "gcp:sql/databaseInstance:DatabaseInstance", "gcp:cloudrunv2/service:Service"
 KEY = "gcp:serviceaccount/key:Key"
+JOB = "gcp:cloudrunv2/job:Job"
 FIREWALL, TEMPLATE = (
     "gcp:compute/firewall:Firewall",
     "gcp:compute/regionInstanceTemplate:RegionInstanceTemplate",
@@ -69,6 +70,8 @@ REASONS: Mapping[Sequence[str], str] = {
     permissions.MACHINES: "A session's VM, with its disk, is made, asked about and deleted.",
     permissions.TEMPLATES: "A VM is made from its agent's template.",
     permissions.LOOKS: "The orphan scan lists VMs; Google takes no condition on a name for that.",
+    permissions.JOBS: "A session's execution is run, asked about, cancelled, and deleted after its end.",
+    permissions.EXECUTIONS: "An execution is absent only if no job of the region has it.",
     permissions.SUBNET: "A VM is in this subnet.",
 }
 """Permissions of a custom role → why the stack grants them."""
@@ -134,7 +137,7 @@ class GcpReview(Review):
         return found
 
     def egress(self, graph: Graph) -> Sequence[str]:
-        if not graph.of(TEMPLATE, SERVICE):
+        if not graph.of(TEMPLATE, JOB, SERVICE):
             return ()
         return ["bots and the dispatcher: anywhere on the internet"]
 
@@ -165,6 +168,10 @@ class GcpReview(Review):
             )
             for one in graph.of(SERVICE)
             for container in one.inputs["template"]["containers"]
+        ] + [
+            Runs(one.name, container["image"], {})
+            for one in graph.of(JOB)
+            for container in one.inputs["template"]["template"]["containers"]
         ]
 
     def idle(self, graph: Graph) -> Sequence[Cost]:
@@ -191,7 +198,11 @@ class GcpReview(Review):
 
     def start(self) -> Sequence[Wait]:
         source = "no published figure: boot of Container-Optimized OS, pull of the image; not measured by us"
-        return [Wait("a VM: boot, image, container, bot", 30, 90, source)]
+        jobs = "5 to 15 s in reports, no published figure; not measured by us"
+        return [
+            Wait("a VM: boot, image, container, bot", 30, 90, source),
+            Wait("a job's execution: image, container, bot", 5, 15, jobs),
+        ]
 
 
 def _agent(environment: Environment, secret: str) -> str:
@@ -262,6 +273,10 @@ def _vm(inputs: Mapping[str, Any]) -> str:
     return f"{inputs['machineType']}, {inputs['scheduling']['provisioningModel'].lower()}, {way}"
 
 
+def _job(limits: Mapping[str, str]) -> str:
+    return f"{limits['cpu']} vCPU, {limits['memory'].removesuffix('Mi')} MB, one task, no retries"
+
+
 FACTS = {
     "gcp:projects/service:Service": lambda i: i["service"],
     ACCOUNT: lambda i: i["accountId"],
@@ -277,6 +292,7 @@ FACTS = {
     ),
     SERVICE: lambda i: f"{int(i['template']['scaling']['minInstanceCount'])} instances always",
     TEMPLATE: _vm,
+    JOB: lambda i: _job(i["template"]["template"]["containers"][0]["resources"]["limits"]),
     SECRET_TYPE: lambda i: i["secretId"],
     "gcp:monitoring/alertPolicy:AlertPolicy": lambda i: i["displayName"].partition(": ")[2],
 }

@@ -1,4 +1,4 @@
-"""Machine types for bots: the E2 family, its sizes, and the choice of one for an agent.
+"""Sizes of bots' machines. Machine types: the E2 family, its sizes, and the choice of one for an agent.
 
 E2 is the cheapest general-purpose family, is in every region, and can be suspended ("E2 machine series" of
 Compute Engine's documentation). It has no type with a whole core of its own below two vCPUs: e2-medium has
@@ -67,3 +67,35 @@ def machine_type(cpu: float, memory_mb: int, wanted: str = "") -> MachineType:
         )
         raise ValueError(f"cpu {cpu:g} with memory_mb {memory_mb} is refused; allowed: {allowed}")
     return fit[0]
+
+
+LEAST_JOB_MB = 512
+
+
+@dataclass(frozen=True)
+class JobSize:
+    """The size of a Cloud Run job's container."""
+
+    cpu: int
+    memory_mb: int
+
+
+JOB_CPUS: dict[int, int] = {1: 4096, 2: 8192, 4: 16384, 6: 24576, 8: 32768}
+"""vCPUs that a job may have → the most MiB with them ("Configure CPU limits", "Configure memory limits" of
+Cloud Run's documentation)."""
+
+
+def job_size(cpu: float, memory_mb: int) -> JobSize:
+    """Return the size of an agent's job: the fewest vCPUs with its memory.
+
+    Raises:
+        ValueError: It would be too large.
+    """
+    for count, most in JOB_CPUS.items():
+        if count >= cpu and memory_mb <= most:
+            return JobSize(count, max(memory_mb, LEAST_JOB_MB))
+    largest = max(JOB_CPUS)
+    raise ValueError(
+        f"cpu {cpu:g} with memory_mb {memory_mb} is refused; allowed: at most {largest} vCPU with "
+        f"{JOB_CPUS[largest]} MB, as a Cloud Run job has, or machines: vm"
+    )

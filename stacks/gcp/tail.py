@@ -27,6 +27,9 @@ POLL_SECONDS = 5.0
 SESSION_SECONDS = 30 * 86400.0
 """Part of one session's log that is shown: Cloud Logging keeps lines for 30 days by default."""
 
+EXECUTION_LABEL = "run.googleapis.com/execution_name"
+"""Label of an execution's lines ("View logs in Cloud Logging" of Cloud Run's documentation)."""
+
 PAGE = 1000
 """Most lines of a page; the API's limit."""
 
@@ -55,7 +58,7 @@ class Tail:
         self._begin = now() - before
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield VM and line of what has come since the last call. Raises GcpError."""
+        """Yield VM or execution, and line, of what has come since the last call. Raises GcpError."""
         begin = datetime.fromtimestamp(self._begin, UTC).isoformat()
         asked: dict[str, Any] = {
             "resourceNames": [f"projects/{self._project}"],
@@ -69,7 +72,7 @@ class Tail:
             for entry in page.get("entries", ()):
                 key = (entry.get("timestamp", ""), entry.get("insertId", ""))
                 if self._seen.is_new(key):
-                    yield _vm(entry), _text(entry)
+                    yield _machine(entry), _text(entry)
             if not (more := page.get("nextPageToken", "")):
                 break
             asked["pageToken"] = more
@@ -82,8 +85,11 @@ def _payload(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _vm(entry: Mapping[str, Any]) -> str:
-    """Return the VM of a line of Docker's driver `gcplogs`; empty for others."""
+def _machine(entry: Mapping[str, Any]) -> str:
+    """Return the VM of a line of Docker's driver `gcplogs`, or the execution of a job's; empty for others."""
+    labels = entry.get("labels")
+    if isinstance(labels, Mapping) and (execution := labels.get(EXECUTION_LABEL)):
+        return str(execution)
     instance = _payload(entry).get("instance")
     return str(instance.get("name", "")) if isinstance(instance, Mapping) else ""
 
@@ -127,7 +133,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--project", required=True)
     parser.add_argument("--filter", required=True, help="in Cloud Logging's query language")
     parser.add_argument("--session", action="store_true", help="begin with all that is kept")
-    parser.add_argument("--vms", action="store_true", help="put the VM before each line")
+    parser.add_argument("--vms", action="store_true", help="put the VM or execution before each line")
     parser.add_argument("--once", action="store_true", help="print what there is, and end")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _print(options))

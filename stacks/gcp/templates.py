@@ -13,6 +13,7 @@ import pulumi
 import pulumi_gcp as gcp
 
 from stacks.gcp import names, permissions
+from stacks.gcp.identity import identity
 from stacks.gcp.network import Network
 from stacks.gcp.permissions import Grant
 from stacks.gcp.registry import Registry
@@ -102,14 +103,10 @@ class BotTemplates(pulumi.ComponentResource):
     ) -> tuple[gcp.serviceaccount.Account, gcp.compute.RegionInstanceTemplate]:
         name, args = f"{self._name}-{agent}", self._args
         labels = {**args.labels, "agent": agent}
-        account = gcp.serviceaccount.Account(
-            f"{name}-account",
-            project=args.project,
-            account_id=names.account(args.prefix, agent),
-            display_name=f"Switchboard {args.prefix}: VMs of the agent {agent}",
-            opts=self._within,
-        )
-        ready = self._permissions(name, account, machine)
+        registry = args.registry if machine.built else None
+        words = f"VMs of the agent {agent}"
+        own = identity(name, args.prefix, args.project, args.region, agent, registry, words, self._within)
+        account, ready = own.account, list(own.granted)
         version: pulumi.Input[str] = ""
         if machine.variables:
             secret = Secret(
@@ -128,35 +125,6 @@ class BotTemplates(pulumi.ComponentResource):
             ready += secret.written
         template = self._template(name, agent, machine, account, version, ready, labels)
         return account, template
-
-    def _permissions(
-        self, name: str, account: gcp.serviceaccount.Account, machine: AgentMachine
-    ) -> list[pulumi.Resource]:
-        """Describe what an agent's VMs may do. The bot's own process may do none of it."""
-        args = self._args
-        granted: list[pulumi.Resource] = [
-            gcp.projects.IAMMember(
-                f"{name}-writes-logs",
-                project=args.project,
-                # A role on a project alone: there is none for a single log.
-                role="roles/logging.logWriter",
-                member=account.member,
-                opts=self._within,
-            )
-        ]
-        if machine.built and args.registry is not None:
-            granted.append(
-                gcp.artifactregistry.RepositoryIamMember(
-                    f"{name}-pulls-images",
-                    project=args.project,
-                    location=args.region,
-                    repository=args.registry.images.name,
-                    role="roles/artifactregistry.reader",
-                    member=account.member,
-                    opts=self._within,
-                )
-            )
-        return granted
 
     def _template(
         self,

@@ -72,6 +72,7 @@ GIVEN: dict[str, dict[str, Any]] = {
         "region": "europe-west4",
         "zones": ["b"],
         "drainingZones": ["f"],
+        "machines": "job",
         "machineType": "e2-standard-8",
         "capacity": "spot",
         "diskGb": 30,

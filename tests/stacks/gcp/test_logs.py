@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from stacks.gcp.ending import GcpError
+from stacks.gcp.logs import GcpLogs
 from stacks.gcp.tail import MOST_PAGES, Entries, Tail
 from stacks.log_commands import tool_of
 from stacks.log_sources import Source
@@ -108,6 +109,33 @@ def test_session_has_its_own_vm_and_the_dispatchers_lines_about_it() -> None:
     (source,) = tool.bots(SESSION, first=True, once=True)
     assert (source.name, source.words[-2:]) == (f"m-{SESSION}", ["--session", "--once"])
     assert f'"^prod-m-{SESSION}"' in filter_of(source)
+
+
+def test_session_without_a_vm_has_the_lines_of_its_executions() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def find(*words: str) -> list[str]:
+        asked.append(words)
+        return ["prod-j-phone-x7k2p"]
+
+    tool = GcpLogs(LOG.split(), ["voice-1234:us-central1/prod"], find)
+    (source,) = tool.bots(SESSION, first=True, once=True)
+    assert asked == [("voice-1234", "us-central1", "prod", f"m-{SESSION}")]
+    assert source.name == f"m-{SESSION}"
+    assert filter_of(source).endswith('"run.googleapis.com/execution_name"="prod-j-phone-x7k2p"')
+    (every,) = tool.bots("", first=True, once=True)
+    assert filter_of(every).endswith('resource.labels.job_name=~"^prod-j-"')
+
+
+def test_line_of_an_execution_is_shown_with_its_name() -> None:
+    logging = Logging()
+    logging.write(1, "", "")
+    logging.entries[0].pop("jsonPayload")
+    logging.entries[0] |= {
+        "textPayload": "hello",
+        "labels": {"run.googleapis.com/execution_name": "prod-j-phone-x7k2p"},
+    }
+    assert list(tail(logging).lines()) == [("prod-j-phone-x7k2p", "hello")]
 
 
 def test_bots_of_a_host_elsewhere_are_shown_too() -> None:
