@@ -66,9 +66,9 @@ class GcpPlacementConfig(ImageKeys):
     """Machine type of all agents. By default each agent gets the cheapest type of the E2 family that has its
     `cpu` and `memoryMb`."""
     machines: Literal["auto", "vm", "job"] = "auto"
-    """Machines of bots. `vm`: a VM of Compute Engine for each session. `job`: an execution of a Cloud Run job,
-    which starts sooner and carries no UDP, so agents that offer `webrtc` or `daily` are refused. `auto`: jobs
-    for agents that offer neither, and VMs for all others."""
+    """Machines of bots. `vm`: a VM of Compute Engine for each session. `job`: an execution of a Cloud Run
+    job, which starts sooner and carries no UDP, so agents that offer `webrtc` or `daily` are refused. `auto`:
+    jobs for agents that offer neither, and VMs for all others."""
     capacity: Literal["standard", "spot"] = "standard"
     """Capacity of bots' VMs. Google may end a VM on `spot` in the middle of a call, 30 seconds after a
     notice."""

@@ -38,8 +38,9 @@ def check(
         if silent := [one for one in of.transports if one in OVER_UDP]:
             raise ConfigError(
                 f"{path}.machines: 'job' is refused, since the agent {agent!r} offers "
-                f"{' and '.join(silent)}, whose audio travels over UDP, and Cloud Run carries none that a call "
-                "could rely on: callers would hear nothing; allowed: auto or vm, or an agent without these transports"
+                f"{' and '.join(silent)}, whose audio travels over UDP, and Cloud Run carries none that a "
+                "call could rely on: callers would hear nothing; allowed: auto or vm, or an agent without "
+                "these transports"
             )
     _refuse_silence(config, agents, keys, path)
 

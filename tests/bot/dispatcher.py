@@ -81,6 +81,11 @@ class Dispatcher:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    def cut(self) -> None:
+        """End the connection without a word, as a proxy does at the limit on a request."""
+        assert self._connection is not None
+        self._connection.transport.abort()
+
     async def start(self) -> None:
         """Serve, on the same port as before if it served before."""
         self._server = await serve(

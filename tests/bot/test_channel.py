@@ -132,6 +132,27 @@ async def test_after_a_break_it_says_hello_again_and_then_what_it_could_not_say(
         assert heartbeat == scene.owner.heartbeat()
 
 
+async def test_limit_of_an_hour_on_a_request_costs_a_moment_and_no_message():
+    """Cloud Run ends every request after 60 minutes, the channel's WebSocket too."""
+    async with dispatcher() as served, Scene(served) as scene:
+        await served.wait_for(Heartbeat)
+        scene.owner.phase = "active"
+        for hour in range(3):
+            scene.time.seconds += 3600
+            before = len(served.heard)
+            served.cut()
+            await until(lambda: not scene.channel.connected)
+            scene.channel.send(latency(hour))
+            await served.wait_for(Heartbeat, after=before)
+
+            hello, said, _ = served.heard[before:]
+            assert isinstance(hello, Hello)
+            assert (hello.phase, said) == ("active", latency(hour))
+        # One attempt each time, and well within what a missed heartbeat takes.
+        assert scene.time.slept == [FIRST_BACKOFF_SECONDS] * 3
+        assert served.close_codes == []
+
+
 async def test_attempts_back_off_and_a_connection_that_stood_starts_over():
     async with dispatcher() as served, Scene(served) as scene:
         await served.wait_for(Heartbeat)
