@@ -31,7 +31,7 @@ from bot.protocol import (
 USAGE_ERROR = 2
 """Exit status for arguments that cannot be used, as Unix commands have it."""
 
-_MACHINE = ("protocol", "machine_id", "dispatcher")
+_MACHINE = ("protocol", "machine_id", "dispatcher", "max_wait")
 _SESSION_ARGUMENTS = ("session_id", "agent", "transport", "max_duration")
 
 
@@ -48,7 +48,10 @@ class Arguments:
     """The dispatcher's URL, without a slash at the end."""
     assignment: Assignment | None
     is_told_of_room: bool = False
-    """True if the session has a room and the dispatcher says when the room exists."""
+    """True if the dispatcher says when the bot may run: the session has a room, or the machine waits in the
+    reserve."""
+    max_wait: float | None = None
+    """Limit on the wait for a session, in seconds; None unless the machine is of the reserve."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,14 @@ def parse(arguments: Sequence[str]) -> Arguments:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown and parsed.protocol <= PROTOCOL_VERSION:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    has_room = parsed.room_url is not None
-    return Arguments(parsed.machine_id, parsed.dispatcher, _assignment(parsed), is_told_of_room=has_room)
+    assignment = _assignment(parsed)
+    if parsed.max_wait is not None and assignment is not None:
+        parser.error("argument --max-wait is not allowed with --session-id: the machine has its session")
+    # A machine of the reserve is told whatever its session's transport.
+    is_told = parsed.room_url is not None or parsed.max_wait is not None
+    return Arguments(
+        parsed.machine_id, parsed.dispatcher, assignment, is_told_of_room=is_told, max_wait=parsed.max_wait
+    )
 
 
 def read_variables(environment: MutableMapping[str, str]) -> Variables:
@@ -216,6 +225,7 @@ def _parser() -> _Parser:
     add("--protocol", type=_protocol, default=PROTOCOL_VERSION, help="the dispatcher's protocol version")
     add("--machine-id", required=True, type=_text, help="this machine's id")
     add("--dispatcher", required=True, type=_url, help="the dispatcher's URL")
+    add("--max-wait", type=_seconds, metavar="SECONDS", help="wait in the reserve, so long at most")
     add("--session-id", type=_text, help="the session to serve; without it the machine waits for one")
     add("--agent", type=_text, help="the session's agent")
     add("--transport", type=_text, help="webrtc, daily, …")

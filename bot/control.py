@@ -33,6 +33,7 @@ from bot.protocol import (
     PROTOCOL_VERSION,
     Acknowledge,
     Assign,
+    Assigned,
     Assignment,
     ClientConnected,
     ClientDisconnected,
@@ -98,7 +99,11 @@ class Commands(Protocol):
 
 
 class Control:
-    """Public methods may be called from any thread, and return at once."""
+    """Public methods may be called from any thread, and return at once.
+
+    Args:
+        max_wait: For a machine of the reserve, the limit on its wait for a session, in seconds.
+    """
 
     def __init__(
         self,
@@ -110,6 +115,7 @@ class Control:
         clock: ProcessClock,
         limits: Limits,
         health_file: Path | None = None,
+        max_wait: float | None = None,
     ) -> None:
         self._machine_id = machine_id
         self._dispatcher = dispatcher
@@ -119,6 +125,9 @@ class Control:
         self._clock = clock
         self._limits = limits
         self._health_file = health_file
+        self._max_wait = max_wait
+        self._may_run = max_wait is None
+        """False for a machine of the reserve until its session is certainly its own."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="switchboard-control", daemon=True)
         self._answers = Answers()
@@ -203,6 +212,7 @@ class Control:
             case Assign(assignment=assignment):
                 self._assign(assignment)
             case RoomOpen():
+                self._may_run = True
                 self._commands.room_open()
             case Request() as request:
                 if self._answers.is_new(request):
@@ -216,7 +226,7 @@ class Control:
                     self._leave(0)
 
     def unconnected(self, seconds: float) -> None:
-        if seconds >= self._limits.room:
+        if seconds >= self._limits.room and self._may_run:
             self._commands.room_open()
         if seconds < self._limits.unreachable or self._phase not in _BEFORE_A_CALL:
             return
@@ -242,6 +252,8 @@ class Control:
             self._alive = asyncio.create_task(beat(self._health_file))
         if self._started_with is not None:
             self._assign(self._started_with)
+        if self._max_wait is not None:
+            self._loop.call_later(self._max_wait, self._wait_no_longer, self._max_wait)
         try:
             await self._channel.run()
         except Refused as refusal:
@@ -256,14 +268,28 @@ class Control:
             self._answers.keep(message)
         self._channel.send(message)
 
+    def _wait_no_longer(self, seconds: float) -> None:
+        if self._assignment is None:
+            self._stop("stopped", f"No session came within {seconds:g} s.")
+
     def _assign(self, assignment: Assignment) -> None:
         if self._assignment is not None:
             if self._assignment.session_id != assignment.session_id:
                 logger.error(
                     f"session {assignment.session_id} is refused: {self._assignment.session_id} is served"
                 )
+            else:
+                self._say_assigned(assignment)
+            return
+        if self._requested is not None or self._outcome is not None:
+            logger.error(f"session {assignment.session_id} is refused: this machine ends")
             return
         self._assignment = assignment
+        if self._max_wait is not None:
+            self._clock.restart()
+            before = self._timings.model_dump(exclude_none=True)
+            self._timings = Timings(**dict.fromkeys(before, 0.0))
+        self._say_assigned(assignment)
         seconds = assignment.max_duration_seconds
         text = f"The session reached its maximum duration of {seconds:g} s."
         self._loop.call_later(seconds, self._stop, "max_duration", text)
@@ -271,6 +297,10 @@ class Control:
         last = seconds + limits.grace + limits.acknowledge + limits.exit_hooks + limits.last_resort
         faulthandler.dump_traceback_later(last, exit=True, file=sys.__stderr__ or 2)
         self._commands.assign(assignment)
+
+    def _say_assigned(self, assignment: Assignment) -> None:
+        if self._max_wait is not None:
+            self._channel.send(Assigned(session_id=assignment.session_id))
 
     def _set_phase(self, phase: Phase) -> None:
         if phase == self._phase or self._phase == "ending":

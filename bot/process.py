@@ -29,7 +29,8 @@ def age_seconds() -> float:
 
 
 class ProcessClock:
-    """Milliseconds since the process began, Python's own start-up included; a week at most.
+    """Milliseconds since the process began, Python's own start-up included, or since a restart; a week at
+    most.
 
     Args:
         age: The process's age in seconds, as far as the system knows.
@@ -41,6 +42,10 @@ class ProcessClock:
     ) -> None:
         self._monotonic = monotonic
         self._began = monotonic() - age()
+
+    def restart(self) -> None:
+        """Count from now on: a machine of the reserve begins with its session."""
+        self._began = self._monotonic()
 
     def milliseconds(self) -> float:
         return protocol.milliseconds((self._monotonic() - self._began) * 1000)

@@ -11,6 +11,7 @@ The machine opens `{dispatcher}/v1/machines/channel` with `Authorization: Bearer
     client-disconnected                       room-open     the session's room is there
     latency            first word, turns      acknowledge   `ended` is on record, the process may exit
     response           to a request
+    assigned           it serves that session
     ended              last word, with reason
 
 A machine reconnects with backoff and says `hello` again with the phase it is in, so that a dispatcher that
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from bot.confinement import Confinement
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised when a message or an argument is added or changes its meaning.
 
 Dispatcher and bot image are deployed one after the other, and a session outlives a deployment: each side
@@ -40,6 +41,10 @@ know.
 
 MACHINE_STOPPED_SINCE = 4
 """The first version whose dispatcher knows the reason `machine_stopped`."""
+
+RESERVE_SINCE = 5
+"""The first version whose machines say `assigned`, and wait for `room-open` before their bot runs: only those
+may wait in the reserve."""
 
 CHANNEL_PATH = "/v1/machines/channel"
 SOCKET_PATH = "/v1/machines/socket"
@@ -149,13 +154,20 @@ class Assignment(Message):
     for its session has it in `TRACEPARENT_VARIABLE`."""
 
 
-def entrypoint_arguments(machine_id: str, dispatcher: str, assignment: Assignment | None) -> list[str]:
+def entrypoint_arguments(
+    machine_id: str, dispatcher: str, assignment: Assignment | None, max_wait_seconds: float | None = None
+) -> list[str]:
     """Return the arguments of `python -m bot` for a machine; `bot/runtime.py` parses exactly these.
 
     Without an assignment the machine waits for one over the channel: a machine of the reserve, or one whose
     session's body is over `MAX_ARGUMENT_BODY_BYTES`.
+
+    Args:
+        max_wait_seconds: For a machine of the reserve, the limit on its wait for a session.
     """
     arguments = ["--protocol", str(PROTOCOL_VERSION), "--machine-id", machine_id, "--dispatcher", dispatcher]
+    if max_wait_seconds is not None:
+        arguments += ["--max-wait", str(max_wait_seconds)]
     if assignment is None:
         return arguments
     arguments += [
@@ -208,7 +220,8 @@ class Timings(Message):
     """The phases of a start, in milliseconds since the machine's process began; None for one that has not
     happened.
 
-    A process of the reserve began long before its session did. Each `hello` repeats them all.
+    A process of the reserve began long before its session did: its times count from the assignment. Each
+    `hello` repeats them all.
     """
 
     connected: Milliseconds | None = None
@@ -288,6 +301,17 @@ class Response(Message):
     that arrived."""
 
 
+class Assigned(Message):
+    """The answer of a machine of the reserve to `assign`: it serves that session.
+
+    Its bot runs once `room-open` has come. Until then the dispatcher may have given the session to another
+    machine, and says `stop` instead: of two machines one bot runs.
+    """
+
+    type: Literal["assigned"] = "assigned"
+    session_id: str
+
+
 class Ended(Message):
     """The machine's last message, sent again after a reconnect until it is acknowledged."""
 
@@ -354,7 +378,9 @@ class Stop(Message):
 class RoomOpen(Message):
     """Sent to a machine that was started with its session: the room exists, and the bot may join it.
 
-    Room and machine are requested at the same time. `assign` is sent only once the room exists.
+    Room and machine are requested at the same time. `assign` is sent only once the room exists; to a machine
+    of the reserve it is sent before. Such a machine hears `room-open` whatever its transport, once it has
+    `assigned` the session and that is on record.
     """
 
     type: Literal["room-open"] = "room-open"
@@ -404,7 +430,7 @@ class Launched(Message):
 
 
 FromMachine = Annotated[
-    Hello | Heartbeat | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
+    Hello | Heartbeat | Assigned | Ready | ClientConnected | ClientDisconnected | Latency | Response | Ended,
     Field(discriminator="type"),
 ]
 FromDispatcher = Annotated[

@@ -79,6 +79,7 @@ def run(arguments: Arguments, variables: Variables, limits: Limits) -> NoReturn:
         clock=clock,
         limits=limits,
         health_file=variables.health_file,
+        max_wait=arguments.max_wait,
     )
     session = Session(
         loop,

@@ -32,10 +32,19 @@ STAGE_PREFIX = "machine_"
 
 
 class MachineState(StrEnum):
-    """A machine's state at its provider. `started` does not mean that its bot is ready."""
+    """A machine's state. `started` does not mean that its bot is ready.
+
+    Only machines of the reserve have the four in between: `idle` (waits for a session), `claimed` (a session
+    has it, and it has not said yet that it serves it), `assigned` (it serves its session), `retired` (it is
+    being ended, without a session). Providers tell only the other three.
+    """
 
     requested = "requested"
     started = "started"
+    idle = "idle"
+    claimed = "claimed"
+    assigned = "assigned"
+    retired = "retired"
     gone = "gone"
 
 
@@ -102,7 +111,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine of a session."""
+    """The machine of a session, or of the reserve."""
 
     id: str
     session_id: str | None
@@ -117,7 +126,13 @@ class Machine:
     create_by: float | None = None
     """Time after which nobody requests the machine."""
     launcher: str | None = None
-    """The replica that requests the machine, and its session's room."""
+    """The replica that requests the machine, and its session's room; for a `claimed` one, that assigns it."""
+    agent: str | None = None
+    """The agent that a machine of the reserve was made for; None for one that was made for its session."""
+    revision: str | None = None
+    """Fingerprint of all that such a machine was made from."""
+    seen_at: float | None = None
+    """Time when such a machine said first that it waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
     queued             asked for, by whom          client-connected     somebody is there
     starting           a machine is asked for      client-disconnected  and gone again; may come back
-    placement-changed  another one is asked        stop-requested       by whom
+    from-reserve       a machine waited for it     stop-requested       by whom
+    cold-start         none did, and why
+    placement-changed  another one is asked
     machine-started    the provider says so
     machine-startup    where its time went         ended, failed        with the reason in words
     phase              what the machine does
@@ -28,6 +30,8 @@ Kind = Literal[
     "queued",
     "starting",
     "placement-changed",
+    "from-reserve",
+    "cold-start",
     "machine-started",
     "machine-startup",
     "phase",
@@ -123,6 +127,23 @@ def orphan_stopped(machine_id: str, placement: str, session: Session, cause: Cau
     """Return the event of a machine that runs where the session, by its row, has none."""
     message = f"A machine {machine_id} was found at {placement}, where this session has none; it is ended."
     return Event("orphan-stopped", cause.at, cause.actor, session.state, session.phase, message)
+
+
+def from_reserve(machine: Machine, session: Session, cause: Cause) -> Event:
+    """Return the event of a session that gets a machine of the reserve."""
+    waited = cause.at - (machine.seen_at if machine.seen_at is not None else cause.at)
+    message = f"From the reserve: the machine {machine.id} has waited for {waited:.0f} s and is assigned."
+    return Event("from-reserve", cause.at, cause.actor, session.state, session.phase, message)
+
+
+def cold_start(why: str, session: Session, cause: Cause) -> Event:
+    """Return the event of a session that gets a new machine although its agent has a reserve.
+
+    Args:
+        why: The reason, as a sentence.
+    """
+    message = f"Cold: {why} The machine {session.machine_id} is asked for."
+    return Event("cold-start", cause.at, cause.actor, session.state, session.phase, message)
 
 
 def room_event(message: str, session: Session, cause: Cause) -> Event | None:

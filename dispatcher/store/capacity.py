@@ -164,6 +164,12 @@ def lock_loads(connection: sa.Connection, agent: str | None, limits: Limits) -> 
     return {agent: Load(row["live"], row["queued"])}
 
 
+def lock_agent(connection: sa.Connection, agent: str) -> None:
+    """Lock the agent's row: nobody else admits a session of it, or adds to its reserve, meanwhile."""
+    _ensure(connection, agent)
+    connection.execute(sa.select(loads).where(loads.c.agent == agent).with_for_update())
+
+
 def _ensure(connection: sa.Connection, agent: str) -> None:
     if connection.scalar(sa.select(sa.exists().where(loads.c.agent == agent))):
         return

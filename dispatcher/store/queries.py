@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from dispatcher.domain.listing import Cursor, Filter
 from dispatcher.domain.model import LIVE, Machine, MachineState, Session
+from dispatcher.domain.reserve import WAITING, is_of_reserve
 from dispatcher.store import rows
 from dispatcher.store.tables import machines, sessions
 
@@ -144,15 +145,21 @@ _THEIRS = sessions.c.machine_id == machines.c.id
 # well would take several times as long, on the core of the starts. Lists of it come as one text, of which a
 # row each would take Python's lock thousands of times. And no search joins one with the other: a database
 # that has not counted its rows yet, or remembers a plan from when there were ten, compares all with all.
-def _machines(*conditions: sa.ColumnElement[bool]) -> sa.Select[int, str, str]:
+def _machines(*conditions: sa.ColumnElement[bool]) -> sa.Select[int, str, str, str]:
     found = (
-        sa.select(machines.c.id)
+        sa.select(machines.c.id, machines.c.state)
         .where(_NOT_GONE, machines.c.id > sa.bindparam("behind"), *conditions)
         .order_by(machines.c.id)
         .limit(sa.bindparam("limit"))
         .subquery()
     )
-    columns = (sa.func.count(), sa.func.max(found.c.id), sa.func.aggregate_strings(found.c.id, " "))
+    waiting = sa.case((found.c.state.in_(WAITING), found.c.id))
+    columns = (
+        sa.func.count(),
+        sa.func.max(found.c.id),
+        sa.func.aggregate_strings(found.c.id, " "),
+        sa.func.aggregate_strings(waiting, " "),
+    )
     return sa.select(*columns).select_from(found)
 
 
@@ -178,6 +185,8 @@ _DUE = sa.union_all(
     sa.select(machines.c.id).where(
         _NOT_GONE, machines.c.state == MachineState.requested, machines.c.placement.is_not(None)
     ),
+    # Who has claimed it may have died.
+    sa.select(machines.c.id).where(_NOT_GONE, machines.c.state == MachineState.claimed),
 )
 _OF_MACHINE = [machines.c[name] for name in rows.FIELDS[Machine]]
 _FIELDS_OF_MACHINE = len(_OF_MACHINE)
@@ -200,7 +209,7 @@ class Page:
     started: Sequence[str]
     """Those of them whose sessions are live and have started."""
     alone: Sequence[str]
-    """Those of them whose sessions are over, or which have none."""
+    """Those of them whose sessions are over, or which have none and do not wait for one in the reserve."""
     last: str | None
     """The next page is behind this id; None: there is none."""
 
@@ -218,12 +227,14 @@ def live(
         found = connection.execute(_MACHINES, which)
     else:
         found = connection.execute(_MACHINES_AT, {**which, "placement": placement})
-    number, last, theirs = found.one()
+    number, last, theirs, in_reserve = found.one()
     if not number:
         return Page((), (), (), None)
     bounds = {"behind": behind, "last": last, "started_before": started_before}
     of_sessions, of_started = connection.execute(_OF_SESSIONS, bounds).one()
     ids, owned, started = theirs.split(), set((of_sessions or "").split()), set((of_started or "").split())
+    # Of one that starts for its session that session alone tells.
+    owned.update(one for one in (in_reserve or "").split() if is_of_reserve(one))
     return Page(
         ids,
         [machine_id for machine_id in ids if machine_id in started],

@@ -18,6 +18,7 @@ from dispatcher.store.database import Database, OnTransaction, Runner, unobserve
 from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
 from dispatcher.store.queries import Counts
+from dispatcher.store.reserves import Reserves
 from dispatcher.store.tables import claims, events, messages, sessions
 from dispatcher.store.writes import Writes, find_claim
 
@@ -51,6 +52,7 @@ class Store:
     ) -> None:
         self._database = Database(url, runner, on_transaction)
         self.writes = Writes(self._database, ending_seconds)
+        self.reserves = Reserves(self._database)
         self.ballast = self._database.ballast
         """Room that is kept on the disk of the database."""
 

@@ -88,6 +88,11 @@ machines = sa.Table(
     sa.Column("placement", sa.String(63)),
     sa.Column("create_by", sa.Double),
     sa.Column("launcher", sa.String(63)),
+    # Of machines that were made for the reserve.
+    sa.Column("agent", sa.String(63)),
+    sa.Column("revision", sa.String(64)),
+    sa.Column("seen_at", sa.Double),
+    sa.Index(None, "agent", "state"),
     sa.Index("ix_machines_live", "id", "placement", "state", "gone_at"),
     # For replicas of the release before, until the next one.
     sa.Index(None, "state"),
@@ -144,6 +149,16 @@ loads = sa.Table(
     sa.Column("agent", sa.String(63), primary_key=True),
     sa.Column("live", sa.Integer, nullable=False),
     sa.Column("queued", sa.Integer, nullable=False),
+)
+
+# Sessions that were asked for, per agent and five minutes: what a reserve learns from, and all that is kept of
+# callers for it. `slot` is its first second since 1970.
+arrivals = sa.Table(
+    "arrivals",
+    metadata,
+    sa.Column("agent", sa.String(63), primary_key=True),
+    sa.Column("slot", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("calls", sa.Integer, nullable=False),
 )
 
 # What a replica holds: its own row says that it lives, the reaper's that it is the one. `count` goes up as

@@ -153,15 +153,24 @@ class Writes:
         return await self._database.write(write, quick=True)
 
     async def update_session_of(
-        self, machine_id: str, change: Callable[[Session], Session], cause: Cause
+        self,
+        machine_id: str,
+        change: Callable[[Session], Session],
+        cause: Cause,
+        machine: Callable[[Machine], Machine] | None = None,
     ) -> tuple[Session, Session] | None:
-        """Apply a change to the session of a machine. Gives it before and after, or None if there is none."""
-        return await self._database.write(
-            lambda connection: self._update_session(
-                connection, machine_id, change, cause, lock=rows.LOCK_OF_MACHINE
-            ),
-            quick=True,
-        )
+        """Apply a change to the session of a machine, and one to the machine with it.
+
+        Gives the session before and after, or None if there is none.
+        """
+
+        def write(connection: sa.Connection) -> tuple[Session, Session] | None:
+            updated = self._update_session(connection, machine_id, change, cause, lock=rows.LOCK_OF_MACHINE)
+            if updated is not None and machine is not None:
+                _update_machine(connection, machine_id, machine, updated[1], cause)
+            return updated
+
+        return await self._database.write(write, quick=True)
 
     def _update_session(
         self,

@@ -205,7 +205,7 @@ def test_replicas_of_the_release_before_run_on_while_the_database_is_migrated(po
 
     with engine.connect() as connection, engine.connect() as reader:
         upgrade(connection, "0012")
-        for table in metadata.tables:
+        for table in sa.inspect(connection).get_table_names():
             reader.execute(sa.text(f"SELECT count(*) FROM {table}"))
         connection.execute(sa.text("SET lock_timeout = '2s'"))
         connection.commit()
