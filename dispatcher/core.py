@@ -21,9 +21,12 @@ from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineProvider
 from dispatcher.readiness import Readiness
+from dispatcher.sessions.assigner import Assigner
 from dispatcher.sessions.hints import Hints
 from dispatcher.sessions.launcher import Launcher
 from dispatcher.sessions.machine_reports import MachineReports
+from dispatcher.sessions.maintenance.arrivals import ArrivalCounts
+from dispatcher.sessions.maintenance.keeper import Keeper
 from dispatcher.sessions.maintenance.leader import Leadership
 from dispatcher.sessions.maintenance.orphan_scan import OrphanScan
 from dispatcher.sessions.maintenance.probes import Probes
@@ -92,6 +95,7 @@ class Core:
     machine_reports: MachineReports
     hints: Hints
     orphan_scan: OrphanScan
+    keeper: Keeper
     watch: TimelineWatcher
     tokens: MachineTokens
     session_tokens: SessionTokens
@@ -128,7 +132,7 @@ class Core:
         await self.images.load()
         await self.fleet.prepare({name: self.specs.preparations(name) for name in self.fleet.placements})
         reaping, keeping = loop(self.reaper.run()), loop(self.leadership.run())
-        runs = (self.orphan_scan.run, self.rooms.run, self.rooms.check, self.images.run)
+        runs = (self.orphan_scan.run, self.keeper.run, self.rooms.run, self.rooms.check, self.images.run)
         others = [loop(run()) for run in runs]
         others += [loop(self.notifier.poll(self.clock)), loop(self.store.ballast.keep(self.clock))]
         try:
@@ -192,7 +196,8 @@ def wire(
     channels = Channels(bus, clock, settings.heartbeat_seconds, on_lost=notifier.resumed)
     signer = Signer(_secrets(settings), clock)
     tokens = MachineTokens(signer, clock)
-    observers = (metrics.session_changed, traces.session_changed)
+    arrivals = ArrivalCounts(store, clock)
+    observers = (metrics.session_changed, traces.session_changed, arrivals.session_changed)
     repository = Repository(store, notifier, clock, bus.replica, background, observers)
     terminator = Terminator(
         store=store,
@@ -215,11 +220,23 @@ def wire(
     )
     images = AgentImages(settings, fleet, clock)
     specs = Specs(settings, images, tokens, environment, _url_for_machines(settings))
+    assigner = Assigner(
+        store=store,
+        repository=repository,
+        terminator=terminator,
+        fleet=fleet,
+        channels=channels,
+        specs=specs,
+        clock=clock,
+        background=background,
+        on_result=metrics.assigned,
+    )
     launcher = Launcher(
         store=store,
         repository=repository,
         terminator=terminator,
         rooms=rooms,
+        assigner=assigner,
         fleet=fleet,
         specs=specs,
         clock=clock,
@@ -271,6 +288,20 @@ def wire(
         background=background,
         on_orphan=metrics.orphan_found,
     )
+    keeper = Keeper(
+        store=store,
+        repository=repository,
+        terminator=terminator,
+        fleet=fleet,
+        channels=channels,
+        specs=specs,
+        leadership=leadership,
+        arrivals=arrivals,
+        limits=queue.limits,
+        clock=clock,
+        background=background,
+    )
+    assigner.observe_claims(keeper.nudge)
     probes = Probes(
         store=store,
         repository=repository,
@@ -336,6 +367,7 @@ def wire(
         probes=probes,
         reaper=reaper,
         orphan_scan=orphan_scan,
+        keeper=keeper,
         machine_reports=machine_reports,
         hints=hints,
         watch=watch,

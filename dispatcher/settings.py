@@ -30,6 +30,7 @@ from dispatcher.keys import AgentName, HostName, Keys, Origin
 from dispatcher.machines.registry import AnyPlacement, default_placements, providers
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
+from dispatcher.reserve.settings import ReserveSettings
 from dispatcher.transports.registry import transports
 from dispatcher.transports.settings import IceServer
 
@@ -135,6 +136,9 @@ class AgentSettings(ConfigModel):
     """Limit on a session, from admission to the forced end. 7200 is Pipecat Cloud's default."""
     placements: tuple[PlacementName, ...] = ()
     """Placements of its machines, in the order in which they are asked; by default all."""
+    reserve: ReserveSettings | None = None
+    """Machines that wait for its sessions, with its bot file imported; by default none. They count against
+    `max_sessions`: no more wait than sessions may still begin."""
 
 
 class CoreSettings(BaseSettings):
@@ -289,6 +293,11 @@ class CoreSettings(BaseSettings):
                     )
             of.check(name, self.shared_of(of))
         for name, agent in self.agents.items():
+            if agent.reserve is not None and agent.reserve.budget is not None:
+                raise ValueError(
+                    f"agent '{name}': reserve: budget: {agent.reserve.budget:g} is refused, as the dispatcher "
+                    "knows no prices yet; allowed: none, and a max"
+                )
             for placement in agent.placements or self.placements:
                 of = self.placements[placement]
                 in_file = self.images_file is not None and of.takes_images_file
@@ -297,6 +306,12 @@ class CoreSettings(BaseSettings):
                     raise ValueError(
                         f"agent '{name}': image is missing, and placement '{placement}' runs images; "
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
+                    )
+                if agent.reserve is not None and not of.has_reserve:
+                    able = sorted(name for name, one in providers().importable().items() if one.has_reserve)
+                    raise ValueError(
+                        f"agent '{name}': reserve is refused, and placement '{placement}' is of "
+                        f"'{of.provider}', which has none; allowed: placements of {', '.join(able)}"
                     )
                 try:
                     of.check_agent(name, there)

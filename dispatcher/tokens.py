@@ -7,6 +7,8 @@ socket    good for the client's WebSocket of one session, and for nothing else: 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 from collections.abc import Sequence
@@ -51,6 +53,11 @@ class Signer:
         claims = {"sub": subject, "aud": audience, "exp": int(until + LEEWAY_SECONDS)}
         return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
+    def fingerprint(self, text: str) -> str:
+        """Return a fingerprint (64 hexadecimal digits) that tells nobody without the secret what the text
+        may be."""
+        return hmac.new(self._secrets[0], text.encode(), hashlib.sha256).hexdigest()
+
     def subject(self, token: str, audience: str) -> str:
         """Return the token's subject.
 
@@ -86,6 +93,10 @@ class MachineTokens:
 
     def issue(self, machine_id: str, lifetime_seconds: float) -> str:
         return self._signer.sign(machine_id, MACHINES, self._clock.now() + lifetime_seconds)
+
+    def fingerprint(self, text: str) -> str:
+        """Return a fingerprint of what machines are made from, secrets among it."""
+        return self._signer.fingerprint(text)
 
     def machine_id(self, token: str) -> str:
         """Return the machine that the token was issued for.

@@ -70,21 +70,31 @@ def may_claim(session: Session, own: Machine, replica: str) -> bool:
     )
 
 
-def claimed(session: Session, machine: Machine, own: Machine, assign_by: float) -> tuple[Session, Machine]:
+def claimed(session: Session, machine: Machine, own: Machine) -> tuple[Session, Machine]:
     """Give an idle machine to a session.
 
     Args:
-        own: The machine that the session does not need now.
-        assign_by: Unix seconds until which it must say that it serves the session.
+        own: The machine that the session does not need now. Its start's deadline and launcher hold on.
     """
     taken = replace(
         machine,
         session_id=session.id,
         state=MachineState.claimed,
         launcher=own.launcher,
-        create_by=assign_by,
+        create_by=own.create_by,
     )
     return replace(session, machine_id=machine.id), taken
+
+
+def is_claimed(session: Session, machine: Machine, replica: str) -> bool:
+    """Return True if this replica has claimed the machine for the session, which does not serve it yet."""
+    return (
+        session.state is SessionState.starting
+        and session.started_at is None
+        and session.machine_id == machine.id
+        and machine.state is MachineState.claimed
+        and machine.launcher == replica
+    )
 
 
 def acknowledged(machine: Machine) -> Machine:

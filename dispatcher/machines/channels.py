@@ -129,6 +129,11 @@ class Channels:
         self._tidy(machine_id)
         return True
 
+    def connection(self, machine_id: str) -> Connection | None:
+        """Return the machine's connection to this replica."""
+        machine = self._machines.get(machine_id)
+        return machine.connection if machine is not None else None
+
     def heard(self, machine_id: str, now: float) -> None:
         """Record that the machine sent something."""
         if machine := self._machines.get(machine_id):

@@ -98,6 +98,8 @@ class PlacementSettings(Plugin, ConfigModel):
     """True if machines run on other hosts than the dispatcher, where its own address leads nowhere."""
     takes_images_file: ClassVar[bool] = False
     """True if images may come from `images_file` while the dispatcher runs."""
+    has_reserve: ClassVar[bool] = False
+    """True if machines of this provider may wait in a reserve."""
     only_one: ClassVar[str] = ""
     """Reason why there can be only one placement of this provider, such as `are all this host`;
     empty if not."""

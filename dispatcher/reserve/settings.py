@@ -80,6 +80,8 @@ class ReserveSettings(ConfigModel):
     """Lower bound, also when no call is expected."""
     max: Machines = 1000
     """Upper bound, also in a flash crowd."""
+    max_age_seconds: float = Field(default=3600.0, ge=60, le=86_400)
+    """Time after which a machine that still waits is replaced."""
     budget: float | None = Field(default=None, gt=0, le=10_000_000)
     """USD per calendar month for waiting machines. The reserve shrinks so that the budget lasts, and is
     empty once it is spent."""

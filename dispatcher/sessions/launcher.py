@@ -15,6 +15,7 @@ from dispatcher.domain.timeline import DISPATCHER, PROVIDER, REAPER
 from dispatcher.log_context import about_session
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.machines.provider import Throttled
+from dispatcher.sessions.assigner import Assigner
 from dispatcher.sessions.failures import end_by_provider
 from dispatcher.sessions.launches import Launches, deadline
 from dispatcher.sessions.outage_retry import DurableBackground
@@ -63,6 +64,7 @@ class Launcher:
         repository: Repository,
         terminator: Terminator,
         rooms: Rooms,
+        assigner: Assigner,
         fleet: Fleet,
         specs: Specs,
         clock: Clock,
@@ -72,6 +74,7 @@ class Launcher:
         self._repository = repository
         self._terminator = terminator
         self._rooms = rooms
+        self._assigner = assigner
         self._fleet = fleet
         self._specs = specs
         self._clock = clock
@@ -142,6 +145,21 @@ class Launcher:
         self._begin(session, taken)
         return True
 
+    async def fall_back(self, listed: Session, machine: Machine) -> None:
+        """Go on with the start of a launcher that died after it had claimed this machine of the reserve.
+
+        Args:
+            listed: The session as lists have it.
+        """
+        if listed.agent not in self._specs.agents:
+            return
+        why = f"the dispatcher that assigned the machine {machine.id} of the reserve is gone."
+        cold = await self._assigner.fall_back(listed, machine, why)
+        if cold is not None:
+            # Its room may have been asked for.
+            self._launches.inherit(cold.machine)
+            self._begin(cold.session, cold.machine)
+
     async def _launch(
         self, session: Session, machine: Machine, room: asyncio.Event | None, *, fresh: bool, resumed: bool
     ) -> None:
@@ -154,6 +172,11 @@ class Launcher:
             asked = self._clock.now()
             await room.wait()
             fresh = fresh and self._clock.now() == asked
+        if not resumed and self._assigner.has_reserve(session.agent):
+            cold = await self._assigner.assign(session, machine)
+            if cold is None:
+                return
+            session, machine, fresh = cold.session, cold.machine, False
         outcome = await self._ask(session, machine, fresh=fresh, resumed=resumed)
         await self._background.persist(lambda: self._write_down(session, outcome))
 

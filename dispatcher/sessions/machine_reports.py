@@ -15,6 +15,7 @@ from bot import versions
 from bot.protocol import (
     Acknowledge,
     Assign,
+    Assigned,
     ClientConnected,
     ClientDisconnected,
     Ended,
@@ -34,11 +35,13 @@ from bot.protocol import (
 from dispatcher.clock import Clock
 from dispatcher.domain import model, transitions
 from dispatcher.domain.ends import end_at_exp
+from dispatcher.domain.reserve import acknowledged, is_of_reserve
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection
 from dispatcher.sessions.outage_retry import DurableBackground
 from dispatcher.sessions.repository import Repository
+from dispatcher.sessions.reserve_reports import TOO_LATE, ReserveReports
 from dispatcher.sessions.specs import assignment
 from dispatcher.sessions.terminator import Terminator
 from dispatcher.store.database import is_outage
@@ -79,6 +82,9 @@ class MachineReports:
         background: DurableBackground,
         on_lost: Callable[[str], None],
     ) -> None:
+        self._reserve = ReserveReports(
+            repository=repository, terminator=terminator, store=store, channels=channels
+        )
         self._repository = repository
         self._terminator = terminator
         self._store = store
@@ -105,8 +111,12 @@ class MachineReports:
 
     async def _greet(self, machine_id: str, hello: Hello, connection: Connection, now: float) -> None:
         session = await self._store.session_of_machine(machine_id)
+        if is_of_reserve(machine_id) and await self._reserve.greeted(
+            machine_id, hello, session, connection, now
+        ):
+            return
         if session is None:
-            await _say(connection, Stop(message="No session of this deployment runs on this machine."))
+            await _say(connection, Stop(message=TOO_LATE))
             return
         with about_session(session):
             self._warn(session.agent, hello.versions.get("pipecat", "")[:MAX_VERSION_LENGTH])
@@ -123,12 +133,10 @@ class MachineReports:
     async def _welcome_back(
         self, session: model.Session, hello: Hello, connection: Connection, now: float
     ) -> None:
-        self._wait_no_longer(session.machine_id)
-        if _has_room(session):
-            await _brief(session, hello, connection)
-        else:
-            waiting = self._background.spawn(self._brief_later(session.id, hello, connection))
-            self._kept_waiting[session.machine_id] = waiting
+        if is_of_reserve(session.machine_id):
+            await self._welcome_assigned(session.machine_id, hello, connection, now)
+            return
+        await self._tell(session, hello.session_id, connection)
         await self._repository.change(
             session.id,
             lambda current: transitions.reported(current, hello.phase, _known(hello.timings), now),
@@ -136,14 +144,45 @@ class MachineReports:
             machine=lambda machine: replace(machine, versions=_bounded(hello.versions)),
         )
 
-    async def _brief_later(self, session_id: str, hello: Hello, connection: Connection) -> None:
+    async def _welcome_assigned(
+        self, machine_id: str, hello: Hello, connection: Connection, now: float
+    ) -> None:
+        """Take the `hello` of a machine of the reserve that says it serves a session: first write, then tell.
+
+        If the session has another machine by now, nothing is written.
+        """
+        session = await self._repository.change_of_machine(
+            machine_id,
+            lambda current: transitions.reported(current, hello.phase, _known(hello.timings), now),
+            MACHINE,
+            lambda machine: replace(acknowledged(machine), versions=_bounded(hello.versions)),
+        )
+        if session is None or session.id != hello.session_id:
+            await _say(connection, Stop(message=TOO_LATE))
+        else:
+            await self._tell(session, hello.session_id, connection)
+
+    async def _tell(self, session: model.Session, known: str | None, connection: Connection) -> None:
+        """Tell a machine what it has to know of its session, now or once its room is there.
+
+        Args:
+            known: The session that the machine knows of.
+        """
+        self._wait_no_longer(session.machine_id)
+        if _has_room(session):
+            await _brief(session, known, connection)
+        else:
+            waiting = self._background.spawn(self._brief_later(session.id, known, connection))
+            self._kept_waiting[session.machine_id] = waiting
+
+    async def _brief_later(self, session_id: str, known: str | None, connection: Connection) -> None:
         """Tell a machine of its session once the room is there, whichever replica opens it.
 
         The session's own deadlines bound the wait: it moves on, or is over.
         """
         session = await self._background.persist(lambda: self._repository.until(session_id, _has_room))
         if session is not None:
-            await _brief(session, hello, connection)
+            await _brief(session, known, connection)
 
     def _wait_no_longer(self, machine_id: str) -> None:
         if (waiting := self._kept_waiting.pop(machine_id, None)) is not None:
@@ -169,6 +208,8 @@ class MachineReports:
             return
         self._phases.pop(machine_id, None)
         await self._backlog.add(machine_id, lambda: self._write_down(machine_id, message, now))
+        if isinstance(message, Assigned):
+            await self._backlog.add(machine_id, lambda: self._begin(machine_id))
         if isinstance(message, Heartbeat):
             self._phases[machine_id] = message.phase
 
@@ -178,15 +219,29 @@ class MachineReports:
             self._terminator.said_goodbye(machine_id)
             # The write may have waited: the session ends at the moment in which it is written.
             now = self._clock.now()
+        of_machine = None
+        if is_of_reserve(machine_id):
+            if await self._reserve.heard(machine_id, message, now):
+                return
+            of_machine = self._reserve.machine_change(message)
         session = await self._repository.change_of_machine(
-            machine_id, lambda current: _change(current, message, now), MACHINE
+            machine_id, lambda current: _change(current, message, now), MACHINE, of_machine
         )
-        if session is None:
+        if session is None and is_of_reserve(machine_id):
+            await self._reserve.heard_alone(machine_id, message)
+        elif session is None:
             log.warning("machine %s has no session, and says %s", machine_id, message.type)
         elif isinstance(message, Ended):
             with about_session(session):
                 self._terminator.reported_end(session)
                 await self._channels.send(machine_id, Acknowledge())
+
+    async def _begin(self, machine_id: str) -> None:
+        """Let a machine of the reserve begin with its session, which is certainly its own by now."""
+        session = await self._store.session_of_machine(machine_id)
+        connection = self._channels.connection(machine_id)
+        if session is not None and connection is not None:
+            await self._tell(session, session.id, connection)
 
 
 class _Backlog:
@@ -233,13 +288,13 @@ def _has_room(session: model.Session) -> bool:
     return session.over or session.room_state != "wanted"
 
 
-async def _brief(session: model.Session, hello: Hello, connection: Connection) -> None:
+async def _brief(session: model.Session, known: str | None, connection: Connection) -> None:
     """Tell a machine what it has to know of its session, which needs no room or has it."""
     if session.over:
         await _say(connection, Stop(message=session.message or "The session is over."))
-    elif hello.session_id is None:
+    elif known is None:
         await _say(connection, Assign(assignment=assignment(session)))
-    elif session.room is not None:
+    elif session.room is not None or is_of_reserve(session.machine_id):
         await _say(connection, RoomOpen())
 
 
@@ -262,6 +317,8 @@ def _change(session: model.Session, message: FromMachine, now: float) -> model.S
     match message:
         case Heartbeat():
             return transitions.reported(session, message.phase, None, now)
+        case Assigned():
+            return transitions.started(session, now)
         case Ready():
             return transitions.reported(session, "ready", _known(message.timings), now)
         case ClientConnected():

@@ -133,11 +133,18 @@ class Repository:
             self._notifier.notify(session_id)
 
     async def change_of_machine(
-        self, machine_id: str, change: Callable[[Session], Session], by: str
+        self,
+        machine_id: str,
+        change: Callable[[Session], Session],
+        by: str,
+        machine: Callable[[Machine], Machine] | None = None,
     ) -> Session | None:
-        """Apply a change of the lifecycle to a machine's session. None if the machine has no session."""
+        """Apply a change of the lifecycle to a machine's session, and one to the machine with it.
+
+        None if the machine has no session.
+        """
         cause = Cause(by, self._clock.now())
-        updated = await self._store.writes.update_session_of(machine_id, change, cause)
+        updated = await self._store.writes.update_session_of(machine_id, change, cause, machine)
         return None if updated is None else self._written(*updated)
 
     def _written(self, before: Session, after: Session) -> Session:
@@ -214,6 +221,10 @@ class Repository:
         )
         if session is not None:
             self._notifier.notify(session.id)
+
+    def tell(self, before: Session, after: Session) -> None:
+        """Tell everybody of a change of a session that was written without the repository."""
+        self._tell(before, after)
 
     def _tell(self, before: Session | None, after: Session) -> None:
         self._notifier.notify(after.id, after)

@@ -20,6 +20,7 @@ from dispatcher.clock import Clock
 from dispatcher.domain.admission import Place
 from dispatcher.domain.errors import Restarting, SessionOver, TookTooLong, UnknownSession
 from dispatcher.domain.model import End, Session, SessionState
+from dispatcher.domain.reserve import is_of_reserve
 from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
 from dispatcher.sessions.held_calls import HeldCalls
@@ -226,7 +227,24 @@ class SessionService:
         if session.over:
             raise failures.over(session, was_over=True)
         with self.held_calls.hold(session_id, session.owner, request):
+            of = self._settings.agents.get(session.agent)
+            if is_of_reserve(session.machine_id) or (of is not None and of.reserve is not None):
+                session = await self._with_machine(session)
             return await self._answered(session, request)
+
+    async def _with_machine(self, session: Session) -> Session:
+        """Return the session once its machine is certain: one of the reserve may lose it to another.
+
+        The session's own deadlines bound the wait.
+        """
+        found = await self._held(
+            Started(session, {}), lambda current: current.over or current.started_at is not None
+        )
+        if found.over:
+            raise failures.over(found, was_over=False)
+        if found.started_at is None:
+            raise Restarting()
+        return found
 
     async def _answered(self, session: Session, request: Request) -> Response:
         """Hold a call until it is answered, or cannot be any more."""

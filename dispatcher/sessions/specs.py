@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from bot.protocol import (
     BOT_ARGUMENTS_VARIABLE,
     MACHINE_TOKEN_VARIABLE,
     MAX_ARGUMENT_BODY_BYTES,
+    PROTOCOL_VERSION,
     TRACEPARENT_VARIABLE,
     Assignment,
     IceServer,
     entrypoint_arguments,
 )
 from dispatcher.agent_images import AgentImages
-from dispatcher.domain.model import Session
+from dispatcher.domain.deadlines import DEADLINE_GRACE_SECONDS
+from dispatcher.domain.model import Machine, Session
 from dispatcher.machines.provider import MachineSpec, Preparation, SpecVariant
 from dispatcher.settings import AgentSettings, Settings
+from dispatcher.sources import fingerprint
 from dispatcher.tokens import MachineTokens
+from dispatcher.version import VERSION
+
+WAIT_MARGIN_SECONDS = 600.0
+"""Time that a machine of the reserve waits beyond its `max_age`: its successor must be there first."""
 
 
 class Specs:
@@ -68,14 +78,7 @@ class Specs:
             bot_file=self._images.bot_file(session.agent),
             image=image,
             arguments=arguments(self._dispatcher_url),
-            variants={
-                name: SpecVariant(
-                    self._images.at(session.agent, name),
-                    arguments(of.machine_url.rstrip("/") or self._dispatcher_url),
-                )
-                for name, of in self._settings.placements.items()
-                if self._images.own(session.agent, name) or of.machine_url
-            },
+            variants=self._variants(session.agent, arguments),
             environment=of_machine,
             python=str(agent.python or ""),
             agent_environment=self._of_agent(agent),
@@ -83,6 +86,55 @@ class Specs:
             memory_mb=agent.memory_mb,
             max_duration=timedelta(seconds=session.max_duration_seconds),
         )
+
+    def reserved(self, machine: Machine) -> MachineSpec:
+        """The specification of a machine of the reserve. Its agent is known, and has one."""
+        name = machine.agent or ""
+        agent = self._settings.agents[name]
+        wait = longest_wait(agent)
+        longest = wait + agent.max_duration_seconds + DEADLINE_GRACE_SECONDS
+        image = self._images.of(name)
+
+        def arguments(url: str) -> tuple[str, ...]:
+            return tuple(entrypoint_arguments(machine.id, url, None, wait))
+
+        return MachineSpec(
+            id=machine.id,
+            agent=name,
+            bot_file=self._images.bot_file(name),
+            image=image,
+            arguments=arguments(self._dispatcher_url),
+            variants=self._variants(name, arguments),
+            environment={
+                **self._of_all(agent),
+                MACHINE_TOKEN_VARIABLE: self._tokens.issue(machine.id, longest),
+            },
+            python=str(agent.python or ""),
+            agent_environment=self._of_agent(agent),
+            cpu=agent.cpu,
+            memory_mb=agent.memory_mb,
+            max_duration=timedelta(seconds=longest),
+        )
+
+    async def revision(self, name: str) -> str:
+        """Return the fingerprint of all that an agent's machines are made from.
+
+        Where they are processes, of the source files beside the bot file too: they have imported those.
+        """
+        agent = self._settings.agents[name]
+        bot_file, image = self._images.bot_file(name), self._images.of(name)
+        placements = {
+            one: self._settings.placements[one] for one in agent.placements or self._settings.placements
+        }
+        facts: list[Any] = [
+            (PROTOCOL_VERSION, VERSION, self._dispatcher_url, bot_file, image, str(agent.python or "")),
+            (agent.cpu, agent.memory_mb, agent.max_duration_seconds, longest_wait(agent)),
+            sorted({**self._of_agent(agent), **self._of_all(agent)}.items()),
+            [(one, self._images.at(name, one), of.machine_url) for one, of in placements.items()],
+        ]
+        if not all(of.needs_image for of in placements.values()):
+            facts.append(await asyncio.to_thread(fingerprint, Path(bot_file).parent))
+        return self._tokens.fingerprint(json.dumps(facts))
 
     def preparations(self, placement: str) -> list[Preparation]:
         """Return the common part of each agent's machines, for a placement that can get ready for them."""
@@ -97,6 +149,15 @@ class Specs:
             if not agent.placements or placement in agent.placements
         ]
 
+    def _variants(self, agent: str, arguments: Callable[[str], tuple[str, ...]]) -> dict[str, SpecVariant]:
+        return {
+            name: SpecVariant(
+                self._images.at(agent, name), arguments(of.machine_url.rstrip("/") or self._dispatcher_url)
+            )
+            for name, of in self._settings.placements.items()
+            if self._images.own(agent, name) or of.machine_url
+        }
+
     def _of_agent(self, agent: AgentSettings) -> dict[str, str]:
         return {name: self._environment[name] for name in agent.env if name in self._environment}
 
@@ -105,6 +166,11 @@ class Specs:
         level = {"SWITCHBOARD_LOG_LEVEL": agent.log_level or self._settings.log_level}
         # A machine without a command line of its own has no variable for it.
         return level | ({BOT_ARGUMENTS_VARIABLE: json.dumps(agent.arguments)} if agent.arguments else {})
+
+
+def longest_wait(agent: AgentSettings) -> float:
+    """Return the limit on a machine's wait for a session, in seconds: the keeper replaces it before."""
+    return (agent.reserve.max_age_seconds if agent.reserve is not None else 0.0) + WAIT_MARGIN_SECONDS
 
 
 def assignment(session: Session) -> Assignment:

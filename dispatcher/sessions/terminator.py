@@ -56,8 +56,8 @@ class Terminator:
 
     async def close(self, session: Session, end: End, by: str = DISPATCHER) -> None:
         """Close the session's row with this reason, if it is still open, and terminate its machine."""
-        await self._repository.end(session.id, end, by)
-        self.terminate_later(session.machine_id, end.message)
+        after = await self._repository.end(session.id, end, by)
+        self.terminate_later((after or session).machine_id, end.message)
 
     def close_later(self, session: Session, end: End, by: str) -> None:
         """End the session's machine now, and close its row once the store can be written."""
@@ -87,7 +87,7 @@ class Terminator:
 
         after = await self._repository.change(session.id, change, by)
         if after is not None and after.over:
-            self.terminate_later(session.machine_id, after.message or "The session is over.")
+            self.terminate_later(after.machine_id, after.message or "The session is over.")
 
     def terminate_later(self, machine_id: str, why: str) -> None:
         """Terminate a machine in the background, unless that is under way."""

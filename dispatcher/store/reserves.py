@@ -61,19 +61,21 @@ class Reserves:
 
         return await self._database.write(write)
 
-    async def claim(
-        self, session_id: str, replica: str, revision: str, assign_by: float, cause: Cause
-    ) -> Claimed | None:
+    async def claim(self, session_id: str, replica: str, revision: str, cause: Cause) -> Claimed | None:
         """Give the session the idle machine of its agent and this revision that has waited longest.
 
         The session's own machine, for which nobody was asked, is deleted. None if the session needs none from
-        here: it is over, has started, or another replica goes on with it.
+        here: it is over, has started, or another replica goes on with it. Idempotent.
         """
 
         def write(connection: sa.Connection) -> Claimed | None:
             session = rows.one(connection, Session, rows.LOCK[Session], session_id)
             own = rows.one(connection, Machine, rows.MACHINE_OF, session_id)
-            if session is None or own is None or not reserve.may_claim(session, own, replica):
+            if session is None or own is None:
+                return None
+            if reserve.is_claimed(session, own, replica):
+                return Claimed(session, own)
+            if not reserve.may_claim(session, own, replica):
                 return None
             idle = rows.many(connection, Machine, _idle(session.agent, revision))
             if not idle:
@@ -81,7 +83,7 @@ class Reserves:
                 rows.note(connection, session.id, [timeline.cold_start(why, session, cause)])
                 return Claimed(session, missed=why)
             connection.execute(sa.delete(machines).where(machines.c.id == own.id))
-            after, taken = reserve.claimed(session, idle[0], own, assign_by)
+            after, taken = reserve.claimed(session, idle[0], own)
             rows.change(connection, Machine, taken.id, lambda _: taken)
             rows.change(connection, Session, session.id, lambda _: after)
             rows.note(connection, session.id, [timeline.from_reserve(idle[0], after, cause)])

@@ -86,6 +86,10 @@ class Metrics:
         self._room_calls = histogram(
             "room_call_seconds", "Calls to the API that rooms come from.", CALL_BUCKETS, "action", "outcome"
         )
+        self._assigned = counter(
+            "reserve_starts", "Starts of agents with a reserve, by what the reserve had for them.",
+            "agent", "result",
+        )  # fmt: skip
         self._orphans = counter("orphans", "Machines that were found without an owner.", "placement")
         self._rounds = counter("reaper_rounds", "Rounds of the reaper.", "outcome")
         self._round_seconds = histogram("reaper_round_seconds", "How long a round took.", CALL_BUCKETS)
@@ -126,6 +130,10 @@ class Metrics:
         self._transactions.labels(access).observe(seconds)
         if not answered:
             self._store_errors.labels(access).inc()
+
+    def assigned(self, agent: str, result: str) -> None:
+        """Record what the reserve had for a start: `claimed`, `none_idle` or `unanswered`."""
+        self._assigned.labels(agent, result).inc()
 
     def orphan_found(self, placement: str) -> None:
         self._orphans.labels(placement).inc()

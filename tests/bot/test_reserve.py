@@ -34,31 +34,35 @@ async def assigned(served: Dispatcher) -> Assigned:
 
 
 async def test_bot_runs_once_the_machine_may_and_times_count_from_the_assignment(tmp_path):
-    async with dispatcher(opens_rooms=False) as served:
-        async with machine(tmp_path, "room.py", served.url, None, arguments=reserved(served.url)) as run:
-            assert (await assigned(served)).session_id == "s-2"
-            await served.send(RoomOpen())
-            ready = await served.wait_for(Ready)
-            assert ready.timings.loaded == 0
-            assert ready.timings.ready is not None
-            assert ready.timings.ready > 0
-            await served.send(Stop(message="enough"))
-            await served.wait_for(Ended)
-            assert await run.exit_code() == 0
+    async with (
+        dispatcher(opens_rooms=False) as served,
+        machine(tmp_path, "room.py", served.url, None, arguments=reserved(served.url)) as run,
+    ):
+        assert (await assigned(served)).session_id == "s-2"
+        await served.send(RoomOpen())
+        ready = await served.wait_for(Ready)
+        assert ready.timings.loaded == 0
+        assert ready.timings.ready is not None
+        assert ready.timings.ready > 0
+        await served.send(Stop(message="enough"))
+        await served.wait_for(Ended)
+        assert await run.exit_code() == 0
 
 
 async def test_bot_never_runs_when_the_session_went_to_another_machine(tmp_path):
-    async with dispatcher(opens_rooms=False) as served:
-        async with machine(tmp_path, "spy.py", served.url, None, arguments=reserved(served.url)) as run:
-            await assigned(served)
-            await served.send(Stop(message="Another machine serves the session."))
-            assert (await served.wait_for(Ended)).reason == "stopped"
-            assert await run.exit_code() == 0
+    async with (
+        dispatcher(opens_rooms=False) as served,
+        machine(tmp_path, "spy.py", served.url, None, arguments=reserved(served.url)) as run,
+    ):
+        await assigned(served)
+        await served.send(Stop(message="Another machine serves the session."))
+        assert (await served.wait_for(Ended)).reason == "stopped"
+        assert await run.exit_code() == 0
     assert not (tmp_path / "seen.json").exists()
 
 
 async def test_bot_waits_for_the_word_of_a_dispatcher_that_was_restarted(tmp_path):
-    """A session with a room goes on without a dispatcher after `Limits.room`; one that may be another's not."""
+    """A session that is certainly the machine's goes on without a dispatcher after `Limits.room`."""
     async with dispatcher(opens_rooms=False) as served:
         arguments = reserved(served.url)
         limits = "room=0.05"
@@ -77,13 +81,15 @@ async def test_bot_waits_for_the_word_of_a_dispatcher_that_was_restarted(tmp_pat
 
 
 async def test_same_assignment_is_acknowledged_again_and_another_is_not(tmp_path):
-    async with dispatcher(opens_rooms=False) as served:
-        async with machine(tmp_path, "room.py", served.url, None, arguments=reserved(served.url)):
-            await assigned(served)
-            before = len(served.heard)
-            await served.send(Assign(assignment=assignment("daily", session_id="another")))
-            await served.send(Assign(assignment=SESSION))
-            assert (await served.wait_for(Assigned, after=before)).session_id == "s-2"
+    async with (
+        dispatcher(opens_rooms=False) as served,
+        machine(tmp_path, "room.py", served.url, None, arguments=reserved(served.url)),
+    ):
+        await assigned(served)
+        before = len(served.heard)
+        await served.send(Assign(assignment=assignment("daily", session_id="another")))
+        await served.send(Assign(assignment=SESSION))
+        assert (await served.wait_for(Assigned, after=before)).session_id == "s-2"
     assert {one.session_id for one in served.heard if isinstance(one, Assigned)} == {"s-2"}
 
 

@@ -29,6 +29,7 @@ class ProcessPlacement(PlacementSettings):
 
     shared: ClassVar[type[SharedSettings]] = ProcessShared
     needs_image: ClassVar[bool] = False
+    has_reserve: ClassVar[bool] = True
     only_one: ClassVar[str] = "are all this host"
     is_default: ClassVar[bool] = True
 

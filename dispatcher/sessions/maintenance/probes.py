@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
-from dispatcher.domain import deadlines, ends, transitions
+from dispatcher.domain import deadlines, ends, reserve, transitions
 from dispatcher.domain.model import End, Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import PROVIDER, REAPER
 from dispatcher.log_context import about, about_session
@@ -241,6 +241,9 @@ class Probes:
         if session is None or session.over:
             if not self._terminator.under_way(machine_id):
                 await self._see_off(machine, session)
+        elif machine.state is MachineState.claimed:
+            # The end of an unanswered assignment is its launcher's to decide.
+            return placement
         elif session.state is not SessionState.queued and self.is_silent(machine_id):
             with about_session(session):
                 await self._ask_about(machine, session)
@@ -292,6 +295,8 @@ class Probes:
             log.warning("machine %s: the provider does not say: %s", machine.id, error)
         finally:
             self._note(machine.id, alone=True)
+        if reserve.is_waiting(machine):
+            return
         over_at = session.ended_at if session is not None else machine.created_at
         if self._leadership.held and (over_at is None or self._clock.now() > over_at + TERMINATION_SECONDS):
             self._terminator.terminate_later(machine.id, "The session is over.")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
-from dispatcher.domain import deadlines, transitions
-from dispatcher.domain.model import Machine, Session, SessionState
+from dispatcher.domain import deadlines, reserve, transitions
+from dispatcher.domain.model import Machine, MachineState, Session, SessionState
 from dispatcher.domain.timeline import REAPER
 from dispatcher.log_context import about, about_session
 from dispatcher.sessions.launcher import Launcher
@@ -213,8 +213,16 @@ class Reaper:
         if session is None or session.over:
             if self._terminator.under_way(machine.id):
                 return
+            # One that waits is the keeper's to end; only its provider knows of one that broke off.
+            if reserve.is_waiting(machine) and not urgent:
+                return
             if urgent or self._probes.is_due(machine.id, alone=True):
                 self._probes.ask(machine.id, machine.placement, urgent=urgent)
+            return
+        if machine.state is MachineState.claimed:
+            # Its launcher waits for its answer, and then makes another one.
+            if await self._leadership.is_gone(machine.launcher):
+                await self._launcher.fall_back(session, machine)
             return
         now = self._clock.now()
         if transitions.left_alone(machine, session, now) and await self._leadership.is_gone(machine.launcher):
