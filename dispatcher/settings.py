@@ -295,8 +295,8 @@ class CoreSettings(BaseSettings):
         for name, agent in self.agents.items():
             if agent.reserve is not None and agent.reserve.budget is not None:
                 raise ValueError(
-                    f"agent '{name}': reserve: budget: {agent.reserve.budget:g} is refused, as the dispatcher "
-                    "knows no prices yet; allowed: none, and a max"
+                    f"agent '{name}': reserve: budget: {agent.reserve.budget:g} is refused, as the "
+                    "dispatcher knows no prices yet; allowed: none, and a max"
                 )
             for placement in agent.placements or self.placements:
                 of = self.placements[placement]
@@ -308,7 +308,8 @@ class CoreSettings(BaseSettings):
                         "allowed: an image's reference, such as registry.example/bot@sha256:…"
                     )
                 if agent.reserve is not None and not of.has_reserve:
-                    able = sorted(name for name, one in providers().importable().items() if one.has_reserve)
+                    known = providers().importable()
+                    able = sorted(name for name, one in known.items() if one.has_reserve)
                     raise ValueError(
                         f"agent '{name}': reserve is refused, and placement '{placement}' is of "
                         f"'{of.provider}', which has none; allowed: placements of {', '.join(able)}"

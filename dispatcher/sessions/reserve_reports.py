@@ -69,7 +69,7 @@ class ReserveReports:
             return True
         if hello.protocol < RESERVE_SINCE:
             log.warning(
-                "machine %s: its image is of a release before the reserve (protocol %d; allowed: %d or later)",
+                "machine %s: its image is older than the reserve (protocol %d; allowed: %d or later)",
                 machine_id, hello.protocol, RESERVE_SINCE,
             )  # fmt: skip
             await self._retire(machine_id, "Its image is too old for the reserve.")

@@ -134,9 +134,11 @@ class Reserves:
         query = sa.select(arrivals.c.slot, arrivals.c.calls).where(
             arrivals.c.agent == agent, arrivals.c.slot >= since
         )
-        return await self._database.read(
-            lambda connection: {slot: calls for slot, calls in connection.execute(query)}
-        )
+
+        def read(connection: sa.Connection) -> dict[int, int]:
+            return {row.slot: row.calls for row in connection.execute(query)}
+
+        return await self._database.read(read)
 
     async def delete_old(self, arrivals_before: float, machines_before: float, limit: int) -> int:
         """Delete counts, and machines of the reserve that are gone and served nobody; gives how many."""

@@ -151,8 +151,8 @@ loads = sa.Table(
     sa.Column("queued", sa.Integer, nullable=False),
 )
 
-# Sessions that were asked for, per agent and five minutes: what a reserve learns from, and all that is kept of
-# callers for it. `slot` is its first second since 1970.
+# Sessions that were asked for, per agent and five minutes: a reserve learns from them, and from nothing else
+# about callers. `slot` is its first second since 1970.
 arrivals = sa.Table(
     "arrivals",
     metadata,
