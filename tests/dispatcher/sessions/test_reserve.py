@@ -67,7 +67,7 @@ async def cold(running: Deployment, session_id: str) -> str:
 
 
 async def kinds(running: Deployment, session_id: str) -> dict[str, str]:
-    return {event["type"]: event["message"] for event in await running.timeline(session_id)}
+    return {event["event"]: event["message"] for event in await running.timeline(session_id)}
 
 
 async def test_start_gets_a_machine_that_waits_and_the_keeper_replaces_it(tmp_path):
