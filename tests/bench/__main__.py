@@ -2,6 +2,7 @@
 
 Each run is a fresh call in the same browser with the same page and the same bot, in turn through
 
+- Switchboard with a reserve of two machines, each of which has imported the bot file and waits,
 - Switchboard with machines that are forked from a template, which has Pipecat imported,
 - Switchboard with machines that are started from nothing: its template has been killed,
 - Pipecat's development runner, which has everything imported and isolates nothing.
@@ -18,12 +19,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 from playwright.sync_api import sync_playwright
 
 from tests.bench.measure import Run, call, development_runner
-from tests.e2e.browser import FAKE_MICROPHONE, VoicePage, launch
-from tests.e2e.dispatcher import CHECKOUT, Dispatcher, agent
+from tests.e2e.browser import FAKE_MICROPHONE, VoicePage, launch, until
+from tests.e2e.dispatcher import CHECKOUT, NO_TLS, Dispatcher, agent
+from tests.patience import PATIENCE
 
 ECHO = CHECKOUT / "bot" / "agents" / "echo.py"
 
@@ -46,6 +50,7 @@ STEPS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
 }
 
 
+RESERVE = "Switchboard, from the reserve"
 FORKED = "Switchboard, forked"
 FROM_NOTHING = "Switchboard, from nothing"
 RUNNER = "development runner"
@@ -72,31 +77,36 @@ def main() -> int:
 
 def measure(runs: int) -> Runs:
     """Call through each in turn, so that what else the machine does falls on all alike."""
-    measured: Runs = {FORKED: [], FROM_NOTHING: [], RUNNER: []}
+    measured: Runs = {RESERVE: [], FORKED: [], FROM_NOTHING: [], RUNNER: []}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="switchboard-bench-")))
         forked = stack.enter_context(dispatcher_in(directory / "forked", forks=True))
         forked.wait_for_templates()
+        reserve = stack.enter_context(dispatcher_in(directory / "reserve", forks=True, reserve={"fixed": 2}))
         from_nothing = stack.enter_context(dispatcher_in(directory / "from-nothing", forks=False))
         runner_url = stack.enter_context(development_runner(directory))
         playwright = stack.enter_context(sync_playwright())
         browser = stack.enter_context(launch(playwright, *FAKE_MICROPHONE))
         voice = VoicePage(browser.new_page())
         for number in range(runs + 1):
+            wait_for_reserve(reserve, 2)
+            measured[RESERVE].append(call(voice, reserve.url, None))
             measured[FORKED].append(call(voice, forked.url, forked))
             measured[FROM_NOTHING].append(call(voice, from_nothing.url, from_nothing))
             measured[RUNNER].append(call(voice, runner_url, None))
             assert forked.ready_templates() == 1, "the template died: these machines were not all forked"
             assert from_nothing.templates() == [], "a template came back: these machines may be forked"
             print(f"\r{number} of {runs}", end="", file=sys.stderr, flush=True)
+        claimed = sample(reserve, 'switchboard_reserve_starts_total{agent="echo",result="claimed"}')
+        assert claimed == runs + 1, f"{claimed:.0f} of {runs + 1} calls were from the reserve"
         print(file=sys.stderr)
     return {name: taken[1:] for name, taken in measured.items()}
 
 
 @contextmanager
-def dispatcher_in(directory: Path, forks: bool) -> Iterator[Dispatcher]:
+def dispatcher_in(directory: Path, forks: bool, **of_agent: Any) -> Iterator[Dispatcher]:
     directory.mkdir()
-    dispatcher = Dispatcher(directory, {"echo": agent(ECHO)}, forks=forks)
+    dispatcher = Dispatcher(directory, {"echo": agent(ECHO, **of_agent)}, forks=forks)
     try:
         dispatcher.start()
         yield dispatcher
@@ -104,11 +114,24 @@ def dispatcher_in(directory: Path, forks: bool) -> Iterator[Dispatcher]:
         dispatcher.stop()
 
 
+def wait_for_reserve(dispatcher: Dispatcher, machines: int) -> None:
+    """Return once so many machines wait. The dispatcher counts them anew every few seconds."""
+    idle = 'switchboard_machines{placement="process",state="idle"}'
+    until(lambda: sample(dispatcher, idle) >= machines, PATIENCE, "a full reserve")
+
+
+def sample(dispatcher: Dispatcher, series: str) -> float:
+    """Return a metric's value; 0 if there is none."""
+    text = httpx.get(f"{dispatcher.url}/metrics", verify=NO_TLS).raise_for_status().text
+    values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(series)]
+    return float(values[0]) if values else 0.0
+
+
 def compared(measured: Runs) -> str:
-    heads = [FORKED, FROM_NOTHING, RUNNER]
+    heads = [RESERVE, FORKED, FROM_NOTHING, RUNNER]
     rows = [
         f"| medians of {len(measured[RUNNER])} calls (fastest–slowest) | {' | '.join(heads)} |",
-        "|---|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|",
     ]
     for step, words in WAITS.items():
         values = {head: [run.page[step] for run in measured[head]] for head in heads}
