@@ -57,7 +57,8 @@ def test_claim_moves_the_session_and_keeps_its_deadline_and_launcher():
 )
 def test_session_may_not_claim_once_it_has_or_needs_no_machine(spoil):
     assert reserve.may_claim(*starting(), "replica")
-    assert not reserve.may_claim(*spoil(*starting()), "replica")
+    session, own = spoil(*starting())
+    assert not reserve.may_claim(session, own, "replica")
 
 
 def test_fall_back_before_the_acknowledgement_retires_the_machine():
