@@ -202,7 +202,8 @@ async def test_machine_that_is_too_old_is_replaced_without_a_gap(tmp_path):
 async def test_reserve_yields_to_sessions(tmp_path):
     """With two slots and one session, one machine may wait."""
     async with deployment(tmp_path, **agents(fixed=2, max_sessions=2)) as running:
-        first, second = [await idle(running, one) for one in await kept(running, 2)]
+        # Both have waited equally long: the lower id is claimed.
+        first, second = [await idle(running, one) for one in sorted(await kept(running, 2))]
         session_id = (await running.start(NO_WAIT))["sessionId"]
         assert isinstance(await first.receive(), Assign)
         await first.send(Assigned(session_id=session_id))
