@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import BaseRoute
 
 from dispatcher.api import (
+    calls,
     events,
     lists,
     logs,
@@ -28,6 +29,7 @@ from dispatcher.api import (
     sessions,
     sockets,
     start,
+    telephony,
     webhooks,
 )
 from dispatcher.api.auth import Gate, Keys, own_sessions_only
@@ -40,6 +42,7 @@ from dispatcher.machines.sockets import Sockets
 from dispatcher.settings import Settings
 from dispatcher.store.threads import Runner
 from dispatcher.telemetry.requests import Subjects
+from dispatcher.telephony.accounts import carriers_of
 
 if TYPE_CHECKING:
     import httpx
@@ -119,9 +122,13 @@ def _routes(core: Core) -> list[BaseRoute]:
     machines.add_routes(anyone, core.machine_reports, core.tokens)
     meetings = Sockets(core.clock)
     sockets.add_routes(anyone, meetings, service, core.store, core.tokens, core.session_tokens)
+    calls.add_routes(anyone, meetings, service, core.session_tokens, core.clock)
     operations.add_routes(anyone, service, core.readiness, core.scrape)
     start.add_routes(anyone, service, starter, core.session_tokens, core.traces)
     offers.add_routes(anyone, service, starter, core.traces)
+    carriers = carriers_of(settings.phone, settings.phone_secrets)
+    phones = telephony.Phones(carriers, service, core.store, core.clock, settings.public_url)
+    telephony.add_routes(anyone, phones, starter, core.session_tokens, core.traces)
     hooks, events_ = webhooks_of(settings, core.clock), events_of(settings, core.clock)
     webhooks.add_routes(anyone, hooks, events_, core.hints)
     owner = APIRouter(responses=anyone.responses, dependencies=[Depends(own_sessions_only(service))])

@@ -31,6 +31,8 @@ from dispatcher.machines.registry import AnyPlacement, default_placements, provi
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
 from dispatcher.reserve.settings import ReserveSettings
+from dispatcher.telephony.settings import SECRETS as PHONE_SECRETS
+from dispatcher.telephony.settings import AgentPhone, PhoneAccounts
 from dispatcher.transports.registry import transports
 from dispatcher.transports.settings import IceServer
 
@@ -139,6 +141,8 @@ class AgentSettings(ConfigModel):
     reserve: ReserveSettings | None = None
     """Machines that wait for its sessions, with its bot file imported; by default none. They count against
     `max_sessions`: no more wait than sessions may still begin."""
+    phone: AgentPhone = AgentPhone()
+    """What its callers by phone hear, over the transport `websocket`. See docs/phone.md."""
 
 
 class CoreSettings(BaseSettings):
@@ -212,6 +216,14 @@ class CoreSettings(BaseSettings):
     """TURN servers that share `turn_secret`: each session gets its own credential for them."""
     turn_secret: HeaderSecret | None = None
     """The secret with which these servers (coturn with `use-auth-secret`) check the credentials."""
+    phone: PhoneAccounts = PhoneAccounts()
+    """Accounts at phone carriers, without their secrets."""
+    twilio_auth_token: SecretStr | None = None
+    """Auth token of the Twilio account, with which its webhooks are signed."""
+    plivo_auth_token: SecretStr | None = None
+    """Auth token of the Plivo account, with which its webhooks are signed."""
+    exotel_password: SecretStr | None = None
+    """Password in the URL of Exotel's Voicebot applet."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """Time that sessions are kept after their end, with their timelines. At least a day: an `Idempotency-Key`
     is valid for so long."""
@@ -337,6 +349,8 @@ class CoreSettings(BaseSettings):
             missing = "turn_secret" if self.turn_urls else "turn_urls"
             raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
         self._check_transports()
+        if lacks := self.phone.missing(self.phone_secrets):
+            raise ValueError(lacks)
         if not self.secrets and self.has_replicas:
             raise ValueError(
                 "secrets must be set with this database_url, since all dispatchers on one database must know "
@@ -371,6 +385,12 @@ class CoreSettings(BaseSettings):
         """Return the deployment-wide settings of a provider or transport, as the class that it declares."""
         values = {field: getattr(self, setting(plugin, field)) for field in model.model_fields}
         return model.model_construct(**values)
+
+    @property
+    def phone_secrets(self) -> dict[str, str]:
+        """Setting → value of the carriers' secrets that are set."""
+        found: dict[str, SecretStr | None] = {name: getattr(self, name) for name in PHONE_SECRETS}
+        return {name: value for name, one in found.items() if one and (value := one.get_secret_value())}
 
     @property
     def start_agent(self) -> str:
@@ -455,6 +475,8 @@ class CoreSettings(BaseSettings):
                 }
             elif name == "machine_networks":
                 value = [str(network) for network in value]
+            elif name == "phone":
+                value = self.phone.model_dump(mode="json", exclude_unset=True)
             elif name == "ice_servers":
                 value = [server.model_dump(mode="json", exclude_none=True) for server in value]
             if value is not None:

@@ -3,6 +3,7 @@
 machine   good for one machine, for its session's life, and for the channel alone
 session   all that a client needs for its session, without the key that started it
 socket    good for the client's WebSocket of one session, and for nothing else: it is part of a URL
+call      the same for a phone call's stream; it names the carrier, and is good for five minutes
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dispatcher.domain.model import Session
 MACHINES = "switchboard-machine"
 SESSIONS = "switchboard-session"
 SOCKETS = "switchboard-socket"
+CALLS = "switchboard-call"
 """The audiences."""
 
 SECRET_BYTES = 32
@@ -138,6 +140,20 @@ class SessionTokens:
             InvalidToken: it was not issued here for a WebSocket, or has expired.
         """
         return self._signer.subject(token, SOCKETS)
+
+    def issue_for_call(self, session: Session, carrier: str) -> str:
+        """Return the token for the stream of a session's call, good for `LEEWAY_SECONDS` from its start: as
+        long as Pipecat Cloud's. For one session always the same."""
+        return self._signer.sign(f"{carrier}/{session.id}", CALLS, session.created_at)
+
+    def call_of(self, token: str) -> tuple[str, str]:
+        """Return the carrier and the session for whose call the token was issued.
+
+        Raises:
+            InvalidToken: it was not issued here for a call, or has expired.
+        """
+        carrier, _, session_id = self._signer.subject(token, CALLS).partition("/")
+        return carrier, session_id
 
 
 def load_or_create_secret(path: Path) -> bytes:

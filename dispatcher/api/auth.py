@@ -38,6 +38,9 @@ ADMIT = "admit"
 """Key of a request's state: a function that counts the connection as an authenticated client's
 (`Admissions.admit`)."""
 
+TOKEN_TAKEN = "/ws/token"  # noqa: S105 - no token: what is left of a path that had one
+"""End of the path of a WebSocket whose token was in it."""
+
 SOCKET_TOKEN = "socket_token"  # noqa: S105 - the name of a key
 """Key of a request's state: the token in the URL of a client's WebSocket."""
 
@@ -282,6 +285,8 @@ def _take_token(scope: Scope, asked: Asked) -> str | None:
     """
     if asked.action is Action.call:
         return None
+    if asked.action is Action.converse and (of_path := _take_token_of_path(scope)) is not None:
+        return of_path
     pairs = [pair.partition(b"=") for pair in scope["query_string"].split(b"&")]
     tokens = [value for name, _, value in pairs if unquote_to_bytes(name) == TOKEN_PARAMETER.encode()]
     if not tokens:
@@ -289,6 +294,17 @@ def _take_token(scope: Scope, asked: Asked) -> str | None:
     kept = [pair for pair in pairs if unquote_to_bytes(pair[0]) != TOKEN_PARAMETER.encode()]
     scope["query_string"] = b"&".join(b"".join(pair) for pair in kept)
     return unquote(tokens[0].decode("latin-1")) if asked.action in (Action.follow, Action.converse) else None
+
+
+def _take_token_of_path(scope: Scope) -> str | None:
+    """Remove the token from the path of a WebSocket's URL and return it; None if it has none. Carriers drop a
+    URL's query."""
+    stem, found, token = scope["path"].rpartition("/ws/")
+    if not found:
+        return None
+    scope["path"] = f"{stem}{TOKEN_TAKEN}"
+    scope["raw_path"] = scope["path"].encode()
+    return token
 
 
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}

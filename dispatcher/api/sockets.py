@@ -34,7 +34,7 @@ _MAY_BE_SENT = (*range(1000, 1004), *range(1007, 1015), *range(3000, 5000))
 """Close codes that an endpoint may send (RFC 6455, 7.4; IANA's registry)."""
 
 
-class _Socket:
+class AcceptedSocket:
     """A WebSocket, as `Sockets` uses it. Starlette raises RuntimeError once it is closed.
 
     Args:
@@ -128,8 +128,8 @@ def add_routes(
         except Taken as taken:
             await refuse(websocket, str(taken))
             return
-        _admit(websocket)
-        socket = _Socket(websocket, NORMAL)
+        admit(websocket)
+        socket = AcceptedSocket(websocket, NORMAL)
         try:
             with about(session_id=session_id):
                 machine = await _machine_for(websocket, claim.machine, lambda: service.until_over(session_id))
@@ -137,7 +137,7 @@ def add_routes(
                     await refuse(websocket, "the session ended before its bot was there")
                     return
                 await websocket.accept()
-                await machine.send(_joined(websocket).model_dump_json())
+                await machine.send(joined_of(websocket).model_dump_json())
                 await claim.talk(socket, machine)
         except SocketClosed as closed:
             await socket.close(closed.code, closed.reason)
@@ -156,9 +156,9 @@ def add_routes(
         if session is None or session.over or session.machine_id != machine_id:
             await refuse(websocket, "it is not the machine of a session that goes on")
             return
-        _admit(websocket)
+        admit(websocket)
         await websocket.accept()
-        socket = _Socket(websocket, FAILED)
+        socket = AcceptedSocket(websocket, FAILED)
         # A machine says nothing before its client is there: what ends this read is its going.
         socket.coming().add_done_callback(lambda _: sockets.gone(session_id, socket))
         try:
@@ -185,12 +185,12 @@ async def _machine_for(
         await end_tasks(arriving, leaving, ending)
 
 
-def _joined(websocket: WebSocket) -> Joined:
+def joined_of(websocket: WebSocket) -> Joined:
     return Joined(
         headers=tuple((name, value) for name, value in websocket.headers.items() if name in JOINED_HEADERS)
     )
 
 
-def _admit(websocket: WebSocket) -> None:
+def admit(websocket: WebSocket) -> None:
     if (admit := websocket.scope.get("state", {}).get(ADMIT)) is not None:
         admit()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same
+from dispatcher.telephony.webhook import ALONE, Answer, Around, Call, Forged, Webhook, call_of, is_same
 
 _CALLS_OWN = frozenset(
     (
@@ -58,6 +58,6 @@ class Exotel:
         return found
 
     @staticmethod
-    def stream(url: str, call: Call) -> Answer:
+    def stream(url: str, call: Call, around: Around = ALONE) -> Answer:
         """Name the WebSocket that Exotel opens."""
         return Answer("application/json", json.dumps({"url": url}))

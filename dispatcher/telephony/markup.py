@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from dispatcher.telephony.webhook import Answer, number
+from dispatcher.telephony.webhook import Answer, Around, number
 
 MAX_TEXT_CHARACTERS = 3000
 """Limit on a spoken text; Plivo's own for `<Speak>`, the lowest of the carriers'."""
@@ -51,6 +51,21 @@ def spoken(text: str) -> str:
     return text
 
 
+def around(stream: Element, of: Around, speak: str) -> Answer:
+    """Return the document with the stream's element, and what is before and after it.
+
+    Args:
+        speak: The carrier's name for the element that speaks.
+    """
+    first: list[Element] = []
+    if of.play:
+        first.append(element("Play", text=of.play))
+    elif of.say:
+        first.append(element(speak, text=spoken(of.say)))
+    then = [element("Redirect", {"method": "POST"}, of.then)] if of.then else []
+    return response(*first, stream, *then)
+
+
 class TwimlAnswers:
     """Answers that are the same in TwiML and TeXML."""
 
@@ -62,6 +77,10 @@ class TwimlAnswers:
     @staticmethod
     def forward(to: str) -> Answer:
         return response(element("Dial", text=number("forward", to)))
+
+    @staticmethod
+    def busy() -> Answer:
+        return response(element("Reject", {"reason": "busy"}))
 
     @staticmethod
     def hang_up() -> Answer:

@@ -13,8 +13,20 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
+from dispatcher.telephony import markup
 from dispatcher.telephony.markup import element, response, spoken, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, number, sip_headers
+from dispatcher.telephony.webhook import (
+    ALONE,
+    Answer,
+    Around,
+    Call,
+    Forged,
+    Webhook,
+    call_of,
+    is_same,
+    number,
+    sip_headers,
+)
 
 SIGNATURE, NONCE = "x-plivo-signature-v3", "x-plivo-signature-v3-nonce"
 
@@ -52,10 +64,10 @@ class Plivo:
         return call_of(self.name, fields, call_id="CallUUID", account="", parameters=parameters)
 
     @staticmethod
-    def stream(url: str, call: Call) -> Answer:
+    def stream(url: str, call: Call, around: Around = ALONE) -> Answer:
         """Connect the call's media stream, both ways."""
         attributes = {"bidirectional": "true", "keepCallAlive": "true", "contentType": AUDIO}
-        return response(element("Stream", attributes, url))
+        return markup.around(element("Stream", attributes, url), around, "Speak")
 
     @staticmethod
     def say(text: str) -> Answer:
@@ -65,6 +77,10 @@ class Plivo:
     @staticmethod
     def forward(to: str) -> Answer:
         return response(within("Dial", element("Number", text=number("forward", to))))
+
+    @staticmethod
+    def busy() -> Answer:
+        return response(element("Hangup", {"reason": "busy"}))
 
     @staticmethod
     def hang_up() -> Answer:

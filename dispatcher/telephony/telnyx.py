@@ -12,8 +12,9 @@ import re
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from dispatcher.telephony.markup import TwimlAnswers, element, response, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, sip_headers
+from dispatcher.telephony import markup
+from dispatcher.telephony.markup import TwimlAnswers, element, within
+from dispatcher.telephony.webhook import ALONE, Answer, Around, Call, Forged, Webhook, call_of, sip_headers
 
 SIGNATURE, TIMESTAMP = "telnyx-signature-ed25519", "telnyx-timestamp"
 
@@ -62,6 +63,8 @@ class Telnyx(TwimlAnswers):
         return found
 
     @staticmethod
-    def stream(url: str, call: Call) -> Answer:
+    def stream(url: str, call: Call, around: Around = ALONE) -> Answer:
         """Connect the call's media stream; Telnyx itself tells the numbers in its first message."""
-        return response(within("Connect", element("Stream", {"url": url, "bidirectionalMode": "rtp"})))
+        return markup.around(
+            within("Connect", element("Stream", {"url": url, "bidirectionalMode": "rtp"})), around, "Say"
+        )

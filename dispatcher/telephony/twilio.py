@@ -13,8 +13,19 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
-from dispatcher.telephony.markup import TwimlAnswers, add, element, response, within
-from dispatcher.telephony.webhook import Answer, Call, Forged, Webhook, call_of, is_same, sip_headers
+from dispatcher.telephony import markup
+from dispatcher.telephony.markup import TwimlAnswers, add, element, within
+from dispatcher.telephony.webhook import (
+    ALONE,
+    Answer,
+    Around,
+    Call,
+    Forged,
+    Webhook,
+    call_of,
+    is_same,
+    sip_headers,
+)
 
 SIGNATURE = "x-twilio-signature"
 SETTINGS = "x-twilio-webhooks-signature-settings"
@@ -63,12 +74,12 @@ class Twilio(TwimlAnswers):
         return found
 
     @staticmethod
-    def stream(url: str, call: Call) -> Answer:
+    def stream(url: str, call: Call, around: Around = ALONE) -> Answer:
         """Connect the call's media stream, with the numbers where Pipecat's runner reads them."""
         made = element("Stream", {"url": url})
         for name, value in {"from_number": call.caller, "to_number": call.called, **call.parameters}.items():
             add(made, "Parameter", {"name": name, "value": value})
-        return response(within("Connect", made))
+        return markup.around(within("Connect", made), around, "Say")
 
 
 def _algorithm(settings: str) -> str:

@@ -11,7 +11,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlsplit
 
 MAX_BODY_BYTES = 64 * 1024
@@ -29,6 +29,8 @@ MAX_ID_CHARACTERS = 200
 
 MAX_PARTY_CHARACTERS = 256
 """Limit on a caller or a called party: a number, or a SIP address."""
+
+MAX_STATUS_CHARACTERS = 40
 
 _ID = re.compile(r"[!-~]+")
 _NUMBER = re.compile(r"\+[1-9][0-9]{1,14}")
@@ -102,6 +104,31 @@ class Call:
     called: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     """The deployment's own: from the webhook's URL, if the carrier vouches for it, and SIP headers."""
+    status: str = ""
+    """The call's state in the carrier's words, if it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a webhook."""
+
+    media_type: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a carrier does before and after the stream."""
+
+    say: str = ""
+    """A text that it speaks first."""
+    play: str = ""
+    """URL of a sound that it plays first, instead of the text."""
+    then: str = ""
+    """URL from which it gets its next instructions when the stream is over."""
+
+
+ALONE = Around()
 
 
 class Carrier(Protocol):
@@ -126,13 +153,29 @@ class Carrier(Protocol):
         """
         ...
 
+    def stream(self, url: str, call: Call, around: Around = ALONE) -> Answer:
+        """Connect the call's media to the WebSocket with this URL. A carrier whose answer cannot say what is
+        around it leaves that out."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to a webhook."""
 
-    media_type: str
-    body: str
+@runtime_checkable
+class Directed(Protocol):
+    """Ability of a carrier: its answers are instructions, and need not connect a stream."""
+
+    def say(self, text: str) -> Answer:
+        """Speak the text, then hang up."""
+        ...
+
+    def forward(self, to: str) -> Answer:
+        """Connect the caller to this number."""
+        ...
+
+    def busy(self) -> Answer:
+        """Refuse the call with the busy tone."""
+        ...
+
+    def hang_up(self) -> Answer: ...
 
 
 def call_of(
@@ -158,6 +201,7 @@ def call_of(
         _party(given, caller),
         _party(given, called),
         _parameters(parameters),
+        (given.get("CallStatus") or given.get("Status", ""))[:MAX_STATUS_CHARACTERS],
     )
 
 
