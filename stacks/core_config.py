@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from dispatcher.fields import Allowed, ConfigModel
 from dispatcher.keys import HostName, Keys, Origin
 from dispatcher.machines.settings import PlacementName
-from dispatcher.settings import AgentName, AgentSettings, LogFormat, LogLevel, TurnUrl
+from dispatcher.settings import (
+    PHONE_SECRETS,
+    AgentName,
+    AgentSettings,
+    LogFormat,
+    LogLevel,
+    PhoneAccounts,
+    TurnUrl,
+)
 from stacks.daily_config import DailyConfig
 from stacks.ice_config import TURN_URLS_WORDS, IceServerConfig
 
@@ -129,6 +137,14 @@ class CoreConfig(ConfigModel):
     daily_webhook_secret: SecretStr = SecretStr("")
     """Secret that Daily signs webhooks with; by default DAILY_WEBHOOK_SECRET of the environment, else derived
     from `dailyApiKey`."""
+    phone: PhoneAccounts = PhoneAccounts()
+    """Accounts at phone carriers, whose webhooks start sessions over `websocket`. See docs/phone.md."""
+    twilio_auth_token: SecretStr = SecretStr("")
+    """Auth token of the account `phone.twilioAccountSid`."""
+    plivo_auth_token: SecretStr = SecretStr("")
+    """Auth token of the account `phone.plivoAuthId`."""
+    exotel_password: SecretStr = SecretStr("")
+    """Password, beside `phone.exotelUser`, in the URL of Exotel's Voicebot applet."""
     database_url: SecretStr = SecretStr("")
     """URL of a PostgreSQL for the store; by default the store is SQLite on a volume."""
 
@@ -147,4 +163,7 @@ class CoreConfig(ConfigModel):
             )
         if secret and not self.turn_urls:
             raise ValueError(f"turnUrls: is missing, and turnSecret is there; allowed: {TURN_URLS_WORDS}")
+        given = [name for name in PHONE_SECRETS if getattr(self, name).get_secret_value()]
+        if lacks := self.phone.missing(given):
+            raise ValueError(lacks)
         return self

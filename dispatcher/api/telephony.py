@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.api.bodies import read_body
@@ -48,10 +49,18 @@ CALLED_BY_GET = ("exotel",)
 OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled", "cancel", "timeout", "hangup"})
 """Values of `CallStatus` (Exotel: `Status`) of a call that is over, at all carriers."""
 
-_ANSWERS = {
+
+class StreamAddress(BaseModel):
+    """The answer to Exotel."""
+
+    url: str
+
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The carrier's instructions: XML, or JSON for Exotel.",
-        "content": {"application/xml": {}, "application/json": {"schema": {"type": "object"}}},
+        "model": StreamAddress,
+        "content": {"application/xml": {}},
     }
 }
 _FORM = {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}

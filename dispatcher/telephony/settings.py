@@ -57,7 +57,7 @@ class PhoneAccounts(ConfigModel):
             words = "".join(part.capitalize() if n else part for n, part in enumerate(secret.split("_")))
             if bool(getattr(self, field)) != (secret in secrets):
                 missing, there = (words, f"phone.{key}") if getattr(self, field) else (f"phone.{key}", words)
-                return f"{missing} is missing, and {there} is there; allowed: both, or none"
+                return f"{missing}: is missing, and {there} is there; allowed: both, or none"
         return ""
 
 

@@ -104,7 +104,7 @@ class Call:
     called: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     """The deployment's own: from the webhook's URL, if the carrier vouches for it, and SIP headers."""
-    status: str = ""
+    status: str = field(default="", compare=False)
     """The call's state in the carrier's words, if it says."""
 
 

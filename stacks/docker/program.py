@@ -12,7 +12,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX
-from stacks import daily, ice
+from stacks import daily, ice, phones
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.docker import VOLUME, settings
@@ -115,6 +115,7 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
         **given(tracing_names()),
         **daily.secret_variables(config),
         **ice.secret_variables(config, whole),
+        **phones.secret_variables(config),
     }
     secrets: dict[str, pulumi.Input[str]] = {
         **secret_variables(placed),

@@ -13,7 +13,7 @@ import pulumi_gcp as gcp
 from pydantic import SecretStr
 
 from dispatcher.settings import ENVIRONMENT_PREFIX, IceServer, Settings
-from stacks import daily, ice
+from stacks import daily, ice, phones
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -230,6 +230,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 **secrets,
                 **daily.secret_variables(config),
                 **ice.secret_variables(config, whole),
+                **phones.secret_variables(config),
                 # Where traces go, with the key for it.
                 **given(tracing_names()),
             },

@@ -12,7 +12,7 @@ import pulumi
 from pydantic import BaseModel
 
 from dispatcher.settings import AgentSettings, Settings
-from stacks import daily, ice
+from stacks import daily, ice, phones
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -120,7 +120,11 @@ def _deploy(environment: Environment, placed: Sequence[PlacedBots]) -> Deploymen
     settings = _settings(config, [one.planned for one in placed])
     variables = settings.to_environment()
     log_file = _log_file(config)
-    secrets = {**daily.secret_variables(config), **ice.secret_variables(config, settings)}
+    secrets = {
+        **daily.secret_variables(config),
+        **ice.secret_variables(config, settings),
+        **phones.secret_variables(config),
+    }
     if missing := missing_package(config):
         pulumi.log.warn(missing)
     names = sorted({*tracing_names(), *(name for agent in config.agents.values() for name in agent.env)})

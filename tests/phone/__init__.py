@@ -1,0 +1,1 @@
+"""Phone carriers, played from their published messages."""
