@@ -65,7 +65,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 _FORM = {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
 _DESCRIBED: dict[str, Any] = {
-    "responses": {**_ANSWERS, **problems(401, 404, 413)},
+    "responses": {**_ANSWERS, **problems(401, 404, 413, 422, 429, 502)},
     "openapi_extra": {"requestBody": _FORM},
 }
 
@@ -216,7 +216,7 @@ def add_routes(
     @routes.get(
         "/telephony/{carrier}/{agent}",
         summary="Take a phone call (Exotel)",
-        responses={**_ANSWERS, **problems(401, 404)},
+        responses={**_ANSWERS, **problems(401, 404, 422, 429, 502)},
     )
     async def call_by_get(carrier: str, agent: str, request: Request) -> Response:
         return await of_call(carrier, agent, request)
