@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,16 @@ def start_dispatcher(tmp_path: Path) -> Iterator[StartDispatcher]:
     started: list[Dispatcher] = []
 
     def start(
-        *, keys: Sequence[dict[str, Any]] = (), forks: bool = True, **agents: dict[str, Any]
+        *,
+        keys: Sequence[dict[str, Any]] = (),
+        forks: bool = True,
+        more: Mapping[str, str] | None = None,
+        **agents: dict[str, Any],
     ) -> Dispatcher:
         directory = tmp_path / f"dispatcher-{len(started)}"
         directory.mkdir()
         named = {name.replace("_", "-"): value for name, value in agents.items()}
-        dispatcher = Dispatcher(directory, named, keys, forks=forks)
+        dispatcher = Dispatcher(directory, named, keys, forks=forks, more=more or {})
         started.append(dispatcher)
         dispatcher.start()
         return dispatcher
