@@ -26,6 +26,7 @@ from dispatcher.api import (
     operations,
     organizations,
     problems,
+    replay,
     sessions,
     sockets,
     start,
@@ -131,6 +132,7 @@ def _routes(core: Core) -> list[BaseRoute]:
     telephony.add_routes(anyone, phones, starter, core.session_tokens, core.traces)
     hooks, events_ = webhooks_of(settings, core.clock), events_of(settings, core.clock)
     webhooks.add_routes(anyone, hooks, events_, core.hints)
+    replay.add_routes(anyone, core.webhooks)
     owner = APIRouter(responses=anyone.responses, dependencies=[Depends(own_sessions_only(service))])
     events.add_routes(owner, core.watch)
     logs.add_routes(owner, core.store, core.fleet)

@@ -20,6 +20,7 @@ from dispatcher.machines.calls import ProviderCall
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet
 from dispatcher.machines.provider import MachineProvider
+from dispatcher.outbound.webhooks import Webhooks
 from dispatcher.readiness import Readiness
 from dispatcher.sessions.assigner import Assigner
 from dispatcher.sessions.hints import Hints
@@ -97,6 +98,8 @@ class Core:
     orphan_scan: OrphanScan
     keeper: Keeper
     watch: TimelineWatcher
+    webhooks: Webhooks | None
+    """Webhooks to the deployment's own back end, if the settings name one."""
     tokens: MachineTokens
     session_tokens: SessionTokens
     metrics: Metrics
@@ -134,6 +137,7 @@ class Core:
         reaping, keeping = loop(self.reaper.run()), loop(self.leadership.run())
         runs = (self.orphan_scan.run, self.keeper.run, self.rooms.run, self.rooms.check, self.images.run)
         others = [loop(run()) for run in runs]
+        others += [] if self.webhooks is None else [loop(self.webhooks.run())]
         others += [loop(self.notifier.poll(self.clock)), loop(self.store.ballast.keep(self.clock))]
         try:
             yield
@@ -156,6 +160,8 @@ class Core:
             await self.leadership.release()
             await self.readiness.close()
             await self.fleet.close()
+            if self.webhooks is not None:
+                await self.webhooks.close()
             await self.channels.close()
             await self.bus.close()
             # The next dispatcher takes it again, and may need the space to start.
@@ -183,7 +189,13 @@ def wire(
         rooms_api: Answers instead of the API of the rooms.
     """
     metrics, disk = Metrics(), Disk(_directories(settings), clock)
-    store = Store(settings.store_url, runner, metrics.store_used, settings.ending_seconds)
+    store = Store(
+        settings.store_url,
+        runner,
+        metrics.store_used,
+        settings.ending_seconds,
+        tells=settings.webhook_url is not None,
+    )
     spans = tracer_provider if tracer_provider is not None else export.tracer_provider(environment)
     traces = Traces(None if spans is None else spans.get_tracer("switchboard", VERSION), clock)
 
@@ -371,12 +383,29 @@ def wire(
         machine_reports=machine_reports,
         hints=hints,
         watch=watch,
+        webhooks=_webhooks(settings, store, clock, leadership, metrics),
         tokens=tokens,
         session_tokens=SessionTokens(signer),
         metrics=metrics,
         scrape=scrape,
         traces=traces,
         spans=spans,
+    )
+
+
+def _webhooks(
+    settings: Settings, store: Store, clock: Clock, leadership: Leadership, metrics: Metrics
+) -> Webhooks | None:
+    if settings.webhook_url is None:
+        return None
+    return Webhooks(
+        settings.webhook_url,
+        settings.webhook_secrets,
+        settings.webhook_networks,
+        store=store,
+        clock=clock,
+        leads=lambda: leadership.held,
+        on_attempt=metrics.webhook_attempted,
     )
 
 

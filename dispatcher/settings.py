@@ -31,6 +31,7 @@ from dispatcher.machines.registry import AnyPlacement, default_placements, provi
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
 from dispatcher.reserve.settings import ReserveSettings
+from dispatcher.standard_webhooks import WebhookSecret
 from dispatcher.telephony.settings import SECRETS as PHONE_SECRETS
 from dispatcher.telephony.settings import AgentPhone, PhoneAccounts
 from dispatcher.transports.registry import transports
@@ -74,6 +75,15 @@ TurnUrl = Annotated[
     str, Field(pattern=r"^turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?$")
 ]
 """URL of a TURN server (RFC 7065)."""
+
+WebhookUrl = Annotated[
+    str,
+    Field(
+        max_length=2000,
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(/[!-~]*)?$",
+    ),
+    Allowed("http(s)://host or http(s)://host:port, with a path or without, and no user"),
+]
 
 MIN_SECRET_LENGTH = 32
 """Least characters of a secret. HS256 needs a key of at least 256 bits (RFC 7518, 3.2)."""
@@ -224,6 +234,14 @@ class CoreSettings(BaseSettings):
     """Auth token of the Plivo account, with which its webhooks are signed."""
     exotel_password: SecretStr | None = None
     """Password in the URL of Exotel's Voicebot applet."""
+    webhook_url: WebhookUrl | None = None
+    """The URL of your back end that is told what becomes of sessions; see docs/webhooks.md."""
+    webhook_secrets: tuple[WebhookSecret, ...] = Field(default=(), max_length=2)
+    """Secrets that sign these webhooks. With two, each message has both signatures: the receiver may know
+    either."""
+    webhook_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that are not public in which `webhook_url` may be, such as that of a cluster; by default it
+    must be at a public address."""
     keep_sessions_days: float = Field(default=30.0, ge=1, le=3650)
     """Time that sessions are kept after their end, with their timelines. At least a day: an `Idempotency-Key`
     is valid for so long."""
@@ -348,6 +366,9 @@ class CoreSettings(BaseSettings):
         if bool(self.turn_urls) != (self.turn_secret is not None):
             missing = "turn_secret" if self.turn_urls else "turn_urls"
             raise ValueError(f"{missing} is missing; allowed: both turn_urls and turn_secret, or none")
+        if (self.webhook_url is None) == bool(self.webhook_secrets):
+            missing = "webhook_secrets" if self.webhook_url else "webhook_url"
+            raise ValueError(f"{missing} is missing; allowed: both webhook_url and webhook_secrets, or none")
         self._check_transports()
         if lacks := self.phone.missing(self.phone_secrets):
             raise ValueError(lacks)
@@ -473,7 +494,7 @@ class CoreSettings(BaseSettings):
                     key: placement.model_dump(mode="json", exclude_unset=True)
                     for key, placement in value.items()
                 }
-            elif name == "machine_networks":
+            elif name in ("machine_networks", "webhook_networks"):
                 value = [str(network) for network in value]
             elif name == "phone":
                 value = self.phone.model_dump(mode="json", exclude_unset=True)

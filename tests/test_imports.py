@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("machines", "transports", "reserve", "store"),
     # Checked by the providers and transports that are installed.
     ("settings",),
-    ("agent_images", "telemetry"),
+    ("agent_images", "outbound", "telemetry"),
     ("sessions", "readiness"),
     ("api",),
     (

@@ -76,6 +76,7 @@ ROUTES: tuple[tuple[frozenset[str], str, Action], ...] = (
     (frozenset({"POST"}), "/telephony/{carrier}/{agent}/status", Action.notify),
     (frozenset({"POST"}), "/webhooks/daily", Action.notify),
     (frozenset({"POST"}), "/webhooks/machines/{provider}", Action.notify),
+    (frozenset({"POST"}), "/v1/webhooks/replay", Action.operate),
     (frozenset({"POST"}), "/start", Action.start),
     (frozenset({"POST"}), "/v1/public/{agent}/start", Action.start),
     (frozenset({"POST", "PATCH"}), "/api/offer", Action.start),

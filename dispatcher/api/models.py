@@ -32,6 +32,11 @@ class Status(BaseModel):
     status: str
 
 
+class Replayed(BaseModel):
+    messages: int
+    """Webhooks that will be sent again."""
+
+
 class ReadyStatus(Status):
     images: str | None = None
     """Identifies the table of agents' images in use, if the stack gives one."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SCRIPTS = Path(__file__).with_name("migrations")
 
-NEWEST = "0017"
+NEWEST = "0018"
 """The last revision in `migrations/versions/`. It makes what is in `tables`; a test compares the two."""
 
 _REVISIONS = sa.Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from dispatcher.domain.model import OVER, MachineState
-from dispatcher.store.tables import events, machines, sessions
+from dispatcher.store.tables import events, machines, outbox, sessions
 
 
 def delete_sessions(connection: sa.Connection, before: float, limit: int) -> int:
@@ -30,6 +30,7 @@ def delete_sessions(connection: sa.Connection, before: float, limit: int) -> int
     )
     old = list(connection.scalars(query))
     if old:
+        connection.execute(sa.delete(outbox).where(outbox.c.session_id.in_(old)))
         connection.execute(sa.delete(events).where(events.c.session_id.in_(old)))
         connection.execute(sa.delete(machines).where(machines.c.session_id.in_(old)))
         connection.execute(sa.delete(sessions).where(sessions.c.id.in_(old)))

@@ -246,14 +246,20 @@ def change(
     return before, after
 
 
-def add_unless_there(connection: sa.Connection, table: sa.Table, **values: Any) -> None:
-    """Insert a row, unless one with its key is there, also one that somebody else inserts meanwhile."""
+def add_unless_there(connection: sa.Connection, table: sa.Table, **values: Any) -> bool:
+    """Insert a row, unless one with its key is there, also one that somebody else inserts meanwhile.
+
+    Returns:
+        True if it was inserted.
+    """
     # Only the database's own dialect is imported: PostgreSQL's takes 50 ms of a start.
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert
     else:
         from sqlalchemy.dialects.sqlite import insert
-    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+    statement = insert(table).values(**values).on_conflict_do_nothing()
+    # Without the option psycopg's count is lost.
+    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount > 0
 
 
 def note(connection: sa.Connection, session_id: str, new: Iterable[Event]) -> None:

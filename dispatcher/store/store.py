@@ -17,6 +17,7 @@ from dispatcher.store import capacity, leases, queries, retention, rows
 from dispatcher.store.database import Database, OnTransaction, Runner, unobserved
 from dispatcher.store.leases import Beat
 from dispatcher.store.migrate import upgrade
+from dispatcher.store.outbox import Outbox
 from dispatcher.store.queries import Counts
 from dispatcher.store.reserves import Reserves
 from dispatcher.store.tables import claims, events, messages, sessions
@@ -41,6 +42,7 @@ class Store:
     Args:
         ending_seconds: Longest time that a session that is over keeps its slot, while its machine is not
             known to be gone.
+        tells: True to write the messages about sessions to the outbox.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class Store:
         runner: Runner | None = None,
         on_transaction: OnTransaction = unobserved,
         ending_seconds: float = ENDING_SECONDS,
+        *,
+        tells: bool = False,
     ) -> None:
         self._database = Database(url, runner, on_transaction)
-        self.writes = Writes(self._database, ending_seconds)
+        self.writes = Writes(self._database, ending_seconds, tells=tells)
+        self.outbox = Outbox(self._database)
         self.reserves = Reserves(self._database)
         self.ballast = self._database.ballast
         """Room that is kept on the disk of the database."""

@@ -126,6 +126,19 @@ claims = sa.Table(
     sa.Index(None, "expires_at"),
 )
 
+# Messages to the deployment's back end that are not delivered yet. `rank` orders those of a session.
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("session_id", sa.String(36), primary_key=True),
+    sa.Column("type", sa.String(32), primary_key=True),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Index(None, "due_at"),
+)
+
 # What is too large for a notification of the bus between replicas, until all have read it.
 messages = sa.Table(
     "messages",

@@ -13,12 +13,12 @@ from dataclasses import asdict
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dispatcher.domain import timeline, transitions
+from dispatcher.domain import outgoing, timeline, transitions
 from dispatcher.domain.admission import Limits
 from dispatcher.domain.idempotency import AlreadyClaimed, Claim
 from dispatcher.domain.model import Machine, MachineState, Session
 from dispatcher.domain.timeline import Cause, Event
-from dispatcher.store import capacity, rows
+from dispatcher.store import capacity, outbox, rows
 from dispatcher.store.database import Database
 from dispatcher.store.tables import claims
 
@@ -29,10 +29,12 @@ class Writes:
     Args:
         ending_seconds: Longest time that a session that is over keeps its slot, while its machine is not
             known to be gone.
+        tells: True to write the messages about sessions to the outbox.
     """
 
-    def __init__(self, database: Database, ending_seconds: float) -> None:
+    def __init__(self, database: Database, ending_seconds: float, *, tells: bool = False) -> None:
         self._database = database
+        self._tells = tells
         self._ending_seconds = ending_seconds
 
     async def add(
@@ -201,7 +203,10 @@ class Writes:
 
         updated = rows.change(connection, Session, key, changed, lock)
         if updated is not None:
-            rows.note(connection, updated[1].id, timeline.changed(*updated, cause))
+            events = timeline.changed(*updated, cause)
+            rows.note(connection, updated[1].id, events)
+            if self._tells:
+                outbox.put(connection, outgoing.following(updated[1].id, events))
             capacity.moved(connection, *updated)
         return updated
 

@@ -90,6 +90,9 @@ class Metrics:
             "reserve_starts", "Starts of agents with a reserve, by what the reserve had for them.",
             "agent", "result",
         )  # fmt: skip
+        self._webhooks = counter(
+            "webhook_attempts", "Attempts to deliver a webhook to the deployment's back end.", "outcome"
+        )
         self._orphans = counter("orphans", "Machines that were found without an owner.", "placement")
         self._rounds = counter("reaper_rounds", "Rounds of the reaper.", "outcome")
         self._round_seconds = histogram("reaper_round_seconds", "How long a round took.", CALL_BUCKETS)
@@ -134,6 +137,9 @@ class Metrics:
     def assigned(self, agent: str, result: str) -> None:
         """Record what the reserve had for a start: `claimed`, `none_idle` or `unanswered`."""
         self._assigned.labels(agent, result).inc()
+
+    def webhook_attempted(self, outcome: str) -> None:
+        self._webhooks.labels(outcome).inc()
 
     def orphan_found(self, placement: str) -> None:
         self._orphans.labels(placement).inc()

@@ -1,0 +1,52 @@
+"""Signatures of webhooks, as Standard Webhooks 1.0 specifies them: HMAC-SHA256 over id, time and body."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
+
+PREFIX = "whsec_"
+SECRET_BYTES = range(24, 65)
+"""Lengths of a secret that the specification allows."""
+WORDS = f"{PREFIX} and 24 to 64 random bytes in base64, as `openssl rand -base64 32` prints them"
+
+
+def key_of(secret: str) -> bytes:
+    """Return the bytes of a secret. Raises ValueError, without the secret, if it has another form."""
+    try:
+        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"it is not base64; allowed: {WORDS}") from None
+    if not secret.startswith(PREFIX) or len(key) not in SECRET_BYTES:
+        raise ValueError(f"it has another form; allowed: {WORDS}")
+    return key
+
+
+def _checked(secret: SecretStr) -> SecretStr:
+    key_of(secret.get_secret_value())
+    return secret
+
+
+WebhookSecret = Annotated[SecretStr, AfterValidator(_checked)]
+
+
+def headers(message_id: str, at: int, body: bytes, keys: Iterable[bytes]) -> dict[str, str]:
+    """Return the headers of a signed message.
+
+    Args:
+        at: Unix seconds of this attempt: receivers refuse a message that is minutes old.
+        keys: Keys that sign. With two, receivers may know either.
+    """
+    signed = f"{message_id}.{at}.".encode() + body
+    signatures = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+    }
