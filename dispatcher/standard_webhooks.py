@@ -11,10 +11,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SecretStr
 
+from dispatcher.fields import Allowed
+
 PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
 """Lengths of a secret that the specification allows."""
-WORDS = f"{PREFIX} and 24 to 64 random bytes in base64, as `openssl rand -base64 32` prints them"
+SECRET_WORDS = f"{PREFIX} and 24 to 64 random bytes in base64, as `openssl rand -base64 32` prints them"
 
 
 def key_of(secret: str) -> bytes:
@@ -22,9 +24,9 @@ def key_of(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"it is not base64; allowed: {WORDS}") from None
+        raise ValueError(f"it is not base64; allowed: {SECRET_WORDS}") from None
     if not secret.startswith(PREFIX) or len(key) not in SECRET_BYTES:
-        raise ValueError(f"it has another form; allowed: {WORDS}")
+        raise ValueError(f"it has another form; allowed: {SECRET_WORDS}")
     return key
 
 
@@ -33,7 +35,7 @@ def _checked(secret: SecretStr) -> SecretStr:
     return secret
 
 
-WebhookSecret = Annotated[SecretStr, AfterValidator(_checked)]
+WebhookSecret = Annotated[SecretStr, AfterValidator(_checked), Allowed(SECRET_WORDS)]
 
 
 def headers(message_id: str, at: int, body: bytes, keys: Iterable[bytes]) -> dict[str, str]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 from dispatcher.fields import Allowed, ConfigModel
 from dispatcher.keys import HostName, Keys, Origin
@@ -18,6 +26,8 @@ from dispatcher.settings import (
     LogLevel,
     PhoneAccounts,
     TurnUrl,
+    WebhookSecret,
+    WebhookUrl,
 )
 from stacks.daily_config import DailyConfig
 from stacks.ice_config import TURN_URLS_WORDS, IceServerConfig
@@ -115,6 +125,17 @@ class CoreConfig(ConfigModel):
     with `turnSecret`."""
     turn_secret: SecretStr = SecretStr("")
     """The static-auth-secret of the servers of `turnUrls`."""
+    webhook_url: WebhookUrl = ""
+    """URL of your back end that is told what becomes of sessions. See docs/webhooks.md."""
+    webhook_secret: WebhookSecret = SecretStr("")
+    """Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64."""
+    webhook_previous_secret: WebhookSecret = SecretStr("")
+    """The secret before, while `webhookSecret` is being replaced: messages have the signatures of both."""
+    webhook_networks: Annotated[
+        tuple[IPvAnyNetwork, ...], Allowed("a list of networks such as 10.0.0.0/16")
+    ] = ()
+    """Networks that are not public in which `webhookUrl` may be. By default it must be at a public
+    address."""
     log_level: LogLevel = "info"
     """Level of the log lines of the dispatcher, and of bots whose agent sets none."""
     log_format: LogFormat = "text"
@@ -155,6 +176,10 @@ class CoreConfig(ConfigModel):
                 f"allowedOrigins: {self.allowed_origins[0]} is there, and so are keys; allowed: no "
                 "allowedOrigins, and the site in the origins of the key that its pages use"
             )
+        signs = bool(self.webhook_secret.get_secret_value())
+        if bool(self.webhook_url) != signs:
+            missing, there = ("webhookSecret", "webhookUrl") if not signs else ("webhookUrl", "webhookSecret")
+            raise ValueError(f"{missing}: is missing, and {there} is there; allowed: both, or none")
         secret = bool(self.turn_secret.get_secret_value())
         if self.turn_urls and not secret:
             raise ValueError(

@@ -13,7 +13,7 @@ import pulumi_aws as aws
 from pydantic import SecretStr
 
 from dispatcher.settings import ENVIRONMENT_PREFIX, IceServer, Settings
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.aws import names
 from stacks.aws.alarms import Alarms, AlarmsArgs
 from stacks.aws.config import AwsConfig, AwsKeys
@@ -227,6 +227,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 **daily.secret_variables(config),
                 **ice.secret_variables(config, whole),
                 **phones.secret_variables(config),
+                **webhooks.secret_variables(config),
                 # Where traces go, with the key for it.
                 **given(tracing_names()),
             },

@@ -12,7 +12,7 @@ import pulumi_docker_build as docker_build
 
 from dispatcher.engine_proxy.settings import PROXY_PREFIX
 from dispatcher.settings import ENVIRONMENT_PREFIX
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.docker import VOLUME, settings
@@ -116,6 +116,7 @@ def _deploy(environment: Environment, site: DockerSite, placed: Sequence[PlacedB
         **daily.secret_variables(config),
         **ice.secret_variables(config, whole),
         **phones.secret_variables(config),
+        **webhooks.secret_variables(config),
     }
     secrets: dict[str, pulumi.Input[str]] = {
         **secret_variables(placed),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from dispatcher.settings import IMAGES_VARIABLE
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.fly import FLY_VOLUME, settings
 from stacks.fly.config import FlyKeys
@@ -125,6 +125,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 **daily.secret_variables(config),
                 **ice.secret_variables(config, whole),
                 **phones.secret_variables(config),
+                **webhooks.secret_variables(config),
                 # Where traces go, with the key for it.
                 **given(tracing_names()),
             },

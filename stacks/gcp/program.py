@@ -13,7 +13,7 @@ import pulumi_gcp as gcp
 from pydantic import SecretStr
 
 from dispatcher.settings import ENVIRONMENT_PREFIX, IceServer, Settings
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -231,6 +231,7 @@ def _deploy(environment: Environment, site: PreparedSite, placed: Sequence[Place
                 **daily.secret_variables(config),
                 **ice.secret_variables(config, whole),
                 **phones.secret_variables(config),
+                **webhooks.secret_variables(config),
                 # Where traces go, with the key for it.
                 **given(tracing_names()),
             },

@@ -12,7 +12,7 @@ import pulumi
 from pydantic import BaseModel
 
 from dispatcher.settings import AgentSettings, Settings
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.core_config import CoreConfig
 from stacks.deployment import Deployment, Environment, PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -124,6 +124,7 @@ def _deploy(environment: Environment, placed: Sequence[PlacedBots]) -> Deploymen
         **daily.secret_variables(config),
         **ice.secret_variables(config, settings),
         **phones.secret_variables(config),
+        **webhooks.secret_variables(config),
     }
     if missing := missing_package(config):
         pulumi.log.warn(missing)

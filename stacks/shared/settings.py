@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dispatcher.machines.settings import PlacementSettings
 from dispatcher.settings import ENVIRONMENT_PREFIX, AgentSettings, Settings
-from stacks import daily, ice, phones
+from stacks import daily, ice, phones, webhooks
 from stacks.core_config import PLAIN_SETTINGS, CoreConfig
 from stacks.deployment import PlacedBots, PlannedBots, Site
 from stacks.errors import ConfigError
@@ -117,6 +117,7 @@ def settings_of(config: CoreConfig, placements: Placements, **of_the_host: Any) 
                 given
                 | daily.settings_of(config)
                 | phones.settings_of(config)
+                | webhooks.settings_of(config)
                 | dict(placements.shared)
                 | of_the_host
                 | servers
