@@ -14,6 +14,7 @@ from bot import protocol
 from dispatcher.domain import errors
 from dispatcher.machines.calls import CallOutcome
 from dispatcher.machines.provider import Action
+from dispatcher.outbound.deliverer import Outcome as WebhookOutcome
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import OTHER, READY, Phase
@@ -132,7 +133,7 @@ def test_the_settings_that_the_page_names_exist():
 def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
     closed = {
         "outcome": {READY, OTHER, "failed", *reasons_in_code(), *get_args(CallOutcome)}
-        | {*get_args(RoomCallOutcome)}
+        | {*get_args(RoomCallOutcome), *get_args(WebhookOutcome)}
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
         "state": {"open", "probing", "closed"},
