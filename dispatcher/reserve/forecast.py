@@ -3,12 +3,16 @@
 The correction is a level, today's calls per expected call, with a gamma prior around 1: level = (K + A) / (K
 + B), where A are the calls and B the expected ones, both halved every `HALF_LIFE` seconds (the discounted
 gamma-Poisson filter: Harvey and Fernandes 1989; West and Harrison, "Bayesian Forecasting and Dynamic
-Models"). K = 1/0.08²: days differ by some 8 %.
+Models"). K = 75 = 1/0.115²: a day, and the hour within it, differs from the typical one by some 12 %.
 
 If the last one or five minutes are improbable under the forecast (crowd, outage, holiday), the day counts as
 unusual: the filter forgets all but these minutes, and K falls to 10, so that it follows. An unusual day that
 fits the Sundays better takes the typical Sunday: holidays look like Sundays. Where no calls were expected at
 all, those of the last minutes are the forecast.
+
+How far the forecast is off beyond Poisson's noise is learned from its own errors: after each slot the square
+of the error, less the expected calls, is compared with their square, and averaged over some days (the method
+of moments for overdispersed counts: McCullagh and Nelder, "Generalized Linear Models", 1989, 4.5).
 
 The first day has no typical one: the rate is the mean of the last minutes.
 """
@@ -22,12 +26,15 @@ from typing import NamedTuple
 from dispatcher.reserve.arrivals import Arrivals, Typical
 from dispatcher.reserve.calendar import SLOT
 
-SURE = 150.0
+SURE = 75.0
 UNSURE = 10.0
 HALF_LIFE = 1200.0
 FIRST_DAY_HALF_LIFE = 400.0
-DRIFT = 0.03
-"""Relative deviation of the level within a lead time, beside that of its estimate."""
+ERRORS_KEPT = 0.5 ** (1 / 500)
+"""Weight of a slot's error, relative to that of the slot after it: half after some three days of slots."""
+FIRST_ERROR = 0.03
+"""Relative error that is assumed before any is known, with the weight of `FIRST_ERRORS` slots."""
+FIRST_ERRORS = 20
 SHORT, LONG = 60.0, 300.0
 """Windows in which a change shows, in seconds."""
 IMPROBABLE = 4.5
@@ -36,7 +43,7 @@ ticks."""
 CROWD = 3.5
 """Standard deviations above the forecast at which the last minutes are a crowd, which the forecast follows
 at once."""
-NOISE = 0.1
+NOISE = 0.05
 """Relative deviation that a minute may have beside Poisson's."""
 COMPARED = 24
 """Slots by which an unusual day is compared with Sundays: two hours."""
@@ -85,6 +92,9 @@ class Forecast:
         self._last: float | None = None
         self._windows = (_Window(SHORT), _Window(LONG))
         self._surge = 0.0
+        self._slot_calls = self._slot_expected = 0.0
+        """Calls of this slot so far, and those that were expected a tick ahead."""
+        self._squares = self._errors = 0.0
 
     def observe(self, now: float, calls: int) -> None:
         """Take in the calls since the previous observation; the first one only sets the clock."""
@@ -99,10 +109,15 @@ class Forecast:
             self._begin(day)
         elif slot != self._slot and self.unusual:
             self._compare_with_sundays(day, slot)
+        if slot != self._slot:
+            self._learn_error()
         self._slot = slot
         self.arrivals.add(middle, calls)
         typical = self._typical(day)
         base = typical.rates[slot] if typical else 0.0
+        if typical:
+            self._slot_calls += calls
+            self._slot_expected += base * self._level(self._prior(typical)) * elapsed
         self._surge = 0.0
         self._notice(now, calls, base * elapsed, elapsed, typical)
         kept = 0.5 ** (elapsed / (HALF_LIFE if typical else FIRST_DAY_HALF_LIFE))
@@ -138,9 +153,9 @@ class Forecast:
                 at = upto
             base = total / length
         prior = self._prior(typical)
-        level = (self._calls + prior) / (self._expected + prior)
-        deviation = math.sqrt(1 / (self._calls + prior) + DRIFT * DRIFT)
-        rate = base * level
+        error = max(self._errors / self._squares, 0.0) if self._squares else FIRST_ERROR**2
+        deviation = math.sqrt(max(1 / (self._calls + prior), error))
+        rate = base * self._level(prior)
         if self._surge > rate:
             return Rate(self._surge, 0.2)
         return Rate(rate, min(deviation, 0.5))
@@ -174,8 +189,7 @@ class Forecast:
     ) -> None:
         """Compare the last minutes with the forecast, and start anew if they are improbable."""
         if typical:
-            prior = self._prior(typical)
-            level = (self._calls + prior) / (self._expected + prior)
+            level = self._level(self._prior(typical))
             per_second = 0.0
         else:
             level = 0.0
@@ -192,6 +206,21 @@ class Forecast:
                 self.unusual = True
                 self._calls, self._expected = window.calls - calls, window.expected - expected
                 self._seconds = window.seconds - elapsed
+
+    def _level(self, prior: float) -> float:
+        return (self._calls + prior) / (self._expected + prior)
+
+    def _learn_error(self) -> None:
+        """Take in how far the slot that is over was from what was expected of it."""
+        calls, expected = self._slot_calls, self._slot_expected
+        self._slot_calls = self._slot_expected = 0.0
+        if self.unusual or expected < 1:
+            return
+        if not self._squares:
+            self._squares = FIRST_ERRORS * expected**2
+            self._errors = self._squares * FIRST_ERROR**2
+        self._squares = self._squares * ERRORS_KEPT + expected**2
+        self._errors = self._errors * ERRORS_KEPT + (calls - expected) ** 2 - expected
 
     def _prior(self, typical: Typical) -> float:
         return UNSURE if self.unusual else SURE / (1 + 2 / (typical.days + 0.2))
