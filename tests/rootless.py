@@ -130,6 +130,10 @@ class Rootless:
         except subprocess.TimeoutExpired:
             os.killpg(self._service.pid, signal.SIGKILL)
             self._service.wait()
+        # Podman's process that holds its namespaces outlives its service.
+        for pause in (self._directory / "run").rglob("pause.pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pause.read_text()), signal.SIGKILL)
         self._starter.shutdown()
         self._log.close()
         for point in _mounts_below(self._directory):
