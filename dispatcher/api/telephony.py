@@ -242,9 +242,12 @@ def add_routes(
 
 def _after(carrier: Carrier, session: Session, phone: AgentPhone) -> Answer | None:
     """Return the answer to a call whose stream is over: hang up, unless no bot was ever with its caller."""
-    if session.state == "failed" and session.active_at is None:
+    if not isinstance(carrier, Directed):
+        return None
+    # A call that was answered cannot be busy any more.
+    if session.state == "failed" and session.active_at is None and (phone.forward_to or phone.message):
         return without_machine(carrier, phone)
-    return carrier.hang_up() if isinstance(carrier, Directed) else None
+    return carrier.hang_up()
 
 
 def _written(answer: Answer | None, error: Exception | None) -> Response:

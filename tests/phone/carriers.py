@@ -72,8 +72,8 @@ class FakeCall:
         """Return the stream's first messages."""
         match self.carrier:
             case "twilio":
-                begin = {"streamSid": "MZ1", "callSid": self.id, "accountSid": TWILIO_ACCOUNT}
-                begin["customParameters"] = dict(parameters)
+                call = {"streamSid": "MZ1", "callSid": self.id, "accountSid": TWILIO_ACCOUNT}
+                begin = {**call, "customParameters": dict(parameters)}
                 found = [
                     {"event": "connected", "protocol": "Call", "version": "1.0.0"},
                     {"event": "start", "sequenceNumber": "1", "start": begin, "streamSid": "MZ1"},

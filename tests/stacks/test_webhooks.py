@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dispatcher.settings import settings_class
+from dispatcher.settings import AgentSettings, Settings
 from stacks.errors import ConfigError
 from tests.stacks.test_daily import CLOUDS, config
 from tests.stacks.test_ice import described, variables
@@ -32,8 +33,7 @@ def test_the_endpoint_and_both_secrets_reach_the_dispatcher(cloud: str, monkeypa
     told = {name: value for name, value in (plain | secret).items() if "WEBHOOK" in name}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SWITCHBOARD_AGENTS", '{"echo": {"bot": "bot.py"}}')
-    settings = settings_class()()
+    settings = Settings(agents={"echo": AgentSettings(bot=Path("bot.py"))})
     assert settings.webhook_url == URL
     assert [one.get_secret_value() for one in settings.webhook_secrets] == [SECRET, OLDER]
     assert [str(one) for one in settings.webhook_networks] == ["10.0.0.0/16"]

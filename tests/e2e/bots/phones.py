@@ -1,6 +1,8 @@
 """A bot for phones at any carrier, after Pipecat's telephony examples: it says back what it hears. A pressed
 key interrupts it."""
 
+from typing import Any
+
 from pipecat.frames.frames import Frame, InputAudioRawFrame, InputDTMFFrame, OutputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
@@ -45,7 +47,7 @@ def serializer_of(carrier: str, call):
 
 async def bot(runner_args: WebSocketRunnerArguments) -> None:
     carrier, call = await parse_telephony_websocket(runner_args.websocket)
-    body = runner_args.body
+    body: dict[str, Any] = runner_args.body or {}
     print(f"{carrier} {call['call_id']} from {body['from_number']} to {body['to_number']}", flush=True)
     transport = FastAPIWebsocketTransport(
         websocket=runner_args.websocket,
