@@ -31,6 +31,7 @@ from dispatcher.machines.registry import AnyPlacement, default_placements, provi
 from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
 from dispatcher.reserve.settings import ReserveSettings
+from dispatcher.standard_webhooks import OptionalWebhookSecret as OptionalWebhookSecret
 from dispatcher.standard_webhooks import WebhookSecret
 from dispatcher.telephony.settings import SECRETS as PHONE_SECRETS
 from dispatcher.telephony.settings import AgentPhone, PhoneAccounts
@@ -76,14 +77,13 @@ TurnUrl = Annotated[
 ]
 """URL of a TURN server (RFC 7065)."""
 
-WebhookUrl = Annotated[
-    str,
-    Field(
-        max_length=2000,
-        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(/[!-~]*)?$",
-    ),
-    Allowed("http(s)://host or http(s)://host:port, with a path or without, and no user"),
+_WEBHOOK_URL = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(/[!-~]*)?"
+_WEBHOOK_URL_WORDS = Allowed("http(s)://host or http(s)://host:port, with a path or without, and no user")
+WebhookUrl = Annotated[str, Field(max_length=2000, pattern=f"^{_WEBHOOK_URL}$"), _WEBHOOK_URL_WORDS]
+OptionalWebhookUrl = Annotated[
+    str, Field(max_length=2000, pattern=f"^({_WEBHOOK_URL})?$"), _WEBHOOK_URL_WORDS
 ]
+"""A URL, or nothing: a stack's engine gives a key without a value as an empty text."""
 
 MIN_SECRET_LENGTH = 32
 """Least characters of a secret. HS256 needs a key of at least 256 bits (RFC 7518, 3.2)."""

@@ -35,7 +35,13 @@ def _checked(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _checked_if_given(secret: SecretStr) -> SecretStr:
+    return _checked(secret) if secret.get_secret_value() else secret
+
+
 WebhookSecret = Annotated[SecretStr, AfterValidator(_checked), Allowed(SECRET_WORDS)]
+OptionalWebhookSecret = Annotated[SecretStr, AfterValidator(_checked_if_given), Allowed(SECRET_WORDS)]
+"""A secret, or nothing: a stack's engine gives a key without a value as an empty text."""
 
 
 def headers(message_id: str, at: int, body: bytes, keys: Iterable[bytes]) -> dict[str, str]:

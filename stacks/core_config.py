@@ -24,10 +24,10 @@ from dispatcher.settings import (
     AgentSettings,
     LogFormat,
     LogLevel,
+    OptionalWebhookSecret,
+    OptionalWebhookUrl,
     PhoneAccounts,
     TurnUrl,
-    WebhookSecret,
-    WebhookUrl,
 )
 from stacks.daily_config import DailyConfig
 from stacks.ice_config import TURN_URLS_WORDS, IceServerConfig
@@ -125,11 +125,11 @@ class CoreConfig(ConfigModel):
     with `turnSecret`."""
     turn_secret: SecretStr = SecretStr("")
     """The static-auth-secret of the servers of `turnUrls`."""
-    webhook_url: WebhookUrl = ""
+    webhook_url: OptionalWebhookUrl = ""
     """URL of your back end that is told what becomes of sessions. See docs/webhooks.md."""
-    webhook_secret: WebhookSecret = SecretStr("")
+    webhook_secret: OptionalWebhookSecret = SecretStr("")
     """Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64."""
-    webhook_previous_secret: WebhookSecret = SecretStr("")
+    webhook_previous_secret: OptionalWebhookSecret = SecretStr("")
     """The secret before, while `webhookSecret` is being replaced: messages have the signatures of both."""
     webhook_networks: Annotated[
         tuple[IPvAnyNetwork, ...], Allowed("a list of networks such as 10.0.0.0/16")

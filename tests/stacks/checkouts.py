@@ -52,10 +52,10 @@ class CheckoutCopy:
         (root / "bot" / "agents").mkdir(parents=True)
         for name in (
             *("__init__.py", "addresses.py", "fields.py", "header_secret.py", "image_table.py", "keys.py"),
-            *("printable.py", "plugins.py", "settings.py", "version.py"),
+            *("printable.py", "plugins.py", "settings.py", "standard_webhooks.py", "version.py"),
         ):
             shutil.copy(REPOSITORY / "dispatcher" / name, root / "dispatcher" / name)
-        for package in ("domain", "machines", "transports"):
+        for package in ("domain", "machines", "reserve", "telephony", "transports"):
             shutil.copytree(
                 REPOSITORY / "dispatcher" / package, root / "dispatcher" / package, ignore=BEING_COMPILED
             )

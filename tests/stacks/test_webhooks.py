@@ -45,6 +45,11 @@ def test_a_stack_without_webhooks_has_no_variable_of_theirs(cloud: str) -> None:
     assert not any("WEBHOOK" in name for name in plain | secret)
 
 
+def test_keys_that_the_engine_gives_as_empty_texts_name_no_back_end() -> None:
+    found = config("local", webhookUrl="", webhookSecret="", webhookPreviousSecret="")
+    assert (found.webhook_url, found.webhook_secret.get_secret_value()) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
