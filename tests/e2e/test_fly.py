@@ -14,6 +14,7 @@ from tests.fly.processes import OfThisHost
 from tests.fly.wire import served
 from tests.fly.world import IMAGE
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.processes import title_of
 
 from .browser import until
@@ -36,11 +37,15 @@ def fly() -> FakeFly:
 @pytest.fixture
 def dispatcher(fly: FakeFly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
     monkeypatch.setenv("GREETING", "of the dispatcher")
+    port = free_port()
     with served(fly) as url:
         started = Dispatcher(
             tmp_path,
             {"echo": agent(ECHO, image=IMAGE, env=["GREETING"])},
+            port=port,
             more={
+                # The fake's machines are processes of this host.
+                "MACHINE_URL": f"http://127.0.0.1:{port}",
                 "PLACEMENTS": json.dumps({"fly": {"provider": "fly", "apps": APPS, "region": "iad"}}),
                 "FLY_API_TOKEN": json.dumps({app: f"FlyV1 {fly.token(app)}" for app in APPS}),
                 "FLY_API_URL": url,
