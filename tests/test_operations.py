@@ -136,6 +136,7 @@ def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
         | {*get_args(RoomCallOutcome), *get_args(WebhookOutcome)}
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
+        "result": {"claimed", "none_idle", "unanswered"},
         "state": {"open", "probing", "closed"},
         "action": {*get_args(Action), *get_args(RoomAction)},
     }

@@ -165,7 +165,7 @@ KEYS = [str(field.alias) for field in StackConfig.model_fields.values()]
             "dailyAllowedProperties, cpu, memoryMb, env, logLevel, arguments, python, maxSessions, "
             "maxQueued, maxQueueSeconds, startTimeoutSeconds, maxStartDelaySeconds, clientTimeoutSeconds, "
             "idleTimeoutSeconds, "
-            "maxDurationSeconds, placements, phone",
+            "maxDurationSeconds, placements, reserve, phone",
         ),
         (
             with_agent(dailyAllowedProperties=["privacy"]),
