@@ -15,6 +15,7 @@ from dispatcher.domain import errors
 from dispatcher.machines.calls import CallOutcome
 from dispatcher.machines.provider import Action
 from dispatcher.outbound.deliverer import Outcome as WebhookOutcome
+from dispatcher.sessions.assigner import Result as ReserveResult
 from dispatcher.settings import ENVIRONMENT_PREFIX, Settings
 from dispatcher.telemetry import refusals
 from dispatcher.telemetry.measures import OTHER, READY, Phase
@@ -136,7 +137,7 @@ def test_labels_that_alerts_and_panels_select_by_have_such_values(families):
         | {*get_args(RoomCallOutcome), *get_args(WebhookOutcome)}
         | {refusals.STORE_DOWN, *refusals.OUTCOMES.values()},
         "reason": reasons_in_code(),
-        "result": {"claimed", "none_idle", "unanswered"},
+        "result": {*get_args(ReserveResult)},
         "state": {"open", "probing", "closed"},
         "action": {*get_args(Action), *get_args(RoomAction)},
     }
