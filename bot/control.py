@@ -29,8 +29,6 @@ from bot.logs import logger
 from bot.outcome import Outcome
 from bot.process import ProcessClock, cpu_seconds, end_now, rss_bytes
 from bot.protocol import (
-    MACHINE_STOPPED_SINCE,
-    PROTOCOL_VERSION,
     Acknowledge,
     Assign,
     Assigned,
@@ -137,7 +135,6 @@ class Control:
         self._requested: Outcome | None = None
         self._outcome: Outcome | None = None
         self._unreportable = False
-        self._protocol = PROTOCOL_VERSION
         self._left = threading.Event()
         self._exit_code = 0
 
@@ -204,8 +201,7 @@ class Control:
 
     def received(self, message: FromDispatcher) -> None:
         match message:
-            case Welcome(protocol=protocol):
-                self._protocol = protocol
+            case Welcome():
                 self._set_timing("connected", self._clock.milliseconds())
                 # Also after a reconnect: `ended` is repeated until it is on record.
                 self._say_ended()
@@ -359,10 +355,7 @@ class Control:
     def _say_ended(self) -> None:
         if self._outcome is None or not self._channel.connected:
             return
-        ended = self._outcome.to_message()
-        if ended.reason == "machine_stopped" and self._protocol < MACHINE_STOPPED_SINCE:
-            ended = ended.model_copy(update={"reason": "stopped"})
-        self._channel.send(ended)
+        self._channel.send(self._outcome.to_message())
 
     def _leave(self, code: int) -> None:
         if self._left.is_set():

@@ -39,9 +39,6 @@ The newer side learns the other's version from `hello` or `welcome`, and sends n
 know.
 """
 
-MACHINE_STOPPED_SINCE = 4
-"""The first version whose dispatcher knows the reason `machine_stopped`."""
-
 RESERVE_SINCE = 5
 """The first version whose machines say `assigned`, and wait for `room-open` before their bot runs: only those
 may wait in the reserve."""

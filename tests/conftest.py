@@ -32,7 +32,7 @@ pytest_plugins = [
 ]
 
 OF_THE_ENGINE = (
-    *("tests/images/", "tests/test_engine.py"),
+    *("tests/images/", "tests/test_engine.py", "tests/stacks/docker/test_firewall.py"),
     *("tests/contracts/test_container.py", "tests/contracts/test_container_logs.py"),
     "tests/contracts/test_pull.py",
     "tests/dispatcher/machines/test_container.py",

@@ -162,3 +162,12 @@ class End:
     exit_code: int | None = None
     retry_after: float | None = None
     """Seconds after which another start may succeed, if the refusal said so."""
+
+
+RESERVE_PREFIX = "m-r"
+"""Begins the ids of machines of the reserve; a session's own machine is `m-` and a UUID, which has no r."""
+
+
+def is_of_reserve(machine_id: str) -> bool:
+    """Return True if the machine was made for the reserve."""
+    return machine_id.startswith(RESERVE_PREFIX)

@@ -18,19 +18,11 @@ from dataclasses import dataclass, replace
 
 from dispatcher.domain.model import Machine, MachineState, Phase, Session, SessionState
 
-PREFIX = "m-r"
-"""Begins the ids of machines of the reserve; a session's own machine is `m-` and a UUID, which has no r."""
-
 WAITING = (MachineState.requested, MachineState.started, MachineState.idle)
 """The states of a machine that is in the reserve, or on its way to it."""
 
 UNASSIGNED: tuple[Phase, ...] = ("booting", "loading", "idle")
 """Phases in which a machine of the reserve has not begun with its session, if it has any."""
-
-
-def is_of_reserve(machine_id: str) -> bool:
-    """Return True if the machine was made for the reserve."""
-    return machine_id.startswith(PREFIX)
 
 
 def is_waiting(machine: Machine) -> bool:

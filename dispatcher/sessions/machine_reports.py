@@ -35,7 +35,8 @@ from bot.protocol import (
 from dispatcher.clock import Clock
 from dispatcher.domain import model, transitions
 from dispatcher.domain.ends import end_at_exp
-from dispatcher.domain.reserve import acknowledged, is_of_reserve
+from dispatcher.domain.model import is_of_reserve
+from dispatcher.domain.reserve import acknowledged
 from dispatcher.domain.timeline import MACHINE
 from dispatcher.log_context import about_session
 from dispatcher.machines.channels import ChannelLost, Channels, Connection

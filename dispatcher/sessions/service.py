@@ -19,8 +19,7 @@ from bot.protocol import Request, Response
 from dispatcher.clock import Clock
 from dispatcher.domain.admission import Place
 from dispatcher.domain.errors import Restarting, SessionOver, TookTooLong, UnknownSession
-from dispatcher.domain.model import End, Session, SessionState
-from dispatcher.domain.reserve import is_of_reserve
+from dispatcher.domain.model import End, Session, SessionState, is_of_reserve
 from dispatcher.machines.channels import Channels
 from dispatcher.sessions import failures
 from dispatcher.sessions.held_calls import HeldCalls

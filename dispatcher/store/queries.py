@@ -17,8 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dispatcher.domain.listing import Cursor, Filter
-from dispatcher.domain.model import LIVE, Machine, MachineState, Session
-from dispatcher.domain.reserve import WAITING, is_of_reserve
+from dispatcher.domain.model import LIVE, Machine, MachineState, Session, is_of_reserve
+from dispatcher.domain.reserve import WAITING
 from dispatcher.store import rows
 from dispatcher.store.tables import machines, sessions
 

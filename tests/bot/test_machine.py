@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bot.protocol import (
-    MACHINE_STOPPED_SINCE,
     PROTOCOL_VERSION,
     Assign,
     ClientConnected,
@@ -176,20 +175,6 @@ async def test_a_signal_stops_the_bot_as_stop_does(tmp_path, number):
         assert number.name in ended.message
         assert await run.exit_code() == 0
     assert (tmp_path / "goodbye").exists()
-
-
-@pytest.mark.parametrize(
-    ("protocol", "reason"),
-    [(MACHINE_STOPPED_SINCE, "machine_stopped"), (MACHINE_STOPPED_SINCE - 1, "stopped")],
-)
-async def test_an_older_dispatcher_is_told_a_reason_that_it_knows(tmp_path, protocol, reason):
-    async with (
-        dispatcher(protocol=protocol) as served,
-        machine(tmp_path, "tidy.py", served.url, DAILY) as run,
-    ):
-        await served.wait_for(Heartbeat, lambda beat: beat.phase == "starting")
-        os.kill(run.process.pid, signal.SIGTERM)
-        assert (await served.wait_for(Ended)).reason == reason
 
 
 OF_STOPS = {"stop": "stopped", "signal": "machine_stopped", "deadline": "max_duration"}

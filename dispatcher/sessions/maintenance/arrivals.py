@@ -40,7 +40,7 @@ class ArrivalCounts:
             await self._store.reserves.count(calls)
         except SQLAlchemyError as error:
             # To write them again might count them twice: a forecast misses a few calls less.
-            log.warning("arrivals: %d calls are not counted: %s", calls.total(), type(error).__name__)
+            log.debug("arrivals: %d calls are not counted: %s", calls.total(), type(error).__name__)
 
     @staticmethod
     def _key(session: Session) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from dispatcher.clock import Clock
 from dispatcher.domain import reserve, transitions
 from dispatcher.domain.admission import Limits, Load
 from dispatcher.domain.deadlines import START_SHARE
-from dispatcher.domain.model import Machine, MachineState
+from dispatcher.domain.model import RESERVE_PREFIX, Machine, MachineState
 from dispatcher.domain.timeline import DISPATCHER, PROVIDER
 from dispatcher.machines.channels import Channels
 from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
@@ -303,7 +303,7 @@ class Keeper:
         now = self._clock.now()
         placement, provider = self._fleet.first(agent.placements)
         machine = Machine(
-            id=f"{reserve.PREFIX}{uuid.uuid4().hex}",
+            id=f"{RESERVE_PREFIX}{uuid.uuid4().hex}",
             session_id=None,
             provider=provider,
             state=MachineState.requested,

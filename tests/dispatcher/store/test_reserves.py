@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.domain import reserve, transitions
 from dispatcher.domain.admission import Limits
-from dispatcher.domain.model import Machine, MachineState, Session
+from dispatcher.domain.model import RESERVE_PREFIX, Machine, MachineState, Session
 from dispatcher.domain.timeline import Cause
 from dispatcher.store.store import Store
 from tests.dispatcher.rows import rows
@@ -35,7 +35,7 @@ async def starting(store: Store) -> tuple[Session, Machine]:
 
 async def idle(store: Store, number: int, revision: str = "new") -> Machine:
     machine = Machine(
-        f"{reserve.PREFIX}{number:032x}", None, "process", MachineState.requested, 900.0 + number,
+        f"{RESERVE_PREFIX}{number:032x}", None, "process", MachineState.requested, 900.0 + number,
         placement="here", create_by=1000.0, launcher="replica", agent="echo", revision=revision,
     )  # fmt: skip
     assert await store.reserves.add(machine, 100)
@@ -114,7 +114,7 @@ async def test_either_the_acknowledgement_or_the_fall_back_wins(store):
 async def test_add_stops_at_the_most_whoever_adds(store):
     def machine(number: int) -> Machine:
         return Machine(
-            f"{reserve.PREFIX}{number:032x}", None, "process", MachineState.requested, 1000.0, agent="echo"
+            f"{RESERVE_PREFIX}{number:032x}", None, "process", MachineState.requested, 1000.0, agent="echo"
         )
 
     added = await asyncio.gather(*(store.reserves.add(machine(number), 3) for number in range(8)))
