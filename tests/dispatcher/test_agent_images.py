@@ -227,7 +227,8 @@ async def test_a_placement_with_a_registry_of_its_own_gets_its_new_image_without
 
 
 async def test_an_agent_without_an_image_at_one_of_its_placements_is_not_started(tmp_path):
-    only_there = {"echo": {"bot": "bot.py", "placements": {"second": at_fly("1")}}}
+    there = {"placements": {"second": at_fly("1")}}
+    only_there = {"echo": {"bot": "bot.py", **there}, "voice": OLD["voice"] | there}
     async with world(tmp_path, only_there, second=Engine()) as (running, _, _, _):
         refused = await running.http.post("/start", json={})
         assert (refused.status_code, refused.json()["code"]) == (503, "no_images")
