@@ -29,6 +29,7 @@ from dispatcher.sessions.machine_reports import MachineReports
 from dispatcher.sessions.maintenance.arrivals import ArrivalCounts
 from dispatcher.sessions.maintenance.keeper import Keeper
 from dispatcher.sessions.maintenance.leader import Leadership
+from dispatcher.sessions.maintenance.orders import Orders
 from dispatcher.sessions.maintenance.orphan_scan import OrphanScan
 from dispatcher.sessions.maintenance.probes import Probes
 from dispatcher.sessions.maintenance.reaper import Reaper
@@ -300,18 +301,27 @@ def wire(
         background=background,
         on_orphan=metrics.orphan_found,
     )
-    keeper = Keeper(
+    orders = Orders(
         store=store,
         repository=repository,
         terminator=terminator,
         fleet=fleet,
+        specs=specs,
+        leadership=leadership,
+        clock=clock,
+        background=background,
+    )
+    keeper = Keeper(
+        store=store,
+        repository=repository,
+        terminator=terminator,
         channels=channels,
         specs=specs,
         leadership=leadership,
         arrivals=arrivals,
         limits=queue.limits,
         clock=clock,
-        background=background,
+        orders=orders,
     )
     assigner.observe_claims(keeper.nudge)
     probes = Probes(

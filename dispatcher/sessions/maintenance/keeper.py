@@ -11,27 +11,24 @@ import asyncio
 import logging
 import math
 import statistics
-import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from dispatcher.clock import Clock
-from dispatcher.domain import reserve, transitions
+from dispatcher.domain import reserve
 from dispatcher.domain.admission import Limits, Load
-from dispatcher.domain.deadlines import START_SHARE
-from dispatcher.domain.model import RESERVE_PREFIX, Machine, MachineState
-from dispatcher.domain.timeline import DISPATCHER, PROVIDER
+from dispatcher.domain.model import Machine, MachineState
+from dispatcher.domain.timeline import DISPATCHER
 from dispatcher.machines.channels import Channels
-from dispatcher.machines.fleet import Fleet, NoMachine, NotWanted, Place
 from dispatcher.reserve.arrivals import DAYS
 from dispatcher.reserve.calendar import SLOT
 from dispatcher.reserve.policy import Bounded, Moment, policy_for
 from dispatcher.sessions.maintenance.arrivals import ArrivalCounts
 from dispatcher.sessions.maintenance.leader import Leadership
-from dispatcher.sessions.outage_retry import DurableBackground
+from dispatcher.sessions.maintenance.orders import Orders
 from dispatcher.sessions.repository import Repository
 from dispatcher.sessions.specs import Specs
 from dispatcher.sessions.terminator import Terminator
@@ -97,26 +94,24 @@ class Keeper:
         store: Store,
         repository: Repository,
         terminator: Terminator,
-        fleet: Fleet,
         channels: Channels,
         specs: Specs,
         leadership: Leadership,
         arrivals: ArrivalCounts,
         limits: Limits,
         clock: Clock,
-        background: DurableBackground,
+        orders: Orders,
     ) -> None:
         self._store = store
         self._repository = repository
         self._terminator = terminator
-        self._fleet = fleet
         self._channels = channels
         self._specs = specs
         self._leadership = leadership
         self._arrivals = arrivals
         self._limits = limits
         self._clock = clock
-        self._background = background
+        self._orders = orders
         self._agents: dict[str, _Agent] = {}
         self._nudged = asyncio.Event()
         self._led_since: float | None = None
@@ -208,7 +203,8 @@ class Keeper:
         for _ in range(plan.create):
             if not self._leadership.held:
                 break
-            await self._add(name, agent, wish)
+            if (ordered := await self._orders.add(name, agent, wish)) is not None:
+                memory.coming[ordered] = None
         return wanted
 
     async def _memory(self, name: str, agent: AgentSettings) -> _Agent:
@@ -235,7 +231,7 @@ class Keeper:
                 memory.leads.append(max(machine.seen_at - machine.created_at, 0.0))
                 memory.failures, memory.again_at = 0, -math.inf
         memory.known = {one.id for one in idle}
-        starting = {one.id: None for one in machines if one.state is not MachineState.idle}
+        starting = {one.id: one.create_by for one in machines if one.state is not MachineState.idle}
         for machine_id in memory.coming:
             if machine_id in starting or machine_id in memory.known:
                 continue
@@ -243,7 +239,7 @@ class Keeper:
             machine = await self._store.machine(machine_id)
             if machine is None or (machine.session_id is None and machine.seen_at is None):
                 self._failed(memory, name, f"machine {machine_id} ended before it was ready")
-        late = [one for one in starting if any(m.id == one and now > (m.create_by or now) for m in machines)]
+        late = [one for one, by in starting.items() if by is not None and now > by]
         if late:
             self._failed(memory, name, f"machine {late[0]} did not come in time")
         memory.coming = {one: None for one in starting if one not in late}
@@ -297,69 +293,6 @@ class Keeper:
             if after is not None and after.state is MachineState.retired:
                 log.info("machine %s of the reserve is ended: %s", machine.id, why)
                 self._terminator.terminate_later(machine.id, why)
-
-    async def _add(self, name: str, agent: AgentSettings, wish: reserve.Wish) -> None:
-        """Write a new machine down, and ask for it in the background."""
-        now = self._clock.now()
-        placement, provider = self._fleet.first(agent.placements)
-        machine = Machine(
-            id=f"{RESERVE_PREFIX}{uuid.uuid4().hex}",
-            session_id=None,
-            provider=provider,
-            state=MachineState.requested,
-            created_at=now,
-            placement=placement,
-            create_by=now + START_SHARE * agent.start_timeout_seconds,
-            launcher=self._repository.replica,
-            agent=name,
-            revision=wish.revision,
-        )
-        if await self._store.reserves.add(machine, wish.most):
-            self._agents[name].coming[machine.id] = None
-            self._background.spawn(self._create(machine, agent))
-
-    async def _create(self, machine: Machine, agent: AgentSettings) -> None:
-        """Ask the fleet for a machine, and write down what came of it."""
-        deadline = machine.create_by if machine.create_by is not None else self._clock.now()
-        try:
-            status = await self._fleet.create(
-                self._specs.reserved(machine), agent.placements, deadline, self._places(machine.id)
-            )
-        except NotWanted:
-            nowhere = True
-        except NoMachine as none:
-            log.warning("machine %s of the reserve: none: %s", machine.id, none)
-            nowhere = none.nowhere
-        else:
-            if status.state is MachineState.started:
-                await self._change(machine.id, transitions.machine_started)
-            elif status.state is MachineState.gone:
-                now = self._clock.now()
-                await self._change(machine.id, lambda current: transitions.machine_gone(current, status, now))
-            return
-        if nowhere:
-            now = self._clock.now()
-            await self._change(machine.id, lambda current: transitions.machine_gone(current, None, now))
-        else:
-            await self._change(machine.id, reserve.retired)
-            self._terminator.terminate_later(machine.id, "Its create failed.")
-
-    async def _change(self, machine_id: str, change: Callable[[Machine], Machine]) -> None:
-        await self._background.persist(lambda: self._repository.change_machine(machine_id, change, PROVIDER))
-
-    def _places(self, machine_id: str) -> Place:
-        async def place(placement: str, provider: str) -> bool:
-            if not self._leadership.held:
-                # Another keeper may count it as one that does not come, and end it.
-                return False
-            after = await self._background.persist(
-                lambda: self._repository.change_machine(
-                    machine_id, lambda current: transitions.placed(current, placement, provider), DISPATCHER
-                )
-            )
-            return after is not None and reserve.is_waiting(after)
-
-        return place
 
     async def _clean(self) -> None:
         """Delete what is older than it must be kept, when that is due."""
