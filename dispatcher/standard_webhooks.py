@@ -1,4 +1,7 @@
-"""Signatures of webhooks, as Standard Webhooks 1.0 specifies them: HMAC-SHA256 over id, time and body."""
+"""Webhooks as Standard Webhooks 1.0 specifies them: the form of URL and secrets, and the signatures.
+
+A message is signed by HMAC-SHA256 over its id, the time and its body.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import hmac
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from dispatcher.fields import Allowed
 
@@ -42,6 +45,15 @@ def _checked_if_given(secret: SecretStr) -> SecretStr:
 WebhookSecret = Annotated[SecretStr, AfterValidator(_checked), Allowed(SECRET_WORDS)]
 OptionalWebhookSecret = Annotated[SecretStr, AfterValidator(_checked_if_given), Allowed(SECRET_WORDS)]
 """A secret, or nothing: a stack's engine gives a key without a value as an empty text."""
+
+
+_WEBHOOK_URL = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(/[!-~]*)?"
+_WEBHOOK_URL_WORDS = Allowed("http(s)://host or http(s)://host:port, with a path or without, and no user")
+WebhookUrl = Annotated[str, Field(max_length=2000, pattern=f"^{_WEBHOOK_URL}$"), _WEBHOOK_URL_WORDS]
+OptionalWebhookUrl = Annotated[
+    str, Field(max_length=2000, pattern=f"^({_WEBHOOK_URL})?$"), _WEBHOOK_URL_WORDS
+]
+"""A URL, or nothing: a stack's engine gives a key without a value as an empty text."""
 
 
 def headers(message_id: str, at: int, body: bytes, keys: Iterable[bytes]) -> dict[str, str]:

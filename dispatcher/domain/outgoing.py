@@ -6,10 +6,11 @@ a session.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from dispatcher.domain.model import Session, SessionState
 from dispatcher.domain.timeline import Event, Kind
 
 MessageType = Literal["session.started", "session.ready", "session.ended", "session.failed"]
@@ -65,3 +66,16 @@ class Outgoing:
 def following(session_id: str, events: Iterable[Event]) -> list[Outgoing]:
     """Return the messages about events of a session."""
     return [Outgoing(session_id, TYPES[event.kind], event.at) for event in events if event.kind in TYPES]
+
+
+def had(session: Session) -> Iterator[Outgoing]:
+    """Yield the messages that a session has had so far, from its row."""
+    end: MessageType = "session.failed" if session.state is SessionState.failed else "session.ended"
+    times: dict[MessageType, float | None] = {
+        "session.started": session.started_at,
+        "session.ready": session.ready_at,
+        end: session.ended_at if session.over else None,
+    }
+    for type_, at in times.items():
+        if at is not None:
+            yield Outgoing(session.id, type_, at)

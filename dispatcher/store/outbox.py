@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
-from dispatcher.domain.model import OVER, Session, SessionState
-from dispatcher.domain.outgoing import MessageType, Outgoing
+from dispatcher.domain.model import Session
+from dispatcher.domain.outgoing import Outgoing, had
 from dispatcher.store import queries, rows
 from dispatcher.store.database import Database
 from dispatcher.store.tables import outbox, sessions
@@ -105,21 +105,7 @@ def _again(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Outgoing]:
     """Yield the messages that the sessions have had, from their rows."""
     query = queries.LISTED.where(sessions.c.id.in_(ids))
     for session in rows.many(connection, Session, query):
-        yield from messages_of(session)
-
-
-def messages_of(session: Session) -> Iterable[Outgoing]:
-    """Yield the messages that a session has had so far."""
-    had: list[tuple[MessageType, float | None]] = [
-        ("session.started", session.started_at),
-        ("session.ready", session.ready_at),
-    ]
-    if session.state in OVER:
-        failed = session.state is SessionState.failed
-        had.append(("session.failed" if failed else "session.ended", session.ended_at))
-    for type_, at in had:
-        if at is not None:
-            yield Outgoing(session.id, type_, at)
+        yield from had(session)
 
 
 def _is(message: Outgoing) -> sa.ColumnElement[bool]:
