@@ -1,17 +1,42 @@
-"""Bindings of roles to the dispatcher's account.
+"""Roles, and their bindings to the dispatcher's account.
 
 They are apart from `permissions`, which every stack imports: only stacks at Google Cloud have pulumi-gcp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
 import pulumi_gcp as gcp
 
+from stacks.gcp import names
 from stacks.gcp.permissions import Grant
+
+
+def custom_role(
+    name: str,
+    prefix: str,
+    project: str,
+    part: str,
+    allowed: Sequence[str],
+    title: str,
+    opts: pulumi.ResourceOptions,
+) -> gcp.projects.IAMCustomRole:
+    """Describe a role with these permissions alone.
+
+    Args:
+        title: What it is for: `make and end bots`.
+    """
+    return gcp.projects.IAMCustomRole(
+        f"{name}-{part}-role",
+        project=project,
+        role_id=names.role(prefix, part),
+        title=f"Switchboard {prefix}: {title}",
+        permissions=list(allowed),
+        opts=opts,
+    )
 
 
 def grant(

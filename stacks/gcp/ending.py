@@ -173,7 +173,7 @@ class Machines:
                     if answer.is_success or answer.status_code == httpx.codes.NOT_FOUND:
                         told.add((zone, name))
                     elif answer.status_code in AGAIN:
-                        refusal = f"; {name}: {answer.status_code}: {_message(answer)}"
+                        refusal = f"; {name}: {answer.status_code}: {message_of(answer)}"
                     else:
                         raise self._refused(answer)
             if clock() >= until:
@@ -226,11 +226,12 @@ class Machines:
         request = answer.request
         return GcpError(
             f"the VMs of the deployment {self._deployment} could not be ended: {request.method} "
-            f"{request.url.path} was answered {answer.status_code}: {_message(answer)}"
+            f"{request.url.path} was answered {answer.status_code}: {message_of(answer)}"
         )
 
 
-def _message(answer: httpx.Response) -> str:
+def message_of(answer: httpx.Response) -> str:
+    """Return the words of an answer in which Google refuses."""
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -20,7 +20,15 @@ from pulumi.dynamic import (
     ResourceProvider,
 )
 
-from stacks.gcp.ending import CALL_SECONDS, END_SECONDS, MOST_PAGES, PAUSE_SECONDS, GcpError, token
+from stacks.gcp.ending import (
+    CALL_SECONDS,
+    END_SECONDS,
+    MOST_PAGES,
+    PAUSE_SECONDS,
+    GcpError,
+    message_of,
+    token,
+)
 from stacks.shared.dynamic import end_with_engine, plain_errors
 
 INPUTS = ("project", "region", "deployment")
@@ -98,11 +106,7 @@ class Executions:
             raise GcpError(f"Cloud Run did not answer {method} {path}: {error}") from None
         if answer.is_success or answer.status_code in (httpx.codes.NOT_FOUND, ended):
             return answer
-        try:
-            words = str(answer.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            words = answer.text[:200]
-        raise GcpError(f"Cloud Run answered {method} {path} with {answer.status_code}: {words}")
+        raise GcpError(f"Cloud Run answered {method} {path} with {answer.status_code}: {message_of(answer)}")
 
 
 def _variables(execution: Mapping[str, Any]) -> dict[str, str]:

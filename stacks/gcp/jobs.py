@@ -1,4 +1,4 @@
-"""What an agent's executions run: a Cloud Run job, a service account, and a secret for each variable.
+"""An agent's Cloud Run job, which its executions run, with a service account and a secret for each variable.
 
 Cloud Run carries no UDP that a call could rely on, so a job serves agents without `webrtc` and `daily`. A job
 changes in place: an execution that runs keeps what it was made with. A job that is deleted takes its
@@ -14,6 +14,7 @@ import pulumi
 import pulumi_gcp as gcp
 
 from stacks.gcp import names, permissions
+from stacks.gcp.bindings import custom_role
 from stacks.gcp.identity import identity
 from stacks.gcp.permissions import Grant
 from stacks.gcp.registry import Registry
@@ -143,14 +144,7 @@ class BotJobs(pulumi.ComponentResource):
         args = self._args
         here = {"project": args.project, "region": args.region}
         made = {
-            part: gcp.projects.IAMCustomRole(
-                f"{self._name}-{part}-role",
-                project=args.project,
-                role_id=names.role(args.prefix, part.replace("-", "_")),
-                title=f"Switchboard {args.prefix}: {title}",
-                permissions=list(allowed),
-                opts=self._within,
-            )
+            part: custom_role(self._name, args.prefix, args.project, part, allowed, title, self._within)
             for part, allowed, title in (
                 ("jobs", permissions.JOBS, "run bots as jobs"),
                 ("executions", permissions.EXECUTIONS, "find bots' executions"),

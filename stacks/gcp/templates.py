@@ -13,6 +13,7 @@ import pulumi
 import pulumi_gcp as gcp
 
 from stacks.gcp import names, permissions
+from stacks.gcp.bindings import custom_role
 from stacks.gcp.identity import identity
 from stacks.gcp.network import Network
 from stacks.gcp.permissions import Grant
@@ -196,15 +197,9 @@ class BotTemplates(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(ready)),
         )
 
-    def _role(self, part: str, permissions_: Sequence[str], title: str) -> gcp.projects.IAMCustomRole:
-        return gcp.projects.IAMCustomRole(
-            f"{self._name}-{part}-role",
-            project=self._args.project,
-            role_id=names.role(self._args.prefix, part),
-            title=f"Switchboard {self._args.prefix}: {title}",
-            permissions=list(permissions_),
-            opts=self._within,
-        )
+    def _role(self, part: str, allowed: Sequence[str], title: str) -> gcp.projects.IAMCustomRole:
+        args = self._args
+        return custom_role(self._name, args.prefix, args.project, part, allowed, title, self._within)
 
     def _grants(self) -> list[Grant]:
         args = self._args
