@@ -46,7 +46,7 @@ PROCESS_TYPE = "pulumi-python:dynamic/switchboard:Dispatcher"
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What an up would do to a resource."""
+    """A step that an up would take with a resource."""
 
     op: str
     """`create`, `update`, `replace` or `delete`."""
@@ -66,10 +66,11 @@ class PlannedStep:
         line = f"  {VERBS.get(self.op, ('*', self.op))[0]} {self.name}: {self.op}{because}{lost}"
         return [line, *(f"      {one}" for one in self.inputs)]
 
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """Place among others: data that goes first, then what is deleted or replaced."""
-        return (not self.data, LOSING.index(self.op) if self.op in LOSING else len(LOSING))
+
+def rank(op: str, data: str) -> tuple[bool, int]:
+    """Return the place of a step among others: data that goes first, then what is deleted or replaced."""
+    loses = op in LOSING
+    return not (data and loses), LOSING.index(op) if loses else len(LOSING)
 
 
 class Report:
@@ -116,7 +117,7 @@ class Report:
     @property
     def planned(self) -> Sequence[PlannedStep]:
         """Steps of a preview in order of what they lose: data first."""
-        return sorted(self._planned, key=lambda one: one.rank)
+        return sorted(self._planned, key=lambda one: rank(one.op, one.data))
 
     def tell_planned(self) -> None:
         """Say the steps of a preview, unless they were said."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stacks.engine.options import NEVER_UP
-from stacks.engine.report import HOLDS_DATA, LOSING, PlannedStep
+from stacks.engine.report import HOLDS_DATA, PlannedStep, rank
 from stacks.plan.base import Change
 from stacks.plan.document import NOTHING, Section, Table
 
@@ -132,9 +132,4 @@ def _row(step: PlannedStep) -> Row:
 
 def _ordered(rows: Sequence[Row]) -> list[Row]:
     """Sort: what loses data comes first, then what else is deleted or replaced."""
-
-    def rank(one: Row) -> tuple[bool, int]:
-        loses = one.change in LOSING
-        return not (one.data and loses), LOSING.index(one.change) if loses else len(LOSING)
-
-    return sorted(rows, key=rank)
+    return sorted(rows, key=lambda one: rank(one.change, one.data))
