@@ -32,7 +32,8 @@ from dispatcher.machines.settings import PlacementName, PlacementSettings
 from dispatcher.plugins import RegistryError, SharedSettings, setting
 from dispatcher.reserve.settings import ReserveSettings
 from dispatcher.standard_webhooks import OptionalWebhookSecret as OptionalWebhookSecret
-from dispatcher.standard_webhooks import WebhookSecret
+from dispatcher.standard_webhooks import OptionalWebhookUrl as OptionalWebhookUrl
+from dispatcher.standard_webhooks import WebhookSecret, WebhookUrl
 from dispatcher.telephony.settings import SECRETS as PHONE_SECRETS
 from dispatcher.telephony.settings import AgentPhone, PhoneAccounts
 from dispatcher.transports.registry import transports
@@ -76,14 +77,6 @@ TurnUrl = Annotated[
     str, Field(pattern=r"^turns?:([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(\?transport=(udp|tcp))?$")
 ]
 """URL of a TURN server (RFC 7065)."""
-
-_WEBHOOK_URL = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?(/[!-~]*)?"
-_WEBHOOK_URL_WORDS = Allowed("http(s)://host or http(s)://host:port, with a path or without, and no user")
-WebhookUrl = Annotated[str, Field(max_length=2000, pattern=f"^{_WEBHOOK_URL}$"), _WEBHOOK_URL_WORDS]
-OptionalWebhookUrl = Annotated[
-    str, Field(max_length=2000, pattern=f"^({_WEBHOOK_URL})?$"), _WEBHOOK_URL_WORDS
-]
-"""A URL, or nothing: a stack's engine gives a key without a value as an empty text."""
 
 MIN_SECRET_LENGTH = 32
 """Least characters of a secret. HS256 needs a key of at least 256 bits (RFC 7518, 3.2)."""
@@ -152,7 +145,7 @@ class AgentSettings(ConfigModel):
     """Machines that wait for its sessions, with its bot file imported; by default none. They count against
     `max_sessions`: no more wait than sessions may still begin."""
     phone: AgentPhone = AgentPhone()
-    """What its callers by phone hear, over the transport `websocket`. See docs/phone.md."""
+    """Sounds and words for its callers by phone, over the transport `websocket`. See docs/phone.md."""
 
 
 class CoreSettings(BaseSettings):

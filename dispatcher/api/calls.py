@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, WebSocket
 
 from dispatcher.api.auth import SOCKET_TOKEN
-from dispatcher.api.sockets import REFUSED, AcceptedSocket, admit, joined_of
+from dispatcher.api.sockets import AcceptedSocket, admit, joined_of, refuser
 from dispatcher.clock import Clock
 from dispatcher.domain.errors import SessionError
 from dispatcher.domain.model import Session
 from dispatcher.log_context import about
 from dispatcher.machines.sockets import FAILED, NORMAL, Claim, Socket, SocketClosed, Sockets, Taken
-from dispatcher.repeated_warning import RepeatedWarning
 from dispatcher.sessions.service import SessionService
 from dispatcher.tasks import end_tasks
 from dispatcher.telephony.streams import RING_EVERY_SECONDS, HeldStream, Unwelcome
@@ -38,12 +36,7 @@ def add_routes(
 ) -> None:
     """Add the route of carriers' streams. The token in its path is the call's own, and good for one
     connection: a session whose caller has gone is over."""
-    refusals = RepeatedWarning(log, "carriers' WebSockets were refused: %d since the last line: %s")
-
-    async def refuse(websocket: WebSocket, reason: str) -> None:
-        refusals.warn(time.monotonic(), reason)
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the carrier is gone already
-            await websocket.close(REFUSED, reason)
+    refuse = refuser(log, "carriers' WebSockets were refused: %d since the last line: %s")
 
     @routes.websocket(CALL_PATH)
     async def call(websocket: WebSocket, session_id: str) -> None:

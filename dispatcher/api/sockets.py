@@ -92,6 +92,22 @@ class AcceptedSocket:
         return text if text is not None else frame["bytes"]
 
 
+def refuser(log: logging.Logger, words: str) -> Callable[[WebSocket, str], Coroutine[Any, Any, None]]:
+    """Return a function that closes a WebSocket with a reason; before it is accepted, by HTTP's 403.
+
+    Args:
+        words: The warning, as `RepeatedWarning` takes it.
+    """
+    refusals = RepeatedWarning(log, words)
+
+    async def refuse(websocket: WebSocket, reason: str) -> None:
+        refusals.warn(time.monotonic(), reason)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the other side is gone already
+            await websocket.close(REFUSED, reason)
+
+    return refuse
+
+
 def add_routes(
     routes: APIRouter,
     sockets: Sockets,
@@ -101,13 +117,7 @@ def add_routes(
     session_tokens: SessionTokens,
 ) -> None:
     """Add the two routes. A client has a token of its session; a machine has its own."""
-    refusals = RepeatedWarning(log, "WebSockets were refused: %d since the last line like this: %s")
-
-    async def refuse(websocket: WebSocket, reason: str) -> None:
-        refusals.warn(time.monotonic(), reason)
-        # Before it is accepted, this is HTTP's 403.
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client is gone already
-            await websocket.close(REFUSED, reason)
+    refuse = refuser(log, "WebSockets were refused: %d since the last line like this: %s")
 
     @routes.websocket(CLIENT_PATH)
     async def client(websocket: WebSocket, session_id: str) -> None:

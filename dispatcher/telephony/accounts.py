@@ -11,8 +11,6 @@ from dispatcher.telephony.telnyx import Telnyx
 from dispatcher.telephony.twilio import Twilio
 from dispatcher.telephony.webhook import Carrier
 
-CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
-
 
 def carriers_of(accounts: PhoneAccounts, secrets: Mapping[str, str]) -> dict[str, Carrier]:
     """Return name → carrier, of those that have an account.

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from dispatcher.fields import Allowed, ConfigModel
 
@@ -20,11 +21,11 @@ SoundUrl = Annotated[
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$"), Allowed("an account's id")]
 
 SECRETS = {
-    "twilio_auth_token": ("twilio_account_sid", "twilioAccountSid"),
-    "plivo_auth_token": ("plivo_auth_id", "plivoAuthId"),
-    "exotel_password": ("exotel_user", "exotelUser"),
+    "twilio_auth_token": "twilio_account_sid",
+    "plivo_auth_token": "plivo_auth_id",
+    "exotel_password": "exotel_user",
 }
-"""Setting of a carrier's secret → the field of `PhoneAccounts` that goes with it, and its key."""
+"""Setting of a carrier's secret → the field of `PhoneAccounts` that goes with it."""
 
 
 class PhoneAccounts(ConfigModel):
@@ -53,16 +54,18 @@ class PhoneAccounts(ConfigModel):
         Args:
             secrets: Those of `SECRETS` that are set.
         """
-        for secret, (field, key) in SECRETS.items():
-            words = "".join(part.capitalize() if n else part for n, part in enumerate(secret.split("_")))
-            if bool(getattr(self, field)) != (secret in secrets):
-                missing, there = (words, f"phone.{key}") if getattr(self, field) else (f"phone.{key}", words)
+        for secret, field in SECRETS.items():
+            has_account = bool(getattr(self, field))
+            if has_account != (secret in secrets):
+                missing, there = to_camel(secret), f"phone.{to_camel(field)}"
+                if not has_account:
+                    missing, there = there, missing
                 return f"{missing}: is missing, and {there} is there; allowed: both, or none"
         return ""
 
 
 class AgentPhone(ConfigModel):
-    """What callers of an agent hear before its bot is there, or if it cannot come."""
+    """Sounds and words for callers of an agent, before its bot is there, or if it cannot come."""
 
     number: Number = ""
     """Number under which the agent is called, for the voice page."""

@@ -118,7 +118,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a carrier does before and after the stream."""
+    """Instructions to a carrier for the time before and after the stream."""
 
     say: str = ""
     """A text that it speaks first."""
