@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from pulumi.automation import PulumiCommand
 from dispatcher.keys import hash_of
 from stacks.smoke import __main__ as smoke
 from stacks.smoke.run import Joined
-from tests.stacks import stand_in_provider
 from tests.stacks.aws.moto_server import Moto
 from tests.stacks.checkouts import CheckoutCopy
+from tests.stacks.prepared import prepared_checkout
 from tests.stacks.stand_in_provider import changed, done
 
 KEY = {"name": "web", "hash": hash_of("sk_test"), "scope": "start"}
@@ -41,19 +40,19 @@ def prepared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> CheckoutCopy:
     """A checkout that images could be built of, and stand-ins for the providers' executables."""
-    names = {name: version(f"pulumi-{name}") for name in ("aws", "docker-build")}
-    given = stand_in_provider.install(tmp_path / "bin", asked, names)
-    given |= {
-        "AWS_ENDPOINT_URL_ECS": moto.url,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }
-    for name, value in {**given, "ECHO_KEY": "hunter2-of-echo"}.items():
-        monkeypatch.setenv(name, value)
-    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
-    checkout.add_images()
-    checkout.write_config(**CONFIG)
-    return checkout
+    return prepared_checkout(
+        tmp_path,
+        pulumi_engine,
+        monkeypatch,
+        cloud="aws",
+        asked=asked,
+        config=CONFIG,
+        variables={
+            "AWS_ENDPOINT_URL_ECS": moto.url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+        },
+    )
 
 
 def test_a_stack_comes_up_changes_and_goes_whole(prepared: CheckoutCopy, asked: Path, moto: Moto) -> None:

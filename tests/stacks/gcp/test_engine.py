@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from tests.gcp.engine import PROJECT, ZONES, FakeEngine
 from tests.gcp.instances import Times
 from tests.gcp.server import TOKEN
 from tests.served import served
-from tests.stacks import stand_in_provider
 from tests.stacks.checkouts import CheckoutCopy, until
+from tests.stacks.prepared import prepared_checkout
 from tests.stacks.stand_in_provider import changed, done
 
 CONFIG: dict[str, Any] = {
@@ -82,14 +81,14 @@ def prepared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> CheckoutCopy:
     """A checkout that images could be built of, and stand-ins for the providers' executables."""
-    names = {name: version(f"pulumi-{name}") for name in ("gcp", "docker-build")}
-    given = stand_in_provider.install(tmp_path / "bin", asked, names)
-    for name, value in {**given, "ECHO_KEY": "hunter2-of-echo"}.items():
-        monkeypatch.setenv(name, value)
-    checkout = CheckoutCopy(tmp_path / "checkout", pulumi_engine)
-    checkout.add_images()
-    checkout.write_config(**CONFIG)
-    return checkout
+    return prepared_checkout(
+        tmp_path,
+        pulumi_engine,
+        monkeypatch,
+        cloud="gcp",
+        asked=asked,
+        config=CONFIG,
+    )
 
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
