@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIXES = (".py", ".toml", ".yaml", ".yml", ".md")
-"""Of files that a bot may have read when it was imported. Others (logs, recordings, databases) are written by
-bots themselves, and would replace the reserve for ever."""
+"""Suffixes of files that a bot may have read when it was imported. Others (logs, recordings, databases) are
+written by bots themselves, and would replace the reserve for ever."""
 
 MOST_ENTRIES = 2000
 """Limit on the files and directories that are looked at, some 10 ms; those nearest to the bot file count."""

@@ -112,7 +112,7 @@ def fallen_back(session: Session, machine: Machine, own: Machine) -> tuple[Sessi
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one agent's reserve should be."""
+    """A wish for one agent's reserve."""
 
     machines: int
     """Machines that wait or start, together."""

@@ -27,7 +27,7 @@ Outcome = Literal["delivered", "failed", "given_up"]
 
 
 class Receiver(Protocol):
-    """Where messages go."""
+    """A receiver of messages."""
 
     async def send(self, body: bytes, headers: dict[str, str]) -> None:
         """Deliver a message. Raises Undelivered."""

@@ -39,7 +39,7 @@ class Bots:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a placement's bots stand on."""
+    """The resources that a placement's bots stand on."""
 
     provider: gcp.Provider
     network: Network

@@ -1,4 +1,4 @@
-"""What matters of a resource of AWS, in a line."""
+"""A line about a resource of AWS, with what matters of it."""
 
 from __future__ import annotations
 
